@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 #[cfg(feature = "embedded")]
 use lwm2m_broker::EmbeddedBroker;
+#[cfg(not(feature = "embedded"))]
+use std::convert::Infallible as EmbeddedBroker;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,9 +39,6 @@ use super::driver_thread::DriverThread;
 use super::dtls::DtlsSetup;
 use super::{App, BoundAddresses, random_seed};
 
-/// A program without the embedded broker has none.
-#[cfg(not(feature = "embedded"))]
-enum EmbeddedBroker {}
 
 /// Builds the program and starts it. With `embedded` the broker runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {

@@ -30,7 +30,7 @@ const WAITING: usize = 16;
 pub enum DriverRequest {
     /// Asks for a sign of life.
     Ping(oneshot::Sender<()>),
-    /// Asks for the sizes of all tables and queues. The answer takes some milliseconds with many devices.
+    /// Asks for the sizes of all tables and queues.
     Snapshot(oneshot::Sender<DriverSnapshot>),
     /// Asks for devices in the order of their endpoint names. The answer takes a millisecond at most.
     Page(Box<PageQuery>, oneshot::Sender<DevicePage>),

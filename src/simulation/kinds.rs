@@ -6,7 +6,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_simulator::{
-    Access, Objects, SimulatedDeviceConfig, SimulatedResource, SimulatedSample, SimulatedSend, SimulatedValue,
+    Objects, ResourceAccess, SimulatedDeviceConfig, SimulatedResource, SimulatedSample, SimulatedSend, SimulatedValue,
     SimulatedVersion, Wave,
 };
 
@@ -109,12 +109,12 @@ fn misconfigured_register(turn: usize) -> Vec<u8> {
 fn meter_objects() -> Objects {
     let mut objects = Objects::default();
     objects.remove(3303);
-    let power = |value| SimulatedResource::Single(Access::Read, SimulatedValue::Float(value));
+    let power = |value| SimulatedResource::Single(ResourceAccess::Read, SimulatedValue::Float(value));
     objects.insert(3305, 0, 5800, power(400.0));
     objects.insert(3305, 0, 5805, power(17_204.5));
-    objects.insert(3305, 0, 5701, SimulatedResource::Single(Access::Read, "W".into()));
+    objects.insert(3305, 0, 5701, SimulatedResource::Single(ResourceAccess::Read, "W".into()));
     objects.insert(3305, 0, 5822, SimulatedResource::Executable { runs: 0 });
-    objects.insert(3305, 0, 5750, SimulatedResource::Single(Access::ReadWrite, "Cellar".into()));
+    objects.insert(3305, 0, 5750, SimulatedResource::Single(ResourceAccess::ReadWrite, "Cellar".into()));
     objects
 }
 

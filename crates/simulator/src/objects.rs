@@ -15,7 +15,7 @@ mod writing;
 pub(super) use writing::SimulatedWriteMode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum ResourceAccess {
     Read,
     Write,
     ReadWrite,
@@ -23,8 +23,8 @@ pub enum Access {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum SimulatedResource {
-    Single(Access, SimulatedValue),
-    Multiple(Access, BTreeMap<u16, SimulatedValue>),
+    Single(ResourceAccess, SimulatedValue),
+    Multiple(ResourceAccess, BTreeMap<u16, SimulatedValue>),
     Executable {
         /// The number of executions.
         runs: u32,
@@ -52,14 +52,14 @@ impl SimulatedResource {
     }
 
     fn is_readable(&self) -> bool {
-        self.has_access(&[Access::Read, Access::ReadWrite])
+        self.has_access(&[ResourceAccess::Read, ResourceAccess::ReadWrite])
     }
 
     fn is_writable(&self) -> bool {
-        self.has_access(&[Access::Write, Access::ReadWrite])
+        self.has_access(&[ResourceAccess::Write, ResourceAccess::ReadWrite])
     }
 
-    fn has_access(&self, wanted: &[Access]) -> bool {
+    fn has_access(&self, wanted: &[ResourceAccess]) -> bool {
         match self {
             SimulatedResource::Single(access, _) | SimulatedResource::Multiple(access, _) => wanted.contains(access),
             SimulatedResource::Executable { .. } => false,
@@ -70,7 +70,7 @@ impl SimulatedResource {
 /// A server (object 1), a device (object 3) and a temperature sensor (object 3303), one instance of each.
 impl Default for Objects {
     fn default() -> Self {
-        use Access::{Read, ReadWrite};
+        use ResourceAccess::{Read, ReadWrite};
         let integers = |values: &[i64]| (0..).zip(values.iter().copied().map(SimulatedValue::Integer)).collect();
         let mut objects = Self::empty();
         let mut add = |object, resource, content| objects.insert(object, 0, resource, content);

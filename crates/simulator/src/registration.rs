@@ -7,7 +7,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Parameters, Request, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
-use super::objects::{Access, Objects, SimulatedResource};
+use super::objects::{ResourceAccess, Objects, SimulatedResource};
 use super::value::SimulatedValue;
 
 /// The time after which a refused device retries if the server did not say when: the default of Max-Age (RFC 7252
@@ -87,7 +87,7 @@ impl SimulatedDeviceConfig {
     pub fn of_version(endpoint: impl Into<String>, version: SimulatedVersion) -> Self {
         let mut settings = Self { version, ..Self::new(endpoint) };
         if version >= SimulatedVersion::V1_1 {
-            let mute_send = SimulatedResource::Single(Access::ReadWrite, SimulatedValue::Boolean(false));
+            let mute_send = SimulatedResource::Single(ResourceAccess::ReadWrite, SimulatedValue::Boolean(false));
             settings.objects.insert(1, 0, 23, mute_send);
         }
         settings

@@ -18,7 +18,7 @@ const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
 impl<P: Protocol> Devices<P> {
     pub(super) fn connect(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Box::new(UpstreamDevice::registered(now, client, key)));
+        self.devices.insert(id, Box::new(UpstreamDevice::registered(now, client, key, &self.ready)));
         self.deadlines.set(ClientTimer::Device(id), now + self.connect_timeout);
         self.supersede_older(now, key, id);
         self.advance(now, key);

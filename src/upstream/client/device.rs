@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use lwm2m_base::small_map::SmallMap;
+use lwm2m_base::total::{Contribution, Total};
 use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, RegistrationId};
 
 use super::Protocol;
@@ -16,6 +17,7 @@ pub struct ConnectionId(pub u64);
 pub struct UpstreamDevice<P: Protocol> {
     pub client: ClientInfo,
     pub key: ClientKey,
+    /// Is replaced by [`set_state`](Self::set_state) only.
     pub state: DeviceState<P>,
     /// The target of the connection that there is, or of the last one.
     pub destination: Option<Destination>,
@@ -38,6 +40,8 @@ pub struct UpstreamDevice<P: Protocol> {
     /// Keeps commands that other connections of the client ID received before this device was connected.
     pub passed_on: Vec<P::Message>,
     pub protocol: P::DeviceRecord,
+    /// Contributes 1 if the device is a client of the broker.
+    ready: Contribution,
 }
 
 /// Lists the states of a device, in the order in which it goes through them.
@@ -97,17 +101,18 @@ pub struct ClientShared<Record> {
 
 impl<P: Protocol> UpstreamDevice<P> {
     /// Creates the record of a device that the core knows as connected by an earlier process.
-    pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
+    pub fn resumed(client: ClientInfo, key: ClientKey, ready: &Total) -> Self {
         let state = DeviceState::WaitingToReconnect(Wait::Turn);
-        Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
+        Self { state, connected_before: true, resumed: true, ..Self::new(client, key, ready) }
     }
 
     /// Creates the record of a device that has just registered.
-    pub fn registered(now: Instant, client: ClientInfo, key: ClientKey) -> Self {
-        Self { active: Some(now), ..Self::new(client, key) }
+    pub fn registered(now: Instant, client: ClientInfo, key: ClientKey, ready: &Total) -> Self {
+        Self { active: Some(now), ..Self::new(client, key, ready) }
     }
 
-    fn new(client: ClientInfo, key: ClientKey) -> Self {
+    /// Creates the record of a device that counts in this total whenever it is a client of the broker.
+    fn new(client: ClientInfo, key: ClientKey, ready: &Total) -> Self {
         Self {
             client,
             key,
@@ -123,7 +128,15 @@ impl<P: Protocol> UpstreamDevice<P> {
             ended: None,
             passed_on: Vec::new(),
             protocol: P::DeviceRecord::default(),
+            ready: ready.add(0),
         }
+    }
+
+    /// Enters another state, and returns the former one.
+    pub fn set_state(&mut self, state: DeviceState<P>) -> DeviceState<P> {
+        let former = std::mem::replace(&mut self.state, state);
+        self.ready.set(usize::from(self.is_ready()));
+        former
     }
 
     /// Returns the configured target where the device is, or was last.

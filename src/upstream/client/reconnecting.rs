@@ -23,7 +23,7 @@ impl<P: Protocol> Devices<P> {
     /// Reconnects a device, as one among many, whose connection ended with an earlier process.
     pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Box::new(UpstreamDevice::resumed(client, key)));
+        self.devices.insert(id, Box::new(UpstreamDevice::resumed(client, key, &self.ready)));
         self.returning.add(now, id);
         self.supersede_older(now, key, id);
         if self.targets.any_up() { self.take_turn(now, id) } else { self.park(id) }
@@ -40,7 +40,7 @@ impl<P: Protocol> Devices<P> {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures = device.failures.saturating_add(1);
-        device.state = DeviceState::WaitingToReconnect(Wait::BackOff);
+        device.set_state(DeviceState::WaitingToReconnect(Wait::BackOff));
         self.deadlines.set(ClientTimer::Device(id), now + wait);
         self.serve_turns(now);
     }
@@ -91,7 +91,7 @@ impl<P: Protocol> Devices<P> {
 
     pub(in crate::upstream) fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
         if let Some(device) = self.devices.get_mut(&id) {
-            device.state = DeviceState::WaitingToReconnect(wait);
+            device.set_state(DeviceState::WaitingToReconnect(wait));
         }
     }
 

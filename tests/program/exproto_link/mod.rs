@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DEVICE: RegistrationId = RegistrationId(1);
 
 /// A link that is driven as the gateway's driver does it.
-struct ExProtoScene {
+struct ExProtoLinkScene {
     emqx: Emqx,
     commands: mpsc::Sender<BrokerCommand>,
     events: mpsc::Receiver<BrokerEvent>,
@@ -35,7 +35,7 @@ struct ExProtoScene {
     metrics: Arc<Metrics>,
 }
 
-impl ExProtoScene {
+impl ExProtoLinkScene {
     async fn start() -> Self {
         let emqx = Emqx::bind().await;
         let settings = settings(&[&emqx]);
@@ -157,7 +157,7 @@ fn published(clientid: &str, topic: &str, payload: &str) -> Published {
 
 #[tokio::test]
 async fn a_device_becomes_a_client_publishes_and_hears() {
-    let mut rig = ExProtoScene::with_connected_device().await;
+    let mut rig = ExProtoLinkScene::with_connected_device().await;
     let login = rig.emqx.login("ep1");
     assert_eq!((login.proto_name.as_str(), login.proto_ver.as_str()), ("exproto", "1.1"));
     assert_eq!((login.username.as_str(), login.password.as_str()), ("user", "secret"));
@@ -186,7 +186,7 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
 
 #[tokio::test]
 async fn the_last_words_are_published_before_the_link_ends_and_then_the_clients_are_gone() {
-    let rig = ExProtoScene::with_connected_device().await;
+    let rig = ExProtoLinkScene::with_connected_device().await;
     for number in 0..50 {
         rig.publish(DEVICE, "t", &number.to_string()).await;
     }
@@ -199,7 +199,7 @@ async fn the_last_words_are_published_before_the_link_ends_and_then_the_clients_
 
 #[tokio::test]
 async fn a_client_that_emqx_refuses_is_refused() {
-    let mut rig = ExProtoScene::start().await;
+    let mut rig = ExProtoLinkScene::start().await;
     rig.emqx.refuse("bad");
     rig.connect(DEVICE, "bad").await;
     let error = ConnectError::Refused("Authenticate: not_authorized".to_owned());
@@ -216,7 +216,7 @@ async fn a_client_that_emqx_refuses_is_refused() {
 
 #[tokio::test]
 async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
-    let mut rig = ExProtoScene::with_connected_device().await;
+    let mut rig = ExProtoLinkScene::with_connected_device().await;
     rig.emqx.deny("forbidden");
     rig.publish(DEVICE, "forbidden", "1").await;
     rig.publish(DEVICE, "allowed", "2").await;
@@ -227,7 +227,7 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 
 #[tokio::test]
 async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
-    let mut rig = ExProtoScene::with_connected_device().await;
+    let mut rig = ExProtoLinkScene::with_connected_device().await;
     rig.connect(RegistrationId(2), "ep2").await;
     rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
 
@@ -243,7 +243,7 @@ async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
 
 #[tokio::test]
 async fn a_device_that_registers_again_takes_over_what_its_older_registration_published() {
-    let mut rig = ExProtoScene::with_connected_device().await;
+    let mut rig = ExProtoLinkScene::with_connected_device().await;
     rig.connect(RegistrationId(2), "ep1").await;
     rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
     rig.publish(DEVICE, "t", "of the older one").await;
@@ -257,7 +257,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
 
 #[tokio::test]
 async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_meanwhile() {
-    let mut rig = ExProtoScene::with_connected_device().await;
+    let mut rig = ExProtoLinkScene::with_connected_device().await;
     rig.emqx.stop().await;
     rig.publish(DEVICE, "t", "during the outage").await;
     rig.connect(RegistrationId(2), "ep2").await;
@@ -285,7 +285,7 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
 
 #[tokio::test]
 async fn a_burst_of_messages_beyond_the_queue_waits_and_none_is_lost() {
-    let mut rig = ExProtoScene::with_connected_device().await;
+    let mut rig = ExProtoLinkScene::with_connected_device().await;
     for device in 2..42 {
         rig.connect(RegistrationId(device), &format!("ep{device}")).await;
     }

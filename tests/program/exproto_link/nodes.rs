@@ -5,15 +5,15 @@ use std::time::Duration;
 use lwm2m_core::gateway::broker::{BrokerEvent, ConnectError, MessageProperties, RegistrationId};
 
 use super::emqx::{Emqx, HandlerLost};
-use super::{ExProtoScene, published, settings};
+use super::{ExProtoLinkScene, published, settings};
 
 /// Two nodes, each with two devices: 1 and 3 at the first one, 2 and 4 at the second one. A failed attempt takes two
 /// seconds.
-async fn two_nodes() -> (ExProtoScene, Emqx) {
+async fn two_nodes() -> (ExProtoLinkScene, Emqx) {
     let (first, mut second) = (Emqx::bind().await, Emqx::bind().await);
     let mut settings = settings(&[&first, &second]);
     settings.connect_timeout = Duration::from_secs(2);
-    let mut rig = ExProtoScene::start_with(first, &mut [&mut second], settings).await;
+    let mut rig = ExProtoLinkScene::start_with(first, &mut [&mut second], settings).await;
     for id in 1..=4 {
         connect(&mut rig, id).await;
     }
@@ -22,13 +22,13 @@ async fn two_nodes() -> (ExProtoScene, Emqx) {
     (rig, second)
 }
 
-async fn connect(rig: &mut ExProtoScene, id: u64) {
+async fn connect(rig: &mut ExProtoLinkScene, id: u64) {
     rig.connect(RegistrationId(id), &format!("ep{id}")).await;
     rig.expect(BrokerEvent::Connected { registration: RegistrationId(id) }).await;
 }
 
 /// What each of these devices publishes arrives, in order, and so does a command to it.
-async fn expect_served(rig: &mut ExProtoScene, at: &mut Emqx, ids: &[u64]) {
+async fn expect_served(rig: &mut ExProtoLinkScene, at: &mut Emqx, ids: &[u64]) {
     for id in ids {
         let clientid = format!("ep{id}");
         for payload in ["1", "2", "3"] {

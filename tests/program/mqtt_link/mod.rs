@@ -33,14 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DEVICE: RegistrationId = RegistrationId(1);
 
 /// A link that is driven as the gateway's driver does it.
-struct MqttScene {
+struct MqttLinkScene {
     commands: mpsc::Sender<BrokerCommand>,
     events: mpsc::Receiver<BrokerEvent>,
     driver: JoinHandle<()>,
     metrics: Arc<Metrics>,
 }
 
-impl MqttScene {
+impl MqttLinkScene {
     fn start(broker: &BrokerKind) -> Self {
         Self::start_with(settings(broker))
     }
@@ -171,7 +171,7 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
         let device = client("device");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up/#")).await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
 
         for number in 0..100 {
@@ -201,7 +201,7 @@ async fn what_comes_with_a_command_is_heard_and_an_answer_goes_where_it_is_wante
     let reply = format!("reply/{}", device.clientid);
     let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
     application.subscribe(&reply).await;
-    let mut rig = MqttScene::start(&broker);
+    let mut rig = MqttLinkScene::start(&broker);
     rig.connected(DEVICE, device.clone()).await;
 
     let properties = PublishProperties {
@@ -232,7 +232,7 @@ async fn a_client_that_the_broker_refuses_is_refused() {
     }
     for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connect(DEVICE, ClientInfo { password: Some(Secret::new("wrong")), ..client("bad") }).await;
         let BrokerEvent::ConnectFailed { registration: DEVICE, error: ConnectError::Refused(why) } = rig.event().await
         else {
@@ -252,7 +252,7 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     let device = client("denied");
     let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
     application.subscribe("#").await;
-    let mut rig = MqttScene::start(&broker);
+    let mut rig = MqttLinkScene::start(&broker);
     rig.connected(DEVICE, device.clone()).await;
     rig.publish(DEVICE, FORBIDDEN, "1").await;
     rig.publish(DEVICE, &below(&device, "up"), "2").await;
@@ -265,9 +265,9 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 async fn a_client_whose_clientid_another_one_takes_is_closed() {
     let Some(broker) = BrokerKind::start() else { return };
     let device = client("taken");
-    let mut rig = MqttScene::start(&broker);
+    let mut rig = MqttLinkScene::start(&broker);
     rig.connected(DEVICE, device.clone()).await;
-    let mut other = MqttScene::start(&broker);
+    let mut other = MqttLinkScene::start(&broker);
     other.connected(DEVICE, device).await;
     let event = rig.event().await;
     // Mosquitto 2.0.11 closes without a word where the session goes on: a loss, as far as anybody can tell.
@@ -285,7 +285,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
         let device = client("again");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up")).await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.connect(RegistrationId(2), device.clone()).await;
         rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
@@ -305,7 +305,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("restarted");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.end().await;
 
@@ -313,7 +313,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         for payload in ["1", "2"] {
             application.publish(&topic, payload, PublishProperties::default()).await;
         }
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
         let mut events = [rig.event().await, rig.event().await, rig.event().await];
         // The broker may be faster with them than with the answer to SUBSCRIBE.
@@ -331,14 +331,14 @@ async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one()
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("over");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.submit(BrokerCommand::Disconnect { registration: DEVICE }).await;
         rig.end().await;
 
         let topic = below(&device, "dn");
         application.publish(&topic, "old", PublishProperties::default()).await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(RegistrationId(2), device).await;
         application.publish(&topic, "new", PublishProperties::default()).await;
         rig.expect(message(RegistrationId(2), topic, "new")).await;
@@ -353,7 +353,7 @@ async fn a_retained_command_says_so_and_comes_once_in_a_session() {
     let topic = below(&device, "dn");
     let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
     application.publish_retained(&topic, "kept").await;
-    let mut rig = MqttScene::start(&broker);
+    let mut rig = MqttLinkScene::start(&broker);
     rig.connect(DEVICE, device.clone()).await;
     let retained = BrokerEvent::Message {
         registration: DEVICE,
@@ -365,7 +365,7 @@ async fn a_retained_command_says_so_and_comes_once_in_a_session() {
     rig.expect(retained).await;
     rig.end().await;
 
-    let mut rig = MqttScene::start(&broker);
+    let mut rig = MqttLinkScene::start(&broker);
     rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
     rig.expect(BrokerEvent::Connected { registration: DEVICE }).await;
     application.publish(&topic, "live", PublishProperties::default()).await;
@@ -383,12 +383,12 @@ async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_
         let will = Some(Will { topic: topic.clone(), qos: 1, payload: b"offline".to_vec() });
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&topic).await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, ClientInfo { will: will.clone(), ..device.clone() }).await;
         rig.driver.abort();
         assert_eq!(application.message().await.payload, "offline");
 
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, ClientInfo { will, ..device }).await;
         rig.end().await;
         assert_eq!(application.message().await.payload, "offline");
@@ -406,7 +406,7 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
         let Some(mut broker) = BrokerKind::start() else { return };
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe("lwm2m/+/up").await;
-        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
         let clients: Vec<ClientInfo> = (0..DEVICES).map(|number| client(&format!("load{number}"))).collect();
         for (number, client) in (0..).zip(&clients) {
             rig.connected(RegistrationId(number), client.clone()).await;
@@ -441,7 +441,7 @@ async fn when_the_broker_is_away_new_devices_fail_at_once_and_old_ones_come_back
         return println!("skipped: it restarts its broker");
     }
     let Some(mut broker) = BrokerKind::start() else { return };
-    let mut rig = MqttScene::start(&broker);
+    let mut rig = MqttLinkScene::start(&broker);
     rig.connected(DEVICE, client("old")).await;
     broker.stop();
     sleep(A_MOMENT).await;
@@ -462,7 +462,7 @@ async fn devices_go_to_another_address_when_theirs_cannot_be_reached() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let brokers = vec![nobody.to_string(), broker.address()];
     let sources = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9))];
-    let mut rig = MqttScene::start_with(MqttConfig { brokers, source_addresses: sources, ..settings(&broker) });
+    let mut rig = MqttLinkScene::start_with(MqttConfig { brokers, source_addresses: sources, ..settings(&broker) });
     rig.connected(DEVICE, client("failover")).await;
     rig.end().await;
 }
@@ -479,7 +479,7 @@ async fn devices_connect_by_tls_only_with_a_valid_certificate() {
         ..Default::default()
     };
     let secure = |ssl| MqttConfig { brokers: vec![format!("ssl://{}", broker.address())], ssl, ..settings(&broker) };
-    let mut rig = MqttScene::start_with(secure(ssl.clone()));
+    let mut rig = MqttLinkScene::start_with(secure(ssl.clone()));
     rig.connected(DEVICE, client("secure")).await;
     rig.publish(DEVICE, &below(&client("secure"), "up"), "x").await;
     rig.end().await;
@@ -489,7 +489,7 @@ async fn devices_connect_by_tls_only_with_a_valid_certificate() {
         tls::TlsConfig { server_name: Some("somebody.else".to_owned()), ..ssl.clone() },
         tls::TlsConfig { cacertfile: file("client.pem"), ..ssl },
     ] {
-        let mut rig = MqttScene::start_with(secure(wrong.clone()));
+        let mut rig = MqttLinkScene::start_with(secure(wrong.clone()));
         rig.connect(DEVICE, client("without-certificate")).await;
         let event = rig.event().await;
         let unavailable = matches!(event, BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(_), .. });

@@ -21,13 +21,13 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-struct Scene {
+struct BlockwiseScene {
     endpoint: Endpoint,
     now: Instant,
     next_id: u16,
 }
 
-impl Scene {
+impl BlockwiseScene {
     fn new() -> Self {
         Self::with(Parameters::default())
     }

@@ -17,13 +17,13 @@ use lwm2m_core::coap::{
 };
 use proptest::prelude::*;
 
-struct Scene {
+struct EndpointScene {
     endpoint: Endpoint,
     now: Instant,
     peer: Peer,
 }
 
-impl Scene {
+impl EndpointScene {
     fn new() -> Self {
         #[allow(clippy::disallowed_methods)]
         let now = Instant::now();

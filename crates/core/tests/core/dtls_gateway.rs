@@ -35,7 +35,7 @@ enum Datagram {
     Down(SocketAddr, Vec<u8>),
 }
 
-struct Scene {
+struct DtlsGatewayScene {
     gateway: Gateway,
     now: Instant,
     device: SimulatedDevice,
@@ -55,7 +55,7 @@ struct Scene {
     restarts: u8,
 }
 
-impl Scene {
+impl DtlsGatewayScene {
     /// The device has made its association, and is registered and observed.
     fn registered(client: DtlsClientConfig) -> Self {
         let mut scene = Self::new(client);
@@ -294,7 +294,7 @@ fn each_kind() -> [DtlsClientConfig; 3] {
 #[test]
 fn a_device_registers_is_read_and_notifies_over_dtls() {
     for client in each_kind() {
-        let mut scene = Scene::registered(client);
+        let mut scene = DtlsGatewayScene::registered(client);
         scene.assert_all_is_well();
         scene.assert_all_is_well();
         assert_eq!(scene.handshakes(), 1);
@@ -305,7 +305,7 @@ fn a_device_registers_is_read_and_notifies_over_dtls() {
 fn whichever_of_the_first_forty_datagrams_is_lost_the_device_is_registered_once() {
     for client in each_kind() {
         for lost in 1..=40 {
-            let mut scene = Scene::new(client.clone());
+            let mut scene = DtlsGatewayScene::new(client.clone());
             scene.loses = Some(lost);
             scene.run_for(Duration::from_secs(60));
             assert!(scene.device.is_registered(), "without datagram {lost}");
@@ -319,7 +319,7 @@ fn whichever_of_the_first_forty_datagrams_is_lost_the_device_is_registered_once(
 fn a_device_with_a_connection_id_moves_in_every_state_of_a_command() {
     for client in each_kind().into_iter().skip(1) {
         for tenths in 0..8 {
-            let mut scene = Scene::registered(client.clone());
+            let mut scene = DtlsGatewayScene::registered(client.clone());
             let device = scene.connected.expect("it is registered");
             let payload =
                 json!({ "reqID": 7, "msgType": "read", "data": { "path": "/3/0/0" } }).to_string().into_bytes();
@@ -348,7 +348,7 @@ fn a_device_with_a_connection_id_moves_in_every_state_of_a_command() {
 #[test]
 fn a_device_that_reboots_its_association_keeps_its_registration() {
     for client in each_kind() {
-        let mut scene = Scene::registered(client);
+        let mut scene = DtlsGatewayScene::registered(client);
         for moves in [false, true, false] {
             if moves {
                 scene.rebind();
@@ -366,7 +366,7 @@ fn a_device_that_reboots_its_association_keeps_its_registration() {
 #[test]
 fn a_restart_costs_no_handshake_and_no_registration() {
     for client in each_kind() {
-        let mut scene = Scene::registered(client);
+        let mut scene = DtlsGatewayScene::registered(client);
         for _ in 0..3 {
             scene.save();
             scene.restart();
@@ -384,7 +384,7 @@ fn a_restart_costs_no_handshake_and_no_registration() {
 fn a_restart_within_a_command_costs_no_handshake() {
     for client in each_kind() {
         for tenths in 0..6 {
-            let mut scene = Scene::registered(client.clone());
+            let mut scene = DtlsGatewayScene::registered(client.clone());
             let device = scene.connected.expect("it is registered");
             let payload =
                 json!({ "reqID": 7, "msgType": "read", "data": { "path": "/3/0/0" } }).to_string().into_bytes();
@@ -412,7 +412,7 @@ fn a_restart_within_a_command_costs_no_handshake() {
 #[test]
 fn a_flood_of_registers_in_blocks_over_plain_udp_keeps_no_dtls_device_from_its_own() {
     for client in each_kind() {
-        let mut scene = Scene::with_silent_device(client);
+        let mut scene = DtlsGatewayScene::with_silent_device(client);
         scene.run_for(Duration::from_secs(5));
         assert!(scene.client.is_established());
 
@@ -434,7 +434,7 @@ fn a_flood_of_registers_in_blocks_over_plain_udp_keeps_no_dtls_device_from_its_o
 /// The bodies in transfer that unregistered peers may have over plain UDP, by default.
 const BODIES_OF_UNREGISTERED_PEERS: usize = 500;
 
-impl Scene {
+impl DtlsGatewayScene {
     /// Twice as many as there is room for, each from an address of its own.
     fn begin_registers_over_plain_udp(&mut self, network: u8) {
         for number in 0..2 * BODIES_OF_UNREGISTERED_PEERS {
@@ -472,7 +472,7 @@ fn temperature_sent(id: u16) -> Vec<u8> {
 #[test]
 fn a_send_from_a_new_address_moves_the_device_there_and_is_published_once() {
     for client in each_kind().into_iter().skip(1) {
-        let mut scene = Scene::registered(client);
+        let mut scene = DtlsGatewayScene::registered(client);
         scene.rebind();
         // Two copies: the second one is a duplicate, although the address was unknown at the first.
         for _ in 0..2 {
@@ -487,7 +487,7 @@ fn a_send_from_a_new_address_moves_the_device_there_and_is_published_once() {
 #[test]
 fn a_send_by_a_new_association_is_that_of_its_identity() {
     for client in each_kind() {
-        let mut scene = Scene::registered(client);
+        let mut scene = DtlsGatewayScene::registered(client);
         scene.client = scene.client.reboot(scene.now);
         scene.run_for(Duration::from_secs(5));
         scene.client.send(&temperature_sent(4242));

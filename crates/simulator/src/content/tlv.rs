@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lwm2m_core::lwm2m::path::Path;
 
 use super::{WrittenChange, WrittenEntry};
-use crate::objects::{Access, SimulatedResource};
+use crate::objects::{ResourceAccess, SimulatedResource};
 use crate::value::{PayloadValue, SimulatedValue};
 
 /// The type of a record: the upper two bits of its first byte.
@@ -44,16 +44,16 @@ pub(crate) fn encode_instance(instance: &Instance) -> Vec<u8> {
 pub(crate) fn encode_resource(id: u16, resource: &SimulatedResource) -> Vec<u8> {
     let mut out = Vec::new();
     match resource {
-        SimulatedResource::Single(Access::Read | Access::ReadWrite, value) => {
+        SimulatedResource::Single(ResourceAccess::Read | ResourceAccess::ReadWrite, value) => {
             push(&mut out, TlvKind::Resource, id, &value.bytes());
         }
-        SimulatedResource::Multiple(Access::Read | Access::ReadWrite, values) => {
+        SimulatedResource::Multiple(ResourceAccess::Read | ResourceAccess::ReadWrite, values) => {
             let inner: Vec<u8> =
                 values.iter().flat_map(|(index, value)| encode_resource_instance(*index, value)).collect();
             push(&mut out, TlvKind::MultipleResource, id, &inner);
         }
-        SimulatedResource::Single(Access::Write, _)
-        | SimulatedResource::Multiple(Access::Write, _)
+        SimulatedResource::Single(ResourceAccess::Write, _)
+        | SimulatedResource::Multiple(ResourceAccess::Write, _)
         | SimulatedResource::Executable { .. } => {}
     }
     out

@@ -9,7 +9,7 @@ fn scene_of(version: SimulatedVersion) -> SimulatorScene {
     let config = SimulatedDeviceConfig::of_version("dev-7", version);
     let mut config = SimulatedDeviceConfig { notification_interval: None, wave: None, ..config };
     let servers = (0..).zip([SimulatedValue::ObjectLink { object: 0, instance: 0 }]).collect();
-    config.objects.insert(1, 0, 24, SimulatedResource::Multiple(Access::ReadWrite, servers));
+    config.objects.insert(1, 0, 24, SimulatedResource::Multiple(ResourceAccess::ReadWrite, servers));
     SimulatorScene::registered_with(config)
 }
 

@@ -8,7 +8,7 @@ const NEWER: [SimulatedVersion; 2] = [SimulatedVersion::V1_1, SimulatedVersion::
 
 /// A device with a few values: an instance of object 33000 has one of each type, and a list that can be written.
 fn settings_with_types(version: SimulatedVersion) -> SimulatedDeviceConfig {
-    let single = |value| SimulatedResource::Single(Access::ReadWrite, value);
+    let single = |value| SimulatedResource::Single(ResourceAccess::ReadWrite, value);
     let list = (0..).zip([0_u16, 1].map(|instance| SimulatedValue::ObjectLink { object: 11, instance })).collect();
     let mut objects = Objects::empty();
     objects.insert(33_000, 0, 0, single("ACME".into()));
@@ -16,9 +16,9 @@ fn settings_with_types(version: SimulatedVersion) -> SimulatedDeviceConfig {
     objects.insert(33_000, 0, 2, single(SimulatedValue::Float(21.5)));
     objects.insert(33_000, 0, 3, single(SimulatedValue::Boolean(true)));
     objects.insert(33_000, 0, 4, single(SimulatedValue::Opaque(vec![0, 0xff, 0xfe])));
-    objects.insert(33_000, 0, 5, SimulatedResource::Multiple(Access::ReadWrite, list));
+    objects.insert(33_000, 0, 5, SimulatedResource::Multiple(ResourceAccess::ReadWrite, list));
     objects.insert(33_000, 0, 6, SimulatedResource::Executable { runs: 0 });
-    objects.insert(33_000, 0, 7, SimulatedResource::Single(Access::Read, SimulatedValue::Integer(7)));
+    objects.insert(33_000, 0, 7, SimulatedResource::Single(ResourceAccess::Read, SimulatedValue::Integer(7)));
     SimulatedDeviceConfig { version, objects, wave: None, notification_interval: None, ..settings() }
 }
 
@@ -365,7 +365,7 @@ fn the_attributes_of_an_observe_hold_for_this_observation_only() {
 #[test]
 fn a_resource_whose_instances_are_all_gone_is_read_as_empty() {
     let mut settings = settings_with_types(SimulatedVersion::V1_2);
-    settings.objects.insert(33_000, 0, 5, SimulatedResource::Multiple(Access::ReadWrite, BTreeMap::new()));
+    settings.objects.insert(33_000, 0, 5, SimulatedResource::Multiple(ResourceAccess::ReadWrite, BTreeMap::new()));
     let mut scene = SimulatorScene::registered_with(settings);
     for (accept, payload) in [
         (format::SENML_CBOR, &b"\x80"[..]),

@@ -48,10 +48,10 @@ struct ConnectionSettings {
 }
 
 /// Calls that begin while the connection is being opened share its result.
-type Attempt = Arc<OnceCell<Result<OpenConnection, ConnectError>>>;
+type Attempt = Arc<OnceCell<Result<OpenAdapterConnection, AdapterConnectError>>>;
 
 #[derive(Clone, Debug)]
-struct OpenConnection {
+struct OpenAdapterConnection {
     requests: SendRequest<Bytes>,
     /// Tells that the connection accepts no more calls.
     ended: Arc<AtomicBool>,
@@ -59,7 +59,7 @@ struct OpenConnection {
 
 /// Says why there is no connection. All calls that waited for it get the reason.
 #[derive(Clone, Debug)]
-struct ConnectError(Arc<dyn Error + Send + Sync>);
+struct AdapterConnectError(Arc<dyn Error + Send + Sync>);
 
 impl AdapterConnection {
     /// Takes the authority of an `http` URI. Opens nothing yet.
@@ -84,7 +84,7 @@ impl AdapterConnection {
     /// calls on it go on.
     async fn begin(&self, method: &'static str, message: Bytes) -> Result<Result<ResponseFuture, h2::Error>, Status> {
         let attempt = self.0.attempt();
-        let OpenConnection { requests, ended } =
+        let OpenAdapterConnection { requests, ended } =
             attempt.get_or_init(|| self.0.connect()).await.clone().map_err(unreachable)?;
         let begun = send(requests, self.0.request(method), message).await;
         if begun.is_err() {
@@ -119,8 +119,8 @@ impl ConnectionSettings {
         Arc::clone(&attempt)
     }
 
-    async fn connect(&self) -> Result<OpenConnection, ConnectError> {
-        let failed = |error: Box<dyn Error + Send + Sync>| ConnectError(error.into());
+    async fn connect(&self) -> Result<OpenAdapterConnection, AdapterConnectError> {
+        let failed = |error: Box<dyn Error + Send + Sync>| AdapterConnectError(error.into());
         let connecting = timeout(self.connect_timeout, self.handshake()).await;
         let (requests, mut connection) = match connecting {
             Ok(connected) => connected.map_err(failed)?,
@@ -128,7 +128,7 @@ impl ConnectionSettings {
         };
         let pings = connection.ping_pong();
         let ended = Arc::new(AtomicBool::new(false));
-        let open = OpenConnection { requests, ended: Arc::clone(&ended) };
+        let open = OpenAdapterConnection { requests, ended: Arc::clone(&ended) };
         tokio::spawn(async move {
             tokio::select! {
                 biased;
@@ -242,13 +242,13 @@ async fn unanswered(pings: Option<PingPong>) {
     }
 }
 
-impl fmt::Display for ConnectError {
+impl fmt::Display for AdapterConnectError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
     }
 }
 
-impl Error for ConnectError {
+impl Error for AdapterConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.0)
     }

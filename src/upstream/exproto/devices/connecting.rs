@@ -66,7 +66,7 @@ impl ExProtoDevices {
     pub(super) fn dial_node(&mut self, id: RegistrationId, anchor: ConnectionId, node: TargetId) {
         let token = self.dial_for(AnchorOwner::Device(id), anchor, node);
         if let Some(device) = self.devices.get_mut(&id) {
-            device.state = DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token });
+            device.set_state(DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token }));
         }
     }
 
@@ -82,7 +82,7 @@ impl ExProtoDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         // Where the broker was faster the device is past this.
         if let DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token }) = &device.state {
-            device.state = DeviceState::Connecting(ExProtoAttempt::Announced { anchor: *anchor, token: token.clone() });
+            device.set_state(DeviceState::Connecting(ExProtoAttempt::Announced { anchor: *anchor, token: token.clone() }));
         }
     }
 
@@ -90,7 +90,7 @@ impl ExProtoDevices {
     pub(super) fn announced(&mut self, now: Instant, id: RegistrationId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };
-        device.state = DeviceState::Connecting(ExProtoAttempt::Authenticating { anchor });
+        device.set_state(DeviceState::Connecting(ExProtoAttempt::Authenticating { anchor }));
         device.protocol.announced = Some(anchor);
         let key = device.key;
         self.protocol.calls.insert(anchor, key);
@@ -127,7 +127,7 @@ impl ExProtoDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };
         let Some(conn) = device.protocol.conn.clone() else { return };
-        device.state = DeviceState::Connecting(ExProtoAttempt::Subscribing { anchor, early: Vec::new() });
+        device.set_state(DeviceState::Connecting(ExProtoAttempt::Subscribing { anchor, early: Vec::new() }));
         let call = AdapterCall::Subscribe {
             conn,
             filter: device.client.command_filter.clone(),
@@ -163,7 +163,7 @@ impl ExProtoDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(anchor) = device.state.anchor() else { return };
         let key = device.key;
-        let before = mem::replace(&mut device.state, DeviceState::Ready(anchor));
+        let before = device.set_state(DeviceState::Ready(anchor));
         let passed_on = mem::take(&mut device.passed_on);
         device.failures = 0;
         let node = device.target();

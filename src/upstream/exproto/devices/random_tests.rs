@@ -236,7 +236,7 @@ impl RandomEmqx {
             assert_eq!(self.devices.targets.target(node).connections, there);
         }
         let clients = self.devices.devices.values().filter(|device| device.is_ready()).count();
-        assert_eq!(self.devices.targets.clients(), clients);
+        assert_eq!((self.devices.targets.clients(), self.devices.table_sizes().connected), (clients, clients));
         for (id, device) in &self.devices.devices {
             let waits = |wait| matches!(&device.state, DeviceState::WaitingToReconnect(waiting) if *waiting == wait);
             assert_eq!(self.devices.turns.contains(*id), waits(Wait::Turn));

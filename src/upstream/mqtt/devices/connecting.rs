@@ -23,7 +23,7 @@ impl MqttDevices {
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
         let Some(device) = self.devices.get_mut(&id) else { return };
         let DeviceState::Connecting(MqttAttempt::Dialing { .. }) = device.state else { return };
-        device.state = DeviceState::Connecting(MqttAttempt::Connecting { connection, since: now });
+        device.set_state(DeviceState::Connecting(MqttAttempt::Connecting { connection, since: now }));
         let connect = Connect {
             client: &device.client,
             keep_alive: self.protocol.keep_alive,
@@ -43,7 +43,7 @@ impl MqttDevices {
         if let Destination::Configured(broker) = destination {
             device.protocol.version = self.targets.version(broker);
         }
-        device.state = DeviceState::Connecting(MqttAttempt::Dialing { connection });
+        device.set_state(DeviceState::Connecting(MqttAttempt::Dialing { connection }));
         self.protocol.by_connection.insert(connection, id);
         self.actions.push_back(MqttAction::Dial { connection, destination, version: device.protocol.version });
     }
@@ -113,7 +113,7 @@ impl MqttDevices {
             self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
         let said =
             codec::subscribe(device.protocol.version, packet, &device.client.command_filter, device.client.command_qos);
-        device.state = DeviceState::Connecting(MqttAttempt::Subscribing { open, packet, early: Vec::new() });
+        device.set_state(DeviceState::Connecting(MqttAttempt::Subscribing { open, packet, early: Vec::new() }));
         match said {
             Ok(bytes) => self.send(now, id, bytes),
             Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
@@ -137,9 +137,9 @@ impl MqttDevices {
 
     fn ready(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let before = mem::replace(&mut device.state, DeviceState::Held);
+        let before = device.set_state(DeviceState::Held);
         let DeviceState::Connecting(MqttAttempt::Subscribing { open, mut early, .. }) = before else { return };
-        device.state = DeviceState::Ready(open);
+        device.set_state(DeviceState::Ready(open));
         let (key, passed_on) = (device.key, mem::take(&mut device.passed_on));
         device.protocol.referrals = 0;
         if !self.accepted(id) {
@@ -168,7 +168,7 @@ impl MqttDevices {
     fn go_elsewhere(&mut self, now: Instant, id: RegistrationId, server: Option<String>, why: &str) {
         self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {
-            device.state = DeviceState::Held;
+            device.set_state(DeviceState::Held);
         }
         if self.refer(id, server) { self.dial_anew(now, id) } else { self.gave_up(now, id, why) }
     }

@@ -86,6 +86,8 @@ impl RandomBroker {
             _ => self.time_passes(),
         }
         self.act();
+        let ready = self.devices.devices.values().filter(|device| device.is_ready()).count();
+        assert_eq!(self.devices.table_sizes().connected, ready);
     }
 
     fn publish(&mut self) {

@@ -10,14 +10,14 @@ use crate::coap::options::number;
 use crate::command::ResponseTopic;
 
 /// The commands of one device, in a context whose time the test moves.
-struct Scene {
+struct SchedulerScene {
     context: Context,
     device: Device,
     commands: CommandScheduler,
     start: Instant,
 }
 
-impl Scene {
+impl SchedulerScene {
     fn new(settings: GatewayConfig) -> Self {
         let context = context(settings);
         let start = context.now;
@@ -94,7 +94,7 @@ impl Scene {
 }
 
 /// The way in which an exchange ends without an answer.
-type End = fn(&mut Scene, ExchangeId);
+type End = fn(&mut SchedulerScene, ExchangeId);
 
 /// A command to execute a resource whose id is the number of the command.
 fn execute(number: u64) -> Value {
@@ -172,7 +172,7 @@ fn retained() -> MessageProperties {
 
 #[test]
 fn commands_are_sent_one_after_the_other_in_their_order() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     assert_eq!(requested(&scene.handle(&execute(1))), [1]);
     assert!(is_quiet(&scene.handle(&execute(2))));
     assert!(is_quiet(&scene.handle(&execute(3))));
@@ -190,7 +190,7 @@ fn commands_are_sent_one_after_the_other_in_their_order() {
 
 #[test]
 fn a_reset_a_timeout_and_a_failure_are_final_answers_and_the_next_command_follows() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     (1..=4).for_each(|number| drop(scene.handle(&execute(number))));
     let ends: [(End, _, _); 3] = [
         (
@@ -223,7 +223,7 @@ fn a_reset_a_timeout_and_a_failure_are_final_answers_and_the_next_command_follow
 
 #[test]
 fn an_exchange_that_has_ended_answers_no_later_command() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     scene.handle(&execute(1));
     scene.handle(&execute(2));
     let ended = scene.exchange();
@@ -237,7 +237,7 @@ fn an_exchange_that_has_ended_answers_no_later_command() {
 
 #[test]
 fn an_acknowledgement_is_published_once_and_the_command_stays_in_flight() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     scene.handle(&execute(1));
     scene.handle(&execute(2));
     let exchange = scene.exchange();
@@ -251,7 +251,7 @@ fn an_acknowledgement_is_published_once_and_the_command_stays_in_flight() {
 
 #[test]
 fn the_final_answer_goes_to_the_response_topic_of_the_command_too() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     let reply = ResponseTopic { topic: "app/answers".to_owned(), correlation: Some(vec![1, 2]) };
     scene.handle_with(&execute(1), MessageProperties { reply: Some(reply), ..MessageProperties::default() });
     let outputs = scene.answer();
@@ -265,7 +265,7 @@ fn the_final_answer_goes_to_the_response_topic_of_the_command_too() {
 
 #[test]
 fn commands_wait_for_a_device_that_is_asleep_and_follow_in_order_when_it_wakes() {
-    let mut scene = Scene::asleep(GatewayConfig::default());
+    let mut scene = SchedulerScene::asleep(GatewayConfig::default());
     assert!(is_quiet(&scene.handle(&execute(1))) && is_quiet(&scene.handle(&execute(2))));
     assert_eq!(requested(&scene.wake()), [1]);
     scene.at(60.0);
@@ -275,7 +275,7 @@ fn commands_wait_for_a_device_that_is_asleep_and_follow_in_order_when_it_wakes()
 
 #[test]
 fn nothing_is_sent_while_the_gateway_shuts_down() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     scene.handle(&execute(1));
     scene.context.draining = true;
     assert!(is_quiet(&scene.handle(&execute(2))), "it waits");
@@ -291,7 +291,7 @@ fn nothing_is_sent_while_the_gateway_shuts_down() {
 
 #[test]
 fn a_command_that_waits_expires_after_its_ttl_and_the_others_keep_their_order() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     scene.handle(&execute(1));
     scene.handle(&execute_within(2, 20.0));
     scene.handle(&execute_within(3, 10.0));
@@ -309,7 +309,7 @@ fn a_command_that_waits_expires_after_its_ttl_and_the_others_keep_their_order() 
 
 #[test]
 fn a_command_that_was_sent_does_not_expire() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     assert_eq!(requested(&scene.handle(&execute_within(1, 10.0))), [1]);
     assert_eq!(scene.next_deadline(), None);
     scene.at(30.0);
@@ -319,14 +319,14 @@ fn a_command_that_was_sent_does_not_expire() {
 
 #[test]
 fn a_command_without_ttl_waits_for_the_configured_time() {
-    let mut scene = Scene::asleep(limited(|limits| limits.command_expiry = Duration::from_secs(600)));
+    let mut scene = SchedulerScene::asleep(limited(|limits| limits.command_expiry = Duration::from_secs(600)));
     scene.handle(&execute(1));
     assert_eq!(scene.next_deadline(), Some(630.0));
 }
 
 #[test]
 fn the_message_expiry_interval_limits_a_longer_ttl() {
-    let mut scene = Scene::asleep(GatewayConfig::default());
+    let mut scene = SchedulerScene::asleep(GatewayConfig::default());
     let within = |seconds| MessageProperties { expiry: Some(Duration::from_secs(seconds)), ..Default::default() };
     scene.handle_with(&execute_within(1, 100.0), within(50));
     assert_eq!(scene.next_deadline(), Some(80.0));
@@ -336,7 +336,7 @@ fn the_message_expiry_interval_limits_a_longer_ttl() {
 
 #[test]
 fn an_expired_command_is_refused_and_not_sent_when_its_device_wakes_at_that_moment() {
-    let mut scene = Scene::asleep(GatewayConfig::default());
+    let mut scene = SchedulerScene::asleep(GatewayConfig::default());
     scene.handle(&execute_within(1, 10.0));
     scene.handle(&execute(2));
     scene.at(40.0);
@@ -346,13 +346,13 @@ fn an_expired_command_is_refused_and_not_sent_when_its_device_wakes_at_that_mome
 
 #[test]
 fn a_ttl_of_zero_means_now_or_never() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     assert_eq!(requested(&scene.handle(&execute_within(1, 0.0))), [1]);
     let outputs = scene.handle(&execute_within(2, 0.0));
     assert_eq!((answered(&outputs), outcomes(&outputs)), (vec![refused(2)], vec![CommandOutcome::Expired]));
     assert_eq!(answered(&scene.answer()), [answer(1, "execute", "2.04")]);
 
-    let mut scene = Scene::asleep(GatewayConfig::default());
+    let mut scene = SchedulerScene::asleep(GatewayConfig::default());
     let outputs = scene.handle(&execute_within(3, 0.0));
     assert_eq!((answered(&outputs), requested(&outputs)), (vec![refused(3)], vec![]));
     assert_eq!((scene.commands.bytes(), scene.commands.deadlines()), (0, 0));
@@ -362,7 +362,7 @@ fn a_ttl_of_zero_means_now_or_never() {
 
 #[test]
 fn a_full_queue_refuses_the_newest_command_and_keeps_the_others() {
-    let mut scene = Scene::new(limited(|limits| limits.pending_commands = 2));
+    let mut scene = SchedulerScene::new(limited(|limits| limits.pending_commands = 2));
     (1..=3).for_each(|number| assert_eq!(answered(&scene.handle(&execute(number))), []));
     let outputs = scene.handle(&execute(4));
     assert_eq!((answered(&outputs), outcomes(&outputs)), (vec![refused(4)], vec![CommandOutcome::QueueFull]));
@@ -375,7 +375,7 @@ fn a_full_queue_refuses_the_newest_command_and_keeps_the_others() {
 
 #[test]
 fn the_bytes_that_wait_for_a_device_are_bounded_and_one_command_always_has_room() {
-    let mut scene = Scene::asleep(limited(|limits| limits.pending_command_bytes = 10));
+    let mut scene = SchedulerScene::asleep(limited(|limits| limits.pending_command_bytes = 10));
     assert!(is_quiet(&scene.handle(&execute(1))));
     let outputs = scene.handle(&execute(2));
     assert_eq!(outcomes(&outputs), [CommandOutcome::QueueFull]);
@@ -385,7 +385,7 @@ fn the_bytes_that_wait_for_a_device_are_bounded_and_one_command_always_has_room(
 #[test]
 fn the_bytes_of_all_devices_are_bounded_and_count_until_a_command_is_answered() {
     let size = execute(1).to_string().len();
-    let mut scene = Scene::new(limited(|limits| limits.pending_command_bytes_total = 2 * size));
+    let mut scene = SchedulerScene::new(limited(|limits| limits.pending_command_bytes_total = 2 * size));
     let mut other = device(8, &[], scene.start);
     scene.handle(&execute(1));
     let payload = || execute(2).to_string().into_bytes();
@@ -405,7 +405,7 @@ fn the_bytes_of_all_devices_are_bounded_and_count_until_a_command_is_answered() 
 
 #[test]
 fn what_is_no_command_or_too_long_is_refused_at_once() {
-    let mut scene = Scene::new(limited(|limits| (limits.command_size, limits.sent_body_size) = (200, 8)));
+    let mut scene = SchedulerScene::new(limited(|limits| (limits.command_size, limits.sent_body_size) = (200, 8)));
     let mut long = execute(1);
     long["note"] = json!("x".repeat(200));
     let outputs = scene.handle(&long);
@@ -426,7 +426,7 @@ fn what_is_no_command_or_too_long_is_refused_at_once() {
 
 #[test]
 fn the_observations_of_a_device_are_bounded_and_a_known_one_is_replaced() {
-    let mut scene = Scene::new(limited(|limits| limits.observations = 1));
+    let mut scene = SchedulerScene::new(limited(|limits| limits.observations = 1));
     assert_eq!(requested(&scene.handle(&observe(1))), [1]);
     let first = scene.exchange();
     scene.answer_as(first, Code::CONTENT, Some(0));
@@ -446,7 +446,7 @@ fn the_observations_of_a_device_are_bounded_and_a_known_one_is_replaced() {
 
 #[test]
 fn a_retained_command_is_sent_once_however_often_it_is_delivered() {
-    let mut scene = Scene::asleep(GatewayConfig::default());
+    let mut scene = SchedulerScene::asleep(GatewayConfig::default());
     let duplicate = [CommandOutcome::DuplicateRetained];
     scene.handle_with(&execute(1), retained());
     let outputs = scene.handle_with(&execute(1), retained());
@@ -462,7 +462,7 @@ fn a_retained_command_is_sent_once_however_often_it_is_delivered() {
 
 #[test]
 fn a_retained_command_that_expired_may_be_delivered_again() {
-    let mut scene = Scene::asleep(GatewayConfig::default());
+    let mut scene = SchedulerScene::asleep(GatewayConfig::default());
     scene.handle_with(&execute_within(1, 10.0), retained());
     scene.at(40.0);
     assert_eq!(outcomes(&scene.handle_timeout()), [CommandOutcome::Expired]);
@@ -474,7 +474,7 @@ fn a_retained_command_that_expired_may_be_delivered_again() {
 
 #[test]
 fn a_command_in_flight_that_is_given_up_is_a_timeout_and_is_not_repeated() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     scene.handle(&execute(1));
     scene.handle(&execute(2));
     scene.commands.give_up_in_flight(&mut scene.context, &mut scene.device);
@@ -486,7 +486,7 @@ fn a_command_in_flight_that_is_given_up_is_a_timeout_and_is_not_repeated() {
 
 #[test]
 fn a_new_registration_inherits_what_waits_and_gives_up_what_was_in_flight() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     (1..=3).for_each(|number| drop(scene.handle(&execute(number))));
     let mut device = device(7, &["lt=86400"], scene.start);
     device.id = RegistrationId(70);
@@ -506,13 +506,13 @@ fn a_new_registration_inherits_what_waits_and_gives_up_what_was_in_flight() {
 
 #[test]
 fn commands_are_restored_in_their_order_with_their_expiry_and_their_serials() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     (1..=3).for_each(|number| drop(scene.handle(&execute_within(number, 100.0 * number as f64))));
     let records = scene.commands.records(&scene.context, &mut scene.device);
     assert_eq!(records.iter().map(|record| record.serial).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(scene.commands.records(&scene.context, &mut scene.device), records, "a serial is for ever");
 
-    let mut restored = Scene::asleep(GatewayConfig::default());
+    let mut restored = SchedulerScene::asleep(GatewayConfig::default());
     restored.commands.reserve_serials(&records);
     let refused = restored.commands.restore_commands(&restored.context, &mut restored.device, records);
     assert!(refused.is_empty());
@@ -527,10 +527,10 @@ fn commands_are_restored_in_their_order_with_their_expiry_and_their_serials() {
 
 #[test]
 fn restored_commands_beyond_the_present_limits_come_back() {
-    let mut scene = Scene::awake();
+    let mut scene = SchedulerScene::awake();
     (1..=4).for_each(|number| drop(scene.handle(&execute(number))));
     let records = scene.commands.records(&scene.context, &mut scene.device);
-    let mut restored = Scene::asleep(limited(|limits| limits.pending_commands = 2));
+    let mut restored = SchedulerScene::asleep(limited(|limits| limits.pending_commands = 2));
     let not_taken = restored.commands.restore_commands(&restored.context, &mut restored.device, records);
     assert_eq!(restored.device.waiting.len(), 3, "the first one was in flight");
     assert_eq!(not_taken.iter().map(|refused| refused.outcome).collect::<Vec<_>>(), [CommandOutcome::QueueFull]);

@@ -12,13 +12,13 @@ use super::*;
 use crate::registry::{Topic, TopicEnds, Topics};
 
 /// The registered devices of a context whose time the test moves.
-struct Scene {
+struct RegisteredDevicesScene {
     context: Context,
     devices: RegisteredDevices,
     start: Instant,
 }
 
-impl Scene {
+impl RegisteredDevicesScene {
     fn new(settings: GatewayConfig) -> Self {
         let context = context(settings);
         let start = context.now;
@@ -124,7 +124,7 @@ fn statuses(outputs: &Outputs) -> Vec<(Value, u64)> {
 
 #[test]
 fn a_registration_ends_when_its_lifetime_is_over_and_not_before() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=60"]);
     assert_eq!(scene.next_deadline(), Some(60.0));
     assert!(is_quiet(&scene.at(59.999)) && scene.registered(id));
@@ -138,7 +138,7 @@ fn a_registration_ends_when_its_lifetime_is_over_and_not_before() {
 
 #[test]
 fn each_message_of_a_device_begins_its_lifetime_again() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=60"]);
     scene.at(45.0);
     assert!(is_quiet(&scene.update(id, &[])));
@@ -151,7 +151,7 @@ fn each_message_of_a_device_begins_its_lifetime_again() {
 #[test]
 fn a_restored_lifetime_of_zero_lasts_as_long_as_the_longest_one() {
     let lifetimes = Duration::from_secs(1)..=Duration::from_secs(3600);
-    let mut scene = Scene::new(GatewayConfig { lifetimes, ..Default::default() });
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig { lifetimes, ..Default::default() });
     // A Register with 0 gets the longest lifetime, but a stored record may have it.
     let mut new = new_device(7, &[], scene.context.now);
     new.registration.lifetime = Duration::ZERO;
@@ -162,7 +162,7 @@ fn a_restored_lifetime_of_zero_lasts_as_long_as_the_longest_one() {
 
 #[test]
 fn an_update_makes_the_lifetime_shorter_or_longer_and_the_broker_hears_of_it() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600"]);
     let set = |seconds| BrokerCommand::SetLifetime { registration: id, lifetime: Duration::from_secs(seconds) };
     scene.at(10.0);
@@ -176,7 +176,7 @@ fn an_update_makes_the_lifetime_shorter_or_longer_and_the_broker_hears_of_it() {
 
 #[test]
 fn lifetimes_end_in_their_order_after_a_long_pause() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     for (id, lifetime) in [(1, "lt=300"), (2, "lt=100"), (3, "lt=200"), (4, "lt=900")] {
         scene.register(id, &[lifetime]);
     }
@@ -187,7 +187,7 @@ fn lifetimes_end_in_their_order_after_a_long_pause() {
 
 #[test]
 fn a_command_that_expires_with_the_lifetime_of_its_device_is_refused_once_and_before_the_session_ends() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=60", "Q"]);
     scene.at(30.0);
     assert!(is_quiet(&scene.command(id, 1, 30.0)), "the device is asleep");
@@ -207,7 +207,7 @@ fn a_command_that_expires_with_the_lifetime_of_its_device_is_refused_once_and_be
 
 #[test]
 fn a_device_in_queue_mode_is_published_asleep_when_its_awake_time_is_over_and_online_when_it_speaks() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register_with_status(7, &["lt=3600", "Q"]);
     assert_eq!(scene.next_deadline(), Some(22.0));
     assert!(is_quiet(&scene.at(21.999)));
@@ -222,7 +222,7 @@ fn a_device_in_queue_mode_is_published_asleep_when_its_awake_time_is_over_and_on
 
 #[test]
 fn each_message_of_a_device_begins_its_awake_time_again() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register_with_status(7, &["lt=3600", "Q"]);
     scene.at(20.0);
     assert!(is_quiet(&scene.update(id, &[])));
@@ -232,14 +232,14 @@ fn each_message_of_a_device_begins_its_awake_time_again() {
 
 #[test]
 fn a_late_timeout_tells_when_the_device_fell_asleep() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     scene.register_with_status(7, &["lt=3600", "Q"]);
     assert_eq!(statuses(&scene.at(500.0)), [(json!("asleep"), 22)]);
 }
 
 #[test]
 fn an_update_enters_queue_mode() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register_with_status(7, &["lt=3600"]);
     assert_eq!(scene.next_deadline(), Some(3600.0), "it never sleeps");
     scene.at(100.0);
@@ -249,7 +249,7 @@ fn an_update_enters_queue_mode() {
 
 #[test]
 fn a_device_whose_presence_is_not_published_is_counted_asleep_and_has_one_deadline_for_each_awake_time() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600", "Q"]);
     scene.register(8, &["lt=3600"]);
     assert_eq!((scene.next_deadline(), scene.devices.deadlines()), (Some(22.0), 3));
@@ -271,7 +271,7 @@ fn a_device_whose_presence_is_not_published_is_counted_asleep_and_has_one_deadli
 
 #[test]
 fn a_sleeping_device_that_leaves_queue_mode_or_the_gateway_is_not_counted_any_more() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let [first, second] = [7, 8].map(|id| scene.register_with_status(id, &["lt=3600", "b=UQ"]));
     scene.at(30.0);
     assert_eq!(scene.asleep(), 2);
@@ -283,7 +283,7 @@ fn a_sleeping_device_that_leaves_queue_mode_or_the_gateway_is_not_counted_any_mo
 
 #[test]
 fn a_restored_device_whose_awake_time_is_over_is_counted_asleep_at_once() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let since = scene.start;
     scene.at(100.0);
     let id = scene.insert(new_device(7, &["lt=3600", "Q"], since));
@@ -294,7 +294,7 @@ fn a_restored_device_whose_awake_time_is_over_is_counted_asleep_at_once() {
 
 #[test]
 fn a_device_that_leaves_is_published_offline_before_its_session_ends() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register_with_status(7, &["lt=3600", "Q"]);
     scene.devices.leave(&mut scene.context, id, LeaveReason::Deregistered);
     let outputs = scene.outputs();
@@ -310,7 +310,7 @@ const DAY: f64 = 24.0 * 3600.0;
 
 #[test]
 fn the_device_that_was_silent_the_longest_makes_room_after_a_day() {
-    let mut scene = Scene::new(limited(2));
+    let mut scene = RegisteredDevicesScene::new(limited(2));
     let first = scene.register(1, &["lt=8640000"]);
     scene.at(60.0);
     let second = scene.register(2, &["lt=8640000"]);
@@ -330,7 +330,7 @@ fn the_device_that_was_silent_the_longest_makes_room_after_a_day() {
 
 #[test]
 fn nobody_is_evicted_while_there_is_room_or_for_a_device_that_registers_again() {
-    let mut scene = Scene::new(limited(2));
+    let mut scene = RegisteredDevicesScene::new(limited(2));
     scene.register(1, &["lt=8640000"]);
     scene.at(2.0 * DAY);
     assert!(scene.devices.make_room_for(&mut scene.context, "dev-2"), "one of two places is free");
@@ -342,7 +342,7 @@ fn nobody_is_evicted_while_there_is_room_or_for_a_device_that_registers_again() 
 
 #[test]
 fn a_device_that_speaks_dtls_is_never_evicted() {
-    let mut scene = Scene::new(limited(1));
+    let mut scene = RegisteredDevicesScene::new(limited(1));
     let new = new_device(1, &["lt=86400000"], scene.context.now);
     let id = scene.insert(NewDevice { peer: association(1), identity: Some(Arc::new(psk("dev-1"))), ..new });
     scene.at(100.0 * DAY);
@@ -354,7 +354,7 @@ fn a_device_that_speaks_dtls_is_never_evicted() {
 
 #[test]
 fn a_device_that_leaves_gets_the_final_answer_to_each_command_in_their_order() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600"]);
     (1..=3).for_each(|number| drop(scene.command(id, number, 600.0)));
     assert_eq!((scene.devices.commands().exchanges(), scene.devices.deadlines()), (1, 2));
@@ -370,7 +370,7 @@ fn a_device_that_leaves_gets_the_final_answer_to_each_command_in_their_order() {
 
 #[test]
 fn nothing_is_published_by_a_session_that_the_broker_has_ended() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register_with_status(7, &["lt=3600"]);
     scene.command(id, 1, 600.0);
     scene.command(id, 2, 600.0);
@@ -384,7 +384,7 @@ fn nothing_is_published_by_a_session_that_the_broker_has_ended() {
 
 #[test]
 fn a_device_that_registers_again_takes_its_pending_commands_along() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600", "Q"]);
     scene.at(30.0);
     scene.command(id, 1, 600.0);
@@ -399,7 +399,7 @@ fn a_device_that_registers_again_takes_its_pending_commands_along() {
 
 #[test]
 fn an_update_from_another_address_moves_the_device() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600"]);
     let (from, to, endpoint) = (address(1), address(2), "dev-7".to_owned());
     let outputs = scene.update_from(id, to, &[]);
@@ -412,7 +412,7 @@ fn an_update_from_another_address_moves_the_device() {
 
 #[test]
 fn a_new_association_takes_over_the_registration_of_its_own_identity_only() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let mut bound = |id: u64, identity: &str| {
         let new = new_device(id, &["lt=3600"], scene.context.now);
         scene.insert(NewDevice { peer: association(id), identity: Some(Arc::new(psk(identity))), ..new })
@@ -429,7 +429,7 @@ fn a_new_association_takes_over_the_registration_of_its_own_identity_only() {
 
 #[test]
 fn events_of_a_device_that_has_left_have_no_effect() {
-    let mut scene = Scene::new(GatewayConfig::default());
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600"]);
     scene.command(id, 1, 600.0);
     let exchange = scene.device(id).in_flight().expect("it was sent").exchange;

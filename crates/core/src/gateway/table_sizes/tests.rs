@@ -61,7 +61,7 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #[test]
     fn the_kept_sums_are_those_of_a_look_at_every_device(acts in vec(act(), 1..120)) {
-        let mut world = World::new();
+        let mut world = CountedGateway::new();
         for act in acts {
             world.act(&act);
             prop_assert_eq!(world.kept(), world.counted(), "after {:?}", act);
@@ -80,7 +80,7 @@ fn random_acts_make_each_of_the_sums_grow() {
     let (mut runner, acts) = (TestRunner::deterministic(), vec(act(), 60..120));
     let mut most = Sums::default();
     for _ in 0..100 {
-        let mut world = World::new();
+        let mut world = CountedGateway::new();
         for act in acts.new_tree(&mut runner).expect("acts need no rejection").current() {
             world.act(&act);
             let Sums { registration_bytes, pending_commands, early_commands, deferred_acks, to_observe, asleep } =
@@ -109,7 +109,7 @@ struct Sums {
 }
 
 /// A gateway, and what the devices and the broker may still answer.
-struct World {
+struct CountedGateway {
     gateway: Gateway,
     now: Instant,
     next_id: u16,
@@ -121,7 +121,7 @@ struct World {
     tickets: Vec<(RegistrationId, Ticket)>,
 }
 
-impl World {
+impl CountedGateway {
     fn new() -> Self {
         let mut settings = GatewayConfig::default();
         settings.coap.acknowledge_notifications = Acknowledging::OnDemand;

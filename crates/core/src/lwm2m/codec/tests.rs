@@ -18,13 +18,13 @@ const MAX_ENTRIES: usize = 10_000;
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 /// What the tests know: a device with one resource of each kind.
-struct Scene {
+struct CodecScene {
     model: Model,
     registration: Registration,
     undefined: UndefinedResources,
 }
 
-impl Scene {
+impl CodecScene {
     fn new() -> Self {
         Self::with_object_list("</3/0>")
     }
@@ -105,7 +105,7 @@ fn link(object: u16, instance: u16) -> Value {
 
 #[test]
 fn the_text_of_every_type_is_its_value() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for format in [format::TEXT, format::LEGACY_TEXT] {
         for (resource, text, value) in [
             ("/3/0/0", "", Value::String(String::new())),
@@ -141,7 +141,7 @@ fn the_text_of_every_type_is_its_value() {
 
 #[test]
 fn text_that_is_no_value_of_its_type_is_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (resource, text) in [
         ("/3/0/0", &b"\xff"[..]),
         ("/3/0/9", b""),
@@ -183,8 +183,8 @@ const ALL_FORMATS: [u16; 12] = [
 /// Whatever the format, and without one: objects, instances and multiple resources may be empty.
 #[test]
 fn an_empty_payload_is_an_empty_list_where_nothing_may_be() {
-    let scene = Scene::new();
-    let Scene { registration, model, .. } = &scene;
+    let scene = CodecScene::new();
+    let CodecScene { registration, model, .. } = &scene;
     let context =
         DecodeContext { registration, model, undefined: scene.undefined, unix_time: NOW, max_entries: MAX_ENTRIES };
     let formats = ALL_FORMATS.map(Some).into_iter().chain([None, Some(format::LINK_FORMAT), Some(50)]);
@@ -216,7 +216,7 @@ fn an_empty_payload_is_an_empty_list_where_nothing_may_be() {
 
 #[test]
 fn an_instance_with_nothing_in_it_has_no_entries() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (format, empty) in [
         (format::TLV, &b""[..]),
         (format::LWM2M_JSON, br#"{"bn":"/3/0","e":[]}"#),
@@ -230,7 +230,7 @@ fn an_instance_with_nothing_in_it_has_no_entries() {
 
 #[test]
 fn octets_are_one_resource_and_need_no_definition() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for format in [format::OCTET_STREAM, format::LEGACY_OPAQUE] {
         let value = Value::Opaque(vec![0, 0xff]);
         assert_eq!(scene.values("/4321/0/7", format, &[0, 0xff]), one("/4321/0/7", value));
@@ -241,7 +241,7 @@ fn octets_are_one_resource_and_need_no_definition() {
 
 #[test]
 fn what_has_no_definition_can_come_as_bytes() {
-    let mut scene = Scene::new();
+    let mut scene = CodecScene::new();
     scene.undefined = UndefinedResources::Opaque;
     let entry = |path: &str, bytes: &[u8]| Entry {
         path: super::tests::path(path),
@@ -258,16 +258,16 @@ fn what_has_no_definition_can_come_as_bytes() {
 
 #[test]
 fn a_definition_that_is_not_there_in_the_announced_version_is_told() {
-    let scene = Scene::with_object_list("</3>;ver=2.0,</3/0>");
+    let scene = CodecScene::with_object_list("</3>;ver=2.0,</3/0>");
     let error = scene.decode("/3/0", format::TLV, &hex("c1 09 64")).unwrap_err();
     assert_eq!(error, "/3/0/9 has no definition in version 2.0, which the device announced; loaded: 1.0");
-    let scene = Scene::with_object_list("</3>;ver=1.9,</3/0>");
+    let scene = CodecScene::with_object_list("</3>;ver=1.9,</3/0>");
     assert_eq!(scene.values("/3/0", format::TLV, &hex("c1 09 64")), one("/3/0/9", Value::Integer(100)));
 }
 
 #[test]
 fn base64_of_a_device_may_have_line_breaks_where_it_can_be_nothing_else() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let expected = one("/3/0/14", Value::Opaque(vec![0xca, 0xfe]));
     for (content_format, payload) in [
         (format::SENML_JSON, &br#"[{"n":"/3/0/14","vd":"yv\r\n4="}]"#[..]),
@@ -279,7 +279,7 @@ fn base64_of_a_device_may_have_line_breaks_where_it_can_be_nothing_else() {
 
 #[test]
 fn other_formats_hold_no_values() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for format in [format::LINK_FORMAT, 41, 50, 999] {
         assert_eq!(scene.decode("/3/0", format, b"{}"), Err(format!("content format {format} holds no values")));
     }

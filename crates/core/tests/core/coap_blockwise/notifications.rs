@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn notifications_keep_their_order_while_the_body_of_one_is_fetched() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     scene.notify(token, &[(number::OBSERVE, 2), (number::ETAG, 7), (number::BLOCK2, block(0, true, 16))], &body(16));
     let fetch = scene.sent();
     assert_ne!(fetch.token, token);
@@ -26,7 +26,7 @@ fn notifications_keep_their_order_while_the_body_of_one_is_fetched() {
 
 #[test]
 fn a_notification_waits_for_the_first_answer_whose_body_is_fetched() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let mut request = Request::new(Code::GET);
     request.options.add_uint(number::OBSERVE, 0);
     scene.send(request);
@@ -44,7 +44,7 @@ fn a_notification_waits_for_the_first_answer_whose_body_is_fetched() {
 
 #[test]
 fn a_notification_whose_body_cannot_be_fetched_is_told_as_such() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &body(16));
     let fetch = scene.sent();
     scene.receive(Message::empty(Kind::Reset, fetch.id));
@@ -57,7 +57,7 @@ fn a_notification_whose_body_cannot_be_fetched_is_told_as_such() {
 
 #[test]
 fn a_forgotten_observation_fetches_nothing_more() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &body(16));
     let fetch = scene.sent();
     scene.endpoint.forget(observation);
@@ -68,7 +68,7 @@ fn a_forgotten_observation_fetches_nothing_more() {
 /// Of a device without ETag, which answers each block from its present state.
 #[test]
 fn a_newer_notification_ends_the_fetch_of_the_older_one() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
     let older = scene.sent();
     scene.notify(token, &[(number::OBSERVE, 3), (number::BLOCK2, block(0, true, 16))], &[b'N'; 16]);
@@ -85,7 +85,7 @@ fn a_newer_notification_ends_the_fetch_of_the_older_one() {
 
 #[test]
 fn a_newer_notification_in_one_message_ends_the_fetch_too() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
     scene.sent();
     scene.notify(token, &[(number::OBSERVE, 3)], b"small");
@@ -97,7 +97,7 @@ fn a_newer_notification_in_one_message_ends_the_fetch_too() {
 
 #[test]
 fn a_notification_that_waited_with_a_newer_one_behind_it_is_not_fetched() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     scene.notify(token, &[(number::OBSERVE, 2), (number::ETAG, 7), (number::BLOCK2, block(0, true, 16))], &body(16));
     let tagged = scene.sent();
     scene.notify(token, &[(number::OBSERVE, 3), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
@@ -113,7 +113,7 @@ fn a_notification_that_waited_with_a_newer_one_behind_it_is_not_fetched() {
 #[test]
 fn a_notification_is_the_answer_whose_body_was_being_fetched() {
     for rest in [false, true] {
-        let mut scene = Scene::new();
+        let mut scene = BlockwiseScene::new();
         let mut request = Request::new(Code::GET);
         request.options.add_uint(number::OBSERVE, 0);
         let exchange = scene.send(request);
@@ -141,7 +141,7 @@ fn a_notification_is_the_answer_whose_body_was_being_fetched() {
 
 #[test]
 fn that_no_body_can_be_fetched_between_notifications_is_told_now_and_then() {
-    let (mut scene, observation, token) = Scene::observing();
+    let (mut scene, observation, token) = BlockwiseScene::observing();
     let mut told = Vec::new();
     for number in 2..20 {
         scene.notify(token, &[(number::OBSERVE, number), (number::BLOCK2, block(0, true, 16))], &body(16));

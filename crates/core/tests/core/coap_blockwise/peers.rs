@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_body_of_a_device_is_told_when_it_is_whole_and_the_answer_has_its_last_block() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let first = scene.request(&[(number::BLOCK1, block(0, true, 32))], &body(32)).expect("an answer");
     assert_eq!((first.code, block1(&first)), (Code::CONTINUE, block(0, true, 32)));
     assert_eq!(scene.request(&[(number::BLOCK1, block(1, false, 32))], b"end"), None);
@@ -19,7 +19,7 @@ fn a_body_of_a_device_is_told_when_it_is_whole_and_the_answer_has_its_last_block
 
 #[test]
 fn a_first_block_larger_than_ours_is_answered_with_our_size() {
-    let mut scene = Scene::with(Parameters { block_size: 64, ..Parameters::default() });
+    let mut scene = BlockwiseScene::with(Parameters { block_size: 64, ..Parameters::default() });
     let first = scene.request(&[(number::BLOCK1, block(0, true, 128))], &body(128)).expect("an answer");
     assert_eq!((first.code, block1(&first)), (Code::CONTINUE, block(0, true, 64)));
     assert_eq!(scene.request(&[(number::BLOCK1, block(2, false, 64))], b"end"), None);
@@ -43,7 +43,7 @@ fn a_body_that_does_not_fit_together_or_is_too_large_is_refused() {
         (&[(block(0, true, 64), 64), (block(1, false, 64), 1)], Code::REQUEST_ENTITY_TOO_LARGE, BlockError::TooLarge),
     ];
     for (blocks, code, error) in cases {
-        let mut scene = Scene::with(limited.clone());
+        let mut scene = BlockwiseScene::with(limited.clone());
         let mut last = None;
         for (value, length) in blocks {
             last = scene.request(&[(number::BLOCK1, *value)], &body(*length));
@@ -56,7 +56,7 @@ fn a_body_that_does_not_fit_together_or_is_too_large_is_refused() {
 
 #[test]
 fn bodies_under_way_are_bounded_and_forgotten_in_time() {
-    let mut scene = Scene::with(Parameters { block_uploads: 1, ..Parameters::default() });
+    let mut scene = BlockwiseScene::with(Parameters { block_uploads: 1, ..Parameters::default() });
     scene.request(&[(number::BLOCK1, block(0, true, 16))], &body(16));
     let other = message(
         Kind::Confirmable,
@@ -80,7 +80,7 @@ fn bodies_under_way_are_bounded_and_forgotten_in_time() {
 
 #[test]
 fn our_large_answer_is_served_in_blocks() {
-    let mut scene = Scene::with(Parameters { block_size: 64, ..Parameters::default() });
+    let mut scene = BlockwiseScene::with(Parameters { block_size: 64, ..Parameters::default() });
     let mut received = Vec::new();
     for number in 0..3 {
         let asked = (number > 0).then_some((number::BLOCK2, block(number, false, 64)));
@@ -97,7 +97,7 @@ fn our_large_answer_is_served_in_blocks() {
 
 #[test]
 fn a_block_that_came_already_is_answered_as_before() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let blocks = [(block(0, true, 32), &body(96)[..32]), (block(1, true, 32), &body(96)[32..64])];
     for (value, payload) in [blocks[0], blocks[1], blocks[1]] {
         let answer = scene.request(&[(number::BLOCK1, value)], payload).expect("an answer");
@@ -127,7 +127,7 @@ fn a_block_that_came_already_is_answered_as_before() {
 
 #[test]
 fn a_block_that_comes_again_with_other_bytes_is_refused_and_a_first_one_begins_anew() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.request(&[(number::BLOCK1, block(0, true, 16))], &[1; 16]);
     scene.request(&[(number::BLOCK1, block(1, true, 16))], &[2; 16]);
     let other = scene.request(&[(number::BLOCK1, block(1, true, 16))], &[3; 16]).expect("an answer");
@@ -147,7 +147,7 @@ fn a_block_that_comes_again_with_other_bytes_is_refused_and_a_first_one_begins_a
 
 #[test]
 fn repeated_last_blocks_leave_nothing_behind() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.request(&[(number::BLOCK1, block(0, true, 16))], &[1; 16]);
     let last = [(number::BLOCK1, block(1, false, 16))];
     for _ in 0..4 {
@@ -167,7 +167,7 @@ fn repeated_last_blocks_leave_nothing_behind() {
 }
 
 /// The first block of a body of an unregistered peer; what it is answered with.
-fn unregistered_block(scene: &mut Scene, from: Peer, number: u32) -> Code {
+fn unregistered_block(scene: &mut BlockwiseScene, from: Peer, number: u32) -> Code {
     let options = [(number::BLOCK1, block(number, true, 16))];
     let first = message(Kind::Confirmable, Code::POST, MessageId(number as u16), Token::EMPTY, &options, &body(16));
     let datagram = first.encode();
@@ -182,7 +182,7 @@ fn unregistered(address: u32, port: u16) -> Peer {
 
 #[test]
 fn bodies_of_unregistered_peers_take_no_room_of_others_and_the_oldest_goes() {
-    let mut scene = Scene::with(Parameters { block_uploads: 200, ..Parameters::default() });
+    let mut scene = BlockwiseScene::with(Parameters { block_uploads: 200, ..Parameters::default() });
     let over_dtls = Peer { association: Some(AssociationId(7)), ..unregistered(1, 1) };
     assert_eq!(unregistered_block(&mut scene, over_dtls, 0), Code::CONTINUE);
     // One that went on stays while there are others that did not.
@@ -213,7 +213,7 @@ fn bodies_of_unregistered_peers_take_no_room_of_others_and_the_oldest_goes() {
 
 #[test]
 fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
-    let mut scene = Scene::with(Parameters { block_uploads: 200, ..Parameters::default() });
+    let mut scene = BlockwiseScene::with(Parameters { block_uploads: 200, ..Parameters::default() });
     for port in 1..=60 {
         assert_eq!(unregistered_block(&mut scene, unregistered(1, port), 0), Code::CONTINUE);
     }
@@ -238,7 +238,7 @@ fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
 #[test]
 fn bodies_of_unregistered_peers_give_way_to_what_was_asked_for() {
     let parameters = Parameters { block_transfer_bytes: 4096, received_body_size: 4096, ..Parameters::default() };
-    let mut scene = Scene::with(parameters);
+    let mut scene = BlockwiseScene::with(parameters);
     for number in 0..40 {
         unregistered_block(&mut scene, unregistered(number, 1), 0);
     }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_large_body_goes_up_block_by_block() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let exchange = scene.send(put(2500));
     let first = scene.sent();
     assert_eq!((block1(&first), first.options.uint(number::SIZE1)), (block(0, true, 1024), Ok(Some(2500))));
@@ -28,7 +28,7 @@ fn a_large_body_goes_up_block_by_block() {
 
 #[test]
 fn the_device_may_ask_for_smaller_blocks_on_the_way() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(put(2048));
     let first = scene.sent();
     scene.answer(&first, Code::CONTINUE, &[(number::BLOCK1, block(0, true, 256))], b"");
@@ -45,7 +45,7 @@ fn the_device_may_ask_for_smaller_blocks_on_the_way() {
 
 #[test]
 fn too_large_a_first_block_begins_again_with_the_size_of_the_device() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(put(1500));
     let first = scene.sent();
     scene.answer(&first, Code::REQUEST_ENTITY_TOO_LARGE, &[(number::BLOCK1, block(0, true, 64))], b"");
@@ -63,7 +63,7 @@ fn too_large_a_first_block_begins_again_with_the_size_of_the_device() {
 
 #[test]
 fn an_incomplete_body_is_sent_again_once() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(put(1500));
     let first = scene.sent();
     scene.answer(&first, Code::CONTINUE, &[(number::BLOCK1, block(0, true, 1024))], b"");
@@ -82,7 +82,7 @@ fn an_incomplete_body_is_sent_again_once() {
 
 #[test]
 fn an_error_in_the_middle_is_the_answer() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(put(1500));
     let first = scene.sent();
     scene.answer(&first, Code::FORBIDDEN, &[], b"no");
@@ -94,7 +94,7 @@ fn an_error_in_the_middle_is_the_answer() {
 
 #[test]
 fn an_acknowledged_body_is_told_once_and_a_lost_block_ends_it() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let exchange = scene.send(put(1500));
     let first = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, first.id));
@@ -122,7 +122,7 @@ fn an_acknowledged_body_is_told_once_and_a_lost_block_ends_it() {
 
 #[test]
 fn a_first_block_is_repeated_as_any_request_and_a_further_one_twice_as_often() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let exchange = scene.send(put(1500));
     let first = scene.sent();
     assert_eq!(scene.repetitions(&first).len(), 4);
@@ -157,7 +157,7 @@ fn a_request_that_is_too_large_for_one_message_goes_again_in_blocks() {
         (17, &[], 16),
     ];
     for (length, options, size) in cases {
-        let mut scene = Scene::new();
+        let mut scene = BlockwiseScene::new();
         let exchange = scene.send(put(length));
         let whole = scene.sent();
         assert_eq!((whole.payload.len(), whole.options.contains(number::BLOCK1)), (length, false));
@@ -191,7 +191,7 @@ fn blocks_that_would_not_help_are_not_tried() {
     let too_large = |told: &Option<EndpointEvent>| matches!(told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE);
     let cases: [(usize, &[(u16, u32)]); 3] = [(16, &[]), (0, &[]), (300, &[(number::SIZE1, 200)])];
     for (length, options) in cases {
-        let mut scene = Scene::new();
+        let mut scene = BlockwiseScene::new();
         scene.send(put(length));
         let whole = scene.sent();
         scene.answer(&whole, Code::REQUEST_ENTITY_TOO_LARGE, options, b"");
@@ -200,7 +200,7 @@ fn blocks_that_would_not_help_are_not_tried() {
         scene.expect_nothing_more();
     }
     // Blocks that are too large as well, without a smaller size, are the end.
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(put(300));
     for _ in 0..2 {
         let sent = scene.sent();
@@ -220,7 +220,7 @@ fn a_success_before_the_last_block_or_2_31_after_it_is_a_failure() {
         (10, &[(Code::CONTINUE, false)]),
     ];
     for (length, answers) in cases {
-        let mut scene = Scene::new();
+        let mut scene = BlockwiseScene::new();
         let exchange = scene.send(put(length));
         for (code, with_block) in answers {
             let sent = scene.sent();

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_large_answer_is_fetched_to_its_end() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let mut request = Request::new(Code::GET);
     request.options.add_text(number::URI_PATH, "3");
     request.options.add_uint(number::OBSERVE, 0);
@@ -32,7 +32,7 @@ fn a_large_answer_is_fetched_to_its_end() {
 
 #[test]
 fn a_body_that_changes_is_fetched_anew_once() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(Request::new(Code::GET));
     let first = scene.sent();
     scene.answer(&first, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64)), (number::ETAG, 1)], &body(64));
@@ -62,7 +62,7 @@ fn blocks_that_do_not_fit_together_fail_the_transfer() {
         (&[(number::BLOCK2, 7)], 1, BlockError::Malformed),
     ];
     for (options, length, error) in cases {
-        let mut scene = Scene::new();
+        let mut scene = BlockwiseScene::new();
         let exchange = scene.send(Request::new(Code::GET));
         let first = scene.sent();
         scene.answer(&first, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64))], &body(64));
@@ -77,7 +77,7 @@ fn blocks_that_do_not_fit_together_fail_the_transfer() {
 /// Some devices answer 5.03 to everything until their transfer has ended (eclipse-leshan and others).
 #[test]
 fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
-    let mut scene = Scene::with(Parameters { received_body_size: 100, ..Parameters::default() });
+    let mut scene = BlockwiseScene::with(Parameters { received_body_size: 100, ..Parameters::default() });
     let exchange = scene.send(Request::new(Code::GET));
     for number in 0..5 {
         let sent = scene.sent();
@@ -95,7 +95,7 @@ fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
 
 #[test]
 fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     let exchange = scene.send(Request::new(Code::GET));
     for number in 0..16 * 1024 {
         let sent = scene.sent();
@@ -110,7 +110,7 @@ fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
 #[test]
 fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
     let parameters = Parameters { received_body_size: 100, block_transfer_bytes: 200, ..Parameters::default() };
-    let mut scene = Scene::with(parameters);
+    let mut scene = BlockwiseScene::with(parameters);
     let mut fetches = Vec::new();
     for host in 1..=3 {
         let exchange = scene.endpoint.send_request(scene.now, peer(host), Request::new(Code::GET));
@@ -149,7 +149,7 @@ fn an_absent_etag_makes_no_statement() {
     let tags: [&[Option<u32>]; 4] =
         [&[Some(5), None, None], &[None, Some(5), Some(5)], &[Some(5), None, Some(5)], &[None, Some(5), None]];
     for tags in tags {
-        let mut scene = Scene::new();
+        let mut scene = BlockwiseScene::new();
         scene.send(Request::new(Code::GET));
         for (number, tag) in (0..).zip(tags) {
             let sent = scene.sent();
@@ -165,7 +165,7 @@ fn an_absent_etag_makes_no_statement() {
         scene.expect_nothing_more();
     }
     // A tag that a later block brings is compared with those after it.
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(Request::new(Code::GET));
     for (number, tag) in [(0, None), (1, Some(5)), (2, Some(6))] {
         let sent = scene.sent();
@@ -179,9 +179,9 @@ fn an_absent_etag_makes_no_statement() {
 /// wakaama: the first block as SenML JSON, the next ones as TLV.
 #[test]
 fn blocks_of_another_content_format_are_not_glued_together() {
-    let mut scene = Scene::new();
+    let mut scene = BlockwiseScene::new();
     scene.send(Request::new(Code::GET));
-    let answer = |scene: &mut Scene, format: Option<u32>, number, more, payload: &[u8]| {
+    let answer = |scene: &mut BlockwiseScene, format: Option<u32>, number, more, payload: &[u8]| {
         let sent = scene.sent();
         let mut options = vec![(number::BLOCK2, block(number, more, 16))];
         options.extend(format.map(|format| (number::CONTENT_FORMAT, format)));

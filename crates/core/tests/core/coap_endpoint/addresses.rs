@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn what_is_under_way_follows_the_device_to_its_new_address() {
-    let (mut scene, observation, token) = Scene::with_observation();
+    let (mut scene, observation, token) = EndpointScene::with_observation();
     let exchange = scene.send(get());
     let request = scene.sent();
     let (old, new) = (scene.peer, peer(7000));
@@ -27,7 +27,7 @@ fn what_is_under_way_follows_the_device_to_its_new_address() {
 #[test]
 fn a_request_leaves_for_the_new_address_at_once_however_often_it_was_repeated_before() {
     for repetitions in 0..=4 {
-        let mut scene = Scene::new();
+        let mut scene = EndpointScene::new();
         let exchange = scene.send(get());
         let request = scene.sent();
         for _ in 0..repetitions {
@@ -55,7 +55,7 @@ fn a_request_leaves_for_the_new_address_at_once_however_often_it_was_repeated_be
 /// The device may have answered from its new address before anybody knew that it is there, and was reset.
 #[test]
 fn an_acknowledged_request_is_sent_again_to_the_new_address() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
@@ -80,7 +80,7 @@ fn an_acknowledged_request_is_sent_again_to_the_new_address() {
 }
 
 /// Message ids begin anywhere for each peer, so that of many peers two begin alike.
-fn two_peers_with_the_same_message_id(scene: &mut Scene) -> [(Peer, ExchangeId, Message); 2] {
+fn two_peers_with_the_same_message_id(scene: &mut EndpointScene) -> [(Peer, ExchangeId, Message); 2] {
     let mut first_with = std::collections::HashMap::new();
     for port in 1.. {
         scene.peer = peer(port);
@@ -95,7 +95,7 @@ fn two_peers_with_the_same_message_id(scene: &mut Scene) -> [(Peer, ExchangeId, 
 
 #[test]
 fn a_device_that_moves_to_the_address_of_another_leaves_the_exchange_of_that_one_alone() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let [(from, moving, request), (to, staying, other)] = two_peers_with_the_same_message_id(&mut scene);
     scene.endpoint.readdress(scene.now, [moving], to);
     scene.endpoint.handle_timeout(scene.now);
@@ -113,7 +113,7 @@ fn a_device_that_moves_to_the_address_of_another_leaves_the_exchange_of_that_one
 
 #[test]
 fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let [(_, moving, request), (to, acknowledged, other)] = two_peers_with_the_same_message_id(&mut scene);
     scene.receive_from(to, Message::empty(Kind::Acknowledgement, other.id));
     assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange: acknowledged }));

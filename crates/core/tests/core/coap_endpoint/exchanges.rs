@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let first = scene.sent();
     assert_eq!((first.kind, first.code, first.token.as_bytes().len()), (Kind::Confirmable, Code::GET, 8));
@@ -28,7 +28,7 @@ fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
 
 #[test]
 fn timeouts_have_a_random_factor() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let mut timeouts = Vec::new();
     for port in 1..50 {
         scene.peer = peer(port);
@@ -43,7 +43,7 @@ fn timeouts_have_a_random_factor() {
 
 #[test]
 fn a_piggybacked_response_ends_the_exchange_and_its_duplicate_is_dropped() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
     let answer = piggybacked(&request, Code::CONTENT, &[]);
@@ -61,7 +61,7 @@ fn a_piggybacked_response_ends_the_exchange_and_its_duplicate_is_dropped() {
 
 #[test]
 fn a_response_counts_only_with_its_token_and_from_its_peer() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     scene.send(get());
     let request = scene.sent();
 
@@ -76,7 +76,7 @@ fn a_response_counts_only_with_its_token_and_from_its_peer() {
 
 #[test]
 fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged_each_time() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
 
@@ -100,7 +100,7 @@ fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged
 
 #[test]
 fn a_separate_response_may_overtake_the_acknowledgement() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
 
@@ -115,7 +115,7 @@ fn a_separate_response_may_overtake_the_acknowledgement() {
 
 #[test]
 fn a_separate_response_that_never_comes_is_given_up() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
@@ -129,7 +129,7 @@ fn a_separate_response_that_never_comes_is_given_up() {
 
 #[test]
 fn a_reset_ends_the_exchange() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Reset, request.id));
@@ -142,7 +142,7 @@ fn a_reset_ends_the_exchange() {
 #[test]
 fn tokens_of_one_peer_differ_however_short_they_are() {
     let parameters = Parameters { token_length: 1, ..Parameters::default() };
-    let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
+    let mut scene = EndpointScene { endpoint: Endpoint::new(parameters, [1; 32]), ..EndpointScene::new() };
     let mut tokens = std::collections::BTreeSet::new();
     for _ in 0..1000 {
         scene.send(get());

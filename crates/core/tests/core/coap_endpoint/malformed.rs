@@ -21,7 +21,7 @@ fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answe
         ("", MessageDecodeError::TooShort, false),
     ];
     for (datagram, error, reset) in cases {
-        let mut scene = Scene::new();
+        let mut scene = EndpointScene::new();
         // Its repetition is answered alike.
         for _ in 0..2 {
             scene.endpoint.handle_datagram(scene.now, scene.peer, &hex(datagram));
@@ -38,7 +38,7 @@ fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answe
 
 #[test]
 fn the_reset_of_a_malformed_message_is_not_the_answer_to_a_well_formed_one_with_its_id() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let register = message(Kind::Confirmable, Code::POST, 0x2002, token(b"r"), &[]);
     let id = scene.request(register.clone());
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
@@ -75,7 +75,7 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
         (0x68, 0x01, b"", (DropReason::InvalidCodeForType, ExchangeError::NotAResponse(Code::GET))),
     ];
     for (first, code, rest, (reason, error)) in cases {
-        let mut scene = Scene::new();
+        let mut scene = EndpointScene::new();
         let exchange = scene.send(get());
         let request = scene.sent();
         let datagram = answer_bytes(&request, first, code, rest);
@@ -93,7 +93,7 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
 
 #[test]
 fn what_cannot_be_read_and_matches_nothing_leaves_the_exchange_alone() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let exchange = scene.send(get());
     let request = scene.sent();
     let other = Message { token: token(b"othertok"), ..request.clone() };
@@ -130,7 +130,7 @@ fn a_notification_that_cannot_be_read_is_told_and_a_reset_ends_the_observation()
         (0x58, b"\x61\x09\x30", ExchangeError::CriticalOption(9), true),
     ];
     for (first, rest, error, over) in cases {
-        let (mut scene, observation, token) = Scene::with_observation();
+        let (mut scene, observation, token) = EndpointScene::with_observation();
         let like = message(Kind::Confirmable, Code::CONTENT, 700, token, &[]);
         scene.endpoint.handle_datagram(scene.now, scene.peer, &answer_bytes(&like, first, 0x45, rest));
         if over {
@@ -150,7 +150,7 @@ fn a_notification_that_cannot_be_read_is_told_and_a_reset_ends_the_observation()
 proptest! {
     #[test]
     fn each_datagram_has_exactly_one_verdict(datagrams in prop::collection::vec(arbitrary_datagram(), 1..60)) {
-        let (mut scene, _, token) = Scene::with_observation();
+        let (mut scene, _, token) = EndpointScene::with_observation();
         scene.send(get());
         for (mut bytes, ours) in datagrams {
             if ours && bytes.len() >= 12 {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
-    let (mut scene, observation, token) = Scene::with_observation();
+    let (mut scene, observation, token) = EndpointScene::with_observation();
     let notify = |kind, id, number| message(kind, Code::CONTENT, id, token, &[(number::OBSERVE, number)]);
 
     scene.receive(notify(Kind::Confirmable, 50, 7));
@@ -29,7 +29,7 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
 
 #[test]
 fn a_notification_of_nothing_is_answered_with_a_reset_each_time() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     for kind in [Kind::Confirmable, Kind::NonConfirmable] {
         let notification = message(kind, Code::CONTENT, 60, token(b"nobody"), &[(number::OBSERVE, 3)]);
         scene.receive(notification.clone());
@@ -46,7 +46,7 @@ fn a_notification_of_nothing_is_answered_with_a_reset_each_time() {
 #[test]
 fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
     for kind in [Kind::Confirmable, Kind::NonConfirmable] {
-        let (mut scene, _, observed) = Scene::with_observation();
+        let (mut scene, _, observed) = EndpointScene::with_observation();
         scene.receive(message(kind, Code::CONTENT, 61, observed, &[(number::OBSERVE, 6)]));
         if kind == Kind::Confirmable {
             assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(61)));
@@ -78,7 +78,7 @@ fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
 
 #[test]
 fn an_error_is_the_last_notification() {
-    let (mut scene, _, token) = Scene::with_observation();
+    let (mut scene, _, token) = EndpointScene::with_observation();
     scene.receive(message(Kind::Confirmable, Code::NOT_FOUND, 70, token, &[]));
     scene.sent();
     scene.expect_verdict(DatagramOutcome::Notification);
@@ -92,7 +92,7 @@ fn an_error_is_the_last_notification() {
 
 #[test]
 fn a_notification_in_the_place_of_a_lost_answer_is_the_answer() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     scene.send(observe());
     let request = scene.sent();
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 80, request.token, &[(number::OBSERVE, 12)]));
@@ -107,7 +107,7 @@ fn a_notification_in_the_place_of_a_lost_answer_is_the_answer() {
 
 #[test]
 fn an_answer_without_observe_number_begins_no_observation() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     scene.send(observe());
     let request = scene.sent();
     scene.receive(piggybacked(&request, Code::CONTENT, &[]));
@@ -119,7 +119,7 @@ fn an_answer_without_observe_number_begins_no_observation() {
 
 #[test]
 fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_until_it_is_forgotten() {
-    let (mut scene, observation, token) = Scene::with_observation();
+    let (mut scene, observation, token) = EndpointScene::with_observation();
     let cancellation = scene.endpoint.send_cancellation(scene.now, observation, Vec::new()).expect("it is observed");
     let sent = scene.sent();
     assert_eq!((sent.token, sent.options.uint(number::OBSERVE)), (token, Ok(Some(1))));
@@ -146,7 +146,7 @@ fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_unt
 /// Clients of old Leshan versions do not count.
 #[test]
 fn the_same_observe_number_is_news_with_another_body() {
-    let (mut scene, observation, token) = Scene::with_observation();
+    let (mut scene, observation, token) = EndpointScene::with_observation();
     let notification = |id, text: &str| Message {
         payload: text.as_bytes().to_vec(),
         ..message(Kind::NonConfirmable, Code::CONTENT, id, token, &[(number::OBSERVE, 5)])

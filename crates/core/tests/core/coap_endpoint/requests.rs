@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_request_that_comes_again_gets_its_stored_reply_until_its_lifetime_is_over() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let post = message(Kind::Confirmable, Code::POST, 1, token(b"a"), &[]);
     let id = scene.request(post.clone());
 
@@ -25,7 +25,7 @@ fn a_request_that_comes_again_gets_its_stored_reply_until_its_lifetime_is_over()
 
 #[test]
 fn a_restarted_device_may_begin_its_message_ids_anew() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let first = scene.request(message(Kind::Confirmable, Code::POST, 1, token(b"a"), &[]));
     scene.endpoint.respond(scene.now, first, Response::new(Code::CREATED));
     scene.sent();
@@ -34,7 +34,7 @@ fn a_restarted_device_may_begin_its_message_ids_anew() {
 
 #[test]
 fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let post = message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]);
     let id = scene.request(post.clone());
 
@@ -57,7 +57,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
 
 #[test]
 fn a_non_confirmable_request_is_answered_likewise() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     let id = scene.request(message(Kind::NonConfirmable, Code::POST, 3, token(b"n"), &[]));
     scene.after(10.0);
     scene.endpoint.respond(scene.now, id, Response::new(Code::CHANGED));
@@ -79,7 +79,7 @@ fn unknown_critical_options_are_refused_by_kind() {
         ),
     ];
     for (kind, option, answer, verdict) in cases {
-        let mut scene = Scene::new();
+        let mut scene = EndpointScene::new();
         scene.receive(message(kind, Code::POST, 4, token(b"c"), &[(option, 1)]));
         let sent = scene.sent();
         assert_eq!(Some((sent.kind, sent.code)), answer, "{kind:?} {option}");
@@ -90,13 +90,13 @@ fn unknown_critical_options_are_refused_by_kind() {
 
 #[test]
 fn an_unknown_elective_option_is_ignored() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     scene.request(message(Kind::Confirmable, Code::POST, 5, token(b"e"), &[(2000, 1)]));
 }
 
 #[test]
 fn an_empty_confirmable_message_is_answered_with_a_reset() {
-    let mut scene = Scene::new();
+    let mut scene = EndpointScene::new();
     scene.receive(Message::empty(Kind::Confirmable, MessageId(6)));
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(6)));
     scene.expect_verdict(DatagramOutcome::Ping);
@@ -110,7 +110,7 @@ fn an_empty_confirmable_message_is_answered_with_a_reset() {
 #[test]
 fn requests_that_wait_for_an_answer_are_bounded() {
     let parameters = Parameters { pending_requests: 2, ..Parameters::default() };
-    let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
+    let mut scene = EndpointScene { endpoint: Endpoint::new(parameters, [1; 32]), ..EndpointScene::new() };
     let [first, _] = [0, 1].map(|id| scene.request(message(Kind::Confirmable, Code::POST, id, Token::EMPTY, &[])));
     let refused = message(Kind::Confirmable, Code::POST, 9, Token::EMPTY, &[]);
     scene.receive(refused.clone());
@@ -126,7 +126,7 @@ fn requests_that_wait_for_an_answer_are_bounded() {
 fn a_peer_that_sends_without_end_pushes_out_only_its_own_past() {
     let parameters =
         Parameters { deduplication_entries_per_peer: 4, deduplication_entries: 100, ..Parameters::default() };
-    let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
+    let mut scene = EndpointScene { endpoint: Endpoint::new(parameters, [1; 32]), ..EndpointScene::new() };
     let quiet = message(Kind::NonConfirmable, Code::CONTENT, 1, token(b"q"), &[]);
     scene.receive_from(peer(1), quiet.clone());
     for id in 0..1000 {
@@ -140,7 +140,7 @@ fn a_peer_that_sends_without_end_pushes_out_only_its_own_past() {
 
 #[test]
 fn everything_is_forgotten_in_the_end() {
-    let (mut scene, observation, _) = Scene::with_observation();
+    let (mut scene, observation, _) = EndpointScene::with_observation();
     scene.request(message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]));
     scene.endpoint.forget(observation);
     while scene.endpoint.next_deadline().is_some() {

@@ -6,7 +6,7 @@ use super::*;
 
 const TRACE: TraceId = TraceId(1);
 
-impl Scene {
+impl DtlsGatewayScene {
     fn trace(&mut self, target: TraceTarget) {
         assert!(self.gateway.trace(self.now, TRACE, target));
     }
@@ -30,7 +30,7 @@ fn handshakes(traced: &[Traced]) -> Vec<(&server::DtlsReport, Option<&str>)> {
 fn a_trace_by_identity_has_a_handshake_with_a_wrong_key_and_its_reason() {
     let by_identity = TraceTarget::Identity(ENDPOINT.to_owned());
     for target in [by_identity, TraceTarget::Endpoint(ENDPOINT.to_owned())] {
-        let mut scene = Scene::with_silent_device(DtlsClientConfig::psk(ENDPOINT, b"another key than ours"));
+        let mut scene = DtlsGatewayScene::with_silent_device(DtlsClientConfig::psk(ENDPOINT, b"another key than ours"));
         scene.trace(target);
         scene.run_for(Duration::from_secs(120));
         let traced = scene.traced();
@@ -45,7 +45,7 @@ fn a_trace_by_identity_has_a_handshake_with_a_wrong_key_and_its_reason() {
 
 #[test]
 fn a_trace_by_another_identity_has_nothing() {
-    let mut scene = Scene::with_silent_device(psk());
+    let mut scene = DtlsGatewayScene::with_silent_device(psk());
     scene.trace(TraceTarget::Identity("somebody".to_owned()));
     scene.run_for(Duration::from_secs(10));
     assert!(scene.client.is_established());
@@ -55,7 +55,7 @@ fn a_trace_by_another_identity_has_nothing() {
 #[test]
 fn a_trace_has_the_plaintext_and_the_address_that_the_device_has_moved_to() {
     for target in [TraceTarget::Identity(ENDPOINT.to_owned()), TraceTarget::Endpoint(ENDPOINT.to_owned())] {
-        let mut scene = Scene::registered(psk().with_cid(b"dev"));
+        let mut scene = DtlsGatewayScene::registered(psk().with_cid(b"dev"));
         scene.trace(target);
         scene.rebind();
         scene.client.send(&temperature_sent(4242));

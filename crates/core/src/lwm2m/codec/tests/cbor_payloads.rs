@@ -3,7 +3,7 @@ use super::*;
 /// RFC 8949 section 3.4: tag 4 is a decimal fraction, tags 1 and 0 are times. Each is read in every CBOR format.
 #[test]
 fn cbor_numbers_and_times_may_have_their_tags() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (resource, item, value) in [
         (11, "c4 82 20 18d7", Value::Float(21.5)),
         (11, "c4 82 00 1837", Value::Float(55.0)),
@@ -42,7 +42,7 @@ fn cbor_numbers_and_times_may_have_their_tags() {
 
 #[test]
 fn cbor_tags_that_say_something_else_are_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (resource, item) in [
         ("/3/0/9", "c4 82 20 18d7"),
         ("/3/0/11", "c4 81 20"),
@@ -66,7 +66,7 @@ fn cbor_tags_that_say_something_else_are_refused() {
 
 #[test]
 fn cbor_is_one_item_of_the_resource_s_type() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (resource, payload, value) in [
         ("/3/0/9", "20", Value::Integer(-1)),
         ("/3/0/10", "1b ffffffffffffffff", Value::UnsignedInteger(u64::MAX)),
@@ -98,7 +98,7 @@ fn cbor_is_one_item_of_the_resource_s_type() {
 
 #[test]
 fn a_tag_that_says_nothing_of_the_value_is_passed_over() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for item in ["d9d9f7 1851", "d9d9f7 d9d9f7 c2 4151", "d820 c4 82 00 1851"] {
         assert_eq!(scene.values("/3/0/9", format::CBOR, &hex(item)), one("/3/0/9", Value::Integer(81)), "{item}");
     }
@@ -110,7 +110,7 @@ fn a_tag_that_says_nothing_of_the_value_is_passed_over() {
 
 #[test]
 fn a_bignum_is_an_integer_of_64_bits_or_a_float() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (resource, item, value) in [
         ("/3/0/9", "c2 42 01ff", Value::Integer(511)),
         ("/3/0/9", "c3 42 01ff", Value::Integer(-512)),
@@ -143,7 +143,7 @@ fn a_bignum_is_an_integer_of_64_bits_or_a_float() {
 
 #[test]
 fn a_map_of_lwm2m_cbor_has_each_key_once() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for payload in ["a1 03 a2 00 a1 09 01 00 a1 09 02", "a1 03 a1 00 a2 09 01 81 09 02"] {
         assert!(scene.values("/3", format::LWM2M_CBOR, &hex(payload)).unwrap_err().contains("twice"), "{payload}");
     }
@@ -172,7 +172,7 @@ fn lwm2m_cbor_is_written_under_the_path_of_the_request() {
 /// `{3:{0:{0:"ACME",6:{0:1,1:5}}}}`, and the same with a key of several ids.
 #[test]
 fn lwm2m_cbor_is_maps_in_maps() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let nested = hex("a1 03 a1 00 a2 00 6441434d45 06 a2 00 01 01 05");
     let short = hex("bf 82 03 00 bf 00 6441434d45 82 06 00 01 82 06 01 05 ff ff");
     for payload in [nested, short] {

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_time_that_is_no_number_is_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for time in ["f97e00", "f97c00"] {
         let payload = hex(&format!("81 a3 00 662f332f302f39 02 01 06 {time}"));
         let error = scene.values("/3/0/9", format::SENML_CBOR, &payload).unwrap_err();
@@ -14,7 +14,7 @@ fn a_time_that_is_no_number_is_refused() {
 
 #[test]
 fn json_elements_have_their_values_and_never_lose_them_to_a_time() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let payload = br#"{"bn":"/3/0/","bt":1500000000,"e":[
         {"n":"0","sv":"ACME"},{"n":"9","v":77,"t":-5},{"n":"11","v":1.5},{"n":"12","bv":true},
         {"n":"14","sv":"yv4="},{"n":"22/0","ov":"1:0"},{"n":"13","v":1735689600}]}"#;
@@ -38,7 +38,7 @@ fn json_elements_have_their_values_and_never_lose_them_to_a_time() {
 
 #[test]
 fn json_names_are_joined_with_one_slash() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for payload in [
         r#"{"bn":"/3/0","e":[{"n":"9","v":1}]}"#,
         r#"{"bn":"/3/0/","e":[{"n":"/9","v":1}]}"#,
@@ -54,7 +54,7 @@ fn json_names_are_joined_with_one_slash() {
 
 #[test]
 fn json_that_says_something_else_is_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (payload, reason) in [
         (r#"{"bn":"/3/0","e":[{"n":"9","sv":"77"}]}"#, "a text is no Integer"),
         (r#"{"bn":"/3/0","e":[{"n":"9","v":7.5}]}"#, "7.5 is no Integer"),

@@ -34,7 +34,7 @@ fn as_read(value: &Value) -> Value {
 proptest! {
     #[test]
     fn what_was_written_is_read_again(values in proptest::collection::vec(any_value(), 1..6), instance in any::<u16>()) {
-        let scene = Scene::new();
+        let scene = CodecScene::new();
         let mut seen = std::collections::BTreeSet::new();
         let assignments: Vec<_> = values
             .into_iter()
@@ -59,7 +59,7 @@ proptest! {
         let values = [Assignment { path: target, value: value.clone() }];
         for chosen in SEVERAL_VALUES.into_iter().chain([ContentFormat::Cbor]) {
             let payload = encode(chosen, "", target, &values);
-            let read = Scene::new().values(&target.to_string(), chosen.number(), &payload);
+            let read = CodecScene::new().values(&target.to_string(), chosen.number(), &payload);
             let read = read.map(|values| values.into_iter().map(|(_, value)| as_read(&value)).collect::<Vec<_>>());
             prop_assert_eq!(read, Ok(vec![as_read(&value)]), "format {}", chosen);
         }
@@ -67,7 +67,7 @@ proptest! {
 
     #[test]
     fn patches_that_were_written_are_read_again(values in proptest::collection::vec(any_value(), 1..6), instance in any::<u16>()) {
-        let scene = Scene::with_object_list("</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
+        let scene = CodecScene::with_object_list("</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
         let mut seen = std::collections::BTreeSet::new();
         let patches: Vec<_> = values
             .into_iter()
@@ -95,7 +95,7 @@ proptest! {
                 [ContentFormat::SenmlJson, ContentFormat::SenmlCbor, ContentFormat::Lwm2mJson, ContentFormat::Lwm2mCbor, ContentFormat::Cbor];
             for chosen in formats {
                 let payload = encode(chosen, "", target, &values);
-                let read = Scene::new().values(&target.to_string(), chosen.number(), &payload);
+                let read = CodecScene::new().values(&target.to_string(), chosen.number(), &payload);
                 prop_assert_eq!(read, one(&target.to_string(), value.clone()), "format {}", chosen);
             }
         }
@@ -106,7 +106,7 @@ proptest! {
         values in proptest::collection::vec(any_value(), 1..6),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let scene = Scene::new();
+        let scene = CodecScene::new();
         let assignments: Vec<_> =
             values.into_iter().map(|(id, value)| Assignment { path: Path::of(&[3, 0, id]).unwrap(), value }).collect();
         let target = path("/3/0");
@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn the_text_of_a_value_is_read_again((id, value) in any_value()) {
         let request = format!("/3/0/{id}");
-        let read = Scene::new().values(&request, format::TEXT, &text::encode(&value));
+        let read = CodecScene::new().values(&request, format::TEXT, &text::encode(&value));
         prop_assert_eq!(read, one(&request, value));
     }
 
@@ -135,7 +135,7 @@ proptest! {
         format in prop::sample::select(vec![0, 42, 60, 110, 112, 1541, 1542, 1543, 1544, 11542, 11543, 11544]),
         request in prop::sample::select(vec!["/3", "/3/0", "/3/0/6", "/3/0/6/1", "/9/0/1"]),
     ) {
-        for entry in Scene::new().decode(request, format, &payload).unwrap_or_default() {
+        for entry in CodecScene::new().decode(request, format, &payload).unwrap_or_default() {
             prop_assert!(entry.path.is_at_or_below(&path(request)));
         }
     }

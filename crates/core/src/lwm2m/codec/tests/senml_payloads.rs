@@ -3,7 +3,7 @@ use super::*;
 /// A format with types of its own needs no definition.
 #[test]
 fn a_typed_format_tells_the_values_of_unknown_objects() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let expected = |value| one("/4321/0/1", value);
     let json = br#"{"bn":"/4321/0/1","e":[{"v":2.5}]}"#;
     assert_eq!(scene.values("/4321/0", format::LWM2M_JSON, json), expected(Value::Float(2.5)));
@@ -14,7 +14,7 @@ fn a_typed_format_tells_the_values_of_unknown_objects() {
 
 #[test]
 fn senml_base_fields_hold_until_the_next_ones() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let payload = br#"[{"bn":"/3/0/","bt":1500000000,"n":"9","v":81},{"n":"0","vs":"ACME","t":10,"u":"x"},
         {"bn":"/3/0/22/","n":"0","vlo":"1:0"},{"n":"1","vlo":"3:65535"},{"bn":"/3/0/"},{"n":"12","vb":false},{"n":"14","vd":"-_8"}]"#;
     let entries = scene.decode("/3/0", format::SENML_JSON, payload).unwrap();
@@ -37,7 +37,7 @@ fn senml_base_fields_hold_until_the_next_ones() {
 /// RFC 8428 section 4.5.3.
 #[test]
 fn a_small_time_is_relative_to_now() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (fields, time) in [
         (r#""t":-5"#, 1_699_999_995.0),
         (r#""t":0"#, 1_700_000_000.0),
@@ -57,7 +57,7 @@ fn a_small_time_is_relative_to_now() {
 
 #[test]
 fn the_alternate_path_in_front_of_a_name_is_taken_away() {
-    let scene = Scene::with_object_list("</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
+    let scene = CodecScene::with_object_list("</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
     for name in ["/m2m/3/0/9", "/3/0/9"] {
         let senml = format!(r#"[{{"bn":"{name}","v":81}}]"#);
         assert_eq!(scene.values("/3/0/9", format::SENML_JSON, senml.as_bytes()), one("/3/0/9", Value::Integer(81)));
@@ -68,7 +68,7 @@ fn the_alternate_path_in_front_of_a_name_is_taken_away() {
 
 #[test]
 fn senml_that_cannot_be_meant_is_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (payload, reason) in [
         (r#"[{"n":"/3/0/9","v":1,"vs":"1"}]"#, "more than one value"),
         (r#"[{"n":"/3/0/9","v":1,"v":2}]"#, "\"v\" twice"),
@@ -101,7 +101,7 @@ fn senml_that_cannot_be_meant_is_refused() {
 /// `[{-2:"/3/0/",0:"0",3:"ACME"},{0:"9",2:95},{0:"22/0","vlo":"1:0"}]`.
 #[test]
 fn senml_cbor_says_the_same_in_numbers() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let definite =
         hex("83 a3 21 652f332f302f 00 6130 03 6441434d45 a2 00 6139 02 185f a2 00 6432322f30 63766c6f 63313a30");
     let indefinite = hex(
@@ -122,7 +122,7 @@ fn senml_cbor_says_the_same_in_numbers() {
 /// Leshan writes a link as a text where SenML has `vlo`.
 #[test]
 fn an_object_link_may_be_a_text_in_every_format() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (content_format, payload) in [
         (format::SENML_JSON, br#"[{"n":"/3/0/22/0","vs":"3:0"}]"#.to_vec()),
         (format::SENML_CBOR, hex("81 a2 00 69 2f332f302f32322f30 03 63333a30")),
@@ -138,7 +138,7 @@ fn an_object_link_may_be_a_text_in_every_format() {
 
 #[test]
 fn a_senml_time_may_have_a_tag() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     // {0: "/3/0/9", 2: 52, 6: ...}
     for (time, seconds) in [
         ("c1 1a 6553f100", 1_700_000_000.0),
@@ -158,7 +158,7 @@ fn a_senml_time_may_have_a_tag() {
 
 #[test]
 fn a_base_value_is_added_to_numbers_and_to_nothing_else() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let json = br#"[{"bn":"/3/0/","bv":9007199254740992,"n":"9","v":1},{"n":"11","v":0.5,"bv":20},{"n":"0","vs":"x"},
         {"n":"12","vb":true,"bv":1},{"n":"9","v":-1.0}]"#;
     let expected = Ok(vec![
@@ -176,7 +176,7 @@ fn a_base_value_is_added_to_numbers_and_to_nothing_else() {
 
 #[test]
 fn a_history_is_kept_in_its_order() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let json = br#"[{"bn":"/3/0/9","bt":1717886813,"v":3,"t":20},{"v":1},{"v":2,"t":10},{"v":1}]"#;
     let entries = scene.decode("/3/0/9", format::SENML_JSON, json).unwrap();
     let history: Vec<_> = entries.into_iter().map(|entry| (entry.value, entry.time)).collect();
@@ -188,7 +188,7 @@ fn a_history_is_kept_in_its_order() {
 
 #[test]
 fn a_whole_number_of_json_is_exact_in_every_form() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for number in ["9007199254740993", "9007199254740993.0", "9007199254740.993e3", "90071992547409930E-1"] {
         let json = format!(r#"[{{"n":"/3/0/9","v":{number}}}]"#);
         let expected = one("/3/0/9", Value::Integer(9_007_199_254_740_993));
@@ -202,7 +202,7 @@ fn a_whole_number_of_json_is_exact_in_every_form() {
 
 #[test]
 fn labels_that_are_not_needed_are_ignored_however_deep_their_values_are() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
     let json = format!(r#"[{{"n":"/3/0/9","v":81,"u":"%","ut":5,"bs":1,"s":2,"bu":"x","x":{deep}}}]"#);
     let expected = one("/3/0/9", Value::Integer(81));
@@ -219,7 +219,7 @@ fn labels_that_are_not_needed_are_ignored_however_deep_their_values_are() {
 
 #[test]
 fn an_object_link_may_be_a_number_in_senml_cbor() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (number, expected) in
         [("1a 000b0001", link(11, 1)), ("20", link(65535, 65535)), ("1a ffffffff", link(65535, 65535))]
     {
@@ -230,7 +230,7 @@ fn an_object_link_may_be_a_number_in_senml_cbor() {
 
 #[test]
 fn a_payload_has_a_limited_number_of_entries() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let records = |count| vec![r#"{"n":"/3/0/9","v":1}"#; count].join(",");
     let entries = |count: usize| scene.decode("/3/0/9", format::SENML_JSON, format!("[{}]", records(count)).as_bytes());
     assert_eq!(entries(MAX_ENTRIES).map(|entries| entries.len()), Ok(MAX_ENTRIES));
@@ -240,7 +240,7 @@ fn a_payload_has_a_limited_number_of_entries() {
 /// A length that a payload only claims reserves nothing, and a payload that ends too early is bad as a whole.
 #[test]
 fn a_payload_that_claims_more_than_it_has_is_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for payload in [
         "9b ffffffffffffffff",
         "81 bb ffffffffffffffff 00",
@@ -256,7 +256,7 @@ fn a_payload_that_claims_more_than_it_has_is_refused() {
 
 #[test]
 fn a_composite_answer_may_have_several_requested_paths_and_nothing_else() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let paths = [path("/3/0/9"), path("/3/0/6")];
     let decode = |format, payload: &[u8]| scene.decode_of(Requested::Paths(&paths), format, payload);
     let json = br#"[{"n":"/3/0/9","v":81},{"n":"/3/0/6/1","v":2}]"#;

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_tlv_tree_is_flat_in_the_order_of_the_payload() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let payload = hex("08 00 11  c4 00 41434d45  86 06 41 00 01 41 01 05  c1 09 64");
     let expected = Ok(vec![
         ("/3/0/0".to_owned(), Value::String("ACME".into())),
@@ -18,7 +18,7 @@ fn a_tlv_tree_is_flat_in_the_order_of_the_payload() {
 /// Zephyr and Leshan wrote so for some years.
 #[test]
 fn the_level_of_instances_may_be_missing_where_the_object_has_one() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for format in [format::TLV, format::LEGACY_TLV] {
         assert_eq!(
             scene.values("/3", format, &hex("c4 00 41434d45  86 06 41 00 01 41 01 05  c1 09 34")),
@@ -50,7 +50,7 @@ fn the_example_of_the_specification_is_a_tree_and_the_same_bytes_again() {
 
 #[test]
 fn tlv_values_are_read_by_their_type() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (resource, payload, value) in [
         ("/3/0/9", "c1 09 c8", Value::Integer(-56)),
         ("/3/0/9", "c2 09 00c8", Value::Integer(200)),
@@ -78,7 +78,7 @@ fn tlv_values_are_read_by_their_type() {
 
 #[test]
 fn tlv_that_is_cut_misplaced_or_of_another_type_is_refused() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (request, payload, reason) in [
         ("/3/0", "c8 00 14 414243", "cut short"),
         ("/3/0", "c8", "cut short"),

@@ -7,7 +7,7 @@ use super::*;
 /// may be of indefinite length.
 #[test]
 fn records_of_an_instance_have_the_base_name_of_the_instance() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let payload = hex(
         "9f a3 21 65 2f332f302f 00 61 30 03 66 5a6570687972 bf 00 61 39 02 18 5f ff a2 00 62 3132 04 f5 a2 00 62 3134 08 42 0102 ff",
     );
@@ -25,7 +25,7 @@ fn records_of_an_instance_have_the_base_name_of_the_instance() {
 /// `[{-2: "/3/0/", 0: "11", 2: 1.5}]` with a half, a single and a double.
 #[test]
 fn a_float_has_any_of_the_three_widths() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for value in ["f9 3e00", "fa 3fc00000", "fb 3ff8000000000000"] {
         let payload = hex(&format!("81 a3 21 65 2f332f302f 00 62 3131 02 {value}"));
         let values = scene.values("/3/0/11", format::SENML_CBOR, &payload);
@@ -37,7 +37,7 @@ fn a_float_has_any_of_the_three_widths() {
 /// the first record, and times relative to it in the others.
 #[test]
 fn cached_values_keep_their_order_and_have_absolute_times() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let payload = hex("82 a4 21 65 2f332f302f 22 1a 6553f100 00 61 39 02 18 5a a3 00 61 39 06 0a 02 18 5b");
     let entries = scene.decode("/3/0/9", format::SENML_CBOR, &payload).unwrap();
     let told: Vec<_> = entries.into_iter().map(|entry| (entry.value, entry.time)).collect();
@@ -47,7 +47,7 @@ fn cached_values_keep_their_order_and_have_absolute_times() {
 /// `[{-2: "/3/0/", 0: "13", 2: 1700000000}]`: a Time has no tag, and any width that an integer may have.
 #[test]
 fn a_time_is_an_integer_without_a_tag() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for (value, seconds) in [
         ("00", 0),
         ("18 5f", 95),
@@ -66,7 +66,7 @@ fn a_time_is_an_integer_without_a_tag() {
 /// Only the plain CBOR of a single resource has a date with tag 0; each other format has the seconds.
 #[test]
 fn a_time_is_the_same_in_each_format() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let text = |text: &str| text.as_bytes().to_vec();
     for (format, payload) in [
         (format::SENML_CBOR, hex("81 a3 21 65 2f332f302f 00 62 3133 02 1a 6553f100")),
@@ -85,7 +85,7 @@ fn a_time_is_the_same_in_each_format() {
 /// `object << 16 | instance` in the releases before `vlo` was there, and `vlo` since.
 #[test]
 fn an_object_link_is_a_number_or_vlo() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     for value in ["02 1a 00030001", "63 766c6f 63 333a31"] {
         let payload = hex(&format!("81 a3 21 65 2f332f302f 00 62 3232 {value}"));
         let values = scene.values("/3/0/22", format::SENML_CBOR, &payload);
@@ -95,7 +95,7 @@ fn an_object_link_is_a_number_or_vlo() {
 
 #[test]
 fn an_object_without_instances_is_an_empty_array() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     assert_eq!(scene.values("/3", format::SENML_CBOR, &hex("80")), Ok(vec![]));
 }
 
@@ -103,7 +103,7 @@ fn an_object_without_instances_is_an_empty_array() {
 /// resource. The base name alone is no resource, and a payload is never published in part.
 #[test]
 fn a_record_without_its_name_makes_the_payload_malformed() {
-    let scene = Scene::new();
+    let scene = CodecScene::new();
     let payload = hex("82 a3 21 65 2f332f302f 00 63 362f30 02 01 a1 02 05");
     assert!(scene.values("/3/0/6", format::SENML_CBOR, &payload).is_err());
 }
