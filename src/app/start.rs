@@ -39,7 +39,6 @@ use super::driver_thread::DriverThread;
 use super::dtls::DtlsSetup;
 use super::{App, BoundAddresses, random_seed};
 
-
 /// Builds the program and starts it. With `embedded` the broker runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let unix_time = driver::unix_time()?;

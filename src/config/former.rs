@@ -66,7 +66,7 @@ pub fn successor(key: &str) -> Option<&'static str> {
 }
 
 /// Returns the probable format of a file that is no TOML.
-pub fn format_of(file: &Path, text: &str) -> Option<&'static str> {
+pub(crate) fn format_of(file: &Path, text: &str) -> Option<&'static str> {
     let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension {
         "yaml" | "yml" => return Some("YAML"),

@@ -11,7 +11,7 @@ use super::reader::ConfigReader;
 use super::value_parsers::{choice, text_with_content, whole};
 
 /// Reads `SECTION.per_second`, `SECTION.burst` and the same keys with `address_`.
-pub fn rate_limit(reader: &mut ConfigReader, section: &str, default: RateLimit) -> RateLimit {
+pub(crate) fn rate_limit(reader: &mut ConfigReader, section: &str, default: RateLimit) -> RateLimit {
     let total = rate(reader, section, default.total);
     RateLimit { total, address: prefixed_rate(reader, section, "address_", default.address) }
 }
@@ -29,7 +29,7 @@ fn prefixed_rate(reader: &mut ConfigReader, section: &str, prefix: &str, default
 }
 
 /// Rejects a queue limit per device that is larger than the total.
-pub fn check_queues(reader: &mut ConfigReader, section: &str, per_device: usize, total: usize) {
+pub(crate) fn check_queues(reader: &mut ConfigReader, section: &str, per_device: usize, total: usize) {
     let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
     if reader.all_valid(&[&one, &all]) && per_device > total {
         reader.refuse(&one, format!("expected at most queue_total, which is {total}"));

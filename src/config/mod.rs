@@ -155,7 +155,7 @@ pub(crate) fn takes_effect_at_once(key: &str) -> bool {
 
 impl ConfigValues {
     /// Returns the keys whose values differ.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
         keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
     }

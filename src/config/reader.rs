@@ -65,7 +65,7 @@ impl ConfigReader {
     }
 
     /// Puts the values of the environment over those of the file.
-    pub fn override_from(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
+    pub(crate) fn override_from(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
         for (variable, value) in environment {
             let variable = variable.to_string_lossy().into_owned();
             let key = match variable.strip_prefix(PREFIX) {
@@ -101,7 +101,7 @@ impl ConfigReader {
     }
 
     /// Returns a string that no message shows.
-    pub fn read_secret(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn read_secret(&mut self, key: &str) -> Option<String> {
         self.asked.insert(key.to_owned());
         #[cfg(test)]
         self.learn(key, text_with_content);
@@ -117,12 +117,12 @@ impl ConfigReader {
 
     /// Marks a key or a section as known.
     #[cfg(not(all(feature = "console", feature = "embedded")))]
-    pub fn pass_over(&mut self, key: &str) {
+    pub(crate) fn pass_over(&mut self, key: &str) {
         self.asked.insert(key.to_owned());
     }
 
     /// Returns the names of the tables below a key; `None` if the key is absent.
-    pub fn names_below(&mut self, key: &str) -> Option<Vec<String>> {
+    pub(crate) fn names_below(&mut self, key: &str) -> Option<Vec<String>> {
         let names = self.find(key)?.as_table()?.keys().cloned().collect();
         Some(names)
     }
@@ -141,13 +141,13 @@ impl ConfigReader {
     }
 
     /// Returns whether these keys have no mistakes so far, so that their values can be compared.
-    pub fn all_valid(&self, keys: &[&str]) -> bool {
+    pub(crate) fn all_valid(&self, keys: &[&str]) -> bool {
         !self.mistakes.iter().any(|mistake| keys.contains(&mistake.key.as_str()))
     }
 
     /// Returns a warning for each variable with the program's prefix that it does not understand. Call it after all
     /// keys were read.
-    pub fn unknown_variables(&self) -> Vec<String> {
+    pub(crate) fn unknown_variables(&self) -> Vec<String> {
         let warning = |variable: &String| {
             let rest = variable.trim_start_matches(MEANT).to_lowercase().replace("__", "_");
             let meant = self.asked.iter().find(|asked| asked.replace('.', "_") == rest);

@@ -15,9 +15,9 @@ pub const HOUR: Duration = Duration::from_secs(3600);
 pub const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// Maximum of every count.
-pub const MAX_COUNT: usize = 10_000_000;
+pub(crate) const MAX_COUNT: usize = 10_000_000;
 
-pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
+pub(crate) const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
 /// Maximum length of a value in a message, in characters.
 const LONGEST_SHOWN: usize = 80;
@@ -58,7 +58,7 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Du
     }
 }
 
-pub fn switch(value: &Value) -> Result<bool, String> {
+pub(crate) fn switch(value: &Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "expected true or false".to_owned())
 }
 
@@ -66,7 +66,7 @@ pub fn text(value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| "expected a string".to_owned())
 }
 
-pub fn text_with_content(value: &Value) -> Result<String, String> {
+pub(crate) fn text_with_content(value: &Value) -> Result<String, String> {
     let given = value.as_str().filter(|text| !text.is_empty());
     given.map(str::to_owned).ok_or_else(|| "expected a non-empty string".to_owned())
 }
@@ -98,7 +98,9 @@ pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) ->
     }
 }
 
-pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
+pub(crate) fn not_empty<T>(
+    list: impl Fn(&Value) -> Result<Vec<T>, String>,
+) -> impl Fn(&Value) -> Result<Vec<T>, String> {
     move |value| {
         let items = list(value)?;
         if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
@@ -106,13 +108,13 @@ pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(
 }
 
 /// Parses an address with a port other than 0, for a listener whose port others have to know.
-pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
+pub(crate) fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     let address: SocketAddr = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
     if address.port() == 0 { Err("expected a port from 1 to 65535".to_owned()) } else { Ok(address) }
 }
 
 /// Parses `host:port` or `ssl://host:port`. The error shows the example.
-pub fn broker_address(example: &'static str) -> impl Fn(&Value) -> Result<String, String> {
+pub(crate) fn broker_address(example: &'static str) -> impl Fn(&Value) -> Result<String, String> {
     move |value| {
         let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
         given.map(str::to_owned).ok_or_else(|| format!("expected host:port, such as {example:?}, or ssl://host:port"))
@@ -120,7 +122,7 @@ pub fn broker_address(example: &'static str) -> impl Fn(&Value) -> Result<String
 }
 
 /// Parses `http://host:port`.
-pub fn http_address(value: &Value) -> Result<String, String> {
+pub(crate) fn http_address(value: &Value) -> Result<String, String> {
     let authority = |text: &str| text.strip_prefix("http://").is_some_and(is_host_and_port);
     let given = value.as_str().filter(|text| authority(text));
     given.map(str::to_owned).ok_or_else(|| "expected http://host:port, such as \"http://127.0.0.1:9100\"".to_owned())

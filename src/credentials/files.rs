@@ -73,11 +73,11 @@ impl CredentialsConfig {
     }
 
     /// Reads the keys of the PSK file; empty without such a file.
-    pub fn load_keys(&self) -> Result<PskFileContents, PskFileError> {
+    pub(crate) fn load_keys(&self) -> Result<PskFileContents, PskFileError> {
         self.psk_file.as_ref().map(psk_file::read).transpose().map(Option::unwrap_or_default)
     }
 
-    pub fn load_acceptor(&self) -> Result<Acceptor, CredentialsError> {
+    pub(crate) fn load_acceptor(&self) -> Result<Acceptor, CredentialsError> {
         let settings = AcceptorConfig {
             certificate_chain: read("certfile", self.certfile.as_deref())?,
             private_key: read("keyfile", self.keyfile.as_deref())?.map(PemSecret::new),
@@ -107,13 +107,13 @@ impl CredentialsConfig {
     }
 
     /// Returns the files and folders of certificates.
-    pub fn certificate_files(&self) -> Vec<PathBuf> {
+    pub(crate) fn certificate_files(&self) -> Vec<PathBuf> {
         let single = [&self.certfile, &self.keyfile, &self.cacertfile].into_iter().flatten();
         single.chain(&self.pinned).cloned().collect()
     }
 
     /// Returns the PSK file.
-    pub fn key_file(&self) -> Option<PathBuf> {
+    pub(crate) fn key_file(&self) -> Option<PathBuf> {
         self.psk_file.as_ref().map(|settings| settings.file.clone())
     }
 

@@ -103,7 +103,7 @@ impl Database {
     }
 
     /// Opens the file again, without reading it.
-    pub fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
+    pub(crate) fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
         Ok(Self { database: open_database(file)?, listeners: listeners.to_vec() })
     }
 

@@ -139,7 +139,7 @@ impl Store {
     }
 
     /// Returns when the present changes have to be handed over; `None` without changes.
-    pub fn next_flush(&self, now: Instant, gateway: &Gateway) -> Option<Instant> {
+    pub(crate) fn next_flush(&self, now: Instant, gateway: &Gateway) -> Option<Instant> {
         gateway.has_changes().then(|| now + self.interval)
     }
 

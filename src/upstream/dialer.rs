@@ -92,7 +92,7 @@ impl From<DialError> for DialFailure {
 ///
 /// # Errors
 /// A file of the TLS configuration is missing or invalid.
-pub fn tls_connector<'a>(
+pub(crate) fn tls_connector<'a>(
     addresses: impl IntoIterator<Item = &'a String>,
     config: &TlsConfig,
     section: &str,

@@ -57,7 +57,7 @@ impl UpstreamLink {
 
     /// Serves connections with TLS on this runtime: their handshakes and ciphers need much processor time, during which no
     /// device is served where the link itself runs.
-    pub fn with_tls_on(mut self, runtime: Handle) -> Self {
+    pub(crate) fn with_tls_on(mut self, runtime: Handle) -> Self {
         match &mut self {
             Self::ExProto(link) => link.io.tls_runtime = Some(runtime),
             Self::Mqtt(link) => link.io.tls_runtime = Some(runtime),

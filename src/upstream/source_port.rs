@@ -23,7 +23,7 @@ sockopt_impl!(LocalPortRange, Both, IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32);
 
 /// Makes the system choose the port when the target is known, among all ports that are free for this target. An older
 /// system refuses that, and chooses in its own way.
-pub fn choose_late(socket: &impl AsFd) {
+pub(crate) fn choose_late(socket: &impl AsFd) {
     let late = setsockopt(socket, IpBindAddressNoPort, &true);
     if let Err(error) = late.and_then(|()| setsockopt(socket, LocalPortRange, &ALL_PORTS)) {
         trace!(%error, "the system chooses source ports in its own way");

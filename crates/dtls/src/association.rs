@@ -167,18 +167,18 @@ impl Association {
         (self.next_write < SEQUENCES - 1).then(|| self.seal_record(ContentType::ApplicationData, plaintext))
     }
 
-    pub fn seal_alert(&mut self, alert: Alert) -> Option<Vec<u8>> {
+    pub(crate) fn seal_alert(&mut self, alert: Alert) -> Option<Vec<u8>> {
         (self.next_write < SEQUENCES).then(|| self.seal_record(ContentType::Alert, &alert.bytes()))
     }
 
     /// Counts a record that was not authentic.
-    pub fn count_forged(&mut self) -> u64 {
+    pub(crate) fn count_forged(&mut self) -> u64 {
         self.failed_tags = self.failed_tags.saturating_add(1);
         self.failed_tags
     }
 
     /// Returns whether so much was sent or received since the last change that the stored copy has to be replaced.
-    pub fn is_worn(&self) -> bool {
+    pub(crate) fn is_worn(&self) -> bool {
         self.next_write - self.written_at >= SENT_BETWEEN_CHANGES || self.received_since >= RECEIVED_BETWEEN_CHANGES
     }
 

@@ -79,7 +79,7 @@ impl Associations {
     }
 
     /// Takes one out that was silent for too long, if there is one.
-    pub fn pop_silent(&mut self, now: Instant, idle: Duration) -> Option<Box<Association>> {
+    pub(crate) fn pop_silent(&mut self, now: Instant, idle: Duration) -> Option<Box<Association>> {
         while let Some(id) = self.silence.pop_expired(now) {
             let Some(association) = self.by_id.get(&id) else { continue };
             let until = association.last_heard() + idle;
@@ -93,7 +93,7 @@ impl Associations {
 
     /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that one
     /// device that makes handshake after handshake drives out nobody else; or the one that was silent for the longest time.
-    pub fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
+    pub(crate) fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
         let own = self
             .by_identity
             .get(identity)
@@ -115,13 +115,13 @@ impl Associations {
 
     /// Returns the association whose records carry this connection id of ours. A record with a connection id is never
     /// looked up by its address, which may belong to another device by now (RFC 9146 section 3).
-    pub fn by_cid(&self, cid: OwnCid) -> Option<AssociationId> {
+    pub(crate) fn by_cid(&self, cid: OwnCid) -> Option<AssociationId> {
         let id = AssociationId(u64::from_be_bytes(cid.0));
         self.get(id).filter(|association| association.has_own_cid).map(|association| association.id)
     }
 
     /// Returns the association at this address whose records carry no connection id.
-    pub fn by_place(&self, place: PeerAddress) -> Option<AssociationId> {
+    pub(crate) fn by_place(&self, place: PeerAddress) -> Option<AssociationId> {
         self.at(place).filter(|association| !association.has_own_cid).map(|association| association.id)
     }
 
@@ -131,7 +131,7 @@ impl Associations {
     }
 
     /// Returns the associations that were established with the key of a matching identity.
-    pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
+    pub(crate) fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
         let of_wanted = self.by_identity.iter().filter(|(identity, _)| match &***identity {
             Identity::Psk(identity) => wanted(identity),
             Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown => false,

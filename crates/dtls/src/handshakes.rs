@@ -231,7 +231,7 @@ impl Handshakes {
     }
 
     /// Returns a handshake whose deadline has passed. [`Handshakes::set_deadline`] sets the next one.
-    pub fn pop_due(&mut self, now: Instant) -> Option<AssociationId> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<AssociationId> {
         self.deadlines.pop_expired(now)
     }
 
@@ -245,19 +245,19 @@ impl Handshakes {
         self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
-    pub fn by_place(&self, place: PeerAddress) -> Option<AssociationId> {
+    pub(crate) fn by_place(&self, place: PeerAddress) -> Option<AssociationId> {
         self.by_place.get(&place).copied()
     }
 
     /// Returns the handshake whose records carry this connection id of ours. A handshake does not move to another
     /// address.
-    pub fn by_cid(&self, cid: OwnCid, place: PeerAddress) -> Option<AssociationId> {
+    pub(crate) fn by_cid(&self, cid: OwnCid, place: PeerAddress) -> Option<AssociationId> {
         let id = AssociationId(u64::from_be_bytes(cid.0));
         self.by_id.get(&id).filter(|underway| underway.place == place).map(|_| id)
     }
 
     /// Returns the handshakes that use the key of a matching identity.
-    pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
+    pub(crate) fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
         let have_key = self.by_id.iter().filter(|(_, underway)| !underway.asking);
         have_key.filter(|(_, underway)| underway.identity.as_ref().is_some_and(&wanted)).map(|(id, _)| *id).collect()
     }

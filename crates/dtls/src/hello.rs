@@ -2,9 +2,9 @@
 //! nothing is kept for an unknown peer to put them together.
 
 /// Types of handshake messages.
-pub const CLIENT_HELLO: u8 = 1;
-pub const HELLO_VERIFY_REQUEST: u8 = 3;
-pub const FINISHED: u8 = 20;
+pub(crate) const CLIENT_HELLO: u8 = 1;
+pub(crate) const HELLO_VERIFY_REQUEST: u8 = 3;
+pub(crate) const FINISHED: u8 = 20;
 
 /// Bytes before the body of a handshake message (RFC 6347 section 4.2.2).
 pub const MESSAGE_HEADER: usize = 12;

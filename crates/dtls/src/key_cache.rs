@@ -92,7 +92,7 @@ impl KeyCache {
         self.unknown.remove(identity);
     }
 
-    pub fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         self.found.clear();
         self.unknown.clear();
     }
@@ -110,7 +110,7 @@ impl KeyCache {
         self.found.len() + self.unknown.len()
     }
 
-    pub fn questions(&self) -> usize {
+    pub(crate) fn questions(&self) -> usize {
         self.questions.len()
     }
 }

@@ -23,7 +23,7 @@ impl ReplayWindow {
     pub const SIZE: u64 = 64;
 
     /// Creates a window in which this number is the newest received one.
-    pub fn with_newest(newest: u64) -> Self {
+    pub(crate) fn with_newest(newest: u64) -> Self {
         Self { newest, received: 1 }
     }
 

@@ -46,7 +46,7 @@ impl HandshakeSources {
     }
 
     /// Marks a handshake whose client has not answered for too long.
-    pub fn overdue(&mut self, source: SourceNetwork, number: HandshakeNumber, id: AssociationId) {
+    pub(crate) fn overdue(&mut self, source: SourceNetwork, number: HandshakeNumber, id: AssociationId) {
         self.change(source, |handshakes| {
             handshakes.overdue.insert(number, id);
         });
@@ -78,12 +78,12 @@ impl HandshakeSources {
     }
 
     /// Returns the oldest overdue handshake of this address.
-    pub fn victim_of(&self, source: SourceNetwork) -> Option<AssociationId> {
+    pub(crate) fn victim_of(&self, source: SourceNetwork) -> Option<AssociationId> {
         self.by_source.get(&source)?.overdue.values().next().copied()
     }
 
     /// Returns the oldest handshake of the unknown address that has the most of them, if it has more than so many.
-    pub fn oldest_of_more_than(&self, count: usize) -> Option<AssociationId> {
+    pub(crate) fn oldest_of_more_than(&self, count: usize) -> Option<AssociationId> {
         let (.., source) = self.by_count.last().filter(|(most, ..)| *most > count)?;
         self.by_source.get(source)?.unknown.values().next().copied()
     }

@@ -186,7 +186,7 @@ impl Application {
     }
 
     /// Returns the next answer that has arrived already.
-    pub fn try_next_answer(&mut self) -> Option<Answer> {
+    pub(crate) fn try_next_answer(&mut self) -> Option<Answer> {
         self.answers.try_recv().ok()
     }
 

@@ -107,12 +107,12 @@ impl Journal {
     }
 
     /// The latencies of all notifications that were received.
-    pub fn latencies(&self) -> &Latencies {
+    pub(crate) fn latencies(&self) -> &Latencies {
         &self.latencies
     }
 
     /// The latencies since this was called last.
-    pub fn take_recent(&mut self) -> Latencies {
+    pub(crate) fn take_recent(&mut self) -> Latencies {
         std::mem::take(&mut self.recent)
     }
 }
@@ -138,7 +138,7 @@ impl Latencies {
     }
 
     /// The latency that so many percent do not exceed.
-    pub fn percentile(&self, percent: f64) -> Duration {
+    pub(crate) fn percentile(&self, percent: f64) -> Duration {
         Duration::from_micros(self.0.value_at_percentile(percent))
     }
 

@@ -33,7 +33,7 @@ mod value;
 pub use device::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceOutput, SimulatedSample, SimulatedSend, SimulatedSendError,
 };
-pub use objects::{ResourceAccess, Objects, SimulatedResource};
+pub use objects::{Objects, ResourceAccess, SimulatedResource};
 pub use registration::{SimulatedDeviceConfig, SimulatedVersion, Wave};
 pub use value::SimulatedValue;
 

@@ -100,7 +100,7 @@ impl Messages {
         token
     }
 
-    pub fn send_notification(&mut self, now: Instant, token: Token, notification: Response, confirmable: bool) {
+    pub(crate) fn send_notification(&mut self, now: Instant, token: Token, notification: Response, confirmable: bool) {
         let Response { code, options, payload } = notification;
         let kind = if confirmable { Kind::Confirmable } else { Kind::NonConfirmable };
         let message = Message { kind, code, id: self.take_id(), token, options, payload };
@@ -135,7 +135,7 @@ impl Messages {
     }
 
     /// Returns the expired exchanges one at a time, and `None` when nothing is left to do at `now`.
-    pub fn poll_timeout(&mut self, now: Instant) -> Option<Occurrence> {
+    pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Occurrence> {
         loop {
             match self.deadlines.pop_expired(now)? {
                 MessageTimer::Response(token) => {
@@ -152,7 +152,7 @@ impl Messages {
     }
 
     /// Ends every exchange of ours. What the server asked stays remembered.
-    pub fn abandon_all(&mut self) {
+    pub(crate) fn abandon_all(&mut self) {
         self.transmissions.clear();
         self.awaited.clear();
         self.resettable.clear();
@@ -160,7 +160,7 @@ impl Messages {
     }
 
     /// Ends what still goes on about a notification of this observation.
-    pub fn abandon_notifications(&mut self, token: Token) {
+    pub(crate) fn abandon_notifications(&mut self, token: Token) {
         self.transmissions.retain(|id, transmission| {
             let keep = transmission.purpose != MessagePurpose::Notification(token);
             if !keep {
@@ -171,7 +171,7 @@ impl Messages {
         self.resettable.retain(|(_, observation)| *observation != token);
     }
 
-    pub fn take_datagram(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take_datagram(&mut self) -> Option<Vec<u8>> {
         self.outbox.pop_front()
     }
 

@@ -120,14 +120,14 @@ impl Observations {
     }
 
     /// Returns the attributes of a path, as a link of Discover has them.
-    pub fn link_attributes(&self, path: Path) -> String {
+    pub(crate) fn link_attributes(&self, path: Path) -> String {
         let own = self.attributes.get(&path).into_iter().flatten();
         own.map(|(name, value)| format!(";{name}={value}")).collect()
     }
 
     /// Returns the shortest and the longest time between notifications of an observation: its own, or those written for
     /// its paths, or for what they are part of. Of several paths the shortest times count.
-    pub fn periods(&self, observation: &ServedObservation) -> (Duration, Option<Duration>) {
+    pub(crate) fn periods(&self, observation: &ServedObservation) -> (Duration, Option<Duration>) {
         let seconds = |name| {
             let seconds = |value: &str| value.parse().ok().map(|seconds: u32| Duration::from_secs(seconds.into()));
             self.in_force(observation, name).filter_map(seconds).min()

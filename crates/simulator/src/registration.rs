@@ -7,7 +7,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Parameters, Request, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
-use super::objects::{ResourceAccess, Objects, SimulatedResource};
+use super::objects::{Objects, ResourceAccess, SimulatedResource};
 use super::value::SimulatedValue;
 
 /// The time after which a refused device retries if the server did not say when: the default of Max-Age (RFC 7252

@@ -66,7 +66,7 @@ impl<Shared: Default> Clients<Shared> {
         }
     }
 
-    pub fn shared_mut(&mut self, key: ClientKey) -> Option<&mut Shared> {
+    pub(crate) fn shared_mut(&mut self, key: ClientKey) -> Option<&mut Shared> {
         self.clients.get_mut(&key).map(|client| &mut client.shared)
     }
 
@@ -94,7 +94,7 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     /// Returns whether a newer registration of the client ID exists.
-    pub fn is_superseded(&self, key: ClientKey, device: RegistrationId) -> bool {
+    pub(crate) fn is_superseded(&self, key: ClientKey, device: RegistrationId) -> bool {
         self.newer(key, device).next().is_some()
     }
 

@@ -148,7 +148,7 @@ impl<P: Protocol> UpstreamDevice<P> {
     }
 
     /// Returns to the configured targets: the server that another one named does not serve.
-    pub fn forget_referral(&mut self) {
+    pub(crate) fn forget_referral(&mut self) {
         if let Some(Destination::Referred(_)) = self.destination {
             self.destination = None;
         }

@@ -60,7 +60,7 @@ impl Disturbances {
         }
     }
 
-    pub fn take_changed(&mut self) -> bool {
+    pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 

@@ -55,9 +55,9 @@ use targets::{TargetId, Targets, TargetsHealth};
 pub use superseding::ANSWER_PATIENCE;
 
 /// Limits how long a device that was disconnected still publishes what is queued.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limits the commands of one device that are kept until it is ready. More are dropped and counted.
-pub const EARLY_MESSAGES: usize = 128;
+pub(crate) const EARLY_MESSAGES: usize = 128;
 
 /// Says how the upstreams differ. The shared lifecycle calls these functions, which may act on all its state.
 pub trait Protocol: Sized {
@@ -225,7 +225,7 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Disconnects every device; sessions at the broker stay.
-    pub fn disconnect_all(&mut self, now: Instant) {
+    pub(crate) fn disconnect_all(&mut self, now: Instant) {
         let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
         // The older ones first: none of them comes back because a newer registration of its client ID has left.
         all.sort();
@@ -257,7 +257,7 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Returns the next action. The caller calls it after each of the other functions, until it returns `None`.
-    pub fn poll_action(&mut self) -> Option<P::Action> {
+    pub(crate) fn poll_action(&mut self) -> Option<P::Action> {
         self.actions.pop_front()
     }
 
@@ -285,7 +285,7 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Returns the health of the targets if it has changed since the last call.
-    pub fn take_health(&mut self) -> Option<TargetsHealth> {
+    pub(crate) fn take_health(&mut self) -> Option<TargetsHealth> {
         let changed = self.targets.take_changed() | self.disturbances.take_changed();
         changed.then(|| {
             let TargetsHealth { serving, detail } = self.targets.health();

@@ -164,7 +164,7 @@ impl AttemptWindow {
 
 /// Returns the time to wait before attempt `failures + 1`. It doubles up to a bound, and has a random part, so that
 /// devices that were lost together do not come back together.
-pub fn back_off(failures: u32, rng: &mut impl Rng) -> Duration {
+pub(crate) fn back_off(failures: u32, rng: &mut impl Rng) -> Duration {
     let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(failures));
     doubled.min(BACK_OFF_MAX / 2).mul_f64(rng.random_range(1.0..=2.0))
 }

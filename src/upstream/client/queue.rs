@@ -114,7 +114,7 @@ impl Queues {
 
     /// Counts a failed attempt of the first publication in flight, whose connection has ended: the broker takes
     /// publications in order, so that one may be the cause. Removes and returns it after its last attempt.
-    pub fn count_failed_attempt(&mut self, client: ClientKey) -> Option<Queued> {
+    pub(crate) fn count_failed_attempt(&mut self, client: ClientKey) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
         let first = *queue.in_flight.front()?;
         let waiting = queue.waiting.get_mut(&first)?;
@@ -123,7 +123,7 @@ impl Queues {
     }
 
     /// Puts the publications in flight back to the front of the queue.
-    pub fn requeue_in_flight(&mut self, client: ClientKey) {
+    pub(crate) fn requeue_in_flight(&mut self, client: ClientKey) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
         for serial in std::mem::take(&mut queue.in_flight) {
             if let Some(class) = self.publication(client, serial).map(|publication| publication.class) {

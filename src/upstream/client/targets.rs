@@ -10,7 +10,7 @@ use crate::upstream::NodeState;
 
 /// Counts the faults in a row after which a target is unavailable, of those faults that a single device may meet at a
 /// target that works.
-pub const TOLERATED_FAULTS: u32 = 3;
+pub(crate) const TOLERATED_FAULTS: u32 = 3;
 
 /// Identifies a target by its position in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,27 +58,27 @@ impl<Faults> Targets<Faults> {
     }
 
     /// Counts a connection that is about to be opened.
-    pub fn add_connection(&mut self, id: TargetId) {
+    pub(crate) fn add_connection(&mut self, id: TargetId) {
         self.target_mut(id).connections += 1;
     }
 
-    pub fn remove_connection(&mut self, id: TargetId) {
+    pub(crate) fn remove_connection(&mut self, id: TargetId) {
         let target = self.target_mut(id);
         target.connections = target.connections.saturating_sub(1);
     }
 
     /// Counts a device that the broker has accepted there.
-    pub fn add_client(&mut self, id: TargetId) {
+    pub(crate) fn add_client(&mut self, id: TargetId) {
         self.target_mut(id).clients += 1;
     }
 
-    pub fn remove_client(&mut self, id: TargetId) {
+    pub(crate) fn remove_client(&mut self, id: TargetId) {
         let target = self.target_mut(id);
         target.clients = target.clients.saturating_sub(1);
     }
 
     /// Notes that the target has answered, whatever the answer was.
-    pub fn mark_answered(&mut self, id: TargetId) {
+    pub(crate) fn mark_answered(&mut self, id: TargetId) {
         let target = self.target_mut(id);
         if !std::mem::replace(&mut target.answered, true) {
             info!(broker = target.name, "broker available");
@@ -87,7 +87,7 @@ impl<Faults> Targets<Faults> {
     }
 
     /// Makes the target unavailable, so that no device is sent there.
-    pub fn mark_down(&mut self, id: TargetId, fault: String) {
+    pub(crate) fn mark_down(&mut self, id: TargetId, fault: String) {
         let target = self.target_mut(id);
         warn!(broker = target.name, "broker unavailable: {fault}");
         target.health = Health::Down { fault };
@@ -95,7 +95,7 @@ impl<Faults> Targets<Faults> {
     }
 
     /// Returns whether the target was down until now.
-    pub fn mark_up(&mut self, id: TargetId) -> bool {
+    pub(crate) fn mark_up(&mut self, id: TargetId) -> bool {
         let target = self.target_mut(id);
         let was_down = !target.is_up();
         if was_down {
@@ -107,7 +107,7 @@ impl<Faults> Targets<Faults> {
     }
 
     /// Returns whether the health has changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
+    pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
@@ -146,11 +146,11 @@ impl<Faults> Targets<Faults> {
         self.targets.len()
     }
 
-    pub fn is_up(&self, id: TargetId) -> bool {
+    pub(crate) fn is_up(&self, id: TargetId) -> bool {
         self.targets.get(id.0).is_some_and(Target::is_up)
     }
 
-    pub fn any_up(&self) -> bool {
+    pub(crate) fn any_up(&self) -> bool {
         self.targets.iter().any(Target::is_up)
     }
 
@@ -176,7 +176,7 @@ impl<Faults> Targets<Faults> {
         &self.targets[id.0]
     }
 
-    pub fn target_mut(&mut self, id: TargetId) -> &mut Target<Faults> {
+    pub(crate) fn target_mut(&mut self, id: TargetId) -> &mut Target<Faults> {
         &mut self.targets[id.0]
     }
 }
@@ -186,7 +186,7 @@ impl<Faults> Target<Faults> {
         Self { name, health: Health::Up, answered: false, connections: 0, clients: 0, faults }
     }
 
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.health == Health::Up
     }
 
@@ -199,7 +199,7 @@ impl<Faults> Target<Faults> {
     }
 
     /// Returns the reason of a failed dial without the name of the target, which stands around it already.
-    pub fn without_name<'a>(&self, why: &'a str) -> &'a str {
+    pub(crate) fn without_name<'a>(&self, why: &'a str) -> &'a str {
         why.strip_prefix(self.name.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
     }
 }

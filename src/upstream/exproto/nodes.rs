@@ -106,7 +106,7 @@ impl Nodes {
         true
     }
 
-    pub fn probe_failed(&mut self, id: TargetId, fault: NodeFault<'_>) {
+    pub(crate) fn probe_failed(&mut self, id: TargetId, fault: NodeFault<'_>) {
         let node = self.target_mut(id);
         if !node.is_up() {
             let Outage { failed_probes, clients_lost, .. } = &mut node.faults.outage;
@@ -116,14 +116,14 @@ impl Nodes {
     }
 
     /// Notes a successful probe. Returns whether the node was unavailable until now.
-    pub fn probe_succeeded(&mut self, id: TargetId) -> bool {
+    pub(crate) fn probe_succeeded(&mut self, id: TargetId) -> bool {
         let faults = &mut self.target_mut(id).faults;
         (faults.untold, faults.unanswered) = (0, 0);
         self.mark_up(id)
     }
 
     /// Returns the nodes whose clients have to be moved now, each once per outage.
-    pub fn take_left(&mut self) -> Vec<TargetId> {
+    pub(crate) fn take_left(&mut self) -> Vec<TargetId> {
         if !self.any_up() {
             return Vec::new();
         }

@@ -49,26 +49,31 @@ impl Brokers {
     }
 
     /// Returns when the next address is due, to be tried or probed.
-    pub fn next_probe(&self) -> Option<Instant> {
+    pub(crate) fn next_probe(&self) -> Option<Instant> {
         self.iter().filter_map(|(_, broker)| broker.faults.next_probe).min()
     }
 
     /// Returns where a device goes next: an address whose turn to be tried has come, else as [`Targets::choose`] says.
-    pub fn try_or_choose(&mut self, now: Instant, before: Option<TargetId>, elsewhere: bool) -> Option<TargetId> {
+    pub(crate) fn try_or_choose(
+        &mut self,
+        now: Instant,
+        before: Option<TargetId>,
+        elsewhere: bool,
+    ) -> Option<TargetId> {
         self.due_down(now).or_else(|| self.choose(before, elsewhere))
     }
 
     /// Returns an unavailable address whose turn to be tried has come. The caller tries it.
-    pub fn due_down(&mut self, now: Instant) -> Option<TargetId> {
+    pub(crate) fn due_down(&mut self, now: Instant) -> Option<TargetId> {
         self.due(now, |broker| !broker.is_up())
     }
 
     /// Returns an available address whose next probe is due. The caller probes it.
-    pub fn due_up(&mut self, now: Instant) -> Option<TargetId> {
+    pub(crate) fn due_up(&mut self, now: Instant) -> Option<TargetId> {
         self.due(now, Target::is_up)
     }
 
-    pub fn is_due_down(&self, now: Instant) -> bool {
+    pub(crate) fn is_due_down(&self, now: Instant) -> bool {
         self.iter().any(|(_, broker)| !broker.is_up() && broker.faults.is_due(now))
     }
 
@@ -79,12 +84,12 @@ impl Brokers {
     }
 
     /// Makes the first probe of all addresses due.
-    pub fn begin_probing(&mut self, now: Instant) {
+    pub(crate) fn begin_probing(&mut self, now: Instant) {
         self.iter_mut().for_each(|(_, broker)| broker.faults.next_probe = Some(now));
     }
 
     /// Plans the next probe of an address soon, after one that said nothing or left a doubt.
-    pub fn probe_soon(&mut self, now: Instant, id: TargetId) {
+    pub(crate) fn probe_soon(&mut self, now: Instant, id: TargetId) {
         let faults = &mut self.target_mut(id).faults;
         let soon = now + PROBE_INTERVAL;
         faults.next_probe = Some(faults.next_probe.map_or(soon, |at| at.min(soon)));
@@ -109,7 +114,7 @@ impl Brokers {
     }
 
     /// Notes that the address accepted a connection. Returns whether it was unavailable.
-    pub fn accepts(&mut self, now: Instant, id: TargetId) -> bool {
+    pub(crate) fn accepts(&mut self, now: Instant, id: TargetId) -> bool {
         let was_down = self.mark_up(id);
         if was_down {
             let broker = self.target_mut(id);

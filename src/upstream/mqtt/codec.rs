@@ -20,7 +20,7 @@ use super::reason::Reason;
 /// The content type of every payload.
 const JSON: &str = "application/json";
 /// Limits the messages of QoS 1 that the broker may send without an acknowledgement (Receive Maximum).
-pub const RECEIVE_MAXIMUM: u16 = 64;
+pub(crate) const RECEIVE_MAXIMUM: u16 = 64;
 /// Limits the bytes of a packet's length (MQTT 5.0 section 1.5.5).
 const LONGEST_LENGTH: usize = 4;
 
@@ -179,7 +179,7 @@ pub fn subscribe(version: ProtocolVersion, packet: PacketId, filter: &str, qos: 
 }
 
 /// Encodes the end of a session for version 3.1.1: nothing waits in it any more.
-pub fn unsubscribe_v311(packet: PacketId, filter: &str) -> Result<Vec<u8>, EncodeError> {
+pub(crate) fn unsubscribe_v311(packet: PacketId, filter: &str) -> Result<Vec<u8>, EncodeError> {
     let packet = v3_1_1::Unsubscribe::builder().packet_id(packet.0).entries(vec![filter])?.build()?;
     Ok(packet.to_continuous_buffer())
 }
@@ -220,7 +220,7 @@ pub fn publish(
 }
 
 /// Encodes PUBACK. Without a reason code, which means success, it is the same in both versions.
-pub fn puback(packet: PacketId) -> Vec<u8> {
+pub(crate) fn puback(packet: PacketId) -> Vec<u8> {
     let [high, low] = packet.0.to_be_bytes();
     vec![0x40, 2, high, low]
 }

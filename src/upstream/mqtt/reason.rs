@@ -58,14 +58,14 @@ pub enum Ending {
 
 impl Reason {
     pub const SUCCESS: Self = Self(0x00);
-    pub const UNSPECIFIED_ERROR: Self = Self(0x80);
-    pub const UNSUPPORTED_PROTOCOL_VERSION: Self = Self(0x84);
-    pub const CLIENT_IDENTIFIER_NOT_VALID: Self = Self(0x85);
-    pub const BAD_USER_NAME_OR_PASSWORD: Self = Self(0x86);
-    pub const NOT_AUTHORIZED: Self = Self(0x87);
-    pub const SERVER_UNAVAILABLE: Self = Self(0x88);
-    pub const BANNED: Self = Self(0x8a);
-    pub const QUOTA_EXCEEDED: Self = Self(0x97);
+    pub(crate) const UNSPECIFIED_ERROR: Self = Self(0x80);
+    pub(crate) const UNSUPPORTED_PROTOCOL_VERSION: Self = Self(0x84);
+    pub(crate) const CLIENT_IDENTIFIER_NOT_VALID: Self = Self(0x85);
+    pub(crate) const BAD_USER_NAME_OR_PASSWORD: Self = Self(0x86);
+    pub(crate) const NOT_AUTHORIZED: Self = Self(0x87);
+    pub(crate) const SERVER_UNAVAILABLE: Self = Self(0x88);
+    pub(crate) const BANNED: Self = Self(0x8a);
+    pub(crate) const QUOTA_EXCEEDED: Self = Self(0x97);
 
     /// Reads a reason code of SUBACK.
     pub fn subscription(self) -> Subscription {

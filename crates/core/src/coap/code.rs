@@ -18,7 +18,7 @@ impl Code {
 
     pub const CREATED: Code = Code::of(2, 1);
     pub const DELETED: Code = Code::of(2, 2);
-    pub const VALID: Code = Code::of(2, 3);
+    pub(crate) const VALID: Code = Code::of(2, 3);
     pub const CHANGED: Code = Code::of(2, 4);
     pub const CONTENT: Code = Code::of(2, 5);
     pub const CONTINUE: Code = Code::of(2, 31);

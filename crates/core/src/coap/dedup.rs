@@ -87,7 +87,7 @@ impl Deduplicator {
     }
 
     /// Sets the reply that duplicates of the newest message with this id get from now on.
-    pub fn set_reply(&mut self, peer: Peer, id: MessageId, reply: &[u8]) {
+    pub(crate) fn set_reply(&mut self, peer: Peer, id: MessageId, reply: &[u8]) {
         let newest = self.registered.newest(peer, id).or_else(|| self.unregistered.newest(peer, id));
         if let Some(received) = newest {
             received.reply = RememberedReply::Datagram(reply.into());

@@ -192,7 +192,7 @@ impl Endpoint {
     }
 
     /// Returns whether this message is a duplicate of a remembered one.
-    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+    pub(crate) fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
         self.exchanges.is_duplicate(now, peer, id, datagram)
     }
 
@@ -202,7 +202,7 @@ impl Endpoint {
     }
 
     /// Returns the request of the owner, or the observation, that messages with this token belong to.
-    pub fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+    pub(crate) fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
         let step = self.exchanges.named_by(peer, token)?;
         let transfer = self.steps.get(&step).copied().unwrap_or(step);
         Some(match self.transfers.get(transfer).map(|transfer| transfer.purpose) {
@@ -296,7 +296,7 @@ impl Endpoint {
 
     /// Answers like [`Endpoint::respond`], but a response that is no acknowledgement is not retransmitted: the peer is
     /// unknown, and its address may be forged.
-    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+    pub(crate) fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_by(now, id, response, Exchanges::respond_once);
     }
 
@@ -321,7 +321,7 @@ impl Endpoint {
     }
 
     /// Returns whether a request of ours, or the body of a notification, is in transfer.
-    pub fn is_transferring(&self) -> bool {
+    pub(crate) fn is_transferring(&self) -> bool {
         !self.transfers.is_empty()
     }
 

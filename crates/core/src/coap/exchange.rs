@@ -286,7 +286,7 @@ impl Exchanges {
     }
 
     /// Sends a further block of a transfer that the peer has begun to answer.
-    pub fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
+    pub(crate) fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
         let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
@@ -321,7 +321,7 @@ impl Exchanges {
     }
 
     /// Returns the exchange that a response with this token answers, or else the observation that it belongs to.
-    pub fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+    pub(crate) fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
         let expected = self.tokens.get(&(peer, token))?;
         expected.exchange.or(expected.observation)
     }
@@ -338,7 +338,7 @@ impl Exchanges {
 
     /// Answers like [`Exchanges::respond`], but a separate response is sent only once: the address of the peer may be
     /// forged.
-    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+    pub(crate) fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::NonConfirmable);
     }
 
@@ -367,13 +367,13 @@ impl Exchanges {
     }
 
     /// Sends a peer the acknowledgement that it waits for.
-    pub fn acknowledge_pending(&mut self, pending_ack: PendingAck) {
+    pub(crate) fn acknowledge_pending(&mut self, pending_ack: PendingAck) {
         self.acknowledge(pending_ack.peer, pending_ack.id, Kind::Confirmable);
     }
 
     /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces one that an
     /// earlier block began: notifications have the token of the last block.
-    pub fn adopt_observation(&mut self, step: ExchangeId, whole: ExchangeId) {
+    pub(crate) fn adopt_observation(&mut self, step: ExchangeId, whole: ExchangeId) {
         let Some(observation) = self.observations.remove(&step) else { return };
         let ExchangeObservation { peer, token, .. } = observation;
         if let Some(former) = self.observations.insert(whole, observation) {
@@ -392,7 +392,7 @@ impl Exchanges {
     }
 
     /// Returns whether this message is a duplicate of a remembered one.
-    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+    pub(crate) fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
         self.dedup.duplicate(now, peer, id, datagram).is_some()
     }
 

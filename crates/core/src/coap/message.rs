@@ -96,7 +96,7 @@ impl Response {
     }
 
     /// Returns a response with a diagnostic payload: short plain text for people (RFC 7252 section 5.5.2).
-    pub fn with_diagnostic(code: Code, text: &str) -> Self {
+    pub(crate) fn with_diagnostic(code: Code, text: &str) -> Self {
         Self { code, options: Options::new(), payload: text.as_bytes().to_vec() }
     }
 

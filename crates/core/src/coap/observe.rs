@@ -27,7 +27,7 @@ impl Freshness {
         Self { number, at, body: None }
     }
 
-    pub fn with_body(self, body: u64) -> Self {
+    pub(crate) fn with_body(self, body: u64) -> Self {
         Self { body: Some(body), ..self }
     }
 
@@ -40,7 +40,7 @@ impl Freshness {
     }
 
     /// Returns the freshness before the newest notification, so that a repetition of that notification is accepted.
-    pub fn without_newest(self) -> Self {
+    pub(crate) fn without_newest(self) -> Self {
         Self { number: self.number.wrapping_sub(1) & NUMBERS, ..self }
     }
 

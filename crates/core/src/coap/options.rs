@@ -34,8 +34,8 @@ pub mod format {
     pub const SENML_ETCH_CBOR: u16 = 322;
     pub const LEGACY_TEXT: u16 = 1541;
     pub const LEGACY_TLV: u16 = 1542;
-    pub const LEGACY_JSON: u16 = 1543;
-    pub const LEGACY_OPAQUE: u16 = 1544;
+    pub(crate) const LEGACY_JSON: u16 = 1543;
+    pub(crate) const LEGACY_OPAQUE: u16 = 1544;
     pub const TLV: u16 = 11542;
     pub const LWM2M_JSON: u16 = 11543;
     pub const LWM2M_CBOR: u16 = 11544;

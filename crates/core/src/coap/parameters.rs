@@ -64,7 +64,7 @@ impl Default for Parameters {
 
 impl Parameters {
     /// Returns MAX_TRANSMIT_SPAN, the longest time from the first transmission of a confirmable message to its last.
-    pub fn max_transmit_span(&self) -> Duration {
+    pub(crate) fn max_transmit_span(&self) -> Duration {
         self.ack_timeout.mul_f64(self.ack_random_factor * (doublings(self.max_retransmit) - 1.0))
     }
 
@@ -79,7 +79,7 @@ impl Parameters {
     }
 
     /// Returns NON_LIFETIME, the same for non-confirmable messages.
-    pub fn non_lifetime(&self) -> Duration {
+    pub(crate) fn non_lifetime(&self) -> Duration {
         self.max_transmit_span() + self.max_latency
     }
 }

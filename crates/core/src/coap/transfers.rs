@@ -66,7 +66,7 @@ impl Transfer {
 
     /// Returns the request with the payload that a request of a further block of the answer repeats: that of a FETCH
     /// which went in one message.
-    pub fn repeated_request(&self) -> Request {
+    pub(crate) fn repeated_request(&self) -> Request {
         let payload = match &self.stage {
             Stage::Whole(payload) if self.request.method == Code::FETCH => payload.clone(),
             Stage::Whole(_) | Stage::Upload(_) => Vec::new(),
@@ -76,7 +76,7 @@ impl Transfer {
     }
 
     /// Whether blocks of another state of the resource would pass for blocks of this body.
-    pub fn may_mix(&self) -> bool {
+    pub(crate) fn may_mix(&self) -> bool {
         match &self.stage {
             Stage::Whole(_) | Stage::Upload(_) => false,
             Stage::Download(download) => !download.has_etag(),
@@ -91,7 +91,7 @@ impl Transfers {
     }
 
     /// Whether the peer of this transfer, which is not among these now, may hold what has come of its body.
-    pub fn has_room_for(&self, transfer: &Transfer) -> bool {
+    pub(crate) fn has_room_for(&self, transfer: &Transfer) -> bool {
         let others = self.held_by_peer.get(&transfer.peer).copied().unwrap_or_default();
         transfer.held() == 0 || others + transfer.held() <= self.share
     }

@@ -55,7 +55,7 @@ pub struct SentMessage {
 }
 
 impl SentMessage {
-    pub fn set_message_id(&mut self, id: MessageId) {
+    pub(crate) fn set_message_id(&mut self, id: MessageId) {
         // RFC 7252 section 3: the message id is the third and the fourth byte.
         if let Some(bytes) = self.datagram.get_mut(2..4) {
             bytes.copy_from_slice(&id.0.to_be_bytes());
@@ -98,7 +98,7 @@ impl Transmissions {
     }
 
     /// Begins anew with a message that was on its way to another address: it is due now.
-    pub fn begin_anew(
+    pub(crate) fn begin_anew(
         &mut self,
         now: Instant,
         key: MessageKey,

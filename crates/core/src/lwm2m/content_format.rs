@@ -100,12 +100,12 @@ impl ContentFormat {
     }
 
     /// Returns the format that a device means by this number, which may be that of a draft of LwM2M 1.0.
-    pub fn from_device(number: u16) -> Option<Self> {
+    pub(crate) fn from_device(number: u16) -> Option<Self> {
         TABLE.iter().find(|row| row.number == number || row.legacy == Some(number)).map(|row| row.format)
     }
 
     /// Returns the format with this name.
-    pub fn from_name(name: &str) -> Result<Self, UnknownFormat> {
+    pub(crate) fn from_name(name: &str) -> Result<Self, UnknownFormat> {
         let row = TABLE.iter().find(|row| row.name == name);
         row.map(|row| row.format).ok_or_else(|| UnknownFormat { name: name.chars().take(64).collect() })
     }
@@ -120,7 +120,7 @@ impl ContentFormat {
 
     /// Returns whether a payload can hold the values of everything at or below this path. An object or an instance has
     /// several values.
-    pub fn holds_values_of(self, path: Path) -> bool {
+    pub(crate) fn holds_values_of(self, path: Path) -> bool {
         match self.row().holds {
             Holds::OneValue => path.len() >= 3,
             Holds::Values | Holds::ValuesWithPaths => true,
@@ -129,22 +129,22 @@ impl ContentFormat {
     }
 
     /// Returns whether a payload can hold several values.
-    pub fn holds_several_values(self) -> bool {
+    pub(crate) fn holds_several_values(self) -> bool {
         matches!(self.row().holds, Holds::Values | Holds::ValuesWithPaths)
     }
 
     /// Returns whether a payload names the whole path of each value, as the answers to composite operations must.
-    pub fn names_paths(self) -> bool {
+    pub(crate) fn names_paths(self) -> bool {
         self.row().holds == Holds::ValuesWithPaths
     }
 
     /// Returns whether a payload can list paths without values, as the requests of composite operations do.
-    pub fn lists_paths(self) -> bool {
+    pub(crate) fn lists_paths(self) -> bool {
         self.is_senml()
     }
 
     /// Returns whether a payload consists of the records of RFC 8428 or RFC 8790.
-    pub fn is_senml(self) -> bool {
+    pub(crate) fn is_senml(self) -> bool {
         match self {
             Self::SenmlJson | Self::SenmlCbor | Self::SenmlEtchJson | Self::SenmlEtchCbor => true,
             Self::Text | Self::Link | Self::Opaque | Self::Cbor | Self::Tlv | Self::Lwm2mJson | Self::Lwm2mCbor => {
@@ -153,7 +153,7 @@ impl ContentFormat {
         }
     }
     /// Returns SenML for SenML-ETCH, which no answer may have, and any other format itself.
-    pub fn of_answers(self) -> Self {
+    pub(crate) fn of_answers(self) -> Self {
         match self {
             Self::SenmlEtchJson => Self::SenmlJson,
             Self::SenmlEtchCbor => Self::SenmlCbor,

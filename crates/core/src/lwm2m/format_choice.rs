@@ -123,7 +123,7 @@ impl Attempts {
 }
 
 /// Returns whether a payload of this format can hold these values for a request of this path.
-pub fn can_hold(format: ContentFormat, target: Path, values: &[Assignment]) -> bool {
+pub(crate) fn can_hold(format: ContentFormat, target: Path, values: &[Assignment]) -> bool {
     let is_single = matches!(values, [one] if one.path == target);
     match format {
         ContentFormat::Opaque => codec::is_single_opaque(target, values),

@@ -119,7 +119,7 @@ impl Model {
     }
 
     /// Returns the defined versions of this object if they explain why the device's version has no definition.
-    pub fn other_versions(&self, object: u16, version: ObjectVersion) -> OtherVersions {
+    pub(crate) fn other_versions(&self, object: u16, version: ObjectVersion) -> OtherVersions {
         OtherVersions(self.undefined_version(object, version))
     }
 
@@ -184,7 +184,7 @@ impl Object {
 
 impl Resource {
     /// Returns whether the resource can have a value. A resource that is only executed has none.
-    pub fn has_value(&self) -> bool {
+    pub(crate) fn has_value(&self) -> bool {
         self.resource_type.is_some() || !self.operations.execute
     }
 }

@@ -34,7 +34,7 @@ impl Number {
 
     /// Returns mantissa × 10^exponent: exact if it is a whole number of 64 bits, else the nearest double. Returns `None`
     /// if no double represents it.
-    pub fn decimal(mantissa: i128, exponent: i32) -> Option<Self> {
+    pub(crate) fn decimal(mantissa: i128, exponent: i32) -> Option<Self> {
         if let Some(exact) = shifted(mantissa, exponent) {
             return Some(Self::Whole(exact));
         }
@@ -60,7 +60,7 @@ impl Number {
     }
 
     /// Returns the sum: exact for whole numbers, else in doubles. Returns `None` if an exact sum has more than 128 bits.
-    pub fn plus(self, other: Number) -> Option<Self> {
+    pub(crate) fn plus(self, other: Number) -> Option<Self> {
         match (self.whole(), other.whole()) {
             (Some(one), Some(other)) => one.checked_add(other).map(Self::Whole),
             (None | Some(_), None) | (None, Some(_)) => Some(Self::Double(self.as_f64() + other.as_f64())),

@@ -97,7 +97,7 @@ impl Operation {
     }
 
     /// Returns the same operation with the formats that the command names.
-    pub fn with_formats(self, formats: Formats) -> Self {
+    pub(crate) fn with_formats(self, formats: Formats) -> Self {
         Self { formats, ..self }
     }
 

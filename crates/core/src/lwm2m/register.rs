@@ -142,7 +142,7 @@ impl Registration {
 
     /// Reads an Update and changes nothing. The cost of an Update without news is that of its own bytes, and of one
     /// comparison with the known object list.
-    pub fn read_update<'a>(
+    pub(crate) fn read_update<'a>(
         &self,
         request: &Request,
         rules: impl Into<RegistrationRules<'a>>,
@@ -192,7 +192,7 @@ impl Registration {
 
     /// Takes the count of unreadable parts of the link list. Only a Register and an Update that changed the list set
     /// it, so that a list which a device repeats is reported once.
-    pub fn take_left_out(&mut self) -> Option<LeftOut> {
+    pub(crate) fn take_left_out(&mut self) -> Option<LeftOut> {
         self.left_out.take()
     }
 
@@ -203,7 +203,7 @@ impl Registration {
     }
 
     /// Returns the approximate number of bytes that the registration will occupy once this Update is merged.
-    pub fn size_after(&self, update: &Update) -> usize {
+    pub(crate) fn size_after(&self, update: &Update) -> usize {
         let length = |newer: Option<&str>, older: Option<&str>| newer.or(older).map_or(0, str::len);
         let password = update.password.as_ref().or(self.password.as_ref());
         let others = update.others.as_ref().unwrap_or(&self.others);
@@ -218,7 +218,7 @@ impl Registration {
 
     /// Returns a copy with what payloads are decoded by: the endpoint name, the alternate path, and the versions of
     /// LwM2M and of the objects. It has no password, no query items and no links.
-    pub fn for_decoding(&self) -> Self {
+    pub(crate) fn for_decoding(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
             lifetime: self.lifetime,
@@ -234,7 +234,7 @@ impl Registration {
     }
 
     /// Sets the password, which serialization omits.
-    pub fn set_password(&mut self, password: Option<Secret>) {
+    pub(crate) fn set_password(&mut self, password: Option<Secret>) {
         self.password = password;
     }
 
@@ -254,7 +254,7 @@ impl Registration {
     }
 
     /// Returns the profile ID, which names the object list of the device (item `pid`, LwM2M Core 1.2 section 6.2.1).
-    pub fn profile_id(&self) -> Option<&str> {
+    pub(crate) fn profile_id(&self) -> Option<&str> {
         self.item("pid").filter(|pid| self.supports(Version::LWM2M_1_2) && !pid.is_empty())
     }
 
@@ -264,12 +264,12 @@ impl Registration {
     }
 
     /// Sets the object list of a device that named it by its profile ID.
-    pub fn adopt_objects(&mut self, objects: ObjectList) {
+    pub(crate) fn adopt_objects(&mut self, objects: ObjectList) {
         self.objects = Some(objects);
     }
 
     /// Drops the attributes of the links, which an earlier process may have kept for reports.
-    pub fn forget_attributes(&mut self) {
+    pub(crate) fn forget_attributes(&mut self) {
         if let Some(objects) = &mut self.objects {
             objects.attributes.clear();
         }
@@ -286,7 +286,7 @@ impl Registration {
     }
 
     /// Returns whether the device registered as this version of LwM2M or a newer one.
-    pub fn supports(&self, lwm2m: Version) -> bool {
+    pub(crate) fn supports(&self, lwm2m: Version) -> bool {
         self.lwm2m() >= lwm2m
     }
 
@@ -296,7 +296,7 @@ impl Registration {
     }
 
     /// Returns whether the item `Q` was given (LwM2M 1.1).
-    pub fn queue_item(&self) -> bool {
+    pub(crate) fn queue_item(&self) -> bool {
         self.queue
     }
 
@@ -313,7 +313,7 @@ impl Registration {
 
     /// Returns the attributes of each link that has any, by its target, if they are kept. The root link has the target
     /// `/`.
-    pub fn object_attributes(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
+    pub(crate) fn object_attributes(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
         static NONE: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         self.objects.as_ref().map_or(&NONE, |objects| &objects.attributes)
     }
@@ -324,18 +324,18 @@ impl Registration {
     }
 
     /// Returns the alternate path with a slash in front and none behind, or an empty text for the root.
-    pub fn alternate_prefix(&self) -> String {
+    pub(crate) fn alternate_prefix(&self) -> String {
         self.alternate_segments().map(|segment| format!("/{segment}")).collect()
     }
 
     /// Returns the segments of the alternate path, which every request path begins with.
-    pub fn alternate_segments(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn alternate_segments(&self) -> impl Iterator<Item = &str> {
         let path = self.alternate_path().unwrap_or("/");
         path.split('/').filter(|segment| !segment.is_empty())
     }
 
     /// Removes the alternate path from the front of a path that the device wrote.
-    pub fn without_alternate_path<'p>(&self, path: &'p str) -> &'p str {
+    pub(crate) fn without_alternate_path<'p>(&self, path: &'p str) -> &'p str {
         without_prefix(path, self.alternate_path().unwrap_or("/"))
     }
 
@@ -345,7 +345,7 @@ impl Registration {
     }
 
     /// Returns the content formats that the link of this object announces, or else those of the root link.
-    pub fn object_formats(&self, object: u16) -> FormatSet {
+    pub(crate) fn object_formats(&self, object: u16) -> FormatSet {
         let own = self.objects.as_ref().and_then(|objects| objects.object_formats.get(&object));
         own.copied().unwrap_or(self.formats())
     }
@@ -365,7 +365,7 @@ impl Registration {
     }
 
     /// Returns the objects that have an attribute `ver`, in the order of their ids.
-    pub fn versioned_objects(&self) -> impl Iterator<Item = u16> + '_ {
+    pub(crate) fn versioned_objects(&self) -> impl Iterator<Item = u16> + '_ {
         self.objects.iter().flat_map(|objects| objects.versions.keys().copied())
     }
 
@@ -393,7 +393,7 @@ impl Update {
     }
 
     /// Returns whether the Update sets another lifetime.
-    pub fn changes_lifetime(&self) -> bool {
+    pub(crate) fn changes_lifetime(&self) -> bool {
         self.lifetime.is_some()
     }
 

@@ -27,7 +27,7 @@ impl Texts {
     }
 
     /// Releases the spare capacity.
-    pub fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.text.shrink_to_fit();
         self.ends.shrink_to_fit();
     }

@@ -97,7 +97,7 @@ impl Value {
 }
 
 /// Reads base64 in either alphabet, with or without padding. Blanks and line breaks are ignored.
-pub fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
+pub(crate) fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
     let blank = |character: char| character.is_ascii_whitespace();
     let text = if text.contains(blank) { Cow::Owned(text.replace(blank, "")) } else { Cow::Borrowed(text) };
     let other_alphabet = text.contains(['-', '_']);
@@ -106,7 +106,7 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
 }
 
 /// Removes the blanks around the text of a number, a boolean or a link, and the NUL of a C string.
-pub fn without_blanks(text: &str) -> &str {
+pub(crate) fn without_blanks(text: &str) -> &str {
     text.trim_matches(|character: char| character.is_ascii_whitespace() || character == '\0')
 }
 
@@ -140,7 +140,7 @@ impl ResourceType {
 
     /// Returns whether a value of one type can stand for one of the other if nothing of it is lost: numbers for
     /// numbers, text for text.
-    pub fn is_related_to(self, other: ResourceType) -> bool {
+    pub(crate) fn is_related_to(self, other: ResourceType) -> bool {
         self.family() == other.family()
     }
 

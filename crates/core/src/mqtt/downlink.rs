@@ -47,7 +47,7 @@ pub struct CommandContext<'a> {
 }
 
 /// Adds the MQTT properties of a command. A response topic that cannot be published to is ignored.
-pub fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<ResponseTopic>) -> Command {
+pub(crate) fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<ResponseTopic>) -> Command {
     let expiry = [command.expiry, expiry].into_iter().flatten().min();
     let reply = reply.filter(|reply| is_response_topic(&reply.topic)).map(|reply| Box::new(Reply::Topic(reply)));
     Command { expiry, reply, ..command }
@@ -64,14 +64,14 @@ pub fn parse(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Ref
 }
 
 /// Reads a command of the console for a device. Its answers and notifications contain `"origin":"console"`.
-pub fn parse_console(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
+pub(crate) fn parse_console(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
     let command = parse(payload, context)?;
     let echo = command.echo.with_text("origin", "console");
     Ok(Command { echo, ..command })
 }
 
 /// Interprets a command whose JSON has been read before.
-pub fn interpret(echo: Echo, context: CommandContext<'_>) -> Result<Command, Refusal> {
+pub(crate) fn interpret(echo: Echo, context: CommandContext<'_>) -> Result<Command, Refusal> {
     match echo.known_members() {
         Ok(members) => interpret_members(echo, &members, context),
         Err(reason) => Err(Refusal { echo, reason }),

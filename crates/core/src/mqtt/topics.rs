@@ -221,7 +221,7 @@ impl Translators {
 }
 
 /// Rejects a text that a broker may not accept. The broker would close the connection instead of rejecting the text.
-pub fn check_text(what: &str, text: &str) -> Result<(), TopicError> {
+pub(crate) fn check_text(what: &str, text: &str) -> Result<(), TopicError> {
     if is_allowed(text) {
         return Ok(());
     }
@@ -230,7 +230,7 @@ pub fn check_text(what: &str, text: &str) -> Result<(), TopicError> {
 
 /// Returns whether every broker accepts the text by its length and its characters. Control characters and
 /// non-characters are not accepted (MQTT 5 section 1.5.4).
-pub fn is_allowed(text: &str) -> bool {
+pub(crate) fn is_allowed(text: &str) -> bool {
     let is_noncharacter = |code: u32| code & 0xfffe == 0xfffe || (0xfdd0..=0xfdef).contains(&code);
     text.len() <= MAX_TOPIC
         && !text.chars().any(|character| character.is_control() || is_noncharacter(character.into()))

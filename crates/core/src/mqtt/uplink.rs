@@ -99,7 +99,7 @@ fn send_outcome(outcome: &Outcome) -> Vec<u8> {
 }
 
 /// Returns the name of a code in `codeMsg`.
-pub fn code_message(code: Code) -> &'static str {
+pub(crate) fn code_message(code: Code) -> &'static str {
     match code {
         Code::CREATED => "created",
         Code::DELETED => "deleted",

@@ -33,7 +33,7 @@ impl DeferredAcks {
     }
 
     /// Removes the one with the oldest ticket.
-    pub fn remove_oldest(&mut self) -> Option<DeferredAck> {
+    pub(crate) fn remove_oldest(&mut self) -> Option<DeferredAck> {
         let (_, oldest) = self.by_ticket.pop_first()?;
         self.counted.set(self.by_ticket.len());
         Some(oldest)

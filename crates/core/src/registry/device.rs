@@ -169,7 +169,7 @@ impl Device {
     }
 
     /// Records a valid message of the device: its awake window and its lifetime begin again.
-    pub fn heard_from(&mut self, now: Instant) {
+    pub(crate) fn heard_from(&mut self, now: Instant) {
         self.last_heard = now;
     }
 
@@ -191,7 +191,7 @@ impl Device {
     }
 
     /// Sets how long the device stays awake after a message: an Update may change it.
-    pub fn set_awake_window(&mut self, window: Option<Duration>) {
+    pub(crate) fn set_awake_window(&mut self, window: Option<Duration>) {
         self.awake_window = window;
     }
 
@@ -235,12 +235,12 @@ impl Device {
     }
 
     /// Counts the device among those that are asleep, because its awake window was checked and is over.
-    pub fn fall_asleep(&mut self) {
+    pub(crate) fn fall_asleep(&mut self) {
         self.asleep.set(1);
     }
 
     /// Counts the device among those that are awake. Returns whether it was asleep.
-    pub fn wake_up(&mut self) -> bool {
+    pub(crate) fn wake_up(&mut self) -> bool {
         let was_asleep = self.asleep.amount() > 0;
         if was_asleep {
             self.asleep.set(0);
@@ -284,18 +284,18 @@ impl Device {
         self.in_flight.as_deref()
     }
 
-    pub fn in_flight_mut(&mut self) -> Option<&mut InFlight> {
+    pub(crate) fn in_flight_mut(&mut self) -> Option<&mut InFlight> {
         self.in_flight.as_deref_mut()
     }
 
     /// Removes and returns the command in flight, whose exchange has ended.
-    pub fn take_in_flight(&mut self) -> Option<InFlight> {
+    pub(crate) fn take_in_flight(&mut self) -> Option<InFlight> {
         self.in_flight.take().map(|in_flight| *in_flight)
     }
 
     /// Returns the time at which the registration expires without another message; `longest` replaces a lifetime of
     /// zero.
-    pub fn lifetime_ends(&self, longest: Duration) -> Instant {
+    pub(crate) fn lifetime_ends(&self, longest: Duration) -> Instant {
         let lifetime = self.registration.lifetime;
         self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
     }

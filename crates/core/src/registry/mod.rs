@@ -44,7 +44,7 @@ impl Location {
     const LENGTH: usize = 12;
 
     /// Six bits of each byte are used.
-    pub fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
+    pub(crate) fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
     }
 
@@ -126,7 +126,7 @@ impl Registry {
     }
 
     /// Returns how many registered devices speak from there.
-    pub fn devices_at(&self, peer: Peer) -> usize {
+    pub(crate) fn devices_at(&self, peer: Peer) -> usize {
         self.at_peer.get(&peer).map_or(0, SmallVec::len)
     }
 
@@ -150,11 +150,11 @@ impl Registry {
         named.take_while(move |(name, _)| name.starts_with(prefix)).filter_map(|(_, id)| self.device(*id))
     }
 
-    pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
+    pub(crate) fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
         self.devices.values_mut().map(AsMut::as_mut)
     }
 
-    pub fn device_mut(&mut self, id: RegistrationId) -> Option<&mut Device> {
+    pub(crate) fn device_mut(&mut self, id: RegistrationId) -> Option<&mut Device> {
         self.devices.get_mut(&id).map(AsMut::as_mut)
     }
 
@@ -162,19 +162,19 @@ impl Registry {
         self.devices.get(&id).map(AsRef::as_ref)
     }
 
-    pub fn device_by_endpoint(&self, endpoint: &str) -> Option<&Device> {
+    pub(crate) fn device_by_endpoint(&self, endpoint: &str) -> Option<&Device> {
         self.device(self.id_by_endpoint(endpoint)?)
     }
 
-    pub fn device_by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Device> {
+    pub(crate) fn device_by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Device> {
         self.device_mut(self.id_by_endpoint(endpoint)?)
     }
 
-    pub fn id_by_endpoint(&self, endpoint: &str) -> Option<RegistrationId> {
+    pub(crate) fn id_by_endpoint(&self, endpoint: &str) -> Option<RegistrationId> {
         self.by_endpoint.get(endpoint).copied()
     }
 
-    pub fn id_by_location(&self, location: &str) -> Option<RegistrationId> {
+    pub(crate) fn id_by_location(&self, location: &str) -> Option<RegistrationId> {
         self.by_location.get(location).copied()
     }
 

@@ -74,7 +74,7 @@ pub enum Grouping {
 }
 
 impl Grouping {
-    pub fn is_single(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         *self == Self::Single
     }
 }
@@ -139,7 +139,7 @@ impl DeviceObservations {
 
     /// Takes what `auto_observe` has to ask for next. A composite observation has at most `composite_paths` paths. What
     /// an application observes meanwhile is skipped.
-    pub fn next_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
+    pub(crate) fn next_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
         if self.pending.is_empty() {
             return None;
         }
@@ -179,11 +179,11 @@ impl DeviceObservations {
 
     /// Whether the device may be asked to observe these paths: it does already, or it has fewer than `limit`
     /// observations.
-    pub fn has_room_for(&self, paths: &ObservedPaths, limit: usize) -> bool {
+    pub(crate) fn has_room_for(&self, paths: &ObservedPaths, limit: usize) -> bool {
         self.exchange_of(paths).is_some() || self.accepted.len() < limit
     }
 
-    pub fn exchange_of(&self, paths: &ObservedPaths) -> Option<ExchangeId> {
+    pub(crate) fn exchange_of(&self, paths: &ObservedPaths) -> Option<ExchangeId> {
         self.accepted.iter().find(|(_, observation)| observation.paths == *paths).map(|(exchange, _)| *exchange)
     }
 

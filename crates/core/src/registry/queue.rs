@@ -63,7 +63,7 @@ impl PendingCommand {
     }
 
     /// Returns when a command that arrived now expires. `default_expiry` applies if the command has no `ttl`.
-    pub fn expiry_of(now: Instant, command: &Command, default_expiry: Duration) -> Instant {
+    pub(crate) fn expiry_of(now: Instant, command: &Command, default_expiry: Duration) -> Instant {
         now + command.expiry.unwrap_or(default_expiry).min(LONGEST_EXPIRY)
     }
 }
@@ -96,7 +96,7 @@ impl CommandQueue {
     }
 
     /// Takes out the commands that waited too long, in their order.
-    pub fn take_expired(&mut self, now: Instant) -> Vec<Command> {
+    pub(crate) fn take_expired(&mut self, now: Instant) -> Vec<Command> {
         let (expired, kept) =
             std::mem::take(&mut self.commands).into_iter().partition(|waiting| waiting.expires <= now);
         self.commands = kept;

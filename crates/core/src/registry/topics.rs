@@ -36,7 +36,7 @@ impl Topics {
     }
 
     /// Replaces its ends by `common` if they are equal. Otherwise they become the common ones.
-    pub fn share_ends(&mut self, common: &mut Arc<TopicEnds>) {
+    pub(crate) fn share_ends(&mut self, common: &mut Arc<TopicEnds>) {
         if self.ends == *common {
             self.ends = Arc::clone(common);
         } else {
@@ -75,7 +75,7 @@ impl Topics {
     }
 
     /// Returns whether the presence of the device is published.
-    pub fn has_status(&self) -> bool {
+    pub(crate) fn has_status(&self) -> bool {
         self.ends.status.is_some()
     }
 

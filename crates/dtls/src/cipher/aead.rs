@@ -9,8 +9,8 @@ use ccm::consts::{U8, U12, U16};
 
 use super::{Authenticated, DirectionKeys};
 
-pub const IMPLICIT_IV: usize = 4;
-pub const EXPLICIT_NONCE: usize = 8;
+pub(crate) const IMPLICIT_IV: usize = 4;
+pub(crate) const EXPLICIT_NONCE: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aead {
@@ -23,7 +23,7 @@ pub enum Aead {
 }
 
 impl Aead {
-    pub fn tag_length(self) -> usize {
+    pub(crate) fn tag_length(self) -> usize {
         match self {
             Self::Aes128Ccm8 | Self::Aes256Ccm8 => 8,
             Self::Aes128Ccm | Self::Aes256Ccm | Self::Aes128Gcm | Self::Aes256Gcm => 16,

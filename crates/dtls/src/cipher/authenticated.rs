@@ -33,7 +33,7 @@ impl Authenticated {
 
     /// Appends the length: of the plaintext for an AEAD, of IV and ciphertext for encrypt-then-MAC (RFC 7366 section
     /// 3).
-    pub fn with_length(&self, length: usize) -> SmallVec<[u8; 48]> {
+    pub(crate) fn with_length(&self, length: usize) -> SmallVec<[u8; 48]> {
         let mut bytes = self.bytes.clone();
         bytes.extend_from_slice(&(length as u16).to_be_bytes());
         bytes

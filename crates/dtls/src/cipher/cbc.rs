@@ -19,7 +19,7 @@ pub enum Cbc {
 
 impl Cbc {
     /// Returns the length of the MAC, which is the length of its key too.
-    pub fn tag_length(self) -> usize {
+    pub(crate) fn tag_length(self) -> usize {
         match self {
             Self::Aes128Sha256 => 32,
             Self::Aes256Sha384 => 48,

@@ -70,7 +70,7 @@ impl RecordKeys {
     }
 
     /// Keys as [`RecordKeys::block`] gave them; None if they are too few or too many for the suite.
-    pub fn from_block(suite: Suite, block: &[u8]) -> Option<Self> {
+    pub(crate) fn from_block(suite: Suite, block: &[u8]) -> Option<Self> {
         (block.len() == suite.key_block_length()).then(|| Self { suite, block: Zeroizing::new(block.into()) })
     }
 

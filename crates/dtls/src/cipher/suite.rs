@@ -35,7 +35,7 @@ impl Suite {
 
     /// Returns the suite of a cipher suite number in IANA's registry. Key exchanges: PSK, DHE_PSK, ECDHE_PSK,
     /// ECDHE_ECDSA, ECDHE_RSA.
-    pub fn from_iana(number: u16) -> Option<Self> {
+    pub(crate) fn from_iana(number: u16) -> Option<Self> {
         match number {
             0xC0A8 | 0xC0AA | 0xD003 | 0xC0AE => Some(Self::Aes128Ccm8),
             0xC0A4 | 0xC0A6 | 0xD005 | 0xC0AC => Some(Self::Aes128Ccm),
@@ -49,7 +49,7 @@ impl Suite {
         }
     }
 
-    pub fn is_cbc(self) -> bool {
+    pub(crate) fn is_cbc(self) -> bool {
         matches!(self.mode(), Mode::Cbc(_))
     }
 

@@ -86,11 +86,11 @@ impl OpenSslHandshake {
     }
 
     /// Takes the datagrams that OpenSSL has written since the last call. Each has one or more records.
-    pub fn take_written(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn take_written(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.stream.get_mut().written)
     }
 
-    pub fn set_key(&mut self, key: PskKey, ticket_note: Vec<u8>) {
+    pub(crate) fn set_key(&mut self, key: PskKey, ticket_note: Vec<u8>) {
         let mut negotiation = self.negotiation.lock();
         negotiation.key = Some(key);
         negotiation.ticket_note = Some(ticket_note);
@@ -111,7 +111,7 @@ impl OpenSslHandshake {
     }
 
     /// Returns how the session was resumed; `None` for a full handshake.
-    pub fn resumed_by(&self) -> Option<ResumedBy> {
+    pub(crate) fn resumed_by(&self) -> Option<ResumedBy> {
         let ssl = self.stream.ssl();
         if !ssl.session_reused() {
             return None;
@@ -127,7 +127,7 @@ impl OpenSslHandshake {
     }
 
     /// Returns the note in the ticket that binds its session to a key.
-    pub fn ticket_note(&self) -> &[u8] {
+    pub(crate) fn ticket_note(&self) -> &[u8] {
         self.stream.ssl().session().map_or(&[], ffi::ticket_note)
     }
 
@@ -143,7 +143,7 @@ impl OpenSslHandshake {
     }
 
     /// Returns whether ChangeCipherSpec is expected next. OpenSSL drops one that arrives earlier.
-    pub fn awaits_change_cipher_spec(&self) -> bool {
+    pub(crate) fn awaits_change_cipher_spec(&self) -> bool {
         let ssl = self.stream.ssl();
         match ssl.state_string() {
             READ_KEY_EXCHANGE => !self.has_certificate(),
@@ -154,7 +154,7 @@ impl OpenSslHandshake {
     }
 
     /// Returns the identity of the client after a finished handshake without PSK.
-    pub fn certificate_identity(&self, acceptor: &Acceptor) -> Identity {
+    pub(crate) fn certificate_identity(&self, acceptor: &Acceptor) -> Identity {
         acceptor.trust().identity(self.stream.ssl())
     }
 

@@ -108,15 +108,15 @@ const CLOSE_NOTIFY: u8 = 0;
 /// `SSL_R_`: the reasons that OpenSSL gives (`sslerr.h`).
 mod reason {
     pub const INTERNAL_ERROR: i32 = 68;
-    pub const NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
-    pub const BAD_SIGNATURE: i32 = 123;
-    pub const CERTIFICATE_VERIFY_FAILED: i32 = 134;
-    pub const DIGEST_CHECK_FAILED: i32 = 149;
-    pub const NO_SHARED_CIPHER: i32 = 193;
-    pub const PEER_DID_NOT_RETURN_A_CERTIFICATE: i32 = 199;
-    pub const PSK_IDENTITY_NOT_FOUND: i32 = 223;
-    pub const NO_SHARED_SIGNATURE_ALGORITHMS: i32 = 376;
-    pub const NO_SHARED_GROUPS: i32 = 410;
+    pub(crate) const NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
+    pub(crate) const BAD_SIGNATURE: i32 = 123;
+    pub(crate) const CERTIFICATE_VERIFY_FAILED: i32 = 134;
+    pub(crate) const DIGEST_CHECK_FAILED: i32 = 149;
+    pub(crate) const NO_SHARED_CIPHER: i32 = 193;
+    pub(crate) const PEER_DID_NOT_RETURN_A_CERTIFICATE: i32 = 199;
+    pub(crate) const PSK_IDENTITY_NOT_FOUND: i32 = 223;
+    pub(crate) const NO_SHARED_SIGNATURE_ALGORITHMS: i32 = 376;
+    pub(crate) const NO_SHARED_GROUPS: i32 = 410;
 }
 
 impl fmt::Display for HandshakeError {

@@ -15,7 +15,7 @@ pub(super) struct Flight {
 impl Flight {
     /// Creates a flight whose first record has this number: that of the hello that it answers, which is above all that
     /// were sent before.
-    pub fn starting_at(sequence: u64) -> Self {
+    pub(crate) fn starting_at(sequence: u64) -> Self {
         Self { records: Vec::new(), next_sequence: sequence }
     }
 

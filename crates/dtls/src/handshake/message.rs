@@ -84,7 +84,7 @@ impl Reassembly {
         (fragment.kind, fragment.sequence, fragment.length) == own && bytes == Some(fragment.body)
     }
 
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.missing == 0
     }
 

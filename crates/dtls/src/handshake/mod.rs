@@ -220,7 +220,7 @@ impl Handshake {
 
     /// Returns whether the client has answered the first flight. Until the handshake is finished that is no proof of who it
     /// is, but a client that only floods hellos does not do it.
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.answered
     }
 
@@ -559,8 +559,8 @@ impl Handshake {
 
 /// Alerts (RFC 5246 section 7.2, RFC 4279 section 6).
 mod alert {
-    pub const FATAL: u8 = 2;
-    pub const HANDSHAKE_FAILURE: u8 = 40;
+    pub(crate) const FATAL: u8 = 2;
+    pub(crate) const HANDSHAKE_FAILURE: u8 = 40;
     pub const INTERNAL_ERROR: u8 = 80;
-    pub const UNKNOWN_PSK_IDENTITY: u8 = 115;
+    pub(crate) const UNKNOWN_PSK_IDENTITY: u8 = 115;
 }

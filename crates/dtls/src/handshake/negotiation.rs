@@ -61,7 +61,7 @@ impl SharedNegotiation {
 
 impl Negotiation {
     /// Reads the extension of the ClientHello; `false` if it is malformed.
-    pub fn offer_connection_id(&mut self, extension: &[u8]) -> bool {
+    pub(crate) fn offer_connection_id(&mut self, extension: &[u8]) -> bool {
         let Some((&length, cid)) = extension.split_first() else { return false };
         let well_formed = usize::from(length) == cid.len();
         self.offered_cid = well_formed.then(|| cid.to_vec());
@@ -69,7 +69,7 @@ impl Negotiation {
     }
 
     /// Returns the extension of the ServerHello, if the client asked for it.
-    pub fn answer_connection_id(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn answer_connection_id(&mut self) -> Option<Vec<u8>> {
         self.offered_cid.as_ref()?;
         self.answered_cid = true;
         let OwnCid(own) = self.own_cid;

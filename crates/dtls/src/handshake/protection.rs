@@ -30,7 +30,7 @@ impl Protection {
     }
 
     /// Seals a record of the client again without its connection id and with the same sequence number.
-    pub fn seal_for_openssl(&self, record: DtlsRecord<'_>, opened: &OpenedRecord) -> Vec<u8> {
+    pub(crate) fn seal_for_openssl(&self, record: DtlsRecord<'_>, opened: &OpenedRecord) -> Vec<u8> {
         if record.content_type != ContentType::Tls12Cid {
             return record.bytes.to_vec();
         }
@@ -41,7 +41,7 @@ impl Protection {
     ///
     /// This is done without a connection id, too: OpenSSL's explicit nonce for GCM starts anywhere and could collide
     /// with ours, which is epoch and sequence number.
-    pub fn seal_for_client(&self, record: DtlsRecord<'_>) -> Option<Vec<u8>> {
+    pub(crate) fn seal_for_client(&self, record: DtlsRecord<'_>) -> Option<Vec<u8>> {
         let opened = self.keys.open(RecordWriter::Server, &record).ok()?;
         let cid = self.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);
         Some(self.seal(RecordWriter::Server, record.sequence, cid, &opened))

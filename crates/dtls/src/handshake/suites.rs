@@ -26,7 +26,7 @@ impl CipherSuite {
         ALL.iter().find(|suite| suite.id == id)
     }
 
-    pub fn by_name(name: &str) -> Option<&'static Self> {
+    pub(crate) fn by_name(name: &str) -> Option<&'static Self> {
         ALL.iter().find(|suite| suite.name == name || suite.standard_name == name)
     }
 
@@ -35,12 +35,12 @@ impl CipherSuite {
         Suite::from_iana(self.id).expect("no other suite is in the table")
     }
 
-    pub fn is_psk(&self) -> bool {
+    pub(crate) fn is_psk(&self) -> bool {
         self.authentication == Authentication::PreSharedKey
     }
 
     /// Returns whether the suite needs encrypt-then-MAC (RFC 7366): the records here do not support MAC-then-encrypt.
-    pub fn needs_encrypt_then_mac(&self) -> bool {
+    pub(crate) fn needs_encrypt_then_mac(&self) -> bool {
         self.records().is_cbc()
     }
 }

@@ -30,7 +30,7 @@ impl TicketKey {
         self.digest(identity, key).finalize().into_bytes().to_vec()
     }
 
-    pub fn belongs_to(&self, note: &[u8], identity: &PskIdentity, key: &PskKey) -> bool {
+    pub(crate) fn belongs_to(&self, note: &[u8], identity: &PskIdentity, key: &PskKey) -> bool {
         self.digest(identity, key).verify_slice(note).is_ok()
     }
 

@@ -55,7 +55,7 @@ impl Trust {
     }
 
     #[cfg_attr(not(raw_public_keys), expect(dead_code, reason = "there are no raw public keys"))]
-    pub fn has_keys(&self) -> bool {
+    pub(crate) fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
 

@@ -146,7 +146,7 @@ impl CertificateRequest {
         self
     }
 
-    pub fn with_ip_address(mut self, address: &str) -> Self {
+    pub(crate) fn with_ip_address(mut self, address: &str) -> Self {
         self.ip_addresses.push(address.to_owned());
         self
     }

@@ -10,7 +10,7 @@ use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslStream};
 use openssl_sys as sys;
 
 /// Disables OpenSSL's retransmissions: the test decides about time.
-pub fn never_retransmit(ssl: &SslRef) {
+pub(crate) fn never_retransmit(ssl: &SslRef) {
     extern "C" fn never(_ssl: *mut sys::SSL, _microseconds: c_uint) -> c_uint {
         c_uint::MAX
     }
@@ -18,7 +18,7 @@ pub fn never_retransmit(ssl: &SslRef) {
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
 }
 
-pub fn set_session(ssl: &mut SslRef, session: &SslSession) {
+pub(crate) fn set_session(ssl: &mut SslRef, session: &SslSession) {
     // SAFETY: sessions are used with the context that they are of: `DtlsClient::resume` passes both on.
     unsafe { ssl.set_session(session) }.expect("a session of this context");
 }
@@ -38,7 +38,7 @@ pub fn listen<S>(stream: &mut SslStream<S>) -> bool {
 
 /// Offers only raw public keys, of both sides (RFC 7250).
 #[cfg(raw_public_keys)]
-pub fn use_raw_public_keys(context: &mut SslContextBuilder) {
+pub(crate) fn use_raw_public_keys(context: &mut SslContextBuilder) {
     const TYPES: [u8; 1] = [2];
     // SAFETY: a living SSL_CTX; the bytes are copied.
     unsafe {
@@ -48,12 +48,12 @@ pub fn use_raw_public_keys(context: &mut SslContextBuilder) {
 }
 
 #[cfg(not(raw_public_keys))]
-pub fn use_raw_public_keys(_context: &mut SslContextBuilder) {
+pub(crate) fn use_raw_public_keys(_context: &mut SslContextBuilder) {
     panic!("this OpenSSL has no raw public keys");
 }
 
 #[cfg(raw_public_keys)]
-pub fn peer_raw_public_key(ssl: &SslRef) -> Option<Vec<u8>> {
+pub(crate) fn peer_raw_public_key(ssl: &SslRef) -> Option<Vec<u8>> {
     use openssl::pkey::{PKeyRef, Public};
     // SAFETY: a living SSL; the key belongs to its session, and is read at once.
     let key: &PKeyRef<Public> = unsafe {
@@ -67,7 +67,7 @@ pub fn peer_raw_public_key(ssl: &SslRef) -> Option<Vec<u8>> {
 }
 
 #[cfg(not(raw_public_keys))]
-pub fn peer_raw_public_key(_ssl: &SslRef) -> Option<Vec<u8>> {
+pub(crate) fn peer_raw_public_key(_ssl: &SslRef) -> Option<Vec<u8>> {
     None
 }
 

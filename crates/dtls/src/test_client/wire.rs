@@ -14,7 +14,7 @@ pub fn number(record: &mut [u8], next: &mut u64) {
 }
 
 /// The messages of a record in fragments, so that no record is longer than `mtu`. What is no handshake message stays whole.
-pub fn fragmented(record: &DtlsRecord<'_>, mtu: usize) -> Vec<Vec<u8>> {
+pub(crate) fn fragmented(record: &DtlsRecord<'_>, mtu: usize) -> Vec<Vec<u8>> {
     if record.content_type != ContentType::Handshake || record.bytes.len() <= mtu {
         return vec![record.bytes.to_vec()];
     }

@@ -63,7 +63,7 @@ struct AdapterConnectError(Arc<dyn Error + Send + Sync>);
 
 impl AdapterConnection {
     /// Takes the authority of an `http` URI. Opens nothing yet.
-    pub fn lazy(authority: Authority, connect_timeout: Duration) -> Self {
+    pub(crate) fn lazy(authority: Authority, connect_timeout: Duration) -> Self {
         Self(Arc::new(ConnectionSettings { authority, connect_timeout, attempt: Mutex::default() }))
     }
 

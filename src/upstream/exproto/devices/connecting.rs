@@ -82,7 +82,10 @@ impl ExProtoDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         // Where the broker was faster the device is past this.
         if let DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token }) = &device.state {
-            device.set_state(DeviceState::Connecting(ExProtoAttempt::Announced { anchor: *anchor, token: token.clone() }));
+            device.set_state(DeviceState::Connecting(ExProtoAttempt::Announced {
+                anchor: *anchor,
+                token: token.clone(),
+            }));
         }
     }
 

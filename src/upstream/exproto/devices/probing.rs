@@ -45,7 +45,7 @@ enum ProbeStage {
 
 impl ExProtoDevices {
     /// Begins the first probe of every node, before there are devices.
-    pub fn probe_all(&mut self, now: Instant) {
+    pub(crate) fn probe_all(&mut self, now: Instant) {
         (0..self.targets.len()).for_each(|index| self.begin_probe(now, TargetId(index)));
     }
 

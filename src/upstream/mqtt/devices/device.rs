@@ -127,7 +127,7 @@ impl DeviceState<MqttProtocol> {
         }
     }
 
-    pub fn open_mut(&mut self) -> Option<&mut OpenConnection> {
+    pub(crate) fn open_mut(&mut self) -> Option<&mut OpenConnection> {
         match self {
             Self::Connecting(MqttAttempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open),
             Self::Connecting(MqttAttempt::Dialing { .. } | MqttAttempt::Connecting { .. })

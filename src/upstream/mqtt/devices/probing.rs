@@ -40,7 +40,7 @@ impl MqttDevices {
     }
 
     /// Begins to probe every broker, before there is any device.
-    pub fn probe_all(&mut self, now: Instant) {
+    pub(crate) fn probe_all(&mut self, now: Instant) {
         self.targets.begin_probing(now);
         self.probe(now);
     }

@@ -112,12 +112,12 @@ impl Assemblies {
     }
 
     /// Returns a peer whose body made room for another one.
-    pub fn poll_evicted(&mut self) -> Option<Peer> {
+    pub(crate) fn poll_evicted(&mut self) -> Option<Peer> {
         self.evicted.pop()
     }
 
     /// Gives up bodies of unregistered peers, the oldest first, until all bodies have so many bytes at the most.
-    pub fn shrink_to(&mut self, bytes: usize) {
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
         while self.held > bytes
             && let Some(oldest) = self.oldest_of_unregistered()
         {

@@ -127,7 +127,7 @@ impl Concluded {
     }
 
     /// Returns a repetition that nothing will answer any more.
-    pub fn poll_orphan(&mut self) -> Option<RequestId> {
+    pub(crate) fn poll_orphan(&mut self) -> Option<RequestId> {
         self.orphans.pop()
     }
 

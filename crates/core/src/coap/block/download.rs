@@ -91,7 +91,7 @@ impl Download {
     }
 
     /// Returns the payload that the request of each further block repeats.
-    pub fn repeated_payload(&self) -> &[u8] {
+    pub(crate) fn repeated_payload(&self) -> &[u8] {
         &self.request.payload
     }
 
@@ -101,7 +101,7 @@ impl Download {
     }
 
     /// Whether a block of another state of the resource would be noticed.
-    pub fn has_etag(&self) -> bool {
+    pub(crate) fn has_etag(&self) -> bool {
         self.response.options.contains(number::ETAG)
     }
 

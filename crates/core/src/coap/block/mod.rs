@@ -60,10 +60,10 @@ pub enum BlockError {
 }
 
 impl BlockSize {
-    pub const LARGEST: BlockSize = BlockSize(6);
+    pub(crate) const LARGEST: BlockSize = BlockSize(6);
 
     /// The largest one of at most so many bytes; 16 bytes at the least.
-    pub fn at_most(bytes: usize) -> Self {
+    pub(crate) fn at_most(bytes: usize) -> Self {
         let exponent = bytes.clamp(16, 1024).ilog2() - 4;
         Self(exponent as u8)
     }
@@ -74,7 +74,7 @@ impl BlockSize {
 }
 
 impl Block {
-    pub const MAX_NUMBER: u32 = (1 << 20) - 1;
+    pub(crate) const MAX_NUMBER: u32 = (1 << 20) - 1;
 
     /// Reads the option of this number, if it is there.
     pub fn of(options: &Options, option: u16) -> Result<Option<Self>, BlockError> {

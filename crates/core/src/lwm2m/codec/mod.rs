@@ -194,7 +194,7 @@ pub fn encode_patches(format: ContentFormat, alternate_path: &str, patches: &[Pa
 }
 
 /// Writes a list of paths in a format that holds one: SenML or SenML-ETCH.
-pub fn encode_paths(format: ContentFormat, alternate_path: &str, paths: &[Path]) -> Vec<u8> {
+pub(crate) fn encode_paths(format: ContentFormat, alternate_path: &str, paths: &[Path]) -> Vec<u8> {
     let records = senml::of_paths(alternate_path, paths);
     if is_json(format) { senml_json::write(records) } else { senml_cbor::write(records) }
 }
@@ -204,7 +204,7 @@ fn is_json(format: ContentFormat) -> bool {
 }
 
 /// Returns whether a payload of this format can hold these patches.
-pub fn can_hold_patches(format: ContentFormat, patches: &[Patch]) -> bool {
+pub(crate) fn can_hold_patches(format: ContentFormat, patches: &[Patch]) -> bool {
     let has_removals = patches.iter().any(|patch| patch.value.is_none());
     match format {
         ContentFormat::SenmlEtchJson | ContentFormat::SenmlEtchCbor => true,
@@ -219,7 +219,7 @@ pub fn can_hold_patches(format: ContentFormat, patches: &[Patch]) -> bool {
 }
 
 /// Returns whether the values are one Opaque for the very resource of the request.
-pub fn is_single_opaque(target: Path, values: &[Assignment]) -> bool {
+pub(crate) fn is_single_opaque(target: Path, values: &[Assignment]) -> bool {
     matches!(values, [one] if one.path == target && matches!(one.value, Value::Opaque(_)))
 }
 

@@ -24,7 +24,7 @@ pub enum Scalar<'a> {
 impl Scalar<'_> {
     /// Returns the value for a resource of this type, or for one without definition. An error means that the payload is
     /// bad.
-    pub fn into_value(self, expected: Option<ResourceType>) -> Result<Value, ValueError> {
+    pub(crate) fn into_value(self, expected: Option<ResourceType>) -> Result<Value, ValueError> {
         let Some(expected) = expected else { return self.untyped() };
         match (self, expected) {
             (Self::Number(number), expected) => numeric(number, expected),

@@ -63,7 +63,7 @@ pub fn encode(elements: &[Tlv<'_>]) -> Vec<u8> {
 
 /// Returns the bytes of a value. Whole numbers are two's complement in the fewest of 1, 2, 4 or 8 bytes. This holds for
 /// an Unsigned Integer too, so that readers which know only signed ones read the same.
-pub fn encode_value(value: &Value) -> Cow<'_, [u8]> {
+pub(crate) fn encode_value(value: &Value) -> Cow<'_, [u8]> {
     match value {
         Value::String(text) | Value::CoreLink(text) => Cow::Borrowed(text.as_bytes()),
         Value::Integer(value) | Value::Time(value) => Cow::Owned(shortest(*value)),
@@ -78,7 +78,7 @@ pub fn encode_value(value: &Value) -> Cow<'_, [u8]> {
 }
 
 /// Reads the bytes of a resource of this type.
-pub fn decode_value(expected: ResourceType, bytes: &[u8]) -> Result<Value, ValueError> {
+pub(crate) fn decode_value(expected: ResourceType, bytes: &[u8]) -> Result<Value, ValueError> {
     let length = || ValueError::Length { expected, length: bytes.len() };
     match expected {
         ResourceType::String => text(bytes).map(Value::String),

@@ -61,9 +61,9 @@ const fn version(major: u16, minor: u16) -> Version {
 impl Version {
     pub const FIRST: Version = version(1, 0);
     /// The version 1.1 of LwM2M.
-    pub const LWM2M_1_1: Version = version(1, 1);
+    pub(crate) const LWM2M_1_1: Version = version(1, 1);
     /// The version 1.2 of LwM2M.
-    pub const LWM2M_1_2: Version = version(1, 2);
+    pub(crate) const LWM2M_1_2: Version = version(1, 2);
 }
 
 impl ObjectVersion {

@@ -12,7 +12,7 @@ use crate::lwm2m::value::{ResourceType, UnknownType};
 use super::{ModelError, Object, Operations, Range, Resource, Version, VersionError};
 
 /// Limits the size of a file. The largest file of the public registry has a quarter of it.
-pub const MAX_SIZE: usize = 1 << 20;
+pub(crate) const MAX_SIZE: usize = 1 << 20;
 const MAX_DEPTH: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
