@@ -13,6 +13,8 @@
 //! A request of a peer that comes in blocks becomes an event when it is complete; the response is cut into the blocks
 //! that the peer asks for.
 
+mod observations;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -26,12 +28,14 @@ use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
-use lwm2m_base::total::{Contribution, Total};
+use lwm2m_base::total::Total;
 
 use super::{
     CoapTableSizes, Code, ExchangeError, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request,
     Response, Token,
 };
+
+use observations::{EndpointObservation, WaitingNotification};
 
 /// An event of the endpoint for its owner: whole requests, responses and notifications.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,37 +113,6 @@ pub struct Endpoint {
     /// The Block options of requests that are not answered yet.
     requested: IdMap<RequestId, RequestedBlocks>,
     events: VecDeque<EndpointEvent>,
-}
-
-/// The request of an observation, with which further blocks of its notifications are fetched, and the notifications
-/// that wait while one is fetched. The exchanges have its token and its freshness.
-#[derive(Debug)]
-struct EndpointObservation {
-    peer: Peer,
-    /// Has a payload only if the requests of further blocks repeat it.
-    request: Request,
-    fetching: Option<ExchangeId>,
-    /// Whether the owner has received the first answer.
-    answered: bool,
-    waiting: WaitingNotifications,
-    /// Counts the notifications that were superseded in a row.
-    superseded: u32,
-}
-
-/// The notifications of one observation that wait, in order.
-#[derive(Debug)]
-struct WaitingNotifications {
-    queue: VecDeque<WaitingNotification>,
-    counted: Contribution,
-}
-
-#[derive(Debug)]
-struct WaitingNotification {
-    number: Option<u32>,
-    received: Result<Response, ExchangeError>,
-    pending_ack: Option<PendingAck>,
-    /// Whether it ends the observation.
-    over: bool,
 }
 
 /// The Block options of a peer's request.
@@ -627,186 +600,6 @@ impl Endpoint {
         let Some(id) = self.steps.remove(&step) else { return };
         let Some(transfer) = self.transfers.remove(id) else { return };
         self.complete(now, id, transfer.purpose, Err(error));
-    }
-
-    fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
-        let Some(observation) = self.observations.get(&id) else { return };
-        let fetched = if observation.answered { observation.fetching } else { Some(id) };
-        let ended = fetched.filter(|fetched| self.transfers.get(*fetched).is_some_and(Transfer::may_mix));
-        match ended {
-            Some(answer) if answer == id => {
-                let Some(notification) = self.answer_with(now, id, notification) else { return };
-                self.enqueue(id, notification);
-            }
-            Some(older) => {
-                self.supersede(id, older);
-                self.enqueue(id, notification);
-            }
-            None => self.enqueue(id, notification),
-        }
-        self.deliver_waiting(now, id);
-    }
-
-    /// Replaces the first answer, whose body is being fetched, by a newer notification. Returns the notification if it
-    /// cannot be the answer.
-    fn answer_with(
-        &mut self,
-        now: Instant,
-        id: ExchangeId,
-        notification: WaitingNotification,
-    ) -> Option<WaitingNotification> {
-        let WaitingNotification { number, received: Ok(response), pending_ack, over: false } = notification else {
-            return Some(notification);
-        };
-        let transfer = self.abandon(id)?;
-        self.acknowledge_undelivered(pending_ack);
-        let purpose = Purpose::Request { observing: number };
-        let stage = Stage::Whole(transfer.repeated_request().payload);
-        self.proceed(now, id, Transfer { purpose, stage, ..transfer }, response);
-        None
-    }
-
-    /// Ends the fetch of an older notification.
-    fn supersede(&mut self, id: ExchangeId, older: ExchangeId) {
-        let Some(transfer) = self.abandon(older) else { return };
-        if let Some(observation) = self.observations.get_mut(&id) {
-            observation.fetching = None;
-        }
-        if let Purpose::Notification { number, pending_ack, .. } = transfer.purpose {
-            self.superseded(id, number, pending_ack);
-        }
-    }
-
-    /// Reports a notification that a newer one has superseded. If that happens many times in a row it is reported as
-    /// failed, since applications then see no value at all.
-    fn superseded(&mut self, id: ExchangeId, number: Option<u32>, pending_ack: Option<PendingAck>) {
-        self.acknowledge_undelivered(pending_ack);
-        let Some(observation) = self.observations.get_mut(&id) else { return };
-        observation.superseded += 1;
-        self.events.push_back(if observation.superseded.is_multiple_of(Self::SUPERSEDED_BEFORE_FAILURE) {
-            let error = BlockError::Superseded.into();
-            EndpointEvent::NotificationFailed { observation: id, number, error, over: false }
-        } else {
-            EndpointEvent::NotificationSuperseded { observation: id }
-        });
-    }
-
-    fn enqueue(&mut self, id: ExchangeId, notification: WaitingNotification) {
-        let Some(observation) = self.observations.get_mut(&id) else { return };
-        observation.waiting.push_back(notification);
-        if observation.waiting.len() > Self::WAITING_NOTIFICATIONS
-            && let Some(WaitingNotification { number, pending_ack, over, .. }) = observation.waiting.pop_front()
-        {
-            let error = BlockError::TooMany.into();
-            self.events.push_back(EndpointEvent::NotificationFailed { observation: id, number, error, over });
-            self.acknowledge_undelivered(pending_ack);
-        }
-    }
-
-    /// Acknowledges a notification that was not delivered: its retransmission could not be delivered either.
-    fn acknowledge_undelivered(&mut self, pending_ack: Option<PendingAck>) {
-        if let Some(pending_ack) = pending_ack {
-            self.exchanges.acknowledge_pending(pending_ack);
-        }
-    }
-
-    /// Delivers the waiting notifications, up to one whose body has to be fetched first.
-    fn deliver_waiting(&mut self, now: Instant, id: ExchangeId) {
-        while let Some(observation) = self.observations.get_mut(&id)
-            && observation.answered
-            && observation.fetching.is_none()
-            && let Some(notification) = observation.waiting.pop_front()
-        {
-            let over = notification.over;
-            self.deliver(now, id, notification);
-            if over {
-                self.observations.remove(&id);
-            }
-        }
-    }
-
-    fn deliver(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
-        let WaitingNotification { number, received, pending_ack, over } = notification;
-        let Some(observation) = self.observations.get_mut(&id) else { return };
-        let request = || observation.request.clone();
-        let begun = received.and_then(|response| Download::begin(request, response, self.body_limit));
-        let error = match begun {
-            Ok(Begun::Complete(response)) => {
-                observation.superseded = 0;
-                return self.events.push_back(EndpointEvent::Notification {
-                    observation: id,
-                    number,
-                    response,
-                    pending_ack,
-                });
-            }
-            Ok(Begun::Partial(download, _)) if !download.has_etag() && !observation.waiting.is_empty() => {
-                return self.superseded(id, number, pending_ack);
-            }
-            Ok(Begun::Partial(download, request)) => {
-                let purpose = Purpose::Notification { observation: id, number, pending_ack };
-                match self.fetch(now, id, purpose, download, request) {
-                    Ok(()) => return,
-                    Err(error) => error.into(),
-                }
-            }
-            Err(error) => error,
-        };
-        self.events.push_back(EndpointEvent::NotificationFailed { observation: id, number, error, over });
-        self.acknowledge_undelivered(pending_ack);
-    }
-
-    /// Fetches the rest of the body of a notification.
-    fn fetch(
-        &mut self,
-        now: Instant,
-        id: ExchangeId,
-        purpose: Purpose,
-        download: Download,
-        next: Request,
-    ) -> Result<(), BlockError> {
-        let Some(observation) = self.observations.get(&id) else { return Ok(()) };
-        let peer = observation.peer;
-        let request = Request { payload: Vec::new(), ..observation.request.clone() };
-        let stage = Stage::Download(download);
-        let transfer = Transfer { peer, request, stage, step: id, purpose, acknowledged: false };
-        self.make_room_for(&transfer)?;
-        let step = self.exchanges.send_block(now, peer, &next);
-        if let Some(observation) = self.observations.get_mut(&id) {
-            observation.fetching = Some(step);
-        }
-        self.steps.insert(step, step);
-        self.transfers.insert(step, Transfer { step, ..transfer });
-        Ok(())
-    }
-}
-
-impl EndpointObservation {
-    /// Creates an observation whose first answer the owner has not received yet.
-    fn new(peer: Peer, request: Request, waiting: &Total) -> Self {
-        let waiting = WaitingNotifications { queue: VecDeque::new(), counted: waiting.add(0) };
-        Self { peer, request, fetching: None, answered: false, waiting, superseded: 0 }
-    }
-}
-
-impl WaitingNotifications {
-    fn push_back(&mut self, notification: WaitingNotification) {
-        self.queue.push_back(notification);
-        self.counted.set(self.queue.len());
-    }
-
-    fn pop_front(&mut self) -> Option<WaitingNotification> {
-        let first = self.queue.pop_front()?;
-        self.counted.set(self.queue.len());
-        Some(first)
-    }
-
-    fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty()
     }
 }
 
