@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::Frame;
 use serde::Deserialize;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::debug;
@@ -226,7 +227,9 @@ impl Drop for EventFeed {
     fn drop(&mut self) {
         let server = Arc::clone(&self.server);
         self.events.close();
-        tokio::spawn(async move {
+        // While the runtime shuts down the event loop has ended, too.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
             if let Err(silent) = server.sources.admin.control.send(DriverRequest::Unwatch).await {
                 debug!(%silent, "the event loop does not know of the end of an event stream");
             }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::runtime::Handle;
 use tracing::debug;
 
 use crate::driver::control::Control;
@@ -83,9 +84,10 @@ impl Streams {
     /// Tells the core whether this user has a stream of the device. The last message has the last state.
     fn tell(self: &Arc<Self>, key: &StreamKey) {
         let StreamKey { user, endpoint } = key.clone();
-        let Some(endpoint) = endpoint else { return };
+        // A stream may be dropped while the runtime shuts down: then nobody listens any more.
+        let Some((endpoint, runtime)) = endpoint.zip(Handle::try_current().ok()) else { return };
         let (streams, key) = (Arc::clone(self), key.clone());
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let _turn = streams.telling.lock().await;
             let is_open = streams.lock().contains_key(&key);
             if let Err(silent) = streams.control.stream_open(endpoint, user, is_open).await {
