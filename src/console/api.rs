@@ -101,7 +101,11 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(openapi));
     let emqx = OpenApiRouter::new()
         .routes(routes!(emqx::clients::clients))
-        .routes(routes!(emqx::clients::client, emqx::clients::kick));
+        .routes(routes!(emqx::clients::client, emqx::clients::kick))
+        .routes(routes!(emqx::commands::lookup))
+        .routes(routes!(emqx::commands::read))
+        .routes(routes!(emqx::commands::write))
+        .routes(routes!(emqx::commands::observe));
     OpenApiRouter::with_openapi(ApiDescription::openapi()).nest(BASE, api).nest(emqx::BASE, emqx)
 }
 

@@ -6,6 +6,7 @@
 
 mod client_document;
 pub mod clients;
+pub mod commands;
 mod error;
 
 pub use error::EmqxError;

@@ -151,7 +151,7 @@ fn console_address(program: &Program) -> Option<SocketAddr> {
     line.split_once("://")?.1.trim_end_matches('/').parse().ok()
 }
 
-fn wait_until(done: impl Fn() -> bool) {
+pub fn wait_until(done: impl Fn() -> bool) {
     let there = (0..400).any(|_| {
         let done = done();
         if !done {

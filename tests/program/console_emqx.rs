@@ -3,9 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lwm2m_core::coap::Code;
+use lwm2m_core::coap::options::{format, number};
 use serde_json::{Value, json};
 
-use crate::console::Answer;
+use crate::console::{Answer, exchange_with, wait_until};
 use crate::console_devices::TestConsole;
 
 const CLIENTS: &str = "/api/v5/gateways/lwm2m/clients";
@@ -141,4 +142,83 @@ async fn a_token_is_an_api_key_for_the_paths_of_emqx_and_for_no_others() {
     }
     assert_eq!(error(&console.ask("GET /api/v5/gateways")), (404, "NOT_FOUND".to_owned()));
     assert_eq!(error(&console.ask(&format!("POST {CLIENTS}"))), (405, "METHOD_NOT_ALLOWED".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_given_without_a_body_and_its_answer_is_looked_up_later() {
+    let console = TestConsole::start().await;
+    let device = console.register("b1", "");
+    let base = format!("{CLIENTS}/b1");
+    let lookup =
+        |action: &str, path: &str| console.ask(&format!("GET {base}/lookup?action={action}&path={path}")).json();
+    let nothing = json!({ "clientid": "b1", "action": "read", "path": "/3/0/0", "code": "6.01",
+        "codeMsg": "reply_not_received" });
+    assert_eq!(lookup("read", "/3/0/0"), nothing);
+
+    assert_eq!(console.ask(&format!("POST {base}/read?path=/3/0/0")).status, 204);
+    let read = device.expect_request(Code::GET, "/3/0/0");
+    assert_eq!(lookup("read", "/3/0/0"), nothing);
+    device.answer_text(&read, "Acme");
+    let answered = json!({ "clientid": "b1", "action": "read", "path": "/3/0/0", "code": "2.05", "codeMsg": "content",
+        "content": [{ "path": "/3/0/0", "value": "Acme" }] });
+    wait_until(|| lookup("read", "/3/0/0") == answered);
+    assert_eq!(lookup("read", "/3/0/1")["code"], "6.01");
+
+    assert_eq!(console.ask(&format!("POST {base}/write?path=/1/0/1&type=Integer&value=250")).status, 204);
+    let write = device.expect_request(Code::PUT, "/1/0/1");
+    device.answer(&write, Code::CHANGED, None);
+    let written =
+        json!({ "clientid": "b1", "action": "write", "path": "/1/0/1", "code": "2.04", "codeMsg": "changed" });
+    wait_until(|| lookup("write", "/1/0/1") == written);
+
+    // What another resource of the API asks is looked up as well.
+    let body = r#"{"msgType":"discover","data":{"path":"/3/0"}}"#;
+    let length = body.len().to_string();
+    let headers = [("Content-Type", "application/json"), ("Content-Length", length.as_str())];
+    let line = "POST /api/v1/devices/b1/commands";
+    let sent = exchange_with(console.connect(), "localhost", line, &headers, body.as_bytes());
+    assert_eq!(sent.status, 202, "{}", sent.body);
+    let discover = device.expect_request(Code::GET, "/3/0");
+    device.answer(&discover, Code::CONTENT, Some((format::LINK_FORMAT, b"</3/0>,</3/0/0>;pmin=5,</3/0/4>,</3/0/999>")));
+    wait_until(|| lookup("discover", "/3/0")["code"] == "2.05");
+    let resources = json!([
+        { "path": "/3/0/0", "name": "Manufacturer", "operations": "R", "dataType": "String" },
+        { "path": "/3/0/4", "name": "Reboot", "operations": "E" },
+        { "path": "/3/0/999" },
+    ]);
+    assert_eq!(lookup("discover", "/3/0")["content"], resources);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observation_is_begun_and_ended_and_errors_have_the_form_of_emqx() {
+    let console = TestConsole::start().await;
+    let device = console.register("b1", "");
+    let base = format!("{CLIENTS}/b1");
+    assert_eq!(console.ask(&format!("POST {base}/observe?path=/3/0/9&enable=true")).status, 204);
+    let observe = device.expect_request(Code::GET, "/3/0/9");
+    assert_eq!(observe.options.first(number::OBSERVE), Some(&[][..]));
+    device.answer_observe(&observe, "90");
+    let path = |list: &Value| list["observed"][0]["path"].clone();
+    wait_until(|| path(&console.ask("GET /api/v1/devices/b1").json()) == "/3/0/9");
+    assert_eq!(console.ask(&format!("POST {base}/observe?path=/3/0/9&enable=false")).status, 204);
+    let cancel = device.expect_request(Code::GET, "/3/0/9");
+    assert_eq!(cancel.options.first(number::OBSERVE), Some(&[1][..]));
+    device.answer_text(&cancel, "90");
+
+    for (path, expected) in [
+        ("b1/read", (400, "BAD_REQUEST")),
+        ("b1/read?path=3/x", (400, "BAD_REQUEST")),
+        ("b1/write?path=/1/0/1&type=Integer&value=many", (400, "BAD_REQUEST")),
+        ("b1/write?path=/1/0/1&type=Integer", (400, "BAD_REQUEST")),
+        ("nobody/read?path=/3/0/0", (404, "CLIENT_NOT_FOUND")),
+        ("nobody/observe?path=/3/0/0&enable=1", (404, "CLIENT_NOT_FOUND")),
+    ] {
+        let answer = console.ask(&format!("POST {CLIENTS}/{path}"));
+        assert_eq!(error(&answer), (expected.0, expected.1.to_owned()), "{path}");
+    }
+    let missing = console.ask(&format!("GET {CLIENTS}/nobody/lookup?path=/3/0/0&action=read"));
+    assert_eq!((missing.status, missing.json()), (404, json!({ "code": "CLIENT_NOT_FOUND" })));
+    assert_eq!(error(&console.ask(&format!("GET {base}/lookup?path=/3/0/0"))), (400, "BAD_REQUEST".to_owned()));
+    let viewer = console.ask_with(&console.viewer, &format!("POST {base}/read?path=/3/0/0"));
+    assert_eq!(error(&viewer), (403, "UNAUTHORIZED_ROLE".to_owned()));
 }

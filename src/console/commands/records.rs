@@ -129,6 +129,11 @@ impl CommandRecords {
         self.fresh(now).iter().find(|record| record.id == id).cloned()
     }
 
+    /// Returns the commands of a device, the oldest first.
+    pub fn of(&self, now: Instant, endpoint: &str) -> Vec<Arc<CommandRecord>> {
+        self.fresh(now).iter().filter(|record| record.endpoint == endpoint).cloned().collect()
+    }
+
     /// Notes the end of a command. If all answers together are too large, the oldest ones are forgotten.
     pub fn finish(&self, record: &CommandRecord, end: CommandEnd) {
         let mut records = self.fresh(end.at);

@@ -236,14 +236,18 @@ impl ClientsQuery {
 }
 
 /// Returns the device of this name, if it is chosen. It is the first one whose name begins so.
-async fn row(server: &ConsoleServer, name: String, filter: DeviceFilter) -> Result<Option<DeviceRow>, EmqxError> {
+pub(super) async fn row(
+    server: &ConsoleServer,
+    name: String,
+    filter: DeviceFilter,
+) -> Result<Option<DeviceRow>, EmqxError> {
     let filter = DeviceFilter { prefix: name.clone(), ..filter };
     let query = PageQuery { filter, names: true, limit: 1, ..PageQuery::default() };
     let page = devices::page(server, query).await?;
     Ok(page.rows.into_iter().next().filter(|row| row.endpoint == name))
 }
 
-fn name(clientid: Result<Path<String>, PathRejection>) -> Result<String, EmqxError> {
+pub(super) fn name(clientid: Result<Path<String>, PathRejection>) -> Result<String, EmqxError> {
     let Path(name) = clientid.map_err(|_| EmqxError::bad_request("the client ID is no percent-encoded text"))?;
     Ok(name)
 }

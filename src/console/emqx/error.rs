@@ -31,6 +31,11 @@ impl EmqxError {
         Self::new(StatusCode::NOT_FOUND, "RESOURCE_NOT_FOUND", "Client not found")
     }
 
+    /// The error of a command for a client that does not exist.
+    pub fn no_such_client() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "CLIENT_NOT_FOUND", "")
+    }
+
     /// The error of a parameter beyond its bounds.
     pub fn invalid_parameter(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message)
