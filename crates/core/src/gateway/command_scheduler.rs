@@ -563,7 +563,8 @@ impl CommandScheduler {
             let expires = context.wall_clock.moment(expires);
             let waiting = PendingCommand::new(self.next_number(), command, expires, room);
             let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
-            if let Err((Command { echo, reply, origin, .. }, full)) = device.waiting.push(waiting, limits) {
+            if let Err((command, full)) = device.waiting.push(waiting, limits) {
+                let Command { echo, reply, origin, .. } = *command;
                 let (reply, reason) = (reply.map(|reply| *reply), full.to_string());
                 not_taken.push(NotTaken { echo, reply, origin, outcome: CommandOutcome::QueueFull, reason });
             }

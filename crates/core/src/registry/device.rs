@@ -220,7 +220,7 @@ impl Device {
         }
         match self.waiting.push(waiting, limits) {
             Ok(()) => AdmitOutcome::Waits,
-            Err((command, full)) => AdmitOutcome::QueueFull(Box::new(command), full),
+            Err((command, full)) => AdmitOutcome::QueueFull(command, full),
         }
     }
 

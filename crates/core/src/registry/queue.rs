@@ -70,14 +70,14 @@ impl PendingCommand {
 
 impl CommandQueue {
     /// Adds a command, unless the queue is full: then it comes back.
-    pub fn push(&mut self, waiting: PendingCommand, limits: QueueLimits) -> Result<(), (Command, QueueFull)> {
+    pub fn push(&mut self, waiting: PendingCommand, limits: QueueLimits) -> Result<(), (Box<Command>, QueueFull)> {
         match limits.check(self.commands.len(), self.bytes(), &waiting.room) {
             Ok(()) => {
                 self.commands.push_back(waiting);
                 self.count();
                 Ok(())
             }
-            Err(full) => Err((waiting.command, full)),
+            Err(full) => Err((Box::new(waiting.command), full)),
         }
     }
 
