@@ -7,16 +7,13 @@ import { show } from "./json.js";
 import { CONFIRM, EMPTY } from "./texts.js";
 import { button, copyButton, dialog, empty, facts, failed, field, select, time, toastProblem } from "./ui.js";
 
-/**
- * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, ends: string, running?: boolean, leftOut?: number,
- *  count?: number}} Trace
- */
+/** @typedef {import("./api.js").Schemas} Schemas */
+/** @typedef {Schemas["TraceDocument"]} Trace */
+/** @typedef {Schemas["CoapDocument"]} Message */
+/** @typedef {Schemas["DtlsDocument"]} DtlsEvent */
 
 /** Messages in the page: as many as the gateway keeps. */
 const SHOWN = 512;
-
-/** Whether a trace still copies messages. @param {Trace} trace */
-const runs = ({ ends, running }) => running ?? new Date(ends) > new Date();
 
 /**
  * Asks for a duration and starts a trace.
@@ -49,7 +46,7 @@ export class TraceView {
     this.id = id;
     /** @type {Trace | null} */
     this.trace = null;
-    /** @type {any[]} */
+    /** @type {(Message | DtlsEvent)[]} */
     this.messages = [];
     this.head = h("div.toolbar");
     this.list = h("ol.trace", { "aria-label": "Messages" });
@@ -64,7 +61,7 @@ export class TraceView {
       const { traces } = await get("/traces", this.signal);
       const wanted = (/** @type {Trace} */ one) => (this.id ? one.id === this.id : one.endpoint === this.endpoint);
       const found = traces.filter(wanted);
-      this.trace = found.find(runs) ?? found[0] ?? null;
+      this.trace = found.find((/** @type {Trace} */ one) => one.running) ?? found[0] ?? null;
       await this.fetch();
       this.draw();
     } catch (problem) {
@@ -76,10 +73,10 @@ export class TraceView {
   /** Looks for new messages while the trace runs and is shown. */
   follow() {
     const fetch = async () => {
-      if (!this.trace || !runs(this.trace) || !this.element.isConnected) return;
+      if (!this.trace?.running || !this.element.isConnected) return;
       try {
         await this.fetch();
-        if (!runs(this.trace)) this.draw();
+        if (!this.trace?.running) this.draw();
       } catch (problem) {
         if (problem instanceof Problem && problem.status === 404) await this.look();
       }
@@ -95,7 +92,7 @@ export class TraceView {
     for (const message of messages) this.add(message);
   }
 
-  /** @param {any} message */
+  /** @param {Message | DtlsEvent} message */
   add(message) {
     this.messages.push(message);
     this.list.append(line(message));
@@ -108,7 +105,7 @@ export class TraceView {
 
   draw() {
     const { trace } = this;
-    const running = trace && runs(trace);
+    const running = trace?.running;
     const leftOut = trace?.leftOut ?? 0;
     const of = trace && (trace.endpoint ?? trace.address ?? trace.identity);
     const start = !this.id && button("Start a trace", () => this.begin(), { class: "primary" });
@@ -161,15 +158,12 @@ async function pcap(trace) {
   }
 }
 
-/** @typedef {{number: number, name?: string, value: any}} Option */
-
-/** @param {any} m */
+/** @param {Message | DtlsEvent} m */
 function line(m) {
   const at = h("span.muted.num", clock(m.at));
-  if (m.dtls) return h("li", h("div.flat", at, h("b.dir", "DTLS"), h("span.values", dtlsWords(m).join(" · "))));
+  if ("dtls" in m) return h("li", h("div.flat", at, h("b.dir", "DTLS"), h("span.values", dtlsWords(m).join(" · "))));
   const incoming = m.direction === "in";
-  /** @type {Option[]} */
-  const options = m.options ?? [];
+  const { options } = m;
   const mid = [m.mid, m.token].filter((one) => one !== undefined).join(" · ");
   const summary = h(
     "summary",
@@ -186,39 +180,37 @@ function line(m) {
       ({ name, number, value }) => /** @type {[string, any]} */ ([name ?? `Option ${number}`, show(value)]),
     ),
     ["Peer", `${m.peer}${m.secured ? ", decrypted" : ""}, ${size(Number(m.bytes))}`],
-    ["Answers", m.answers === undefined ? "" : `message ${m.answers}`],
+    ["Message", `${m.n}${m.answers ? `, answers ${m.answers}` : ""}`],
   ]);
   const bytes = m.payload?.hex ?? m.hex;
   const hex = bytes && h("pre", { tabindex: "0" }, hexdump(bytes));
   return h(incoming ? "li.in" : "li.out", h("details", summary, h("div.open", details, hex)));
 }
 
-/** @param {any} m @returns {string[]} "handshake failed" and what else is known */
+/** @param {DtlsEvent} m @returns {string[]} "handshake failed" and what else is known */
 const dtlsWords = (m) => {
-  const event = m.event.replace(/[A-Z]/g, (/** @type {string} */ letter) => ` ${letter.toLowerCase()}`);
-  return [event, m.from ? `${m.from} → ${m.peer}` : m.peer, m.identity, m.suite, m.reason].filter(Boolean);
+  const event = m.event.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+  return [event, m.from ? `${m.from} → ${m.peer}` : m.peer, m.identity, m.suite, m.reason].flatMap((one) => one ?? []);
 };
 
-/** @param {any} m @returns {string} the first values of its payload */
+/** @param {Message} m @returns {string} the first values of its payload */
 const valuesOf = (m) =>
   (m.payload?.entries ?? [])
     .slice(0, 2)
-    .map((/** @type {any} */ { path, value, units }) => `${path} = ${show(value)}${units ? ` ${units}` : ""}`)
+    .map(({ path, value, units }) => `${path} = ${show(value)}${units ? ` ${units}` : ""}`)
     .join(", ");
 
-/** @param {Option[]} options */
+/** @param {Message["options"]} options */
 const pathOf = (options) =>
   options
     .filter(({ name }) => name === "Uri-Path")
     .map(({ value }) => `/${value}`)
     .join("");
 
-/** @param {any} m */
+/** @param {Message | DtlsEvent} m */
 function summary(m) {
-  if (m.dtls) return [m.at, "DTLS", ...dtlsWords(m)].join(" ");
-  /** @type {Option[]} */
-  const list = m.options ?? [];
-  const options = list.map(({ name, number, value }) => `${name ?? number} ${show(value)}`).join(", ");
+  if ("dtls" in m) return [m.at, "DTLS", ...dtlsWords(m)].join(" ");
+  const options = m.options.map(({ name, number, value }) => `${name ?? number} ${show(value)}`).join(", ");
   const arrow = m.direction === "in" ? "<-" : "->";
   const head = [
     m.at,
