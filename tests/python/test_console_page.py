@@ -85,6 +85,7 @@ def needs(console, *paths):
 
 def finds_nothing(page):
     """Neither axe-core has a complaint, nor does the page scroll sideways."""
+    expect(page.locator(".loading")).to_have_count(0)
     found = Axe().run(page).response["violations"]
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
@@ -250,25 +251,51 @@ def test_a_waiting_command_is_withdrawn(console, open_tab):
 
 
 def test_a_trace_shows_messages_and_gives_a_pcap(console, tab, tmp_path):
-    needs(console, "/traces", EVENTS, COMMANDS)
-    with Ticking(console.device()) as ticking:
-        tab.open(ticking.device.endpoint)
-        tab.act("/3303/0/5700", "o")
-        tab.page.keyboard.press("t")
-        tab.page.get_by_role("button", name="Start a trace").click()
-        finds_nothing(tab.page)
-        tab.page.get_by_role("dialog").get_by_role("button", name="Start").click()
-        expect(tab.page.locator(".trace summary").first).to_contain_text("/3303/0/5700 =")
-        tab.page.locator(".trace summary").first.click()
-        finds_nothing(tab.page)
-        with tab.page.expect_download() as download:
-            tab.page.get_by_role("button", name="Download pcap").click()
+    needs(console, "/traces")
+    device = console.device()
+    tab.open(device.endpoint)
+    tab.row("/3303/0/5700").wait_for()
+    tab.page.keyboard.press("t")
+    tab.page.get_by_role("button", name="Start a trace").click()
+    finds_nothing(tab.page)
+    tab.page.get_by_role("dialog").get_by_role("button", name="Start").click()
+    expect(tab.page.get_by_text("No message yet")).to_be_visible()
+    device.update()
+    update = tab.page.locator(".trace summary").first
+    expect(update).to_contain_text("0.02 POST")
+    update.click()
+    expect(tab.page.locator(".trace").get_by_text("Uri-Path").first).to_be_visible()
+    if console.has(COMMANDS):
+        read = {"msgType": "read", "data": {"path": "/3303/0/5700"}}
+        console.ask(f"/devices/{device.endpoint}/commands?wait=10", "POST", read)
+        expect(tab.page.locator(".trace")).to_contain_text("/3303/0/5700 = 21.5")
+    finds_nothing(tab.page)
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="Download pcap").click()
     pcap = tmp_path / "trace.pcap"
     download.value.save_as(pcap)
     assert pcap.read_bytes()[:4] in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4")
     if shutil.which("tshark"):
         coap = subprocess.run(["tshark", "-r", pcap, "-Y", "coap"], capture_output=True, text=True, check=True)
-        assert "2.05" in coap.stdout
+        assert "POST" in coap.stdout
+    tab.page.get_by_role("button", name="End", exact=True).click()
+    expect(tab.page.get_by_text("This trace has ended")).to_be_visible()
+    expect(update).to_contain_text("0.02 POST")
+
+
+def test_an_address_that_fails_is_traced_before_it_registers(console, open_tab):
+    needs(console, "/failures", "/traces")
+    send_register(console.gateway, "ep=misconfigured", "lt=soon", "lwm2m=1.0", "b=U")
+    tab = open_tab()
+    tab.log_in()
+    tab.go("#/failures")
+    row = tab.page.get_by_role("row").filter(has_text="lt is not a whole number of seconds").first
+    row.get_by_role("button", name="Trace this address").click()
+    tab.page.get_by_role("dialog").get_by_role("button", name="Start").click()
+    expect(tab.page.get_by_text("Trace of 127.0.0.1")).to_be_visible()
+    send_register(console.gateway, "ep=misconfigured", "lt=soon", "lwm2m=1.0", "b=U")
+    expect(tab.page.locator(".trace")).to_contain_text("4.00 Bad Request")
+    tab.page.get_by_role("button", name="End", exact=True).click()
 
 
 def test_a_kicked_device_is_gone(console, tab):
@@ -366,7 +393,7 @@ def send_register(gateway, *query):
 
 
 def test_the_pictures_of_the_documentation_are_those_that_the_script_makes(console, tmp_path):
-    needs(console, COMMANDS, EVENTS, "/traces", "/failures")
+    needs(console, COMMANDS, "/traces", "/failures")
     console_pictures.take(tmp_path, curve=1)
     made = sorted(file.name for file in tmp_path.iterdir())
     assert made == sorted(file.name for file in console_pictures.FOLDER.iterdir())

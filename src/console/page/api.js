@@ -12,10 +12,7 @@ import { problemWords } from "./texts.js";
 /** @typedef {Schemas["CommandFacts"]} Queued */
 /** @typedef {Schemas["ObjectDefinition"]} Definition */
 /** @typedef {Schemas["ResourceDefinition"]} Resource */
-/**
- * @typedef {{id: string, state: string, outcome?: string, took?: number, answer?: any, place?: number,
- *  device?: string, expires?: string}} Command
- */
+/** @typedef {Schemas["Command"] & {answer?: any}} Command */
 /** @typedef {{event: string, data: any}} StreamEvent */
 
 const BASE = "/api/v1";
