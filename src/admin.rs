@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -214,7 +215,11 @@ impl AdminSources {
             })
             .collect();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        answer(status, "application/json", format!("{}\n", json!({ "ready": ready, "conditions": conditions })))
+        answer(
+            status,
+            "application/json",
+            format!("{}\n", json!({ "ready": ready, "pid": process::id(), "conditions": conditions })),
+        )
     }
 
     fn cut(&self, error: &impl Display) {

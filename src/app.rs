@@ -81,9 +81,9 @@ pub struct BoundAddresses {
     pub simulated: u16,
 }
 
-/// Serves until Ctrl-C or SIGTERM. A second one ends the program at once, and is an error. A trial has an embedded broker
-/// and a console.
-pub async fn run(config: Config, trial: Option<Trial>) -> anyhow::Result<()> {
+/// Serves until Ctrl-C, SIGTERM or `parent`, the end of the parent process. A second signal ends the program at once, and
+/// is an error. A trial has an embedded broker and a console.
+pub async fn run(config: Config, trial: Option<Trial>, parent: Option<oneshot::Receiver<()>>) -> anyhow::Result<()> {
     let embedded = trial.is_some();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -106,6 +106,7 @@ pub async fn run(config: Config, trial: Option<Trial>) -> anyhow::Result<()> {
     tokio::select! {
         _ = interrupt.recv() => info!("SIGINT received, shutting down"),
         _ = terminate.recv() => info!("SIGTERM received, shutting down"),
+        () = ended(parent) => info!("the parent process has ended or asked for the end, shutting down"),
     }
     if let Some(reloading) = reloading {
         reloading.abort();
@@ -115,6 +116,15 @@ pub async fn run(config: Config, trial: Option<Trial>) -> anyhow::Result<()> {
         stopped = app.stop() => stopped,
         _ = interrupt.recv() => Err(anyhow!("second SIGINT received, stopped at once")),
         _ = terminate.recv() => Err(anyhow!("second SIGTERM received, stopped at once")),
+    }
+}
+
+/// Waits for the end of the parent process; for ever where there is none to follow.
+async fn ended(parent: Option<oneshot::Receiver<()>>) {
+    match parent {
+        // A thread that failed cannot follow the parent any more.
+        Some(parent) => parent.await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }
 

@@ -30,7 +30,8 @@ use crate::console;
 use crate::definitions::{self, Definitions};
 #[cfg(feature = "embedded")]
 use crate::demo;
-use crate::observability::logging;
+use crate::observability::logging::{self, LogFormat};
+use crate::parent;
 use crate::upstream::UpstreamConfig;
 use crate::upstream::exproto::emqx::EmqxConfig;
 
@@ -77,10 +78,14 @@ enum Subcommand {
     Run {
         #[command(flatten)]
         config: ConfigFile,
+        /// End when the standard input does, which a parent process holds; its line `stop` asks for the end too, `reload`
+        /// for a reload. The output is JSON lines only
+        #[arg(long)]
+        exit_with_parent: bool,
         /// Start a small MQTT broker in this process and use it in place of EMQX, with a console; the broker stores nothing,
         /// and accepts every client
         #[cfg(feature = "embedded")]
-        #[arg(long)]
+        #[arg(long, conflicts_with = "exit_with_parent")]
         embedded: bool,
         /// Add this number of simulated devices: thermometers, meters that sleep, and one that is faulty
         #[cfg(feature = "embedded")]
@@ -168,10 +173,11 @@ pub fn main() -> ExitCode {
 fn execute(command: Subcommand) -> anyhow::Result<ExitCode> {
     let done = match command {
         #[cfg(feature = "embedded")]
-        Subcommand::Run { config, embedded: true, simulate: simulated } => {
-            serve(config.load()?, |config| app::run(config, Some(Trial { simulated })))
+        Subcommand::Run { config, embedded: true, simulate: simulated, .. } => {
+            serve(config.load()?, |config| app::run(config, Some(Trial { simulated }), None))
         }
-        Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, None)),
+        Subcommand::Run { config, exit_with_parent: true, .. } => run_with_parent(config.load()?),
+        Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, None, None)),
         #[cfg(feature = "embedded")]
         Subcommand::Demo { config, once } => {
             serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once))
@@ -189,6 +195,16 @@ fn execute(command: Subcommand) -> anyhow::Result<ExitCode> {
         Subcommand::Objects { query, config } => objects(&query, &config, &mut io::stdout().lock()),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Serves as the child of a process that reads JSON lines.
+fn run_with_parent(mut config: Config) -> anyhow::Result<()> {
+    config.log.format = LogFormat::Json;
+    serve(config, |config| async {
+        parent::log_panics();
+        let stopped = parent::follow(config.shutdown_timeout).context("the thread that follows the parent process")?;
+        app::run(config, None, Some(stopped)).await
+    })
 }
 
 /// Starts the log and the asynchronous runtime, and runs the work to its end.

@@ -43,6 +43,7 @@ pub mod driver;
 mod errors;
 mod meters;
 pub mod observability;
+mod parent;
 mod reload;
 pub mod service;
 #[cfg(feature = "embedded")]

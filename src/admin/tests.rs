@@ -122,7 +122,7 @@ async fn the_program_is_ready_when_nothing_is_down() {
     let answer = rig.ask("GET /readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    let expected = json!({ "ready": true, "conditions": {
+    let expected = json!({ "ready": true, "pid": std::process::id(), "conditions": {
         "broker": { "state": "up", "detail": "10.0.0.5:7993 serves" },
         "dtls": { "state": "off", "detail": "no certificate" },
     } });

@@ -35,6 +35,7 @@ mod mapping;
 mod metrics;
 mod mqtt_link;
 mod outage;
+mod parent;
 mod psk_http;
 mod registering_again;
 mod reload;
