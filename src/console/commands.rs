@@ -109,13 +109,15 @@ pub async fn command(
     body: Body,
 ) -> Result<Response, Problem> {
     let begun = monotonic_now();
-    access.operator()?;
-    let endpoint = visible_endpoint(&access, endpoint)?;
-    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
-    let (wait, force) = (query.wait()?, query.force()?);
+    let (wait, order) = match order_without_body(&access, endpoint, query) {
+        Ok(order) => order,
+        Err(problem) => {
+            body::discard(body).await;
+            return Err(problem);
+        }
+    };
     let body = body::read(&server.large_bodies, body).await?;
-    let while_stream = query.lasts == Some(Lasts::Stream);
-    let order = Order { endpoint, payload: body.payload, force, while_stream };
+    let order = Order { payload: body.payload, ..order };
     let (record, state) = give(&server, Author { access, peer }, order).await?;
     drop(body.permit);
     if wait.is_zero() {
@@ -239,6 +241,19 @@ impl CommandQuery {
             Some(_) => Err(ProblemKind::InvalidRequest.because("force is true or false")),
         }
     }
+}
+
+/// Returns the time to wait, and the command without its body.
+fn order_without_body(
+    access: &Access,
+    endpoint: Result<Path<String>, PathRejection>,
+    query: Result<Query<CommandQuery>, QueryRejection>,
+) -> Result<(Duration, Order), Problem> {
+    access.operator()?;
+    let endpoint = visible_endpoint(access, endpoint)?;
+    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let (wait, force, while_stream) = (query.wait()?, query.force()?, query.lasts == Some(Lasts::Stream));
+    Ok((wait, Order { endpoint, payload: Vec::new(), force, while_stream }))
 }
 
 /// Withdraws a command. It goes on, and is recorded, if the client does not wait for it.

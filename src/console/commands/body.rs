@@ -34,6 +34,17 @@ pub async fn read(large_bodies: &Semaphore, mut body: Body) -> Result<CommandBod
     Ok(CommandBody { payload, permit })
 }
 
+/// Reads a body of which nothing is needed. Otherwise the connection could end before the client has read the answer.
+pub async fn discard(mut body: Body) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, |data| data.len());
+        if bytes > BODY_BYTES {
+            return;
+        }
+    }
+}
+
 fn too_large() -> Problem {
     ProblemKind::BodyTooLarge.because(format!("a command has at most {COMMAND_BYTES} bytes"))
 }
