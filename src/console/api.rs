@@ -97,6 +97,7 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(failures::failures))
         .routes(routes!(traces::traces, traces::begin))
         .routes(routes!(traces::trace, traces::end))
+        .routes(routes!(traces::trace_events))
         .routes(routes!(audit::audit))
         .routes(routes!(openapi));
     let emqx = OpenApiRouter::new()

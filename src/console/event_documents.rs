@@ -8,16 +8,19 @@ use crate::driver::onlookers::{DeviceEvent, EventKind};
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::report::{CommandOutcome, LeaveReason};
 use lwm2m_core::gateway::view::{CommandProgress, CommandStage};
+use lwm2m_core::lwm2m::model::Model;
 
 use super::device_documents::{DeviceListRow, author};
 use super::failures::FailureDocument;
 use super::hide::HiddenPaths;
 use super::time::{Timestamp, now};
+use super::traces::documents::TraceEntryDocument;
+use super::traces::follower::Followed;
 
 /// An event of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Event {
-    /// `hello`, `registered`, `updated`, `moved`, `left`, `command`, `message`, `failure`, `definitions` or `lost`.
+    /// `hello`, `registered`, `updated`, `moved`, `left`, `command`, `message`, `failure`, `definitions`, `coap`, `dtls` or `lost`.
     #[serde(rename = "event")]
     #[schema(example = "message")]
     pub name: &'static str,
@@ -36,6 +39,7 @@ pub enum EventData {
     Message(MessageEvent),
     Failure(Box<FailureDocument>),
     Definitions(DefinitionsEvent),
+    Traced(TraceEntryDocument),
     Lost(LostEvent),
 }
 
@@ -142,6 +146,17 @@ impl Event {
 
     pub fn definitions() -> Self {
         Self { name: "definitions", data: EventData::Definitions(DefinitionsEvent { at: now() }) }
+    }
+
+    /// Makes the document of a message of a trace: `coap` or `dtls`.
+    pub fn traced(followed: &Followed, model: &Model) -> Self {
+        match followed {
+            Followed::Lost(count) => Self::lost(Some(*count)),
+            Followed::Entry(entry) => {
+                let document = TraceEntryDocument::of(entry, model);
+                Self { name: document.event(), data: EventData::Traced(document) }
+            }
+        }
     }
 
     pub fn lost(count: Option<u64>) -> Self {

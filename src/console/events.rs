@@ -5,6 +5,7 @@
 //! `lost` says how much. A stream ends after an hour, and when its token is removed or changed.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,7 +37,8 @@ use super::event_documents::{Event, EventData};
 use super::polls::{self, EventList};
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::streams::OpenStream;
-use super::tokens::Access;
+use super::tokens::{Access, Role};
+use super::traces::follower::TraceFollower;
 
 /// Maximum duration of a stream.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -72,11 +74,13 @@ pub struct EventsQuery {
     max: Option<String>,
 }
 
-/// The events of one watch, as documents.
+/// The events of one watch, and the messages of traces, as documents.
 pub struct EventFeed {
     server: Arc<ConsoleServer>,
-    events: EventReceiver,
+    /// `None` if only a trace is followed.
+    events: Option<EventReceiver>,
     model: watch::Receiver<Arc<Model>>,
+    traced: Option<TraceFollower>,
 }
 
 /// A stream to a client.
@@ -176,7 +180,15 @@ async fn stream(
         WatchTarget::All => None,
     };
     let open = server.streams.open(&access.name, endpoint)?;
-    let feed = EventFeed::open(&server, target).await?;
+    let traced = endpoint.filter(|_| access.role == Role::Operator);
+    let traced = traced.map(|endpoint| TraceFollower::of_device(&server.traces, endpoint));
+    let mut feed = EventFeed::open(&server, target).await?;
+    feed.traced = traced;
+    Ok(respond(access, cut, open, feed))
+}
+
+/// Answers with a stream of these events.
+pub fn respond(access: Access, cut: ConnectionCut, open: OpenStream, feed: EventFeed) -> Response {
     let (chunks, body) = mpsc::channel(CHUNKS);
     let (read, reading) = oneshot::channel();
     let now = monotonic_now();
@@ -192,7 +204,7 @@ async fn stream(
         }
     });
     let body = Body::new(EventBody { chunks: body, _read: read });
-    Ok(([(CONTENT_TYPE, EVENT_STREAM), (X_ACCEL_BUFFERING, "no")], body).into_response())
+    ([(CONTENT_TYPE, EVENT_STREAM), (X_ACCEL_BUFFERING, "no")], body).into_response()
 }
 
 impl EventFeed {
@@ -201,20 +213,47 @@ impl EventFeed {
         let (sender, events) = event_stream();
         let watch = DriverRequest::Watch(Watch { target, events: sender });
         server.sources.admin.control.send(watch).await.map_err(silent)?;
-        let mut model = server.sources.model.clone();
-        model.mark_unchanged();
-        Ok(Self { server: Arc::clone(server), events, model })
+        let mut feed = Self::without_events(server);
+        feed.events = Some(events);
+        Ok(feed)
     }
 
-    /// Returns the next event; `None` if the event loop has ended. Cancel-safe.
+    /// Follows a trace.
+    pub fn of_trace(server: &Arc<ConsoleServer>, traced: TraceFollower) -> Self {
+        let mut feed = Self::without_events(server);
+        feed.traced = Some(traced);
+        feed
+    }
+
+    fn without_events(server: &Arc<ConsoleServer>) -> Self {
+        let mut model = server.sources.model.clone();
+        model.mark_unchanged();
+        Self { server: Arc::clone(server), events: None, model, traced: None }
+    }
+
+    /// Returns the next event; `None` if the event loop or the trace has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
-        match self.events.take_lost() {
+        let Self { server, events, model, traced } = self;
+        match events.as_ref().map_or(0, EventReceiver::take_lost) {
             0 => {}
             lost => return Some(Event::lost(Some(lost))),
         }
+        let next_of_device = async {
+            match events {
+                Some(events) => events.next().await,
+                None => pending().await,
+            }
+        };
+        let next_of_trace = async {
+            match traced {
+                Some(traced) => traced.next(&server.traces).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            event = self.events.next() => event.map(|event| Event::of(&event, &self.server.hidden)),
-            Ok(()) = self.model.changed() => Some(Event::definitions()),
+            event = next_of_device => event.map(|event| Event::of(&event, &server.hidden)),
+            followed = next_of_trace => followed.map(|followed| Event::traced(&followed, &server.sources.model.borrow())),
+            Ok(()) = model.changed() => Some(Event::definitions()),
         }
     }
 
@@ -226,7 +265,8 @@ impl EventFeed {
 impl Drop for EventFeed {
     fn drop(&mut self) {
         let server = Arc::clone(&self.server);
-        self.events.close();
+        let Some(events) = &mut self.events else { return };
+        events.close();
         // While the runtime shuts down the event loop has ended, too.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {

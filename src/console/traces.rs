@@ -2,11 +2,12 @@
 //!
 //! 1. The core copies messages while a trace runs, and the driver passes them on by a bounded queue.
 //! 2. `hub` takes them. `covering` and `values` cover what is secret, before `record` keeps a message.
-//! 3. `documents` decodes messages when somebody asks for them, and `pcap` writes them for Wireshark.
+//! 3. `documents` decodes messages when somebody asks for them, and `pcap` writes them for Wireshark. A `follower` has them
+//!    as they come.
 
 mod covering;
-mod documents;
-mod follower;
+pub(super) mod documents;
+pub(super) mod follower;
 pub(super) mod hub;
 mod pcap;
 mod record;
@@ -31,12 +32,14 @@ use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
 
 use super::ConsoleServer;
 use super::audit::Author;
+use super::events::{ConnectionCut, EventFeed, respond};
 use super::guard::Peer;
 use super::parameters::IpAddressText;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::Access;
 
 use documents::{TraceDocument, TraceEntryDocument, TraceList, TraceMessages};
+use follower::TraceFollower;
 use record::{TraceEntry, TraceRecord};
 
 /// Duration of a trace without `minutes`, and the maximum.
@@ -199,6 +202,39 @@ pub async fn file(
     let file = pcap::file(entries.iter(), &server.sources.sockets);
     let disposition = format!("attachment; filename=\"trace-{}.pcap\"", name_of(id));
     Ok(([(CONTENT_TYPE, PCAP.to_owned()), (CONTENT_DISPOSITION, disposition)], file).into_response())
+}
+
+/// Follow a trace
+///
+/// For operators. A stream of server-sent events: `coap` and `dtls` with the messages, `lost` with the number of those
+/// that had gone before they were read. It ends with the trace.
+#[utoipa::path(
+    get,
+    path = "/traces/{id}/events",
+    tag = "traces",
+    params(("id" = String, Path, description = "ID of the trace"), MessagesQuery),
+    responses(
+        (status = 200, description = "Messages", content_type = "text/event-stream", body = TraceEntryDocument),
+        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 429, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn trace_events(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(cut): Extension<ConnectionCut>,
+    id: Result<Path<String>, PathRejection>,
+    query: Result<Query<MessagesQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let id = visible_trace(&server, &access, id)?;
+    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let open = server.streams.open(&access.name, None)?;
+    let follower = TraceFollower::of_trace(&server.traces, id, query.after.unwrap_or(0));
+    let feed = EventFeed::of_trace(&server, follower);
+    Ok(respond(access, cut, open, feed))
 }
 
 /// End a trace and remove its messages

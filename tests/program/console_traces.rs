@@ -1,7 +1,7 @@
 //! Traces in the console of the built program.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -407,4 +407,68 @@ async fn a_trace_by_identity_tells_why_a_handshake_failed_and_shows_what_was_enc
     assert_eq!((&messages[0]["event"], &messages[0]["identity"]), (&json!("handshakeCompleted"), &json!("ep1")));
     assert_eq!((&messages[1]["name"], &messages[1]["secured"]), (&json!("GET"), &json!(true)));
     assert_eq!((&messages[2]["name"], &messages[2]["answers"]), (&json!("Content"), &json!(2)));
+}
+
+impl TracedScene {
+    /// Opens a stream. The body of HTTP/1.0 has no chunks.
+    fn follow(&self, path: &str, token: Option<&str>) -> BufReader<UnixStream> {
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let mut stream = UnixStream::connect(self.folder.path().join("socket")).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("the option is known");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{token}\r\n");
+        stream.write_all(request.as_bytes()).expect("it takes a request");
+        BufReader::new(stream)
+    }
+}
+
+/// Returns the next event of these names, with its data; `None` at the end.
+fn next_event(stream: &mut BufReader<UnixStream>, names: &[&str]) -> Option<(String, Value)> {
+    let mut event = String::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).expect("it goes on") == 0 {
+            return None;
+        }
+        match line.trim_end().split_once(": ") {
+            Some(("event", name)) => event = name.to_owned(),
+            Some(("data", data)) if names.contains(&event.as_str()) => {
+                return Some((event, serde_json::from_str(data).expect("JSON")));
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_followed_as_they_come_until_the_trace_ends() {
+    let mut traced = TracedScene::start("b1").await;
+    let limited = traced.limited.clone();
+    let mut of_device = traced.follow("/api/v1/devices/b1/events", Some(&limited));
+    let mut of_viewer = traced.follow("/api/v1/devices/b1/events", Some(&traced.viewer));
+    for stream in [&mut of_device, &mut of_viewer] {
+        next_event(stream, &["hello"]).expect("it begins");
+    }
+    let trace = traced.begin(&json!({ "endpoint": "b1" }));
+    traced.scene.register("lt=300&lwm2m=1.0", LINKS);
+    let mut of_trace = traced.follow(&format!("{trace}/events"), Some(&limited));
+    let mut later = traced.follow(&format!("{trace}/events?after=1"), None);
+    let codes = |stream: &mut BufReader<UnixStream>, count: usize| -> Vec<Value> {
+        (0..count).map(|_| next_event(stream, &["coap"]).expect("a message").1["code"].take()).collect()
+    };
+    let register = [json!("0.02"), json!("2.01")];
+    assert_eq!(codes(&mut of_device, 2), register);
+    assert_eq!(codes(&mut of_trace, 2), register);
+    assert_eq!(codes(&mut later, 1), register[1..]);
+    traced.scene.device.update(&[], None);
+    for stream in [&mut of_device, &mut of_trace, &mut later] {
+        assert_eq!(codes(stream, 2), [json!("0.02"), json!("2.04")]);
+    }
+    assert_eq!(traced.ask(&format!("DELETE {trace}")).status, 204);
+    for stream in [&mut of_trace, &mut later] {
+        assert!(next_event(stream, &["coap", "lost"]).is_none());
+    }
+    // The stream of the viewer goes on, and had no message.
+    assert_eq!(traced.scene.device.deregister().code, Code::DELETED);
+    let (name, _) = next_event(&mut of_viewer, &["coap", "dtls", "left"]).expect("the end of the registration");
+    assert_eq!(name, "left");
 }

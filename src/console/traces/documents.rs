@@ -60,7 +60,7 @@ pub struct TraceMessages {
 }
 
 /// An entry of a trace: a CoAP message, or something that happened in DTLS.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum TraceEntryDocument {
     Coap(Box<CoapDocument>),
@@ -68,7 +68,7 @@ pub enum TraceEntryDocument {
 }
 
 /// A CoAP message. Stars stand for covered bytes.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CoapDocument {
     /// Counts in the trace.
@@ -124,7 +124,7 @@ enum DirectionName {
 }
 
 /// An option of a message.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct OptionDocument {
     number: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,7 +136,7 @@ pub struct OptionDocument {
 }
 
 /// A payload.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PayloadDocument {
     bytes: usize,
     /// In hexadecimal digits.
@@ -150,7 +150,7 @@ pub struct PayloadDocument {
 }
 
 /// Something that happened in DTLS.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DtlsDocument {
     /// Counts in the trace.

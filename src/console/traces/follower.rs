@@ -2,11 +2,12 @@
 //! messages had gone before it came to them.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 
+use crate::driver::monotonic_now;
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
 
 use super::hub::TraceHub;
@@ -41,12 +42,20 @@ pub struct TraceFollower {
     /// The trace that was read, and the number of the newest entry of it that was read.
     read: Option<(TraceId, u64)>,
     ready: VecDeque<Followed>,
+    /// The time of the next reading; `None` until something changes.
+    due: Option<Instant>,
 }
 
 impl TraceFollower {
     /// Follows a trace from its message after this one.
     pub fn of_trace(hub: &TraceHub, id: TraceId, after: u64) -> Self {
-        Self { of: FollowedTrace::Id(id), changes: hub.changes(), read: Some((id, after)), ready: VecDeque::new() }
+        Self {
+            of: FollowedTrace::Id(id),
+            changes: hub.changes(),
+            read: Some((id, after)),
+            ready: VecDeque::new(),
+            due: Some(monotonic_now()),
+        }
     }
 
     /// Follows the traces by this endpoint name from now on.
@@ -54,7 +63,7 @@ impl TraceFollower {
         let of = FollowedTrace::Endpoint(endpoint.to_owned());
         let changes = hub.changes();
         let read = hub.newest(|record| of.is(record).then(|| (record.id, record.newest())));
-        Self { of, changes, read, ready: VecDeque::new() }
+        Self { of, changes, read, ready: VecDeque::new(), due: Some(monotonic_now()) }
     }
 
     /// Returns the next message; `None` when the trace has ended. Cancel-safe.
@@ -63,14 +72,19 @@ impl TraceFollower {
             if let Some(ready) = self.ready.pop_front() {
                 return Some(ready);
             }
-            sleep(SETTLED).await;
+            let due = match self.due {
+                Some(due) => due,
+                None if self.is_over(hub) => return None,
+                None => {
+                    self.changes.changed().await.ok()?;
+                    monotonic_now() + SETTLED
+                }
+            };
+            // It is kept if this call is cancelled: other events must not delay it again and again.
+            self.due = Some(due);
+            sleep_until(due.into()).await;
             self.changes.borrow_and_update();
-            if self.read(hub) {
-                continue;
-            }
-            if self.is_over(hub) || self.changes.changed().await.is_err() {
-                return None;
-            }
+            self.due = self.read(hub).then(|| monotonic_now() + SETTLED);
         }
     }
 

@@ -41,7 +41,7 @@ pub struct Readable<'a> {
 }
 
 /// A value of a payload.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct EntryDocument {
     #[schema(value_type = String, example = "/3303/0/5700")]
     path: Path,
