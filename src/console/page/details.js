@@ -25,8 +25,12 @@ export function details(device) {
   const topics = Object.entries(device.topics).map(
     ([name, topic]) => /** @type {[string, Child]} */ ([name, copied(topic, `topic ${name}`)]),
   );
-  const observations = observed.map(({ path, paths, by }) =>
-    h("li", h("code", path ?? paths?.join(" ")), h("span.muted", ` by ${by}`)),
+  const observations = observed.map(({ path, paths, by, since }) =>
+    h(
+      "li",
+      h("code", path ?? paths?.join(" ")),
+      h("span.muted", ` by ${by}`, since && [", since ", time(since, "clock")]),
+    ),
   );
   const registration = facts([
     ["Endpoint name", copied(device.endpoint, "endpoint name")],
@@ -47,6 +51,8 @@ export function details(device) {
     ["Kind", dtls?.kind],
     ["Identity", device.identity],
     ["Cipher suite", dtls?.suite],
+    ["Session since", dtls?.since && time(dtls.since, "clock")],
+    ["Resumed", dtls?.since && (dtls.resumed ? "yes" : "no")],
     ["Connection ID", dtls?.connectionId ? "yes" : "no"],
   ]);
   return h(

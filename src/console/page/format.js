@@ -40,8 +40,13 @@ function joined(s, large, unit, small, smaller) {
     : `${Math.floor(s / large)} ${unit}`;
 }
 
-/** @param {any} seconds @returns {string} the time a command took: "0.41 s" */
-export const took = (seconds) => (seconds < 10 ? `${Number(seconds).toFixed(2)} s` : duration(Number(seconds)));
+/** @param {any} seconds @returns {string} the time a command took: "410 ms" */
+export const took = (seconds) =>
+  seconds < 1
+    ? `${Math.round(seconds * 1000)} ms`
+    : seconds < 10
+      ? `${Number(seconds).toFixed(2)} s`
+      : duration(Number(seconds));
 
 /** @param {number} n */
 const two = (n) => String(n).padStart(2, "0");

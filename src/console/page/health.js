@@ -2,9 +2,11 @@
 
 import { call, get, has, repeat } from "./api.js";
 import { fill, h } from "./dom.js";
-import { count, duration, size } from "./format.js";
+import { count, counted, duration, size } from "./format.js";
 import { EMPTY } from "./texts.js";
 import { button, conditionLine, deviceLink, empty, failed, loading, panel, table, time, toastProblem } from "./ui.js";
+
+/** @typedef {import("./api.js").Schemas["Overview"]} Overview */
 
 /** @param {{signal: AbortSignal, operator: boolean}} context */
 export function openHealth({ signal, operator }) {
@@ -34,14 +36,16 @@ export function openHealth({ signal, operator }) {
   );
 }
 
-/** @param {any} overview */
-function conditions({ conditions, reload, version, uptime }) {
-  const list = Object.entries(conditions ?? {}).map(([name, condition]) => conditionLine(name, condition));
-  if (reload) {
-    const detail = reload.at && time(reload.at, "ago");
-    list.push(conditionLine("last reload", { state: reload.failing ? "failing" : "ok", detail }));
-  }
-  const mistakes = (reload?.mistakes ?? []).map((/** @type {string} */ text) => h("li", text));
+/** @param {Overview} overview */
+function conditions({ conditions, definitions, reload, version, uptime }) {
+  const list = Object.entries(conditions).map(([name, condition]) => conditionLine(name, condition));
+  const { total, broken } = definitions;
+  const found = `${count(total)} in force${broken.length ? `, ${counted(broken.length, "file")} rejected` : ""}`;
+  list.push(conditionLine("object definitions", { state: broken.length ? "degraded" : "ok", detail: found }));
+  const detail = reload.at && time(reload.at, "ago");
+  if (reload.at) list.push(conditionLine("last reload", { state: reload.failing ? "failing" : "ok", detail }));
+  const texts = [...broken.map(({ file, reason }) => `${file}: ${reason}`), ...reload.mistakes];
+  const mistakes = Array.from(new Set(texts), (text) => h("li", text));
   const about = `lwm2m-gateway ${version}, up ${duration(Number(uptime))}`;
   return panel("Conditions", [
     h("div.pad", list, mistakes.length > 0 && h("ul.mistakes", mistakes)),
@@ -49,9 +53,9 @@ function conditions({ conditions, reload, version, uptime }) {
   ]);
 }
 
-/** @param {any} overview */
+/** @param {Overview} overview */
 function bounds(overview) {
-  const list = (overview.bounds ?? []).map((/** @type {any} */ { name, used, limit, unit }) => {
+  const list = overview.bounds.map(({ name, used, limit, unit }) => {
     const share = limit ? used / limit : 0;
     const words = unit === "bytes" ? size : count;
     const percent = share > 0 && share < 0.01 ? "< 1" : Math.round(share * 100);

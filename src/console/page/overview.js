@@ -4,10 +4,11 @@ import { get, has, repeat } from "./api.js";
 import { sparkline } from "./chart.js";
 import { fill, h } from "./dom.js";
 import { count, counted, duration, took } from "./format.js";
-import { ownHistory } from "./history.js";
 import { failureWords } from "./texts.js";
 import { conditionLine, failed, icon, loading, panel } from "./ui.js";
 
+/** @typedef {import("./api.js").Schemas["Overview"]} Overview */
+/** @typedef {import("./api.js").Schemas["Failure"]} Failure */
 /** @typedef {{series: Record<string, number[]>, last: (name: string) => number | undefined}} History */
 
 /** @type {[string, string, string][]} series, title, link */
@@ -36,10 +37,10 @@ export function openOverview(signal) {
   return h("div.page", h("h1", { tabindex: "-1" }, "Overview"), body);
 }
 
-/** @param {any} overview @param {any[]} failures */
+/** @param {Overview} overview @param {Failure[]} failures */
 function content(overview, failures) {
   const { devices } = overview;
-  const series = overview.history?.series ?? ownHistory(overview);
+  const { series } = overview.history;
   /** @type {History} */
   const history = { series, last: (name) => series[name]?.at(-1) };
   const latency = history.last("commandLatencyP95");
@@ -48,7 +49,7 @@ function content(overview, failures) {
     return tile(title, history.last(name), link, series[name], note);
   });
   /** @type {HTMLElement[]} */
-  const parts = ["awake", "asleep"].map((state) =>
+  const parts = /** @type {const} */ (["awake", "asleep"]).map((state) =>
     h(
       `a.state.s-${state}`,
       { href: `#/devices?state=${state}`, "data-id": state },
@@ -60,12 +61,14 @@ function content(overview, failures) {
   if (devices.joining)
     parts.push(h("span.state.s-warn", icon("off"), h("span.num", count(devices.joining)), " joining"));
   const all = tile("Devices", devices.total, "#/devices", series.devices, `of ${count(devices.limit)}`, parts);
-  const curves = overview.history ? "Curves show the last hour." : "Curves begin when this page is opened.";
   return [
     problems(failures),
     h("section.tiles", { "aria-label": "Devices and rates" }, all, rates),
     h("div.columns", broker(overview, history), gateway(overview, history)),
-    h("p.muted", `lwm2m-gateway ${overview.version}, up ${duration(Number(overview.uptime))}. ${curves}`),
+    h(
+      "p.muted",
+      `lwm2m-gateway ${overview.version}, up ${duration(Number(overview.uptime))}. Curves show the last hour.`,
+    ),
   ];
 }
 
@@ -86,7 +89,7 @@ const tile = (title, value, link, history, note, parts) =>
     history?.length ? sparkline(history, title, 240, 36) : null,
   );
 
-/** @param {any[]} failures */
+/** @param {Failure[]} failures */
 function problems(failures) {
   const recent = failures.filter(({ at }) => Date.now() - new Date(at).getTime() < 3600000);
   if (!recent.length) return null;
@@ -115,10 +118,10 @@ const line = (label, value, history) =>
     history?.length ? sparkline(history, label, 96, 20) : h("span"),
   );
 
-/** @param {any} overview @param {History} history */
+/** @param {Overview} overview @param {History} history */
 function broker({ upstream, conditions }, { series, last }) {
   const waiting = count(last("publicationsWaiting") ?? upstream.waiting);
-  const nodes = (upstream.nodes ?? []).map((/** @type {any} */ { name, up, devices, detail }) =>
+  const nodes = upstream.nodes.map(({ name, up, devices, detail }) =>
     conditionLine(name, { state: up ? "up" : "down", detail: up ? counted(devices, "device") : detail }),
   );
   return panel(
@@ -137,9 +140,9 @@ function broker({ upstream, conditions }, { series, last }) {
   );
 }
 
-/** @param {any} overview @param {History} history */
+/** @param {Overview} overview @param {History} history */
 function gateway({ conditions }, { series, last }) {
-  const own = Object.entries(conditions ?? {}).filter(([name]) => name !== "broker");
+  const own = Object.entries(conditions).filter(([name]) => name !== "broker");
   const good = last("handshakesPerSecond") ?? 0;
   const bad = last("handshakesFailedPerSecond") ?? 0;
   const share = good + bad ? `${Math.round((100 * good) / (good + bad))} %` : "–";

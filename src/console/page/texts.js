@@ -150,7 +150,7 @@ const REGISTER = {
   5.03: "Look at Health: the broker is unavailable, or a limit is reached.",
 };
 
-/** @param {{kind: string, code?: string}} failure @returns {[string, string]} what happened, what to do */
+/** @param {{kind: string, code?: string | null}} failure @returns {[string, string]} what happened, what to do */
 export function failureWords({ kind, code }) {
   const [what, todo] = FAILURES[kind] ?? [kind, "Look at the log of the gateway."];
   return [what, (kind === "register" && REGISTER[code ?? ""]) || todo];
