@@ -43,7 +43,7 @@ function joined(s, large, unit, small, smaller) {
 /** @param {any} seconds @returns {string} the time a command took: "410 ms" */
 export const took = (seconds) =>
   seconds < 1
-    ? `${Math.round(seconds * 1000)} ms`
+    ? `${Math.ceil(seconds * 1000)} ms`
     : seconds < 10
       ? `${Number(seconds).toFixed(2)} s`
       : duration(Number(seconds));

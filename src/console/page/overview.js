@@ -40,7 +40,10 @@ export function openOverview(signal) {
 /** @param {Overview} overview @param {Failure[]} failures */
 function content(overview, failures) {
   const { devices } = overview;
-  const { series } = overview.history;
+  // JSON writes 40 as 40.0, whose digits are kept.
+  const all = Object.entries(overview.history.series).map(([name, values]) => [name, values.map(Number)]);
+  /** @type {Record<string, number[]>} */
+  const series = Object.fromEntries(all);
   /** @type {History} */
   const history = { series, last: (name) => series[name]?.at(-1) };
   const latency = history.last("commandLatencyP95");
@@ -60,10 +63,10 @@ function content(overview, failures) {
   );
   if (devices.joining)
     parts.push(h("span.state.s-warn", icon("off"), h("span.num", count(devices.joining)), " joining"));
-  const all = tile("Devices", devices.total, "#/devices", series.devices, `of ${count(devices.limit)}`, parts);
+  const total = tile("Devices", devices.total, "#/devices", series.devices, `of ${count(devices.limit)}`, parts);
   return [
     problems(failures),
-    h("section.tiles", { "aria-label": "Devices and rates" }, all, rates),
+    h("section.tiles", { "aria-label": "Devices and rates" }, total, rates),
     h("div.columns", broker(overview, history), gateway(overview, history)),
     h(
       "p.muted",
