@@ -64,15 +64,13 @@ TABS = [
     ("light", [device, activity, trace, overview, failures]),
     ("dark", [devices]),
 ]
-NAMES = [f"console-{lead.__name__}.webp" for _, leads in TABS for lead in leads]
 
 
-def take(folder, curve=CURVE):
+def take(browser, folder, curve=CURVE):
     """Writes all pictures into the folder."""
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as started:
+    with tempfile.TemporaryDirectory() as place:
         lines, port, tokens = settings(place)
         with running_gateway(lines, arguments=("--simulate", str(DEVICES))) as gateway:
-            browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
             console = Console(gateway, port, tokens)
             for scheme, leads in TABS:
                 tab = Tab(browser, console, SIZE, scheme, device_scale_factor=SCALE)
@@ -81,7 +79,6 @@ def take(folder, curve=CURVE):
                     lead(tab, curve)
                     picture(tab, pathlib.Path(folder, f"console-{lead.__name__}.webp"))
                 tab.close()
-            browser.close()
 
 
 def picture(tab, file):
@@ -94,4 +91,6 @@ def picture(tab, file):
 
 
 if __name__ == "__main__":
-    take(sys.argv[1] if len(sys.argv) > 1 else FOLDER)
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        take(chromium, sys.argv[1] if len(sys.argv) > 1 else FOLDER)

@@ -392,9 +392,9 @@ def send_register(gateway, *query):
         device.sendto(message, ("127.0.0.1", gateway.coap))
 
 
-def test_the_pictures_of_the_documentation_are_those_that_the_script_makes(console, tmp_path):
+def test_the_pictures_of_the_documentation_are_those_that_the_script_makes(console, browser, tmp_path):
     needs(console, COMMANDS, EVENTS, "/traces", "/failures")
-    console_pictures.take(tmp_path, curve=1)
+    console_pictures.take(browser, tmp_path, curve=1)
     made = sorted(file.name for file in tmp_path.iterdir())
     assert made == sorted(file.name for file in console_pictures.FOLDER.iterdir())
     shown = re.findall(r"\(pictures/(.*?)\)", (ROOT / "docs/console.md").read_text())
