@@ -134,8 +134,8 @@ impl CommandScheduler {
         }
         let room = self.bytes.take(payload.len());
         let early = EarlyCommand { payload, properties, room, counted: self.early.add(1) };
-        if let Err((early, full)) = pending.push_early(early, queue_limits(limits)) {
-            let EarlyCommand { payload, properties, .. } = early;
+        if let Err(refused) = pending.push_early(early, queue_limits(limits)) {
+            let (EarlyCommand { payload, properties, .. }, full) = *refused;
             let command = (payload.as_slice(), properties);
             refuse_early(context, pending, command, CommandOutcome::QueueFull, &full.to_string());
         }

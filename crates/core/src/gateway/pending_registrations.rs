@@ -42,15 +42,19 @@ pub(super) struct EarlyCommand {
 }
 
 impl PendingRegistration {
-    /// Adds a command, unless too many wait: then it comes back.
-    pub fn push_early(&mut self, early: EarlyCommand, limits: QueueLimits) -> Result<(), (EarlyCommand, QueueFull)> {
+    /// Adds a command, unless too many wait: then it comes back, boxed for its size.
+    pub fn push_early(
+        &mut self,
+        early: EarlyCommand,
+        limits: QueueLimits,
+    ) -> Result<(), Box<(EarlyCommand, QueueFull)>> {
         let bytes = self.early.iter().map(|early| early.room.bytes()).sum();
         match limits.check(self.early.len(), bytes, &early.room) {
             Ok(()) => {
                 self.early.push_back(early);
                 Ok(())
             }
-            Err(full) => Err((early, full)),
+            Err(full) => Err(Box::new((early, full))),
         }
     }
 }
@@ -171,7 +175,7 @@ mod tests {
     fn early_commands_are_bounded_and_one_always_has_room() {
         let bytes = CommandBytes::default();
         let mut pending = pending(1, "a");
-        let full = |result: Result<(), (EarlyCommand, QueueFull)>| result.err().map(|(_, full)| full);
+        let full = |result: Result<(), Box<(EarlyCommand, QueueFull)>>| result.err().map(|refused| refused.1);
         assert_eq!(full(pending.push_early(early(&bytes, 101), LIMITS)), None);
         assert_eq!(full(pending.push_early(early(&bytes, 1), LIMITS)), Some(QueueFull::Bytes));
         pending.early.clear();

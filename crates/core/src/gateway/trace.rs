@@ -68,7 +68,7 @@ pub enum TracedEvent {
         peer: Option<Peer>,
         /// The name of the identity that the peer has proved, or named.
         identity: Option<String>,
-        report: Report,
+        report: Box<Report>,
     },
 }
 
@@ -177,7 +177,7 @@ impl Traces {
         if !traces.is_empty() {
             let identity = facts.and_then(|facts| facts.identity.as_ref()?.name()).map(str::to_owned);
             let peer = facts.map(|facts| facts.peer).or(received);
-            let event = TracedEvent::Report { peer, identity, report: report.clone() };
+            let event = TracedEvent::Report { peer, identity, report: Box::new(report.clone()) };
             self.push(Traced { traces, at, event }, 0);
         }
     }

@@ -47,7 +47,7 @@ fn codes(traced: &[Traced]) -> Vec<(Direction, Peer, Code)> {
 
 fn reports(traced: &[Traced]) -> Vec<&Report> {
     let report = |traced| match traced {
-        &Traced { event: TracedEvent::Report { ref report, .. }, .. } => Some(report),
+        &Traced { event: TracedEvent::Report { ref report, .. }, .. } => Some(report.as_ref()),
         Traced { event: TracedEvent::Message(_), .. } => None,
     };
     traced.iter().filter_map(report).collect()

@@ -18,10 +18,11 @@ impl DtlsGatewayScene {
 
 fn handshakes(traced: &[Traced]) -> Vec<(&server::DtlsReport, Option<&str>)> {
     let report = |traced| match traced {
-        &Traced { event: TracedEvent::Report { report: Report::Dtls(ref report), ref identity, .. }, .. } => {
-            Some((report, identity.as_deref()))
-        }
-        Traced { event: TracedEvent::Report { .. } | TracedEvent::Message(_), .. } => None,
+        &Traced { event: TracedEvent::Report { ref report, ref identity, .. }, .. } => match &**report {
+            Report::Dtls(report) => Some((report, identity.as_deref())),
+            _ => None,
+        },
+        Traced { event: TracedEvent::Message(_), .. } => None,
     };
     traced.iter().filter_map(report).collect()
 }
