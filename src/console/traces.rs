@@ -23,12 +23,13 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, Schema};
 use utoipa::openapi::{ObjectBuilder, RefOr, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
+use lwm2m_core::lwm2m::number::whole_of;
 
 use super::ConsoleServer;
 use super::audit::Author;
@@ -56,10 +57,15 @@ const PCAP_SUFFIX: &str = ".pcap";
 #[serde(deny_unknown_fields)]
 pub struct NewTrace {
     /// The device need not be registered.
+    #[serde(default, deserialize_with = "given")]
     endpoint: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     address: Option<IpAddr>,
+    #[serde(default, deserialize_with = "given")]
     identity: Option<String>,
-    minutes: Option<u64>,
+    /// In JSON 30 and 30.0 are the same number.
+    #[serde(default, deserialize_with = "given")]
+    minutes: Option<f64>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -297,11 +303,12 @@ impl ToSchema for NewTrace {}
 
 impl NewTrace {
     fn lasts(&self) -> Result<Duration, Problem> {
-        let minutes = self.minutes.unwrap_or(MINUTES);
-        if !(1..=MOST_MINUTES).contains(&minutes) {
-            let detail = format!("minutes is a number from 1 to {MOST_MINUTES}");
-            return Err(ProblemKind::InvalidRequest.because(detail));
-        }
+        let Some(minutes) = self.minutes else { return Ok(Duration::from_secs(60 * MINUTES)) };
+        let minutes = whole_of(minutes).and_then(|minutes| u64::try_from(minutes).ok());
+        let minutes = minutes.filter(|minutes| (1..=MOST_MINUTES).contains(minutes)).ok_or_else(|| {
+            let detail = format!("minutes is a whole number from 1 to {MOST_MINUTES}");
+            ProblemKind::InvalidRequest.because(detail)
+        })?;
         Ok(Duration::from_secs(60 * minutes))
     }
 
@@ -333,6 +340,11 @@ impl Access {
             (Some(_), TraceTarget::Address(_) | TraceTarget::Identity(_)) => false,
         }
     }
+}
+
+/// Reads a member that may be absent, but not null.
+fn given<'d, T: Deserialize<'d>, D: Deserializer<'d>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// Returns the ID of a trace in a path, if the token is that of an operator and may have the trace.

@@ -307,6 +307,9 @@ async fn traces_are_for_operators_and_their_number_and_duration_have_bounds() {
         json!({ "address": "nowhere" }),
         json!({ "endpoint": "b1", "minutes": 0 }),
         json!({ "endpoint": "b1", "minutes": 121 }),
+        json!({ "endpoint": "b1", "minutes": 1.5 }),
+        json!({ "endpoint": "b1", "minutes": null }),
+        json!({ "endpoint": "b1", "identity": null }),
         json!({ "endpoint": "b1", "until": "tomorrow" }),
     ] {
         assert_eq!(begin(&of, None).problem(), (400, "invalid-request".to_owned()), "{of}");
@@ -334,7 +337,7 @@ async fn traces_are_for_operators_and_their_number_and_duration_have_bounds() {
     for id in ["x", "%2e%2e", "0", "+00000000000000f", "00000000000000000"] {
         assert_eq!(traced.ask(&format!("GET /api/v1/traces/{id}")).problem(), gone(), "{id}");
     }
-    traced.begin(&json!({ "endpoint": "b1", "minutes": 120 }));
+    traced.begin(&json!({ "endpoint": "b1", "minutes": 120.0 }));
 
     let audit = traced.ask("GET /api/v1/audit").json();
     let entry = |at: usize| (audit["entries"][at]["action"].clone(), audit["entries"][at]["endpoint"].clone());
