@@ -98,7 +98,10 @@ impl HiddenPaths {
     /// Covers the hidden values. Returns whether there was one.
     fn cover(&self, json: &mut Value, outer: &Scope) -> bool {
         match json {
-            Value::Array(items) => items.iter_mut().fold(false, |any, item| self.cover(item, outer) || any),
+            // Every item is covered, so there is no `any`, which stops at the first.
+            Value::Array(items) => {
+                items.iter_mut().filter_map(|item| self.cover(item, outer).then_some(())).count() > 0
+            }
             Value::Object(members) => {
                 let scope = outer.inside(members);
                 let (mut here, mut below) = (false, false);

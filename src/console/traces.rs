@@ -73,8 +73,8 @@ pub struct NewTrace {
 #[into_params(parameter_in = Query)]
 pub struct MessagesQuery {
     /// Only messages with a larger `n`.
-    #[param(minimum = 0, maximum = 4294967295_u64)]
-    after: Option<u64>,
+    #[param(minimum = 0, maximum = 4294967295_u64, value_type = Option<u64>)]
+    after: Option<u32>,
 }
 
 /// List the traces
@@ -170,7 +170,7 @@ pub async fn trace(
     }
     let id = visible_trace(&server, &access, id)?;
     let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
-    let after = query.after.unwrap_or(0);
+    let after = query.after.map_or(0, u64::from);
     let read = |record: &TraceRecord| {
         let entries: Vec<TraceEntry> = record.entries(after).cloned().collect();
         (TraceDocument::of(record), entries)
@@ -238,7 +238,7 @@ pub async fn trace_events(
     let id = visible_trace(&server, &access, id)?;
     let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
     let open = server.streams.open(&access.name, None)?;
-    let follower = TraceFollower::of_trace(&server.traces, id, query.after.unwrap_or(0));
+    let follower = TraceFollower::of_trace(&server.traces, id, query.after.map_or(0, u64::from));
     let feed = EventFeed::of_trace(&server, follower);
     Ok(respond(access, cut, open, feed))
 }

@@ -1,5 +1,7 @@
 //! The event streams of the console of the built program.
 
+#![expect(clippy::disallowed_methods, reason = "these tests run over real sockets, in real time")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;

@@ -1,5 +1,7 @@
 //! `run --exit-with-parent`: the built program as the child of a process that holds its standard input.
 
+#![expect(clippy::disallowed_methods, reason = "a test of a process waits in real time")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};

@@ -262,7 +262,8 @@ impl Siege {
         let (mut taken, mut once): (Vec<f64>, _) = (taken.map(|send| send.value).collect(), published.clone());
         let least = if self.forges { sends.len() * 3 / 4 } else { sends.len() };
         assert!(taken.len() >= least, "honest-{number}: {} of {} Sends were taken", taken.len(), sends.len());
-        (taken.sort_by(f64::total_cmp), once.sort_by(f64::total_cmp));
+        taken.sort_by(f64::total_cmp);
+        once.sort_by(f64::total_cmp);
         assert_eq!(once, taken, "honest-{number}");
         let arrivals = &self.network.devices[number].arrivals;
         let mut arrived = arrivals.iter();
