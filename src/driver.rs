@@ -347,10 +347,10 @@ impl Driver {
                 self.gateway.end_trace(id);
                 false
             }
-            DriverRequest::Watch(watch) => {
+            DriverRequest::Watch(watch, reply) => {
                 self.onlookers.watch(&self.gateway, watch);
                 self.gateway.set_onlookers(true);
-                false
+                reply.send(()).is_err()
             }
             DriverRequest::Unwatch => {
                 self.onlookers.forget_closed();

@@ -33,7 +33,7 @@ impl TestAdmin {
                     | DriverRequest::StreamOpen { .. }
                     | DriverRequest::Trace { .. }
                     | DriverRequest::EndTrace(_)
-                    | DriverRequest::Watch(_)
+                    | DriverRequest::Watch(..)
                     | DriverRequest::Unwatch
                     | DriverRequest::Keys { .. } => {}
                 }

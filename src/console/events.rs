@@ -211,8 +211,7 @@ impl EventFeed {
     /// Begins to watch.
     pub async fn open(server: &Arc<ConsoleServer>, target: WatchTarget) -> Result<Self, Problem> {
         let (sender, events) = event_stream();
-        let watch = DriverRequest::Watch(Watch { target, events: sender });
-        server.sources.admin.control.send(watch).await.map_err(silent)?;
+        server.sources.admin.control.watch(Watch { target, events: sender }).await.map_err(silent)?;
         let mut feed = Self::without_events(server);
         feed.events = Some(events);
         Ok(feed)

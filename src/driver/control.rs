@@ -50,8 +50,8 @@ pub enum DriverRequest {
     Trace { id: TraceId, target: TraceTarget, copies: TraceSender, reply: oneshot::Sender<bool> },
     /// Ends a trace.
     EndTrace(TraceId),
-    /// Shows the events of devices from now on.
-    Watch(Watch),
+    /// Shows the events of devices from the answer on.
+    Watch(Watch, oneshot::Sender<()>),
     /// Forgets the watches whose receivers have gone.
     Unwatch,
     /// Replaces the object definitions.
@@ -151,6 +151,11 @@ impl Control {
     /// Ends a trace.
     pub async fn end_trace(&self, id: TraceId) -> Result<(), DriverSilent> {
         self.send(DriverRequest::EndTrace(id)).await
+    }
+
+    /// Begins a watch. It is in force when this returns.
+    pub async fn watch(&self, watch: Watch) -> Result<(), DriverSilent> {
+        self.ask(|answer| DriverRequest::Watch(watch, answer)).await
     }
 
     /// Sends a request that has no answer.
