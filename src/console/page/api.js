@@ -15,7 +15,10 @@ import { problemWords } from "./texts.js";
 /** @typedef {Schemas["Command"] & {answer?: any}} Command */
 /** @typedef {{event: string, data: any}} StreamEvent */
 
-const BASE = "/api/v1";
+// The plugin of EMQX serves the page below an address of EMQX.
+const BASE = new URL("api/v1", document.baseURI).pathname;
+/** Whether EMQX has logged the user in, and passes requests on but no streams. */
+export const HOSTED = BASE !== "/api/v1";
 const KEY = "lwm2m-gateway-token";
 
 /** A request that did not succeed, in words. */
@@ -71,7 +74,7 @@ async function send(method, path, { body, signal, accept } = {}) {
   }
   if (response.ok) return response;
   const problem = await response.text().then(quietly);
-  if (response.status === 401) {
+  if (response.status === 401 && !HOSTED) {
     token.clear();
     signedOut();
   }
@@ -133,7 +136,7 @@ let resources = new Set();
 /** Learns which resources the API of this gateway has. */
 export async function learnResources() {
   const { paths } = await get("/openapi.json");
-  resources = new Set(Object.keys(paths ?? {}).map((path) => path.replace(BASE, "").replace(/\{[^}]*\}/g, "*")));
+  resources = new Set(Object.keys(paths ?? {}).map((path) => path.replace("/api/v1", "").replace(/\{[^}]*\}/g, "*")));
 }
 
 /**
@@ -178,7 +181,7 @@ export async function repeat(signal, load, each = 5000) {
 
 /**
  * Reads an event stream until `signal` aborts. It reconnects, and it is closed while the tab is hidden: browsers have
- * six connections to a host.
+ * six connections to a host. Where the page is below EMQX, only the events of a device can be followed.
  * @param {string} path
  * @param {AbortSignal} signal
  * @param {(event: StreamEvent) => void} onEvent
@@ -186,6 +189,11 @@ export async function repeat(signal, load, each = 5000) {
  */
 export async function stream(path, signal, onEvent, onState = () => {}) {
   let wait = 1000;
+  const live = () => {
+    onState("live");
+    wait = 1000;
+  };
+  if (HOSTED && !path.startsWith("/devices/")) return onState("ended");
   for (;;) {
     await visible(signal);
     if (signal.aborted) return;
@@ -194,9 +202,9 @@ export async function stream(path, signal, onEvent, onState = () => {}) {
     signal.addEventListener("abort", close);
     document.addEventListener("visibilitychange", close);
     try {
+      if (HOSTED) await poll(path, inner.signal, onEvent, live);
       const response = await send("GET", path, { signal: inner.signal, accept: "text/event-stream" });
-      onState("live");
-      wait = 1000;
+      live();
       await readEvents(response, onEvent);
       onState("connecting");
     } catch (error) {
@@ -211,6 +219,22 @@ export async function stream(path, signal, onEvent, onState = () => {}) {
     }
     if (!document.hidden) await pause(wait * (0.75 + Math.random() / 2), signal);
     wait = Math.min(wait * 2, 30000);
+  }
+}
+
+/**
+ * Asks for events again and again, until it fails or `signal` aborts.
+ * @param {string} path
+ * @param {AbortSignal} signal
+ * @param {(event: StreamEvent) => void} onEvent
+ * @param {() => void} onAnswer
+ */
+async function poll(path, signal, onEvent, onAnswer) {
+  for (let since = 0; ; ) {
+    const { events, last } = await get(`${path}?since=${since}&max=3s`, signal);
+    onAnswer();
+    events.forEach(onEvent);
+    since = last;
   }
 }
 

@@ -1,6 +1,6 @@
 // The frame of the page: login, navigation, routes.
 
-import { get, has, learnResources, onSignedOut, Problem, token } from "./api.js";
+import { get, has, HOSTED, learnResources, onSignedOut, Problem, token } from "./api.js";
 import { openDevice } from "./device.js";
 import { openDevices } from "./devices.js";
 import { fill, h } from "./dom.js";
@@ -75,7 +75,7 @@ function navigation({ name, role, prefix }) {
         h("span.muted.user", `${name} (${role})`),
         scheme,
         button("?", help, { class: "quiet", "aria-label": "Keyboard help" }),
-        button("Log out", out, { class: "quiet" }),
+        !HOSTED && button("Log out", out, { class: "quiet" }),
       ),
     ),
   ];
@@ -86,13 +86,13 @@ async function route() {
   current.abort();
   current = new AbortController();
   const { signal } = current;
-  if (!token.get()) return login();
+  if (!token.get() && !HOSTED) return login();
   if (!session) {
     frame(loading("the console"));
     try {
       await begin(signal);
     } catch (problem) {
-      if (!signal.aborted && token.get()) frame(failed(problem, route));
+      if (!signal.aborted && (token.get() || HOSTED)) frame(failed(problem, route));
       return;
     }
   }
