@@ -31,7 +31,9 @@ use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::Watchdog;
 use crate::store::{OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
-use crate::upstream::{self, UpstreamLink};
+#[cfg(feature = "embedded")]
+use crate::upstream;
+use crate::upstream::UpstreamLink;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 

@@ -146,7 +146,11 @@ impl ConnectionSettings {
         let host = self.authority.host().trim_matches(['[', ']']);
         let stream = TcpStream::connect((host, self.authority.port_u16().unwrap_or(HTTP))).await?;
         stream.set_nodelay(true)?;
-        Ok(client::Builder::new().enable_push(false).handshake(stream).await?)
+        // Each answer is a small DATA frame. Thousands may arrive before the calls read them, when many devices are
+        // connected at once: that is no attack. What is not read is bounded by the window of the connection.
+        let mut builder = client::Builder::new();
+        builder.enable_push(false).data_frame_budget(usize::MAX);
+        Ok(builder.handshake(stream).await?)
     }
 
     fn request(&self, method: &'static str) -> Request<()> {
@@ -273,20 +277,42 @@ mod tests {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut connection = h2::server::handshake(stream).await.expect("a handshake");
                 for _ in 0..requests_per_connection {
-                    let Some(Ok((request, mut answer))) = connection.accept().await else { break };
+                    let Some(Ok((request, answer))) = connection.accept().await else { break };
                     assert_eq!(request.uri().path(), METHOD);
-                    let mut body = answer.send_response(Response::new(()), false).expect("an open stream");
-                    let message = v1::CodeResponse { code: 5, message: "no".to_owned() };
-                    body.send_data(prefixed(&message), false).expect("an open stream");
-                    let mut trailers = hyper::http::HeaderMap::new();
-                    trailers.insert("grpc-status", HeaderValue::from_static(status));
-                    body.send_trailers(trailers).expect("an open stream");
+                    respond(answer, status);
                 }
                 connection.graceful_shutdown();
                 while connection.accept().await.is_some() {}
             }
         });
         address.to_string().parse().expect("an authority")
+    }
+
+    /// A server that answers when it has this number of requests, all at once.
+    async fn patient_server(requests: usize) -> Authority {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut connection = h2::server::handshake(stream).await.expect("a handshake");
+            let mut waiting = Vec::new();
+            while let Some(Ok((_, answer))) = connection.accept().await {
+                waiting.push(answer);
+                if waiting.len() == requests {
+                    waiting.drain(..).for_each(|answer| respond(answer, "0"));
+                }
+            }
+        });
+        address.to_string().parse().expect("an authority")
+    }
+
+    fn respond(mut answer: h2::server::SendResponse<Bytes>, status: &'static str) {
+        let mut body = answer.send_response(Response::new(()), false).expect("an open stream");
+        let message = v1::CodeResponse { code: 5, message: "no".to_owned() };
+        body.send_data(prefixed(&message), false).expect("an open stream");
+        let mut trailers = hyper::http::HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        body.send_trailers(trailers).expect("an open stream");
     }
 
     async fn call(connection: &AdapterConnection) -> Result<v1::CodeResponse, Status> {
@@ -300,6 +326,21 @@ mod tests {
         for _ in 0..2 {
             let answer = call(&connection).await.expect("an answer");
             assert_eq!((answer.code, answer.message.as_str()), (5, "no"));
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_to_many_calls_may_come_at_once() {
+        const CALLS: usize = 1_000;
+        let connection = AdapterConnection::lazy(patient_server(CALLS).await, PING_TIMEOUT);
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let connection = connection.clone();
+                tokio::spawn(async move { call(&connection).await })
+            })
+            .collect();
+        for answered in calls {
+            assert_eq!(answered.await.expect("no panic").expect("an answer").code, 5);
         }
     }
 
