@@ -173,10 +173,10 @@ fn it_is_to_be_written_anew_before_much_was_sent_or_received() {
     assert!(!association.is_worn());
 }
 
-/// Bounds the memory of an association: with its keys, its identity and its table entries, 50,000 of them take 755
-/// bytes each.
+/// Bounds the memory of an association: with its keys, its identity and its table entries, 50,000 of them took 755
+/// bytes each when it had 208 itself. The time and the kind of its handshake are 24 more.
 #[test]
 fn an_association_takes_less_than_a_kibibyte_by_far() {
-    assert!(size_of::<Association>() <= 208, "{} bytes", size_of::<Association>());
+    assert!(size_of::<Association>() <= 232, "{} bytes", size_of::<Association>());
     assert_eq!(association(Making::default()).keys.block().len(), 40);
 }
