@@ -12,6 +12,8 @@
 //! - [`command`] holds what an application asks of a device, independent of the transport.
 //! - [`registry`] has the devices, their topics and their pending commands. It builds no packet, topic or payload.
 //! - [`mqtt`] maps values to values: JSON to commands, outcomes to JSON, templates to topics. It keeps no state.
+//! - [`bootstrap`] has the accounts that devices are given in a bootstrap session. It knows `lwm2m` and the values of
+//!   `mqtt`, and keeps no state.
 //! - [`gateway`] is the only module that joins the others; a program drives [`gateway::Gateway`].
 //!
 //! The crate names no socket, no file, no runtime and no clock: its Cargo.toml has none of their libraries, and
@@ -30,6 +32,8 @@
 //! - **Queue mode**: a device in queue mode listens only for a while after it sent a message; the gateway keeps commands
 //!   until then. A device is *awake* during that time and *asleep* otherwise.
 //! - **Operation**: what an application wants from a device: read, write, execute, observe and the others.
+//! - **Bootstrap**: the procedure in which a device gets the servers that it registers with, and their keys. An
+//!   *account* is what it gets; its *bootstrap account* is what it uses to reach the bootstrap server.
 //!
 //! CoAP (RFC 7252, 7641, 7959):
 //! - **Peer**: the address, and the DTLS association if there is one, that messages come from and go to.
@@ -65,6 +69,7 @@
 //! - **Auto observe**: observations that the gateway begins by itself after a registration.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod bootstrap;
 pub mod coap;
 pub mod command;
 pub mod gateway;

@@ -23,6 +23,8 @@ use super::topics::is_allowed;
 use self::error::{CommandError, MAX_QUERY_ITEM, MAX_QUERY_ITEMS};
 use self::values::Values;
 
+pub(crate) use self::values::read as read_value;
+
 /// Limits the characters of an unknown type that an answer repeats.
 const LONGEST_SHOWN: usize = 64;
 /// Limits the letters in which a mistyped type may differ from the intended one.

@@ -126,7 +126,7 @@ pub(super) fn relative_path(written: Option<&Json>) -> Result<Path, CommandError
 }
 
 /// Reads a value from its JSON type or its text.
-fn read(expected: ResourceType, value: &Json) -> Result<Value, ValueError> {
+pub(crate) fn read(expected: ResourceType, value: &Json) -> Result<Value, ValueError> {
     let wrong = |value: &str| ValueError::Type { expected, value: value.to_owned() };
     match value {
         Json::String(written) => text::parse(expected, written),

@@ -1,0 +1,244 @@
+//! The accounts that devices are given, by endpoint name.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lwm2m::codec::Assignment;
+use crate::lwm2m::content_format::ContentFormat;
+use crate::lwm2m::path::Path;
+use crate::lwm2m::value::Value;
+use lwm2m_base::identity::PskIdentity;
+
+use super::EndpointPattern;
+use super::secret::SecretBytes;
+
+/// Stands for the endpoint name in the identity of an account.
+pub const ENDPOINT_NAME: &str = "${endpoint_name}";
+
+/// All accounts: those of single endpoint names, which come first, and those of patterns in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Accounts {
+    patterns: Arc<[PatternAccount]>,
+    /// The accounts of single endpoint names, which applications published.
+    endpoints: HashMap<String, Arc<Account>>,
+}
+
+/// An account with the endpoint names that it is for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PatternAccount {
+    pub pattern: EndpointPattern,
+    pub account: Arc<Account>,
+}
+
+/// What a device is given, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    /// Whether the session begins with Bootstrap-Discover.
+    pub discover: bool,
+    /// The paths that are deleted before anything is written.
+    pub delete: Vec<Path>,
+    /// Whether the session reads back the servers that it has written.
+    pub verify: bool,
+    /// The format of what is written, if the device names none.
+    pub format: Option<ContentFormat>,
+    /// Whether each bootstrap generates a new key.
+    pub rotate: bool,
+    /// Whether secrets may be written without DTLS.
+    pub allow_plaintext: bool,
+    pub servers: Vec<ServerAccount>,
+    pub objects: Vec<ObjectInstance>,
+}
+
+/// A server that the device registers with: one instance of the object 0 and one of the object 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerAccount {
+    pub short_server_id: u16,
+    pub uri: String,
+    pub security: ServerSecurity,
+    /// The instance of the object 0; `None` for the lowest that is free.
+    pub security_instance: Option<u16>,
+    /// The time that the device waits before it asks for bootstrap.
+    pub hold_off: Option<Duration>,
+    /// The time after which the device removes its bootstrap account.
+    pub account_timeout: Option<Duration>,
+    /// Whole seconds.
+    pub lifetime: Duration,
+    pub binding: String,
+    pub min_period: Option<Duration>,
+    pub max_period: Option<Duration>,
+    pub disable_timeout: Option<Duration>,
+    pub store_notifications: bool,
+    /// Resources of the object 1 that devices of LwM2M 1.0 do not have.
+    pub since_1_1: Vec<(u16, Value)>,
+}
+
+/// How the device secures its connection to a server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerSecurity {
+    None,
+    Psk {
+        identity: IdentityTemplate,
+        secret: AccountSecret,
+    },
+    /// The public keys are SubjectPublicKeyInfo (RFC 7250), the private key is PKCS #8.
+    RawPublicKey(KeyPair),
+    /// The certificates are X.509 in DER, the private key is PKCS #8.
+    X509(KeyPair),
+}
+
+/// The device's own public key or certificate, its private key, and the public key or certificate of the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyPair {
+    pub own: Vec<u8>,
+    pub server: Vec<u8>,
+    pub private_key: SecretBytes,
+}
+
+/// A pre-shared key of an account.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AccountSecret {
+    /// Each device gets a random key of its own.
+    Generated,
+    Given(SecretBytes),
+}
+
+/// The identity of a pre-shared key, perhaps with the endpoint name in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityTemplate(String);
+
+/// An instance of any other object. Its values may be secrets: `Debug` shows none.
+#[derive(Clone, PartialEq)]
+pub struct ObjectInstance {
+    pub path: Path,
+    pub values: Vec<Assignment>,
+}
+
+impl Accounts {
+    /// Replaces the accounts of patterns.
+    pub fn set_patterns(&mut self, patterns: Vec<PatternAccount>) {
+        self.patterns = patterns.into();
+    }
+
+    /// Sets or removes the account of one endpoint name.
+    pub fn set_endpoint(&mut self, endpoint: &str, account: Option<Account>) {
+        match account {
+            Some(account) => drop(self.endpoints.insert(endpoint.to_owned(), Arc::new(account))),
+            None => drop(self.endpoints.remove(endpoint)),
+        }
+    }
+
+    /// Returns the account of an endpoint name: its own, or else the first whose pattern matches.
+    pub fn of(&self, endpoint: &str) -> Option<&Arc<Account>> {
+        let first = || self.patterns.iter().find(|account| account.pattern.matches(endpoint));
+        self.endpoints.get(endpoint).or_else(|| first().map(|account| &account.account))
+    }
+
+    /// Returns the number of accounts of single endpoint names.
+    pub fn endpoints(&self) -> usize {
+        self.endpoints.len()
+    }
+}
+
+impl Account {
+    /// Returns whether nothing in this account is secret, so that it may be written without DTLS.
+    pub fn is_public(&self) -> bool {
+        self.servers.iter().all(|server| server.security == ServerSecurity::None)
+            && self.objects.iter().all(|object| !object.may_hold_keys())
+    }
+
+    /// Returns whether a key is generated for each device.
+    pub fn generates_keys(&self) -> bool {
+        self.servers.iter().any(|server| server.generated_identity().is_some())
+    }
+}
+
+impl ServerAccount {
+    /// Returns the identity of a key that is generated for each device.
+    pub fn generated_identity(&self) -> Option<&IdentityTemplate> {
+        match &self.security {
+            ServerSecurity::Psk { identity, secret: AccountSecret::Generated } => Some(identity),
+            ServerSecurity::Psk { secret: AccountSecret::Given(_), .. }
+            | ServerSecurity::None
+            | ServerSecurity::RawPublicKey(_)
+            | ServerSecurity::X509(_) => None,
+        }
+    }
+
+    /// Returns the identity of the pre-shared key of this server.
+    pub fn identity(&self) -> Option<&IdentityTemplate> {
+        match &self.security {
+            ServerSecurity::Psk { identity, .. } => Some(identity),
+            ServerSecurity::None | ServerSecurity::RawPublicKey(_) | ServerSecurity::X509(_) => None,
+        }
+    }
+}
+
+impl ServerSecurity {
+    /// Returns the name that the configuration has for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Psk { .. } => "psk",
+            Self::RawPublicKey(_) => "rpk",
+            Self::X509(_) => "x509",
+        }
+    }
+}
+
+impl IdentityTemplate {
+    /// Takes a text with at most the placeholder `${endpoint_name}`; `None` for any other placeholder.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        let rest = text.replacen(ENDPOINT_NAME, "", 1);
+        (!rest.contains("${")).then_some(Self(text))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn has_placeholder(&self) -> bool {
+        self.0.contains(ENDPOINT_NAME)
+    }
+
+    /// Returns the identity of a device; `None` if it is too long.
+    pub fn of(&self, endpoint: &str) -> Option<PskIdentity> {
+        PskIdentity::new(self.0.replacen(ENDPOINT_NAME, endpoint, 1).as_bytes())
+    }
+
+    /// Returns the endpoint name that makes this identity of the template; the empty text for a template without
+    /// placeholder.
+    pub fn endpoint_of<'i>(&self, identity: &'i PskIdentity) -> Option<&'i str> {
+        match self.0.split_once(ENDPOINT_NAME) {
+            Some((before, after)) => identity.as_str().strip_prefix(before)?.strip_suffix(after),
+            None => (identity.as_str() == self.0).then_some(""),
+        }
+    }
+}
+
+impl PatternAccount {
+    /// Returns whether a device with this account may be given this identity.
+    pub fn gives(&self, identity: &PskIdentity) -> bool {
+        let gives = |template: &IdentityTemplate| match template.endpoint_of(identity) {
+            Some(endpoint) => !template.has_placeholder() || self.pattern.matches(endpoint),
+            None => false,
+        };
+        self.account.servers.iter().filter_map(ServerAccount::identity).any(gives)
+    }
+}
+
+impl ObjectInstance {
+    /// The object OSCORE, which holds keys.
+    const OSCORE: u16 = 21;
+
+    fn may_hold_keys(&self) -> bool {
+        self.path.object() == Some(Self::OSCORE)
+    }
+}
+
+impl std::fmt::Debug for ObjectInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectInstance({} with {} values)", self.path, self.values.len())
+    }
+}
