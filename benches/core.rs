@@ -277,6 +277,8 @@ impl Bench {
                     BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
                 )
                 | Output::FindKey(_)
+                | Output::DescribeImage { .. }
+                | Output::ReadImage { .. }
                 | Output::Answer(_)
                 | Output::Report(_) => {}
                 Output::Idle(_) => return outcome,

@@ -19,6 +19,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
 use crate::credentials::KeyFinder;
+use crate::firmware::{ImageAnswer, ImageReader, ImageRequest};
 use crate::observability::failures::{Failure, FailureKind, FailureLog};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
@@ -59,6 +60,7 @@ pub struct Driver {
     dropped: (Instant, u64),
     store: Option<Store>,
     keys: KeyFinder,
+    images: Option<ImageReader>,
     requests: mpsc::Receiver<DriverRequest>,
     askers: Askers,
     /// Where copies of traced messages go.
@@ -75,6 +77,7 @@ enum DriverInput {
     Readable(usize),
     Broker(lwm2m_core::gateway::broker::BrokerEvent),
     Key(PskIdentity, KeyAnswer),
+    Image(ImageAnswer),
     Asked(DriverRequest),
     Deadline,
     Stop,
@@ -104,6 +107,7 @@ impl Driver {
             dropped: (wall_clock_read, 0),
             store,
             keys,
+            images: None,
             requests,
             askers: Askers::default(),
             traced: None,
@@ -127,6 +131,11 @@ impl Driver {
     /// Looks up the keys of devices here.
     pub fn with_keys(self, keys: Option<KeyFinder>) -> Self {
         Self { keys: keys.unwrap_or(self.keys), ..self }
+    }
+
+    /// Reads firmware images here. Without a reader there are none.
+    pub fn with_images(self, images: ImageReader) -> Self {
+        Self { images: Some(images), ..self }
     }
 
     /// Runs until `stop` completes, and then shuts down within `patience`: half of it is for the answers to commands in
@@ -169,6 +178,7 @@ impl Driver {
                 index = self.sockets.readable() => DriverInput::Readable(index),
                 event = self.link.event() => DriverInput::Broker(event),
                 (identity, answer) = self.keys.answer() => DriverInput::Key(identity, answer),
+                answer = image_answer(self.images.as_mut()) => DriverInput::Image(answer),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
                 () = sleep_until(deadline.into()) => DriverInput::Deadline,
                 () = &mut stop => DriverInput::Stop,
@@ -178,6 +188,7 @@ impl Driver {
                 DriverInput::Readable(index) => self.receive(now, index),
                 DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
                 DriverInput::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
+                DriverInput::Image(answer) => self.handle_image(now, answer),
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
                 DriverInput::Stop => return,
@@ -222,6 +233,10 @@ impl Driver {
                         self.gateway.handle_key(now, &identity, answer);
                     }
                 }
+                Output::DescribeImage { request, name } => self.ask_for_image(ImageRequest::Describe { request, name }),
+                Output::ReadImage { request, name, image, offset, length } => {
+                    self.ask_for_image(ImageRequest::Read { request, name, image, offset, length });
+                }
                 Output::Answer(answer) => self.askers.answer(answer),
                 Output::Report(report) => self.report(&report),
                 Output::Idle(deadline) => {
@@ -230,6 +245,24 @@ impl Driver {
                     return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP);
                 }
             }
+        }
+    }
+
+    /// Hands a request for an image to the threads that read.
+    fn ask_for_image(&mut self, request: ImageRequest) {
+        match &mut self.images {
+            Some(images) => images.submit(request),
+            None => {
+                let now = self.now();
+                self.handle_image(now, request.not_found());
+            }
+        }
+    }
+
+    fn handle_image(&mut self, now: Instant, answer: ImageAnswer) {
+        match answer {
+            ImageAnswer::Described(request, result) => self.gateway.image_described(now, request, result),
+            ImageAnswer::Read(request, result) => self.gateway.image_read(now, request, result),
         }
     }
 
@@ -434,6 +467,14 @@ impl Driver {
             self.read_wall_clock(now);
         }
         now
+    }
+}
+
+/// Waits for the next answer of the threads that read images.
+async fn image_answer(images: Option<&mut ImageReader>) -> ImageAnswer {
+    match images {
+        Some(images) => images.answer().await,
+        None => pending().await,
     }
 }
 

@@ -41,6 +41,7 @@ mod demo;
 mod descriptors;
 pub mod driver;
 mod errors;
+pub mod firmware;
 mod meters;
 pub mod observability;
 mod parent;

@@ -113,6 +113,8 @@ impl SwallowingGateway {
                 Output::Broker(BrokerCommand::Publish { .. }) => self.published += 1,
                 Output::Broker(BrokerCommand::Resume { .. }) => self.resumed += 1,
                 Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. })
+                | Output::DescribeImage { .. }
+                | Output::ReadImage { .. }
                 | Output::Answer(_) => {}
                 Output::FindKey(identity) => {
                     let key = PskKey::new(KEY).expect("a key that is long enough");

@@ -24,6 +24,7 @@ use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, DeviceCapacity};
 use crate::driver::control::{self, Control, DriverRequest};
 use crate::driver::{self, Driver};
+use crate::firmware::ImageReader;
 use crate::observability::failures::FailureLog;
 use crate::observability::metrics::Metrics;
 use crate::reload::status::ReloadStatus;
@@ -215,10 +216,13 @@ fn start_driver(config: &Config, prepared: &Prepared, parts: DriverParts) -> any
     let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
+    let images = ImageReader::start(config.images.clone(), Arc::clone(metrics));
+    let images = images.context("the threads that read firmware images")?;
     let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
     let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(metrics))
         .watched_by(watchdog)
         .with_failures(failures)
+        .with_images(images)
         .with_keys(secured.as_ref().map(DtlsSetup::keys));
     let task = thread.runtime().spawn(driver.run(stopped, config.shutdown_timeout));
     Ok(RunningDriver { thread, task, stop })

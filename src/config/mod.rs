@@ -7,6 +7,7 @@
 mod console;
 mod dtls;
 mod exproto;
+mod firmware;
 mod former;
 mod groups;
 mod listeners;
@@ -36,6 +37,7 @@ use crate::admin;
 use crate::console::ConsoleConfig;
 use crate::credentials;
 use crate::errors::one_line;
+use crate::firmware::ImagesConfig;
 use crate::observability::logging::LogConfig;
 use crate::store;
 use crate::transport::UdpListener;
@@ -56,6 +58,7 @@ pub struct Config {
     #[cfg(feature = "embedded")]
     pub embedded: lwm2m_broker::BrokerConfig,
     pub store: store::StoreConfig,
+    pub images: ImagesConfig,
     pub admin: admin::AdminConfig,
     #[cfg(feature = "console")]
     pub console: ConsoleConfig,

@@ -23,6 +23,7 @@ use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators}
 use super::console;
 use super::dtls;
 use super::exproto;
+use super::firmware;
 use super::groups::{rate, rate_limit};
 use super::listeners::listeners;
 use super::mqtt;
@@ -92,6 +93,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
             UpstreamKind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
         },
         store: store(reader),
+        images: firmware::images(reader),
         admin: admin(reader),
         #[cfg(feature = "console")]
         console: console::settings(reader),
@@ -134,6 +136,7 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
         plain_udp_for_psk_devices: dtls::plain_udp_for_psk_devices(reader, default.plain_udp_for_psk_devices),
         report_identity: reader.read("dtls.report_identity", default.report_identity, switch),
         report_attributes: reader.read("report_attributes", default.report_attributes, switch),
+        firmware: firmware::updates(reader, default.firmware),
         undefined_resources: reader.read("undefined_resources", default.undefined_resources, choice(undefined)),
         #[cfg(feature = "console")]
         publish_console_answers: console::publish_answers(reader, default.publish_console_answers),

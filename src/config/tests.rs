@@ -86,6 +86,25 @@ fn a_console_that_others_reach_needs_tls_or_says_that_a_proxy_has_it() {
 }
 
 #[test]
+fn the_uris_of_images_are_one_for_each_protocol_and_of_a_listener() {
+    let section = |uris: &str| format!("[firmware]\npublic_uri = {uris}\n");
+    let expected = [
+        r#"firmware.public_uri = ["coap://a", "coap://b"]: coap://b is a second URI with coap://; expected at most one of each"#,
+    ];
+    assert_eq!(mistakes(&section(r#"["coap://a", "coap://b"]"#)), expected);
+    let expected = [
+        r#"firmware.public_uri = "http://a": "http://a": expected coap://HOST:PORT or coaps://HOST:PORT, such as "coap://gw.example.com:5683""#,
+    ];
+    assert_eq!(mistakes(&section(r#""http://a""#)), expected);
+    let both = section(r#"["coap://a:5683", "coaps://a:5684"]"#);
+    let warned = config(&both).warnings;
+    assert_eq!(warned, ["firmware.public_uri: coaps://a:5684 has no effect without a listener for DTLS"]);
+    let listeners = "[listeners.udp.default]\n[listeners.dtls.default]\n";
+    let uris = config(&format!("{both}{listeners}")).gateway.firmware.public_uris;
+    assert!(uris.coap.is_some() && uris.coaps.is_some());
+}
+
+#[test]
 fn a_key_of_another_section_is_pointed_out() {
     assert_eq!(mistakes("token_length = 4"), ["token_length: unknown key; did you mean coap.token_length?"]);
 }

@@ -29,6 +29,7 @@ pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> 
     warnings.extend(topics(config));
     warnings.extend(clientid(config));
     warnings.extend(unused_auto_observe_composite(config));
+    warnings.extend(unused_public_uri(config));
     if let UpstreamConfig::ExProto(exproto) = &config.upstream {
         warnings.extend(proto_name(exproto));
         warnings.extend(unreachable_handler(exproto));
@@ -88,6 +89,17 @@ fn unused_auto_observe_composite(config: &Config) -> Option<String> {
     let is_off = config.gateway.auto_observe == AutoObserve::Off;
     (config.gateway.auto_observe_composite && is_off)
         .then(|| "auto_observe_composite: it has no effect without auto_observe".to_owned())
+}
+
+/// Warns about a URI at which no listener serves images.
+fn unused_public_uri(config: &Config) -> Vec<String> {
+    let uris = &config.gateway.firmware.public_uris;
+    let pairs = [(&uris.coap, Security::None, "plain UDP"), (&uris.coaps, Security::Dtls, "DTLS")];
+    let unused = pairs.into_iter().filter_map(|(uri, security, protocol)| {
+        let uri = uri.as_ref().filter(|_| !config.listeners.iter().any(|listener| listener.security == security))?;
+        Some(format!("firmware.public_uri: {uri} has no effect without a listener for {protocol}"))
+    });
+    unused.collect()
 }
 
 /// Warns about TLS settings for the broker if no address uses TLS.

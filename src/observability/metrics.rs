@@ -4,6 +4,7 @@
 mod commands;
 mod datagrams;
 mod dtls;
+mod images;
 mod labels;
 mod reloads;
 mod reports;
@@ -19,6 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::meters::{ResultLabel, counter, counters, gauge};
 use crate::upstream::metrics::UpstreamMetrics;
 
+use images::ImageMetrics;
 use labels::{ChangeLabel, DirectionLabel};
 
 pub use reloads::ReloadMetrics;
@@ -34,6 +36,7 @@ pub struct Metrics {
     pub upstream: Arc<UpstreamMetrics>,
     pub store: StoreMetrics,
     pub credentials: CredentialMetrics,
+    pub images: ImageMetrics,
     pub admin: AdminMetrics,
     pub console: ConsoleMetrics,
     /// Failures of devices.
@@ -56,6 +59,7 @@ impl Default for Metrics {
             upstream: Arc::new(UpstreamMetrics::register(&mut registry)),
             store: StoreMetrics::register(&mut registry),
             credentials: CredentialMetrics::register(&mut registry),
+            images: ImageMetrics::register(&mut registry),
             admin: AdminMetrics::register(&mut registry),
             console: ConsoleMetrics::register(&mut registry),
             failures: counter(&mut registry, "lwm2m_failures", "Failures of devices, of all kinds"),

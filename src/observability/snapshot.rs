@@ -73,9 +73,11 @@ impl DriverSnapshot {
             ("rate_limited_devices", gateway.senders),
             ("retained_commands", gateway.retained_commands),
             ("profiles", gateway.profiles),
+            ("image_requests", gateway.image_requests),
+            ("image_offers", gateway.image_offers),
         ];
-        let help =
-            "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands and the profiles.";
+        let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles and \
+                    the firmware images.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
         gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)

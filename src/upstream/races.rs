@@ -255,7 +255,11 @@ impl<B: BrokerModel> RaceWorld<B> {
                     self.broker.submit(self.now, command);
                 }
                 Output::Report(Report::Left { reason, .. }) => self.ended.push(reason),
-                Output::Report(_) | Output::Answer(_) | Output::FindKey(_) => {}
+                Output::Report(_)
+                | Output::Answer(_)
+                | Output::FindKey(_)
+                | Output::DescribeImage { .. }
+                | Output::ReadImage { .. } => {}
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return;

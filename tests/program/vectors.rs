@@ -172,6 +172,7 @@ impl VectorCore {
                 Output::Broker(command) => self.obey(command),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! - [`scene`]: one device, played by the test message by message, and the core.
 //! - [`network`]: many simulated devices, a network that loses, repeats and reorders datagrams, and a broker.
+//! - [`images`]: the folder of firmware images.
 //! - [`store`]: what a process of the core leaves to the next one.
 //!
 //! # What this crate guarantees
@@ -13,6 +14,7 @@
 //!
 //! The program around the core: configuration files, sockets, the store and the upstream connections to a broker.
 
+pub mod images;
 pub mod network;
 pub mod scene;
 pub mod store;

@@ -406,6 +406,7 @@ impl Network {
                 }
                 Output::Report(report) => self.reports.push(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(next) => {
                     let next = next.map(|next| next.max(self.now));
                     if let Some(next) = next.filter(|_| self.gateway_wakes != next) {

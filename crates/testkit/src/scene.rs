@@ -24,6 +24,8 @@ use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use serde_json::{Value, json};
 
+use crate::images::ImageFolder;
+
 /// The object list that a device registers with, if the test does not care.
 pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
 /// The query of a Register in tests that do not depend on it.
@@ -44,6 +46,11 @@ pub struct Scene {
     pub observed: Option<Message>,
     /// The lifetimes that were sent to the broker.
     pub lifetimes: Vec<(RegistrationId, Duration)>,
+    /// The firmware images on the disk.
+    pub images: ImageFolder,
+    /// The disk does not answer: requests for images wait for [`Scene::disk_answers`].
+    pub disk_waits: bool,
+    image_requests: VecDeque<Output>,
     said: VecDeque<Said>,
     reports: VecDeque<Report>,
     deadline: Option<Instant>,
@@ -82,6 +89,9 @@ impl Scene {
             location: Vec::new(),
             observed: None,
             lifetimes: Vec::new(),
+            images: ImageFolder::default(),
+            disk_waits: false,
+            image_requests: VecDeque::new(),
             said: VecDeque::new(),
             reports: VecDeque::new(),
             deadline: None,
@@ -276,6 +286,34 @@ impl Scene {
     pub fn gateway_ends(&mut self) {
         self.gateway.end(self.now);
         assert_eq!(self.poll(), [], "an outcome without a datagram");
+    }
+
+    // --- The disk ----------------------------------------------------------------------------------------------------
+
+    /// Answers the requests for images that wait, and those that come meanwhile.
+    pub fn disk_answers(&mut self) {
+        while let Some(request) = self.image_requests.pop_front() {
+            self.answer_image_request(request);
+            self.settle();
+        }
+    }
+
+    /// Returns how many requests for images wait.
+    pub fn image_requests(&self) -> usize {
+        self.image_requests.len()
+    }
+
+    fn answer_image_request(&mut self, request: Output) {
+        match request {
+            Output::DescribeImage { request, name } => {
+                self.gateway.image_described(self.now, request, self.images.describe(&name));
+            }
+            Output::ReadImage { request, name, image, offset, length } => {
+                let read = self.images.read(&name, &image, offset, length);
+                self.gateway.image_read(self.now, request, read);
+            }
+            other => panic!("no request for an image: {other:?}"),
+        }
     }
 
     // --- The clock ---------------------------------------------------------------------------------------------------
@@ -478,6 +516,10 @@ impl Scene {
                 Output::Report(Report::Datagram { peer, outcome }) => outcomes.push((peer, outcome)),
                 Output::Report(report) => self.reports.push_back(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } if self.disk_waits => {
+                    self.image_requests.push_back(output);
+                }
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => self.answer_image_request(output),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return outcomes;
@@ -574,7 +616,12 @@ fn keeps_the_secret(output: &Output) {
         Output::Transmit(transmit) => &transmit.datagram[..],
         Output::Broker(BrokerCommand::Publish { publication, .. }) => &publication.payload[..],
         Output::Answer(answer) => &answer.payload[..],
-        Output::Broker(_) | Output::FindKey(_) | Output::Report(_) | Output::Idle(_) => &[],
+        Output::Broker(_)
+        | Output::FindKey(_)
+        | Output::DescribeImage { .. }
+        | Output::ReadImage { .. }
+        | Output::Report(_)
+        | Output::Idle(_) => &[],
     };
     let shown = format!("{output:?}") + &String::from_utf8_lossy(bytes);
     assert!(!shown.contains(PASSWORD), "{shown}");

@@ -39,6 +39,7 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
             "admin_",
             "console_",
             "failures_",
+            "image_",
             "reloads",
         ]);
         !others.into_iter().any(|other| name.starts_with(&format!("lwm2m_{other}")))

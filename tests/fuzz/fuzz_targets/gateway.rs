@@ -382,6 +382,7 @@ impl Run {
                 Output::Report(_) => {}
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return outcomes;

@@ -239,6 +239,7 @@ impl DtlsDevicesScene {
                     let message = Message::decode(&transmit.datagram).expect("a message");
                     self.heard.push_back((transmit.peer.address, message));
                 }
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::FindKey(identity) => {
                     let key = PskKey::new(KEY.to_vec()).expect("a key");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };

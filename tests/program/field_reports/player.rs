@@ -132,6 +132,7 @@ impl Player {
                 }
                 Output::Broker(_) | Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }
         }

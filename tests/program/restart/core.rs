@@ -203,6 +203,7 @@ impl RestartedCore {
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }
         }

@@ -72,7 +72,7 @@ impl Deduplicator {
         let messages = match class {
             PeerClass::Registered => &mut self.registered,
             PeerClass::Unregistered => &mut self.unregistered,
-            PeerClass::UnregisteredIdempotent => return None,
+            PeerClass::Idempotent => return None,
         };
         messages.remember(now, peer, (id, kind), fingerprint(datagram))
     }

@@ -262,9 +262,21 @@ impl Endpoint {
         id
     }
 
-    /// Answers a request of a peer. Nothing is sent if the request is no longer known.
+    /// Answers a request of a peer, with the whole response or, with the Block2 option, with the block that it asked for.
+    /// Nothing is sent if the request is no longer known.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_by(now, id, response, Exchanges::respond);
+    }
+
+    /// Drops a request that waits for its response, without an answer.
+    pub(crate) fn drop_request(&mut self, id: RequestId) {
+        self.requested.remove(&id);
+        self.exchanges.drop_request(id);
+    }
+
+    /// Returns whether two requests that wait are the same message.
+    pub(crate) fn are_duplicates(&self, one: RequestId, other: RequestId) -> bool {
+        self.exchanges.are_duplicates(one, other)
     }
 
     /// Answers like [`Endpoint::respond`], but a response that is no acknowledgement is not retransmitted: the peer is
@@ -313,10 +325,13 @@ impl Endpoint {
         self.drop_orphans(now);
     }
 
-    /// Returns the block of the response that the request asked for.
+    /// Returns the block of the response that the request asked for. A response with the Block2 option is one already.
     fn sliced(&mut self, id: RequestId, response: Response) -> Response {
         let requested = self.requested.remove(&id);
-        let mut response = slice(response, requested.and_then(|requested| requested.block2), self.block_size);
+        let mut response = match response.options.contains(number::BLOCK2) {
+            true => response,
+            false => slice(response, requested.and_then(|requested| requested.block2), self.block_size),
+        };
         if let Some(block) = requested.and_then(|requested| requested.block1) {
             block.add_to(&mut response.options, number::BLOCK1);
         }

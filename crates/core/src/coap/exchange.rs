@@ -342,6 +342,18 @@ impl Exchanges {
         self.respond_as(now, id, response, Kind::NonConfirmable);
     }
 
+    /// Drops a request of a peer without an answer.
+    pub(crate) fn drop_request(&mut self, id: RequestId) {
+        self.requests.remove(&id);
+        self.deadlines.cancel(Deadline::Acknowledge(id));
+    }
+
+    /// Returns whether two requests that wait are the same message (RFC 7252 section 4.5).
+    pub(crate) fn are_duplicates(&self, one: RequestId, other: RequestId) -> bool {
+        let message_of = |id| self.requests.get(&id).map(|pending| (pending.peer, pending.message_id, pending.token));
+        one != other && message_of(one).is_some() && message_of(one) == message_of(other)
+    }
+
     fn respond_as(&mut self, now: Instant, id: RequestId, response: Response, separate: Kind) {
         let Some(pending) = self.requests.remove(&id) else { return };
         self.deadlines.cancel(Deadline::Acknowledge(id));
@@ -349,7 +361,7 @@ impl Exchanges {
         let (kind, message_id) = match pending.answer_as {
             AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
             AnswerAs::Separate => (separate, self.new_message_id(now, peer)),
-            AnswerAs::NonConfirmable if pending.class == PeerClass::UnregisteredIdempotent => {
+            AnswerAs::NonConfirmable if pending.class == PeerClass::Idempotent => {
                 (Kind::NonConfirmable, MessageId(self.rng.random()))
             }
             AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(now, peer)),

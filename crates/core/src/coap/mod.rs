@@ -21,6 +21,7 @@ mod transfers;
 mod transmission;
 
 pub use block::BlockError;
+pub(crate) use block::{Block, BlockSize};
 pub use code::Code;
 pub use endpoint::{Endpoint, EndpointEvent};
 pub use exchange::{CoapOutput, ExchangeId, PendingAck, RequestId, Transmit};

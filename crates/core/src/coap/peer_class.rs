@@ -8,6 +8,6 @@ pub enum PeerClass {
     Registered,
     /// Unregistered peer: the same, within the share of unregistered peers.
     Unregistered,
-    /// Unregistered peer, idempotent request: no deduplication state is kept.
-    UnregisteredIdempotent,
+    /// Idempotent request of an unregistered peer, or for a block of a firmware image: no deduplication state is kept.
+    Idempotent,
 }

@@ -21,6 +21,7 @@ use lwm2m_base::rate::{Exceeded, Limiter, Rate, SourceNetwork, TokenBuckets};
 use super::config::Limits;
 use super::context::Context;
 use super::diagnostic::add_max_age;
+use super::firmware::serving;
 use super::identity::IdentityRule;
 use super::registrations::Registrations;
 use super::report::{DropReason, Report};
@@ -79,8 +80,13 @@ impl AdmissionControl {
             return Decision::Admit(PeerClass::Registered);
         }
         let registers = is_register(message);
+        if serving::is_pull(context, message) {
+            // A device may fetch its image from another port, or by another association, than it registered from.
+            let devices = registry.devices_at(peer).max(1);
+            return self.registered(now, peer, devices, PeerClass::Idempotent);
+        }
         if is_of_registered(context, registrations, peer, message, registers) {
-            return self.registered(now, peer, registry.devices_at(peer));
+            return self.registered(now, peer, registry.devices_at(peer), PeerClass::Registered);
         }
         match registers {
             // A repeated Update or Send must be recognised as a duplicate: an Update moves the registration, and a Send
@@ -88,7 +94,7 @@ impl AdmissionControl {
             false if names_location(registry, message) || peer.association.is_some() && is_send(message) => {
                 self.other(now, source, PeerClass::Unregistered)
             }
-            false => self.other(now, source, PeerClass::UnregisteredIdempotent),
+            false => self.other(now, source, PeerClass::Idempotent),
             true if continues(message) || context.coap.is_duplicate(now, peer, message.id, datagram) => {
                 self.other(now, source, PeerClass::Unregistered)
             }
@@ -137,9 +143,9 @@ impl AdmissionControl {
     }
 
     /// Decides about a message from an address that this number of registered devices share.
-    fn registered(&mut self, now: Instant, peer: Peer, devices: usize) -> Decision {
+    fn registered(&mut self, now: Instant, peer: Peer, devices: usize, class: PeerClass) -> Decision {
         if self.registered.take(now, peer, self.rate_of_registered.times(devices)) {
-            Decision::Admit(PeerClass::Registered)
+            Decision::Admit(class)
         } else {
             Decision::Drop(DropReason::DeviceRateLimited)
         }
@@ -150,9 +156,9 @@ impl AdmissionControl {
         let is_reset = Header::of(datagram).is_some_and(|header| header.kind == Kind::Confirmable);
         let devices = registry.devices_at(peer);
         match (is_reset, devices) {
-            (false, _) => Decision::Admit(PeerClass::UnregisteredIdempotent),
-            (true, 0) => self.other(now, SourceNetwork::of(peer.address), PeerClass::UnregisteredIdempotent),
-            (true, _) => self.registered(now, peer, devices),
+            (false, _) => Decision::Admit(PeerClass::Idempotent),
+            (true, 0) => self.other(now, SourceNetwork::of(peer.address), PeerClass::Idempotent),
+            (true, _) => self.registered(now, peer, devices, PeerClass::Registered),
         }
     }
 }

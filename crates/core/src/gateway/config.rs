@@ -10,6 +10,7 @@ use crate::lwm2m::register::RegistrationRules;
 use crate::mqtt::topics::{Template, Translators};
 use lwm2m_base::rate::{Rate, RateLimit};
 
+use super::firmware::config::FirmwareConfig;
 use super::identity::IdentityRule;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +46,7 @@ pub struct GatewayConfig {
     /// Whether the answers to the console's commands are published like those of applications. Notifications always
     /// are.
     pub publish_console_answers: bool,
+    pub firmware: FirmwareConfig,
     pub limits: Limits,
 }
 
@@ -67,6 +69,7 @@ impl Default for GatewayConfig {
             report_identity: false,
             publish_console_answers: true,
             plain_udp_for_psk_devices: false,
+            firmware: FirmwareConfig::default(),
             limits: Limits::default(),
         }
     }

@@ -29,6 +29,10 @@ use super::command_scheduler::{FinalAnswer, Recipient};
 use super::config::GatewayConfig;
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
+use super::firmware::image::{ImageError, ImageName, ImageRequestId};
+use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
+use super::firmware::pulls::Pulls;
+use super::firmware::serving;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
 use super::trace::{PeerFacts, TracedPeer, Traces};
@@ -50,6 +54,8 @@ pub(super) struct Context {
     /// Somebody looks at devices: the stages of commands are reported.
     pub has_onlookers: bool,
     pub traces: Traces,
+    pub images: Images,
+    pub pulls: Pulls,
     outputs: VecDeque<Output>,
 }
 
@@ -69,6 +75,8 @@ impl Context {
             draining: false,
             has_onlookers: false,
             traces: Traces::default(),
+            images: Images::default(),
+            pulls: Pulls::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -204,6 +212,29 @@ impl Context {
         let publication =
             Publication { topic, qos, payload, class, retain: false, expiry: None, correlation, ticket: None };
         self.publish(session, publication);
+    }
+
+    /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent) with
+    /// the id that is returned; `None` if too many descriptions are open.
+    #[expect(dead_code, reason = "nothing asks for images yet")]
+    pub fn describe_image(&mut self, name: ImageName) -> Option<ImageRequestId> {
+        let (request, output) = self.images.describe(name)?;
+        self.push(output);
+        Some(request)
+    }
+
+    /// Returns bytes of an image, now or when the shell has read them.
+    pub fn read_image(&mut self, reader: ImageReader, wanted: Wanted) -> ImageBytes {
+        let (bytes, output) = self.images.read(reader, wanted, serving::most_readers(self));
+        output.into_iter().for_each(|output| self.push(output));
+        bytes
+    }
+
+    /// Takes what the shell has read. Returns what each reader gets.
+    pub fn have_read(&mut self, request: ImageRequestId, result: Result<Vec<u8>, ImageError>) -> Vec<ReadBytes> {
+        let (answers, next) = self.images.have_read(request, result);
+        next.into_iter().for_each(|output| self.push(output));
+        answers
     }
 
     /// Marks that the record of this device is out of date.

@@ -117,6 +117,7 @@ pub struct Outputs {
     pub broker: Vec<BrokerCommand>,
     pub answers: Vec<ConsoleAnswer>,
     pub reports: Vec<Report>,
+    pub image_requests: Vec<Output>,
 }
 
 impl Outputs {
@@ -134,6 +135,7 @@ impl Outputs {
                 Output::Answer(answer) => outputs.answers.push(answer),
                 Output::Report(Report::Datagram { .. }) => {}
                 Output::Report(report) => outputs.reports.push(report),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => outputs.image_requests.push(output),
                 Output::FindKey(_) | Output::Idle(_) => panic!("no part without DTLS asks for this: {output:?}"),
             }
         }

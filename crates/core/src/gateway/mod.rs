@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! Gateway
-//!  |- Context                what all parts share: time, configuration, CoAP endpoint, DtlsLayer, outputs, changes
+//!  |- Context                what all parts share: time, configuration, CoAP endpoint, DtlsLayer, firmware images,
+//!  |                         outputs, changes
 //!  |- AdmissionControl       how much a peer may send
 //!  \- Registrations          Register, Update, De-register; the broker's events
 //!      |- AccessControl      which peer may use which endpoint name
@@ -36,6 +37,7 @@ mod context;
 mod diagnostic;
 mod dtls;
 mod eviction;
+pub mod firmware;
 #[cfg(test)]
 mod fixtures;
 pub mod identity;
@@ -82,6 +84,9 @@ use config::{GatewayConfig, Limits};
 use console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
+use firmware::image::{Image, ImageError, ImageName, ImageRequestId};
+use firmware::images::ImageReader;
+use firmware::{ImageEvent, serving};
 use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
 use record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
@@ -102,6 +107,19 @@ pub enum Output {
     Broker(BrokerCommand),
     /// A DTLS handshake needs the key of this identity. The shell answers by [`Gateway::handle_key`], now or later.
     FindKey(PskIdentity),
+    /// The shell describes an image. It answers by [`Gateway::image_described`]. At most
+    /// [`MOST_DESCRIPTIONS`](firmware::image::MOST_DESCRIPTIONS) are open at once.
+    DescribeImage { request: ImageRequestId, name: ImageName },
+    /// The shell reads a part of an image, if its file is still the one that was described. It answers by
+    /// [`Gateway::image_read`]. At most [`MOST_READS`](firmware::image::MOST_READS) are open at once.
+    ReadImage {
+        request: ImageRequestId,
+        name: ImageName,
+        image: Image,
+        offset: u64,
+        /// Bytes, all of them before the end of the image.
+        length: usize,
+    },
     /// The console gets the final answer to its command.
     Answer(ConsoleAnswer),
     /// The shell counts this, and logs it.
@@ -115,9 +133,10 @@ pub enum Output {
 ///
 /// # Kinds of methods
 ///
-/// - Four entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
+/// - Six entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
 ///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that
-///   time has passed, and [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for.
+///   time has passed, [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for, and
+///   [`image_described`](Self::image_described) and [`image_read`](Self::image_read) what is known of a firmware image.
 /// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
 /// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces
 ///   nothing before [`restore`](Self::restore) was called.
@@ -186,6 +205,28 @@ impl Gateway {
     /// Takes the answer to [`Output::FindKey`].
     pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
         self.with_dtls_server(now, |server| server.handle_key(now, identity, answer));
+    }
+
+    /// Takes the answer to [`Output::DescribeImage`]. A second answer has no effect.
+    pub fn image_described(&mut self, now: Instant, request: ImageRequestId, result: Result<Image, ImageError>) {
+        self.context.now = now;
+        if self.context.images.described(request) {
+            self.handle_image_event(ImageEvent::Described { request, result });
+        }
+        self.handle_coap();
+    }
+
+    /// Takes the answer to [`Output::ReadImage`]. A second answer has no effect.
+    pub fn image_read(&mut self, now: Instant, request: ImageRequestId, result: Result<Vec<u8>, ImageError>) {
+        self.context.now = now;
+        for (reader, result) in self.context.have_read(request, result) {
+            let event = match reader {
+                ImageReader::Pull(pending) => serving::have_read(&mut self.context, pending, result),
+                ImageReader::Push(job) => Some(ImageEvent::Read { job, result }),
+            };
+            event.into_iter().for_each(|event| self.handle_image_event(event));
+        }
+        self.handle_coap();
     }
 
     /// Does what is due at this time: retransmits messages, expires commands, ends registrations.
@@ -540,6 +581,11 @@ impl Gateway {
             self.handle_coap_event(event);
         }
         self.context.flush_coap();
+    }
+
+    /// Tells a job what happened to its image.
+    fn handle_image_event(&mut self, event: ImageEvent) {
+        self.registrations.handle_image_event(&mut self.context, event);
     }
 
     fn handle_coap_event(&mut self, event: EndpointEvent) {

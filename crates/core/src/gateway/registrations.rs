@@ -30,6 +30,7 @@ use super::command_scheduler::{refuse_early, report_links_left_out};
 use super::config::{GatewayConfig, UpdatePublish};
 use super::context::Context;
 use super::diagnostic::{fitting, room, unavailable};
+use super::firmware::{ImageEvent, pull_uri, serving};
 use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
 use super::presence::publish_status;
 use super::profiles::Profiles;
@@ -75,6 +76,10 @@ impl Registrations {
             },
             ([send::PATH], _) => send_request::handle(&mut self.devices, self.pending.len(), context, received),
             ([".well-known", "core"], Code::GET) => context.respond(id, well_known_core(request)),
+            ([pull_uri::PATH, key, name], _) => {
+                let event = serving::handle(context, received, (key, name));
+                event.into_iter().for_each(|event| self.handle_image_event(context, event));
+            }
             (["rd"] | [".well-known", "core"], _) => context.respond(id, Response::new(Code::METHOD_NOT_ALLOWED)),
             _ => context.respond(id, Response::new(Code::NOT_FOUND)),
         }
@@ -112,6 +117,9 @@ impl Registrations {
             }
         }
     }
+
+    /// Takes what happened to the image of a job.
+    pub fn handle_image_event(&mut self, _context: &mut Context, _event: ImageEvent) {}
 
     /// Returns the registration that publishes by this session: another one than that of the session while the device
     /// registers again.

@@ -35,6 +35,10 @@ pub struct TableSizes {
     pub addresses: usize,
     /// Registered devices that sent lately.
     pub senders: usize,
+    /// Readers of firmware images that wait for the shell, and images that are described.
+    pub image_requests: usize,
+    /// Firmware images that devices may fetch.
+    pub image_offers: usize,
     pub deadlines: usize,
     /// Outputs that were not polled yet.
     pub outputs: usize,
@@ -61,6 +65,8 @@ impl TableSizes {
             to_observe: totals.scheduled_observations.sum(),
             addresses: admission.addresses(),
             senders: admission.senders(),
+            image_requests: context.images.open_requests(),
+            image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),
             outputs: context.outputs(),
             coap: context.coap.table_sizes(),

@@ -144,6 +144,8 @@ fn come_out(scene: &mut Scene) -> CameOut {
                 BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
             )
             | Output::FindKey(_)
+            | Output::DescribeImage { .. }
+            | Output::ReadImage { .. }
             | Output::Answer(_)
             | Output::Report(_) => {}
             Output::Idle(_) => return out,

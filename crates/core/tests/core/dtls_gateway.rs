@@ -174,6 +174,7 @@ impl DtlsGatewayScene {
                     assert_eq!(peer.association, None, "sealed");
                     self.carry(Datagram::Down(peer.address, datagram));
                 }
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::FindKey(identity) => {
                     let key = PskKey::new(KEY).expect("a key");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };

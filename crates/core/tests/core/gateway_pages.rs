@@ -68,7 +68,13 @@ impl Crowd {
                     let answer = Message::decode(&transmit.datagram).expect("what leaves is a message");
                     created |= answer.code == Code::CREATED;
                 }
-                Output::Broker(_) | Output::FindKey(_) | Output::Answer(_) | Output::Report(_) | Output::Idle(_) => {}
+                Output::Broker(_)
+                | Output::FindKey(_)
+                | Output::DescribeImage { .. }
+                | Output::ReadImage { .. }
+                | Output::Answer(_)
+                | Output::Report(_)
+                | Output::Idle(_) => {}
             }
         }
         assert!(created, "{name} is not registered");

@@ -1,0 +1,192 @@
+//! What the shell is asked for, and the parts of images that it has read last.
+//!
+//! An image is read in parts of [`READ_LENGTH`] bytes, since many devices need the same part at about the same time. A
+//! part that is being read is not asked for again: those who need it wait together. Beyond [`MOST_READS`] parts at once,
+//! parts wait for their turn. Nobody else waits: a block of a part that was read lately is answered at once.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use lwm2m_base::id_map::IdMap;
+
+use super::JobId;
+use super::image::{Image, ImageError, ImageName, ImageRequestId, MOST_DESCRIPTIONS, MOST_READS, READ_LENGTH};
+use super::part_cache::PartCache;
+use super::pulls::PendingBlock;
+use crate::gateway::Output;
+
+/// Owns the requests to the shell that are not answered, those who wait for them, and the cache.
+#[derive(Debug, Default)]
+pub(in crate::gateway) struct Images {
+    last_id: u64,
+    descriptions: HashSet<ImageRequestId>,
+    /// The parts that the shell reads.
+    reads: IdMap<ImageRequestId, Part>,
+    /// Parts that are to be read when the shell has read others.
+    queued: VecDeque<Part>,
+    /// Those who wait for the parts that are being read or queued.
+    waiting: HashMap<Part, Vec<(ImageReader, Span)>>,
+    /// The sum of those who wait.
+    readers: usize,
+    cache: PartCache,
+}
+
+/// A part of an image. Its bytes begin at `number` times [`READ_LENGTH`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Part {
+    name: ImageName,
+    image: Image,
+    number: u64,
+}
+
+/// Bytes of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    begin: usize,
+    end: usize,
+}
+
+/// Names what needs bytes of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum ImageReader {
+    /// A block that a device fetches.
+    Pull(PendingBlock),
+    /// A job that pushes.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing pushes yet"))]
+    Push(JobId),
+}
+
+/// Bytes of an image that somebody needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway) struct Wanted {
+    pub name: ImageName,
+    pub image: Image,
+    /// The first byte, before the end of the image.
+    pub offset: u64,
+    /// The number of bytes. Fewer are read at the end of the image, and at the next multiple of [`READ_LENGTH`].
+    pub length: usize,
+}
+
+/// The result of a request for bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum ImageBytes {
+    Here(Vec<u8>),
+    /// The reader gets them when the shell has read them.
+    Later,
+    /// Too many readers wait.
+    Busy,
+}
+
+/// What one reader gets after the shell has read.
+pub(in crate::gateway) type ReadBytes = (ImageReader, Result<Vec<u8>, ImageError>);
+
+impl Images {
+    /// Asks for the description of an image; `None` if too many descriptions are open.
+    pub fn describe(&mut self, name: ImageName) -> Option<(ImageRequestId, Output)> {
+        if self.descriptions.len() >= MOST_DESCRIPTIONS {
+            return None;
+        }
+        let request = self.new_id();
+        self.descriptions.insert(request);
+        Some((request, Output::DescribeImage { request, name }))
+    }
+
+    /// Takes note that a description has come. Returns whether it was asked for.
+    pub fn described(&mut self, request: ImageRequestId) -> bool {
+        self.descriptions.remove(&request)
+    }
+
+    /// Returns bytes of an image, or lets the reader wait for them, unless `most_readers` wait already. The output is
+    /// for the shell.
+    pub fn read(&mut self, reader: ImageReader, wanted: Wanted, most_readers: usize) -> (ImageBytes, Option<Output>) {
+        let (part, span) = wanted.located();
+        if let Some(bytes) = self.cache.get(&part).and_then(|bytes| bytes.get(span.begin..span.end)) {
+            return (ImageBytes::Here(bytes.to_vec()), None);
+        }
+        if self.readers >= most_readers {
+            return (ImageBytes::Busy, None);
+        }
+        self.readers += 1;
+        let waiting = self.waiting.entry(part.clone()).or_default();
+        waiting.push((reader, span));
+        let is_asked_for = waiting.len() > 1;
+        (ImageBytes::Later, if is_asked_for { None } else { self.ask(part) })
+    }
+
+    /// Takes what the shell has read. Returns what each reader gets, and the next request to the shell.
+    pub fn have_read(
+        &mut self,
+        request: ImageRequestId,
+        result: Result<Vec<u8>, ImageError>,
+    ) -> (Vec<ReadBytes>, Option<Output>) {
+        let Some(part) = self.reads.remove(&request) else { return (Vec::new(), None) };
+        let next = self.queued.pop_front().and_then(|part| self.ask(part));
+        // The shell compares the file with the image; a part of another length cannot be of the image.
+        let result =
+            result.and_then(|bytes| if bytes.len() == part.length() { Ok(bytes) } else { Err(ImageError::Changed) });
+        let waiting = self.waiting.remove(&part).unwrap_or_default();
+        self.readers -= waiting.len();
+        let bytes_of = |span: Span| {
+            let bytes = result.as_ref().map_err(|error| *error)?;
+            bytes.get(span.begin..span.end).map(<[u8]>::to_vec).ok_or(ImageError::Changed)
+        };
+        let answers = waiting.into_iter().map(|(reader, span)| (reader, bytes_of(span))).collect();
+        match result {
+            Ok(bytes) => self.cache.insert(part, bytes),
+            Err(_) => self.cache.forget(|other| other.name == part.name && other.image == part.image),
+        }
+        (answers, next)
+    }
+
+    /// Returns the readers that wait for the part with this byte.
+    pub fn waiting_for<'i>(&'i self, wanted: &Wanted) -> impl Iterator<Item = ImageReader> + use<'i> {
+        let (part, _) = wanted.located();
+        self.waiting.get(&part).into_iter().flatten().map(|(reader, _)| *reader)
+    }
+
+    /// Returns how many readers wait for the shell, and how many descriptions are open.
+    pub fn open_requests(&self) -> usize {
+        self.readers + self.descriptions.len()
+    }
+
+    /// Asks the shell for a part, or queues the part if enough are read.
+    fn ask(&mut self, part: Part) -> Option<Output> {
+        if self.reads.len() >= MOST_READS {
+            self.queued.push_back(part);
+            return None;
+        }
+        let request = self.new_id();
+        let Part { name, image, .. } = part.clone();
+        let (offset, length) = (part.offset(), part.length());
+        self.reads.insert(request, part);
+        Some(Output::ReadImage { request, name, image, offset, length })
+    }
+
+    fn new_id(&mut self) -> ImageRequestId {
+        self.last_id += 1;
+        ImageRequestId(self.last_id)
+    }
+}
+
+impl Wanted {
+    /// Returns the part that the bytes are in, and their place in it.
+    fn located(&self) -> (Part, Span) {
+        let part = Part { name: self.name.clone(), image: self.image, number: self.offset / READ_LENGTH as u64 };
+        let begin = (self.offset % READ_LENGTH as u64) as usize;
+        let end = begin.saturating_add(self.length).min(part.length());
+        (part, Span { begin: begin.min(end), end })
+    }
+}
+
+impl Part {
+    fn offset(&self) -> u64 {
+        self.number.saturating_mul(READ_LENGTH as u64)
+    }
+
+    fn length(&self) -> usize {
+        let rest = self.image.size.saturating_sub(self.offset());
+        usize::try_from(rest).unwrap_or(usize::MAX).min(READ_LENGTH)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! Firmware updates: the Firmware Update object (LwM2M Core 1.1 appendix E.6, object 5).
+//!
+//! - [`image`] names and describes images, the files that devices get. The shell reads them.
+//! - `images` has what the shell is asked for, and `part_cache` what it has read last.
+//! - [`pull_uri`] makes the URI at which a device fetches its image from this gateway, and the secret in it.
+//! - `pulls` has the images that devices may fetch now, and `serving` answers their requests.
+//! - [`config`] has the settings.
+
+pub mod config;
+pub mod image;
+pub(in crate::gateway) mod images;
+mod part_cache;
+pub mod pull_uri;
+pub(in crate::gateway) mod pulls;
+pub(in crate::gateway) mod serving;
+
+use image::{Image, ImageError, ImageRequestId};
+
+/// Identifies a job: the firmware update of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub(crate) u64);
+
+/// What jobs learn of their images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum ImageEvent {
+    /// The shell has answered [`images::Images::describe`].
+    Described { request: ImageRequestId, result: Result<Image, ImageError> },
+    /// The bytes that a push waited for.
+    Read { job: JobId, result: Result<Vec<u8>, ImageError> },
+    /// The device has fetched a block. `fetched` is the number of bytes from the beginning that it has fetched without a
+    /// gap.
+    Pulled { job: JobId, fetched: u64 },
+    /// A block that the device asked for could not be read.
+    PullFailed { job: JobId, error: ImageError },
+}

@@ -1,0 +1,70 @@
+//! The parts of images that were read last. Many devices fetch the same image, each at its own pace.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::images::Part;
+
+/// Parts that are kept, at the most: 8 MiB.
+const MOST_PARTS: usize = 256;
+
+/// Keeps parts. A new one takes the place of one that was not used since the last look at it ("clock"), so that a device
+/// that reads an image once from its beginning to its end does not evict what others use.
+#[derive(Debug, Default)]
+pub(super) struct PartCache {
+    places: Vec<Place>,
+    by_part: HashMap<Part, usize>,
+    /// The place that is looked at next.
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    part: Part,
+    bytes: Arc<[u8]>,
+    used: bool,
+}
+
+impl PartCache {
+    pub fn get(&mut self, part: &Part) -> Option<&[u8]> {
+        let place = self.places.get_mut(*self.by_part.get(part)?)?;
+        place.used = true;
+        Some(&place.bytes)
+    }
+
+    pub fn insert(&mut self, part: Part, bytes: Vec<u8>) {
+        let new = Place { part: part.clone(), bytes: bytes.into(), used: false };
+        let index = match self.by_part.get(&part) {
+            Some(index) => *index,
+            None if self.places.len() < MOST_PARTS => self.places.len(),
+            None => self.unused(),
+        };
+        match self.places.get_mut(index) {
+            Some(place) => {
+                self.by_part.remove(&place.part);
+                *place = new;
+            }
+            None => self.places.push(new),
+        }
+        self.by_part.insert(part, index);
+    }
+
+    /// Drops the parts that fulfil this condition.
+    pub fn forget(&mut self, is_wrong: impl Fn(&Part) -> bool) {
+        self.places.retain(|place| !is_wrong(&place.part));
+        self.by_part = self.places.iter().enumerate().map(|(index, place)| (place.part.clone(), index)).collect();
+        self.hand = 0;
+    }
+
+    /// Returns the next place that was not used since the last look, and marks those before it as unused.
+    fn unused(&mut self) -> usize {
+        loop {
+            let index = self.hand % self.places.len().max(1);
+            self.hand = index + 1;
+            let was_used = self.places.get_mut(index).is_some_and(|place| std::mem::take(&mut place.used));
+            if !was_used {
+                return index;
+            }
+        }
+    }
+}

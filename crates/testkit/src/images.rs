@@ -1,0 +1,45 @@
+//! The folder of firmware images, as the shell would read it.
+
+use std::collections::HashMap;
+
+use lwm2m_core::gateway::firmware::image::{FileIdentity, Image, ImageDigest, ImageError, ImageName};
+use sha2::{Digest, Sha256};
+
+/// Files by name. Each time that one is written, it is another file.
+#[derive(Debug, Default)]
+pub struct ImageFolder {
+    files: HashMap<String, (Vec<u8>, FileIdentity)>,
+    written: u64,
+}
+
+impl ImageFolder {
+    /// Writes a file, and returns its description.
+    ///
+    /// # Panics
+    /// If the name is not that of an image.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Image {
+        self.written += 1;
+        let file = FileIdentity { device: 1, inode: self.written, modified: (1_700_000_000, 0) };
+        self.files.insert(name.to_owned(), (bytes.to_vec(), file));
+        self.describe(&name.parse().expect("the name of an image")).expect("the file was just written")
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.files.remove(name);
+    }
+
+    /// Returns what the shell answers to a request for a description.
+    pub fn describe(&self, name: &ImageName) -> Result<Image, ImageError> {
+        let (bytes, file) = self.files.get(name.as_str()).ok_or(ImageError::NotFound)?;
+        let sha256 = ImageDigest::new(Sha256::digest(bytes).into());
+        Ok(Image { size: bytes.len() as u64, sha256, file: *file })
+    }
+
+    /// Returns what the shell answers to a request for a part.
+    pub fn read(&self, name: &ImageName, image: &Image, offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
+        let (bytes, file) = self.files.get(name.as_str()).ok_or(ImageError::NotFound)?;
+        let begin = usize::try_from(offset).map_err(|_| ImageError::Unreadable)?;
+        let part = bytes.get(begin..begin + length).filter(|_| *file == image.file);
+        part.map(<[u8]>::to_vec).ok_or(ImageError::Changed)
+    }
+}
