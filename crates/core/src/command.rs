@@ -1,6 +1,7 @@
 //! Defines the commands of applications. [`crate::mqtt::downlink`] reads them from JSON.
 
 mod echo;
+pub mod firmware;
 
 use std::time::Duration;
 

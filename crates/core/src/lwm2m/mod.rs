@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod content_format;
+pub mod firmware;
 pub mod format_choice;
 mod learned_formats;
 pub mod link;

@@ -4,11 +4,15 @@
 //! - `images` has what the shell is asked for, and `part_cache` what it has read last.
 //! - [`pull_uri`] makes the URI at which a device fetches its image from this gateway, and the secret in it.
 //! - `pulls` has the images that devices may fetch now, and `serving` answers their requests.
+//! - `job` is the update of one device as a state machine.
 //! - [`config`] has the settings.
 
 pub mod config;
 pub mod image;
 pub(in crate::gateway) mod images;
+#[cfg_attr(test, expect(dead_code, reason = "nothing begins jobs yet"))]
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "nothing begins jobs yet"))]
+mod job;
 mod part_cache;
 pub mod pull_uri;
 pub(in crate::gateway) mod pulls;

@@ -1,0 +1,590 @@
+//! The firmware update of one device as a state machine without IO.
+//!
+//! 1. *Preparing*: the object is read; a device that has a package already goes back to idle. State and Update Result are
+//!    observed, or read now and then if the device does not let itself be observed.
+//! 2. *Downloading*: the device fetches the package from a URI (pull), or the gateway writes it block by block (push).
+//! 3. *Downloaded*: the device has the package, and installs it by the Update command, at once or when the application
+//!    says so.
+//! 4. *Updating*: the device installs the package, usually reboots, and tells an Update Result.
+//! 5. *Verifying*: the version that runs is compared with the one that the application wants.
+//!
+//! A request that is not answered makes the job wait for the next message of the device. Then, and after each Register,
+//! the object is read again, and the job goes on from what the device tells: [`answers`](self). There is no limit on the
+//! whole. A job fails if nothing has moved for `firmware.stall_timeout` of the time that the device is awake, or if an
+//! Update Result is not there after `firmware.update_timeout`.
+
+mod answers;
+mod awake;
+mod told;
+
+use std::time::Instant;
+
+use lwm2m_base::secret::Secret;
+use serde::{Deserialize, Serialize};
+
+use crate::coap::Code;
+use crate::command::firmware::{JobLabel, JobStatus, Method, MethodChoice, Phase, UpdateError};
+use crate::lwm2m::firmware::{Delivery, State, UpdateResult, firmware_version_path, instance_path, resource};
+use crate::lwm2m::path::Path;
+
+use super::config::FirmwareConfig;
+use super::image::{Image, ImageName};
+use super::pull_uri::PullKey;
+
+use awake::AwakeClock;
+use told::Told;
+
+pub(in crate::gateway) use answers::Answer;
+
+/// What an application has asked for, and what the gateway keeps of a job over a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::gateway) struct JobSpec {
+    pub label: JobLabel,
+    /// The secret in the URI of a pull.
+    pub key: PullKey,
+    /// The instance of the Firmware Update object.
+    pub instance: u16,
+    pub package: Package,
+    pub method: MethodChoice,
+    pub activate: bool,
+    pub version: Option<String>,
+    /// Bytes of a block of a push; `None` for `coap.block_size`.
+    pub block_size: Option<u16>,
+    pub attempts: u32,
+}
+
+/// The package of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::gateway) enum Package {
+    Image {
+        name: ImageName,
+        image: Image,
+    },
+    /// A URI that is not of this gateway. It may contain a password.
+    Uri(#[serde(with = "secret")] Secret),
+}
+
+/// How far a job has come, as the store has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::gateway) struct JobProgress {
+    phase: Phase,
+    method: Option<Method>,
+    attempt: u32,
+    /// Bytes of the image that the device has.
+    bytes: u64,
+    told: Told,
+    /// The device has accepted the URI, or the push was begun.
+    begun: bool,
+    /// The device has accepted the last block of a push.
+    pushed: bool,
+    /// The Update command was sent.
+    executed: bool,
+    /// The application wants the package to be installed.
+    activated: bool,
+    /// The content of the last event.
+    last: JobStatus,
+}
+
+/// A URI at which the device can fetch the image from this gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway) struct PullOffer {
+    pub uri: Secret,
+    /// The protocol, as the Firmware Update object numbers it.
+    pub protocol: i64,
+}
+
+/// A request to the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum JobRequest {
+    Read(Path),
+    Observe(Path),
+    /// Writes the Package URI; an empty one brings the object back to idle.
+    WriteUri(Path, Secret),
+    /// Writes one zero byte as the package, which brings the object back to idle.
+    ClearPackage(Path),
+    Push(Path, PushFormat),
+    Execute(Path),
+}
+
+/// The content format of a pushed package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum PushFormat {
+    /// The bytes of the image themselves.
+    Opaque,
+    /// The image as a resource in TLV.
+    Tlv,
+}
+
+/// A command that a job cannot carry out as it is now. The text is for the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) struct NotNow(pub &'static str);
+
+/// What the job does next. While `asked` is set, its request is on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Waits for a message of the device.
+    Await,
+    ReadObject,
+    ClearUri,
+    ClearPackage,
+    ObserveState,
+    ObserveResult,
+    WriteUri,
+    Push(PushFormat),
+    ReadState,
+    ReadResult,
+    /// Asks for the Update Result after the device has refused a request with this code.
+    Explain(Code),
+    Execute,
+    ReadFirmwareVersion,
+    ReadPackageVersion,
+    /// Executes Cancel. The job is over, and the device may still hold a part of the package.
+    CancelDownload,
+    /// Waits for what the device tells, or for the application.
+    Watch,
+    Done,
+}
+
+/// Whether State and Update Result are observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Watching {
+    state: bool,
+    result: bool,
+}
+
+#[derive(Debug)]
+pub(in crate::gateway) struct Job {
+    spec: JobSpec,
+    progress: JobProgress,
+    step: Step,
+    asked: bool,
+    watching: Watching,
+    offer: Option<PullOffer>,
+    /// The delivery methods and the protocols that the device has.
+    delivery: Delivery,
+    protocols: Vec<i64>,
+    /// Whether the object has the resource Cancel.
+    can_cancel: bool,
+    /// Whether the next start-over is due to a restart of the gateway, which is no attempt of the device.
+    was_restored: bool,
+    /// Whether the state has been Downloading since the transfer began.
+    seen_downloading: bool,
+    clock: AwakeClock,
+    poll_at: Option<Instant>,
+    update_ends: Option<Instant>,
+    /// When the progress was told last, and of how many bytes.
+    told_progress: (Instant, u64),
+    /// When the owner looks how far a push has come.
+    look_at: Option<Instant>,
+    events: Vec<JobStatus>,
+}
+
+impl Job {
+    /// Begins a job for a device that is registered and awake, or asleep.
+    pub fn new(now: Instant, spec: JobSpec, awake: bool) -> Self {
+        let method = match (&spec.package, spec.method) {
+            (Package::Uri(_), _) | (_, MethodChoice::Pull) => Some(Method::Pull),
+            (_, MethodChoice::Push) => Some(Method::Push),
+            (_, MethodChoice::Auto) => None,
+        };
+        let phase = if awake { Phase::Preparing } else { Phase::Waiting };
+        let mut told = Told::default();
+        told.begin();
+        let last = JobStatus {
+            job: spec.label,
+            phase,
+            method,
+            state: None,
+            result: None,
+            bytes: None,
+            size: None,
+            attempt: 1,
+            error: None,
+            code: None,
+        };
+        let activated = spec.activate;
+        let (begun, pushed, executed) = (false, false, false);
+        let progress =
+            JobProgress { phase, method, attempt: 1, bytes: 0, told, begun, pushed, executed, activated, last };
+        let mut job = Self::of(now, spec, progress, awake);
+        job.tell();
+        job
+    }
+
+    /// Takes up a job of an earlier process. Its device may be registered, or not.
+    pub fn restored(now: Instant, spec: JobSpec, progress: JobProgress, update_ends: Option<Instant>) -> Self {
+        let mut job = Self::of(now, spec, progress, false);
+        job.was_restored = true;
+        job.update_ends = update_ends;
+        if job.is_over() {
+            job.step = Step::Done;
+        }
+        job
+    }
+
+    fn of(now: Instant, spec: JobSpec, progress: JobProgress, awake: bool) -> Self {
+        let progress_bytes = progress.bytes;
+        Self {
+            spec,
+            progress,
+            step: Step::ReadObject,
+            asked: false,
+            watching: Watching::default(),
+            offer: None,
+            delivery: Delivery::of(None),
+            protocols: Vec::new(),
+            can_cancel: false,
+            was_restored: false,
+            seen_downloading: false,
+            clock: AwakeClock::new(now, awake),
+            poll_at: None,
+            update_ends: None,
+            told_progress: (now, progress_bytes),
+            look_at: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// Takes note of what the registration of the device allows. A device that has registered again has forgotten its
+    /// observations, and what it was asked for.
+    pub fn registered(&mut self, now: Instant, offer: Option<PullOffer>, can_cancel: bool, awake: bool) {
+        self.offer = offer;
+        self.can_cancel = can_cancel;
+        self.clock.set_awake(now, awake);
+        self.watching = Watching::default();
+        self.poll_at = None;
+        self.asked = false;
+        self.step = if self.is_over() { Step::Done } else { Step::ReadObject };
+    }
+
+    /// The registration of the device has ended.
+    pub fn left(&mut self, now: Instant) {
+        self.clock.set_awake(now, false);
+        self.asked = false;
+        self.poll_at = None;
+        self.step = if self.is_over() { Step::Done } else { Step::Await };
+    }
+
+    /// The device has fallen asleep, or has woken up.
+    pub fn set_awake(&mut self, now: Instant, awake: bool) {
+        self.clock.set_awake(now, awake);
+    }
+
+    /// The device has sent a message of its own.
+    pub fn heard(&mut self) {
+        if self.step == Step::Await {
+            self.step = Step::ReadObject;
+        }
+    }
+
+    /// The job did not come to a request: its exchange was given up.
+    pub fn given_up(&mut self) {
+        self.asked = false;
+        if !self.is_over() {
+            self.step = Step::Await;
+        }
+    }
+
+    /// Returns the next request to the device, if there is one now. The owner sends it, and tells the answer.
+    pub fn next_request(&mut self, now: Instant, config: &FirmwareConfig) -> Option<JobRequest> {
+        if self.asked {
+            return None;
+        }
+        let path = instance_path(self.spec.instance);
+        let of = |id| path.child(id).unwrap_or(path);
+        let request = match self.step {
+            Step::Await | Step::Watch | Step::Done => return None,
+            Step::ReadObject => JobRequest::Read(path),
+            Step::ClearUri => JobRequest::WriteUri(of(resource::PACKAGE_URI), Secret::new("")),
+            Step::ClearPackage => JobRequest::ClearPackage(of(resource::PACKAGE)),
+            Step::ObserveState => JobRequest::Observe(of(resource::STATE)),
+            Step::ObserveResult => JobRequest::Observe(of(resource::UPDATE_RESULT)),
+            Step::WriteUri => JobRequest::WriteUri(of(resource::PACKAGE_URI), self.uri()?),
+            Step::Push(format) => JobRequest::Push(of(resource::PACKAGE), format),
+            Step::ReadState => JobRequest::Read(of(resource::STATE)),
+            Step::ReadResult | Step::Explain(_) => JobRequest::Read(of(resource::UPDATE_RESULT)),
+            Step::Execute => JobRequest::Execute(of(resource::UPDATE)),
+            Step::ReadFirmwareVersion => JobRequest::Read(firmware_version_path()),
+            Step::ReadPackageVersion => JobRequest::Read(of(resource::PACKAGE_VERSION)),
+            Step::CancelDownload => JobRequest::Execute(of(resource::CANCEL)),
+        };
+        self.sends(now, config);
+        Some(request)
+    }
+
+    /// Installs the package that the device has.
+    pub fn activate(&mut self) -> Result<(), NotNow> {
+        if self.progress.phase != Phase::Downloaded {
+            return Err(NotNow("nothing is downloaded that could be activated"));
+        }
+        self.progress.activated = true;
+        if self.step == Step::Watch {
+            self.step = Step::Execute;
+        }
+        Ok(())
+    }
+
+    /// Ends the job. Its exchange is to be given up. A device that may hold a part of the package is asked to drop it.
+    pub fn cancel(&mut self) -> Result<(), NotNow> {
+        let is_updating = self.progress.told.state() == Some(State::Updating);
+        if is_updating || matches!(self.progress.phase, Phase::Updating | Phase::Verifying) {
+            return Err(NotNow("the device installs the package already (state 3)"));
+        }
+        let has_begun = self.progress.begun;
+        self.asked = false;
+        self.end(Phase::Cancelled, None, None);
+        if has_begun {
+            self.step = if self.can_cancel { Step::CancelDownload } else { Step::ClearUri };
+        }
+        Ok(())
+    }
+
+    /// The device has so many bytes of the image, without a gap.
+    pub fn moved(&mut self, now: Instant, bytes: u64, config: &FirmwareConfig) {
+        if self.progress.phase != Phase::Downloading || bytes <= self.progress.bytes {
+            return;
+        }
+        self.progress.bytes = bytes;
+        self.clock.reset(now);
+        if Some(bytes) == self.size() && self.progress.method == Some(Method::Pull) {
+            // The device has everything and should tell. Its notification may be lost.
+            self.poll_at = Some(now + config.poll_interval);
+        }
+        self.tell_progress(now, config);
+    }
+
+    /// The file of the image is not the one that the job is about, or cannot be read.
+    pub fn lost_image(&mut self) {
+        if matches!(self.progress.phase, Phase::Waiting | Phase::Preparing | Phase::Downloading) {
+            self.fail(UpdateError::ImageChanged, None);
+        }
+    }
+
+    /// The device has not come back, although its lifetime has passed twice.
+    pub fn lost_device(&mut self) {
+        self.fail(UpdateError::Lost, None);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, config: &FirmwareConfig) {
+        if self.is_over() {
+            return;
+        }
+        if self.update_ends.is_some_and(|at| at <= now) {
+            return self.fail(UpdateError::Lost, None);
+        }
+        if self.can_stall() && self.clock.spent(now) >= config.stall_timeout {
+            return self.fail(UpdateError::Stalled, None);
+        }
+        if self.poll_at.is_some_and(|at| at <= now) {
+            self.poll_at = None;
+            if self.step == Step::Watch {
+                self.step = Step::ReadState;
+            }
+        }
+        self.look_at = self.is_pushing().then_some(now + config.progress_interval);
+        self.tell_progress(now, config);
+    }
+
+    /// Returns when [`Job::handle_timeout`] has to be called; `None` if nothing is due before the device does something.
+    pub fn next_deadline(&self, config: &FirmwareConfig) -> Option<Instant> {
+        if self.is_over() {
+            return None;
+        }
+        let stalls = if self.can_stall() { self.clock.reaches(config.stall_timeout) } else { None };
+        let (told_at, told) = self.told_progress;
+        let has_news = self.progress.phase == Phase::Downloading && told < self.progress.bytes;
+        let progress = has_news.then_some(told_at + config.progress_interval);
+        let look = self.look_at.filter(|_| self.is_pushing());
+        [self.update_ends, stalls, self.poll_at, progress, look].into_iter().flatten().min()
+    }
+
+    /// Takes the events since the last call, in their order.
+    pub fn take_events(&mut self) -> Vec<JobStatus> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Returns the content of the last event.
+    pub fn status(&self) -> &JobStatus {
+        &self.progress.last
+    }
+
+    pub fn spec(&self) -> &JobSpec {
+        &self.spec
+    }
+
+    pub fn progress(&self) -> &JobProgress {
+        &self.progress
+    }
+
+    /// Returns the bytes of the image that the device has, if it is fetching them now.
+    pub fn pulls(&self) -> Option<u64> {
+        let pulls = self.progress.phase == Phase::Downloading && self.progress.method == Some(Method::Pull);
+        pulls.then_some(self.progress.bytes)
+    }
+
+    /// Returns whether the request on the way is the push of the image.
+    pub fn is_pushing(&self) -> bool {
+        self.asked && matches!(self.step, Step::Push(_))
+    }
+
+    /// Returns whether the job has ended.
+    pub fn is_over(&self) -> bool {
+        self.progress.phase.is_end()
+    }
+
+    /// Returns whether nothing is left to ask the device either.
+    pub fn is_done(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    pub fn was_restored(&self) -> bool {
+        self.was_restored
+    }
+
+    /// Returns the time at which an update without result fails.
+    pub fn update_ends(&self) -> Option<Instant> {
+        self.update_ends
+    }
+
+    /// Returns whether time without progress makes the job fail now: not while it waits for the application, and not
+    /// while the device installs, which has a time of its own.
+    fn can_stall(&self) -> bool {
+        match self.progress.phase {
+            Phase::Waiting | Phase::Preparing | Phase::Downloading | Phase::Verifying => true,
+            Phase::Downloaded => self.progress.activated,
+            Phase::Updating | Phase::Succeeded | Phase::Failed | Phase::Cancelled | Phase::Deferred => false,
+        }
+    }
+
+    /// Takes note that the request of this step is sent.
+    fn sends(&mut self, now: Instant, config: &FirmwareConfig) {
+        self.asked = true;
+        match self.step {
+            Step::ReadObject if self.progress.phase == Phase::Waiting => self.enter(Phase::Preparing),
+            Step::WriteUri | Step::Push(_) => {
+                // The device forgets its last result when a transfer begins. Until it tells another one, it is the old.
+                self.progress.told.begin();
+                self.progress.begun = true;
+                self.seen_downloading = false;
+                self.progress.bytes = 0;
+                self.progress.pushed = false;
+                self.told_progress = (now, 0);
+                self.look_at = Some(now + config.progress_interval).filter(|_| self.is_pushing());
+                self.enter(Phase::Downloading);
+            }
+            Step::Execute => {
+                self.progress.told.begin();
+                self.progress.executed = true;
+            }
+            Step::Await
+            | Step::ReadObject
+            | Step::ClearUri
+            | Step::ClearPackage
+            | Step::ObserveState
+            | Step::ObserveResult
+            | Step::ReadState
+            | Step::ReadResult
+            | Step::Explain(_)
+            | Step::ReadFirmwareVersion
+            | Step::ReadPackageVersion
+            | Step::CancelDownload
+            | Step::Watch
+            | Step::Done => {}
+        }
+    }
+
+    fn uri(&self) -> Option<Secret> {
+        match &self.spec.package {
+            Package::Uri(uri) => Some(uri.clone()),
+            Package::Image { .. } => self.offer.as_ref().map(|offer| offer.uri.clone()),
+        }
+    }
+
+    fn size(&self) -> Option<u64> {
+        match &self.spec.package {
+            Package::Image { image, .. } => Some(image.size),
+            Package::Uri(_) => None,
+        }
+    }
+
+    /// Enters another phase, and tells it.
+    fn enter(&mut self, phase: Phase) {
+        if self.progress.phase != phase {
+            self.progress.phase = phase;
+            self.tell();
+        }
+    }
+
+    fn fail(&mut self, error: UpdateError, code: Option<Code>) {
+        self.end(Phase::Failed, Some(error), code);
+    }
+
+    /// Ends by the result that the device tells.
+    fn end_by(&mut self, result: UpdateResult) {
+        let error = match result {
+            UpdateResult::Cancelled => return self.end(Phase::Cancelled, None, None),
+            UpdateResult::Deferred => return self.end(Phase::Deferred, None, None),
+            UpdateResult::NotEnoughFlash => UpdateError::NoFlash,
+            UpdateResult::OutOfMemory => UpdateError::NoMemory,
+            UpdateResult::ConnectionLost => UpdateError::ConnectionLost,
+            UpdateResult::IntegrityCheckFailed => UpdateError::Integrity,
+            UpdateResult::UnsupportedPackage => UpdateError::UnsupportedPackage,
+            UpdateResult::InvalidUri => UpdateError::InvalidUri,
+            UpdateResult::UpdateFailed => UpdateError::UpdateFailed,
+            UpdateResult::UnsupportedProtocol => UpdateError::UnsupportedProtocol,
+            UpdateResult::Initial | UpdateResult::Success => return,
+        };
+        self.fail(error, None);
+    }
+
+    fn end(&mut self, phase: Phase, error: Option<UpdateError>, code: Option<Code>) {
+        if self.is_over() {
+            return;
+        }
+        self.step = Step::Done;
+        (self.poll_at, self.update_ends) = (None, None);
+        self.progress.phase = phase;
+        (self.progress.last.error, self.progress.last.code) = (error, code);
+        self.tell();
+    }
+
+    /// Tells the progress of the download, if it has changed and the last event is long enough ago.
+    fn tell_progress(&mut self, now: Instant, config: &FirmwareConfig) {
+        let ((told_at, told), bytes) = (self.told_progress, self.progress.bytes);
+        let is_due = told < bytes && told_at + config.progress_interval <= now;
+        if self.progress.phase == Phase::Downloading && is_due {
+            self.told_progress = (now, bytes);
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let size = self.size();
+        let progress = &mut self.progress;
+        let last = &mut progress.last;
+        (last.phase, last.method, last.attempt) = (progress.phase, progress.method, progress.attempt);
+        (last.state, last.result) = (progress.told.state(), progress.told.result());
+        last.size = size;
+        last.bytes = size.map(|_| progress.bytes);
+        self.events.push(progress.last.clone());
+    }
+}
+
+/// Serializes a secret for the store, which is for the program alone.
+mod secret {
+    use lwm2m_base::secret::Secret;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        secret.reveal().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        String::deserialize(deserializer).map(Secret::new)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! The time that a device was awake since something moved last.
+
+use std::time::{Duration, Instant};
+
+/// Counts the time that the device is awake. A device that sleeps for a day has not stalled.
+#[derive(Debug)]
+pub(super) struct AwakeClock {
+    /// The time that was counted before `since`.
+    counted: Duration,
+    /// The time from which the device has been awake; `None` while it sleeps, or is not registered.
+    since: Option<Instant>,
+}
+
+impl AwakeClock {
+    pub fn new(now: Instant, awake: bool) -> Self {
+        Self { counted: Duration::ZERO, since: awake.then_some(now) }
+    }
+
+    pub fn set_awake(&mut self, now: Instant, awake: bool) {
+        self.counted = self.spent(now);
+        self.since = awake.then_some(now);
+    }
+
+    /// Counts from zero again.
+    pub fn reset(&mut self, now: Instant) {
+        self.counted = Duration::ZERO;
+        self.since = self.since.map(|_| now);
+    }
+
+    pub fn spent(&self, now: Instant) -> Duration {
+        self.counted + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Returns when so much time will have passed, if the device stays awake; `None` while it sleeps.
+    pub fn reaches(&self, time: Duration) -> Option<Instant> {
+        Some(self.since? + time.saturating_sub(self.counted))
+    }
+}
