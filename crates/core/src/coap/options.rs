@@ -47,6 +47,12 @@ pub struct Options(Vec<(u16, OptionValue)>);
 
 type OptionValue = SmallVec<[u8; 16]>;
 
+/// The byte between the options and the payload (RFC 7252 section 3).
+pub(super) const PAYLOAD_MARKER: u8 = 0xff;
+
+/// The bytes of an option before its value, if both its number and its length are extended by two bytes.
+const LONGEST_OPTION_HEADER: usize = 5;
+
 /// An option value that is not of its format (RFC 7252 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum OptionError {
@@ -61,9 +67,44 @@ impl Options {
         Self(Vec::new())
     }
 
-    /// Takes options that are in the order of their numbers already.
-    pub(super) fn from_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
-        Self(options.map(|(number, value)| (number, OptionValue::from_slice(value))).collect())
+    /// Reads the options of a message from the bytes behind its token (RFC 7252 section 3.1). Returns them with what is
+    /// behind the payload marker, if there is a marker; `None` if an option is malformed.
+    pub(super) fn decode(mut bytes: &[u8]) -> Option<(Self, Option<&[u8]>)> {
+        let mut options = Vec::new();
+        let mut number: u16 = 0;
+        while let [first, rest @ ..] = bytes {
+            if *first == PAYLOAD_MARKER {
+                return Some((Self(options), Some(rest)));
+            }
+            let (delta, rest) = extended(first >> 4, rest)?;
+            let (length, rest) = extended(first & 0x0f, rest)?;
+            let (value, rest) = rest.split_at_checked(usize::from(length))?;
+            number = number.checked_add(delta)?;
+            options.push((number, OptionValue::from_slice(value)));
+            bytes = rest;
+        }
+        Some((Self(options), None))
+    }
+
+    /// Writes the options behind the token of a message.
+    pub(super) fn encode(&self, datagram: &mut Vec<u8>) {
+        let mut before = 0;
+        for (number, value) in &self.0 {
+            // No value is longer: all of them come from datagrams, or have limits of their own.
+            let value = &value[..value.len().min(usize::from(u16::MAX))];
+            let (delta, delta_extension) = shortened(number - before);
+            let (length, length_extension) = shortened(value.len() as u16);
+            datagram.push(delta << 4 | length);
+            datagram.extend_from_slice(&delta_extension);
+            datagram.extend_from_slice(&length_extension);
+            datagram.extend_from_slice(value);
+            before = *number;
+        }
+    }
+
+    /// Returns an upper bound of the bytes that [`encode`](Self::encode) writes.
+    pub(super) fn encoded_length(&self) -> usize {
+        self.0.iter().map(|(_, value)| LONGEST_OPTION_HEADER + value.len()).sum()
     }
 
     pub fn add(&mut self, number: u16, value: &[u8]) {
@@ -121,3 +162,31 @@ impl Options {
         self.uint(number::CONTENT_FORMAT).ok().flatten().and_then(|value| u16::try_from(value).ok())
     }
 }
+
+/// Reads an option delta or an option length, which one or two bytes extend (RFC 7252 section 3.1). Returns it with the
+/// bytes behind them; `None` if it is reserved, cut short, or beyond any option.
+fn extended(nibble: u8, bytes: &[u8]) -> Option<(u16, &[u8])> {
+    match (nibble, bytes) {
+        (0..ONE_BYTE, bytes) => Some((nibble.into(), bytes)),
+        (ONE_BYTE, [low, bytes @ ..]) => Some((FROM_ONE_BYTE + u16::from(*low), bytes)),
+        (TWO_BYTES, [high, low, bytes @ ..]) => {
+            Some((u16::from_be_bytes([*high, *low]).checked_add(FROM_TWO_BYTES)?, bytes))
+        }
+        _ => None,
+    }
+}
+
+/// Returns the nibble of an option delta or an option length, and the bytes that extend it.
+fn shortened(value: u16) -> (u8, SmallVec<[u8; 2]>) {
+    match value {
+        0..FROM_ONE_BYTE => (value as u8, SmallVec::new()),
+        FROM_ONE_BYTE..FROM_TWO_BYTES => (ONE_BYTE, SmallVec::from_slice(&[(value - FROM_ONE_BYTE) as u8])),
+        FROM_TWO_BYTES.. => (TWO_BYTES, SmallVec::from_slice(&(value - FROM_TWO_BYTES).to_be_bytes())),
+    }
+}
+
+/// The nibbles that one byte or two bytes extend, and the values from which they do.
+const ONE_BYTE: u8 = 13;
+const TWO_BYTES: u8 = 14;
+const FROM_ONE_BYTE: u16 = 13;
+const FROM_TWO_BYTES: u16 = 269;

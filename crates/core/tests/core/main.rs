@@ -3,6 +3,7 @@
 mod allocations;
 mod coap_blockwise;
 mod coap_endpoint;
+mod coap_messages;
 mod composite_scene;
 mod dtls_gateway;
 mod floods;
