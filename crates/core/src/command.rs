@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::lwm2m::operation::{Operation, OperationKind};
 
 pub use echo::Echo;
-pub(crate) use echo::{Members, RequestTarget};
+pub(crate) use echo::{KnownMembers, Members, RequestTarget};
 
 /// Limits an expiry to ten years. An application may name any number, and a clock cannot represent every moment.
 pub(crate) const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

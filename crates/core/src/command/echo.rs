@@ -10,11 +10,20 @@ use indexmap::IndexMap;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
-/// Names the members that have a meaning for this program.
-const KNOWN: [&str; 4] = ["msgType", "data", "mheaders", "encoding"];
+/// Up to so many members are compared with each other; the names of more are hashed.
+const FEW_MEMBERS: usize = 16;
+
+/// Holds the members of a command that have a meaning for this program, parsed.
+#[derive(Debug, Default)]
+pub(crate) struct KnownMembers {
+    pub msg_type: Option<Value>,
+    pub data: Option<Value>,
+    pub mheaders: Option<Value>,
+    pub encoding: Option<Value>,
+}
 
 /// Holds the object of a command and its path. Clones share it. It is serialized as a JSON text, so that its depth does
 /// not add to that of the value that contains it.
@@ -48,15 +57,15 @@ impl Default for RequestTarget {
 
 impl Echo {
     /// Reads a command, and returns its known members parsed.
-    pub(crate) fn read(payload: &[u8]) -> Result<(Self, Map<String, Value>), String> {
+    pub(crate) fn read(payload: &[u8]) -> Result<(Self, KnownMembers), String> {
         let members: Members =
             serde_json::from_slice(payload).map_err(|error| match serde_json::from_slice::<&RawValue>(payload) {
                 Ok(_) => "the command is no JSON object".to_owned(),
                 Err(_) => format!("the command is no JSON: {error}"),
             })?;
         let known = members.known().map_err(|error| format!("the command is no JSON: {error}"))?;
-        let msg_type = known.get("msgType").and_then(Value::as_str).map(str::to_owned);
-        let target = RequestTarget::of(msg_type.as_deref(), known.get("data"));
+        let msg_type = known.msg_type.as_ref().and_then(Value::as_str).map(str::to_owned);
+        let target = RequestTarget::of(msg_type.as_deref(), known.data.as_ref());
         Ok((Self { command: Arc::new(WrittenCommand { members, msg_type, target }) }, known))
     }
 
@@ -76,7 +85,7 @@ impl Echo {
     }
 
     /// Parses the known members again.
-    pub(crate) fn known_members(&self) -> Result<Map<String, Value>, String> {
+    pub(crate) fn known_members(&self) -> Result<KnownMembers, String> {
         self.command.members.known().map_err(|error| format!("the command is no JSON: {error}"))
     }
 
@@ -170,9 +179,19 @@ impl Members {
         self.0.len()
     }
 
-    fn known(&self) -> serde_json::Result<Map<String, Value>> {
-        let known = self.0.iter().filter(|(name, _)| KNOWN.contains(&name.as_str()));
-        known.map(|(name, value)| Ok((name.clone(), serde_json::from_str(value.get())?))).collect()
+    fn known(&self) -> serde_json::Result<KnownMembers> {
+        let mut known = KnownMembers::default();
+        for (name, value) in &self.0 {
+            let member = match name.as_str() {
+                "msgType" => &mut known.msg_type,
+                "data" => &mut known.data,
+                "mheaders" => &mut known.mheaders,
+                "encoding" => &mut known.encoding,
+                _ => continue,
+            };
+            *member = Some(serde_json::from_str(value.get())?);
+        }
+        Ok(known)
     }
 }
 
@@ -207,12 +226,28 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-        let mut members = IndexMap::new();
+        let mut few: Vec<(String, Box<RawValue>)> = Vec::new();
         while let Some((name, value)) = map.next_entry()? {
-            members.insert(name, value);
+            match few.iter_mut().find(|(own, _)| *own == name) {
+                Some((_, earlier)) => *earlier = value,
+                None => few.push((name, value)),
+            }
+            if few.len() > FEW_MEMBERS {
+                return many_members(few, map);
+            }
         }
-        Ok(Members(members.into_iter().collect()))
+        Ok(Members(few))
     }
+}
+
+/// Reads the rest of an object with many members. Comparing all of their names would take time that grows with the square
+/// of their number.
+fn many_members<'de, A: MapAccess<'de>>(few: Vec<(String, Box<RawValue>)>, mut map: A) -> Result<Members, A::Error> {
+    let mut members: IndexMap<_, _> = few.into_iter().collect();
+    while let Some((name, value)) = map.next_entry()? {
+        members.insert(name, value);
+    }
+    Ok(Members(members.into_iter().collect()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::command::{Command, Echo, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply, ResponseTopic};
+use crate::command::{Command, Echo, KnownMembers, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply, ResponseTopic};
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::content_format::ContentFormat;
 use crate::lwm2m::model::{Model, ObjectVersion, OtherVersions, Resource, Version};
@@ -80,11 +80,7 @@ pub(crate) fn interpret(echo: Echo, context: CommandContext<'_>) -> Result<Comma
     }
 }
 
-fn interpret_members(
-    echo: Echo,
-    members: &Map<String, Value>,
-    context: CommandContext<'_>,
-) -> Result<Command, Refusal> {
+fn interpret_members(echo: Echo, members: &KnownMembers, context: CommandContext<'_>) -> Result<Command, Refusal> {
     let source = Source { echo: &echo, members, context };
     match source.operation().and_then(|operation| Ok((operation, source.expiry()?))) {
         Ok((operation, expiry)) => {
@@ -113,13 +109,13 @@ pub fn auto_observe_composite(paths: Vec<Path>) -> Command {
 struct Source<'a> {
     echo: &'a Echo,
     /// Holds the members that have a meaning for this program.
-    members: &'a Map<String, Value>,
+    members: &'a KnownMembers,
     context: CommandContext<'a>,
 }
 
 impl<'a> Source<'a> {
     fn operation(&self) -> Result<Operation, CommandError> {
-        let msg_type = self.members.get("msgType").ok_or_else(|| missing("msgType", self.names()))?;
+        let msg_type = self.members.msg_type.as_ref().ok_or_else(|| missing("msgType", self.names()))?;
         let msg_type = msg_type.as_str().ok_or(CommandError::Member { member: "msgType", expected: "a text" })?;
         match msg_type {
             "read" => self.read(),
@@ -145,7 +141,7 @@ impl<'a> Source<'a> {
 
     fn expiry(&self) -> Result<Option<Duration>, CommandError> {
         let wrong = || CommandError::Member { member: "mheaders.ttl", expected: "a number of seconds" };
-        let Some(ttl) = self.members.get("mheaders").and_then(|headers| headers.get("ttl")) else { return Ok(None) };
+        let Some(ttl) = self.members.mheaders.as_ref().and_then(|headers| headers.get("ttl")) else { return Ok(None) };
         let ttl = match ttl.as_u64() {
             Some(seconds) => Duration::from_secs(seconds),
             None => Duration::try_from_secs_f64(ttl.as_f64().ok_or_else(wrong)?).map_err(|_| wrong())?,
@@ -333,7 +329,7 @@ impl<'a> Source<'a> {
     }
 
     fn data(&self) -> Result<&'a Map<String, Value>, CommandError> {
-        let data = self.members.get("data").ok_or_else(|| {
+        let data = self.members.data.as_ref().ok_or_else(|| {
             match ["path", "basePath"].into_iter().find(|name| self.names().any(|there| there == *name)) {
                 Some(name) => CommandError::Misplaced("data", format!("{name} belongs inside data")),
                 None => missing("data", self.names()),

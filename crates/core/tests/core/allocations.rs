@@ -11,7 +11,7 @@ use lwm2m_testkit::scene::{Scene, peer};
 
 /// What one operation allocates. A change that needs less lowers the number; one that needs more has a reason for it.
 const MOST_OF_A_NOTIFICATION: u64 = 10;
-const MOST_OF_A_READ: u64 = 56;
+const MOST_OF_A_READ: u64 = 33;
 const MOST_OF_A_REGISTER: u64 = 51;
 const MOST_OF_AN_UPDATE: u64 = 4;
 

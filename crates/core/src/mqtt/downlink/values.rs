@@ -25,7 +25,7 @@ pub(super) struct Values<'a> {
 
 impl<'a> Values<'a> {
     pub(super) fn new(source: &'a Source<'a>) -> Self {
-        let hex = source.members.get("encoding").and_then(Json::as_str) == Some("hex");
+        let hex = source.members.encoding.as_ref().and_then(Json::as_str) == Some("hex");
         Self { source, hex, values: Vec::new() }
     }
 
