@@ -11,17 +11,16 @@
 //!    notifications keep their order, and no body mixes two states.
 //!
 //! A request of a peer that comes in blocks becomes an event when it is complete; the response is cut into the blocks
-//! that the peer asks for.
+//! that the peer asks for (`received_bodies`).
 
+mod event;
 mod observations;
+mod received_bodies;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::block::{
-    Assembled, Assemblies, Begun, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated,
-    Upload, UploadStep, slice, smaller_size,
-};
+use super::block::{Begun, BlockError, BlockSize, Download, Fetched, Upload, UploadStep, smaller_size};
 use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId};
 use super::observe::Freshness;
 use super::options::number;
@@ -36,64 +35,9 @@ use super::{
 };
 
 use observations::{EndpointObservation, WaitingNotification};
+use received_bodies::{Received, ReceivedBodies};
 
-/// An event of the endpoint for its owner: whole requests, responses and notifications.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndpointEvent {
-    /// A peer sent a request. The owner answers it with [`Endpoint::respond`].
-    Request {
-        id: RequestId,
-        peer: Peer,
-        request: Request,
-    },
-    /// The peer has received the request and will answer later. This comes once for each request, whatever its number
-    /// of blocks.
-    Acknowledged {
-        exchange: ExchangeId,
-    },
-    /// The final answer has come. `observing` has the Observe number when the exchange lives on as an observation.
-    Response {
-        exchange: ExchangeId,
-        response: Response,
-        observing: Option<u32>,
-    },
-    Reset {
-        exchange: ExchangeId,
-    },
-    TimedOut {
-        exchange: ExchangeId,
-    },
-    /// The response cannot be read, or the body of the request or of the response could not be transferred.
-    Failed {
-        exchange: ExchangeId,
-        error: ExchangeError,
-    },
-    /// A notification has come. One without a number, or with an error code, ends the observation. If it has an
-    /// `pending_ack` acknowledgement, the owner sends that with [`Endpoint::acknowledge`].
-    Notification {
-        observation: ExchangeId,
-        number: Option<u32>,
-        response: Response,
-        pending_ack: Option<PendingAck>,
-    },
-    /// A notification cannot be read, or its body could not be fetched.
-    NotificationFailed {
-        observation: ExchangeId,
-        number: Option<u32>,
-        error: ExchangeError,
-        /// Whether it ends the observation.
-        over: bool,
-    },
-    /// A newer notification came before the body of this one was fetched.
-    NotificationSuperseded {
-        observation: ExchangeId,
-    },
-    /// A body of a peer was refused. The answer to the peer has the reason.
-    BodyRefused {
-        peer: Peer,
-        error: BlockError,
-    },
-}
+pub use event::EndpointEvent;
 
 #[derive(Debug)]
 pub struct Endpoint {
@@ -108,18 +52,8 @@ pub struct Endpoint {
     observations: IdMap<ExchangeId, EndpointObservation>,
     /// Counts the notifications that wait in all observations.
     waiting_notifications: Total,
-    assemblies: Assemblies,
-    concluded: Concluded,
-    /// The Block options of requests that are not answered yet.
-    requested: IdMap<RequestId, RequestedBlocks>,
+    received_bodies: ReceivedBodies,
     events: VecDeque<EndpointEvent>,
-}
-
-/// The Block options of a peer's request.
-#[derive(Clone, Copy, Debug)]
-struct RequestedBlocks {
-    block1: Option<Block>,
-    block2: Option<Block>,
 }
 
 impl Endpoint {
@@ -139,9 +73,7 @@ impl Endpoint {
             steps: IdMap::default(),
             observations: IdMap::default(),
             waiting_notifications: Total::default(),
-            assemblies: Assemblies::new(&parameters, block_size),
-            concluded: Concluded::new(parameters.block_uploads, parameters.exchange_lifetime()),
-            requested: IdMap::default(),
+            received_bodies: ReceivedBodies::new(&parameters, block_size),
             events: VecDeque::new(),
             exchanges: Exchanges::new(parameters, seed),
         }
@@ -191,9 +123,8 @@ impl Endpoint {
 
     pub fn handle_timeout(&mut self, now: Instant) {
         self.exchanges.handle_timeout(now);
-        self.assemblies.handle_timeout(now);
-        self.concluded.handle_timeout(now);
-        self.drop_orphans(now);
+        self.received_bodies.handle_timeout(now);
+        self.answer_orphans(now);
         self.follow(now);
     }
 
@@ -206,8 +137,7 @@ impl Endpoint {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let bodies = [self.assemblies.next_deadline(), self.concluded.next_deadline()];
-        bodies.into_iter().chain([self.exchanges.next_deadline()]).flatten().min()
+        [self.received_bodies.next_deadline(), self.exchanges.next_deadline()].into_iter().flatten().min()
     }
 
     /// Sends a confirmable request under a new random token; a large body goes block by block.
@@ -270,7 +200,7 @@ impl Endpoint {
 
     /// Drops a request that waits for its response, without an answer.
     pub(crate) fn drop_request(&mut self, id: RequestId) {
-        self.requested.remove(&id);
+        self.received_bodies.drop_request(id);
         self.exchanges.drop_request(id);
     }
 
@@ -290,11 +220,11 @@ impl Endpoint {
         let exchanges = self.exchanges.table_sizes();
         CoapTableSizes {
             transfers: self.transfers.len().max(self.steps.len()),
-            assemblies: self.assemblies.len(),
-            concluded_bodies: self.concluded.len(),
-            block_transfer_bytes: self.transfers.held() + self.assemblies.held(),
+            assemblies: self.received_bodies.incomplete(),
+            concluded_bodies: self.received_bodies.concluded(),
+            block_transfer_bytes: self.transfers.held() + self.received_bodies.held(),
             waiting_notifications: self.waiting_notifications.sum(),
-            pending_requests: exchanges.pending_requests.max(self.requested.len()),
+            pending_requests: exchanges.pending_requests.max(self.received_bodies.requested()),
             outputs: exchanges.outputs + self.events.len(),
             ..exchanges
         }
@@ -317,25 +247,12 @@ impl Endpoint {
         response: Response,
         send: fn(&mut Exchanges, Instant, RequestId, Response),
     ) {
-        let again = self.concluded.answered(id, &response);
-        for id in [Some(id), again].into_iter().flatten() {
-            let response = self.sliced(id, response.clone());
+        let repetition = self.received_bodies.answered(id, &response).map(|id| (id, response.clone()));
+        for (id, response) in [Some((id, response)), repetition].into_iter().flatten() {
+            let response = self.received_bodies.cut(id, response);
             send(&mut self.exchanges, now, id, response);
         }
-        self.drop_orphans(now);
-    }
-
-    /// Returns the block of the response that the request asked for. A response with the Block2 option is one already.
-    fn sliced(&mut self, id: RequestId, response: Response) -> Response {
-        let requested = self.requested.remove(&id);
-        let mut response = match response.options.contains(number::BLOCK2) {
-            true => response,
-            false => slice(response, requested.and_then(|requested| requested.block2), self.block_size),
-        };
-        if let Some(block) = requested.and_then(|requested| requested.block1) {
-            block.add_to(&mut response.options, number::BLOCK1);
-        }
-        response
+        self.answer_orphans(now);
     }
 
     /// Acknowledges a notification that was delivered.
@@ -424,70 +341,27 @@ impl Endpoint {
     }
 
     fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, class: PeerClass, request: Request) {
-        let blocks = Block::of(&request.options, number::BLOCK1)
-            .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
-        let Ok((block1, block2)) = blocks else {
-            self.events.push_back(EndpointEvent::BodyRefused { peer, error: BlockError::Malformed });
-            return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
-        };
-        let last = block1.and_then(|block| LastBlock::of(&request, block));
-        if block1.is_some() || block2.is_some() {
-            self.requested.insert(id, RequestedBlocks { block1, block2 });
-        }
-        if let Some(last) = &last
-            && self.answer_as_before(now, id, peer, last)
-        {
-            return;
-        }
         let room = self.block_transfer_bytes.saturating_sub(self.transfers.held());
-        let assembled = block1.map(|block| self.assemblies.take(now, (peer, class), &request, block, room));
-        self.report_evicted();
-        let request = match assembled {
-            None => request,
-            Some(Assembled::Complete(request, _)) => request,
-            Some(Assembled::Answer(response, error)) => {
-                self.requested.remove(&id);
-                self.events.extend(error.map(|error| EndpointEvent::BodyRefused { peer, error }));
-                return self.exchanges.respond(now, id, response);
-            }
-        };
-        if let Some(last) = last {
-            self.concluded.begin(now, peer, last, id);
-            self.drop_orphans(now);
-        }
-        self.events.push_back(EndpointEvent::Request { id, peer, request });
-    }
-
-    /// Answers a last block that has arrived before in another message, unless its body is being sent again. Returns
-    /// whether it was such a block.
-    fn answer_as_before(&mut self, now: Instant, id: RequestId, peer: Peer, last: &LastBlock) -> bool {
-        if self.assemblies.has(peer) {
-            return false;
-        }
-        let repeated = self.concluded.repeated(peer, last, id);
-        self.drop_orphans(now);
-        match repeated {
-            Some(Repeated::Answered(response)) => {
-                let response = self.sliced(id, response);
-                self.exchanges.respond(now, id, response);
-                true
-            }
-            Some(Repeated::Waits) => true,
-            None => false,
+        let received = self.received_bodies.received(now, id, (peer, class), request, room);
+        self.report_refused();
+        self.answer_orphans(now);
+        match received {
+            Received::Whole(request) => self.events.push_back(EndpointEvent::Request { id, peer, request }),
+            Received::Answered(response) => self.exchanges.respond(now, id, response),
+            Received::Waits => {}
         }
     }
 
     /// Answers 5.03 to repeated blocks whose first message will get no answer, so that no request waits for ever.
-    fn drop_orphans(&mut self, now: Instant) {
-        while let Some(orphan) = self.concluded.poll_orphan() {
-            let response = self.sliced(orphan, Response::new(Code::SERVICE_UNAVAILABLE));
+    fn answer_orphans(&mut self, now: Instant) {
+        while let Some((orphan, response)) = self.received_bodies.poll_orphan() {
             self.exchanges.respond_once(now, orphan, response);
         }
     }
 
-    fn report_evicted(&mut self) {
-        while let Some(peer) = self.assemblies.poll_evicted() {
-            self.events.push_back(EndpointEvent::BodyRefused { peer, error: BlockError::Evicted });
+    fn report_refused(&mut self) {
+        while let Some((peer, error)) = self.received_bodies.poll_refused() {
+            self.events.push_back(EndpointEvent::BodyRefused { peer, error });
         }
     }
 
@@ -552,10 +426,10 @@ impl Endpoint {
     /// Makes room for the body of a response by evicting bodies that unregistered peers send.
     fn make_room_for(&mut self, transfer: &Transfer) -> Result<(), BlockError> {
         let asked_for = self.transfers.held() + transfer.held();
-        self.assemblies.shrink_to(self.block_transfer_bytes.saturating_sub(asked_for));
-        self.report_evicted();
-        let fits =
-            asked_for + self.assemblies.held() <= self.block_transfer_bytes && self.transfers.has_room_for(transfer);
+        self.received_bodies.shrink_to(self.block_transfer_bytes.saturating_sub(asked_for));
+        self.report_refused();
+        let held = asked_for + self.received_bodies.held();
+        let fits = held <= self.block_transfer_bytes && self.transfers.has_room_for(transfer);
         // A body that is discarded holds nothing.
         if fits || transfer.held() == 0 { Ok(()) } else { Err(BlockError::NoRoom) }
     }

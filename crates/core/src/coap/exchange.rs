@@ -19,15 +19,21 @@
 //! Exactly one [`CoapOutput::Outcome`] comes out for each datagram.
 
 mod address_change;
+mod critical_options;
+mod event;
 mod malformed;
+mod pending_requests;
+mod tokens;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
+use lwm2m_base::Peer;
 use lwm2m_base::deadlines::IdDeadlines;
+use lwm2m_base::id_map::IdMap;
 
 use super::dedup::{Deduplicator, RememberedReply};
 use super::message_ids::MessageIds;
@@ -37,92 +43,14 @@ use super::outcome::{DatagramOutcome, DropReason};
 use super::parameters::Acknowledging;
 use super::table_sizes::CoapTableSizes;
 use super::transmission::{Expired, MessageKey, Owner, Persistence, SentMessage, Transmissions};
-use lwm2m_base::Peer;
-use lwm2m_base::id_map::IdMap;
-
 use super::{
     Code, ExchangeError, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
 };
 
-/// Identifies a request of the gateway, and the observation that it may have begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExchangeId(pub(crate) u64);
+use pending_requests::{AnswerAs, PendingRequest, PendingRequests};
+use tokens::Tokens;
 
-/// Identifies a request of a peer that waits for its response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub(crate) u64);
-
-/// A datagram that has to leave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    pub peer: Peer,
-    pub datagram: Vec<u8>,
-}
-
-/// Datagrams to send, and what is counted. Events are polled separately.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CoapOutput {
-    Transmit(Transmit),
-    Outcome(Peer, DatagramOutcome),
-    Retransmitted(Peer),
-    /// The oldest remembered message of this peer was evicted early to make room: its duplicate would pass for a new
-    /// message.
-    Evicted(Peer),
-}
-
-/// An event of single messages, for the block-wise transfer above them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExchangeEvent {
-    /// A peer sent a request. The owner answers it with [`Exchanges::respond`].
-    Request {
-        id: RequestId,
-        peer: Peer,
-        class: PeerClass,
-        request: Request,
-    },
-    /// The peer has received the request and will answer later.
-    Acknowledged {
-        exchange: ExchangeId,
-    },
-    /// The final answer has come. `observing` has the Observe number when the exchange lives on as an observation.
-    Response {
-        exchange: ExchangeId,
-        response: Response,
-        observing: Option<u32>,
-    },
-    Reset {
-        exchange: ExchangeId,
-    },
-    TimedOut {
-        exchange: ExchangeId,
-    },
-    /// An answer came that cannot be read, and its repetition would be the same.
-    Failed {
-        exchange: ExchangeId,
-        error: ExchangeError,
-    },
-    /// A notification has come. One without a number, or with an error code, ends the observation.
-    Notification {
-        observation: ExchangeId,
-        number: Option<u32>,
-        response: Response,
-        pending_ack: Option<PendingAck>,
-    },
-    /// A notification that cannot be read. When it was reset the observation is `over`: RFC 7641 section 3.6 lets the
-    /// device forget it.
-    NotificationFailed {
-        observation: ExchangeId,
-        error: ExchangeError,
-        over: bool,
-    },
-}
-
-/// An acknowledgement that was not sent yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PendingAck {
-    peer: Peer,
-    id: MessageId,
-}
+pub use event::{CoapOutput, ExchangeEvent, ExchangeId, PendingAck, RequestId, Transmit};
 
 /// The layer below block-wise transfer.
 #[derive(Debug)]
@@ -133,21 +61,14 @@ pub struct Exchanges {
     transmissions: Transmissions,
     exchanges: IdMap<ExchangeId, Exchange>,
     observations: IdMap<ExchangeId, ExchangeObservation>,
-    tokens: HashMap<(Peer, Token), Expected>,
-    requests: IdMap<RequestId, PendingRequest>,
-    deadlines: IdDeadlines<Deadline>,
+    tokens: Tokens,
+    requests: PendingRequests,
+    /// The times at which a separate response has to have come.
+    response_deadlines: IdDeadlines<ExchangeId>,
     message_ids: MessageIds,
     last_id: u64,
     outputs: VecDeque<CoapOutput>,
     events: VecDeque<ExchangeEvent>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Deadline {
-    /// The separate response of an exchange has not come.
-    Response(ExchangeId),
-    /// The peer's request has to be acknowledged, answered or not.
-    Acknowledge(RequestId),
 }
 
 #[derive(Debug)]
@@ -168,30 +89,6 @@ struct ExchangeObservation {
     freshness: Freshness,
 }
 
-/// The exchange and the observation that a token belongs to. A request with Observe 1 has the token of the observation
-/// that it ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Expected {
-    exchange: Option<ExchangeId>,
-    observation: Option<ExchangeId>,
-}
-
-#[derive(Debug)]
-struct PendingRequest {
-    peer: Peer,
-    token: Token,
-    message_id: MessageId,
-    class: PeerClass,
-    answer_as: AnswerAs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AnswerAs {
-    Piggybacked,
-    Separate,
-    NonConfirmable,
-}
-
 impl Exchanges {
     /// `seed` is where message ids, tokens and the random factor come from.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
@@ -203,9 +100,9 @@ impl Exchanges {
             transmissions: Transmissions::default(),
             exchanges: IdMap::default(),
             observations: IdMap::default(),
-            tokens: HashMap::new(),
-            requests: IdMap::default(),
-            deadlines: IdDeadlines::default(),
+            tokens: Tokens::default(),
+            requests: PendingRequests::default(),
+            response_deadlines: IdDeadlines::default(),
             last_id: 0,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -240,11 +137,12 @@ impl Exchanges {
                 Expired::GivenUp(Owner::SeparateResponse) => {}
             }
         }
-        while let Some(deadline) = self.deadlines.pop_expired(now) {
-            match deadline {
-                Deadline::Response(exchange) => self.time_out(exchange),
-                Deadline::Acknowledge(request) => self.acknowledge_early(request),
-            }
+        while let Some(exchange) = self.response_deadlines.pop_expired(now) {
+            self.time_out(exchange);
+        }
+        // RFC 7252 section 5.2.2: the answer takes longer than the peer should wait.
+        while let Some((peer, message_id)) = self.requests.pop_unacknowledged(now) {
+            self.acknowledge(peer, message_id, Kind::Confirmable);
         }
         self.dedup.handle_timeout(now);
         self.message_ids.handle_timeout(now);
@@ -260,7 +158,7 @@ impl Exchanges {
             pending_requests: self.requests.len(),
             remembered_messages: self.dedup.len(),
             message_ids: self.message_ids.len(),
-            deadlines: self.deadlines.len(),
+            deadlines: self.response_deadlines.len() + self.requests.deadlines(),
             outputs: self.outputs.len() + self.events.len(),
             ..CoapTableSizes::default()
         }
@@ -275,19 +173,20 @@ impl Exchanges {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next(), self.dedup.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        let own = [self.response_deadlines.next(), self.requests.next_deadline()];
+        let of_parts = [self.transmissions.next_deadline(), self.dedup.next_deadline()];
+        own.into_iter().chain(of_parts).flatten().min()
     }
 
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.random_token(peer);
+        let token = self.tokens.random(peer, self.parameters.token_length, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
 
     /// Sends a further block of a transfer that the peer has begun to answer.
     pub(crate) fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.random_token(peer);
+        let token = self.tokens.random(peer, self.parameters.token_length, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
 
@@ -316,13 +215,13 @@ impl Exchanges {
             Acknowledging::OnDemand => freshness.without_newest(),
         };
         self.observations.insert(id, ExchangeObservation { peer, token, freshness });
-        self.expected(peer, token, |expected| expected.observation = Some(id));
+        self.tokens.set_observation(peer, token, Some(id));
         id
     }
 
     /// Returns the exchange that a response with this token answers, or else the observation that it belongs to.
     pub(crate) fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
-        let expected = self.tokens.get(&(peer, token))?;
+        let expected = self.tokens.get(peer, token);
         expected.exchange.or(expected.observation)
     }
 
@@ -344,19 +243,16 @@ impl Exchanges {
 
     /// Drops a request of a peer without an answer.
     pub(crate) fn drop_request(&mut self, id: RequestId) {
-        self.requests.remove(&id);
-        self.deadlines.cancel(Deadline::Acknowledge(id));
+        self.requests.take(id);
     }
 
     /// Returns whether two requests that wait are the same message (RFC 7252 section 4.5).
     pub(crate) fn are_duplicates(&self, one: RequestId, other: RequestId) -> bool {
-        let message_of = |id| self.requests.get(&id).map(|pending| (pending.peer, pending.message_id, pending.token));
-        one != other && message_of(one).is_some() && message_of(one) == message_of(other)
+        self.requests.are_duplicates(one, other)
     }
 
     fn respond_as(&mut self, now: Instant, id: RequestId, response: Response, separate: Kind) {
-        let Some(pending) = self.requests.remove(&id) else { return };
-        self.deadlines.cancel(Deadline::Acknowledge(id));
+        let Some(pending) = self.requests.take(id) else { return };
         let peer = pending.peer;
         let (kind, message_id) = match pending.answer_as {
             AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
@@ -389,9 +285,9 @@ impl Exchanges {
         let Some(observation) = self.observations.remove(&step) else { return };
         let ExchangeObservation { peer, token, .. } = observation;
         if let Some(former) = self.observations.insert(whole, observation) {
-            self.expected(former.peer, former.token, |expected| expected.observation = None);
+            self.tokens.set_observation(former.peer, former.token, None);
         }
-        self.expected(peer, token, |expected| expected.observation = Some(whole));
+        self.tokens.set_observation(peer, token, Some(whole));
     }
 
     /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
@@ -399,7 +295,7 @@ impl Exchanges {
     pub fn forget(&mut self, id: ExchangeId) {
         self.end_exchange(id);
         if let Some(ExchangeObservation { peer, token, .. }) = self.observations.remove(&id) {
-            self.expected(peer, token, |expected| expected.observation = None);
+            self.tokens.set_observation(peer, token, None);
         }
     }
 
@@ -410,7 +306,7 @@ impl Exchanges {
 
     /// Returns whether a request of ours with this token waits for the answer of this peer.
     pub fn awaits(&self, peer: Peer, token: Token) -> bool {
-        self.tokens.get(&(peer, token)).is_some_and(|expected| expected.exchange.is_some())
+        self.tokens.get(peer, token).exchange.is_some()
     }
 
     /// Answers a request at once, and keeps nothing of it: a duplicate is handled like a new request.
@@ -473,22 +369,17 @@ impl Exchanges {
 
     fn handle_request(&mut self, now: Instant, peer: Peer, class: PeerClass, message: Message) -> DatagramOutcome {
         let confirmable = message.kind == Kind::Confirmable;
-        let unknown = unknown_critical(&message, REQUEST_OPTIONS);
+        let unknown = critical_options::unknown_in_request(&message);
         if unknown.is_some() && !confirmable {
             self.reset(now, peer, message.id);
             return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         let id = RequestId(self.new_id());
-        let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
-        let (token, message_id) = (message.token, message.id);
-        self.requests.insert(id, PendingRequest { peer, token, message_id, class, answer_as });
+        let acknowledge_at = now + self.parameters.ack_timeout / 2;
+        self.requests.insert(id, PendingRequest::new(peer, class, &message), acknowledge_at);
         if let Some(option) = unknown {
-            let code = if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION };
-            self.respond(now, id, Response::new(code));
+            self.respond(now, id, Response::new(critical_options::refusal_of(option)));
             return DatagramOutcome::Request;
-        }
-        if confirmable {
-            self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
         }
         let request = Request { method: message.code, options: message.options, payload: message.payload };
         self.events.push_back(ExchangeEvent::Request { id, peer, class, request });
@@ -497,9 +388,9 @@ impl Exchanges {
 
     /// A response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
     fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
-        let expected = self.tokens.get(&(peer, message.token)).copied().unwrap_or_default();
+        let expected = self.tokens.get(peer, message.token);
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
-        if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
+        if let Some(option) = critical_options::unknown_in_response(&message) {
             let error = ExchangeError::CriticalOption(option);
             match (expected.observation, expected.exchange) {
                 (Some(observation), _) if notifies => self.notification_failed(observation, error, true),
@@ -528,7 +419,7 @@ impl Exchanges {
         let Some(exchange) = self.acknowledged_by(peer, message.id, token) else {
             return DatagramOutcome::Dropped(DropReason::Unexpected);
         };
-        if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
+        if let Some(option) = critical_options::unknown_in_response(&message) {
             self.fail(exchange, ExchangeError::CriticalOption(option));
             return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
@@ -553,7 +444,7 @@ impl Exchanges {
         match self.transmissions.take((peer, id)) {
             Some((Owner::Exchange(id), sent)) => {
                 let patience = self.parameters.max_transmit_wait();
-                self.deadlines.set(Deadline::Response(id), now + patience);
+                self.response_deadlines.set(id, now + patience);
                 if let Some(exchange) = self.exchanges.get_mut(&id) {
                     exchange.acknowledged = Some(sent);
                 }
@@ -587,7 +478,7 @@ impl Exchanges {
             let observation =
                 ExchangeObservation { peer, token, freshness: Freshness::of(number, now).with_body(body) };
             self.observations.insert(id, observation);
-            self.expected(peer, token, |expected| expected.observation = Some(id));
+            self.tokens.set_observation(peer, token, Some(id));
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
         self.events.push_back(ExchangeEvent::Response { exchange: id, response, observing: number });
@@ -632,7 +523,7 @@ impl Exchanges {
         let message_id = self.new_message_id(now, peer);
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
         self.exchanges.insert(id, Exchange { peer, token, message_id, observe, acknowledged: None });
-        self.expected(peer, token, |expected| expected.exchange = Some(id));
+        self.tokens.set_exchange(peer, token, Some(id));
 
         let datagram = request.encode(message_id, token);
         let key = (peer, message_id);
@@ -665,16 +556,8 @@ impl Exchanges {
         if self.owns_transmission(id, key) {
             self.transmissions.end(key);
         }
-        self.deadlines.cancel(Deadline::Response(id));
-        self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
-    }
-
-    /// Acknowledges a request whose answer takes longer than the peer should wait (RFC 7252 section 5.2.2).
-    fn acknowledge_early(&mut self, id: RequestId) {
-        let Some(pending) = self.requests.get_mut(&id) else { return };
-        pending.answer_as = AnswerAs::Separate;
-        let (peer, message_id) = (pending.peer, pending.message_id);
-        self.acknowledge(peer, message_id, Kind::Confirmable);
+        self.response_deadlines.cancel(id);
+        self.tokens.set_exchange(exchange.peer, exchange.token, None);
     }
 
     fn acknowledge(&mut self, peer: Peer, id: MessageId, kind: Kind) {
@@ -709,30 +592,6 @@ impl Exchanges {
         self.outputs.push_back(CoapOutput::Transmit(Transmit { peer, datagram }));
     }
 
-    /// Changes what a token belongs to. A token that belongs to nothing is forgotten.
-    fn expected(&mut self, peer: Peer, token: Token, change: impl FnOnce(&mut Expected)) {
-        let expected = self.tokens.entry((peer, token)).or_default();
-        change(expected);
-        if *expected == Expected::default() {
-            self.tokens.remove(&(peer, token));
-        }
-    }
-
-    /// Returns a random token that is unused with this peer. If a token of the configured length is taken, a longer one
-    /// is tried.
-    fn random_token(&mut self, peer: Peer) -> Token {
-        let mut length = self.parameters.token_length;
-        loop {
-            let mut bytes = [0; Token::MAX_LENGTH];
-            self.rng.fill_bytes(&mut bytes);
-            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
-            if !self.tokens.contains_key(&(peer, token)) {
-                return token;
-            }
-            length += 1;
-        }
-    }
-
     /// Returns the next message id for this peer that no message in flight has. A message that was readdressed to this
     /// peer keeps its id.
     fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
@@ -748,26 +607,6 @@ impl Exchanges {
         self.last_id += 1;
         self.last_id
     }
-}
-
-/// The critical options that a request may have here.
-const REQUEST_OPTIONS: &[u16] = &[
-    number::URI_HOST,
-    number::URI_PORT,
-    number::URI_PATH,
-    number::URI_QUERY,
-    number::ACCEPT,
-    number::BLOCK1,
-    number::BLOCK2,
-];
-/// The critical options that a response may have here.
-const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
-/// Proxy-Uri and Proxy-Scheme: this is no proxy (RFC 7252 section 5.10.2).
-const PROXY_OPTIONS: &[u16] = &[35, 39];
-
-/// Returns the first critical option, one with an odd number, that is not among `known` (RFC 7252 section 5.4.1).
-fn unknown_critical(message: &Message, known: &[u16]) -> Option<u16> {
-    message.options.iter().map(|(number, _)| number).find(|number| number % 2 == 1 && !known.contains(number))
 }
 
 fn observe_number(message: &Message) -> Option<u32> {

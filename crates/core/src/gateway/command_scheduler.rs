@@ -8,12 +8,13 @@
 //!
 //! Every command has exactly one final answer, as long as there is a session to publish it by.
 
+mod answering;
 mod console;
-mod final_answer;
+mod restart;
 
 use std::time::Instant;
 
-use crate::coap::{BlockError, ExchangeError, ExchangeId, Freshness, Response};
+use crate::coap::{BlockError, ExchangeError, ExchangeId, Response};
 use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
@@ -32,17 +33,17 @@ use super::broker::{MessageProperties, Publication, UplinkClass};
 use super::config::Limits;
 use super::console_commands::AnswerOutcome;
 use super::context::Context;
+use super::final_answer::{FinalAnswer, Recipient};
 use super::pending_registrations::{EarlyCommand, PendingRegistration};
-use super::record::{CommandRecord, ObservationRecord};
 use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
 use super::stream_observations::StreamObservations;
 use super::view::CommandStage;
 
-use final_answer::{give_up, refuse, refuse_command, report, report_undecodable, tell_onlookers};
+use answering::{give_up, refuse, refuse_command, report, report_undecodable, tell_onlookers};
 
 pub(super) use console::state;
-pub(super) use final_answer::{FinalAnswer, Recipient};
+pub(super) use restart::refuse_restored;
 
 /// The reasons of refusals.
 const LEFT: &str = "the device is not registered any more";
@@ -66,15 +67,6 @@ pub(super) struct CommandScheduler {
     last_serial: u64,
     /// The number of the newest command.
     last_number: u64,
-}
-
-/// A command of an earlier process that is refused now.
-pub(super) struct NotTaken {
-    echo: Echo,
-    reply: Option<Reply>,
-    origin: Origin,
-    outcome: CommandOutcome,
-    reason: String,
 }
 
 /// A command that can neither be sent nor wait.
@@ -484,101 +476,6 @@ impl CommandScheduler {
     fn knows(&self, device: &Device, command: CommandDigest) -> bool {
         device.waiting.holds(command) || self.retained.contains(&device.registration.endpoint, command)
     }
-}
-
-/// The commands and observations of a device over a restart.
-impl CommandScheduler {
-    /// Returns the records of a device's commands: the one in flight, then those that wait. Each gets a serial if it
-    /// has none.
-    pub fn records(&mut self, context: &Context, device: &mut Device) -> Vec<CommandRecord> {
-        let last = &mut self.last_serial;
-        let mut record = |serial: &mut Option<u64>, expires, command: &Command, retained| {
-            let serial = *serial.get_or_insert_with(|| {
-                *last = last.wrapping_add(1);
-                *last
-            });
-            let expires = context.wall_clock.unix_time(expires);
-            let reply = command.reply.as_deref().and_then(Reply::topic).cloned().map(Box::new);
-            let origin = command.origin.clone();
-            CommandRecord { serial, expires, command: command.echo.clone(), reply, retained, origin }
-        };
-        let mut records = Vec::new();
-        if let Some(in_flight) = device.in_flight_mut() {
-            records.push(record(&mut in_flight.serial, in_flight.expires, &in_flight.command, in_flight.retained));
-        }
-        for waiting in device.waiting.iter_mut() {
-            records.push(record(&mut waiting.serial, waiting.expires, &waiting.command, waiting.retained));
-        }
-        records
-    }
-
-    /// Gives the serials of these records to no other command.
-    pub fn reserve_serials(&mut self, records: &[CommandRecord]) {
-        self.last_serial = records.iter().map(|record| record.serial).fold(self.last_serial, u64::max);
-    }
-
-    /// Restores an observation of an earlier process.
-    pub fn restore_observation(&mut self, context: &mut Context, device: &mut Device, record: ObservationRecord) {
-        // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to
-        // observe.
-        let interpreted = downlink::interpret(record.command, context.command_context(&device.registration));
-        let Ok(command) = interpreted.map(|command| Command { origin: record.origin, ..command }) else { return };
-        let (OperationKind::Observe | OperationKind::ObserveComposite { .. }) = command.operation.kind else { return };
-        let chosen = || Attempts::first(&command.operation, &device.registration).formats();
-        let formats = record.formats.unwrap_or_else(chosen);
-        let request = command.operation.request_in(formats, &device.registration);
-        let freshness = Freshness::of(record.number, context.wall_clock.moment(record.at));
-        let exchange = context.coap.restore_observation(device.peer, record.token, request, freshness);
-        self.registrations.insert(exchange, device.id);
-        self.streams.observed(context.now, &device.registration.endpoint, exchange, &command.origin);
-        if let Some(former) = device.observations.begin(exchange, Observation::of(command, formats)) {
-            self.forget_exchange(former);
-            context.coap.forget(former);
-        }
-    }
-
-    /// Restores the commands of an earlier process. Returns those that the current object model or the current limits
-    /// reject.
-    pub fn restore_commands(
-        &mut self,
-        context: &Context,
-        device: &mut Device,
-        records: Vec<CommandRecord>,
-    ) -> Vec<NotTaken> {
-        let mut limits = queue_limits(&context.settings.limits);
-        // The first one may have been in flight, outside of these bounds.
-        limits.commands = limits.commands.saturating_add(1);
-        limits.bytes = limits.bytes.saturating_add(context.settings.limits.command_size);
-        let mut not_taken = Vec::new();
-        for CommandRecord { serial, expires, command, reply, retained, origin } in records {
-            let room = self.bytes.take(command.to_json().len());
-            let reply = reply.map(|topic| Reply::Topic(*topic));
-            let command = match downlink::interpret(command, context.command_context(&device.registration)) {
-                Ok(command) => Command { reply: reply.map(Box::new), origin, ..command },
-                Err(Refusal { echo, reason }) => {
-                    not_taken.push(NotTaken { echo, reply, origin, outcome: CommandOutcome::Refused, reason });
-                    continue;
-                }
-            };
-            let expires = context.wall_clock.moment(expires);
-            let waiting = PendingCommand::new(self.next_number(), command, expires, room);
-            let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
-            if let Err((command, full)) = device.waiting.push(waiting, limits) {
-                let Command { echo, reply, origin, .. } = *command;
-                let (reply, reason) = (reply.map(|reply| *reply), full.to_string());
-                not_taken.push(NotTaken { echo, reply, origin, outcome: CommandOutcome::QueueFull, reason });
-            }
-        }
-        not_taken
-    }
-}
-
-/// Refuses a restored command: it has its final answer.
-pub(super) fn refuse_restored(context: &mut Context, device: &Device, refused: NotTaken) {
-    let NotTaken { echo, reply, origin, outcome, reason } = refused;
-    let recipient = Recipient { reply: reply.as_ref(), origin: &origin };
-    context.changed(device);
-    refuse(context, device, (&echo, recipient), "error", outcome, &reason);
 }
 
 /// Refuses a command whose device is not registered yet: it has its final answer.

@@ -25,10 +25,10 @@ use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
 use super::Output;
 use super::broker::{BrokerCommand, Publication, UplinkClass};
-use super::command_scheduler::{FinalAnswer, Recipient};
 use super::config::GatewayConfig;
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
+use super::final_answer::{FinalAnswer, Recipient};
 use super::firmware::image::{ImageError, ImageName, ImageRequestId};
 use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
 use super::firmware::pulls::Pulls;

@@ -37,6 +37,7 @@ mod context;
 mod diagnostic;
 mod dtls;
 mod eviction;
+mod final_answer;
 pub mod firmware;
 #[cfg(test)]
 mod fixtures;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lwm2m_base::Peer;
 
-use super::{Deadline, ExchangeId, Exchanges, MessageKey, Owner};
+use super::{ExchangeId, Exchanges, MessageKey, Owner};
 
 impl Exchanges {
     /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
@@ -14,14 +14,14 @@ impl Exchanges {
                 let from = std::mem::replace(&mut exchange.peer, to);
                 let (token, message_id) = (exchange.token, exchange.message_id);
                 self.readdress_transmission(now, id, (from, message_id), to);
-                self.expected(from, token, |expected| expected.exchange = None);
-                self.expected(to, token, |expected| expected.exchange = Some(id));
+                self.tokens.set_exchange(from, token, None);
+                self.tokens.set_exchange(to, token, Some(id));
             }
             if let Some(observation) = self.observations.get_mut(&id) {
                 let from = std::mem::replace(&mut observation.peer, to);
                 let token = observation.token;
-                self.expected(from, token, |expected| expected.observation = None);
-                self.expected(to, token, |expected| expected.observation = Some(id));
+                self.tokens.set_observation(from, token, None);
+                self.tokens.set_observation(to, token, Some(id));
             }
         }
     }
@@ -34,7 +34,7 @@ impl Exchanges {
         let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
         let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
         let Some(mut sent) = on_its_way.map(|(_, sent)| sent).or(acknowledged) else { return };
-        self.deadlines.cancel(Deadline::Response(id));
+        self.response_deadlines.cancel(id);
         let mut key = (to, from.1);
         if self.transmissions.contains(key) {
             key.1 = self.new_message_id(now, to);

@@ -10,11 +10,10 @@ use super::super::console_commands::{
     AnswerOutcome, CONSOLE_OBSERVATIONS, CONSOLE_PENDING_COMMANDS, CommandRefusal, CommandState, ConsoleCommand,
 };
 use super::super::context::Context;
+use super::super::final_answer::{FinalAnswer, Recipient};
 use super::super::inspection;
 use super::super::report::CommandOutcome;
-use super::{
-    CommandScheduler, FinalAnswer, LEFT, NOW_OR_NEVER, NotAdmitted, Recipient, admit, refuse_command, too_long,
-};
+use super::{CommandScheduler, LEFT, NOW_OR_NEVER, NotAdmitted, admit, refuse_command, too_long};
 
 const OBSERVED_ALREADY: &str = "an application or auto_observe observes these paths; force replaces or ends that";
 

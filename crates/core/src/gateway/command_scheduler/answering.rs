@@ -1,47 +1,17 @@
-//! Final answers: each command has exactly one, and a report tells its outcome.
+//! Gives commands their final answers: each has exactly one, and a report tells its outcome.
 
 use std::time::Duration;
 
-use crate::command::{Command, Echo, Origin, Reply};
+use crate::command::{Command, Echo};
 use crate::mqtt::uplink;
 use crate::registry::Device;
 
 use super::super::console_commands::AnswerOutcome;
 use super::super::context::Context;
+use super::super::final_answer::{FinalAnswer, Recipient};
 use super::super::inspection;
 use super::super::report::{CommandOutcome, Report};
 use super::super::view::CommandStage;
-
-/// The receivers of the final answer to a command.
-#[derive(Clone, Copy, Debug)]
-pub struct Recipient<'a> {
-    /// Gets the answer besides the device's topic for answers.
-    pub reply: Option<&'a Reply>,
-    pub origin: &'a Origin,
-}
-
-/// The final answer to a command.
-#[derive(Clone, Debug)]
-pub struct FinalAnswer {
-    pub outcome: AnswerOutcome,
-    /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
-    pub took: Option<Duration>,
-    /// The JSON that is published.
-    pub payload: Vec<u8>,
-}
-
-impl<'a> Recipient<'a> {
-    pub fn of(command: &'a Command) -> Self {
-        Self { reply: command.reply.as_deref(), origin: &command.origin }
-    }
-}
-
-impl FinalAnswer {
-    /// Returns the answer to a command that the device did not answer.
-    pub fn of(outcome: AnswerOutcome, payload: Vec<u8>) -> Self {
-        Self { outcome, took: None, payload }
-    }
-}
 
 /// Answers a command that its device did not answer.
 pub(super) fn give_up(context: &mut Context, device: &Device, command: &Command, outcome: AnswerOutcome) {
