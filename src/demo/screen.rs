@@ -111,6 +111,9 @@ fn in_words(event: &DeviceEvent) -> String {
         DeviceEvent::ObservationEnded { paths } => format!("{} is observed no longer", list(paths)),
         DeviceEvent::SendAnswered { code: Some(code) } => format!("its Send was answered {code}"),
         DeviceEvent::SendAnswered { code: None } => "its Send was not answered".to_owned(),
+        DeviceEvent::FirmwareChanged { instance, state, result } => {
+            format!("the firmware update /5/{instance} is in State {state} with Update Result {result}")
+        }
         DeviceEvent::Rebooted => "starts again".to_owned(),
         DeviceEvent::Stopped => "de-registered".to_owned(),
     }

@@ -175,7 +175,10 @@ impl FleetDevice {
                 FleetCounts::add(&self.counts.notified);
             }
             DeviceEvent::Stopped => FleetCounts::add(&self.counts.stopped),
-            DeviceEvent::Answered { .. } | DeviceEvent::SendAnswered { .. } | DeviceEvent::Rebooted => {}
+            DeviceEvent::Answered { .. }
+            | DeviceEvent::SendAnswered { .. }
+            | DeviceEvent::FirmwareChanged { .. }
+            | DeviceEvent::Rebooted => {}
         }
     }
 

@@ -3,6 +3,7 @@
 mod notifications;
 mod requests;
 mod sending;
+mod updating;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use lwm2m_core::lwm2m::path::Path;
 pub use sending::{SimulatedSample, SimulatedSend, SimulatedSendError};
 
 use super::content::SupportedFormats;
+use super::firmware::Firmware;
 use super::messages::{MessagePurpose, Messages, Occurrence};
 use super::objects::{Objects, SimulatedResource};
 use super::observations::Observations;
@@ -34,6 +36,9 @@ pub struct SimulatedDevice {
     observations: Observations,
     /// The Sends that have no answer yet.
     sends: Vec<Token>,
+    firmware: Option<Firmware>,
+    /// No datagram leaves or arrives.
+    is_link_down: bool,
     messages: Messages,
     timers: Deadlines<DeviceTimer>,
     events: VecDeque<DeviceEvent>,
@@ -85,7 +90,13 @@ pub enum DeviceEvent {
     SendAnswered {
         code: Option<Code>,
     },
-    /// The server rebooted the device.
+    /// The firmware update of an instance of object 5 has this State and this Update Result.
+    FirmwareChanged {
+        instance: u16,
+        state: i64,
+        result: i64,
+    },
+    /// The server rebooted the device, or it runs another firmware.
     Rebooted,
     /// The device is no longer registered.
     Stopped,
@@ -101,6 +112,9 @@ struct PendingUpdate {
 enum DeviceTimer {
     Registration,
     Notify(Token),
+    /// The firmware update of this instance of object 5 goes on.
+    Firmware(u16),
+    LinkReturns,
 }
 
 impl SimulatedDevice {
@@ -109,8 +123,11 @@ impl SimulatedDevice {
         let mut objects = settings.objects.clone();
         let seconds = i64::try_from(settings.lifetime.as_secs()).unwrap_or(i64::MAX);
         objects.set(lifetime_path(), SimulatedValue::Integer(seconds));
+        let firmware = settings.firmware.clone().map(|firmware| Firmware::new(firmware, &mut objects));
         Self {
             lifetime: settings.lifetime,
+            firmware,
+            is_link_down: false,
             formats: SupportedFormats::new(settings.version, settings.unsupported_formats.iter().copied()),
             objects,
             state: RegistrationState::Stopped,
@@ -149,7 +166,7 @@ impl SimulatedDevice {
     }
 
     pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
-        if self.state == RegistrationState::Stopped {
+        if self.state == RegistrationState::Stopped || self.is_link_down {
             return;
         }
         self.follow_wave(now);
@@ -167,6 +184,8 @@ impl SimulatedDevice {
             match timer {
                 DeviceTimer::Registration => self.registration_due(now),
                 DeviceTimer::Notify(token) => self.send_notification(now, token),
+                DeviceTimer::Firmware(instance) => self.firmware_due(now, instance),
+                DeviceTimer::LinkReturns => self.link_returned(now),
             }
         }
     }
@@ -186,8 +205,10 @@ impl SimulatedDevice {
     }
 
     pub fn poll_output(&mut self) -> SimulatedDeviceOutput {
-        if let Some(datagram) = self.messages.take_datagram() {
-            return SimulatedDeviceOutput::Transmit(datagram);
+        while let Some(datagram) = self.messages.take_datagram() {
+            if !self.is_link_down {
+                return SimulatedDeviceOutput::Transmit(datagram);
+            }
         }
         if let Some(event) = self.events.pop_front() {
             return SimulatedDeviceOutput::Event(event);
@@ -265,6 +286,9 @@ impl SimulatedDevice {
         if self.is_send(token) {
             return self.send_answered(token, response);
         }
+        if let Some(instance) = self.firmware.as_ref().and_then(|firmware| firmware.pulling_with(token)) {
+            return self.block_answered(now, instance, response);
+        }
         match std::mem::replace(&mut self.state, RegistrationState::Stopped) {
             RegistrationState::Registering(awaited) if awaited == token => match response {
                 Some(response) if response.code == Code::CREATED => self.registered(now, response),
@@ -319,6 +343,7 @@ impl SimulatedDevice {
         self.forget_observations();
         self.abandon_requests();
         self.register(now);
+        self.resume_pulls(now);
     }
 }
 

@@ -5,7 +5,8 @@
 //! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it.
 //! 2. It answers requests of the server, notifies observed values and sends Updates before the lifetime ends.
 //!    [`SimulatedDevice::send`] reports values, with their times, that nobody observes.
-//! 3. [`SimulatedDevice::stop`] de-registers.
+//! 3. With [`SimulatedFirmwareConfig`] it updates its firmware, by push and by pull, with the faults that it is given.
+//! 4. [`SimulatedDevice::stop`] de-registers.
 //!
 //! # What this crate guarantees
 //!
@@ -18,12 +19,14 @@
 //!
 //! # What it does not know
 //!
-//! DTLS (the owner puts its datagrams into records), block-wise transfer, LwM2M JSON, an alternate path and bootstrap.
+//! DTLS (the owner puts its datagrams into records), block-wise transfer of anything but firmware, LwM2M JSON, an
+//! alternate path and bootstrap.
 //! Of the attributes it obeys `pmin`, `pmax` and `con`; it keeps the others and shows them in Discover.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod content;
 mod device;
+mod firmware;
 mod messages;
 mod objects;
 mod observations;
@@ -33,6 +36,7 @@ mod value;
 pub use device::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceOutput, SimulatedSample, SimulatedSend, SimulatedSendError,
 };
+pub use firmware::{FirmwareFault, SimulatedFirmwareConfig};
 pub use objects::{Objects, ResourceAccess, SimulatedResource};
 pub use registration::{SimulatedDeviceConfig, SimulatedVersion, Wave};
 pub use value::SimulatedValue;

@@ -7,6 +7,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Parameters, Request, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
+use super::firmware::SimulatedFirmwareConfig;
 use super::objects::{Objects, ResourceAccess, SimulatedResource};
 use super::value::SimulatedValue;
 
@@ -48,6 +49,8 @@ pub struct SimulatedDeviceConfig {
     pub confirmable_notifications: bool,
     /// The single Float resource that goes up and down by itself.
     pub wave: Option<Wave>,
+    /// The Firmware Update object; `None`: the device has none.
+    pub firmware: Option<SimulatedFirmwareConfig>,
     pub coap: Parameters,
 }
 
@@ -78,6 +81,7 @@ impl SimulatedDeviceConfig {
             notification_interval: Some(Duration::from_secs(5)),
             confirmable_notifications: false,
             wave: Some(Wave { path: temperature, mean: 21.0, amplitude: 3.0, period: Duration::from_secs(60) }),
+            firmware: None,
             coap: Parameters::default(),
         }
     }
@@ -160,7 +164,12 @@ fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
         [format] => format!("</>;rt=\"oma.lwm2m\";ct={format},"),
         formats => format!("</>;rt=\"oma.lwm2m\";ct=\"{}\",", formats.join(" ")),
     };
-    (root + &objects.links()).into_bytes()
+    let mut links = objects.links();
+    // The object of version 1.1 says so (LwM2M Core 1.1 section 7.2.2).
+    if settings.firmware.as_ref().is_some_and(|firmware| firmware.can_cancel) {
+        links = links.replacen("</5/", "</5>;ver=1.1,</5/", 1);
+    }
+    (root + &links).into_bytes()
 }
 
 /// Returns an Update that says what is new: the lifetime, the object list.

@@ -1,6 +1,7 @@
 //! Scripts between the device and a server that the test plays.
 
 mod composite;
+mod firmware;
 mod formats;
 mod send;
 

@@ -6,6 +6,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Message, Response};
 use lwm2m_core::lwm2m::path::Path;
 
+use super::updating::FirmwareAnswer;
 use super::{DeviceEvent, SimulatedDevice, lifetime_path};
 use crate::objects::{SimulatedResource, SimulatedWriteMode};
 use crate::observations::{self, Attributes, Observed};
@@ -16,7 +17,7 @@ use crate::value::SimulatedValue;
 const UNDERSTOOD: [u16; 5] = [number::URI_HOST, number::URI_PORT, number::URI_PATH, number::URI_QUERY, number::ACCEPT];
 
 /// The consequence of a request, which comes after its answer.
-enum Effect {
+pub(super) enum Effect {
     None,
     /// The values at or below these paths are new.
     Changed(Vec<Path>),
@@ -24,12 +25,20 @@ enum Effect {
     InstancesChanged(Path),
     RebootRequested,
     UpdateRequested,
+    /// The firmware update of this instance of object 5 is in another state.
+    FirmwareChanged(u16),
 }
 
 impl SimulatedDevice {
     pub(super) fn handle_request(&mut self, now: Instant, request: &Message) {
         let path = uri_path(request);
-        let (response, effect) = match self.answer(now, request, path) {
+        let firmware = path.map_or(FirmwareAnswer::Ordinary, |path| self.answer_firmware(request, path));
+        let answer = match firmware {
+            FirmwareAnswer::Ordinary => self.answer(now, request, path),
+            FirmwareAnswer::Answer(answer) => answer,
+            FirmwareAnswer::Silence => return,
+        };
+        let (response, effect) = match answer {
             Ok(answer) => answer,
             Err(code) => (Response::new(code), Effect::None),
         };
@@ -225,6 +234,7 @@ impl SimulatedDevice {
                 self.register_again(now);
             }
             Effect::UpdateRequested => self.update(now),
+            Effect::FirmwareChanged(instance) => self.follow_firmware(now, instance),
         }
     }
 
