@@ -1,19 +1,22 @@
 //! Covers secrets in a datagram with stars, byte for byte, so that its length and its other bytes stay as they are:
-//! passwords in query items, the Locations of registrations, payloads that are hidden, and whatever cannot be read.
+//! passwords in query items, the Locations of registrations, the keys of firmware images, payloads that are hidden, and
+//! whatever cannot be read.
 
 use std::ops::Range;
 
 use lwm2m_core::coap::options::number;
+use lwm2m_core::gateway::firmware::pull_uri::{PullKey, cover_keys};
 use lwm2m_core::gateway::trace::Direction;
 use lwm2m_core::lwm2m::register::PASSWORD_ITEM;
 
 /// Takes the place of each covered byte.
 const STAR: u8 = b'*';
-/// Begin of the path of a Location, and the same within one segment of a device that does not split its path.
-const REGISTRATIONS: &[u8] = b"rd";
-const REGISTRATIONS_JOINED: &[u8] = b"rd/";
-/// Length of a Location.
-const LOCATION: usize = 12;
+/// Begins of the paths of Locations and of firmware images, which are followed by a secret.
+const BEFORE_SECRETS: [&[u8]; 2] = [b"rd", b"fw"];
+/// The same within one segment of a device that does not split its path.
+const BEFORE_SECRETS_JOINED: [&[u8]; 2] = [b"rd/", b"fw/"];
+/// Lengths of a Location and of the key of an image.
+const SECRET_LENGTHS: [usize; 2] = [12, PullKey::LENGTH];
 /// Length of the header of a CoAP message (RFC 7252 section 3).
 const HEADER: usize = 4;
 const PAYLOAD_MARKER: u8 = 0xff;
@@ -65,25 +68,29 @@ impl DatagramParts {
     pub fn cover(&self, datagram: &mut [u8], direction: Direction, covers_payload: bool) {
         self.cover_options(datagram, direction);
         fill(datagram, self.unreadable.clone());
-        if covers_payload {
-            fill(datagram, self.payload.clone());
+        match datagram.get_mut(self.payload.clone()) {
+            Some(payload) if covers_payload => payload.fill(STAR),
+            // The URI of an image that is written to a device, or read from it.
+            Some(payload) => cover_keys(payload),
+            None => {}
         }
     }
 
     fn cover_options(&self, datagram: &mut [u8], direction: Direction) {
-        let (mut of, mut behind_registrations) = (0, false);
+        let (mut of, mut behind_begin) = (0, false);
         for (number, place) in &self.options {
             if of != *number {
-                (of, behind_registrations) = (*number, false);
+                (of, behind_begin) = (*number, false);
             }
             let Some(value) = datagram.get(place.clone()) else { continue };
             let is_path = matches!(of, number::URI_PATH | number::LOCATION_PATH);
-            let joined = find(value, REGISTRATIONS_JOINED).map(|at| at + REGISTRATIONS_JOINED.len());
+            let behind = |begin: &[u8]| find(value, begin).map(|at| at + begin.len());
+            let joined = BEFORE_SECRETS_JOINED.into_iter().filter_map(behind).min();
             // A device may have lost the first segment.
-            let is_alone = is_path && direction == Direction::In && looks_like_location(value);
-            let whole = (is_path && behind_registrations || is_alone).then_some(0);
+            let is_alone = is_path && direction == Direction::In && looks_like_secret(value);
+            let whole = (is_path && behind_begin || is_alone).then_some(0);
             let from = [whole, joined, password(value)].into_iter().flatten().min();
-            behind_registrations |= is_path && (value == REGISTRATIONS || joined.is_some());
+            behind_begin |= is_path && (BEFORE_SECRETS.contains(&value) || joined.is_some());
             if let Some(from) = from {
                 fill(datagram, place.start + from..place.end);
             }
@@ -119,8 +126,9 @@ fn password(value: &[u8]) -> Option<usize> {
     found.map(|at| at + name.len())
 }
 
-fn looks_like_location(value: &[u8]) -> bool {
-    value.len() == LOCATION && value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+fn looks_like_secret(value: &[u8]) -> bool {
+    SECRET_LENGTHS.contains(&value.len())
+        && value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
 }
 
 fn find(value: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -184,6 +192,21 @@ mod tests {
         }
         let instance = message(&[(number::LOCATION_PATH, "3303"), (number::LOCATION_PATH, "1")], b"");
         assert_eq!(covered(&instance, Direction::In, false), instance);
+    }
+
+    #[test]
+    fn the_key_of_an_image_is_covered_in_its_path_and_in_its_uri() {
+        let key = "abcDEF123-_Zabcd";
+        let get = |key: &str, name: &str| {
+            message(&[(number::URI_PATH, "fw"), (number::URI_PATH, key), (number::URI_PATH, name)], b"")
+        };
+        // The name is covered along with it, as everything behind a Location is.
+        assert_eq!(covered(&get(key, "a.bin"), Direction::In, false), get(&"*".repeat(16), "*****"));
+        let write = |key: &str| {
+            let uri = format!("coap://gw:5683/fw/{key}/a.bin");
+            message(&[(number::URI_PATH, "5"), (number::URI_PATH, "0"), (number::URI_PATH, "1")], uri.as_bytes())
+        };
+        assert_eq!(covered(&write(key), Direction::Out, false), write(&"*".repeat(16)));
     }
 
     #[test]

@@ -18,6 +18,10 @@ use lwm2m_core::lwm2m::number::whole_of;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::value::Value;
 
+/// The object Firmware Update, and its resource with the URI of the image.
+const FIRMWARE_UPDATE: u16 = 5;
+const PACKAGE_URI: u16 = 1;
+
 /// Maximum number of values of one payload.
 const ENTRIES: usize = 256;
 
@@ -63,6 +67,11 @@ pub fn payload_rule(
     subject: Option<&TracedSubject>,
     (hidden, model, at): (&HiddenPaths, &Model, Duration),
 ) -> PayloadRule {
+    if let (Some(message), Some(subject)) = (message, subject)
+        && (Readable { message, subject, model, at }).may_have_part_of_key()
+    {
+        return PayloadRule::Covered;
+    }
     if !hidden.may_cover(&Path::ROOT) {
         return PayloadRule::Shown;
     }
@@ -134,6 +143,18 @@ impl Readable<'_> {
     /// Returns whether the payload is the text of an error.
     fn is_diagnostic(self) -> bool {
         self.message.code.is_response() && !self.message.code.is_success()
+    }
+
+    /// Returns whether the payload is a block that may have a part of the URI of a firmware image, in which the key is not
+    /// recognised.
+    fn may_have_part_of_key(self) -> bool {
+        let may_have = |path: &Path| match *path.segments() {
+            [] => true,
+            [object] | [object, _] => object == FIRMWARE_UPDATE,
+            [object, _, resource, ..] => object == FIRMWARE_UPDATE && resource == PACKAGE_URI,
+        };
+        let has_links = self.message.options.content_format() == Some(format::LINK_FORMAT);
+        self.is_part() && !has_links && self.subject.paths.iter().any(may_have)
     }
 
     /// Returns whether the payload is a block of a larger body (RFC 7959): the first one has number 0 and a mark that

@@ -15,7 +15,7 @@ use crate::coap::{CoapOutput, Endpoint, RequestId, Response, Transmit};
 use crate::command::{AskId, Origin, Reply, ResponseTopic};
 use crate::lwm2m::codec::DecodeContext;
 use crate::lwm2m::model::Model;
-use crate::lwm2m::operation::{Operation, Outcome};
+use crate::lwm2m::operation::{Content, Operation, Outcome};
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::CommandContext;
 use crate::registry::{Device, RegistrationId};
@@ -31,6 +31,7 @@ use super::dtls::DtlsLayer;
 use super::final_answer::{FinalAnswer, Recipient};
 use super::firmware::image::{ImageError, ImageName, ImageRequestId};
 use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
+use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
 use super::firmware::serving;
 use super::pending_changes::PendingChanges;
@@ -261,7 +262,11 @@ impl Context {
 
     /// Returns what a response of this device means for an operation, now.
     pub fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
-        operation.outcome(response, self.decode_context(&device.registration))
+        let mut outcome = operation.outcome(response, self.decode_context(&device.registration));
+        if let Some(Content::Entries(entries)) = &mut outcome.content {
+            cover_keys_in(entries);
+        }
+        outcome
     }
 
     /// Sends a CoAP message: as it is over UDP, as a record over DTLS.

@@ -13,6 +13,7 @@ use crate::registry::{DeferredAck, Device, Topic};
 use super::broker::{Publication, UplinkClass};
 use super::context::Context;
 use super::diagnostic::{fitting, room, unavailable};
+use super::firmware::pull_uri::cover_keys_in;
 use super::notification::Notifications;
 use super::received_request::ReceivedRequest;
 use super::report::Report;
@@ -30,7 +31,8 @@ pub(super) fn publish(
 ) -> bool {
     let ReceivedRequest { id, request, .. } = received;
     let response = match (send::read(request, context.decode_context(&device.registration)), device.topics.send()) {
-        (Ok(entries), Some(topic)) if has_room => {
+        (Ok(mut entries), Some(topic)) if has_room => {
+            cover_keys_in(&mut entries);
             let ticket = Some(notifications.defer(context, device, DeferredAck::Send(id)));
             let publication = Publication::new(topic, uplink::send(entries), UplinkClass::Send);
             context.publish(device.session, Publication { ticket, ..publication });

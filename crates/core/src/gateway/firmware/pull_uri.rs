@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::image::ImageName;
+use crate::lwm2m::codec::Entry;
+use crate::lwm2m::value::Value;
+
+/// The path of Package URI, apart from the instance.
+const OBJECT: u16 = 5;
+const PACKAGE_URI: u16 = 1;
 
 /// The first segment of the path.
 pub(in crate::gateway) const PATH: &str = "fw";
@@ -167,6 +173,45 @@ impl PublicUris {
     }
 }
 
+/// Covers the keys of all URIs of images in a text or a payload with stars: what stands behind `/fw/` and before the next
+/// slash, if it may be a key.
+pub fn cover_keys(bytes: &mut [u8]) {
+    const BEFORE: &[u8] = b"/fw/";
+    const LENGTH: usize = BEFORE.len() + PullKey::LENGTH + 1;
+    let mut at = 0;
+    while let Some(uri) = bytes.get_mut(at..at + LENGTH) {
+        let (before, rest) = uri.split_at_mut(BEFORE.len());
+        let (key, slash) = rest.split_at_mut(PullKey::LENGTH);
+        let is_key = key.iter().all(|byte| PullKey::ALPHABET.contains(byte));
+        if before == BEFORE && is_key && slash == b"/" {
+            key.fill(b'*');
+        }
+        at += 1;
+    }
+}
+
+/// Covers the keys in the values of Package URI. A device tells there what the gateway has written.
+pub(in crate::gateway) fn cover_keys_in(entries: &mut [Entry]) {
+    for entry in entries {
+        let [OBJECT, _, PACKAGE_URI] = *entry.path.segments() else { continue };
+        match &mut entry.value {
+            Value::String(text) | Value::CoreLink(text) => {
+                let mut bytes = std::mem::take(text).into_bytes();
+                cover_keys(&mut bytes);
+                // Stars in the place of other ASCII characters leave the text UTF-8.
+                *text = String::from_utf8(bytes).unwrap_or_default();
+            }
+            Value::Opaque(bytes) => cover_keys(bytes),
+            Value::Integer(_)
+            | Value::UnsignedInteger(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Time(_)
+            | Value::ObjectLink(_) => {}
+        }
+    }
+}
+
 /// Returns whether the text is a host, or a host and a port other than 0 (RFC 3986 section 3.2).
 fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
@@ -213,6 +258,35 @@ mod tests {
         for bad in ["", "ABCDEFGHIJ9-_A_", "ABCDEFGHIJ9-_A_ab", "ABCDEFGHIJ9-_A_/"] {
             assert_eq!(bad.parse::<PullKey>(), Err(PullKeyError), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_keys_of_uris_are_covered_wherever_they_stand() {
+        let covered = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            cover_keys(&mut bytes);
+            String::from_utf8(bytes).unwrap()
+        };
+        let uri = format!("coap://gw/fw/{}/a.bin", key().reveal());
+        let stars = "coap://gw/fw/****************/a.bin";
+        assert_eq!(covered(&uri), stars);
+        assert_eq!(covered(&format!("\u{1}{uri} {uri}")), format!("\u{1}{stars} {stars}"));
+        for other in ["", "/fw/", "coap://gw/fw/short/a.bin", "/fw/ABCDEFGHIJ9-_A_a", "/ab/ABCDEFGHIJ9-_A_a/c"] {
+            assert_eq!(covered(other), other);
+        }
+    }
+
+    #[test]
+    fn what_a_device_tells_of_its_package_uri_has_no_key() {
+        let uri = Value::String(format!("coap://gw/fw/{}/a.bin", key().reveal()));
+        let entry = |path: &str, value: &Value| {
+            let (path, value) = (path.parse().unwrap(), value.clone());
+            Entry { path, value, time: None, undefined: false }
+        };
+        let mut entries = [entry("/5/0/1", &uri), entry("/5/2/1", &uri), entry("/5/0/6", &uri)];
+        cover_keys_in(&mut entries);
+        let covered = Value::String("coap://gw/fw/****************/a.bin".to_owned());
+        assert_eq!(entries.map(|entry| entry.value), [covered.clone(), covered, uri]);
     }
 
     #[test]
