@@ -1,11 +1,13 @@
 //! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do not
-//! serve devices are here: `check`, `emqx-config`, `objects`, `token`, `openapi` and `completion`. Those that ask a
-//! running gateway are in `remote`.
+//! serve devices are here: `check`, `emqx-config`, `objects`, `token`, `openapi`, `completion` and `man`. Those that ask
+//! a running gateway are in `remote`.
 
 mod check;
 #[cfg(feature = "console")]
 mod completion;
 mod connect;
+#[cfg(feature = "console")]
+mod manual;
 mod objects;
 #[cfg(feature = "console")]
 mod remote;
@@ -133,6 +135,10 @@ enum Subcommand {
     /// Print a script that completes commands and options in a shell
     #[cfg(feature = "console")]
     Completion { shell: completion::CompletionShell },
+    /// Write the manual pages of all commands to a folder
+    #[cfg(feature = "console")]
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     #[cfg(feature = "console")]
     #[command(flatten)]
     Remote(remote::RemoteCommand),
@@ -190,6 +196,8 @@ fn execute(command: Subcommand) -> anyhow::Result<ExitCode> {
         Subcommand::Openapi => Ok(write!(io::stdout().lock(), "{}", console::document())?),
         #[cfg(feature = "console")]
         Subcommand::Completion { shell } => completion::write(shell, &mut io::stdout().lock()),
+        #[cfg(feature = "console")]
+        Subcommand::Man { folder } => manual::write(&folder),
         #[cfg(feature = "console")]
         Subcommand::Remote(command) => return Ok(remote::run(command)?),
         Subcommand::Objects { query, config } => objects(&query, &config, &mut io::stdout().lock()),

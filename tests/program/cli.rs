@@ -1,6 +1,7 @@
 //! The built binary from outside: what it prints, and its exit codes.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -408,6 +409,50 @@ fn the_help_has_examples_the_environment_and_the_exit_codes() {
     for part in ["lwm2m-gateway demo", "LWM2M_GATEWAY__SECTION__KEY", "LWM2M_GATEWAY_LOG", "Exit codes: 0 success"] {
         assert!(text(&output.stdout).contains(part), "{part}");
     }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let place = CliFolder::new();
+    fs::create_dir(place.0.path().join("man")).unwrap();
+    assert_eq!(place.run(&["man", "man"], &[]).status.code(), Some(0));
+    let page = |name: &str| fs::read_to_string(place.0.path().join("man").join(name)).unwrap();
+    let main = page("lwm2m-gateway.1");
+    assert!(main.contains("lwm2m\\-gateway\\-emqx\\-config(1)") && main.contains("Exit codes: 0 success"), "{main}");
+    assert!(page("lwm2m-gateway-run.1").contains("exit\\-with\\-parent"), "{}", page("lwm2m-gateway-run.1"));
+    assert!(!place.0.path().join("man/lwm2m-gateway-man.1").exists());
+
+    let nowhere = place.run(&["man", "elsewhere"], &[]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(text(&nowhere.stderr).starts_with("lwm2m-gateway: elsewhere: cannot write the manual pages: "));
+}
+
+#[test]
+fn a_token_replaces_that_of_the_same_name_in_its_file() {
+    let place = CliFolder::new();
+    let tokens = place.0.path().join("tokens");
+    let store = |name: &str, role: &str| {
+        let output = place.run(&["token", name, "--role", role, "--file", "tokens"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let printed = text(&output.stdout);
+        assert!(printed.starts_with("token, which is shown only now:\n  lgw_") && printed.lines().count() == 2);
+    };
+    store("ann", "operator");
+    assert_eq!(fs::metadata(&tokens).unwrap().permissions().mode() & 0o777, 0o600);
+    let first = fs::read_to_string(&tokens).unwrap();
+    fs::write(&tokens, format!("# people\n{first}")).unwrap();
+    fs::set_permissions(&tokens, Permissions::from_mode(0o640)).unwrap();
+
+    store("bob", "viewer");
+    store("ann", "viewer");
+    let content = fs::read_to_string(&tokens).unwrap();
+    let lines: Vec<&str> = content.lines().collect();
+    assert_eq!(lines.len(), 3, "{content}");
+    assert!(lines[0] == "# people" && lines[1].starts_with("bob viewer ") && lines[2].starts_with("ann viewer "));
+    assert_eq!(fs::metadata(&tokens).unwrap().permissions().mode() & 0o777, 0o640);
+    // The program accepts the file.
+    let used = place.run(&["check"], &[("LWM2M_GATEWAY__CONSOLE__TOKENS", "tokens")]);
+    assert_eq!(used.status.code(), Some(0), "{}", text(&used.stderr));
 }
 
 #[test]
