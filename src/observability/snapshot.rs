@@ -75,6 +75,7 @@ impl DriverSnapshot {
             ("profiles", gateway.profiles),
             ("image_requests", gateway.image_requests),
             ("image_offers", gateway.image_offers),
+            ("deferred_image_blocks", gateway.deferred_pulls),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles and \
                     the firmware images.";

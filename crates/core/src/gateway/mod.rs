@@ -70,7 +70,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::coap::{EndpointEvent, Message, Transmit};
+use crate::coap::{EndpointEvent, Message, MessageDecodeError, Transmit};
 use crate::command::AskId;
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
@@ -85,6 +85,7 @@ use config::{GatewayConfig, Limits};
 use console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
+use firmware::deferral::{DeferredPulls, PullTurn};
 use firmware::image::{Image, ImageError, ImageName, ImageRequestId};
 use firmware::images::ImageReader;
 use firmware::{ImageEvent, serving};
@@ -179,6 +180,8 @@ pub enum Output {
 pub struct Gateway {
     context: Context,
     admission: AdmissionControl,
+    /// Requests for blocks of images that wait until other messages are handled.
+    deferred: DeferredPulls,
     registrations: Registrations,
 }
 
@@ -238,6 +241,7 @@ impl Gateway {
         self.context.coap.handle_timeout(now);
         self.handle_coap();
         self.registrations.devices_mut().handle_timeout(&mut self.context);
+        self.handle_deferred();
         self.context.flush_coap();
     }
 
@@ -245,7 +249,8 @@ impl Gateway {
     pub fn poll_output(&mut self) -> Output {
         self.context.pop_output().unwrap_or_else(|| {
             let devices = self.registrations.devices().next_deadline();
-            Output::Idle([self.context.next_deadline(), devices].into_iter().flatten().min())
+            let deferred = (!self.deferred.is_empty()).then_some(self.context.now);
+            Output::Idle([self.context.next_deadline(), devices, deferred].into_iter().flatten().min())
         })
     }
 }
@@ -256,6 +261,7 @@ impl Gateway {
     pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
         Self {
             admission: AdmissionControl::new(&settings.limits),
+            deferred: DeferredPulls::default(),
             registrations: Registrations::default(),
             context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
         }
@@ -507,7 +513,8 @@ impl Gateway {
 impl Gateway {
     /// Returns the entries of all tables. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> TableSizes {
-        TableSizes::of(&self.context, &self.admission, &self.registrations)
+        let sizes = TableSizes::of(&self.context, &self.admission, &self.registrations);
+        TableSizes { deferred_pulls: self.deferred.len(), ..sizes }
     }
 
     /// Returns how many registered devices were asleep at the last [`handle_timeout`](Self::handle_timeout). The cost does
@@ -540,7 +547,27 @@ impl Gateway {
         if !self.context.traces.is_empty() {
             self.seen(peer, &decoded, datagram);
         }
-        let Self { context, admission, registrations } = self;
+        if let Ok(message) = &decoded
+            && serving::is_pull(&self.context, message)
+        {
+            match self.deferred.admit(self.context.now, peer, datagram) {
+                PullTurn::Now => {}
+                PullTurn::Later => return,
+                PullTurn::Never => return self.dropped(peer, DropReason::TooManyRequests),
+            }
+        }
+        self.handle_decoded(peer, decoded, datagram);
+    }
+
+    /// Answers the requests for blocks of images whose turn it is.
+    fn handle_deferred(&mut self) {
+        for (peer, datagram) in self.deferred.take_turn() {
+            self.handle_decoded(peer, Message::decode(&datagram), &datagram);
+        }
+    }
+
+    fn handle_decoded(&mut self, peer: Peer, decoded: Result<Message, MessageDecodeError>, datagram: &[u8]) {
+        let Self { context, admission, registrations, .. } = self;
         let drop_reason = match (admission.decide(context, registrations, peer, &decoded, datagram), decoded) {
             (Decision::Admit(class), decoded) => {
                 context.coap.handle_decoded(context.now, peer, class, decoded, datagram);
@@ -550,7 +577,11 @@ impl Gateway {
             (Decision::Refuse(_), Err(_)) => DropReason::RateLimited,
             (Decision::Drop(reason), _) => reason,
         };
-        context.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(drop_reason) });
+        self.dropped(peer, drop_reason);
+    }
+
+    fn dropped(&mut self, peer: Peer, reason: DropReason) {
+        self.context.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) });
     }
 
     fn with_dtls_server(&mut self, now: Instant, act: impl FnOnce(&mut DtlsServer)) {

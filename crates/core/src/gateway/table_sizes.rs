@@ -37,6 +37,8 @@ pub struct TableSizes {
     pub senders: usize,
     /// Readers of firmware images that wait for the shell, and images that are described.
     pub image_requests: usize,
+    /// Requests for blocks of firmware images that wait for their turn.
+    pub deferred_pulls: usize,
     /// Firmware images that devices may fetch.
     pub image_offers: usize,
     pub deadlines: usize,
@@ -66,6 +68,7 @@ impl TableSizes {
             addresses: admission.addresses(),
             senders: admission.senders(),
             image_requests: context.images.open_requests(),
+            deferred_pulls: 0,
             image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),
             outputs: context.outputs(),

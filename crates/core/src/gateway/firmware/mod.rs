@@ -5,9 +5,11 @@
 //! - [`pull_uri`] makes the URI at which a device fetches its image from this gateway, and the secret in it.
 //! - `pulls` has the images that devices may fetch now, and `serving` answers their requests.
 //! - `job` is the update of one device as a state machine.
+//! - `deferral` lets them wait while other messages come.
 //! - [`config`] has the settings.
 
 pub mod config;
+pub(in crate::gateway) mod deferral;
 pub mod image;
 pub(in crate::gateway) mod images;
 #[cfg_attr(test, expect(dead_code, reason = "nothing begins jobs yet"))]

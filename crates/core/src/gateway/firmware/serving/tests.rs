@@ -262,3 +262,29 @@ fn an_image_that_is_withdrawn_is_not_found_any_more() {
     let later = shop.block(0, 6);
     assert_eq!(code_of(&shop.send(&later)), [Code::NOT_FOUND]);
 }
+
+#[test]
+fn many_requests_at_once_do_not_hold_up_other_messages_and_are_answered_in_turns() {
+    let mut shop = Shop::new();
+    // From now on the part is in memory.
+    let first = shop.block(0, 6);
+    shop.ask(&first);
+    shop.now += Duration::from_millis(1);
+    let requests: Vec<Message> = (0..100).map(|_| shop.block(0, 6)).collect();
+    for request in &requests {
+        shop.gateway.handle_datagram(shop.now, address(1), &request.encode());
+    }
+    let other = shop.get(&[".well-known", "core"], None);
+    shop.gateway.handle_datagram(shop.now, address(2), &other.encode());
+    let answers = shop.outputs();
+    assert_eq!((answers.len(), answers.last().unwrap().id), (33, other.id));
+    assert_eq!(shop.gateway.table_sizes().deferred_pulls, 68);
+    let mut answered: Vec<MessageId> = answers[..32].iter().map(|answer| answer.id).collect();
+    for turn in [32, 32, 4] {
+        shop.gateway.handle_timeout(shop.now);
+        let answers = shop.outputs();
+        assert_eq!(answers.len(), turn);
+        answered.extend(answers.iter().map(|answer| answer.id));
+    }
+    assert_eq!(answered, requests.iter().map(|request| request.id).collect::<Vec<_>>());
+}
