@@ -2,6 +2,7 @@
 
 mod echo;
 pub mod firmware;
+mod members;
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::lwm2m::operation::{Operation, OperationKind};
 
 pub use echo::Echo;
-pub(crate) use echo::{KnownMembers, Members, RequestTarget};
+pub(crate) use echo::RequestTarget;
+pub(crate) use members::{KnownMembers, Members, WrittenValue};
 
 /// Limits an expiry to ten years. An application may name any number, and a clock cannot represent every moment.
 pub(crate) const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -3,27 +3,15 @@
 //! The members are kept as JSON texts. Numbers in them are not parsed, so that each is repeated in its form and size.
 //! Only [`Echo::known_members`] parses the few members that this program knows.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Up to so many members are compared with each other; the names of more are hashed.
-const FEW_MEMBERS: usize = 16;
-
-/// Holds the members of a command that have a meaning for this program, parsed.
-#[derive(Debug, Default)]
-pub(crate) struct KnownMembers {
-    pub msg_type: Option<Value>,
-    pub data: Option<Value>,
-    pub mheaders: Option<Value>,
-    pub encoding: Option<Value>,
-}
+use super::MSG_TYPES;
+use super::members::{KnownMembers, Members, WrittenValue};
 
 /// Holds the object of a command and its path. Clones share it. It is serialized as a JSON text, so that its depth does
 /// not add to that of the value that contains it.
@@ -36,7 +24,7 @@ pub struct Echo {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct WrittenCommand {
     members: Members,
-    msg_type: Option<String>,
+    msg_type: Option<Cow<'static, str>>,
     target: RequestTarget,
 }
 
@@ -64,7 +52,7 @@ impl Echo {
                 Err(_) => format!("the command is no JSON: {error}"),
             })?;
         let known = members.known().map_err(|error| format!("the command is no JSON: {error}"))?;
-        let msg_type = known.msg_type.as_ref().and_then(Value::as_str).map(str::to_owned);
+        let msg_type = known.msg_type.as_ref().and_then(Value::as_str).map(msg_type);
         let target = RequestTarget::of(msg_type.as_deref(), known.data.as_ref());
         Ok((Self { command: Arc::new(WrittenCommand { members, msg_type, target }) }, known))
     }
@@ -78,9 +66,8 @@ impl Echo {
     /// Adds a member with a text, in place of one with this name.
     pub(crate) fn with_text(mut self, name: &str, text: &str) -> Self {
         let value = serde_json::value::to_raw_value(text).expect("a text is JSON");
-        let members = &mut Arc::make_mut(&mut self.command).members.0;
-        members.retain(|(own, _)| own != name);
-        members.push((name.to_owned(), value));
+        let command = Arc::make_mut(&mut self.command);
+        command.members = command.members.with(name, &value);
         self
     }
 
@@ -112,11 +99,11 @@ impl Echo {
     }
 
     /// Returns the members, each as it was written.
-    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, WrittenValue<'_>)> {
         self.command.members.iter()
     }
 
-    pub(crate) fn data(&self) -> Option<&RawValue> {
+    pub(crate) fn data(&self) -> Option<WrittenValue<'_>> {
         self.command.members.get("data")
     }
 }
@@ -151,103 +138,16 @@ impl RequestTarget {
     }
 }
 
+/// Keeps a `msgType` that this program knows without a copy.
+fn msg_type(written: &str) -> Cow<'static, str> {
+    let known = MSG_TYPES.into_iter().find(|known| *known == written);
+    known.map_or_else(|| Cow::Owned(written.to_owned()), Cow::Borrowed)
+}
+
 fn request_path(data: &Value) -> Option<&str> {
     let text = |member| data.get(member).and_then(Value::as_str);
     let written = text("path").or_else(|| text("basePath"))?;
     Some(written.split_once('?').map_or(written, |(path, _)| path))
-}
-
-/// Holds the members of an object in their order, with their values as written. The later of two members with one name
-/// wins.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Members(Vec<(String, Box<RawValue>)>);
-
-impl Members {
-    pub(crate) fn of(object: &RawValue) -> Option<Self> {
-        serde_json::from_str(object.get()).ok()
-    }
-
-    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), &**value))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn known(&self) -> serde_json::Result<KnownMembers> {
-        let mut known = KnownMembers::default();
-        for (name, value) in &self.0 {
-            let member = match name.as_str() {
-                "msgType" => &mut known.msg_type,
-                "data" => &mut known.data,
-                "mheaders" => &mut known.mheaders,
-                "encoding" => &mut known.encoding,
-                _ => continue,
-            };
-            *member = Some(serde_json::from_str(value.get())?);
-        }
-        Ok(known)
-    }
-}
-
-impl PartialEq for Members {
-    fn eq(&self, other: &Self) -> bool {
-        fn texts(members: &Members) -> impl Iterator<Item = (&str, &str)> {
-            members.0.iter().map(|(name, value)| (name.as_str(), value.get()))
-        }
-        texts(self).eq(texts(other))
-    }
-}
-
-impl Serialize for Members {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-        let mut few: Vec<(String, Box<RawValue>)> = Vec::new();
-        while let Some((name, value)) = map.next_entry()? {
-            match few.iter_mut().find(|(own, _)| *own == name) {
-                Some((_, earlier)) => *earlier = value,
-                None => few.push((name, value)),
-            }
-            if few.len() > FEW_MEMBERS {
-                return many_members(few, map);
-            }
-        }
-        Ok(Members(few))
-    }
-}
-
-/// Reads the rest of an object with many members. Comparing all of their names would take time that grows with the square
-/// of their number.
-fn many_members<'de, A: MapAccess<'de>>(few: Vec<(String, Box<RawValue>)>, mut map: A) -> Result<Members, A::Error> {
-    let mut members: IndexMap<_, _> = few.into_iter().collect();
-    while let Some((name, value)) = map.next_entry()? {
-        members.insert(name, value);
-    }
-    Ok(Members(members.into_iter().collect()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
-use crate::command::Members;
+use crate::command::{Members, WrittenValue};
 use crate::lwm2m::codec::tlv;
 use crate::lwm2m::operation::{Operation, OperationKind};
 use crate::lwm2m::path::Path;
@@ -17,7 +17,7 @@ const LONGEST_ECHOED_VALUE: usize = 1024;
 
 /// Serializes the `data` of a command as it was written, with large values replaced by their size in bytes.
 pub(super) struct UnansweredData<'a> {
-    pub data: &'a RawValue,
+    pub data: WrittenValue<'a>,
     pub operation: &'a Operation,
 }
 
@@ -33,7 +33,7 @@ impl Serialize for UnansweredData<'_> {
                 "value" => map.serialize_entry(name, &self.shortened(value, self.operation.path))?,
                 "args" => map.serialize_entry(name, &shortened(value, self.arguments_length()))?,
                 "content" => map.serialize_entry(name, &ContentItems { items: value, data: self })?,
-                _ => map.serialize_entry(name, value)?,
+                _ => map.serialize_entry(name, &value)?,
             }
         }
         map.end()
@@ -41,7 +41,7 @@ impl Serialize for UnansweredData<'_> {
 }
 
 impl UnansweredData<'_> {
-    fn shortened<'v>(&self, value: &'v RawValue, path: Path) -> Shortened<'v> {
+    fn shortened<'v>(&self, value: WrittenValue<'v>, path: Path) -> Shortened<'v> {
         shortened(value, self.value_at(path).map(|value| tlv::encode_value(value).len()))
     }
 
@@ -87,13 +87,13 @@ impl UnansweredData<'_> {
 
 /// Holds a value as it was written, or its size.
 enum Shortened<'a> {
-    AsWritten(&'a RawValue),
+    AsWritten(WrittenValue<'a>),
     Bytes(usize),
 }
 
 /// Replaces a long value by its size. `length` is that of the value; the length of its text is used if the command has
 /// no such value.
-fn shortened(value: &RawValue, length: Option<usize>) -> Shortened<'_> {
+fn shortened(value: WrittenValue<'_>, length: Option<usize>) -> Shortened<'_> {
     if value.get().len() <= LONGEST_ECHOED_VALUE {
         return Shortened::AsWritten(value);
     }
@@ -111,18 +111,18 @@ impl Serialize for Shortened<'_> {
 
 /// Serializes the items of `content`.
 struct ContentItems<'a> {
-    items: &'a RawValue,
+    items: WrittenValue<'a>,
     data: &'a UnansweredData<'a>,
 }
 
 impl Serialize for ContentItems<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Ok(items) = serde_json::from_str::<Vec<Box<RawValue>>>(self.items.get()) else {
+        let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(self.items.get()) else {
             return self.items.serialize(serializer);
         };
         let mut list = serializer.serialize_seq(Some(items.len()))?;
-        for item in &items {
-            match Members::of(item) {
+        for item in items {
+            match Members::of(WrittenValue::of(item)) {
                 Some(members) => list.serialize_element(&ContentItem { members, data: self.data })?,
                 None => list.serialize_element(item)?,
             }
@@ -152,7 +152,7 @@ impl Serialize for ContentItem<'_> {
         for (name, value) in self.members.iter() {
             match name {
                 "value" => map.serialize_entry(name, &self.data.shortened(value, path))?,
-                _ => map.serialize_entry(name, value)?,
+                _ => map.serialize_entry(name, &value)?,
             }
         }
         map.end()

@@ -153,7 +153,7 @@ impl Serialize for Uplink<'_> {
         let replaced = |name: &str| matches!(name, "msgType" | "data") || (name == "seqNum" && self.seq_num.is_some());
         let mut map = serializer.serialize_map(None)?;
         for (name, value) in self.echo.members().filter(|(name, _)| !replaced(name)) {
-            map.serialize_entry(name, value)?;
+            map.serialize_entry(name, &value)?;
         }
         map.serialize_entry("msgType", self.msg_type)?;
         if let Some(seq_num) = self.seq_num {
