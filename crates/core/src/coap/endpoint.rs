@@ -187,7 +187,7 @@ impl Endpoint {
         if request.payload.len() > self.block_size.bytes() {
             request.payload = Vec::new();
         }
-        let observation = EndpointObservation::new(peer, request, &self.waiting_notifications);
+        let observation = EndpointObservation::new(peer, request);
         self.observations.insert(id, EndpointObservation { answered: true, ..observation });
         id
     }
@@ -380,7 +380,7 @@ impl Endpoint {
             self.exchanges.adopt_observation(step, id);
             let mut request = transfer.repeated_request();
             request.options.remove(number::OBSERVE);
-            let observation = EndpointObservation::new(transfer.peer, request, &self.waiting_notifications);
+            let observation = EndpointObservation::new(transfer.peer, request);
             self.observations.insert(id, observation);
         }
         self.proceed(now, id, transfer, response);

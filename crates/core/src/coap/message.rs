@@ -213,13 +213,13 @@ impl Message {
 }
 
 fn encode((kind, code, id, token): (Kind, Code, MessageId, Token), options: &Options, payload: &[u8]) -> Vec<u8> {
-    let length = HEADER + token.as_bytes().len() + options.encoded_length() + payload.len() + 1;
+    let length = HEADER + token.as_bytes().len() + options.encoded().len() + payload.len() + 1;
     let mut datagram = Vec::with_capacity(length);
     datagram.push(VERSION << 6 | kind.bits() << 4 | token.length);
     datagram.push(code.0);
     datagram.extend(id.0.to_be_bytes());
     datagram.extend_from_slice(token.as_bytes());
-    options.encode(&mut datagram);
+    datagram.extend_from_slice(options.encoded());
     if !payload.is_empty() {
         datagram.push(PAYLOAD_MARKER);
         datagram.extend_from_slice(payload);

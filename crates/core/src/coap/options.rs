@@ -1,5 +1,7 @@
 //! The options of a message, and the numbers and content formats that this program uses.
 
+use std::fmt;
+
 use smallvec::SmallVec;
 use thiserror::Error;
 
@@ -41,17 +43,16 @@ pub mod format {
     pub const LWM2M_CBOR: u16 = 11544;
 }
 
-/// Options in the order of their numbers; those of one number in the order in which they were given.
-#[derive(Clone, Default, Debug, PartialEq, Eq)]
-pub struct Options(Vec<(u16, OptionValue)>);
+/// Options in the order of their numbers; those of one number in the order in which they were given. They are kept in the
+/// form that they have in a message, which is the only one for these options.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Options(EncodedOptions);
 
-type OptionValue = SmallVec<[u8; 16]>;
+/// The bytes of options in a message. Those of most messages need no memory of their own.
+type EncodedOptions = SmallVec<[u8; 24]>;
 
 /// The byte between the options and the payload (RFC 7252 section 3).
 pub(super) const PAYLOAD_MARKER: u8 = 0xff;
-
-/// The bytes of an option before its value, if both its number and its length are extended by two bytes.
-const LONGEST_OPTION_HEADER: usize = 5;
 
 /// An option value that is not of its format (RFC 7252 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -63,53 +64,38 @@ pub enum OptionError {
 }
 
 impl Options {
-    pub const fn new() -> Self {
-        Self(Vec::new())
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Reads the options of a message from the bytes behind its token (RFC 7252 section 3.1). Returns them with what is
     /// behind the payload marker, if there is a marker; `None` if an option is malformed.
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<(Self, Option<&[u8]>)> {
-        let mut options = Vec::new();
-        let mut number: u16 = 0;
-        while let [first, rest @ ..] = bytes {
+    pub(super) fn decode(bytes: &[u8]) -> Option<(Self, Option<&[u8]>)> {
+        let (mut rest, mut number) = (bytes, 0_u16);
+        while let [first, behind @ ..] = rest {
             if *first == PAYLOAD_MARKER {
-                return Some((Self(options), Some(rest)));
+                let options = &bytes[..bytes.len() - rest.len()];
+                return Some((Self(options.into()), Some(behind)));
             }
-            let (delta, rest) = extended(first >> 4, rest)?;
-            let (length, rest) = extended(first & 0x0f, rest)?;
-            let (value, rest) = rest.split_at_checked(usize::from(length))?;
+            let (delta, _, behind) = first_option(rest)?;
             number = number.checked_add(delta)?;
-            options.push((number, OptionValue::from_slice(value)));
-            bytes = rest;
+            rest = behind;
         }
-        Some((Self(options), None))
+        Some((Self(bytes.into()), None))
     }
 
-    /// Writes the options behind the token of a message.
-    pub(super) fn encode(&self, datagram: &mut Vec<u8>) {
-        let mut before = 0;
-        for (number, value) in &self.0 {
-            // No value is longer: all of them come from datagrams, or have limits of their own.
-            let value = &value[..value.len().min(usize::from(u16::MAX))];
-            let (delta, delta_extension) = shortened(number - before);
-            let (length, length_extension) = shortened(value.len() as u16);
-            datagram.push(delta << 4 | length);
-            datagram.extend_from_slice(&delta_extension);
-            datagram.extend_from_slice(&length_extension);
-            datagram.extend_from_slice(value);
-            before = *number;
-        }
-    }
-
-    /// Returns an upper bound of the bytes that [`encode`](Self::encode) writes.
-    pub(super) fn encoded_length(&self) -> usize {
-        self.0.iter().map(|(_, value)| LONGEST_OPTION_HEADER + value.len()).sum()
+    /// Returns the options in the form that they have in a message, behind the token.
+    pub(super) fn encoded(&self) -> &[u8] {
+        &self.0
     }
 
     pub fn add(&mut self, number: u16, value: &[u8]) {
-        let at = self.0.partition_point(|(n, _)| *n <= number);
-        self.0.insert(at, (number, OptionValue::from_slice(value)));
+        let last = self.iter().last().map_or(0, |(number, _)| number);
+        if last <= number {
+            return self.append(number - last, value);
+        }
+        let (before, behind): (Vec<_>, Vec<_>) = self.iter().partition(|(own, _)| *own <= number);
+        *self = Self::of_sorted(before.into_iter().chain([(number, value)]).chain(behind));
     }
 
     pub fn add_text(&mut self, number: u16, value: &str) {
@@ -124,11 +110,17 @@ impl Options {
     }
 
     pub fn remove(&mut self, number: u16) {
-        self.0.retain(|(n, _)| *n != number);
+        *self = Self::of_sorted(self.iter().filter(|(own, _)| *own != number));
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        self.0.iter().map(|(number, value)| (*number, value.as_slice()))
+        let (mut rest, mut number) = (self.0.as_slice(), 0_u16);
+        std::iter::from_fn(move || {
+            let (delta, value, behind) = first_option(rest)?;
+            rest = behind;
+            number = number.checked_add(delta)?;
+            Some((number, value))
+        })
     }
 
     pub fn all(&self, number: u16) -> impl Iterator<Item = &[u8]> {
@@ -161,6 +153,44 @@ impl Options {
     pub fn content_format(&self) -> Option<u16> {
         self.uint(number::CONTENT_FORMAT).ok().flatten().and_then(|value| u16::try_from(value).ok())
     }
+
+    /// Makes options that are in the order of their numbers.
+    fn of_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
+        let (mut sorted, mut last) = (Self::new(), 0);
+        for (number, value) in options {
+            sorted.append(number - last, value);
+            last = number;
+        }
+        sorted
+    }
+
+    /// Writes an option behind the last one, whose number is smaller by `delta`.
+    fn append(&mut self, delta: u16, value: &[u8]) {
+        // No value is longer: all of them come from datagrams, or have limits of their own.
+        let value = &value[..value.len().min(usize::from(u16::MAX))];
+        let (delta, delta_extension) = shortened(delta);
+        let (length, length_extension) = shortened(value.len() as u16);
+        self.0.push(delta << 4 | length);
+        self.0.extend_from_slice(&delta_extension);
+        self.0.extend_from_slice(&length_extension);
+        self.0.extend_from_slice(value);
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Reads the first option of these bytes: how much larger its number is than that of the option before, its value, and
+/// the bytes behind it. Returns `None` if there is none, or if it is malformed.
+fn first_option(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    let (delta, rest) = extended(first >> 4, rest)?;
+    let (length, rest) = extended(first & 0x0f, rest)?;
+    let (value, rest) = rest.split_at_checked(usize::from(length))?;
+    Some((delta, value, rest))
 }
 
 /// Reads an option delta or an option length, which one or two bytes extend (RFC 7252 section 3.1). Returns it with the

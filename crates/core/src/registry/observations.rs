@@ -106,7 +106,13 @@ impl DeviceObservations {
         let observation = Box::new(observation);
         match self.place(exchange) {
             Ok(place) => self.accepted[place].1 = observation,
-            Err(place) => self.accepted.insert(place, (exchange, observation)),
+            Err(place) => {
+                if self.accepted.is_empty() {
+                    // Most devices have one; without this the memory is that of four.
+                    self.accepted.reserve_exact(1);
+                }
+                self.accepted.insert(place, (exchange, observation));
+            }
         }
         replaced
     }

@@ -26,10 +26,13 @@ pub(super) struct EndpointObservation {
     pub(super) superseded: u32,
 }
 
-/// The notifications of one observation that wait, in order.
+/// The notifications of one observation that wait, in order. They have no memory while none waits.
+#[derive(Debug, Default)]
+pub(super) struct WaitingNotifications(Option<Box<NotificationQueue>>);
+
 #[derive(Debug)]
-pub(super) struct WaitingNotifications {
-    queue: VecDeque<WaitingNotification>,
+struct NotificationQueue {
+    notifications: VecDeque<WaitingNotification>,
     counted: Contribution,
 }
 
@@ -45,6 +48,9 @@ pub(super) struct WaitingNotification {
 impl Endpoint {
     pub(super) fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
         let Some(observation) = self.observations.get(&id) else { return };
+        if observation.is_idle() {
+            return self.deliver(now, id, notification);
+        }
         let fetched = if observation.answered { observation.fetching } else { Some(id) };
         let ended = fetched.filter(|fetched| self.transfers.get(*fetched).is_some_and(Transfer::may_mix));
         match ended {
@@ -107,7 +113,7 @@ impl Endpoint {
 
     fn enqueue(&mut self, id: ExchangeId, notification: WaitingNotification) {
         let Some(observation) = self.observations.get_mut(&id) else { return };
-        observation.waiting.push_back(notification);
+        observation.waiting.push_back(notification, &self.waiting_notifications);
         if observation.waiting.len() > Self::WAITING_NOTIFICATIONS
             && let Some(WaitingNotification { number, pending_ack, over, .. }) = observation.waiting.pop_front()
         {
@@ -131,15 +137,20 @@ impl Endpoint {
             && observation.fetching.is_none()
             && let Some(notification) = observation.waiting.pop_front()
         {
-            let over = notification.over;
             self.deliver(now, id, notification);
-            if over {
-                self.observations.remove(&id);
-            }
         }
     }
 
+    /// Delivers a notification, unless its body has to be fetched first.
     fn deliver(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
+        let over = notification.over;
+        self.deliver_or_fetch(now, id, notification);
+        if over {
+            self.observations.remove(&id);
+        }
+    }
+
+    fn deliver_or_fetch(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
         let WaitingNotification { number, received, pending_ack, over } = notification;
         let Some(observation) = self.observations.get_mut(&id) else { return };
         let request = || observation.request.clone();
@@ -197,29 +208,41 @@ impl Endpoint {
 
 impl EndpointObservation {
     /// Creates an observation whose first answer the owner has not received yet.
-    pub(super) fn new(peer: Peer, request: Request, waiting: &Total) -> Self {
-        let waiting = WaitingNotifications { queue: VecDeque::new(), counted: waiting.add(0) };
-        Self { peer, request, fetching: None, answered: false, waiting, superseded: 0 }
+    pub(super) fn new(peer: Peer, request: Request) -> Self {
+        Self { peer, request, fetching: None, answered: false, waiting: WaitingNotifications::default(), superseded: 0 }
+    }
+
+    /// Returns whether a notification that comes now has to wait for no other.
+    fn is_idle(&self) -> bool {
+        self.answered && self.fetching.is_none() && self.waiting.is_empty()
     }
 }
 
 impl WaitingNotifications {
-    fn push_back(&mut self, notification: WaitingNotification) {
-        self.queue.push_back(notification);
-        self.counted.set(self.queue.len());
+    /// Adds a notification, which is counted in this total while it waits.
+    fn push_back(&mut self, notification: WaitingNotification, total: &Total) {
+        let queue = self.0.get_or_insert_with(|| {
+            Box::new(NotificationQueue { notifications: VecDeque::new(), counted: total.add(0) })
+        });
+        queue.notifications.push_back(notification);
+        queue.counted.set(queue.notifications.len());
     }
 
     fn pop_front(&mut self) -> Option<WaitingNotification> {
-        let first = self.queue.pop_front()?;
-        self.counted.set(self.queue.len());
-        Some(first)
+        let queue = self.0.as_mut()?;
+        let first = queue.notifications.pop_front();
+        queue.counted.set(queue.notifications.len());
+        if queue.notifications.is_empty() {
+            self.0 = None;
+        }
+        first
     }
 
     fn len(&self) -> usize {
-        self.queue.len()
+        self.0.as_ref().map_or(0, |queue| queue.notifications.len())
     }
 
     fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.0.is_none()
     }
 }
