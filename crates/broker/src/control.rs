@@ -1,13 +1,12 @@
-//! The administration of the broker: kick, stop and start of the gateway, what is connected; and rules that refuse, deny
-//! and delay.
+//! The administration of the broker: kick, stop and start of the gateway, what is connected; and the
+//! [rules](super::rules) that refuse, deny and delay.
 
-use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::exproto::ExProtoGateway;
-use super::filters;
 use super::mqtt::DeviceListener;
+use super::rules::{DeviceCredentials, RuleSet, Rules};
 
 /// Administers an [`EmbeddedBroker`](super::EmbeddedBroker) from beside it.
 #[derive(Clone)]
@@ -90,60 +89,5 @@ impl BrokerControl {
     /// Delays every call of the adapter.
     pub fn delay_answers(&self, delay: Duration) {
         self.rules.change(|rules| rules.delay = delay);
-    }
-}
-
-/// The credentials of a device in Authenticate.
-#[derive(Clone, PartialEq, Eq)]
-pub struct DeviceCredentials {
-    pub clientid: String,
-    pub username: String,
-    pub password: String,
-}
-
-impl fmt::Debug for DeviceCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceCredentials").field("clientid", &self.clientid).finish_non_exhaustive()
-    }
-}
-
-/// The rules that [`BrokerControl`] has set.
-#[derive(Default)]
-pub(super) struct Rules(Mutex<RuleSet>);
-
-type RefusalRule = Arc<dyn Fn(&DeviceCredentials) -> bool + Send + Sync>;
-
-#[derive(Default)]
-struct RuleSet {
-    refused: Vec<RefusalRule>,
-    unpublishable: Vec<String>,
-    unsubscribable: Vec<String>,
-    delay: Duration,
-}
-
-impl Rules {
-    pub(super) fn refuses(&self, who: &DeviceCredentials) -> bool {
-        let refused = self.read(|rules| rules.refused.clone());
-        refused.iter().any(|applies| applies(who))
-    }
-
-    pub(super) fn may_publish(&self, topic: &str) -> bool {
-        self.read(|rules| !rules.unpublishable.iter().any(|filter| filters::matches(filter, topic)))
-    }
-
-    pub(super) fn may_subscribe(&self, wanted: &str) -> bool {
-        self.read(|rules| !rules.unsubscribable.iter().any(|filter| filters::matches(filter, wanted)))
-    }
-
-    pub(super) fn delay(&self) -> Duration {
-        self.read(|rules| rules.delay)
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&RuleSet) -> T) -> T {
-        look(&self.0.lock().expect("nobody panics while holding the rules"))
-    }
-
-    fn change(&self, change: impl FnOnce(&mut RuleSet)) {
-        change(&mut self.0.lock().expect("nobody panics while holding the rules"));
     }
 }

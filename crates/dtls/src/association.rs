@@ -13,7 +13,6 @@ use super::hello::{CLIENT_HELLO, FINISHED};
 use super::record::{ContentType, DtlsRecord, PeerCid, SEQUENCES};
 use super::replay_window::{ReplayCheck, ReplayWindow};
 use super::report::DtlsDropReason;
-use super::saved::RestoredAssociation;
 use lwm2m_base::identity::Identity;
 
 /// The meaning of an authentic record of the device.
@@ -83,6 +82,21 @@ pub struct Association {
     queued: bool,
 }
 
+/// An association as it was when it was saved.
+pub(super) struct RestoredAssociation {
+    pub id: AssociationId,
+    pub made_at: (u16, SocketAddr),
+    pub place: (u16, SocketAddr),
+    pub keys: RecordKeys,
+    pub has_own_cid: bool,
+    pub peer_cid: Option<PeerCid>,
+    pub next_write: u64,
+    pub window: ReplayWindow,
+    pub failed_tags: u64,
+    pub last_flight: Vec<Vec<u8>>,
+    pub identity: Identity,
+}
+
 impl Association {
     /// More records than can be sent between two changes: 18 hours of 65,536 in a second.
     pub const JUMP: u64 = 1 << 32;
@@ -145,7 +159,7 @@ impl Association {
         }
         let opened = match self.keys.open(RecordWriter::Client, record) {
             Ok(opened) => Some(opened),
-            Err(RecordOpenError::Senseless) => None,
+            Err(RecordOpenError::Invalid) => None,
             Err(RecordOpenError::Forged) => return Err(DtlsDropReason::Forged),
         };
         self.window.mark(record.sequence);

@@ -5,26 +5,11 @@ use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384};
 use zeroize::Zeroizing;
 
-use super::cipher::Suite;
-
 /// The hash that a suite makes its PRF of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hash {
     Sha256,
     Sha384,
-}
-
-/// Derives the keys of both directions (RFC 5246 section 6.3): MAC keys, keys and implicit IVs, of the client and of
-/// the server each.
-pub(super) fn key_block(
-    suite: Suite,
-    master_secret: &[u8; 48],
-    client_random: &[u8; 32],
-    server_random: &[u8; 32],
-) -> Zeroizing<Box<[u8]>> {
-    let mut block = Zeroizing::new(vec![0; suite.key_block_length()].into_boxed_slice());
-    prf(suite.hash(), master_secret, b"key expansion", &[server_random, client_random], &mut block);
-    block
 }
 
 /// Fills `output` with PRF(secret, label, seed). The seed is given in parts.

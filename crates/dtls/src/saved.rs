@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use lwm2m_base::AssociationId;
 
-use super::association::Association;
+use super::association::{Association, RestoredAssociation};
 use super::cipher::{RecordKeys, Suite};
 use super::record::PeerCid;
 use super::replay_window::ReplayWindow;
@@ -51,22 +51,7 @@ impl AssociationChange {
     }
 }
 
-/// An association as it was when it was saved.
-pub(super) struct RestoredAssociation {
-    pub id: AssociationId,
-    pub made_at: (u16, SocketAddr),
-    pub place: (u16, SocketAddr),
-    pub keys: RecordKeys,
-    pub has_own_cid: bool,
-    pub peer_cid: Option<PeerCid>,
-    pub next_write: u64,
-    pub window: ReplayWindow,
-    pub failed_tags: u64,
-    pub last_flight: Vec<Vec<u8>>,
-    pub identity: Identity,
-}
-
-/// Raised when what stands behind it changes its meaning.
+/// The version of the format. It is raised whenever the meaning of the bytes behind it changes.
 const FORMAT: u8 = 1;
 
 /// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no copy

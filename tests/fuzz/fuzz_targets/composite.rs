@@ -1,6 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use lwm2m_core::lwm2m::format_choice::Attempts;
 use lwm2m_core::lwm2m::operation::OperationKind;
 use lwm2m_core::mqtt::{downlink, uplink};
 
@@ -10,7 +11,9 @@ fuzz_target!(|data: &str| {
         let payload = format!("{{\"msgType\":\"{msg_type}\",\"data\":{data}}}");
         match downlink::parse(payload.as_bytes(), scene::command_context()) {
             Ok(command) => {
-                let request = command.operation.request(scene::registration());
+                let registration = scene::registration();
+                let formats = Attempts::first(&command.operation, registration).formats();
+                let request = command.operation.request_in(formats, registration);
                 assert!(!request.payload.is_empty());
                 let format = request.options.content_format().expect("a payload has a format");
                 assert!(matches!(format, 110 | 112 | 320 | 322 | 11544));

@@ -8,7 +8,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Request, Token};
 use lwm2m_core::command::{ConsoleOrigin, Echo, Origin};
 use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
-use lwm2m_core::lwm2m::format_choice::Formats;
+use lwm2m_core::lwm2m::formats::Formats;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::register::Registration;
 use lwm2m_core::registry::Grouping;

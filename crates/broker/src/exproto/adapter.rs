@@ -11,16 +11,16 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tracing::{debug, warn};
 
-use super::ExProtoContext;
 use super::answer::AdapterAnswer;
+use super::context::ExProtoContext;
 use super::registry::ConnectionCall;
 use crate::bus::RoutedMessage;
-use crate::control::DeviceCredentials;
 use crate::exproto::v1::connection_adapter_server::{ConnectionAdapter, ConnectionAdapterServer};
 use crate::exproto::v1::{
     AuthenticateRequest, CloseSocketRequest, CodeResponse, PublishRequest, RawPublishRequest, SendBytesRequest,
     SubscribeRequest, TimerRequest, TimerType, UnsubscribeRequest,
 };
+use crate::rules::DeviceCredentials;
 use crate::tasks::Tasks;
 
 /// EMQX takes 5 MiB in one call and more.

@@ -12,7 +12,7 @@ use super::connection::{AuthenticatedClient, DeviceConnection};
 use super::ending::ConnectionEnd;
 use super::registry::ConnectionCall;
 use crate::bus::{RoutedMessage, SubscriptionOptions};
-use crate::control::DeviceCredentials;
+use crate::rules::DeviceCredentials;
 use crate::{clock, filters};
 
 /// Limits the bytes that wait for a device that does not read.
@@ -114,21 +114,6 @@ impl DeviceConnection {
     pub(super) fn disconnect(&mut self) {
         if let Some(client) = self.client.take() {
             self.context.registry.release(&client.clientid, &self.conn);
-        }
-    }
-}
-
-/// Answers a call for a closed socket. While its events are being delivered Send still succeeds.
-pub(super) fn closed_socket_answers(call: &ConnectionCall) -> AdapterAnswer {
-    match call {
-        ConnectionCall::Send(_)
-        | ConnectionCall::Close
-        | ConnectionCall::StartTimer(_)
-        | ConnectionCall::Kick
-        | ConnectionCall::Discard => AdapterAnswer::Success,
-        ConnectionCall::Authenticate(_) => AdapterAnswer::SocketDisconnected,
-        ConnectionCall::Publish { .. } | ConnectionCall::Subscribe { .. } | ConnectionCall::Unsubscribe { .. } => {
-            AdapterAnswer::UnexpectedCall
         }
     }
 }

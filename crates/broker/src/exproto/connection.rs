@@ -19,9 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::debug;
 
-use super::ExProtoContext;
 use super::answer::AdapterAnswer;
-use super::calls::closed_socket_answers;
+use super::context::ExProtoContext;
 use super::ending::{ConnectionEnd, RemainingEvents};
 use super::events::{EventQueue, HandlerCallError, QueuedEvent};
 use super::registry::PendingCall;
@@ -216,7 +215,9 @@ impl DeviceConnection {
             };
             match timeout_at(deadline, step).await {
                 Ok(ConnectionStep::Answered(Err(_))) => self.events.clear(),
-                Ok(ConnectionStep::Asked(PendingCall { call, answer })) => reply(answer, closed_socket_answers(&call)),
+                Ok(ConnectionStep::Asked(PendingCall { call, answer })) => {
+                    reply(answer, call.answer_of_closed_socket())
+                }
                 Ok(_) => {}
                 Err(_) => return false,
             }

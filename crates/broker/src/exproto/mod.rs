@@ -5,6 +5,7 @@ mod adapter;
 mod answer;
 mod calls;
 mod connection;
+mod context;
 mod ending;
 mod events;
 mod handler;
@@ -22,14 +23,15 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use self::connection::DeviceConnection;
+use self::context::ExProtoContext;
 use self::handler::HandlerChannels;
 use self::registry::{ConnectionCall, ConnectionRegistry};
 use self::secure::TlsAcceptor;
 use super::bus::Bus;
-use super::control::Rules;
+use super::config::{BrokerConfig, SslListener};
 use super::reserved::Reserved;
+use super::rules::Rules;
 use super::tasks::{Tasks, TasksEnded};
-use super::{BrokerConfig, SslListener};
 use crate::exproto::v1::SocketType;
 
 /// Device connections at a time; more are closed at once (EMQX: `max_connections` of the listener).
@@ -54,15 +56,6 @@ struct RunningExProto {
     context: Arc<ExProtoContext>,
     tasks: Tasks,
     ended: TasksEnded,
-}
-
-/// State that the connections and the adapter share between a start and the next stop.
-struct ExProtoContext {
-    bus: Arc<Bus>,
-    rules: Arc<Rules>,
-    registry: ConnectionRegistry,
-    handler: HandlerChannels,
-    idle_timeout: Duration,
 }
 
 impl ExProtoGateway {

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::answer::AdapterAnswer;
 use crate::bus::BusMember;
 use crate::clock;
-use crate::control::DeviceCredentials;
+use crate::rules::DeviceCredentials;
 
 /// Calls that wait for one connection; the next caller waits for a place.
 const WAITING_CALLS: usize = 64;
@@ -40,6 +40,17 @@ pub(super) enum ConnectionCall {
     Kick,
     /// Another connection has authenticated with its client ID.
     Discard,
+}
+
+impl ConnectionCall {
+    /// Returns the answer to a call for a closed socket. While its events are being delivered Send still succeeds.
+    pub(super) fn answer_of_closed_socket(&self) -> AdapterAnswer {
+        match self {
+            Self::Send(_) | Self::Close | Self::StartTimer(_) | Self::Kick | Self::Discard => AdapterAnswer::Success,
+            Self::Authenticate(_) => AdapterAnswer::SocketDisconnected,
+            Self::Publish { .. } | Self::Subscribe { .. } | Self::Unsubscribe { .. } => AdapterAnswer::UnexpectedCall,
+        }
+    }
 }
 
 pub(super) struct PendingCall {

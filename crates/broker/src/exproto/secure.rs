@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_openssl::SslStream;
 use tracing::debug;
 
-use crate::SslListener;
+use crate::config::SslListener;
 
 /// Limits the time of a TLS handshake (EMQX: `handshake_timeout`).
 const HANDSHAKE: Duration = Duration::from_secs(15);

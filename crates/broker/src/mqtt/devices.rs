@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use super::session::ListenerContext;
-use super::{Sessions, serve};
+use super::listener::serve;
+use super::session::{ListenerContext, Sessions};
 use crate::bus::Bus;
-use crate::control::Rules;
 use crate::reserved::Reserved;
+use crate::rules::Rules;
 use crate::tasks::{Tasks, TasksEnded};
 
 pub(crate) struct DeviceListener {

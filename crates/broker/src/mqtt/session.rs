@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::codec::{
-    ClientPacket, ConnectPacket, DisconnectCause, Grant, MalformedClientPacket, MqttVersion, PublishPacket,
-    ServerPacket,
+use super::codec::MqttVersion;
+use super::packet::{
+    ClientPacket, ConnectPacket, DisconnectCause, Grant, MalformedClientPacket, PublishPacket, ServerPacket,
 };
 use crate::bus::{Bus, BusMember, Delivery, RoutedMessage, SubscriptionOptions};
 use crate::clock;
-use crate::control::Rules;
+use crate::rules::Rules;
 
 /// Maximum time from accept to CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

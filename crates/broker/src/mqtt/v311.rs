@@ -9,11 +9,11 @@ use rumqttc::mqttbytes::v4::{
 };
 use rumqttc::mqttbytes::{Error, v4};
 
-use super::codec::{
+use super::packet::{
     ClientPacket, ConnectPacket, Grant, MAX_PACKET, MalformedClientPacket, PublishPacket, ServerPacket,
 };
 use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
-use crate::control::DeviceCredentials;
+use crate::rules::DeviceCredentials;
 
 /// Lifetime of a session whose client did not set one.
 const KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -10,11 +10,11 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::mqttbytes::{Error, qos as quality};
 
-use super::codec::{
+use super::packet::{
     ClientPacket, ConnectPacket, DisconnectCause, Grant, MAX_PACKET, MalformedClientPacket, PublishPacket, ServerPacket,
 };
 use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
-use crate::control::DeviceCredentials;
+use crate::rules::DeviceCredentials;
 
 /// A DISCONNECT without a reason code: 0, normal (MQTT 5.0 section 3.14.2.1). The codec does not know it.
 const PLAIN_DISCONNECT: [u8; 2] = [0xe0, 0];

@@ -30,6 +30,7 @@ mod admission;
 mod auto_observe;
 pub mod broker;
 mod client;
+mod command_outcome;
 mod command_scheduler;
 pub mod config;
 pub mod console_commands;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coap::Token;
 use crate::command::{Echo, Origin, ResponseTopic};
-use crate::lwm2m::format_choice::Formats;
+use crate::lwm2m::formats::Formats;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::{ObjectList, Registration};
 use crate::registry::{CommandDigest, Grouping};

@@ -11,6 +11,8 @@ use lwm2m_dtls as dtls;
 use super::broker::CloseReason;
 use super::view::CommandProgress;
 
+pub use super::command_outcome::CommandOutcome;
+
 pub use crate::coap::{DatagramOutcome, DropReason};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,25 +227,6 @@ pub enum NotRestored {
     TooMany,
     /// Its registration is larger than `limits.registration_size`.
     TooLarge,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CommandOutcome {
-    Answered,
-    Reset,
-    TimedOut,
-    /// The command is invalid: no JSON, an unknown path ...
-    Refused,
-    Expired,
-    QueueFull,
-    /// An operator took it out of the queue.
-    Withdrawn,
-    /// A retained command that this device was sent before.
-    DuplicateRetained,
-    /// Its body, or that of its answer, could not be transferred in blocks.
-    TransferFailed,
-    /// The answer of the device is no well-formed response.
-    MalformedAnswer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -12,7 +12,7 @@ use crate::lwm2m::model::ObjectVersion;
 use crate::lwm2m::path::Path;
 use lwm2m_dtls::cipher::Suite;
 
-use super::report::CommandOutcome;
+use super::command_outcome::CommandOutcome;
 
 /// The maximum number of rows that one page has.
 pub const PAGE_ROWS: usize = 100;

@@ -11,13 +11,13 @@
 //!
 //! A format that a command names is never replaced.
 
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::coap::Code;
 
 use super::codec::{self, Assignment, Patch};
 use super::content_format::{ContentFormat, FormatSet};
+use super::formats::Formats;
 use super::model::Version;
 use super::operation::{Operation, OperationKind};
 use super::path::Path;
@@ -43,17 +43,6 @@ const COMPOSITE: [ContentFormat; 2] = [ContentFormat::SenmlCbor, ContentFormat::
 /// The order of preference for the answers of composite operations.
 const COMPOSITE_ANSWERS: [ContentFormat; 3] =
     [ContentFormat::SenmlCbor, ContentFormat::Lwm2mCbor, ContentFormat::SenmlJson];
-
-/// Holds the formats of one request, or those that a command names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Formats {
-    /// The format to ask for in the answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub accept: Option<ContentFormat>,
-    /// The format of the request's own payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<ContentFormat>,
-}
 
 /// Follows the requests of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod content_format;
 pub mod firmware;
 pub mod format_choice;
+pub mod formats;
 mod learned_formats;
 pub mod link;
 pub mod model;

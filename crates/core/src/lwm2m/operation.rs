@@ -5,7 +5,7 @@ use crate::coap::{Code, Request, Response};
 
 use super::codec::{self, Assignment, DecodeContext, Entry, Patch, Requested};
 use super::content_format::ContentFormat;
-use super::format_choice::{Attempts, Formats};
+use super::formats::Formats;
 use super::link;
 use super::path::Path;
 use super::register::Registration;
@@ -99,11 +99,6 @@ impl Operation {
     /// Returns the same operation with the formats that the command names.
     pub(crate) fn with_formats(self, formats: Formats) -> Self {
         Self { formats, ..self }
-    }
-
-    /// Returns the first request to the device.
-    pub fn request(&self, registration: &Registration) -> Request {
-        self.request_in(Attempts::first(self, registration).formats(), registration)
     }
 
     /// Returns the request to the device in these formats. Its path begins with the alternate path.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coap::ExchangeId;
 use crate::command::Command;
-use crate::lwm2m::format_choice::Formats;
+use crate::lwm2m::formats::Formats;
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;

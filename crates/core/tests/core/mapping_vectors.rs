@@ -13,6 +13,7 @@ use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Request, Response};
 use lwm2m_core::lwm2m::codec::tlv::{self, Tlv};
 use lwm2m_core::lwm2m::codec::{DecodeContext, UndefinedResources};
+use lwm2m_core::lwm2m::format_choice::Attempts;
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_core::lwm2m::register::Registration;
 use lwm2m_core::mqtt::downlink::{self, CommandContext};
@@ -63,7 +64,8 @@ fn check_exchange(
     model: &Model,
     uplinks: &[Value],
 ) {
-    check_request(case, &command.operation.request(registration));
+    let formats = Attempts::first(&command.operation, registration).formats();
+    check_request(case, &command.operation.request_in(formats, registration));
     let responses = match &case["coap_response"] {
         Value::Array(list) => list.clone(),
         single => vec![single.clone()],

@@ -7,7 +7,8 @@ use ccm::aead::array::Array;
 use ccm::aead::{AeadInOut, KeyInit};
 use ccm::consts::{U8, U12, U16};
 
-use super::{Authenticated, DirectionKeys};
+use super::authenticated::Authenticated;
+use super::direction_keys::DirectionKeys;
 
 pub(crate) const IMPLICIT_IV: usize = 4;
 pub(crate) const EXPLICIT_NONCE: usize = 8;

@@ -7,7 +7,9 @@ use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384};
 
-use super::{Authenticated, DirectionKeys, RecordOpenError};
+use super::authenticated::Authenticated;
+use super::direction_keys::DirectionKeys;
+use super::open_error::RecordOpenError;
 
 pub const BLOCK: usize = 16;
 
@@ -63,16 +65,16 @@ pub fn open(
     if !is_mac(keys, cbc, &[&authenticated.with_length(length), encrypted], tag) {
         return Err(RecordOpenError::Forged);
     }
-    let (iv, ciphertext) = encrypted.split_first_chunk::<BLOCK>().ok_or(RecordOpenError::Senseless)?;
+    let (iv, ciphertext) = encrypted.split_first_chunk::<BLOCK>().ok_or(RecordOpenError::Invalid)?;
     if ciphertext.len() % BLOCK != 0 {
-        return Err(RecordOpenError::Senseless);
+        return Err(RecordOpenError::Invalid);
     }
     let mut plaintext = ciphertext.to_vec();
     match cbc {
         Cbc::Aes256Sha384 => decrypt::<cbc::Decryptor<Aes256>>(keys, iv, &mut plaintext),
         Cbc::Aes128Sha256 => decrypt::<cbc::Decryptor<Aes128>>(keys, iv, &mut plaintext),
     }
-    strip_padding(&mut plaintext).ok_or(RecordOpenError::Senseless)?;
+    strip_padding(&mut plaintext).ok_or(RecordOpenError::Invalid)?;
     Ok(plaintext)
 }
 

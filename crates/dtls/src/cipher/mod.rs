@@ -6,6 +6,8 @@
 mod aead;
 mod authenticated;
 mod cbc;
+mod direction_keys;
+mod open_error;
 mod suite;
 
 use std::fmt;
@@ -16,8 +18,10 @@ use super::prf;
 use super::record::{ContentType, DtlsRecord, EPOCH, MAX_PLAINTEXT, RecordHeader, VERSION, write_header};
 
 use authenticated::Authenticated;
+use direction_keys::DirectionKeys;
 use suite::Mode;
 
+pub use open_error::RecordOpenError;
 pub use suite::Suite;
 
 /// The side that wrote a record.
@@ -43,15 +47,6 @@ pub struct OpenedRecord {
     pub plaintext: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecordOpenError {
-    #[error("not a record of who has the keys")]
-    Forged,
-    /// Whoever has the keys made it, and not by the rules.
-    #[error("authentic, but no record")]
-    Senseless,
-}
-
 /// The parameters of a record to seal, except the keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Sealing<'a> {
@@ -65,8 +60,12 @@ pub struct Sealing<'a> {
 }
 
 impl RecordKeys {
+    /// Derives the keys of both directions (RFC 5246 section 6.3): MAC keys, keys and implicit IVs, of the client and of
+    /// the server each.
     pub fn derive(suite: Suite, master_secret: &[u8; 48], client_random: &[u8; 32], server_random: &[u8; 32]) -> Self {
-        Self { suite, block: prf::key_block(suite, master_secret, client_random, server_random) }
+        let mut block = Zeroizing::new(vec![0; suite.key_block_length()].into_boxed_slice());
+        prf::prf(suite.hash(), master_secret, b"key expansion", &[server_random, client_random], &mut block);
+        Self { suite, block }
     }
 
     /// Keys as [`RecordKeys::block`] gave them; None if they are too few or too many for the suite.
@@ -121,7 +120,7 @@ impl RecordKeys {
             }
             Mode::Cbc(cbc) => cbc::open(keys, cbc, &authenticated, record.fragment)?,
         };
-        unwrap(record.content_type, plaintext).ok_or(RecordOpenError::Senseless)
+        unwrap(record.content_type, plaintext).ok_or(RecordOpenError::Invalid)
     }
 
     fn parts(&self, writer: RecordWriter) -> DirectionKeys<'_> {
@@ -148,14 +147,6 @@ impl fmt::Debug for RecordKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RecordKeys({:?}, ..)", self.suite)
     }
-}
-
-/// The keys of one direction. `mac` is empty with AEAD, `iv` with CBC.
-#[derive(Clone, Copy)]
-struct DirectionKeys<'a> {
-    mac: &'a [u8],
-    key: &'a [u8],
-    iv: &'a [u8],
 }
 
 /// Unwraps a DTLSInnerPlaintext (RFC 9146 section 4): content, its type, and any number of zeros.

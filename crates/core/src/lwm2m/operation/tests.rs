@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::coap::options::format;
 use crate::lwm2m::codec::UndefinedResources;
+use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::model::{Model, Object, Operations, Resource, Version};
 use crate::lwm2m::value::{ResourceType, Value};
 
@@ -23,6 +24,10 @@ fn read(at: &str) -> Operation {
 
 fn operation(at: &str, kind: OperationKind) -> Operation {
     Operation::new(path(at), Vec::new(), kind)
+}
+
+fn first_request(operation: &Operation, registration: &Registration) -> Request {
+    operation.request_in(Attempts::first(operation, registration).formats(), registration)
 }
 
 fn texts(request: &Request, number: u16) -> Vec<&str> {
@@ -77,7 +82,7 @@ fn every_operation_has_its_method_and_its_options() {
         (OperationKind::Delete, Code::DELETE, None, None, b""),
     ] {
         let operation = Operation::new(at, vec!["a=1".to_owned()], kind);
-        let request = operation.request(&registration);
+        let request = first_request(&operation, &registration);
         assert_eq!(request.method, method, "{operation:?}");
         assert_eq!(texts(&request, number::URI_PATH), ["m2m", "v1", "3", "0", "9"], "{operation:?}");
         assert_eq!(texts(&request, number::URI_QUERY), ["a=1"], "{operation:?}");
@@ -92,7 +97,7 @@ fn an_update_is_a_post_and_a_replacement_a_put() {
     let registration = registration(&[], "");
     let write = |target: &str, at: &str, mode| {
         let values = vec![Assignment { path: path(at), value: Value::Integer(1) }];
-        operation(target, OperationKind::Write { values, mode }).request(&registration)
+        first_request(&operation(target, OperationKind::Write { values, mode }), &registration)
     };
     for (target, at, mode, method, payload) in [
         ("/3/0", "/3/0/6/2", WriteMode::Update, Code::POST, &b"\x83\x06\x41\x02\x01"[..]),
@@ -109,10 +114,10 @@ fn an_update_is_a_post_and_a_replacement_a_put() {
 fn only_a_device_of_1_1_is_asked_for_the_format_that_it_announced() {
     let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>";
     for (version, accept) in [("lwm2m=1.0", None), ("lwm2m=1.1", Some(110))] {
-        let request = read("/3/0").request(&registration(&[version], objects));
+        let request = first_request(&read("/3/0"), &registration(&[version], objects));
         assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{version}");
     }
-    let request = read("/3/0").request(&registration(&["lwm2m=1.1"], "</3/0>"));
+    let request = first_request(&read("/3/0"), &registration(&["lwm2m=1.1"], "</3/0>"));
     assert_eq!(request.options.uint(number::ACCEPT), Ok(None));
 }
 
@@ -125,7 +130,7 @@ fn observe_asks_for_the_format_that_read_asks_for() {
     {
         let registration = registration(&[version], objects);
         for kind in [OperationKind::Read, OperationKind::Observe, OperationKind::CancelObserve] {
-            let request = operation(at, kind.clone()).request(&registration);
+            let request = first_request(&operation(at, kind.clone()), &registration);
             assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{kind:?}");
         }
     }
@@ -149,7 +154,7 @@ fn a_composite_operation_is_a_fetch_or_an_ipatch_at_the_alternate_path() {
             b"\x81\xa2\x00\x6a/m2m/3/0/9\x02\x18\x3c",
         ),
     ] {
-        let request = operation("/", kind).request(&registration);
+        let request = first_request(&operation("/", kind), &registration);
         assert_eq!((request.method, texts(&request, number::URI_PATH)), (method, vec!["m2m"]));
         assert_eq!(request.options.uint(number::OBSERVE), Ok(observe), "{method}");
         assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{method}");

@@ -4,7 +4,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::lwm2m::codec::{self, Assignment, Patch};
 use crate::lwm2m::content_format::ContentFormat;
-use crate::lwm2m::format_choice::{self, Formats};
+use crate::lwm2m::format_choice;
+use crate::lwm2m::formats::Formats;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::ResourceType;
 

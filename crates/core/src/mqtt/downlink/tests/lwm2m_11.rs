@@ -3,7 +3,7 @@
 use crate::command::Origin;
 use crate::lwm2m::codec::Patch;
 use crate::lwm2m::content_format::ContentFormat;
-use crate::lwm2m::format_choice::Formats;
+use crate::lwm2m::formats::Formats;
 
 use super::*;
 
