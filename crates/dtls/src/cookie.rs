@@ -157,6 +157,21 @@ mod tests {
         assert!(!is_valid(at("192.0.2.1:5000"), 1, &[]));
     }
 
+    /// Mbed TLS 2.28 makes a new session id for each hello with a session ticket.
+    #[test]
+    fn a_cookie_is_valid_in_a_hello_with_another_session_id() {
+        let (now, mut rng) = (Instant::now(), StdRng::from_seed([1; 32]));
+        let mut cookies = Cookies::new(LIFETIME, &mut rng, now);
+        let from = at("192.0.2.1:5000");
+        let first = hello(1, &[]);
+        let request = cookies.hello_verify_request(now, &mut rng, from, 0, &ClientHello::parse(&first).unwrap());
+        let mut second = hello(1, &asked(&request));
+        let session_id = MESSAGE_HEADER + 2 + 32 + 1;
+        assert_eq!(second[session_id..session_id + 4], [1, 2, 3, 4]);
+        second[session_id..session_id + 4].copy_from_slice(&[5, 6, 7, 8]);
+        assert!(cookies.is_valid(now, &mut rng, from, &ClientHello::parse(&second).unwrap()));
+    }
+
     #[test]
     fn a_cookie_is_believed_for_one_lifetime_at_least_and_two_at_most() {
         let (start, mut rng) = (Instant::now(), StdRng::from_seed([1; 32]));

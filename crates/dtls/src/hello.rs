@@ -14,7 +14,8 @@ pub const MESSAGE_HEADER: usize = 12;
 pub struct ClientHello<'a> {
     pub message_sequence: [u8; 2],
     pub random: &'a [u8; 32],
-    /// Version, random and session id: what a client says the same way each time (RFC 6347 section 4.2.1).
+    /// Version and random: what a client repeats with the cookie. RFC 6347 section 4.2.1 has the session id, too, but Mbed
+    /// TLS 2.28 makes a new one for each hello with a session ticket.
     pub parameters: &'a [u8],
     /// Empty in a first hello.
     pub cookie: &'a [u8],
@@ -31,8 +32,8 @@ impl<'a> ClientHello<'a> {
         }
         let (version, rest) = body.split_first_chunk::<2>()?;
         let (random, rest) = rest.split_first_chunk::<32>()?;
-        let (_session_id, rest) = short_vector(rest, 32)?;
         let parameters = &body[..body.len() - rest.len()];
+        let (_session_id, rest) = short_vector(rest, 32)?;
         let (cookie, _) = short_vector(rest, 255)?;
         (version[0] == 0xfe).then_some(Self { message_sequence: [s0, s1], random, parameters, cookie })
     }
@@ -68,7 +69,7 @@ pub mod tests {
         let message = hello(7, b"cookie");
         let hello = ClientHello::parse(&message).unwrap();
         assert_eq!((hello.message_sequence, hello.random, hello.cookie), ([0, 1], &[7; 32], &b"cookie"[..]));
-        assert_eq!(hello.parameters, &message[12..12 + 2 + 32 + 5]);
+        assert_eq!(hello.parameters, &message[12..12 + 2 + 32]);
     }
 
     #[test]
