@@ -12,7 +12,7 @@ pub enum Number {
     Whole(i128),
     /// Holds a number with a fraction, or a large one in decimal notation. It may be NaN or infinite.
     Double(f64),
-    /// Holds the nearest double of a whole number that has more than 128 bits.
+    /// Holds the nearest double of a whole number that has more than 128 bits, or whose last digits are not known.
     Huge(f64),
 }
 
@@ -30,6 +30,17 @@ impl Number {
             return Some(Self::Whole(exact));
         }
         text.parse().ok().filter(|number: &f64| number.is_finite()).map(Self::Double)
+    }
+
+    /// Converts a number of JSON. A whole number is exact over 64 bits unless it has a point or an exponent, with which
+    /// the JSON parser makes it a double.
+    pub(crate) fn of_json(number: &serde_json::Number) -> Self {
+        match (number.as_i128(), number.as_f64().unwrap_or(f64::NAN)) {
+            (Some(whole), _) => Self::Whole(whole),
+            // From this size on, the double may stand for another whole number.
+            (None, double) if double.abs() >= EXACT_IN_DOUBLE => Self::Huge(double),
+            (None, double) => Self::Double(double),
+        }
     }
 
     /// Returns mantissa × 10^exponent: exact if it is a whole number of 64 bits, else the nearest double. Returns `None`

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::de;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::lwm2m::number::Number;
@@ -32,7 +34,7 @@ struct Element {
     #[serde(rename = "t", skip_serializing_if = "Option::is_none")]
     time: Option<f64>,
     #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
-    number: Option<serde_json::Number>,
+    number: Option<ExactNumber>,
     #[serde(rename = "bv", skip_serializing_if = "Option::is_none")]
     boolean: Option<bool>,
     #[serde(rename = "ov", skip_serializing_if = "Option::is_none")]
@@ -40,6 +42,10 @@ struct Element {
     #[serde(rename = "sv", skip_serializing_if = "Option::is_none")]
     text: Option<String>,
 }
+
+/// Holds the number of an element. It is read from its text: a whole number with a point or an exponent would lose digits
+/// in a double.
+struct ExactNumber(Number);
 
 /// Tells why an element cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -93,9 +99,9 @@ impl Element {
         match value {
             Value::String(text) | Value::CoreLink(text) => Self { text: Some(text.clone()), ..element },
             Value::Opaque(bytes) => Self { text: Some(STANDARD.encode(bytes)), ..element },
-            Value::Integer(value) | Value::Time(value) => Self { number: Some((*value).into()), ..element },
-            Value::UnsignedInteger(value) => Self { number: Some((*value).into()), ..element },
-            Value::Float(value) => Self { number: serde_json::Number::from_f64(*value), ..element },
+            Value::Integer(value) | Value::Time(value) => Self { number: ExactNumber::whole(*value), ..element },
+            Value::UnsignedInteger(value) => Self { number: ExactNumber::whole(*value), ..element },
+            Value::Float(value) => Self { number: Some(ExactNumber(Number::Double(*value))), ..element },
             Value::Boolean(value) => Self { boolean: Some(*value), ..element },
             Value::ObjectLink(link) => Self { link: Some(link.to_string()), ..element },
         }
@@ -104,7 +110,7 @@ impl Element {
     /// Returns the one value of the element. An Opaque has no member of its own: it is base64 in `sv`.
     fn value(self, is_opaque: bool) -> Result<Scalar<'static>, ElementFailure> {
         match (self.number, self.boolean, self.link, self.text) {
-            (Some(number), None, None, None) => Ok(Scalar::Number(number_of(&number))),
+            (Some(ExactNumber(number)), None, None, None) => Ok(Scalar::Number(number)),
             (None, Some(boolean), None, None) => Ok(Scalar::Boolean(boolean)),
             (None, None, Some(link), None) => Ok(Scalar::Link(Cow::Owned(link))),
             (None, None, None, Some(text)) if is_opaque => {
@@ -132,10 +138,25 @@ impl ElementFailure {
     }
 }
 
-/// Converts a number of JSON. Whole numbers are exact over 64 bits.
-pub fn number_of(number: &serde_json::Number) -> Number {
-    match number.as_i128() {
-        Some(whole) => Number::Whole(whole),
-        None => Number::Double(number.as_f64().unwrap_or(f64::NAN)),
+impl ExactNumber {
+    fn whole(value: impl Into<i128>) -> Option<Self> {
+        Some(Self(Number::Whole(value.into())))
+    }
+}
+
+impl<'de> Deserialize<'de> for ExactNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = <&RawValue>::deserialize(deserializer)?.get();
+        let number = Number::parse(written).map(Self);
+        number.ok_or_else(|| de::Error::custom("the value of \"v\" is no number that can be read"))
+    }
+}
+
+impl Serialize for ExactNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Number::Whole(value) => serializer.serialize_i128(value),
+            Number::Double(value) | Number::Huge(value) => serializer.serialize_f64(value),
+        }
     }
 }

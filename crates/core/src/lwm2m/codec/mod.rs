@@ -4,7 +4,7 @@
 
 mod cbor;
 mod date;
-pub mod json;
+mod json;
 mod lwm2m_cbor;
 mod opaque;
 pub mod scalar;

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use serde_json::Value as Json;
 
 use crate::lwm2m::codec::scalar::Scalar;
-use crate::lwm2m::codec::{Assignment, json, text, tlv};
+use crate::lwm2m::codec::{Assignment, text, tlv};
+use crate::lwm2m::number::Number;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ResourceType, Value, ValueError};
 
@@ -133,7 +134,7 @@ pub(crate) fn read(expected: ResourceType, value: &Json) -> Result<Value, ValueE
         Json::Bool(value) => Scalar::Boolean(*value).into_value(Some(expected)),
         // Only devices write an object link as a number.
         Json::Number(number) if expected == ResourceType::ObjectLink => Err(wrong(&number.to_string())),
-        Json::Number(number) => Scalar::Number(json::number_of(number)).into_value(Some(expected)),
+        Json::Number(number) => Scalar::Number(Number::of_json(number)).into_value(Some(expected)),
         Json::Null => Err(wrong("null")),
         Json::Array(_) => Err(wrong("a list")),
         Json::Object(_) => Err(wrong("an object")),

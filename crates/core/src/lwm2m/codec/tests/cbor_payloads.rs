@@ -149,6 +149,46 @@ fn a_map_of_lwm2m_cbor_has_each_key_once() {
     }
 }
 
+/// An object without instances, an instance without resources, and nothing at all.
+#[test]
+fn an_empty_map_of_lwm2m_cbor_has_no_entries_at_any_level() {
+    let scene = CodecScene::new();
+    for (request, payload) in [
+        ("/3", "a0"),
+        ("/3", "bf ff"),
+        ("/3", "a1 03 a0"),
+        ("/3", "a1 82 0300 a0"),
+        ("/3/0", "a1 03 a1 00 a0"),
+        ("/3/0/6", "a1 83 030006 a0"),
+    ] {
+        assert_eq!(scene.values(request, format::LWM2M_CBOR, &hex(payload)), Ok(vec![]), "{request} {payload}");
+    }
+}
+
+#[test]
+fn what_is_no_value_or_no_path_makes_lwm2m_cbor_bad_as_a_whole() {
+    let scene = CodecScene::new();
+    // Each follows a good value: {3: {0: {9: 81, ...}}}.
+    for rest in [
+        "0a f6",          // null
+        "0a f7",          // undefined
+        "0a e0",          // a simple value
+        "0a 81 01",       // an array
+        "20 01",          // a negative key
+        "1a 00010000 01", // a key of more than two bytes
+        "61 39 01",       // a text for a key
+        "80 01",          // no ids
+        "83 06 00 00 01", // five ids
+        "f5 01",          // a Boolean for a key
+    ] {
+        let payload = hex(&format!("a1 03 a1 00 a2 09 1851 {rest}"));
+        assert!(scene.values("/3", format::LWM2M_CBOR, &payload).is_err(), "{rest}");
+    }
+    for payload in ["a1 03 a1 00 01", "a1 03 01", "a2 03 a1 00 a1 09 01 04 a1 00 a1 00 01", "a1 03 a1 00 a1 09 01 00"] {
+        assert!(scene.values("/3", format::LWM2M_CBOR, &hex(payload)).is_err(), "{payload}");
+    }
+}
+
 #[test]
 fn lwm2m_cbor_is_written_under_the_path_of_the_request() {
     let values = |paths: &[&str]| -> Vec<Assignment> {

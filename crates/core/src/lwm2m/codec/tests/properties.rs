@@ -102,6 +102,86 @@ proptest! {
     }
 
     #[test]
+    fn integers_of_64_bits_survive_every_format_with_a_definition(signed in any::<i64>(), unsigned in any::<u64>()) {
+        for (id, value) in [
+            (9, Value::Integer(signed)),
+            (13, Value::Time(signed)),
+            (10, Value::UnsignedInteger(unsigned)),
+            (10, Value::UnsignedInteger(unsigned | 1 << 63)),
+        ] {
+            let target = Path::of(&[3, 0, id]).unwrap();
+            let values = [Assignment { path: target, value: value.clone() }];
+            for chosen in SEVERAL_VALUES.into_iter().chain([ContentFormat::Cbor, ContentFormat::Text]) {
+                let payload = encode(chosen, "", target, &values);
+                let read = CodecScene::new().values(&target.to_string(), chosen.number(), &payload);
+                prop_assert_eq!(read, one(&target.to_string(), value.clone()), "format {}", chosen);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_an_opaque_value_are_read_again(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let target = path("/3/0/14");
+        let values = [Assignment { path: target, value: Value::Opaque(bytes.clone()) }];
+        let payload = encode(ContentFormat::Opaque, "", target, &values);
+        prop_assert_eq!(&payload, &bytes);
+        let read = CodecScene::new().values("/3/0/14", format::OCTET_STREAM, &payload);
+        prop_assert_eq!(read, one("/3/0/14", Value::Opaque(bytes)));
+    }
+
+    #[test]
+    fn a_single_value_that_is_changed_is_one_entry_for_the_request_or_an_error(
+        (id, value) in any_value(),
+        (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
+    ) {
+        let target = Path::of(&[3, 0, id]).unwrap();
+        let values = [Assignment { path: target, value }];
+        for chosen in [ContentFormat::Text, ContentFormat::Opaque, ContentFormat::Cbor] {
+            let mut payload = encode(chosen, "", target, &values);
+            if !payload.is_empty() {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+            }
+            if let Ok(entries) = CodecScene::new().decode(&target.to_string(), chosen.number(), &payload) {
+                let paths: Vec<_> = entries.iter().map(|entry| entry.path).collect();
+                // An empty payload says that a multiple resource has no instances.
+                prop_assert!(paths == [target] || (payload.is_empty() && paths.is_empty()), "{:?}", paths);
+            }
+        }
+    }
+
+    #[test]
+    fn a_composite_answer_that_is_changed_is_entries_at_or_below_the_paths_or_an_error(
+        values in proptest::collection::vec(any_value(), 1..6),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let scene = CodecScene::new();
+        let paths = [path("/3/0/9"), path("/3/0/22"), path("/3/1")];
+        let patches: Vec<_> = values
+            .into_iter()
+            .map(|(id, value)| Patch { path: Path::of(&[3, 0, id]).unwrap(), value: Some(value) })
+            .collect();
+        for chosen in [ContentFormat::SenmlJson, ContentFormat::SenmlCbor, ContentFormat::Lwm2mCbor] {
+            let mut payload = encode_patches(chosen, "", &patches);
+            for (at, byte) in &changes {
+                let at = at.index(payload.len());
+                payload[at] = *byte;
+            }
+            let cut = cut.index(payload.len());
+            for payload in [&payload[..], &payload[..cut]] {
+                for requested in [&paths[..], &[Path::ROOT]] {
+                    let read = scene.decode_of(Requested::Paths(requested), chosen.number(), payload);
+                    for entry in read.unwrap_or_default() {
+                        prop_assert!(requested.iter().any(|path| entry.path.is_at_or_below(path)));
+                        prop_assert!(entry.path.len() >= 3 && entry.time.is_none_or(f64::is_finite));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_payload_that_is_changed_is_entries_at_or_below_the_request_or_an_error(
         values in proptest::collection::vec(any_value(), 1..6),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),

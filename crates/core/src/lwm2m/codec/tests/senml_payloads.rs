@@ -189,14 +189,19 @@ fn a_history_is_kept_in_its_order() {
 #[test]
 fn a_whole_number_of_json_is_exact_in_every_form() {
     let scene = CodecScene::new();
+    let read = |number: &str| {
+        let senml = format!(r#"[{{"n":"/3/0/9","v":{number}}}]"#);
+        let elements = format!(r#"{{"bn":"/3/0/9","e":[{{"v":{number}}}]}}"#);
+        [(format::SENML_JSON, senml), (format::LWM2M_JSON, elements)]
+            .map(|(content_format, json)| scene.values("/3/0/9", content_format, json.as_bytes()))
+    };
     for number in ["9007199254740993", "9007199254740993.0", "9007199254740.993e3", "90071992547409930E-1"] {
-        let json = format!(r#"[{{"n":"/3/0/9","v":{number}}}]"#);
-        let expected = one("/3/0/9", Value::Integer(9_007_199_254_740_993));
-        assert_eq!(scene.values("/3/0/9", format::SENML_JSON, json.as_bytes()), expected, "{number}");
+        for read in read(number) {
+            assert_eq!(read, one("/3/0/9", Value::Integer(9_007_199_254_740_993)), "{number}");
+        }
     }
-    for number in ["81.5", "9223372036854775808", "1e40"] {
-        let json = format!(r#"[{{"n":"/3/0/9","v":{number}}}]"#);
-        assert!(scene.values("/3/0/9", format::SENML_JSON, json.as_bytes()).is_err(), "{number}");
+    for number in ["81.5", "9223372036854775808", "1e40", "1e400", "\"81\"", "[81]", "null"] {
+        assert!(read(number).iter().all(Result::is_err), "{number}");
     }
 }
 
@@ -235,6 +240,15 @@ fn a_payload_has_a_limited_number_of_entries() {
     let entries = |count: usize| scene.decode("/3/0/9", format::SENML_JSON, format!("[{}]", records(count)).as_bytes());
     assert_eq!(entries(MAX_ENTRIES).map(|entries| entries.len()), Ok(MAX_ENTRIES));
     assert_eq!(entries(MAX_ENTRIES + 1), Err("more than 10000 entries".to_owned()));
+}
+
+/// LwM2M 1.2 appendix E, object 25: names of devices behind a gateway begin with a prefix.
+#[test]
+fn a_name_of_a_device_behind_a_gateway_makes_the_payload_bad() {
+    let scene = CodecScene::new();
+    let json = br#"[{"n":"/3/0/9","v":81},{"n":"/dev1/3303/0/5700","v":21}]"#;
+    let error = scene.decode_of(Requested::Paths(&[Path::ROOT]), format::SENML_JSON, json).unwrap_err();
+    assert!(error.contains("/dev1/3303/0/5700"), "{error}");
 }
 
 /// A length that a payload only claims reserves nothing, and a payload that ends too early is bad as a whole.

@@ -214,6 +214,54 @@ fn a_command_names_formats_that_can_hold_what_it_is_about() {
 }
 
 #[test]
+fn formats_mean_nothing_in_other_commands() {
+    for (msg_type, data) in [
+        ("discover", json!({ "path": "/3" })),
+        ("cancel-observe", json!({ "path": "/3" })),
+        ("execute", json!({ "path": "/3/0/4" })),
+        ("delete", json!({ "path": "/3/1" })),
+        ("write-attr", json!({ "path": "/3", "pmin": 1 })),
+        ("cancel-observe-composite", json!({ "paths": ["/3"] })),
+    ] {
+        let mut named = data.clone();
+        named["format"] = json!("nonsense");
+        named["accept"] = json!(7);
+        assert_eq!(of_1_2(msg_type, named), Ok(of_1_2(msg_type, data).unwrap()), "{msg_type}");
+    }
+}
+
+#[test]
+fn a_resource_instance_is_a_target_like_another_where_the_operation_has_one() {
+    let at = "/3/0/22/1";
+    for (msg_type, data) in [
+        ("read", json!({ "path": at })),
+        ("write", json!({ "path": at, "value": "1:0" })),
+        ("observe", json!({ "path": at })),
+        ("cancel-observe", json!({ "path": at })),
+        ("write-attr", json!({ "path": at, "pmin": 1 })),
+        ("delete", json!({ "path": at })),
+    ] {
+        for version in ["1.0", "1.1", "1.2"] {
+            let operation = command_for(version, "", msg_type, data.clone()).unwrap();
+            assert_eq!(operation.path, path(at), "{msg_type} {version}");
+        }
+    }
+    let content = of_1_2("write", json!({ "basePath": "/3/0", "content": [{ "path": "22/1", "value": "1:0" }] }));
+    let OperationKind::Write { values, .. } = content.unwrap().kind else { panic!("a write") };
+    assert_eq!(values[0].path, path(at));
+    for paths in ["read-composite", "observe-composite", "cancel-observe-composite"] {
+        assert!(command_for("1.1", "", paths, json!({ "paths": [at] })).is_ok(), "{paths}");
+    }
+    for (msg_type, data) in [
+        ("execute", json!({ "path": at })),
+        ("discover", json!({ "path": at })),
+        ("create", json!({ "basePath": at, "content": [] })),
+    ] {
+        assert!(of_1_2(msg_type, data).unwrap_err().ends_with("not /3/0/22/1"), "{msg_type}");
+    }
+}
+
+#[test]
 fn a_create_may_leave_the_instance_id_to_the_device() {
     let create = |announced: &str, paths: &[&str]| {
         let content: Vec<_> = paths.iter().map(|at| json!({ "path": at, "type": "Integer", "value": 1 })).collect();
