@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Context, anyhow};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -99,7 +100,10 @@ pub async fn run(config: Config, trial: Option<Trial>, parent: Option<oneshot::R
     match format {
         LogFormat::Text => println!("{}", app.addresses()),
         // Where both outputs go to one place every line is JSON.
-        LogFormat::Json => app.addresses().log(),
+        LogFormat::Json => {
+            app.addresses().log();
+            app.addresses().trial_link().inspect(|link| println!("{}", json!({ "console": link })));
+        }
     }
     service::ready();
     let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
@@ -168,6 +172,13 @@ impl App {
 }
 
 impl BoundAddresses {
+    /// Returns the URL that opens the console with the token of this process; `None` if there is no such token. It is for
+    /// the standard output and never for the log.
+    fn trial_link(&self) -> Option<String> {
+        let (console, token) = self.console.as_ref().zip(self.trial_token.as_ref())?;
+        Some(format!("{console}#token={}", token.reveal()))
+    }
+
     /// Logs the addresses in place of the banner, for logs in JSON.
     fn log(&self) {
         let addresses =
@@ -197,9 +208,8 @@ impl fmt::Display for BoundAddresses {
         if let Some(admin) = self.admin {
             writeln!(f, "  metrics and health               http://{admin}/metrics, /healthz, /readyz")?;
         }
-        if let Some(console) = &self.console {
-            let token = self.trial_token.as_ref().map(|token| format!("#token={}", token.reveal()));
-            writeln!(f, "  console                          {console}{}", token.unwrap_or_default())?;
+        if let Some(console) = self.trial_link().as_ref().or(self.console.as_ref()) {
+            writeln!(f, "  console                          {console}")?;
         }
         match self.mqtt {
             Some(mqtt) => {

@@ -46,13 +46,13 @@ pub struct Reloading {
     /// `None` where no listener is for DTLS.
     credentials: Option<ReloadableCredentials>,
     control: Control,
-    failures: Failures,
+    failures: ReloadFailures,
     /// The files at the start of the program: what is edited from then on is a change.
     beginning: FileSnapshot,
 }
 
 /// The failures that were logged, so that each is logged once.
-struct Failures {
+struct ReloadFailures {
     logged: BTreeMap<ReloadPart, String>,
     metrics: Arc<Metrics>,
     status: ReloadStatus,
@@ -76,7 +76,7 @@ impl Reloading {
         control: Control,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let failures = Failures { logged: BTreeMap::new(), metrics, status: definitions.status().clone() };
+        let failures = ReloadFailures { logged: BTreeMap::new(), metrics, status: definitions.status().clone() };
         let beginning = FileSnapshot::default();
         let mut reloading = Self { config, settings, definitions, credentials, control, failures, beginning };
         reloading.beginning = reloading.snapshot();
@@ -147,7 +147,7 @@ impl Reloading {
     }
 }
 
-impl Failures {
+impl ReloadFailures {
     /// Counts and logs the result of reading a part, and returns its change if there is one.
     fn note(
         &mut self,

@@ -7,15 +7,17 @@ use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, ContentBuilder, OpenApi as Document, PathItem, Ref, ResponseBuilder};
+use utoipa::openapi::{Components, OpenApi as Document};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::problem::{self, Problem, ProblemDocument, ProblemKind};
+use super::emqx::EmqxErrorDocument;
+use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
 use super::{
-    ConsoleServer, audit, commands, devices, emqx, events, failures, objects, overview, page, session, traces,
+    ConsoleServer, audit, commands, devices, emqx, events, failures, objects, overview, page, responses, session,
+    traces,
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
@@ -32,7 +34,7 @@ pub const BASE: &str = "/api/v1";
     ),
     // Its path ends like that of another resource, which passes requests on.
     paths(traces::file),
-    components(schemas(ProblemDocument)),
+    components(schemas(ProblemDocument, EmqxErrorDocument)),
     modifiers(&TokenScheme),
     security(("token" = []))
 )]
@@ -58,26 +60,8 @@ pub fn router(server: Arc<ConsoleServer>) -> Router {
 /// Returns the OpenAPI document, as JSON with a line end.
 pub fn document() -> String {
     let (_, mut document) = described().split_for_parts();
-    add_errors_of_the_guard(&mut document);
+    responses::add_errors_of_the_guard(&mut document);
     document.to_pretty_json().expect("the document has only texts as keys") + "\n"
-}
-
-/// Adds the errors by which requests are rejected before they reach a resource.
-fn add_errors_of_the_guard(document: &mut Document) {
-    for (path, item) in &mut document.paths.paths {
-        let (media_type, schema) =
-            if emqx::is_path(path) { ("application/json", "EmqxError") } else { (problem::MEDIA_TYPE, "Problem") };
-        let PathItem { get, put, post, delete, patch, .. } = item;
-        for operation in [get, put, post, delete, patch].into_iter().flatten() {
-            for (status, description) in
-                [("403", "Another site sent it"), ("421", "For another host"), ("429", "Too many wrong tokens")]
-            {
-                let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
-                let response = ResponseBuilder::new().description(description).content(media_type, content);
-                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
-            }
-        }
-    }
 }
 
 /// Returns the resources with their description: a resource without one is not served.

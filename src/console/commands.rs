@@ -33,7 +33,8 @@ use super::ConsoleServer;
 use super::audit::Author;
 use super::devices::{check_prefix, not_registered, silent, visible_endpoint};
 use super::guard::Peer;
-use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::problem::{Problem, ProblemKind};
+use super::responses::Problems;
 use super::tokens::Access;
 
 pub use body::LARGE_BODIES;
@@ -89,15 +90,7 @@ pub enum Lasts {
         (status = 200, description = "The command has ended", body = Command),
         (status = 202, description = "The command goes on", body = Command,
             headers(("Location" = String, description = "Path of the command"))),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 409, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 413, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 415, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<404>, Problems<409>, Problems<413>, Problems<415>, Problems<429>, Problems<503>
     )
 )]
 pub async fn command(
@@ -140,10 +133,7 @@ pub async fn command(
     params(("id" = String, Path, description = "ID of the command")),
     responses(
         (status = 200, description = "The command, with its answer if it has ended", body = Command),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<404>, Problems<503>
     )
 )]
 pub async fn given(
@@ -166,11 +156,7 @@ pub async fn given(
     params(("id" = String, Path, description = "ID of the command")),
     responses(
         (status = 204, description = "The command is withdrawn"),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 409, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<404>, Problems<409>, Problems<503>
     )
 )]
 pub async fn withdraw_given(
@@ -202,11 +188,7 @@ pub async fn withdraw_given(
     ),
     responses(
         (status = 204, description = "The command is withdrawn"),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<404>, Problems<503>
     )
 )]
 pub async fn withdraw_pending(

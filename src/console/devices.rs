@@ -20,7 +20,8 @@ use super::audit::Author;
 use super::device_documents::{Device, DeviceList, DeviceListRow, State as DeviceState, Transport};
 use super::guard::Peer;
 use super::parameters::{IpAddressText, Seconds};
-use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::problem::{Problem, ProblemKind};
+use super::responses::Problems;
 use super::tokens::Access;
 
 /// Number of rows without `limit`, and the maximum.
@@ -75,9 +76,7 @@ pub struct DevicesQuery {
     params(DevicesQuery),
     responses(
         (status = 200, description = "Some devices", body = DeviceList),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<503>
     )
 )]
 pub async fn devices(
@@ -124,10 +123,7 @@ pub async fn devices(
     params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
         (status = 200, description = "The device", body = Device),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<404>, Problems<503>
     )
 )]
 pub async fn device(
@@ -154,10 +150,7 @@ pub async fn device(
     params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
         (status = 204, description = "The registration has ended"),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<404>, Problems<503>
     )
 )]
 pub async fn kick(

@@ -9,7 +9,7 @@ pub mod clients;
 pub mod commands;
 mod error;
 
-pub use error::EmqxError;
+pub use error::{EmqxError, EmqxErrorDocument};
 
 /// The resources are below this path.
 pub const BASE: &str = "/api/v5";

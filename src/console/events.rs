@@ -35,7 +35,8 @@ use super::ConsoleServer;
 use super::devices::{silent, visible_endpoint};
 use super::event_documents::{Event, EventData};
 use super::polls::{self, EventList};
-use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::problem::{Problem, ProblemKind};
+use super::responses::Problems;
 use super::streams::OpenStream;
 use super::tokens::{Access, Role};
 use super::traces::follower::TraceFollower;
@@ -114,11 +115,7 @@ struct EventBody {
     responses(
         (status = 200, description = "Events",
             content((EventData = "text/event-stream"), (EventList = "application/json"))),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<429>, Problems<503>
     )
 )]
 pub async fn device_events(
@@ -135,7 +132,9 @@ pub async fn device_events(
         if max.is_some() {
             return Err(invalid("max needs since".to_owned()));
         }
-        return stream(server, access, cut, WatchTarget::Device(endpoint)).await;
+        let open = server.streams.open(&access.name, Some(&endpoint))?;
+        let feed = EventFeed::of_device(&server, &access, &endpoint).await?;
+        return Ok(respond(access, cut, open, feed));
     };
     let max = max.map(|max| humantime::parse_duration(&max)).transpose();
     let max = max.map_err(|_| invalid("max is a duration such as 4s".to_owned()))?.unwrap_or(POLL);
@@ -154,10 +153,7 @@ pub async fn device_events(
     tag = "events",
     responses(
         (status = 200, description = "Events", content_type = "text/event-stream", body = EventData),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<429>, Problems<503>
     )
 )]
 pub async fn all_events(
@@ -166,24 +162,8 @@ pub async fn all_events(
     Extension(cut): Extension<ConnectionCut>,
 ) -> Result<Response, Problem> {
     access.unlimited()?;
-    stream(server, access, cut, WatchTarget::All).await
-}
-
-async fn stream(
-    server: Arc<ConsoleServer>,
-    access: Access,
-    cut: ConnectionCut,
-    target: WatchTarget,
-) -> Result<Response, Problem> {
-    let endpoint = match &target {
-        WatchTarget::Device(endpoint) => Some(endpoint.as_str()),
-        WatchTarget::All => None,
-    };
-    let open = server.streams.open(&access.name, endpoint)?;
-    let traced = endpoint.filter(|_| access.role == Role::Operator);
-    let traced = traced.map(|endpoint| TraceFollower::of_device(&server.traces, endpoint));
-    let mut feed = EventFeed::open(&server, target).await?;
-    feed.traced = traced;
+    let open = server.streams.open(&access.name, None)?;
+    let feed = EventFeed::open(&server, WatchTarget::All).await?;
     Ok(respond(access, cut, open, feed))
 }
 
@@ -208,8 +188,16 @@ pub fn respond(access: Access, cut: ConnectionCut, open: OpenStream, feed: Event
 }
 
 impl EventFeed {
+    /// Begins to watch a device. An operator gets the messages of its traces as well.
+    pub async fn of_device(server: &Arc<ConsoleServer>, access: &Access, endpoint: &str) -> Result<Self, Problem> {
+        let traced = (access.role == Role::Operator).then(|| TraceFollower::of_device(&server.traces, endpoint));
+        let mut feed = Self::open(server, WatchTarget::Device(endpoint.to_owned())).await?;
+        feed.traced = traced;
+        Ok(feed)
+    }
+
     /// Begins to watch.
-    pub async fn open(server: &Arc<ConsoleServer>, target: WatchTarget) -> Result<Self, Problem> {
+    async fn open(server: &Arc<ConsoleServer>, target: WatchTarget) -> Result<Self, Problem> {
         let (sender, events) = event_stream();
         server.sources.admin.control.watch(Watch { target, events: sender }).await.map_err(silent)?;
         let mut feed = Self::without_events(server);

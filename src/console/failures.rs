@@ -11,7 +11,7 @@ use crate::observability::failures::{CountedFailure, Failure};
 
 use super::ConsoleServer;
 use super::hide::HiddenPaths;
-use super::problem::{Problem, ProblemDocument};
+use super::problem::Problem;
 use super::time::Timestamp;
 use super::tokens::Access;
 
@@ -61,9 +61,7 @@ pub struct FailureDocument {
     path = "/failures",
     tag = "gateway",
     responses(
-        (status = 200, description = "At most 512 failures", body = FailureList),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument)
+        (status = 200, description = "At most 512 failures", body = FailureList)
     )
 )]
 pub async fn failures(

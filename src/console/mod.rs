@@ -9,8 +9,8 @@
 //! 7. Every error is a `problem` document (RFC 9457).
 //!
 //! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
-//! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is used, so that a browser sends no credentials
-//! by itself. No answer contains a key, a password or a token.
+//! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is used,
+//! so that a browser sends no credentials by itself. No answer contains a key, a password or a token.
 
 mod api;
 mod audit;
@@ -33,6 +33,7 @@ mod page;
 mod parameters;
 mod polls;
 mod problem;
+mod responses;
 mod session;
 mod streams;
 mod time;

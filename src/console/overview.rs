@@ -19,7 +19,8 @@ use lwm2m_core::lwm2m::model::BrokenFile;
 use super::ConsoleServer;
 use super::devices;
 use super::history::HistoryDocument;
-use super::problem::{Problem, ProblemDocument};
+use super::problem::Problem;
+use super::responses::Problems;
 use super::time::Timestamp;
 use super::tokens::Access;
 
@@ -139,9 +140,7 @@ struct BoundState {
     tag = "gateway",
     responses(
         (status = 200, description = "The state of the gateway", body = Overview),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<503>
     )
 )]
 pub async fn overview(

@@ -11,7 +11,6 @@ use tokio::time::{interval, timeout_at};
 use utoipa::ToSchema;
 
 use crate::driver::monotonic_now;
-use crate::driver::onlookers::WatchTarget;
 
 use super::ConsoleServer;
 use super::event_documents::Event;
@@ -30,8 +29,8 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Polls(tokio::sync::Mutex<HashMap<PollKey, Arc<PolledDevice>>>);
 
-/// Name of the token and endpoint name.
-type PollKey = (String, String);
+/// The permissions of the one who polls, and the endpoint name: operators see the messages of traces, viewers do not.
+type PollKey = (Access, String);
 
 #[derive(Debug)]
 struct PolledDevice {
@@ -105,15 +104,15 @@ impl Polls {
         access: &Access,
         endpoint: String,
     ) -> Result<Arc<PolledDevice>, Problem> {
-        let key = (access.name.clone(), endpoint);
+        let key = (access.clone(), endpoint);
         let mut devices = self.0.lock().await;
         devices.retain(|_, device| !device.lock().has_ended);
         if let Some(device) = devices.get(&key) {
             return Ok(Arc::clone(device));
         }
-        let (user, endpoint) = &key;
-        let open = server.streams.open(user, Some(endpoint))?;
-        let feed = EventFeed::open(server, WatchTarget::Device(endpoint.clone())).await?;
+        let (_, endpoint) = &key;
+        let open = server.streams.open(&access.name, Some(endpoint))?;
+        let feed = EventFeed::of_device(server, access, endpoint).await?;
         let begun = server.next_event_id();
         let device = Arc::new(PolledDevice { kept: Mutex::new(KeptEvents::new(begun)), arrived: Notify::new() });
         device.lock().push(server.next_event_id(), Event::hello());

@@ -4,7 +4,6 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::ProblemDocument;
 use super::tokens::{Access, Role};
 
 /// The identity and the permissions of a token.
@@ -26,8 +25,7 @@ pub struct Session {
     path = "/session",
     tag = "gateway",
     responses(
-        (status = 200, description = "The token", body = Session),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument)
+        (status = 200, description = "The token", body = Session)
     )
 )]
 pub async fn session(Extension(access): Extension<Access>) -> Json<Session> {

@@ -26,11 +26,11 @@ const MOST_TOKENS: usize = 1_000;
 type TokenHash = [u8; 32];
 
 /// The beginning of the hash of a token.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Fingerprint([u8; 8]);
 
 /// The permissions of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Reads everything that the console shows.
@@ -40,7 +40,7 @@ pub enum Role {
 }
 
 /// The identity and the permissions of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Access {
     /// Name of the token, or `uid:NUMBER` of a process that uses the socket.
     pub name: String,

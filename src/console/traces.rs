@@ -36,7 +36,8 @@ use super::audit::Author;
 use super::events::{ConnectionCut, EventFeed, respond};
 use super::guard::Peer;
 use super::parameters::IpAddressText;
-use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::problem::{Problem, ProblemKind};
+use super::responses::Problems;
 use super::tokens::Access;
 
 use documents::{TraceDocument, TraceEntryDocument, TraceList, TraceMessages};
@@ -85,9 +86,7 @@ pub struct MessagesQuery {
     path = "/traces",
     tag = "traces",
     responses(
-        (status = 200, description = "The traces", body = TraceList),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument)
+        (status = 200, description = "The traces", body = TraceList)
     )
 )]
 pub async fn traces(
@@ -110,12 +109,7 @@ pub async fn traces(
     responses(
         (status = 201, description = "The trace has begun", body = TraceDocument,
             headers(("Location" = String, description = "Path of the trace"))),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 415, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<415>, Problems<429>, Problems<503>
     )
 )]
 pub async fn begin(
@@ -151,10 +145,7 @@ pub async fn begin(
     params(("id" = String, Path, description = "ID of the trace"), MessagesQuery),
     responses(
         (status = 200, description = "The trace", body = TraceMessages),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<404>
     )
 )]
 pub async fn trace(
@@ -192,9 +183,7 @@ pub async fn trace(
     params(("id" = String, Path, description = "ID of the trace")),
     responses(
         (status = 200, description = "The file", content_type = "application/vnd.tcpdump.pcap", body = Vec<u8>),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<404>
     )
 )]
 pub async fn file(
@@ -221,11 +210,7 @@ pub async fn file(
     params(("id" = String, Path, description = "ID of the trace"), MessagesQuery),
     responses(
         (status = 200, description = "Messages", content_type = "text/event-stream", body = TraceEntryDocument),
-        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 429, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<400>, Problems<404>, Problems<429>
     )
 )]
 pub async fn trace_events(
@@ -253,9 +238,7 @@ pub async fn trace_events(
     params(("id" = String, Path, description = "ID of the trace")),
     responses(
         (status = 204, description = "The trace has ended"),
-        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, content_type = "application/problem+json", body = ProblemDocument)
+        Problems<404>
     )
 )]
 pub async fn end(

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::common::application::Application;
 use crate::common::device::PATIENCE;
-use crate::console::make_token;
+use crate::console::{exchange_with, make_token};
 use crate::console_devices::{LINKS, TestConsole};
 
 const SECRET: &str = "planted-key-of-a-device";
@@ -230,6 +230,37 @@ async fn a_device_can_be_polled_and_no_event_between_two_polls_is_missed() {
     assert_eq!(kinds(&poll(last + 1_000_000, "1s"))[0], "lost");
     let invalid = console.ask("GET /api/v1/devices/ep1/events?max=4s");
     assert_eq!(invalid.problem(), (400, "invalid-request".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_has_the_messages_of_a_trace_for_operators_and_not_for_viewers() {
+    let console = TestConsole::start().await;
+    let path = |since: u64| format!("GET /api/v1/devices/b1/events?since={since}&max=200ms");
+    let poll = |token: &str, since: u64| console.ask_with(token, &path(since)).json();
+    let body = json!({ "endpoint": "b1" }).to_string();
+    let headers = [("Content-Type", "application/json"), ("Content-Length", &body.len().to_string())];
+    let begun = exchange_with(console.connect(), "localhost", "POST /api/v1/traces", &headers, body.as_bytes());
+    assert_eq!(begun.status, 201);
+    let last = |list: Value| list["last"].as_u64().expect("an ID");
+    let (operator, viewer) = (last(poll(&console.limited, 0)), last(poll(&console.viewer, 0)));
+    let _device = console.register("b1", "");
+
+    let traced = |token: &str, mut since: u64| {
+        let mut seen = Vec::new();
+        for _ in 0..25 {
+            let list = poll(token, since);
+            since = list["last"].as_u64().expect("an ID");
+            let traced = list["events"].as_array().expect("a list").iter().filter(|event| event["event"] == "coap");
+            seen.extend(traced.map(|event| event["data"]["code"].as_str().expect("a code").to_owned()));
+            if seen.len() >= 2 {
+                break;
+            }
+        }
+        seen
+    };
+    assert_eq!(traced(&console.limited, operator), ["0.02", "2.01"]);
+    let list = poll(&console.viewer, viewer);
+    assert_eq!(kinds(&list), ["message", "registered"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

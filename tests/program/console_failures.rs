@@ -3,6 +3,7 @@
 use lwm2m_core::coap::Code;
 use serde_json::{Value, json};
 
+use crate::common::application::Application;
 use crate::common::device::Device;
 use crate::console_devices::{LINKS, TestConsole};
 
@@ -16,6 +17,21 @@ fn failures(console: &TestConsole) -> Vec<Value> {
         assert!(first.as_str().expect("a text") <= at.as_str().expect("a text"));
     }
     std::mem::take(entries)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_without_answer_is_listed_with_its_path() {
+    let console = TestConsole::start_with("coap.ack_timeout = \"50ms\"\ncoap.max_retransmit = 1").await;
+    let _silent = console.register("ep1", "");
+    let mut application = Application::connect(&console.broker.addresses.mqtt, &["ep1"]);
+    application.send("ep1", &json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/9" } }));
+    while application.receive().1["reqID"] != 1 {}
+
+    let listed = failures(&console);
+
+    let [failure] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!((&failure["kind"], &failure["endpoint"]), (&json!("timeout"), &json!("ep1")));
+    assert_eq!(failure["path"], "/3/0/9");
 }
 
 #[tokio::test(flavor = "multi_thread")]

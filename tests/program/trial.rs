@@ -1,7 +1,9 @@
 //! `run --embedded`, with which people try the program: its console, and the devices of `--simulate`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -20,17 +22,7 @@ pub struct Trial {
 impl Trial {
     pub fn start(lines: &str, options: &[&str]) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let config = format!(
-            "{lines}
-            listeners.udp.default.bind = \"127.0.0.1:0\"
-            admin.enable = true
-            admin.bind = \"127.0.0.1:0\"
-            upstream.kind = \"mqtt\"
-            embedded.mqtt = \"127.0.0.1:0\"
-            embedded.listener = \"127.0.0.1:0\"
-            embedded.adapter = \"127.0.0.1:0\""
-        );
-        fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
+        fs::write(folder.path().join("gateway.toml"), configuration(lines)).expect("a place for the configuration");
         let arguments = [&["run", "--embedded", "--config", "gateway.toml"], options].concat();
         let program = Program::start(folder.path(), &arguments);
         wait_until(|| program.output().contains("Ctrl-C stops."));
@@ -48,8 +40,7 @@ impl Trial {
 
     fn ask(&self, line: &str) -> Answer {
         let (address, token) = self.link();
-        let stream = TcpStream::connect(address).expect("it listens");
-        exchange(stream, &address.to_string(), line, &[("Authorization", &format!("Bearer {token}"))])
+        ask(address, &token, line)
     }
 }
 
@@ -89,6 +80,52 @@ fn a_trial_with_tokens_of_its_own_prints_no_token() {
     let trial = Trial::start(&format!("console.tokens = {tokens:?}\nconsole.bind = \"127.0.0.1:0\""), &[]);
     let output = trial.program.output();
     assert!(output.contains("  console  ") && !output.contains("#token="), "{output}");
+}
+
+#[test]
+fn a_trial_with_a_log_in_json_prints_its_link_as_json() {
+    let folder = TempDir::new().expect("a folder");
+    let lines = "log.format = \"json\"\nconsole.bind = \"127.0.0.1:0\"";
+    fs::write(folder.path().join("gateway.toml"), configuration(lines)).expect("a place for the configuration");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+        .args(["run", "--embedded", "--config", "gateway.toml"])
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program is built");
+    let mut lines = BufReader::new(program.stdout.take().expect("its output")).lines();
+    let link = lines.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.expect("text")).expect("each line is JSON");
+        line["console"].as_str().map(str::to_owned)
+    });
+    let session = link.as_deref().map(|link| {
+        let (address, token) = link.trim_start_matches("http://").split_once("/#token=").expect("a token");
+        ask(address.parse().expect("an address"), token, "GET /api/v1/session").json()
+    });
+    program.kill().expect("a child of ours");
+    program.wait().expect("a child of ours");
+    assert_eq!(session.expect("a link")["role"], "operator");
+}
+
+fn ask(address: SocketAddr, token: &str, line: &str) -> Answer {
+    let stream = TcpStream::connect(address).expect("it listens");
+    exchange(stream, &address.to_string(), line, &[("Authorization", &format!("Bearer {token}"))])
+}
+
+/// Returns a configuration with these lines, and with ports of the system's choice.
+fn configuration(lines: &str) -> String {
+    format!(
+        "{lines}
+        listeners.udp.default.bind = \"127.0.0.1:0\"
+        admin.enable = true
+        admin.bind = \"127.0.0.1:0\"
+        upstream.kind = \"mqtt\"
+        embedded.mqtt = \"127.0.0.1:0\"
+        embedded.listener = \"127.0.0.1:0\"
+        embedded.adapter = \"127.0.0.1:0\""
+    )
 }
 
 fn wait_until(done: impl Fn() -> bool) {

@@ -34,6 +34,38 @@ use output::Output;
 /// The commands. A device is named by its endpoint name, a path is that of LwM2M: `/3303/0/5700`.
 #[derive(Debug, clap::Subcommand)]
 pub enum RemoteCommand {
+    #[command(flatten)]
+    Look(LookCommand),
+    #[command(flatten)]
+    Operation(OperationCommand),
+    /// Print the events of a device, or of all devices, until Ctrl-C
+    Events {
+        /// Endpoint name; without it registrations, address changes and failures of all devices
+        #[arg(value_name = "EP")]
+        endpoint: Option<String>,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Print the CoAP messages of a device after decryption, until Ctrl-C
+    Trace {
+        #[command(flatten)]
+        traced: arguments::TraceArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// End the registration of a device: its next Update is answered 4.04, so that it registers again
+    Kick {
+        /// Endpoint name
+        #[arg(value_name = "EP")]
+        endpoint: String,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+}
+
+/// The commands that only look.
+#[derive(Debug, clap::Subcommand)]
+pub enum LookCommand {
     /// List the registered devices of a running gateway
     Devices {
         #[command(flatten)]
@@ -75,6 +107,11 @@ pub enum RemoteCommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
+}
+
+/// The operations on a device.
+#[derive(Debug, clap::Subcommand)]
+pub enum OperationCommand {
     /// Read a resource, an instance or an object; several paths are read in one composite request
     Read {
         #[command(flatten)]
@@ -181,29 +218,6 @@ pub enum RemoteCommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// Print the events of a device, or of all devices, until Ctrl-C
-    Events {
-        /// Endpoint name; without it registrations, address changes and failures of all devices
-        #[arg(value_name = "EP")]
-        endpoint: Option<String>,
-        #[command(flatten)]
-        connection: ConnectionArguments,
-    },
-    /// Print the CoAP messages of a device after decryption, until Ctrl-C
-    Trace {
-        #[command(flatten)]
-        traced: arguments::TraceArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
-    },
-    /// End the registration of a device: its next Update is answered 4.04, so that it registers again
-    Kick {
-        /// Endpoint name
-        #[arg(value_name = "EP")]
-        endpoint: String,
-        #[command(flatten)]
-        connection: ConnectionArguments,
-    },
 }
 
 /// Runs a command. The error is that of the standard output only: every other one is written, and is an exit code.
@@ -221,71 +235,8 @@ pub fn run(command: RemoteCommand) -> io::Result<ExitCode> {
 
 async fn execute(command: RemoteCommand) -> Result<RemoteExit, RemoteError> {
     match command {
-        RemoteCommand::Devices { search, connection } => {
-            let (client, mut output) = connect(&connection)?;
-            devices::list(&client, &search, &mut output).await
-        }
-        RemoteCommand::Show { endpoint, connection } => {
-            let (client, mut output) = connect(&connection)?;
-            devices::show(&client, &endpoint, &mut output).await
-        }
-        RemoteCommand::Queue { endpoint, withdraw, connection } => {
-            let (client, mut output) = connect(&connection)?;
-            match withdraw {
-                None => devices::queue(&client, &endpoint, &mut output).await,
-                Some(number) => devices::withdraw(&client, &endpoint, number, &output).await,
-            }
-        }
-        RemoteCommand::Failures { connection } => {
-            let (client, mut output) = connect(&connection)?;
-            gateway::failures(&client, &mut output).await
-        }
-        RemoteCommand::Overview { connection } => {
-            let (client, mut output) = connect(&connection)?;
-            gateway::overview(&client, &mut output).await
-        }
-        RemoteCommand::Top { connection } => {
-            let (client, mut output) = connect(&connection)?;
-            gateway::top(&client, &mut output).await
-        }
-        RemoteCommand::Read { target, more, waiting, connection } => {
-            command_of(CommandRequest::read(&target.path, more), &target, &waiting, &connection).await
-        }
-        RemoteCommand::Write { target, value, confirmation, waiting, connection } => {
-            let request = CommandRequest::write(&target.path, &value)?;
-            confirmation.ask_for_write(&target)?;
-            command_of(request, &target, &waiting, &connection).await
-        }
-        RemoteCommand::Exec { target, arguments, confirmation, waiting, connection } => {
-            confirmation.ask("execute", &target)?;
-            command_of(CommandRequest::execute(&target.path, arguments), &target, &waiting, &connection).await
-        }
-        RemoteCommand::Create { target, resources, confirmation, waiting, connection } => {
-            let request = CommandRequest::create(&target.path, &resources)?;
-            confirmation.ask("create", &target)?;
-            command_of(request, &target, &waiting, &connection).await
-        }
-        RemoteCommand::Delete { target, confirmation, waiting, connection } => {
-            confirmation.ask("delete", &target)?;
-            command_of(CommandRequest::plain("delete", &target.path), &target, &waiting, &connection).await
-        }
-        RemoteCommand::Discover { target, waiting, connection } => {
-            command_of(CommandRequest::plain("discover", &target.path), &target, &waiting, &connection).await
-        }
-        RemoteCommand::WriteAttr { target, attributes, waiting, connection } => {
-            command_of(CommandRequest::write_attributes(&target.path, &attributes), &target, &waiting, &connection)
-                .await
-        }
-        RemoteCommand::Observe { target, follow: false, waiting, connection } => {
-            command_of(CommandRequest::plain("observe", &target.path), &target, &waiting, &connection).await
-        }
-        RemoteCommand::Observe { target, follow: true, waiting, connection } => {
-            let (client, mut output) = connect(&connection)?;
-            observe::follow(&client, &target, &waiting, &mut output).await
-        }
-        RemoteCommand::Cancel { target, waiting, connection } => {
-            command_of(CommandRequest::plain("cancel-observe", &target.path), &target, &waiting, &connection).await
-        }
+        RemoteCommand::Look(command) => look(command).await,
+        RemoteCommand::Operation(command) => operate(command).await,
         RemoteCommand::Events { endpoint, connection } => {
             let (client, mut output) = connect(&connection)?;
             events::print(&client, endpoint.as_deref(), &mut output).await
@@ -297,6 +248,81 @@ async fn execute(command: RemoteCommand) -> Result<RemoteExit, RemoteError> {
         RemoteCommand::Kick { endpoint, connection } => {
             let (client, output) = connect(&connection)?;
             devices::kick(&client, &endpoint, &output).await
+        }
+    }
+}
+
+async fn look(command: LookCommand) -> Result<RemoteExit, RemoteError> {
+    match command {
+        LookCommand::Devices { search, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            devices::list(&client, &search, &mut output).await
+        }
+        LookCommand::Show { endpoint, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            devices::show(&client, &endpoint, &mut output).await
+        }
+        LookCommand::Queue { endpoint, withdraw, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            match withdraw {
+                None => devices::queue(&client, &endpoint, &mut output).await,
+                Some(number) => devices::withdraw(&client, &endpoint, number, &output).await,
+            }
+        }
+        LookCommand::Failures { connection } => {
+            let (client, mut output) = connect(&connection)?;
+            gateway::failures(&client, &mut output).await
+        }
+        LookCommand::Overview { connection } => {
+            let (client, mut output) = connect(&connection)?;
+            gateway::overview(&client, &mut output).await
+        }
+        LookCommand::Top { connection } => {
+            let (client, mut output) = connect(&connection)?;
+            gateway::top(&client, &mut output).await
+        }
+    }
+}
+
+async fn operate(command: OperationCommand) -> Result<RemoteExit, RemoteError> {
+    match command {
+        OperationCommand::Read { target, more, waiting, connection } => {
+            command_of(CommandRequest::read(&target.path, more), &target, &waiting, &connection).await
+        }
+        OperationCommand::Write { target, value, confirmation, waiting, connection } => {
+            let request = CommandRequest::write(&target.path, &value)?;
+            confirmation.ask_for_write(&target)?;
+            command_of(request, &target, &waiting, &connection).await
+        }
+        OperationCommand::Exec { target, arguments, confirmation, waiting, connection } => {
+            confirmation.ask("execute", &target)?;
+            command_of(CommandRequest::execute(&target.path, arguments), &target, &waiting, &connection).await
+        }
+        OperationCommand::Create { target, resources, confirmation, waiting, connection } => {
+            let request = CommandRequest::create(&target.path, &resources)?;
+            confirmation.ask("create", &target)?;
+            command_of(request, &target, &waiting, &connection).await
+        }
+        OperationCommand::Delete { target, confirmation, waiting, connection } => {
+            confirmation.ask("delete", &target)?;
+            command_of(CommandRequest::plain("delete", &target.path), &target, &waiting, &connection).await
+        }
+        OperationCommand::Discover { target, waiting, connection } => {
+            command_of(CommandRequest::plain("discover", &target.path), &target, &waiting, &connection).await
+        }
+        OperationCommand::WriteAttr { target, attributes, waiting, connection } => {
+            command_of(CommandRequest::write_attributes(&target.path, &attributes), &target, &waiting, &connection)
+                .await
+        }
+        OperationCommand::Observe { target, follow: false, waiting, connection } => {
+            command_of(CommandRequest::plain("observe", &target.path), &target, &waiting, &connection).await
+        }
+        OperationCommand::Observe { target, follow: true, waiting, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            observe::follow(&client, &target, &waiting, &mut output).await
+        }
+        OperationCommand::Cancel { target, waiting, connection } => {
+            command_of(CommandRequest::plain("cancel-observe", &target.path), &target, &waiting, &connection).await
         }
     }
 }

@@ -14,12 +14,13 @@ use utoipa::{IntoParams, ToSchema};
 use lwm2m_core::gateway::view::{DeviceFilter, DeviceRow, PAGE_ROWS, PageQuery};
 
 use super::client_document::Client;
-use super::error::{EmqxError, EmqxErrorDocument};
+use super::error::EmqxError;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::devices;
 use crate::console::guard::Peer;
 use crate::console::parameters::{IpAddressText, Seconds};
+use crate::console::responses::EmqxErrors;
 use crate::console::tokens::Access;
 
 /// Number of clients without `limit`, and the maximum.
@@ -97,10 +98,7 @@ struct ClientsMeta {
     params(ClientsQuery),
     responses(
         (status = 200, description = "Some devices", body = Clients),
-        (status = 400, body = EmqxErrorDocument),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<400>, EmqxErrors<503>
     )
 )]
 pub async fn clients(
@@ -134,10 +132,7 @@ pub async fn clients(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
         (status = 200, description = "The device", body = Client),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 404, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<404>, EmqxErrors<503>
     )
 )]
 pub async fn client(
@@ -161,10 +156,7 @@ pub async fn client(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
         (status = 204, description = "The registration has ended"),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 404, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<404>, EmqxErrors<503>
     )
 )]
 pub async fn kick(

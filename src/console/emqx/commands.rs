@@ -17,12 +17,13 @@ use lwm2m_core::lwm2m::model::Model;
 use lwm2m_core::lwm2m::path::Path as ResourcePath;
 
 use super::clients::{name, row};
-use super::error::{EmqxError, EmqxErrorDocument};
+use super::error::EmqxError;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::commands::{Order, give};
 use crate::console::guard::Peer;
 use crate::console::problem::ProblemKind;
+use crate::console::responses::EmqxErrors;
 use crate::console::tokens::Access;
 use crate::driver::monotonic_now;
 
@@ -118,12 +119,7 @@ struct AnswerData {
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), ReadQuery),
     responses(
         (status = 204, description = "The command was sent or waits"),
-        (status = 400, body = EmqxErrorDocument),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 404, body = EmqxErrorDocument),
-        (status = 409, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<409>, EmqxErrors<503>
     )
 )]
 pub async fn read(
@@ -148,12 +144,7 @@ pub async fn read(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), WriteQuery),
     responses(
         (status = 204, description = "The command was sent or waits"),
-        (status = 400, body = EmqxErrorDocument),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 404, body = EmqxErrorDocument),
-        (status = 409, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<409>, EmqxErrors<503>
     )
 )]
 pub async fn write(
@@ -179,12 +170,7 @@ pub async fn write(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), ObserveQuery),
     responses(
         (status = 204, description = "The command was sent or waits, or an application observes the path"),
-        (status = 400, body = EmqxErrorDocument),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 404, body = EmqxErrorDocument),
-        (status = 409, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<409>, EmqxErrors<503>
     )
 )]
 pub async fn observe(
@@ -211,11 +197,7 @@ pub async fn observe(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), LookupQuery),
     responses(
         (status = 200, description = "The newest answer", body = Lookup),
-        (status = 400, body = EmqxErrorDocument),
-        (status = 401, body = EmqxErrorDocument),
-        (status = 403, body = EmqxErrorDocument),
-        (status = 404, body = EmqxErrorDocument),
-        (status = 503, body = EmqxErrorDocument)
+        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<503>
     )
 )]
 pub async fn lookup(

@@ -118,7 +118,7 @@ export function definition(id, version) {
   let found = definitions.get(key);
   if (!found) {
     found = get(`/objects/${id}?version=${encodeURIComponent(version)}`).catch((problem) => {
-      if (problem.status !== 404 && problem.status !== 403) definitions.delete(key);
+      if (problem.status !== 404) definitions.delete(key);
       return null;
     });
     definitions.set(key, found);

@@ -32,9 +32,10 @@ impl Failure {
             Report::NotRestored { endpoint, reason } => {
                 Some(Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason)))
             }
-            Report::Command { endpoint, msg_type, outcome: CommandOutcome::TimedOut, .. } => {
+            Report::Command { endpoint, msg_type, outcome: CommandOutcome::TimedOut, unanswered, .. } => {
                 let reason = format!("no answer to {msg_type} after all retransmissions");
-                Some(Self::of_device(endpoint, FailureKind::Timeout, reason))
+                let path = unanswered.as_deref().map(str::to_owned);
+                Some(Self { path, ..Self::of_device(endpoint, FailureKind::Timeout, reason) })
             }
             Report::UndecodableContent { endpoint, path, reason } => Some(Self {
                 path: Some(path.clone()),
@@ -189,10 +190,28 @@ mod tests {
     }
 
     #[test]
+    fn a_command_without_answer_has_its_path() {
+        let report = Report::Command {
+            endpoint: "ep1".to_owned(),
+            msg_type: "read",
+            outcome: CommandOutcome::TimedOut,
+            took: None,
+            unanswered: Some("/3/0/9".into()),
+        };
+        let expected = Failure {
+            endpoint: Some("ep1".to_owned()),
+            path: Some("/3/0/9".to_owned()),
+            ..Failure::new(FailureKind::Timeout, "no answer to read after all retransmissions")
+        };
+        assert_eq!(Failure::of(&report), Some(expected));
+    }
+
+    #[test]
     fn what_goes_well_is_no_failure() {
         let endpoint = || "ep1".to_owned();
+        let outcome = CommandOutcome::Answered;
         let answered =
-            Report::Command { endpoint: endpoint(), msg_type: "read", outcome: CommandOutcome::Answered, took: None };
+            Report::Command { endpoint: endpoint(), msg_type: "read", outcome, took: None, unanswered: None };
         let published = Report::Notification { endpoint: endpoint(), outcome: NotificationOutcome::Published };
         for report in [answered, published, Report::Updated { endpoint: endpoint() }] {
             assert_eq!(Failure::of(&report), None);

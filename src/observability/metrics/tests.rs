@@ -64,7 +64,7 @@ fn the_time_of_a_command_is_measured() {
     let metrics = Metrics::default();
     let took = Some(Duration::from_millis(300));
     let (endpoint, outcome) = ("urn:imei:1".to_owned(), CommandOutcome::Answered);
-    metrics.record(&Report::Command { endpoint, msg_type: "read", outcome, took });
+    metrics.record(&Report::Command { endpoint, msg_type: "read", outcome, took, unanswered: None });
     let page = page(&metrics);
     assert!(page.contains("\nlwm2m_exchange_seconds_bucket{le=\"0.25\"} 0\n"), "{page}");
     assert!(page.contains("\nlwm2m_exchange_seconds_bucket{le=\"0.5\"} 1\n"), "{page}");
@@ -143,7 +143,13 @@ fn core_reports() -> Vec<Report> {
     ];
     let kinds = MSG_TYPES.iter().copied().chain(["error"]);
     let commands = kinds.flat_map(|msg_type| {
-        outcomes.map(|outcome| Report::Command { endpoint: endpoint(), msg_type, outcome, took: None })
+        outcomes.map(|outcome| Report::Command {
+            endpoint: endpoint(),
+            msg_type,
+            outcome,
+            took: None,
+            unanswered: None,
+        })
     });
     let notifications = [NotificationOutcome::Published, NotificationOutcome::Ended, NotificationOutcome::Superseded]
         .map(|outcome| Report::Notification { endpoint: endpoint(), outcome });

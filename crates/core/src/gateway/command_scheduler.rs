@@ -86,6 +86,7 @@ impl CommandScheduler {
         properties: MessageProperties,
     ) {
         let MessageProperties { expiry, reply, retained } = properties;
+        let reply = downlink::usable_reply(reply);
         let limits = &context.settings.limits;
         let default_expiry = limits.command_expiry;
         let parsed = if payload.len() > limits.command_size {
@@ -119,6 +120,7 @@ impl CommandScheduler {
         payload: Vec<u8>,
         properties: MessageProperties,
     ) {
+        let properties = MessageProperties { reply: downlink::usable_reply(properties.reply), ..properties };
         let limits = &context.settings.limits;
         if payload.len() > limits.command_size {
             let reason = too_long(limits);
@@ -496,7 +498,7 @@ pub(super) fn refuse_early(
         context.publish_reply(pending.id, topic.qos, reply, &payload);
     }
     context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
-    context.report(Report::Command { endpoint, msg_type, outcome, took: None });
+    context.report(Report::Command { endpoint, msg_type, outcome, took: None, unanswered: None });
 }
 
 /// Reports that a body of the device could not be transferred in blocks.

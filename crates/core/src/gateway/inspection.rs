@@ -228,6 +228,11 @@ pub(super) fn paths(command: &Command) -> Vec<Path> {
     }
 }
 
+/// Returns the path of a command, or the paths of a composite one with commas between them.
+pub(super) fn path_words(command: &Command) -> String {
+    paths(command).iter().map(Path::to_string).collect::<Vec<_>>().join(",")
+}
+
 fn observation_view(context: &Context, observation: &Observation) -> ObservationView {
     let (paths, is_composite) = match &observation.paths {
         ObservedPaths::Single(path) => (vec![*path], false),

@@ -88,6 +88,9 @@ pub enum Report {
         outcome: CommandOutcome,
         /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
         took: Option<Duration>,
+        /// The path of a command that timed out, or the paths of a composite one with commas between them; `None` for
+        /// another outcome.
+        unanswered: Option<Box<str>>,
     },
     /// A command has reached another stage. This is reported only while there are onlookers
     /// ([`super::Gateway::set_onlookers`]).

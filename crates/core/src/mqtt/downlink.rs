@@ -48,15 +48,16 @@ pub struct CommandContext<'a> {
     pub composite_paths: usize,
 }
 
-/// Adds the MQTT properties of a command. A response topic that cannot be published to is ignored.
-pub(crate) fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<ResponseTopic>) -> Command {
-    let expiry = [command.expiry, expiry].into_iter().flatten().min();
-    let reply = reply.filter(|reply| is_response_topic(&reply.topic)).map(|reply| Box::new(Reply::Topic(reply)));
-    Command { expiry, reply, ..command }
+/// Returns the Response Topic of a command. One that cannot be published to, such as one with wildcards, is ignored.
+pub(crate) fn usable_reply(reply: Option<ResponseTopic>) -> Option<ResponseTopic> {
+    reply.filter(|reply| !reply.topic.is_empty() && !reply.topic.contains(['+', '#']) && is_allowed(&reply.topic))
 }
 
-fn is_response_topic(topic: &str) -> bool {
-    !topic.is_empty() && !topic.contains(['+', '#']) && is_allowed(topic)
+/// Adds the MQTT properties of a command. The Response Topic is one of [`usable_reply`].
+pub(crate) fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<ResponseTopic>) -> Command {
+    let expiry = [command.expiry, expiry].into_iter().flatten().min();
+    let reply = reply.map(|reply| Box::new(Reply::Topic(reply)));
+    Command { expiry, reply, ..command }
 }
 
 /// Reads a command for a device.

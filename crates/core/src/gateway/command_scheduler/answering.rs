@@ -51,7 +51,7 @@ pub(super) fn refuse(
     let answer = FinalAnswer::of(AnswerOutcome::of(outcome), uplink::refused(echo, reason));
     context.publish_final_answer(device, recipient, answer);
     let endpoint = device.registration.endpoint.clone();
-    context.report(Report::Command { endpoint, msg_type, outcome, took: None });
+    context.report(Report::Command { endpoint, msg_type, outcome, took: None, unanswered: None });
 }
 
 pub(super) fn report(
@@ -62,7 +62,8 @@ pub(super) fn report(
     took: Option<Duration>,
 ) {
     let endpoint = device.registration.endpoint.clone();
-    context.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });
+    let unanswered = (outcome == CommandOutcome::TimedOut).then(|| inspection::path_words(command).into());
+    context.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took, unanswered });
     tell_onlookers(context, device, command, CommandStage::Done { outcome, took });
 }
 

@@ -261,6 +261,21 @@ fn the_final_answer_goes_to_the_response_topic_of_the_command_too() {
     assert_eq!(published[0].payload, published[1].payload);
 }
 
+#[test]
+fn no_answer_goes_to_a_response_topic_with_wildcards_also_not_that_to_an_invalid_command() {
+    let mut scene = SchedulerScene::new(limited(|limits| limits.command_size = 200));
+    let mut long = execute(1);
+    long["note"] = json!("x".repeat(200));
+    for command in [long, json!("no command")] {
+        for (topic, expected) in [("app/#", vec!["response"]), ("app/answers", vec!["app/answers", "response"])] {
+            let reply = Some(ResponseTopic { topic: topic.to_owned(), correlation: None });
+            let outputs = scene.handle_with(&command, MessageProperties { reply, ..MessageProperties::default() });
+            let topics: Vec<_> = outputs.publications().iter().map(|(_, answer)| answer.topic.clone()).collect();
+            assert_eq!(topics, expected, "{command}");
+        }
+    }
+}
+
 // --- Devices that sleep ----------------------------------------------------------------------------------------------
 
 #[test]
