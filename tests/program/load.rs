@@ -20,8 +20,15 @@ async fn the_load_generator_registers_notifies_reads_and_leaves() {
         prefix: fleet.prefix.clone(),
         ..ApplicationConfig::new(broker.addresses.mqtt.parse().expect("an address"))
     };
-    let config =
-        RunConfig { rate: 200.0, reads: 50.0, time: Duration::from_secs(2), auto_observed: false, stay: false };
+    let config = RunConfig {
+        rate: 200.0,
+        reads: 50.0,
+        updates: 50.0,
+        image: None,
+        time: Duration::from_secs(2),
+        auto_observed: false,
+        stay: false,
+    };
 
     let report = LocalSet::new().run_until(lwm2m_load::run(config, fleet, application, |_| {})).await.expect("a run");
 
@@ -31,6 +38,7 @@ async fn the_load_generator_registers_notifies_reads_and_leaves() {
     assert!(told.sent >= 200, "{told:?}");
     assert_eq!((told.received, told.lost, told.twice, told.out_of_order), (told.sent, 0, 0, 0));
     assert_eq!(told.latency.count, told.sent);
+    assert!(report.update_latency.count >= 50, "{:?}", report.update_latency);
     assert!(report.reads.sent >= 50, "{:?}", report.reads);
     assert_eq!((report.reads.answers.get("2.05"), report.reads.unanswered), (Some(&report.reads.sent), 0));
 }

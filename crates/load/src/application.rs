@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -161,7 +161,16 @@ impl Application {
 
     /// Sends a command to a device, by its number.
     pub async fn command(&self, device: u32, id: u64, msg_type: &str, path: &str) -> anyhow::Result<()> {
-        let command = json!({ "reqID": id, "msgType": msg_type, "data": { "path": path } });
+        self.publish(device, &json!({ "reqID": id, "msgType": msg_type, "data": { "path": path } })).await
+    }
+
+    /// Lets a device fetch an image from the gateway. It does not install the image.
+    pub(crate) async fn pull(&self, device: u32, id: u64, image: &str) -> anyhow::Result<()> {
+        let data = json!({ "image": image, "method": "pull", "activate": false });
+        self.publish(device, &json!({ "reqID": id, "msgType": "firmware-update", "data": data })).await
+    }
+
+    async fn publish(&self, device: u32, command: &Value) -> anyhow::Result<()> {
         let ApplicationConfig { topics, prefix, qos, .. } = &self.config;
         let topic = format!("{topics}{prefix}{device}/dn");
         self.client.publish(topic, *qos, false, command.to_string()).await.context("publishing a command")

@@ -9,13 +9,18 @@ use anyhow::Context;
 use lwm2m_core::lwm2m::path::Path;
 #[cfg(feature = "dtls")]
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
-use lwm2m_simulator::{DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedValue};
+use lwm2m_simulator::{
+    DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedFirmwareConfig, SimulatedValue,
+};
 use tokio::net::UdpSocket;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep_until;
 
 use crate::fleet::{FleetConfig, FleetCounts, NOTIFIED_PATH, Orders};
 use crate::journal::Journal;
+
+/// State of the firmware update when the image is there (LwM2M Core 1.1 appendix E.6).
+const DOWNLOADED: i64 = 2;
 
 pub(crate) struct FleetDevice {
     number: u32,
@@ -37,6 +42,9 @@ pub(crate) struct FleetDevice {
     /// The time of the first datagram, and the permit to register, until the device is registered.
     registering: Option<(Instant, OwnedSemaphorePermit)>,
     next_notification: Option<Instant>,
+    next_update: Option<Instant>,
+    /// The time of an Update that was ordered and is not answered.
+    updating: Option<Instant>,
 }
 
 /// The device's end of DTLS.
@@ -66,6 +74,7 @@ impl FleetDevice {
             wave: None,
             notification_interval: None,
             confirmable_notifications: config.confirmable,
+            firmware: config.pulls.then(SimulatedFirmwareConfig::default),
             ..SimulatedDeviceConfig::of_version(config.endpoint(number), config.version)
         };
         let notified: Path = NOTIFIED_PATH.parse()?;
@@ -85,6 +94,8 @@ impl FleetDevice {
             sent: true,
             registering: None,
             next_notification: None,
+            next_update: None,
+            updating: None,
         })
     }
 
@@ -104,6 +115,11 @@ impl FleetDevice {
                 }
                 () = wait_until(deadline) => self.handle_timeout(),
                 () = wait_until(self.next_notification) => self.notify(),
+                () = wait_until(self.next_update) => self.update(),
+                changed = self.orders.update_interval.changed() => match changed {
+                    Ok(()) => self.pace_updates(),
+                    Err(_) => return,
+                },
                 changed = self.orders.interval.changed() => match changed {
                     Ok(()) => self.pace(),
                     Err(_) => return,
@@ -169,7 +185,16 @@ impl FleetDevice {
                 FleetCounts::add(&self.counts.observed);
             }
             DeviceEvent::ObservationEnded { paths } => self.observed &= !paths.contains(&self.notified),
-            DeviceEvent::Updated => FleetCounts::add(&self.counts.updated),
+            DeviceEvent::Updated => {
+                FleetCounts::add(&self.counts.updated);
+                if let Some(begin) = self.updating.take() {
+                    self.counts.updates.borrow_mut().record(begin.elapsed());
+                }
+            }
+            DeviceEvent::FirmwareChanged { state: DOWNLOADED, .. } => FleetCounts::add(&self.counts.downloaded),
+            DeviceEvent::FirmwareChanged { result, .. } if *result > 1 => {
+                FleetCounts::add(&self.counts.failed_downloads);
+            }
             DeviceEvent::Notified { .. } => {
                 self.sent = true;
                 FleetCounts::add(&self.counts.notified);
@@ -192,6 +217,20 @@ impl FleetDevice {
     fn pace(&mut self) {
         let interval = *self.orders.interval.borrow_and_update();
         self.next_notification = interval.map(|interval| Instant::now() + interval.mul_f64(self.phase));
+    }
+
+    fn pace_updates(&mut self) {
+        let interval = *self.orders.update_interval.borrow_and_update();
+        self.next_update = interval.map(|interval| Instant::now() + interval.mul_f64(self.phase));
+    }
+
+    fn update(&mut self) {
+        let Some(interval) = *self.orders.update_interval.borrow() else { return };
+        let now = Instant::now();
+        if self.device.update_now(now) {
+            self.updating = Some(now);
+        }
+        self.next_update = self.next_update.map(|due: Instant| due + interval);
     }
 
     /// Notifies the next number, if the server observes.

@@ -30,6 +30,8 @@ pub struct FleetConfig {
     pub version: SimulatedVersion,
     /// Whether notifications are confirmable messages (RFC 7252 section 4.2).
     pub confirmable: bool,
+    /// Whether the devices have a firmware update object, and fetch images from the gateway.
+    pub pulls: bool,
     /// Whether every tenth device is in queue mode.
     pub sleepers: bool,
     /// Devices that register at once. More than the gateway's socket buffer holds have to repeat themselves.
@@ -49,6 +51,7 @@ impl FleetConfig {
             lifetime: Duration::from_secs(3600),
             version: SimulatedVersion::V1_0,
             confirmable: false,
+            pulls: false,
             sleepers: false,
             registering_at_once: 200,
             #[cfg(feature = "dtls")]
@@ -81,6 +84,11 @@ pub struct FleetCounts {
     pub observed: Cell<u64>,
     pub notified: Cell<u64>,
     pub updated: Cell<u64>,
+    /// The time from an Update that was ordered to its answer.
+    pub updates: RefCell<Latencies>,
+    /// Firmware images that were fetched to their end, and those that failed.
+    pub downloaded: Cell<u64>,
+    pub failed_downloads: Cell<u64>,
     pub stopped: Cell<u64>,
     /// Notifications that were due while the one before them waited for its acknowledgement; they are not sent.
     pub delayed: Cell<u64>,
@@ -105,6 +113,8 @@ pub struct Fleet {
     /// Each device waits this long between two notifications.
     interval: watch::Sender<Option<Duration>>,
     interval_of_sleepers: watch::Sender<Option<Duration>>,
+    /// Each device waits this long between two Updates.
+    update_interval: watch::Sender<Option<Duration>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -112,6 +122,7 @@ pub struct Fleet {
 #[derive(Debug)]
 pub(crate) struct Orders {
     pub interval: watch::Receiver<Option<Duration>>,
+    pub update_interval: watch::Receiver<Option<Duration>>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -126,12 +137,17 @@ impl Fleet {
             counts: Rc::default(),
             interval: watch::Sender::new(None),
             interval_of_sleepers: watch::Sender::new(None),
+            update_interval: watch::Sender::new(None),
             stopping: watch::Sender::new(false),
         };
         let registering = Arc::new(Semaphore::new(config.registering_at_once));
         for number in 0..config.devices {
             let interval = if config.sleeps(number) { &fleet.interval_of_sleepers } else { &fleet.interval };
-            let orders = Orders { interval: interval.subscribe(), stopping: fleet.stopping.subscribe() };
+            let orders = Orders {
+                interval: interval.subscribe(),
+                update_interval: fleet.update_interval.subscribe(),
+                stopping: fleet.stopping.subscribe(),
+            };
             let member =
                 FleetDevice::new(number, &config, orders, Rc::clone(&fleet.counts), Rc::clone(journal)).await?;
             let registering = Arc::clone(&registering);
@@ -153,6 +169,11 @@ impl Fleet {
         self.interval_of_sleepers.send_replace(interval);
     }
 
+    /// Lets each device send an Update at this interval, beside those that its lifetime needs.
+    pub(crate) fn update_every(&self, interval: Option<Duration>) {
+        self.update_interval.send_replace(interval);
+    }
+
     /// The devices in queue mode stay silent.
     pub fn notify_while_awake(&self, interval: Duration) {
         self.interval.send_replace(Some(interval));
@@ -161,6 +182,7 @@ impl Fleet {
     /// Lets all devices de-register; [`FleetCounts::stopped`] tells how many have.
     pub fn stop(&self) {
         self.notify_every(None);
+        self.update_every(None);
         self.stopping.send_replace(true);
     }
 }

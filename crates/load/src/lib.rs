@@ -29,7 +29,7 @@ mod run;
 pub use application::{Answer, Application, ApplicationConfig};
 pub use fleet::{Fleet, FleetConfig, FleetCounts, NOTIFIED_PATH, sleeps};
 pub use journal::{Journal, JournalTotals, Latencies};
-pub use report::{LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
+pub use report::{DownloadReport, LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
 pub use run::{RunConfig, run};
 
 #[cfg(test)]

@@ -37,6 +37,12 @@ struct LoadArguments {
     /// Reads a second, spread over all devices
     #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = rate)]
     reads: f64,
+    /// Updates a second, of all devices together
+    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = rate)]
+    updates: f64,
+    /// The firmware image of the gateway that every device fetches
+    #[arg(long, value_name = "IMAGE")]
+    pull: Option<String>,
     /// Duration of the load once all devices are registered and observed
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     time: Duration,
@@ -127,8 +133,8 @@ async fn play(arguments: &LoadArguments) -> anyhow::Result<()> {
 
 impl LoadArguments {
     fn run(&self) -> RunConfig {
-        let Self { rate, reads, time, auto_observed, stay, .. } = *self;
-        RunConfig { rate, reads, time, auto_observed, stay }
+        let Self { rate, reads, updates, time, auto_observed, stay, .. } = *self;
+        RunConfig { rate, reads, updates, image: self.pull.clone(), time, auto_observed, stay }
     }
 
     fn fleet(&self) -> anyhow::Result<FleetConfig> {

@@ -16,6 +16,11 @@ pub struct RunReport {
     pub notifications: NotificationReport,
     pub reads: ReadReport,
     pub updates: u64,
+    /// Latencies of the Updates that the run asked for.
+    pub update_latency: LatencyReport,
+    /// Firmware images that the devices fetched, if they were to fetch one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downloads: Option<DownloadReport>,
     /// Datagrams that the devices' system did not take.
     pub unsent_datagrams: u64,
 }
@@ -53,6 +58,13 @@ pub struct ReadReport {
     pub answers: BTreeMap<String, u64>,
     pub unanswered: u64,
     pub latency: LatencyReport,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DownloadReport {
+    pub completed: u64,
+    pub failed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,6 +153,12 @@ impl fmt::Display for RunReport {
             writeln!(f, "  latency      {}", reads.latency.text)?;
         }
         writeln!(f, "updates        {}", self.updates)?;
+        if self.update_latency.count > 0 {
+            writeln!(f, "  latency      {}", self.update_latency.text)?;
+        }
+        if let Some(DownloadReport { completed, failed }) = &self.downloads {
+            writeln!(f, "images         {completed} of {devices} fetched, {failed} failed")?;
+        }
         if self.unsent_datagrams > 0 {
             writeln!(f, "The system of the devices did not take {} datagrams.", self.unsent_datagrams)?;
         }

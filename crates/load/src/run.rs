@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, interval_at, sleep};
 use crate::application::{Application, ApplicationConfig};
 use crate::fleet::{Fleet, FleetConfig, NOTIFIED_PATH};
 use crate::journal::{Journal, Latencies};
-use crate::report::{LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
+use crate::report::{DownloadReport, LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
 
 /// A step of the preparation fails when nothing has moved for this time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,12 +33,16 @@ const LOOK: Duration = Duration::from_millis(10);
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// The load of the devices and the application once all devices are registered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunConfig {
     /// Notifications a second, of all devices together.
     pub rate: f64,
     /// Reads a second, spread over all devices.
     pub reads: f64,
+    /// Updates a second, of all devices together.
+    pub updates: f64,
+    /// The firmware image that all devices fetch from the gateway.
+    pub image: Option<String>,
     pub time: Duration,
     /// Whether the gateway observes [`NOTIFIED_PATH`] by itself, so that no observe command is sent.
     pub auto_observed: bool,
@@ -59,6 +63,7 @@ pub async fn run(
     progress: impl Fn(&str),
 ) -> anyhow::Result<RunReport> {
     let devices = fleet.devices;
+    let fleet = FleetConfig { pulls: fleet.pulls || config.image.is_some(), ..fleet };
     let journal = Rc::new(RefCell::new(Journal::new(fleet.devices)));
     let application = Application::connect(application, Rc::clone(&journal)).await?;
     let begin = Instant::now();
@@ -66,10 +71,13 @@ pub async fn run(
     let mut run = Run { config, devices, fleet, application, journal, reads: Reads::default(), progress };
     run.until_all("registered", |run| run.fleet.counts().registered.get()).await?;
     let registered = begin.elapsed();
-    run.observe().await?;
+    if run.config.rate > 0.0 {
+        run.observe().await?;
+    }
+    run.pull().await?;
     let notifying = run.load().await?;
     run.settle().await?;
-    if !config.stay {
+    if !run.config.stay {
         run.fleet.stop();
         run.until_all("de-registered", |run| run.fleet.counts().stopped.get()).await?;
     }
@@ -143,11 +151,21 @@ impl<P: Fn(&str)> Run<P> {
         self.until_all("observed", |run| run.fleet.counts().observed.get()).await
     }
 
+    /// Lets every device fetch the image, if there is to be one.
+    async fn pull(&self) -> anyhow::Result<()> {
+        let Some(image) = &self.config.image else { return Ok(()) };
+        for device in 0..self.devices {
+            self.application.pull(device, u64::from(device), image).await?;
+        }
+        Ok(())
+    }
+
     /// Notifies and reads for the time of the run, or until Ctrl-C. Returns how long that was.
     async fn load(&mut self) -> anyhow::Result<Duration> {
         while self.application.try_next_answer().is_some() {}
-        let RunConfig { rate, reads, time, .. } = self.config;
+        let RunConfig { rate, reads, updates, time, .. } = self.config;
         let each = |rate: f64, count: f64| (rate > 0.0).then(|| Duration::from_secs_f64(count / rate));
+        self.fleet.update_every(each(updates, f64::from(self.devices)));
         self.fleet.notify_every(each(rate, f64::from(self.devices)));
         let begin = Instant::now();
         let mut progress = interval_at((begin + PROGRESS).into(), PROGRESS);
@@ -165,6 +183,7 @@ impl<P: Fn(&str)> Run<P> {
             }
         }
         self.fleet.notify_every(None);
+        self.fleet.update_every(None);
         Ok(begin.elapsed())
     }
 
@@ -217,7 +236,8 @@ impl<P: Fn(&str)> Run<P> {
         let recent = self.journal.borrow_mut().take_recent();
         let totals = self.journal.borrow().totals();
         (self.progress)(&format!(
-            "{:>4.0} s: {} sent, {} received, {} under way; in the last second {} received, p50 {:.1?}, p99 {:.1?}; {} reads answered",
+            "{:>4.0} s: {} sent, {} received, {} under way; in the last second {} received, p50 {:.1?}, p99 {:.1?}; {} reads \
+             answered, {} images fetched",
             elapsed.as_secs_f64(),
             totals.sent,
             totals.received,
@@ -226,6 +246,7 @@ impl<P: Fn(&str)> Run<P> {
             recent.percentile(50.0),
             recent.percentile(99.0),
             self.reads.latencies.count(),
+            self.fleet.counts().downloaded.get(),
         ));
     }
 
@@ -254,6 +275,12 @@ impl<P: Fn(&str)> Run<P> {
                 latency: LatencyReport::from(&self.reads.latencies),
             },
             updates: counts.updated.get(),
+            update_latency: LatencyReport::from(&*counts.updates.borrow()),
+            downloads: self
+                .config
+                .image
+                .is_some()
+                .then(|| DownloadReport { completed: counts.downloaded.get(), failed: counts.failed_downloads.get() }),
             unsent_datagrams: counts.unsent.get(),
         }
     }

@@ -190,6 +190,13 @@ impl SimulatedDevice {
         }
     }
 
+    /// Sends an Update now, if the device is registered and none is on its way. Returns whether it does.
+    pub fn update_now(&mut self, now: Instant) -> bool {
+        let updates = matches!(self.state, RegistrationState::Registered(_));
+        self.update(now);
+        updates
+    }
+
     /// Gives a single resource a new value and notifies those who observe it; whether there is such a resource.
     pub fn notify(&mut self, now: Instant, path: Path, value: SimulatedValue) -> bool {
         let known = self.objects.set(path, value);
