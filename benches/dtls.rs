@@ -225,9 +225,9 @@ impl Gateway {
             server.handle_datagram(*now, SOCKET, from, datagram);
             while let Some(output) = server.poll_output() {
                 match output {
-                    DtlsOutput::FindKey { identity } => {
+                    DtlsOutput::FindKey(question) => {
                         let key = PskKey::new(KEY).expect("a key");
-                        server.handle_key(*now, &identity, KeyAnswer::Found { key, keep_for: Duration::ZERO });
+                        server.handle_key(*now, &question, KeyAnswer::Found { key, keep_for: Duration::ZERO });
                     }
                     output => outputs.push(output),
                 }

@@ -3,6 +3,7 @@
 //! a running gateway are in `remote`.
 
 mod check;
+mod check_bootstrap;
 #[cfg(feature = "console")]
 mod completion;
 mod connect;
@@ -103,6 +104,9 @@ enum Subcommand {
         /// End after the conversation; without it the demonstration goes on until Ctrl-C at a terminal
         #[arg(long)]
         once: bool,
+        /// Let the bootstrap server give the first device its server
+        #[arg(long)]
+        bootstrap: bool,
     },
     /// Check the configuration, the object definitions and the credentials; exit with 1 when something is wrong
     Check {
@@ -185,8 +189,8 @@ fn execute(command: Subcommand) -> anyhow::Result<ExitCode> {
         Subcommand::Run { config, exit_with_parent: true, .. } => run_with_parent(config.load()?),
         Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, None, None)),
         #[cfg(feature = "embedded")]
-        Subcommand::Demo { config, once } => {
-            serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once))
+        Subcommand::Demo { config, once, bootstrap } => {
+            serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once, bootstrap))
         }
         Subcommand::Check { config, connect } => check(&config, connect, &mut io::stdout().lock()),
         Subcommand::EmqxConfig { config } => emqx_config(&config, &mut io::stdout().lock()),

@@ -28,10 +28,9 @@ use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{ReceiveBatch, UdpSockets};
 use crate::upstream::UpstreamLink;
-use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
-use lwm2m_dtls::credentials::KeyAnswer;
+use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 
 use askers::Askers;
 use control::{AskedCommand, DriverRequest};
@@ -76,7 +75,7 @@ pub struct Driver {
 enum DriverInput {
     Readable(usize),
     Broker(lwm2m_core::gateway::broker::BrokerEvent),
-    Key(PskIdentity, KeyAnswer),
+    Key(KeyQuestion, KeyAnswer),
     Image(ImageAnswer),
     Asked(DriverRequest),
     Deadline,
@@ -177,7 +176,7 @@ impl Driver {
             let input = tokio::select! {
                 index = self.sockets.readable() => DriverInput::Readable(index),
                 event = self.link.event() => DriverInput::Broker(event),
-                (identity, answer) = self.keys.answer() => DriverInput::Key(identity, answer),
+                (question, answer) = self.keys.answer() => DriverInput::Key(question, answer),
                 answer = image_answer(self.images.as_mut()) => DriverInput::Image(answer),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
                 () = sleep_until(deadline.into()) => DriverInput::Deadline,
@@ -187,7 +186,7 @@ impl Driver {
             match input {
                 DriverInput::Readable(index) => self.receive(now, index),
                 DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
-                DriverInput::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
+                DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
                 DriverInput::Image(answer) => self.handle_image(now, answer),
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
@@ -227,10 +226,10 @@ impl Driver {
                     self.onlookers.broker_command(&command);
                     self.link.submit(command);
                 }
-                Output::FindKey(identity) => {
-                    if let Some(answer) = self.keys.find(&identity) {
+                Output::FindKey(question) => {
+                    if let Some(answer) = self.keys.find(&question) {
                         let now = self.now();
-                        self.gateway.handle_key(now, &identity, answer);
+                        self.gateway.handle_key(now, &question, answer);
                     }
                 }
                 Output::DescribeImage { request, name } => self.ask_for_image(ImageRequest::Describe { request, name }),
@@ -400,6 +399,16 @@ impl Driver {
             }
             DriverRequest::Keys { revoked, identities } => {
                 self.gateway.set_keyed_identities(identities);
+                self.gateway.forget_keys();
+                self.gateway.revoke(now, |identity| revoked.contains(identity));
+                false
+            }
+            DriverRequest::BootstrapAccounts(accounts) => {
+                self.gateway.set_bootstrap_accounts(accounts);
+                false
+            }
+            DriverRequest::BootstrapKeys { revoked, identities } => {
+                self.gateway.set_bootstrap_identities(identities);
                 self.gateway.forget_keys();
                 self.gateway.revoke(now, |identity| revoked.contains(identity));
                 false

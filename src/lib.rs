@@ -29,6 +29,7 @@
 
 mod admin;
 mod app;
+pub mod bootstrap;
 mod cli;
 pub mod conditions;
 pub mod config;

@@ -3,12 +3,13 @@
 //! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that a file
 //!    is not read while an editor writes it.
 //! 2. The configuration is read. With a mistake in it everything stays as it is.
-//! 3. The settings, the object definitions, the certificates and the keys of devices are read in this order, each by that
-//!    configuration. What cannot be read keeps its old state, is logged, and does not stop the others.
+//! 3. The settings, the object definitions, the certificates, the keys of devices and the bootstrap accounts are read in
+//!    this order, each by that configuration. What cannot be read keeps its old state, is logged, and does not stop the others.
 //! 4. The driver applies each change between two inputs.
 //!
 //! A changed key that cannot be reloaded is named in the log: it needs a restart.
 
+mod bootstrap;
 mod credentials;
 mod definitions;
 mod settings;
@@ -31,6 +32,7 @@ use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::service;
 
+pub use bootstrap::{ReloadableAccounts, ReloadableBootstrapKeys};
 pub use credentials::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 pub use definitions::ReloadableDefinitions;
 pub use settings::ReloadableSettings;
@@ -45,6 +47,7 @@ pub struct Reloading {
     definitions: ReloadableDefinitions,
     /// `None` where no listener is for DTLS.
     credentials: Option<ReloadableCredentials>,
+    accounts: Option<ReloadableAccounts>,
     control: Control,
     failures: ReloadFailures,
     /// The files at the start of the program: what is edited from then on is a change.
@@ -72,13 +75,13 @@ impl Reloading {
         config: Config,
         settings: ReloadableSettings,
         definitions: ReloadableDefinitions,
-        credentials: Option<ReloadableCredentials>,
+        (credentials, accounts): (Option<ReloadableCredentials>, Option<ReloadableAccounts>),
         control: Control,
         metrics: Arc<Metrics>,
     ) -> Self {
         let failures = ReloadFailures { logged: BTreeMap::new(), metrics, status: definitions.status().clone() };
         let beginning = FileSnapshot::default();
-        let mut reloading = Self { config, settings, definitions, credentials, control, failures, beginning };
+        let mut reloading = Self { config, settings, definitions, credentials, accounts, control, failures, beginning };
         reloading.beginning = reloading.snapshot();
         reloading
     }
@@ -119,6 +122,10 @@ impl Reloading {
         if self.credentials.is_some() {
             files.extend(config.credentials.certificate_files());
             files.extend(config.credentials.key_file());
+            files.extend(config.credentials.bootstrap_key_file());
+        }
+        if let Some(accounts) = &self.accounts {
+            files.extend(accounts.files(&config.bootstrap));
         }
         FileSnapshot::at(files)
     }
@@ -136,14 +143,17 @@ impl Reloading {
         let config = &self.config;
         let limits = failures.note(ReloadPart::Settings, reason, self.settings.read(config));
         let model = failures.note(ReloadPart::Definitions, reason, self.definitions.read(&config.xml_dir));
-        let (acceptor, keys) = match &mut self.credentials {
-            Some(ReloadableCredentials { certificates, keys }) => (
-                failures.note(ReloadPart::Certificates, reason, certificates.read(&config.credentials)),
-                failures.note(ReloadPart::Keys, reason, keys.read(&config.credentials)),
-            ),
-            None => (None, None),
-        };
-        [limits, model, acceptor, keys].into_iter().flatten().collect()
+        let mut changes: Vec<DriverRequest> = [limits, model].into_iter().flatten().collect();
+        if let Some(ReloadableCredentials { certificates, keys, bootstrap_keys }) = &mut self.credentials {
+            let acceptor = certificates.read(&config.credentials);
+            changes.extend(failures.note(ReloadPart::Certificates, reason, acceptor));
+            changes.extend(failures.note(ReloadPart::Keys, reason, keys.read(config)));
+            changes.extend(failures.note(ReloadPart::BootstrapKeys, reason, bootstrap_keys.read(config)));
+        }
+        if let Some(accounts) = &mut self.accounts {
+            changes.extend(failures.note(ReloadPart::Accounts, reason, accounts.read(&config.bootstrap)));
+        }
+        changes
     }
 }
 

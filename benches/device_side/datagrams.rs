@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_gateway::transport::{Security, UdpListener, UdpSockets};
 use tokio::runtime::Runtime;
@@ -103,6 +104,7 @@ impl SocketServer {
         let listener = |name: &str, security| UdpListener {
             name: name.to_owned(),
             security,
+            role: SocketRole::All,
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
             recbuf: 4 * 1024 * 1024,
         };

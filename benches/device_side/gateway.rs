@@ -68,7 +68,7 @@ impl SwallowingGateway {
 
     /// Restores what a store has. From now on changes are kept for [`SwallowingGateway::take_changes`].
     pub fn restore(&mut self, now: Instant, contents: StoreContents) {
-        let StoreContents { devices, associations: _, retained_commands, profiles } = contents;
+        let StoreContents { devices, associations: _, retained_commands, profiles, generated_keys: _ } = contents;
         self.gateway.restore(now, devices);
         self.gateway.restore_retained_commands(retained_commands);
         self.gateway.restore_profiles(profiles);
@@ -116,10 +116,10 @@ impl SwallowingGateway {
                 | Output::DescribeImage { .. }
                 | Output::ReadImage { .. }
                 | Output::Answer(_) => {}
-                Output::FindKey(identity) => {
+                Output::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key that is long enough");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::ZERO };
-                    self.gateway.handle_key(now, &identity, answer);
+                    self.gateway.handle_key(now, &question, answer);
                 }
                 Output::Report(report) => self.metrics.record(&report),
                 Output::Idle(deadline) => {

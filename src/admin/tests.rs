@@ -22,6 +22,8 @@ impl TestAdmin {
                         asker.send(DriverSnapshot { asleep: 3, ..DriverSnapshot::default() }).unwrap()
                     }
                     DriverRequest::Model(_)
+                    | DriverRequest::BootstrapAccounts(_)
+                    | DriverRequest::BootstrapKeys { .. }
                     | DriverRequest::Limits(_)
                     | DriverRequest::Acceptor(_)
                     | DriverRequest::Page(..)

@@ -6,14 +6,15 @@ use std::time::Instant;
 use anyhow::anyhow;
 use tracing::{error, warn};
 
+use crate::bootstrap::second_kind;
 use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, KeyFinder, OnError, PskFileContents};
 use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
-use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
+use crate::reload::{ReloadableBootstrapKeys, ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::OpenedStore;
-use crate::transport::Security;
+use crate::transport::{Security, UdpListener};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::handshake::Acceptor;
@@ -26,6 +27,9 @@ pub struct DtlsSetup {
     first_socket: u16,
     acceptor: Option<Acceptor>,
     file_keys: FileKeys,
+    /// The keys of bootstrap accounts.
+    bootstrap_keys: FileKeys,
+    listeners: Vec<UdpListener>,
     /// `None` if the key service cannot be set up: DTLS then stays disabled until the next start, and nothing is
     /// reloaded.
     service: Option<Service>,
@@ -54,6 +58,8 @@ impl DtlsSetup {
             first_socket: u16::try_from(plain).expect("there are fewer listeners than ports"),
             acceptor: None,
             file_keys: FileKeys::default(),
+            bootstrap_keys: FileKeys::default(),
+            listeners: config.listeners.clone(),
             service: None,
             condition: conditions.add("dtls"),
             metrics: Arc::clone(metrics),
@@ -100,8 +106,10 @@ impl DtlsSetup {
         }
         let mut gateway = gateway.with_dtls(server, self.first_socket);
         gateway.set_keyed_identities(self.file_keys.identities());
+        gateway.set_bootstrap_identities(self.bootstrap_keys.identities());
         if self.knows_all_keys() {
-            gateway.revoke(now, |identity| !self.file_keys.contains(identity));
+            let is_known = |identity: &_| self.file_keys.contains(identity) || self.bootstrap_keys.contains(identity);
+            gateway.revoke(now, |identity| !is_known(identity));
         }
         gateway
     }
@@ -113,7 +121,8 @@ impl DtlsSetup {
 
     /// Returns the key lookup for the driver.
     pub fn keys(&self) -> KeyFinder {
-        KeyFinder::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics))
+        let finder = KeyFinder::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics));
+        finder.with_bootstrap(self.bootstrap_keys.clone())
     }
 
     /// Returns the credentials that can be reloaded; `None` if DTLS stays disabled until the next start.
@@ -122,7 +131,13 @@ impl DtlsSetup {
         let in_force = self.acceptor.is_some();
         Some(ReloadableCredentials {
             certificates: ReloadableCertificates::new(&self.credentials, in_force, self.condition, self.metrics),
-            keys: ReloadableKeys::new(&self.credentials, in_force, self.file_keys),
+            bootstrap_keys: ReloadableBootstrapKeys::new(
+                &self.credentials,
+                in_force,
+                self.bootstrap_keys.clone(),
+                self.file_keys.clone(),
+            ),
+            keys: ReloadableKeys::new(&self.credentials, in_force, self.file_keys, self.bootstrap_keys),
         })
     }
 
@@ -148,9 +163,16 @@ impl DtlsSetup {
     fn try_to_load(&mut self) -> Result<(), CredentialsError> {
         // First, since names with a key are not for plain UDP, whatever else is wrong. There is nobody yet whose key it was
         // before.
-        let PskFileContents { keys, warnings } = self.credentials.load_keys()?;
-        self.file_keys.replace(keys);
+        let PskFileContents { keys, mut warnings } = self.credentials.load_keys()?;
+        let bootstrap = self.credentials.load_bootstrap_keys().map_err(CredentialsError::BootstrapPskFile)?;
+        warnings.extend(bootstrap.warnings);
         self.warnings = warnings;
+        let second_kind = second_kind(&self.listeners, &keys, &bootstrap.keys).cloned();
+        self.file_keys.replace(keys);
+        self.bootstrap_keys.replace(bootstrap.keys);
+        if let Some(identity) = second_kind {
+            return Err(CredentialsError::SecondKind(identity));
+        }
         self.service = Some(self.credentials.asker()?);
         self.acceptor = Some(self.credentials.load_acceptor()?);
         Ok(())

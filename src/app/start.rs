@@ -13,9 +13,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminSources};
+use crate::bootstrap::LoadedAccounts;
 use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 #[cfg(feature = "console")]
@@ -26,9 +27,9 @@ use crate::driver::control::{self, Control, DriverRequest};
 use crate::driver::{self, Driver};
 use crate::firmware::ImageReader;
 use crate::observability::failures::FailureLog;
-use crate::observability::metrics::Metrics;
+use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::status::ReloadStatus;
-use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
+use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::Watchdog;
 use crate::store::{OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
@@ -52,13 +53,16 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let addresses = bound_addresses(&config, &prepared, &parts.sockets, &listeners, broker.as_ref())?;
     let control = parts.control.clone();
     let RunningDriver { thread, task, stop } = start_driver(&config, &prepared, parts)?;
-    let Prepared { conditions, metrics, secured, room, reloads, announced } = prepared;
+    let Prepared { conditions, metrics, secured, room, reloads, announced, accounts } = prepared;
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
     let settings = ReloadableSettings::new(&config, room);
+    let accounts = accounts.map(|PreparedAccounts { loaded, condition }| {
+        ReloadableAccounts::new(&config.bootstrap, loaded.as_ref(), announced.subscribe(), condition)
+    });
     let definitions = ReloadableDefinitions::new(reloads, Arc::clone(&metrics), announced);
     let credentials = secured.and_then(DtlsSetup::reloadable);
-    let reloading = Reloading::new(config, settings, definitions, credentials, control, metrics);
+    let reloading = Reloading::new(config, settings, definitions, (credentials, accounts), control, metrics);
     let Listeners { admin, sources, .. } = listeners;
     Ok(App {
         addresses,
@@ -85,6 +89,14 @@ struct Prepared {
     room: DeviceCapacity,
     reloads: ReloadStatus,
     announced: watch::Sender<Arc<Model>>,
+    /// The accounts of the bootstrap server; `None` if it is off.
+    accounts: Option<PreparedAccounts>,
+}
+
+/// The accounts of the bootstrap server with its condition; `None` instead of accounts that cannot be loaded.
+struct PreparedAccounts {
+    loaded: Option<LoadedAccounts>,
+    condition: Condition,
 }
 
 /// Holds what the driver is made of.
@@ -120,10 +132,30 @@ fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
     let room = raise_descriptor_limit(config, embedded, &conditions);
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let (model, broken) = load_definitions(config, &metrics)?;
+    let accounts = config.bootstrap.is_enabled.then(|| prepare_accounts(config, &model, &conditions, &metrics));
     let (announced, _) = watch::channel(Arc::new(model));
     let reloads = ReloadStatus::default();
     reloads.set_broken(broken);
-    Ok(Prepared { conditions, metrics, secured, room, reloads, announced })
+    Ok(Prepared { conditions, metrics, secured, room, reloads, announced, accounts })
+}
+
+/// Loads the accounts of the bootstrap server. Without valid ones it rejects all devices until the file is valid.
+fn prepare_accounts(config: &Config, model: &Model, conditions: &Conditions, metrics: &Metrics) -> PreparedAccounts {
+    let condition = conditions.add("bootstrap");
+    let loaded = match config.bootstrap.load_accounts(model) {
+        Ok(loaded) => {
+            condition.set(ConditionState::Up, "accounts are served");
+            Some(loaded)
+        }
+        Err(problem) => {
+            let problem = problem.to_string();
+            metrics.reload.failed(ReloadPart::Accounts);
+            error!(problem, "bootstrap rejects all devices: its accounts are missing or invalid");
+            condition.set(ConditionState::Off, problem);
+            None
+        }
+    };
+    PreparedAccounts { loaded, condition }
 }
 
 /// Starts the embedded broker, if there is to be one, and points the configuration at it.
@@ -208,11 +240,15 @@ async fn listen(
 /// Makes the gateway, with the devices of the store, and runs it on its thread.
 fn start_driver(config: &Config, prepared: &Prepared, parts: DriverParts) -> anyhow::Result<RunningDriver> {
     let DriverParts { thread, sockets, link, store, requests, failures, .. } = parts;
-    let Prepared { conditions, metrics, secured, room, announced, .. } = prepared;
+    let Prepared { conditions, metrics, secured, room, announced, accounts, .. } = prepared;
     let now = driver::monotonic_now();
     let mut settings = config.gateway.clone();
     settings.limits = room.bound(&settings.limits);
-    let gateway = Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, driver::unix_time()?);
+    let mut gateway =
+        Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, driver::unix_time()?);
+    if let Some(PreparedAccounts { loaded: Some(loaded), .. }) = accounts {
+        gateway.set_bootstrap_accounts(loaded.accounts.clone());
+    }
     let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
@@ -342,10 +378,12 @@ fn install_restored_state(
     store: Option<(OpenedStore, StoreContents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, StoreContents { devices, associations, retained_commands, profiles }) = match store {
+    let (store, StoreContents { devices, associations, retained_commands, profiles, generated_keys }) = match store {
         Some((store, contents)) => (Some(store), contents),
         None => (None, StoreContents::default()),
     };
+    // Before the keys of associations are compared with those that are known.
+    gateway.restore_generated_keys(generated_keys);
     if let Some(secured) = secured {
         gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::ensure;
 
+use crate::bootstrap::second_kind;
 use crate::config::Config;
 #[cfg(feature = "console")]
 use crate::console::ConsoleConfig;
@@ -14,9 +15,11 @@ use crate::definitions::Definitions;
 use crate::errors::one_line;
 use crate::transport::Security;
 use crate::upstream::UpstreamConfig;
+use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_core::lwm2m::model::BrokenFile;
 use lwm2m_core::mqtt::topics::Names;
 
+use super::check_bootstrap::check_accounts;
 use super::{ConfigFile, absolute, connect, read_definitions};
 
 /// Reports the problems of the configuration, the definitions and the credentials. With `try_out` it also tries the
@@ -31,11 +34,13 @@ pub fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> any
     write_in_force(&config, output)?;
     write_definitions(&config, &definitions, output)?;
     let secured = check_credentials(&config, output)?;
+    let accounts = check_accounts(&config, &definitions.model, output)?;
     #[cfg(feature = "console")]
     let console = check_console(&config.console, output)?;
     let problems = if try_out { connect::try_out(&config, output)? } else { 0 };
     ensure!(definitions.broken.is_empty(), "{} of the object definitions are broken", definitions.broken.len());
     ensure!(secured, "the credentials of DTLS are missing or invalid");
+    ensure!(accounts, "the bootstrap accounts are missing or invalid");
     #[cfg(feature = "console")]
     ensure!(console, "the files of the console are missing or invalid");
     ensure!(problems == 0, "{problems} of the things that were tried do not work");
@@ -49,7 +54,12 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
             Security::None => "CoAP over UDP",
             Security::Dtls => "CoAP over DTLS",
         };
-        writeln!(output, "devices: {protocol} at {}", listener.bind)?;
+        let role = match listener.role {
+            SocketRole::All => "",
+            SocketRole::Registration => ", registrations only",
+            SocketRole::Bootstrap => ", bootstrap only",
+        };
+        writeln!(output, "devices: {protocol} at {}{role}", listener.bind)?;
     }
     match &config.upstream {
         UpstreamConfig::ExProto(exproto) => {
@@ -154,5 +164,9 @@ fn check_credentials(config: &Config, output: &mut impl Write) -> io::Result<boo
 fn read_credentials(config: &Config) -> Result<(usize, Vec<String>), CredentialsError> {
     config.credentials.asker()?;
     let credentials = config.credentials.load()?;
+    let bootstrap = config.credentials.load_bootstrap_keys().map_err(CredentialsError::BootstrapPskFile)?;
+    if let Some(identity) = second_kind(&config.listeners, &credentials.keys, &bootstrap.keys) {
+        return Err(CredentialsError::SecondKind(identity.clone()));
+    }
     Ok((credentials.keys.len(), credentials.warnings))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::bootstrap::BootstrapFiles;
 use crate::credentials::{CredentialsConfig, Encoding, OnError, PLACEHOLDER, PskFileConfig, PskHttpConfig};
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::identity::{IdentityRule, Pattern};
@@ -20,7 +21,7 @@ use super::value_parsers::{
 const ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
 
-pub fn credentials(reader: &mut ConfigReader) -> CredentialsConfig {
+pub fn credentials(reader: &mut ConfigReader, bootstrap: &BootstrapFiles) -> CredentialsConfig {
     let default = AcceptorConfig::default();
     let on_error = [("disable", OnError::Disable), ("exit", OnError::Exit)];
     let mut cipher_suites = reader.read("dtls.ciphers", Vec::new(), suites);
@@ -44,6 +45,8 @@ pub fn credentials(reader: &mut ConfigReader) -> CredentialsConfig {
         mtu: reader.read("dtls.mtu", default.mtu, whole(AcceptorConfig::MIN_MTU..=16_384)),
         psk_file: psk_file(reader),
         psk_http: psk_http(reader),
+        bootstrap: bootstrap.is_enabled,
+        bootstrap_psk_file: bootstrap.keys.clone().filter(|_| bootstrap.is_enabled),
     }
 }
 
@@ -69,13 +72,17 @@ pub fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
 }
 
 pub fn identity(reader: &mut ConfigReader, default: IdentityRule) -> IdentityRule {
-    reader.read("dtls.identity", default, |value: &Value| match text(value)?.as_str() {
+    reader.read("dtls.identity", default, identity_rule)
+}
+
+pub(super) fn identity_rule(value: &Value) -> Result<IdentityRule, String> {
+    match text(value)?.as_str() {
         "none" => Ok(IdentityRule::None),
         "equals" => Ok(IdentityRule::Equals),
         around => around.parse::<Pattern>().map(IdentityRule::Pattern).map_err(|error| {
             format!("expected \"none\", \"equals\" or a string such as \"device-${{endpoint_name}}\": {error}")
         }),
-    })
+    }
 }
 
 pub fn plain_udp_for_psk_devices(reader: &mut ConfigReader, default: bool) -> bool {
@@ -90,9 +97,13 @@ fn verify(reader: &mut ConfigReader) -> VerifyMode {
 
 fn psk_file(reader: &mut ConfigReader) -> Option<PskFileConfig> {
     let separator = reader.read("dtls.psk_separator", ":".to_owned(), text_with_content);
-    let encoding = reader.read("dtls.psk_encoding", Encoding::Text, choice(ENCODINGS));
+    let encoding = psk_encoding(reader, "dtls.psk_encoding");
     let file = reader.read("dtls.psk_file", None, file)?;
     Some(PskFileConfig { file, separator, encoding })
+}
+
+pub(super) fn psk_encoding(reader: &mut ConfigReader, key: &str) -> Encoding {
+    reader.read(key, Encoding::Text, choice(ENCODINGS))
 }
 
 fn psk_http(reader: &mut ConfigReader) -> Option<PskHttpConfig> {
@@ -112,7 +123,7 @@ fn psk_http(reader: &mut ConfigReader) -> Option<PskHttpConfig> {
     given.map(|_| settings)
 }
 
-fn file(value: &Value) -> Result<Option<PathBuf>, String> {
+pub(super) fn file(value: &Value) -> Result<Option<PathBuf>, String> {
     text_with_content(value).map(|file| Some(PathBuf::from(file)))
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::transport::{Security, UdpListener};
+use lwm2m_core::gateway::config::SocketRole;
 
 use super::reader::ConfigReader;
-use super::value_parsers::{SOCKET_ADDRESS, parsed, whole};
+use super::value_parsers::{SOCKET_ADDRESS, choice, parsed, whole};
 
 /// Reads the listeners, those for plain UDP first. Without any listener in the configuration there is one for plain
 /// UDP, named `default`. A DTLS listener needs credentials, so there is none by default.
@@ -37,10 +38,14 @@ fn named(reader: &mut ConfigReader, key: &str) -> Option<Vec<String>> {
 
 fn listener(reader: &mut ConfigReader, name: String, security: Security, port: u16) -> UdpListener {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
-    let mut listener = UdpListener { name, security, bind: everywhere, recbuf: 4 * 1024 * 1024 };
+    let (role, recbuf) = (SocketRole::All, 4 * 1024 * 1024);
+    let mut listener = UdpListener { name, security, role, bind: everywhere, recbuf };
     let key = listener.key();
     listener.bind = reader.read(&format!("{key}.bind"), listener.bind, parsed(SOCKET_ADDRESS));
     listener.recbuf = reader.read(&format!("{key}.recbuf"), listener.recbuf, whole(2048..=1024 * 1024 * 1024));
+    let roles =
+        [("all", SocketRole::All), ("registration", SocketRole::Registration), ("bootstrap", SocketRole::Bootstrap)];
+    listener.role = reader.read(&format!("{key}.role"), listener.role, choice(roles));
     listener
 }
 

@@ -3,6 +3,7 @@
 //! Every default is in `sections` (those of CoAP and the limits beside their types), every mistake is reported at once,
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
+mod bootstrap;
 #[cfg(feature = "console")]
 mod console;
 mod dtls;
@@ -33,6 +34,7 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::admin;
+use crate::bootstrap::BootstrapFiles;
 #[cfg(feature = "console")]
 use crate::console::ConsoleConfig;
 use crate::credentials;
@@ -54,6 +56,7 @@ pub struct Config {
     pub listeners: Vec<UdpListener>,
     pub dtls: lwm2m_dtls::DtlsConfig,
     pub credentials: credentials::CredentialsConfig,
+    pub bootstrap: BootstrapFiles,
     pub upstream: upstream::UpstreamConfig,
     #[cfg(feature = "embedded")]
     pub embedded: lwm2m_broker::BrokerConfig,
@@ -128,7 +131,7 @@ impl Default for Config {
 }
 
 /// The keys that take effect without a restart; those that end with a dot stand for a section.
-const RELOADED: [&str; 20] = [
+const RELOADED: [&str; 24] = [
     "limits.",
     "log.level",
     "xml_dir",
@@ -149,6 +152,10 @@ const RELOADED: [&str; 20] = [
     "dtls.psk_file",
     "dtls.psk_separator",
     "dtls.psk_encoding",
+    "bootstrap.accounts",
+    "bootstrap.psk_file",
+    "bootstrap.psk_separator",
+    "bootstrap.psk_encoding",
 ];
 
 /// Returns whether a changed key of the configuration takes effect while the program runs.

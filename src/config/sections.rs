@@ -19,6 +19,7 @@ use lwm2m_core::lwm2m::codec::UndefinedResources;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators};
 
+use super::bootstrap;
 #[cfg(feature = "console")]
 use super::console;
 use super::dtls;
@@ -64,7 +65,14 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         choice([("exproto", UpstreamKind::ExProto), ("mqtt", UpstreamKind::Mqtt)]),
     );
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
-    let gateway = gateway(reader);
+    let mut gateway = gateway(reader);
+    let listeners = listeners(reader);
+    let (bootstrap, bootstrap_files) = bootstrap::settings(reader, &gateway.identity);
+    bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
+    gateway.bootstrap = bootstrap;
+    gateway.roles = listeners.iter().map(|listener| listener.role).collect();
+    let mut dtls = dtls::settings(reader);
+    dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
     if kind == UpstreamKind::ExProto && gateway.translators.status.is_some() {
         let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
         reader.refuse("translators.status.enable", problem);
@@ -83,9 +91,10 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     };
     let config = Config {
         gateway,
-        listeners: listeners(reader),
-        dtls: dtls::settings(reader),
-        credentials: dtls::credentials(reader),
+        listeners,
+        dtls,
+        credentials: dtls::credentials(reader, &bootstrap_files),
+        bootstrap: bootstrap_files,
         #[cfg(feature = "embedded")]
         embedded: embedded(reader, exproto.handler_bind),
         upstream: match kind {
@@ -142,6 +151,9 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
         publish_console_answers: console::publish_answers(reader, default.publish_console_answers),
         #[cfg(not(feature = "console"))]
         publish_console_answers: default.publish_console_answers,
+        // These follow from other sections.
+        roles: default.roles,
+        bootstrap: default.bootstrap,
     }
 }
 

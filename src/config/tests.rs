@@ -5,7 +5,7 @@ use crate::credentials::{Encoding, OnError};
 use crate::tls;
 use crate::transport::Security;
 use crate::upstream::{UpstreamConfig, exproto, mqtt};
-use lwm2m_core::gateway::config::{AutoObserve, PasswordSource, UpdatePublish};
+use lwm2m_core::gateway::config::{AutoObserve, PasswordSource, SocketRole, UpdatePublish};
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_dtls::handshake::VerifyMode;
 
@@ -650,7 +650,8 @@ fn fewer_registers_wait_than_requests_may_so_that_registered_devices_have_room()
 }
 
 fn listener(security: Security, name: &str, bind: &str, recbuf: usize) -> UdpListener {
-    UdpListener { name: name.to_owned(), security, bind: bind.parse().unwrap(), recbuf }
+    let role = SocketRole::All;
+    UdpListener { name: name.to_owned(), security, role, bind: bind.parse().unwrap(), recbuf }
 }
 
 fn config(text: &str) -> Config {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
 
@@ -35,6 +36,10 @@ pub struct CredentialsConfig {
     pub mtu: u16,
     pub psk_file: Option<PskFileConfig>,
     pub psk_http: Option<PskHttpConfig>,
+    /// Whether there is a bootstrap server, which generates keys of devices.
+    pub bootstrap: bool,
+    /// The keys of bootstrap accounts.
+    pub bootstrap_psk_file: Option<PskFileConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +64,10 @@ pub enum CredentialsError {
     Unreadable { key: &'static str, file: PathBuf, error: io::Error },
     #[error("dtls.psk_file = {0}")]
     PskFile(#[from] PskFileError),
+    #[error("bootstrap.psk_file = {0}")]
+    BootstrapPskFile(PskFileError),
+    #[error("{:?} has a key in both dtls.psk_file and bootstrap.psk_file, and a listener serves both", .0.as_str())]
+    SecondKind(PskIdentity),
     #[error("dtls: {error}{}", of_files(.files))]
     Acceptor { error: CredentialError, files: Vec<PathBuf> },
     #[error(transparent)]
@@ -77,6 +86,14 @@ impl CredentialsConfig {
         self.psk_file.as_ref().map(psk_file::read).transpose().map(Option::unwrap_or_default)
     }
 
+    /// Reads the keys of bootstrap accounts; empty without such a file.
+    pub(crate) fn load_bootstrap_keys(&self) -> Result<PskFileContents, PskFileError> {
+        let read = self.bootstrap_psk_file.as_ref().map(psk_file::read).transpose()?;
+        let PskFileContents { keys, warnings } = read.unwrap_or_default();
+        let warnings = warnings.into_iter().map(|warning| warning.replace("dtls.psk_", "bootstrap.psk_")).collect();
+        Ok(PskFileContents { keys, warnings })
+    }
+
     pub(crate) fn load_acceptor(&self) -> Result<Acceptor, CredentialsError> {
         let settings = AcceptorConfig {
             certificate_chain: read("certfile", self.certfile.as_deref())?,
@@ -86,7 +103,7 @@ impl CredentialsConfig {
             pinned: self.load_pinned()?,
             // Who has no key asks for no certificate.
             verify: if self.keyfile.is_some() { self.verify } else { VerifyMode::None },
-            psk: self.psk_file.is_some() || self.psk_http.is_some(),
+            psk: self.psk_file.is_some() || self.psk_http.is_some() || self.bootstrap,
             raw_public_keys: self.raw_public_keys,
             cipher_suites: self.cipher_suites.clone(),
             connection_ids: self.connection_ids,
@@ -115,6 +132,11 @@ impl CredentialsConfig {
     /// Returns the PSK file.
     pub(crate) fn key_file(&self) -> Option<PathBuf> {
         self.psk_file.as_ref().map(|settings| settings.file.clone())
+    }
+
+    /// Returns the PSK file of bootstrap accounts.
+    pub(crate) fn bootstrap_key_file(&self) -> Option<PathBuf> {
+        self.bootstrap_psk_file.as_ref().map(|settings| settings.file.clone())
     }
 
     fn load_pinned(&self) -> Result<Vec<Pinned>, CredentialsError> {

@@ -1,5 +1,8 @@
-//! Looks up pre-shared keys for the driver: those of the file at once, those of the key service later. Nothing here
+//! Looks up pre-shared keys for the driver: those of the files at once, those of the key service later. Nothing here
 //! blocks.
+//!
+//! A key of `bootstrap.psk_file` is found at sockets for bootstrap only, a key of `dtls.psk_file` or of the key service at
+//! sockets for registrations only. At a socket for both an identity has the key of one of them.
 
 use std::collections::HashSet;
 use std::future::pending;
@@ -11,7 +14,8 @@ use tracing::{debug, info, warn};
 
 use crate::observability::metrics::Metrics;
 use lwm2m_base::identity::PskIdentity;
-use lwm2m_dtls::credentials::KeyAnswer;
+use lwm2m_core::gateway::config::SocketRole;
+use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 
 use super::psk_file;
 use super::psk_http::{KeyServiceClient, KeyServiceError};
@@ -32,6 +36,11 @@ impl FileKeys {
         gone.map(|(identity, _)| identity).collect()
     }
 
+    /// Looks at all keys.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&psk_file::PskTable) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub fn contains(&self, identity: &PskIdentity) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(identity)
     }
@@ -50,6 +59,8 @@ impl FileKeys {
 /// Looks up the keys of devices.
 pub struct KeyFinder {
     file: FileKeys,
+    /// The keys of `bootstrap.psk_file`.
+    bootstrap: FileKeys,
     asker: Option<KeyServiceClient>,
     /// Maximum number of lookups in flight.
     most: usize,
@@ -61,7 +72,7 @@ pub struct KeyFinder {
 
 /// A lookup that has ended.
 struct EndedLookup {
-    identity: PskIdentity,
+    question: KeyQuestion,
     result: Result<KeyAnswer, KeyServiceError>,
 }
 
@@ -69,7 +80,12 @@ impl KeyFinder {
     /// Creates a lookup in the file and then, if there is one, at the key service. Other identities are unknown.
     pub fn new(file: FileKeys, asker: Option<(KeyServiceClient, usize)>, metrics: Arc<Metrics>) -> Self {
         let (asker, most) = asker.map_or((None, 0), |(asker, most)| (Some(asker), most));
-        Self { file, asker, most, asked: JoinSet::new(), failing: false, metrics }
+        Self { file, bootstrap: FileKeys::default(), asker, most, asked: JoinSet::new(), failing: false, metrics }
+    }
+
+    /// Finds the keys of bootstrap accounts here.
+    pub fn with_bootstrap(self, bootstrap: FileKeys) -> Self {
+        Self { bootstrap, ..self }
     }
 
     /// Creates a lookup that knows no keys.
@@ -78,13 +94,16 @@ impl KeyFinder {
     }
 
     /// Returns the key of an identity if it is known at once; otherwise [`KeyFinder::answer`] returns it later.
-    pub fn find(&mut self, identity: &PskIdentity) -> Option<KeyAnswer> {
+    pub fn find(&mut self, question: &KeyQuestion) -> Option<KeyAnswer> {
         let counters = &self.metrics.credentials;
-        if let Some(found) = self.file.find(identity) {
+        let role = SocketRole::of_realm(question.realm);
+        let bootstrap = role.serves_bootstrap().then(|| self.bootstrap.find(&question.identity)).flatten();
+        let file = || role.serves_registrations().then(|| self.file.find(&question.identity)).flatten();
+        if let Some(found) = bootstrap.or_else(file) {
             counters.keys_of_file.inc();
             return Some(found);
         }
-        let Some(asker) = &self.asker else {
+        let Some(asker) = self.asker.as_ref().filter(|_| role.serves_registrations()) else {
             counters.keys_unknown.inc();
             return Some(KeyAnswer::Unknown { keep_for: KEEP });
         };
@@ -92,24 +111,24 @@ impl KeyFinder {
             counters.keys_refused.inc();
             return Some(KeyAnswer::Unavailable);
         }
-        let (asker, identity) = (asker.clone(), identity.clone());
+        let (asker, question) = (asker.clone(), question.clone());
         self.asked.spawn(async move {
-            let result = asker.ask(&identity).await;
-            EndedLookup { identity, result }
+            let result = asker.ask(&question.identity).await;
+            EndedLookup { question, result }
         });
         None
     }
 
     /// Waits for the next answer of the key service. Cancel-safe.
-    pub async fn answer(&mut self) -> (PskIdentity, KeyAnswer) {
+    pub async fn answer(&mut self) -> (KeyQuestion, KeyAnswer) {
         match self.asked.join_next().await {
             Some(ended) => self.ended(ended),
             None => pending().await,
         }
     }
 
-    fn ended(&mut self, ended: Result<EndedLookup, JoinError>) -> (PskIdentity, KeyAnswer) {
-        let EndedLookup { identity, result } = match ended {
+    fn ended(&mut self, ended: Result<EndedLookup, JoinError>) -> (KeyQuestion, KeyAnswer) {
+        let EndedLookup { question, result } = match ended {
             Ok(asked) => asked,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
@@ -129,14 +148,14 @@ impl KeyFinder {
             Err(error) => {
                 counters.keys_failed.inc();
                 if std::mem::replace(&mut self.failing, true) {
-                    debug!(identity = identity.as_str(), %error, "no key");
+                    debug!(identity = question.identity.as_str(), %error, "no key");
                 } else {
-                    let identity = identity.as_str();
+                    let identity = question.identity.as_str();
                     warn!(identity, %error, "key service (dtls.psk_http) gives unexpected answers");
                 }
                 KeyAnswer::Unavailable
             }
         };
-        (identity, answer)
+        (question, answer)
     }
 }

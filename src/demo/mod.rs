@@ -4,9 +4,11 @@
 //! 1. A device of LwM2M 1.0 registers. The application asks: discover, read, write, observe, cancel, execute.
 //! 2. A device of LwM2M 1.1 registers. It shows composite reads and writes, and a Send with a history.
 //! 3. A device of LwM2M 1.2 registers. It shows a composite observation.
-//! 4. At a terminal it goes on with notifications until Ctrl-C.
+//! 4. With `--bootstrap` the first device has no server: the gateway gives it one.
+//! 5. At a terminal it goes on with notifications until Ctrl-C.
 
 mod application;
+mod bootstrap;
 mod screen;
 mod script;
 
@@ -25,6 +27,7 @@ use crate::simulation::{self, RunningDevice};
 use lwm2m_simulator::DeviceEvent;
 
 use application::DemoApplication;
+use bootstrap::DemoAccounts;
 use screen::Screen;
 use script::{DemoAction, DemoStep, DemoWait, TEMPERATURE};
 
@@ -52,18 +55,20 @@ pub fn with_quiet_log(mut config: Config) -> Config {
     config
 }
 
-/// Runs the demonstration. `once` ends it after the conversation; so does a standard output that is no terminal.
-pub async fn run(config: Config, once: bool) -> anyhow::Result<()> {
+/// Runs the demonstration. `once` ends it after the conversation; so does a standard output that is no terminal. With
+/// `bootstrap` the first device is given its server before.
+pub async fn run(mut config: Config, once: bool, bootstrap: bool) -> anyhow::Result<()> {
+    let accounts = bootstrap.then(|| DemoAccounts::write(&mut config)).transpose()?;
     let app = app::start(config, true).await?;
     let outcome = tokio::select! {
-        outcome = demonstrate(&app, once) => outcome,
+        outcome = demonstrate(&app, once, accounts.is_some()) => outcome,
         interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C"),
     };
     app.stop().await?;
     outcome
 }
 
-async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
+async fn demonstrate(app: &App, once: bool, bootstrap: bool) -> anyhow::Result<()> {
     let addresses = app.addresses();
     let server = simulation::reachable(*addresses.udp.first().context("the gateway has no UDP listener")?);
     let mqtt = addresses.mqtt.context("the gateway has no embedded broker")?;
@@ -74,7 +79,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
         .explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
     screen.explain("An application subscribes lwm2m/#.")?;
     let mut application = DemoApplication::connect(mqtt).await?;
-    let mut acts = script::acts().into_iter().zip(1..).peekable();
+    let mut acts = script::acts(bootstrap).into_iter().zip(1..).peekable();
     while let Some((act, number)) = acts.next() {
         screen.explain(act.explanation)?;
         let endpoint = act.device.endpoint.clone();

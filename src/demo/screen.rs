@@ -94,6 +94,11 @@ fn layout(message: &Value) -> Vec<String> {
 
 fn in_words(event: &DeviceEvent) -> String {
     match event {
+        DeviceEvent::Bootstrapped { servers } => {
+            let servers: Vec<String> =
+                servers.iter().map(|server| format!("{} at {}", server.short_server_id, server.uri)).collect();
+            format!("was given the server {}", servers.join(", "))
+        }
         DeviceEvent::Registered { location } => format!("registered, as {location}"),
         DeviceEvent::Updated => "updated its registration".to_owned(),
         DeviceEvent::Refused { code: Some(code), retry_after } => {

@@ -40,11 +40,17 @@ pub enum DemoWait {
     Registration,
 }
 
-pub fn acts() -> Vec<DemoAct> {
+/// Returns the acts. With `bootstrap` the first device is given its server before it registers.
+pub fn acts(bootstrap: bool) -> Vec<DemoAct> {
+    let explanation = if bootstrap {
+        "A thermometer of LwM2M 1.0 asks the bootstrap server for its server, and registers there."
+    } else {
+        "A thermometer of LwM2M 1.0 registers."
+    };
     vec![
         DemoAct {
-            explanation: "A thermometer of LwM2M 1.0 registers.",
-            device: thermometer("demo-thermometer", SimulatedVersion::V1_0, &[]),
+            explanation,
+            device: SimulatedDeviceConfig { bootstrap, ..thermometer("demo-thermometer", SimulatedVersion::V1_0, &[]) },
             steps: steps_of_1_0(),
         },
         DemoAct {

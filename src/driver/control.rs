@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::driver::onlookers::Watch;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::bootstrap::account::PatternAccount;
 use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::gateway::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
@@ -61,6 +62,10 @@ pub enum DriverRequest {
     /// Clears the cached keys. The sessions of `revoked` identities end, because their key was changed or removed;
     /// `identities` have a key in the file.
     Keys { revoked: HashSet<PskIdentity>, identities: HashSet<PskIdentity> },
+    /// Replaces the bootstrap accounts.
+    BootstrapAccounts(Vec<PatternAccount>),
+    /// Replaces the keys of bootstrap accounts, like [`DriverRequest::Keys`].
+    BootstrapKeys { revoked: HashSet<PskIdentity>, identities: HashSet<PskIdentity> },
     /// Replaces the limits. What already exceeds them stays.
     Limits(Box<Limits>),
 }

@@ -11,7 +11,7 @@ use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
-use lwm2m_core::gateway::report::{DatagramOutcome, NotificationOutcome, Report};
+use lwm2m_core::gateway::report::{BootstrapReport, DatagramOutcome, NotificationOutcome, Report};
 use lwm2m_core::lwm2m::model::UndefinedVersion;
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
@@ -25,6 +25,7 @@ use reasons::{
 
 const REJECTED: &str = "registration rejected";
 const FORBIDDEN: &str = "request forbidden";
+const BOOTSTRAP_REJECTED: &str = "bootstrap rejected";
 const HANDSHAKE: &str = "DTLS handshake failed";
 const PAYLOAD: &str = "payload not understood";
 
@@ -57,6 +58,15 @@ impl Log {
                     info!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
                 } else {
                     debug!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
+                }
+            }
+            Report::Bootstrap(BootstrapReport::Rejected { peer, endpoint, code, refusal }) => {
+                let device = endpoint.clone().unwrap_or_else(|| peer.address.ip().to_string());
+                let reason = refusal.reason();
+                if self.repeats.is_first(now, BOOTSTRAP_REJECTED, &device, reason) {
+                    info!(peer = %peer.address, %code, reason, "{BOOTSTRAP_REJECTED}");
+                } else {
+                    debug!(peer = %peer.address, %code, reason, "{BOOTSTRAP_REJECTED}");
                 }
             }
             Report::Dtls(dtls::DtlsReport::HandshakeFailed { peer, identity, reason }) => {
@@ -133,6 +143,7 @@ fn log_once(report: &Report) {
             debug!(peer = %peer.address, association, reason, "DTLS association closed");
         }
         Report::Dtls(report) => log_dtls(report),
+        Report::Bootstrap(report) => log_bootstrap(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
         Report::NotRestored { reason, .. } => info!(reason = not_restored_reason(*reason), "device not restored"),
         Report::Moved { from, to, .. } => {
@@ -168,6 +179,28 @@ fn log_once(report: &Report) {
         Report::PublishRefused { topic, first: false, .. } => debug!(topic, "publication refused"),
         // These repeat: see `Log::log`.
         Report::RegisterRejected { .. } | Report::Forbidden { .. } | Report::UndecodableContent { .. } => {}
+    }
+}
+
+/// Logs a report of the bootstrap server. None has a key.
+fn log_bootstrap(report: &BootstrapReport) {
+    match report {
+        BootstrapReport::Started { peer, .. } => info!(peer = %peer.address, "bootstrap started"),
+        BootstrapReport::Finished { peer, took, .. } => {
+            let took =
+                humantime::format_duration(Duration::from_millis(took.as_millis().try_into().unwrap_or(u64::MAX)));
+            info!(peer = %peer.address, %took, "bootstrap finished");
+        }
+        BootstrapReport::Failed { peer, step, code, reason, .. } => {
+            let code = code.map(|code| code.to_string());
+            warn!(peer = %peer.address, %step, code, reason, "bootstrap failed");
+        }
+        BootstrapReport::Differs { reason, .. } => {
+            warn!(reason, "the device has other values than bootstrap has written");
+        }
+        BootstrapReport::Pack { peer, .. } => info!(peer = %peer.address, "bootstrap pack sent"),
+        // These repeat: see `Log::log`.
+        BootstrapReport::Rejected { .. } => {}
     }
 }
 

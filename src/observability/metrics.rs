@@ -1,6 +1,7 @@
 //! Registers every counter and histogram of the program. The sizes of tables and queues are not kept here: the event
 //! loop reports them on request (`snapshot`).
 
+mod bootstrap;
 mod commands;
 mod datagrams;
 mod dtls;
@@ -118,6 +119,7 @@ pub struct StoreMetrics {
     pub associations_removed: Counter,
     pub retained_written: Counter,
     pub profiles_written: Counter,
+    pub generated_keys_written: Counter,
     pub write_errors: Counter,
     pub queue_full: Counter,
     /// 1 while the store cannot be written.
@@ -131,6 +133,7 @@ impl StoreMetrics {
         let associations = counters(registry, "lwm2m_store_association_writes", associations);
         let retained = "Records of executed retained commands written to or removed from the store";
         let profiles = "Object lists by profile ID written to or removed from the store";
+        let generated = "Keys that the bootstrap server generated, written to the store";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
         Self {
             put: devices(ChangeLabel { change: "put" }),
@@ -139,6 +142,7 @@ impl StoreMetrics {
             associations_removed: associations(ChangeLabel { change: "removed" }),
             retained_written: counter(registry, "lwm2m_store_retained_writes", retained),
             profiles_written: counter(registry, "lwm2m_store_profile_writes", profiles),
+            generated_keys_written: counter(registry, "lwm2m_store_generated_key_writes", generated),
             write_errors: counter(registry, "lwm2m_store_errors", "Failed store writes; each is retried"),
             queue_full: counter(registry, "lwm2m_store_waits", "Changes delayed because the store was too slow"),
             failing: gauge(registry, "lwm2m_store_failing", failing),

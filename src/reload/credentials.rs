@@ -8,17 +8,21 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use crate::bootstrap::second_kind;
 use crate::conditions::{Condition, ConditionState};
+use crate::config::Config;
 use crate::credentials::{CredentialsConfig, FileKeys, PskFileContents};
 use crate::driver::control::DriverRequest;
 use crate::observability::metrics::Metrics;
 
+use super::bootstrap::ReloadableBootstrapKeys;
 use super::watch::FileSnapshot;
 
-/// Both kinds of credentials; each is reloaded independently.
+/// All kinds of credentials; each is reloaded independently.
 pub struct ReloadableCredentials {
     pub certificates: ReloadableCertificates,
     pub keys: ReloadableKeys,
+    pub bootstrap_keys: ReloadableBootstrapKeys,
 }
 
 /// The certificate and key of the gateway, and the certificates that it trusts.
@@ -32,6 +36,8 @@ pub struct ReloadableCertificates {
 /// The file of pre-shared keys.
 pub struct ReloadableKeys {
     keys: FileKeys,
+    /// The keys of bootstrap accounts.
+    bootstrap: FileKeys,
     in_force: Option<(CredentialsConfig, FileSnapshot)>,
 }
 
@@ -58,16 +64,20 @@ impl ReloadableCertificates {
 
 impl ReloadableKeys {
     /// Creates the keys; `in_force` is whether they were loaded at the start.
-    pub fn new(config: &CredentialsConfig, in_force: bool, keys: FileKeys) -> Self {
-        Self { keys, in_force: in_force.then(|| keys_at(config)) }
+    pub fn new(config: &CredentialsConfig, in_force: bool, keys: FileKeys, bootstrap: FileKeys) -> Self {
+        Self { keys, bootstrap, in_force: in_force.then(|| keys_at(config)) }
     }
 
-    pub(super) fn read(&mut self, config: &CredentialsConfig) -> Result<Option<DriverRequest>, String> {
+    pub(super) fn read(&mut self, config: &Config) -> Result<Option<DriverRequest>, String> {
+        let (config, listeners) = (&config.credentials, &config.listeners);
         let found = keys_at(config);
         if self.in_force.as_ref() == Some(&found) {
             return Ok(None);
         }
         let PskFileContents { keys, warnings } = config.load_keys().map_err(|error| error.to_string())?;
+        if let Some(identity) = self.bootstrap.with(|other| second_kind(listeners, &keys, other).cloned()) {
+            return Err(format!("dtls.psk_file: {identity:?} has a key in bootstrap.psk_file as well"));
+        }
         info!(keys = keys.len(), "pre-shared keys reloaded");
         warnings.iter().for_each(|warning| warn!("{warning}"));
         self.in_force = Some(found);

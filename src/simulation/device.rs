@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 use crate::driver::monotonic_now as now;
 use lwm2m_simulator::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedSend, SimulatedSendError,
+    SimulatedServer,
 };
 
 /// Size of the receive buffer, in bytes. The gateway divides larger messages into blocks of 1,024 bytes at most.
@@ -71,6 +72,9 @@ impl RunningDevice {
                     continue;
                 }
                 SimulatedDeviceOutput::Event(event) => {
+                    if let DeviceEvent::Bootstrapped { servers } = &event {
+                        self.register_at(servers).await;
+                    }
                     self.stopped = event == DeviceEvent::Stopped;
                     return Some(event);
                 }
@@ -82,6 +86,19 @@ impl RunningDevice {
             }
         }
         None
+    }
+
+    /// Registers at the first server that the device was given, if its address is known and needs no DTLS.
+    async fn register_at(&mut self, servers: &[SimulatedServer]) {
+        let Some(server) = servers.first() else { return };
+        let authority = server.uri.strip_prefix("coap://").unwrap_or_default();
+        let Ok(address) = authority.parse::<SocketAddr>() else {
+            return tracing::warn!(uri = server.uri, "the simulated device does not know the address of its server");
+        };
+        match self.socket.connect(address).await {
+            Ok(()) => self.device.register_at(now(), server),
+            Err(error) => tracing::warn!(%error, "the simulated device does not reach its server"),
+        }
     }
 
     /// Sends a datagram. A failure counts as a loss: the device retransmits.

@@ -6,6 +6,7 @@
 //!   large and never change: a device is written often, each of its commands once.
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
+//! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::HashSet;
@@ -24,7 +25,9 @@ use zeroize::Zeroizing;
 
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::AssociationId;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::bootstrap::secret::SecretBytes;
+use lwm2m_core::gateway::record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 
@@ -45,6 +48,8 @@ const MODE: u32 = 0o600;
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// Lists by profile ID. An older program leaves them as they are: a profile ID stands for one list.
 const PROFILES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("profiles");
+/// Keys by identity; the second one is empty unless it is to replace the first. An older program leaves them as they are.
+const GENERATED_KEYS: TableDefinition<'_, &str, (&[u8], &[u8])> = TableDefinition::new("generated_keys");
 const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
 // Another name of the table would be another format.
 const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
@@ -65,6 +70,7 @@ pub struct StoreContents {
     pub associations: Vec<SavedAssociation>,
     pub retained_commands: Vec<RetainedCommandsRecord>,
     pub profiles: Vec<ProfileRecord>,
+    pub generated_keys: Vec<GeneratedKeyRecord>,
 }
 
 /// Reasons why a file cannot be used as a store.
@@ -116,6 +122,7 @@ impl Database {
             let mut associations = transaction.open_table(ASSOCIATIONS)?;
             let mut retained_commands = transaction.open_table(RETAINED_COMMANDS)?;
             let mut profiles = transaction.open_table(PROFILES)?;
+            let mut generated_keys = transaction.open_table(GENERATED_KEYS)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
@@ -128,6 +135,10 @@ impl Database {
                     }
                     Change::RetainedCommands(record) => write_retained_commands(&mut retained_commands, record)?,
                     Change::Profile(record) => write_profile(&mut profiles, record)?,
+                    Change::GeneratedKey(GeneratedKeyRecord { identity, key, next }) => {
+                        let next = next.as_ref().map(SecretBytes::reveal).unwrap_or_default();
+                        generated_keys.insert(identity.as_str(), (key.reveal(), next))?;
+                    }
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -151,7 +162,8 @@ impl Database {
         let associations = database.read_associations().map_err(damage)?;
         let retained_commands = database.read_retained_commands().map_err(damage)?;
         let profiles = database.read_profiles().map_err(damage)?;
-        Ok((database, StoreContents { devices, associations, retained_commands, profiles }))
+        let generated_keys = database.read_generated_keys().map_err(damage)?;
+        Ok((database, StoreContents { devices, associations, retained_commands, profiles, generated_keys }))
     }
 
     /// Checks the format of the file. A file without a format is new.
@@ -234,6 +246,19 @@ impl Database {
                 error!(profile = key.value(), %error, "stored object list of a profile unreadable; it is removed");
             }
             records.push(ProfileRecord { key: key.value().to_owned(), objects: objects.ok() });
+        }
+        Ok(records)
+    }
+
+    fn read_generated_keys(&self) -> Result<Vec<GeneratedKeyRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(GENERATED_KEYS)?.iter()? {
+            let (identity, keys) = entry?;
+            let (key, next) = keys.value();
+            let Some(identity) = PskIdentity::new(identity.value().as_bytes()) else { continue };
+            let next = (!next.is_empty()).then(|| SecretBytes::new(next));
+            records.push(GeneratedKeyRecord { identity, key: SecretBytes::new(key), next });
         }
         Ok(records)
     }
@@ -331,6 +356,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(ASSOCIATIONS)?;
     transaction.open_table(RETAINED_COMMANDS)?;
     transaction.open_table(PROFILES)?;
+    transaction.open_table(GENERATED_KEYS)?;
     Ok(())
 }
 

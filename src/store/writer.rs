@@ -91,6 +91,7 @@ impl StoreWriter {
                 Change::Remove { .. } => &counters.removed,
                 Change::RetainedCommands(_) => &counters.retained_written,
                 Change::Profile(_) => &counters.profiles_written,
+                Change::GeneratedKey(_) => &counters.generated_keys_written,
                 Change::Association(AssociationChange::Put(_)) => &counters.associations_put,
                 Change::Association(AssociationChange::Remove(_)) => &counters.associations_removed,
             };

@@ -10,6 +10,7 @@ use tokio::net::UdpSocket;
 
 use crate::errors::plain;
 use lwm2m_base::Peer;
+use lwm2m_core::gateway::config::SocketRole;
 
 use super::batch::{self, OutgoingDatagram, ReceiveBatch, ReceiveBuffer};
 
@@ -21,6 +22,8 @@ const FIRST_FREE_PORT: u16 = 1024;
 pub struct UdpListener {
     pub name: String,
     pub security: Security,
+    /// What devices may do here.
+    pub role: SocketRole,
     /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
     /// from the bound address.
     pub bind: SocketAddr,
@@ -157,7 +160,13 @@ mod tests {
     fn a_privileged_port_that_may_not_be_bound_names_the_missing_capability() {
         let denied = |port| {
             let bind = SocketAddr::from(([0, 0, 0, 0], port));
-            let listener = UdpListener { name: "default".to_owned(), security: Security::None, bind, recbuf: 2048 };
+            let listener = UdpListener {
+                name: "default".to_owned(),
+                security: Security::None,
+                role: SocketRole::All,
+                bind,
+                recbuf: 2048,
+            };
             explained(&listener, &io::Error::from(io::ErrorKind::PermissionDenied)).to_string()
         };
         let below = denied(683);

@@ -70,9 +70,14 @@ fn every_configuration_in_the_documentation_is_taken() {
         "docs/operations.md",
         "docs/security.md",
         "docs/console.md",
+        "docs/bootstrap.md",
     ] {
         let document = read(page);
         for block in document.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            // The accounts of the bootstrap server are a file of their own.
+            if block.contains("[[account") {
+                continue;
+            }
             fs::write(&file, block.replace("\n   ", "\n")).expect("a file");
             if let Err(error) = Config::load(Some(&file), []) {
                 panic!("{page}:\n{block}\n{error}");

@@ -4,6 +4,7 @@
 
 #[macro_use]
 mod common;
+mod bootstrap;
 mod check_connect;
 mod cli;
 #[cfg(feature = "console")]

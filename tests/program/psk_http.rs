@@ -12,7 +12,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::secret::Secret;
-use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion, PskKey};
 use lwm2m_dtls::test_client::credentials::Certified;
 use lwm2m_gateway::credentials::{Encoding, FileKeys, KeyFinder, KeyServiceClient, KeyServiceError, PskHttpConfig};
 use lwm2m_gateway::observability::metrics::Metrics;
@@ -81,6 +81,10 @@ fn settings(base: &str) -> PskHttpConfig {
         cache_ttl: FOUND,
         negative_cache_ttl: UNKNOWN,
     }
+}
+
+fn question(name: &str) -> KeyQuestion {
+    identity(name).into()
 }
 
 fn identity(name: &str) -> PskIdentity {
@@ -164,15 +168,15 @@ async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_
     let file = FileKeys::default();
     file.replace([(identity("in-file"), PskKey::new(*b"secret").unwrap())].into());
     let mut keys = KeyFinder::new(file, Some((asker, 2)), Arc::new(Metrics::default()));
-    assert!(matches!(keys.find(&identity("in-file")), Some(KeyAnswer::Found { key, .. }) if key.reveal() == b"secret"));
-    assert_eq!(keys.find(&identity("a")), None);
-    assert_eq!(keys.find(&identity("b")), None);
-    assert_eq!(keys.find(&identity("c")), Some(KeyAnswer::Unavailable));
+    assert!(matches!(keys.find(&question("in-file")), Some(KeyAnswer::Found { key, .. }) if key.reveal() == b"secret"));
+    assert_eq!(keys.find(&question("a")), None);
+    assert_eq!(keys.find(&question("b")), None);
+    assert_eq!(keys.find(&question("c")), Some(KeyAnswer::Unavailable));
     let mut answers = [keys.answer().await, keys.answer().await];
-    answers.sort_by(|(one, _), (other, _)| one.cmp(other));
-    assert_eq!(answers, [(identity("a"), found(&[10])), (identity("b"), found(&[10]))]);
-    assert_eq!(keys.find(&identity("c")), None);
+    answers.sort_by(|(one, _), (other, _)| one.identity.cmp(&other.identity));
+    assert_eq!(answers, [(question("a"), found(&[10])), (question("b"), found(&[10]))]);
+    assert_eq!(keys.find(&question("c")), None);
 
     let mut none = KeyFinder::none(Arc::new(Metrics::default()));
-    assert!(matches!(none.find(&identity("a")), Some(KeyAnswer::Unknown { .. })));
+    assert!(matches!(none.find(&question("a")), Some(KeyAnswer::Unknown { .. })));
 }

@@ -171,7 +171,7 @@ impl VectorCore {
                 }
                 Output::Broker(command) => self.obey(command),
                 Output::Report(_) | Output::Answer(_) => {}
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }

@@ -18,12 +18,13 @@ pub(crate) use members::{KnownMembers, Members, WrittenValue};
 pub(crate) const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Lists the values of `msgType`.
-pub const MSG_TYPES: [&str; 13] = [
+pub const MSG_TYPES: [&str; 14] = [
     "read",
     "discover",
     "write",
     "write-attr",
     "execute",
+    "bootstrap",
     "create",
     "delete",
     "observe",
@@ -116,6 +117,11 @@ impl Reply {
 }
 
 impl Command {
+    /// Returns whether the final answer is that of the bootstrap session which the execution causes.
+    pub(crate) fn awaits_bootstrap(&self) -> bool {
+        self.echo.msg_type() == "bootstrap"
+    }
+
     /// Returns the name of the operation for metrics.
     pub fn msg_type(&self) -> &'static str {
         match self.operation.kind {
@@ -123,6 +129,7 @@ impl Command {
             OperationKind::Discover => "discover",
             OperationKind::Write { .. } => "write",
             OperationKind::WriteAttributes => "write-attr",
+            OperationKind::Execute { .. } if self.awaits_bootstrap() => "bootstrap",
             OperationKind::Execute { .. } => "execute",
             OperationKind::Create { .. } => "create",
             OperationKind::Delete => "delete",

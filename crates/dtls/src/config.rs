@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use lwm2m_base::rate::{Rate, RateLimit};
 
+use super::credentials::KeyRealm;
+
 /// Bounds on what unauthenticated peers can make grow, and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DtlsConfig {
@@ -26,10 +28,17 @@ pub struct DtlsConfig {
     pub cached_keys: usize,
     /// A cookie is valid for so long at least, and twice as long at most.
     pub cookie_lifetime: Duration,
+    /// The realms of the sockets by number. A socket beyond the list has the default realm.
+    pub realms: Vec<KeyRealm>,
 }
 
 impl DtlsConfig {
     const HANDSHAKES: usize = 2_000;
+
+    /// Returns the realm of a socket.
+    pub(crate) fn realm_of(&self, socket: u16) -> KeyRealm {
+        self.realms.get(usize::from(socket)).copied().unwrap_or_default()
+    }
 
     /// Returns the share of one address, 2 % of all handshakes.
     pub fn share_of(handshakes: usize) -> usize {
@@ -57,6 +66,7 @@ impl Default for DtlsConfig {
             failed_tags: 1 << 36,
             cached_keys: 100_000,
             cookie_lifetime: Duration::from_secs(60),
+            realms: Vec::new(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use lwm2m_base::identity::PskIdentity;
+
 /// A pre-shared key. Overwritten when it goes; its `Debug` says nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PskKey(Zeroizing<Box<[u8]>>);
@@ -28,6 +30,32 @@ impl PskKey {
 impl fmt::Debug for PskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PskKey(..)")
+    }
+}
+
+/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none, at
+/// a socket of another realm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyRealm(pub u8);
+
+/// Names the key that a handshake needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyQuestion {
+    pub identity: PskIdentity,
+    /// The realm of the socket that the handshake came to.
+    pub realm: KeyRealm,
+}
+
+impl From<PskIdentity> for KeyQuestion {
+    /// Names the key of an identity in the default realm.
+    fn from(identity: PskIdentity) -> Self {
+        Self { identity, realm: KeyRealm::default() }
+    }
+}
+
+impl fmt::Display for KeyQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.identity, f)
     }
 }
 

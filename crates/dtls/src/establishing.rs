@@ -5,7 +5,7 @@ use std::time::Instant;
 use lwm2m_base::AssociationId;
 
 use super::association::{Alert, Association};
-use super::credentials::KeyAnswer;
+use super::credentials::{KeyAnswer, KeyQuestion};
 use super::handshake::{Established, HandshakeOutput};
 use super::handshakes::PendingHandshake;
 use super::key_cache::KeyLookup;
@@ -16,12 +16,12 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 
 impl DtlsServer {
     /// Handles the answer to [`DtlsOutput::FindKey`].
-    pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
-        for id in self.keys.answered(now, identity, &answer) {
+    pub fn handle_key(&mut self, now: Instant, question: &KeyQuestion, answer: KeyAnswer) {
+        for id in self.keys.answered(now, question, &answer) {
             let Some(underway) = self.handshakes.get_mut(id) else { continue };
             underway.asking = false;
             match &answer {
-                KeyAnswer::Found { key, .. } => underway.handshake.handle_key(Some(key)),
+                KeyAnswer::Found { key, .. } => underway.give_key(key),
                 KeyAnswer::Unknown { .. } => underway.handshake.handle_key(None),
                 // Without a word: the device tries again, and is not told that its identity is wrong.
                 KeyAnswer::Unavailable => self.handshake_failed(id, HandshakeFailure::KeyUnavailable),
@@ -104,16 +104,17 @@ impl DtlsServer {
     fn find_key(&mut self, now: Instant, id: AssociationId, identity: PskIdentity) {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         underway.identity = Some(identity.clone());
-        match self.keys.find(now, &identity, id) {
-            KeyLookup::Key(key) => underway.handshake.handle_key(Some(&key)),
+        let question = KeyQuestion { identity, realm: self.settings.realm_of(underway.place.0) };
+        match self.keys.find(now, &question, id) {
+            KeyLookup::Key(key) => underway.give_key(&key),
             KeyLookup::Unknown => underway.handshake.handle_key(None),
             KeyLookup::Asked => underway.asking = true,
             KeyLookup::Ask => {
                 underway.asking = true;
-                self.push(DtlsOutput::FindKey { identity });
+                self.push(DtlsOutput::FindKey(question));
             }
             KeyLookup::TooManyQuestions => {
-                self.report(DtlsReport::KeyNotAsked { identity });
+                self.report(DtlsReport::KeyNotAsked { identity: question.identity });
                 self.handshake_failed(id, HandshakeFailure::KeyUnavailable);
             }
         }
@@ -121,7 +122,7 @@ impl DtlsServer {
 
     fn established(&mut self, now: Instant, id: AssociationId, mut established: Established) {
         let Some(underway) = self.end_handshake(id) else { return };
-        let place = underway.place;
+        let (place, key) = (underway.place, underway.key);
         let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
         let association = Association::new(id, place, established, now);
@@ -132,7 +133,7 @@ impl DtlsServer {
         self.associations.insert(association, self.settings.idle);
         self.changed(id);
         self.report(DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed });
-        self.push(DtlsOutput::Established { peer, identity });
+        self.push(DtlsOutput::Established { peer, identity, key });
         if let Some(replaced) = replaced {
             self.closed(replaced, AssociationCloseReason::Replaced);
         }
@@ -162,8 +163,8 @@ impl DtlsServer {
 
     fn end_handshake(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
         let underway = self.handshakes.remove(id)?;
-        if let Some(identity) = underway.identity.as_ref().filter(|_| underway.asking) {
-            self.keys.leave(identity, id);
+        if let Some(identity) = underway.identity.clone().filter(|_| underway.asking) {
+            self.keys.leave(&KeyQuestion { identity, realm: self.settings.realm_of(underway.place.0) }, id);
         }
         Some(underway)
     }

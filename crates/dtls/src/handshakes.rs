@@ -14,6 +14,7 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::PeerAddress;
 use super::config::DtlsConfig;
+use super::credentials::PskKey;
 use super::handshake::Handshake;
 use super::handshake_rate::HandshakeRate;
 use super::record::OwnCid;
@@ -41,6 +42,8 @@ pub struct PendingHandshake {
     pub random: [u8; 32],
     /// The client named it.
     pub identity: Option<PskIdentity>,
+    /// The key of that identity, once it is known.
+    pub key: Option<PskKey>,
     /// The key of that identity is being looked up: the client waits for us, and is not to be asked again.
     pub asking: bool,
     number: HandshakeNumber,
@@ -59,6 +62,7 @@ impl PendingHandshake {
             place,
             random,
             identity: None,
+            key: None,
             asking: false,
             number: 0,
             answered: false,
@@ -66,6 +70,12 @@ impl PendingHandshake {
             repeats: ends,
             wait: FIRST_WAIT,
         }
+    }
+
+    /// Continues the handshake with the key of its identity.
+    pub fn give_key(&mut self, key: &PskKey) {
+        self.key = Some(key.clone());
+        self.handshake.handle_key(Some(key));
     }
 
     pub fn peer(&self) -> Peer {

@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 use lwm2m_base::AssociationId;
 use lwm2m_base::expiring_map::ExpiringMap;
 
-use super::credentials::{KeyAnswer, PskKey};
-use lwm2m_base::identity::PskIdentity;
+use super::credentials::{KeyAnswer, KeyQuestion, PskKey};
 
 /// No answer is believed for longer: a clock cannot be asked for the end of time.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 pub struct KeyCache {
-    found: ExpiringMap<PskIdentity, PskKey>,
+    found: ExpiringMap<KeyQuestion, PskKey>,
     /// Apart from the others: anybody can invent identities, and they must not evict the keys of devices.
-    unknown: ExpiringMap<PskIdentity, ()>,
+    unknown: ExpiringMap<KeyQuestion, ()>,
     /// The handshakes that wait for the key of an identity.
-    questions: HashMap<PskIdentity, Vec<AssociationId>>,
+    questions: HashMap<KeyQuestion, Vec<AssociationId>>,
     most_questions: usize,
 }
 
@@ -41,55 +40,55 @@ impl KeyCache {
     }
 
     /// Looks for the key, for a handshake that waits for it if it is not there.
-    pub fn find(&mut self, now: Instant, identity: &PskIdentity, waiting: AssociationId) -> KeyLookup {
-        if let Some(key) = self.found.get(now, identity) {
+    pub fn find(&mut self, now: Instant, question: &KeyQuestion, waiting: AssociationId) -> KeyLookup {
+        if let Some(key) = self.found.get(now, question) {
             return KeyLookup::Key(key.clone());
         }
-        if self.unknown.get(now, identity).is_some() {
+        if self.unknown.get(now, question).is_some() {
             return KeyLookup::Unknown;
         }
-        if let Some(others) = self.questions.get_mut(identity) {
+        if let Some(others) = self.questions.get_mut(question) {
             others.push(waiting);
             return KeyLookup::Asked;
         }
         if self.questions.len() >= self.most_questions {
             return KeyLookup::TooManyQuestions;
         }
-        self.questions.insert(identity.clone(), vec![waiting]);
+        self.questions.insert(question.clone(), vec![waiting]);
         KeyLookup::Ask
     }
 
     /// Gives who waited for it.
-    pub fn answered(&mut self, now: Instant, identity: &PskIdentity, answer: &KeyAnswer) -> Vec<AssociationId> {
+    pub fn answered(&mut self, now: Instant, question: &KeyQuestion, answer: &KeyAnswer) -> Vec<AssociationId> {
         let remembered = |keep_for: Duration| now.checked_add(keep_for.min(LONGEST)).filter(|until| *until > now);
-        self.forget(identity);
+        self.forget(question);
         self.handle_timeout(now);
         match answer {
             KeyAnswer::Found { key, keep_for } => {
                 if let Some(until) = remembered(*keep_for) {
-                    self.found.insert(identity.clone(), until, key.clone());
+                    self.found.insert(question.clone(), until, key.clone());
                 }
             }
             KeyAnswer::Unknown { keep_for } => {
                 if let Some(until) = remembered(*keep_for) {
-                    self.unknown.insert(identity.clone(), until, ());
+                    self.unknown.insert(question.clone(), until, ());
                 }
             }
             KeyAnswer::Unavailable => {}
         }
-        self.questions.remove(identity).unwrap_or_default()
+        self.questions.remove(question).unwrap_or_default()
     }
 
     /// Removes a waiting handshake. The lookup stays: its answer will arrive.
-    pub fn leave(&mut self, identity: &PskIdentity, waiting: AssociationId) {
-        if let Some(others) = self.questions.get_mut(identity) {
+    pub fn leave(&mut self, question: &KeyQuestion, waiting: AssociationId) {
+        if let Some(others) = self.questions.get_mut(question) {
             others.retain(|other| *other != waiting);
         }
     }
 
-    pub fn forget(&mut self, identity: &PskIdentity) {
-        self.found.remove(identity);
-        self.unknown.remove(identity);
+    pub fn forget(&mut self, question: &KeyQuestion) {
+        self.found.remove(question);
+        self.unknown.remove(question);
     }
 
     pub(crate) fn forget_all(&mut self) {
@@ -117,10 +116,12 @@ impl KeyCache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::KeyRealm;
     use super::*;
+    use lwm2m_base::identity::PskIdentity;
 
-    fn identity(name: &str) -> PskIdentity {
-        PskIdentity::new(name.as_bytes()).unwrap()
+    fn identity(name: &str) -> KeyQuestion {
+        PskIdentity::new(name.as_bytes()).unwrap().into()
     }
 
     fn found(seconds: u64) -> KeyAnswer {
@@ -147,6 +148,20 @@ mod tests {
         assert_eq!(keys.answered(now, &identity("a"), &found(9)), [TWO]);
         assert_eq!(keys.find(now, &identity("a"), ONE), KeyLookup::Key(PskKey::new(*b"key").unwrap()));
         assert_eq!(keys.questions(), 0);
+    }
+
+    #[test]
+    fn an_identity_has_a_key_of_its_own_in_each_realm() {
+        let now = Instant::now();
+        let mut keys = KeyCache::new(10, 10);
+        let elsewhere = KeyQuestion { realm: KeyRealm(1), ..identity("a") };
+        keys.answered(now, &identity("a"), &found(9));
+        assert_eq!(keys.find(now, &elsewhere, ONE), KeyLookup::Ask);
+        assert_eq!(keys.answered(now, &elsewhere, &unknown(9)), [ONE]);
+        assert!(matches!(keys.find(now, &identity("a"), ONE), KeyLookup::Key(_)));
+        assert_eq!(keys.find(now, &elsewhere, ONE), KeyLookup::Unknown);
+        keys.forget(&elsewhere);
+        assert!(matches!(keys.find(now, &identity("a"), ONE), KeyLookup::Key(_)));
     }
 
     #[test]

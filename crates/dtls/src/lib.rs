@@ -74,6 +74,7 @@ use lwm2m_base::{AssociationId, Peer};
 use association::{Alert, Association};
 use associations::{Associations, PeerAddress};
 use cookie::Cookies;
+use credentials::{KeyQuestion, PskKey};
 use handshake::Acceptor;
 use handshakes::Handshakes;
 use key_cache::KeyCache;
@@ -100,13 +101,13 @@ pub enum DtlsOutput {
         plaintext: Vec<u8>,
     },
     /// Asks for a key; [`DtlsServer::handle_key`] takes the answer. There is at most one lookup at a time for each
-    /// identity.
-    FindKey {
-        identity: PskIdentity,
-    },
+    /// identity of a realm.
+    FindKey(KeyQuestion),
     Established {
         peer: Peer,
         identity: Arc<Identity>,
+        /// The pre-shared key that the device has proved, if it has one.
+        key: Option<PskKey>,
     },
     Closed {
         peer: Peer,
@@ -216,6 +217,11 @@ impl DtlsServer {
     /// Clears the cached keys, so that they are looked up again.
     pub fn forget_keys(&mut self) {
         self.keys.forget_all();
+    }
+
+    /// Clears one cached key, so that it is looked up again.
+    pub fn forget_key(&mut self, question: &KeyQuestion) {
+        self.keys.forget(question);
     }
 
     /// Closes the associations of identities whose key was removed or changed; their devices have to make a new

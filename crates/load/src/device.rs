@@ -203,6 +203,7 @@ impl FleetDevice {
             DeviceEvent::Answered { .. }
             | DeviceEvent::SendAnswered { .. }
             | DeviceEvent::FirmwareChanged { .. }
+            | DeviceEvent::Bootstrapped { .. }
             | DeviceEvent::Rebooted => {}
         }
     }

@@ -9,11 +9,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::deadlines::Deadlines;
-use lwm2m_core::coap::{Code, Response, Token};
+use lwm2m_core::coap::{Code, Message, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
 pub use sending::{SimulatedSample, SimulatedSend, SimulatedSendError};
 
+use super::bootstrap::{self, BootstrapAccounts, SimulatedServer};
 use super::content::SupportedFormats;
 use super::firmware::Firmware;
 use super::messages::{MessagePurpose, Messages, Occurrence};
@@ -30,6 +31,7 @@ pub struct SimulatedDevice {
     lifetime: Duration,
     objects: Objects,
     formats: SupportedFormats,
+    accounts: BootstrapAccounts,
     state: RegistrationState,
     /// The changes that the next Update reports.
     pending_update: PendingUpdate,
@@ -57,6 +59,10 @@ pub enum SimulatedDeviceOutput {
 /// An event of the device for its observer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
+    /// The bootstrap session has finished: these are the servers of the device.
+    Bootstrapped {
+        servers: Vec<SimulatedServer>,
+    },
     /// The server took the Register; the location is its path there.
     Registered {
         location: String,
@@ -130,6 +136,7 @@ impl SimulatedDevice {
             is_link_down: false,
             formats: SupportedFormats::new(settings.version, settings.unsupported_formats.iter().copied()),
             objects,
+            accounts: BootstrapAccounts::default(),
             state: RegistrationState::Stopped,
             pending_update: PendingUpdate::default(),
             observations: Observations::default(),
@@ -142,9 +149,21 @@ impl SimulatedDevice {
         }
     }
 
-    /// Registers.
+    /// Registers, or asks for a bootstrap session if the device has no server yet.
     pub fn start(&mut self, now: Instant) {
         self.started = Some(now);
+        if self.settings.bootstrap { self.ask_for_bootstrap(now) } else { self.register(now) }
+    }
+
+    /// Registers at a server that the device was given. Its datagrams are for that server from now on.
+    pub fn register_at(&mut self, now: Instant, server: &SimulatedServer) {
+        let id = SimulatedValue::Integer(server.short_server_id.into());
+        let seconds = SimulatedValue::Integer(i64::try_from(server.lifetime.as_secs()).unwrap_or(i64::MAX));
+        let binding = SimulatedValue::String(server.binding.clone());
+        for (resource, value) in [(0, id), (1, seconds), (7, binding)] {
+            self.objects.set(Path::of(&[1, 0, resource]).unwrap_or_default(), value);
+        }
+        self.lifetime = server.lifetime;
         self.register(now);
     }
 
@@ -158,7 +177,12 @@ impl SimulatedDevice {
                 let token = self.messages.send_request(now, registration::deregister(&location));
                 self.state = RegistrationState::Deregistering(token);
             }
-            RegistrationState::Registering(_) | RegistrationState::Waiting | RegistrationState::Deregistering(_) => {
+            RegistrationState::Registering(_)
+            | RegistrationState::AskingForBootstrap(_)
+            | RegistrationState::Bootstrapping
+            | RegistrationState::Bootstrapped
+            | RegistrationState::Waiting
+            | RegistrationState::Deregistering(_) => {
                 self.events.push_back(DeviceEvent::Stopped);
             }
             RegistrationState::Stopped => {}
@@ -238,6 +262,7 @@ impl SimulatedDevice {
 
     fn handle_occurrence(&mut self, now: Instant, occurrence: Occurrence) {
         match occurrence {
+            Occurrence::Request(request) if self.is_bootstrapping() => self.handle_bootstrap_request(now, &request),
             Occurrence::Request(request) => self.handle_request(now, &request),
             Occurrence::Response(token, response) => self.handle_response(now, token, Some(&response)),
             Occurrence::Reset(MessagePurpose::Request(token))
@@ -254,6 +279,52 @@ impl SimulatedDevice {
     }
 }
 
+/// Bootstrap.
+impl SimulatedDevice {
+    fn ask_for_bootstrap(&mut self, now: Instant) {
+        self.timers.cancel(DeviceTimer::Registration);
+        self.accounts = BootstrapAccounts::default();
+        let request = bootstrap::ask(&self.settings, self.settings.bootstrap_format);
+        self.state = RegistrationState::AskingForBootstrap(self.messages.send_request(now, request));
+    }
+
+    /// Asks for another session if no request of this one comes for as long as a message can be under way.
+    fn expect_bootstrap_request(&mut self, now: Instant) {
+        self.timers.set(DeviceTimer::Registration, now + self.settings.coap.exchange_lifetime());
+    }
+
+    /// Returns whether requests are those of a bootstrap session. The first of them may come before the answer that begins
+    /// it.
+    fn is_bootstrapping(&self) -> bool {
+        matches!(self.state, RegistrationState::AskingForBootstrap(_) | RegistrationState::Bootstrapping)
+    }
+
+    fn handle_bootstrap_request(&mut self, now: Instant, request: &Message) {
+        self.expect_bootstrap_request(now);
+        let path = requests::uri_path(request);
+        let response = if bootstrap::is_finish(request) {
+            self.accounts.finish().map(|_| Response::new(Code::CHANGED))
+        } else {
+            let version = self.settings.version.to_string();
+            path.as_ref()
+                .map_err(|code| *code)
+                .and_then(|path| self.accounts.answer(request, *path, &self.formats, &version))
+        };
+        let response = response.unwrap_or_else(Response::new);
+        let (code, content_format) = (response.code, request.options.content_format());
+        self.messages.reply(request, response);
+        let path = path.map_or_else(|_| "/bs".to_owned(), |path| path.to_string());
+        self.events.push_back(DeviceEvent::Answered { method: request.code, path, code, content_format });
+        if bootstrap::is_finish(request)
+            && let Ok(servers) = self.accounts.finish()
+        {
+            self.timers.cancel(DeviceTimer::Registration);
+            self.state = RegistrationState::Bootstrapped;
+            self.events.push_back(DeviceEvent::Bootstrapped { servers });
+        }
+    }
+}
+
 /// The registration.
 impl SimulatedDevice {
     fn register(&mut self, now: Instant) {
@@ -265,9 +336,15 @@ impl SimulatedDevice {
 
     fn registration_due(&mut self, now: Instant) {
         match self.state {
+            RegistrationState::Waiting if self.settings.bootstrap && self.accounts.finish().is_err() => {
+                self.ask_for_bootstrap(now);
+            }
             RegistrationState::Waiting => self.register(now),
             RegistrationState::Registered(_) => self.update(now),
+            RegistrationState::Bootstrapping => self.ask_for_bootstrap(now),
             RegistrationState::Stopped
+            | RegistrationState::AskingForBootstrap(_)
+            | RegistrationState::Bootstrapped
             | RegistrationState::Registering(_)
             | RegistrationState::Updating(..)
             | RegistrationState::Deregistering(_) => {}
@@ -297,6 +374,13 @@ impl SimulatedDevice {
             return self.block_answered(now, instance, response);
         }
         match std::mem::replace(&mut self.state, RegistrationState::Stopped) {
+            RegistrationState::AskingForBootstrap(awaited) if awaited == token => match response {
+                Some(response) if response.code == Code::CHANGED => {
+                    self.state = RegistrationState::Bootstrapping;
+                    self.expect_bootstrap_request(now);
+                }
+                _ => self.refused(now, response, RegistrationState::Waiting),
+            },
             RegistrationState::Registering(awaited) if awaited == token => match response {
                 Some(response) if response.code == Code::CREATED => self.registered(now, response),
                 _ => self.refused(now, response, RegistrationState::Waiting),

@@ -2,7 +2,9 @@
 //!
 //! It is a state machine like the core: it takes datagrams, the time and a seed, and returns outputs.
 //!
-//! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it.
+//! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it. A device that is to be bootstrapped
+//!    asks for its servers first ([`DeviceEvent::Bootstrapped`]), and registers when its owner has reached one of them
+//!    ([`SimulatedDevice::register_at`]).
 //! 2. It answers requests of the server, notifies observed values and sends Updates before the lifetime ends.
 //!    [`SimulatedDevice::send`] reports values, with their times, that nobody observes.
 //! 3. With [`SimulatedFirmwareConfig`] it updates its firmware, by push and by pull, with the faults that it is given.
@@ -20,10 +22,11 @@
 //! # What it does not know
 //!
 //! DTLS (the owner puts its datagrams into records), block-wise transfer of anything but firmware, LwM2M JSON, an
-//! alternate path and bootstrap.
+//! alternate path and bootstrap packs.
 //! Of the attributes it obeys `pmin`, `pmax` and `con`; it keeps the others and shows them in Discover.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod bootstrap;
 mod content;
 mod device;
 mod firmware;
@@ -33,6 +36,7 @@ mod observations;
 mod registration;
 mod value;
 
+pub use bootstrap::SimulatedServer;
 pub use device::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceOutput, SimulatedSample, SimulatedSend, SimulatedSendError,
 };

@@ -36,6 +36,10 @@ pub struct SimulatedDeviceConfig {
     pub binding: String,
     /// Whether the query has the item `Q`, which is the queue mode from LwM2M 1.1 on.
     pub queue_mode: bool,
+    /// Whether the device has no server yet, and asks the bootstrap server for it.
+    pub bootstrap: bool,
+    /// The content format that it prefers to be written in by the bootstrap server.
+    pub bootstrap_format: Option<u16>,
     /// The content formats that the object list announces at its root link; with none there is no root link.
     pub announced_formats: Vec<u16>,
     /// Content formats that the device does not know although its version has them. It answers an Accept with 4.06 and
@@ -74,6 +78,8 @@ impl SimulatedDeviceConfig {
             version: SimulatedVersion::V1_0,
             binding: "U".to_owned(),
             queue_mode: false,
+            bootstrap: false,
+            bootstrap_format: None,
             announced_formats: Vec::new(),
             unsupported_formats: Vec::new(),
             query: Vec::new(),
@@ -122,6 +128,11 @@ impl Wave {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RegistrationState {
     Stopped,
+    /// The device has asked for a bootstrap session.
+    AskingForBootstrap(Token),
+    Bootstrapping,
+    /// The device has its servers, and its owner has to reach one of them.
+    Bootstrapped,
     Registering(Token),
     /// Refused, or not answered: it registers when the time has come.
     Waiting,

@@ -405,7 +405,7 @@ impl Network {
                     self.rate_limited += usize::from(outcome == DatagramOutcome::Dropped(DropReason::RateLimited));
                 }
                 Output::Report(report) => self.reports.push(report),
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(next) => {
                     let next = next.map(|next| next.max(self.now));

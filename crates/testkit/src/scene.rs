@@ -365,6 +365,11 @@ impl Scene {
         self.said.pop_front()
     }
 
+    /// Puts an output back to the head of the queue.
+    pub fn say_again(&mut self, said: Said) {
+        self.said.push_front(said);
+    }
+
     pub fn expect_sent(&mut self) -> (Peer, Message) {
         match self.said.pop_front() {
             Some(Said::ToDevice(peer, message)) => (peer, message),
@@ -515,7 +520,7 @@ impl Scene {
                 Output::Answer(answer) => self.said.push_back(Said::ToConsole(answer)),
                 Output::Report(Report::Datagram { peer, outcome }) => outcomes.push((peer, outcome)),
                 Output::Report(report) => self.reports.push_back(report),
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } if self.disk_waits => {
                     self.image_requests.push_back(output);
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lwm2m_core::gateway::Gateway;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
 
 /// Holds the newest records. Those of devices go through JSON, as in a file.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub struct MemoryStore {
     pub retained_commands: BTreeMap<String, RetainedCommandsRecord>,
     /// The object lists of profiles, by key.
     pub profiles: BTreeMap<String, ProfileRecord>,
+    /// The keys that the bootstrap server generated, by identity.
+    pub generated_keys: BTreeMap<String, GeneratedKeyRecord>,
 }
 
 impl MemoryStore {
@@ -40,6 +42,9 @@ impl MemoryStore {
                 Change::Profile(record) => {
                     self.profiles.insert(record.key.clone(), record);
                 }
+                Change::GeneratedKey(record) => {
+                    self.generated_keys.insert(record.identity.as_str().to_owned(), record);
+                }
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
@@ -50,6 +55,7 @@ impl MemoryStore {
         gateway.restore(now, self.devices.values().cloned().collect());
         gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
         gateway.restore_profiles(self.profiles.values().cloned().collect());
+        gateway.restore_generated_keys(self.generated_keys.values().cloned().collect());
     }
 }
 

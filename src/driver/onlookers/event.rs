@@ -56,6 +56,7 @@ impl EventKind {
             | Report::Forbidden { .. }
             | Report::AssociationClosed { .. }
             | Report::Dtls(_)
+            | Report::Bootstrap(_)
             | Report::Restored { .. }
             | Report::NotRestored { .. }
             | Report::Command { .. }

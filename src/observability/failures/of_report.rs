@@ -76,7 +76,8 @@ impl Failure {
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
-            | Report::ProfilesEvicted { .. } => None,
+            | Report::ProfilesEvicted { .. }
+            | Report::Bootstrap(_) => None,
         }
     }
 

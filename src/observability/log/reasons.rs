@@ -78,7 +78,8 @@ pub fn forbidden_reason(reason: Forbidden) -> &'static str {
         Forbidden::OtherName => "the DTLS identity belongs to another endpoint name (dtls.identity)",
         Forbidden::OtherIdentity => "the registration belongs to another DTLS identity",
         Forbidden::Unsecured => "the endpoint name is registered over DTLS",
-        Forbidden::HasKey => "the endpoint name has a key in psk_file, and the device does not use DTLS",
+        Forbidden::HasKey => "the endpoint name has a key of its own, and the device does not use DTLS",
+        Forbidden::BootstrapOnly => "the listener or the identity is for bootstrap only",
     }
 }
 

@@ -17,6 +17,10 @@ pub enum ReloadPart {
     Definitions,
     Keys,
     Certificates,
+    /// The keys of bootstrap accounts.
+    BootstrapKeys,
+    /// The accounts of the bootstrap server.
+    Accounts,
 }
 
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub struct ReloadMetrics {
     definitions_read: ReloadPartMetrics,
     keys: ReloadPartMetrics,
     certificates: ReloadPartMetrics,
+    bootstrap_keys: ReloadPartMetrics,
+    accounts: ReloadPartMetrics,
     /// Object definitions in force.
     pub definitions: Gauge,
 }
@@ -60,6 +66,8 @@ impl ReloadMetrics {
             definitions_read: of(ReloadPart::Definitions),
             keys: of(ReloadPart::Keys),
             certificates: of(ReloadPart::Certificates),
+            bootstrap_keys: of(ReloadPart::BootstrapKeys),
+            accounts: of(ReloadPart::Accounts),
             definitions: gauge(registry, "lwm2m_object_definitions", "Object definitions in force"),
         }
     }
@@ -82,6 +90,8 @@ impl ReloadMetrics {
             ReloadPart::Definitions => &self.definitions_read,
             ReloadPart::Keys => &self.keys,
             ReloadPart::Certificates => &self.certificates,
+            ReloadPart::BootstrapKeys => &self.bootstrap_keys,
+            ReloadPart::Accounts => &self.accounts,
         }
     }
 }
@@ -93,6 +103,8 @@ impl ReloadPart {
             Self::Definitions => "definitions",
             Self::Keys => "keys",
             Self::Certificates => "certificates",
+            Self::BootstrapKeys => "bootstrap_keys",
+            Self::Accounts => "bootstrap_accounts",
         }
     }
 }

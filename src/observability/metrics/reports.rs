@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 
 use crate::meters::{ResultLabel, counter, counters};
 
+use super::bootstrap::BootstrapMetrics;
 use super::commands::CommandMetrics;
 use super::datagrams::DatagramCounters;
 use super::dtls::DtlsMetrics;
@@ -25,6 +26,7 @@ pub struct CoreMetrics {
     updates: Counter,
     forbidden: ForbiddenCounters,
     dtls: DtlsMetrics,
+    bootstrap: BootstrapMetrics,
     restored: Counter,
     not_restored: NotRestoredCounters,
     address_changes: Counter,
@@ -62,6 +64,7 @@ impl CoreMetrics {
             updates: counter(registry, "lwm2m_updates", "Registration updates"),
             forbidden: ForbiddenCounters::register(registry),
             dtls: DtlsMetrics::register(registry),
+            bootstrap: BootstrapMetrics::register(registry),
             restored: counter(registry, "lwm2m_devices_restored", "Devices restored after a restart"),
             not_restored: NotRestoredCounters::register(registry),
             address_changes: counter(registry, "lwm2m_address_changes", "Address changes of registered devices"),
@@ -93,6 +96,7 @@ impl CoreMetrics {
             Report::Forbidden { reason, .. } => self.forbidden.of(*reason),
             Report::AssociationClosed { reason, .. } => self.dtls.closed(*reason),
             Report::Dtls(report) => self.dtls.of(report),
+            Report::Bootstrap(report) => self.bootstrap.of(report),
             Report::Restored { .. } => &self.restored,
             Report::NotRestored { reason, .. } => self.not_restored.of(*reason),
             Report::Moved { .. } => &self.address_changes,
@@ -177,6 +181,7 @@ struct ForbiddenCounters {
     other_identity: Counter,
     unsecured: Counter,
     has_key: Counter,
+    bootstrap_only: Counter,
 }
 
 impl ForbiddenCounters {
@@ -189,6 +194,7 @@ impl ForbiddenCounters {
             other_identity: reason("other_identity"),
             unsecured: reason("unsecured"),
             has_key: reason("has_key"),
+            bootstrap_only: reason("bootstrap_only"),
         }
     }
 
@@ -198,6 +204,7 @@ impl ForbiddenCounters {
             Forbidden::OtherIdentity => &self.other_identity,
             Forbidden::Unsecured => &self.unsecured,
             Forbidden::HasKey => &self.has_key,
+            Forbidden::BootstrapOnly => &self.bootstrap_only,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::*;
 fn every_report_counts_in_exactly_one_counter_of_its_own() {
     let metrics = Metrics::default();
     let before = series(&metrics);
-    for (report, index) in core_reports().iter().chain(&dtls_reports()).zip(1..) {
+    for (report, index) in core_reports().iter().chain(&dtls_reports()).chain(&bootstrap_reports()).zip(1..) {
         metrics.record(report);
         let counted: u64 = counters(&metrics).values().sum();
         assert_eq!(counted, index, "{report:?}");
@@ -168,8 +168,14 @@ fn core_reports() -> Vec<Report> {
     .map(|error| Report::TransferFailed { peer: peer(), endpoint: None, error });
     let not_restored = [NotRestored::LifetimeOver, NotRestored::NoTopics, NotRestored::TooMany, NotRestored::TooLarge]
         .map(|reason| Report::NotRestored { endpoint: endpoint(), reason });
-    let forbidden = [Forbidden::OtherName, Forbidden::OtherIdentity, Forbidden::Unsecured, Forbidden::HasKey]
-        .map(|reason| Report::Forbidden { endpoint: endpoint(), peer: peer(), identity: None, reason });
+    let forbidden = [
+        Forbidden::OtherName,
+        Forbidden::OtherIdentity,
+        Forbidden::Unsecured,
+        Forbidden::HasKey,
+        Forbidden::BootstrapOnly,
+    ]
+    .map(|reason| Report::Forbidden { endpoint: endpoint(), peer: peer(), identity: None, reason });
     let undefined_version =
         UndefinedVersion { object: 3, announced: Version { major: 2, minor: 0 }, defined: vec![Version::FIRST] };
     let formats = ContentFormat::ALL.map(|format| Report::FormatRejected { endpoint: endpoint(), format });
@@ -233,6 +239,10 @@ fn datagram_outcomes() -> Vec<DatagramOutcome> {
         DatagramOutcome::Refused,
     ];
     taken.into_iter().chain(undecodable.into_iter().chain(dropped).map(DatagramOutcome::Dropped)).collect()
+}
+
+fn bootstrap_reports() -> Vec<Report> {
+    bootstrap::reports().into_iter().map(Report::Bootstrap).collect()
 }
 
 /// Returns one report for every counter of DTLS.

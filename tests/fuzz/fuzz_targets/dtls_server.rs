@@ -44,7 +44,7 @@ fn drain(server: &mut DtlsServer, sent: &mut Vec<Vec<u8>>) -> usize {
             DtlsOutput::Transmit { datagram, .. } => sent.push(datagram),
             DtlsOutput::Report(DtlsReport::Datagram { .. }) => outcomes += 1,
             DtlsOutput::Plaintext { .. } | DtlsOutput::Established { .. } => panic!("nobody here knows a key"),
-            DtlsOutput::FindKey { .. } | DtlsOutput::Closed { .. } | DtlsOutput::Report(_) => {}
+            DtlsOutput::FindKey(_) | DtlsOutput::Closed { .. } | DtlsOutput::Report(_) => {}
         }
     }
     outcomes

@@ -381,7 +381,7 @@ impl Run {
                 Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;

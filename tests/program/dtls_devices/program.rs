@@ -60,12 +60,12 @@ impl SecuredDevice {
         self.client.handle_timeout(now());
     }
 
-    fn send(&mut self, message: &Message) {
+    pub fn send(&mut self, message: &Message) {
         self.client.send(&message.encode());
         self.exchange();
     }
 
-    fn receive(&mut self) -> Message {
+    pub fn receive(&mut self) -> Message {
         let end = now() + PATIENCE;
         loop {
             if let Some(plaintext) = self.client.poll_plaintext() {

@@ -193,6 +193,7 @@ impl DtlsDevicesScene {
                 Change::Remove { endpoint } => drop(self.records.remove(&endpoint)),
                 Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
                 Change::Profile(record) => panic!("no device named a profile, {record:?}"),
+                Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
                 Change::Association(change) => self.keep_association(change),
             }
         }
@@ -240,10 +241,10 @@ impl DtlsDevicesScene {
                     self.heard.push_back((transmit.peer.address, message));
                 }
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
-                Output::FindKey(identity) => {
+                Output::FindKey(question) => {
                     let key = PskKey::new(KEY.to_vec()).expect("a key");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };
-                    self.gateway.handle_key(self.now, &identity, answer);
+                    self.gateway.handle_key(self.now, &question, answer);
                 }
                 Output::Broker(
                     BrokerCommand::Connect { registration: device, client }

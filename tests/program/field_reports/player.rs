@@ -131,7 +131,7 @@ impl Player {
                     self.published.push((publication.topic, payload));
                 }
                 Output::Broker(_) | Output::Report(_) | Output::Answer(_) => {}
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
@@ -183,5 +184,11 @@ fn settings(file: &Path) -> StoreConfig {
 
 fn listeners() -> Vec<UdpListener> {
     let bind = "0.0.0.0:5683".parse().expect("an address");
-    vec![UdpListener { name: "default".to_owned(), security: Security::None, bind, recbuf: 2048 }]
+    vec![UdpListener {
+        name: "default".to_owned(),
+        security: Security::None,
+        role: SocketRole::All,
+        bind,
+        recbuf: 2048,
+    }]
 }

@@ -202,7 +202,7 @@ impl RestartedCore {
                 Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) | Output::Answer(_) => {}
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_base::AssociationId;
+use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
@@ -323,6 +324,7 @@ fn listeners(names: &[(&str, &str)]) -> Vec<UdpListener> {
     let listener = |&(name, bind): &(&str, &str)| UdpListener {
         name: name.to_owned(),
         security: Security::None,
+        role: SocketRole::All,
         bind: bind.parse().unwrap(),
         recbuf: 2048,
     };

@@ -158,6 +158,7 @@ fn record_of(change: &Change) -> &DeviceRecord {
         Change::Remove { endpoint } => panic!("{endpoint} is there, and not to be removed"),
         Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
         Change::Profile(record) => panic!("no device named a profile, {record:?}"),
+        Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
         Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
     }
 }

@@ -156,21 +156,21 @@ impl Account {
 impl ServerAccount {
     /// Returns the identity of a key that is generated for each device.
     pub fn generated_identity(&self) -> Option<&IdentityTemplate> {
+        self.key().filter(|(_, given)| given.is_none()).map(|(identity, _)| identity)
+    }
+
+    /// Returns the identity of the pre-shared key of this server, and the key itself unless it is generated.
+    pub fn key(&self) -> Option<(&IdentityTemplate, Option<&SecretBytes>)> {
         match &self.security {
-            ServerSecurity::Psk { identity, secret: AccountSecret::Generated } => Some(identity),
-            ServerSecurity::Psk { secret: AccountSecret::Given(_), .. }
-            | ServerSecurity::None
-            | ServerSecurity::RawPublicKey(_)
-            | ServerSecurity::X509(_) => None,
+            ServerSecurity::Psk { identity, secret: AccountSecret::Given(secret) } => Some((identity, Some(secret))),
+            ServerSecurity::Psk { identity, secret: AccountSecret::Generated } => Some((identity, None)),
+            ServerSecurity::None | ServerSecurity::RawPublicKey(_) | ServerSecurity::X509(_) => None,
         }
     }
 
     /// Returns the identity of the pre-shared key of this server.
     pub fn identity(&self) -> Option<&IdentityTemplate> {
-        match &self.security {
-            ServerSecurity::Psk { identity, .. } => Some(identity),
-            ServerSecurity::None | ServerSecurity::RawPublicKey(_) | ServerSecurity::X509(_) => None,
-        }
+        self.key().map(|(identity, _)| identity)
     }
 }
 

@@ -26,19 +26,17 @@ pub fn security(server: &ServerAccount, instance: u16, key: Option<&DeviceKey>) 
     let mut values = Instance::new(SECURITY, instance);
     values.add(0, Value::String(server.uri.clone()));
     values.add(1, Value::Boolean(false));
-    let bytes = |bytes: &[u8]| Some(Value::Opaque(bytes.to_vec()));
     let (mode, [own, servers, secret]) = match (&server.security, key) {
-        (ServerSecurity::Psk { .. }, Some(key)) => {
-            (0, [bytes(key.identity.as_str().as_bytes()), None, bytes(key.secret.reveal())])
-        }
+        (ServerSecurity::Psk { .. }, Some(key)) => (0, [key.identity.as_str().as_bytes(), &[], key.secret.reveal()]),
         (ServerSecurity::RawPublicKey(pair), _) => (1, of_pair(pair)),
         (ServerSecurity::X509(pair), _) => (2, of_pair(pair)),
-        (ServerSecurity::None, _) => (3, [None, None, None]),
+        (ServerSecurity::None, _) => (3, [&[][..], &[], &[]]),
         (ServerSecurity::Psk { .. }, None) => return None,
     };
     values.add(2, Value::Integer(mode));
-    for (resource, value) in [(3, own), (4, servers), (5, secret)] {
-        values.add_some(resource, value);
+    // They are mandatory: what the mode does not need is empty. Clients fail to read an instance without them.
+    for (resource, bytes) in [(3, own), (4, servers), (5, secret)] {
+        values.add(resource, Value::Opaque(bytes.to_vec()));
     }
     values.add(10, Value::Integer(server.short_server_id.into()));
     values.add_some(11, server.hold_off.map(seconds));
@@ -84,8 +82,8 @@ impl Instance {
     }
 }
 
-fn of_pair(pair: &KeyPair) -> [Option<Value>; 3] {
-    [&pair.own, &pair.server, &pair.private_key.reveal().to_vec()].map(|bytes| Some(Value::Opaque(bytes.clone())))
+fn of_pair(pair: &KeyPair) -> [&[u8]; 3] {
+    [&pair.own, &pair.server, pair.private_key.reveal()]
 }
 
 fn seconds(time: Duration) -> Value {

@@ -240,6 +240,11 @@ impl Endpoint {
         !self.transfers.is_empty()
     }
 
+    /// Limits the blocks of the answer to a request that is answered next.
+    pub(crate) fn limit_blocks(&mut self, id: RequestId, bytes: usize) {
+        self.received_bodies.limit_blocks(id, bytes);
+    }
+
     fn respond_by(
         &mut self,
         now: Instant,

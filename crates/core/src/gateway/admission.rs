@@ -18,6 +18,7 @@ use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 use lwm2m_base::rate::{Exceeded, Limiter, Rate, SourceNetwork, TokenBuckets};
 
+use super::bootstrap::begins_session;
 use super::config::Limits;
 use super::context::Context;
 use super::diagnostic::add_max_age;
@@ -91,7 +92,12 @@ impl AdmissionControl {
         match registers {
             // A repeated Update or Send must be recognised as a duplicate: an Update moves the registration, and a Send
             // is published, so neither may be carried out twice.
-            false if names_location(registry, message) || peer.association.is_some() && is_send(message) => {
+            // A repeated request for bootstrap must not end the session that the first one began.
+            false
+                if names_location(registry, message)
+                    || peer.association.is_some() && is_send(message)
+                    || context.settings.bootstrap.is_some() && begins_session(message) =>
+            {
                 self.other(now, source, PeerClass::Unregistered)
             }
             false => self.other(now, source, PeerClass::Idempotent),

@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::coap::{BlockError, ExchangeError, ExchangeId, Response};
 use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
-use crate::lwm2m::operation::OperationKind;
+use crate::lwm2m::operation::{OperationKind, Outcome};
 use crate::mqtt::downlink::{self, Refusal};
 use crate::mqtt::uplink;
 use crate::registry::{
@@ -29,6 +29,7 @@ use lwm2m_base::id_map::IdMap;
 use lwm2m_base::total::Total;
 
 use super::auto_observe;
+use super::bootstrap::AwaitedBootstrap;
 use super::broker::{MessageProperties, Publication, UplinkClass};
 use super::config::Limits;
 use super::console_commands::AnswerOutcome;
@@ -180,6 +181,9 @@ impl CommandScheduler {
         let Some(in_flight) = self.take_in_flight(context, device, exchange) else { return };
         let Some(in_flight) = self.retry_in_other_format(context, device, in_flight, response) else { return };
         let InFlight { command, sent, attempts, .. } = in_flight;
+        if command.awaits_bootstrap() && response.code.is_success() {
+            return self.await_bootstrap(context, device, command, sent);
+        }
         let outcome = context.outcome(device, &command.operation, response);
         // The number 0 is not published: every first answer has it.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
@@ -196,6 +200,29 @@ impl CommandScheduler {
         auto_observe::split(context, device, &command, Some(response.code));
         let observation = Observation::of(command, attempts.formats()).accepted(context.now);
         self.follow_observation(context, device, exchange, observation, observing.is_some());
+        self.send_next(context, device);
+    }
+
+    /// Publishes the final answer to a `bootstrap` command: how the session of the device has ended.
+    pub fn bootstrapped(context: &mut Context, device: &Device, awaited: AwaitedBootstrap, outcome: &Outcome) {
+        let AwaitedBootstrap { command, sent, .. } = awaited;
+        let took = Some(context.now.saturating_duration_since(sent));
+        let payload = uplink::answer(&command.echo, outcome, None);
+        let answer = FinalAnswer { outcome: AnswerOutcome::Answered, took, payload };
+        context.publish_final_answer(device, Recipient::of(&command), answer);
+        // The time of a session is not the time in which a device answers.
+        report(context, device, &command, CommandOutcome::Answered, None);
+    }
+
+    /// Tells the application that the device will ask for bootstrap, and waits for the session.
+    fn await_bootstrap(&mut self, context: &mut Context, device: &mut Device, command: Command, sent: Instant) {
+        let (payload, origin) = (uplink::acknowledged(&command.echo), command.origin.clone());
+        context.publish_answer(device, &origin, payload);
+        let endpoint = device.registration.endpoint.as_str();
+        let former = context.awaited_bootstraps.expect(context.now, endpoint, command, sent);
+        if let Some((former, outcome)) = former {
+            Self::bootstrapped(context, device, former, &outcome);
+        }
         self.send_next(context, device);
     }
 

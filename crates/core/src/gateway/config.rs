@@ -9,6 +9,7 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::RegistrationRules;
 use crate::mqtt::topics::{Template, Translators};
 use lwm2m_base::rate::{Rate, RateLimit};
+use lwm2m_dtls::credentials::KeyRealm;
 
 use super::firmware::config::FirmwareConfig;
 use super::identity::IdentityRule;
@@ -47,7 +48,69 @@ pub struct GatewayConfig {
     /// are.
     pub publish_console_answers: bool,
     pub firmware: FirmwareConfig,
+    /// What devices may do at each socket, by number. A socket beyond the list is for everything.
+    pub roles: Vec<SocketRole>,
+    /// `None` if there is no bootstrap server.
+    pub bootstrap: Option<BootstrapConfig>,
     pub limits: Limits,
+}
+
+/// What devices may do at a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SocketRole {
+    /// Registrations, and bootstrap if there is a bootstrap server.
+    #[default]
+    All,
+    Registration,
+    Bootstrap,
+}
+
+/// The settings of the bootstrap server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootstrapConfig {
+    /// The maximum duration of a session.
+    pub session_timeout: Duration,
+    /// The maximum number of sessions at a time. Sessions over plain UDP can take half of them.
+    pub sessions: usize,
+    /// The maximum number of keys that are generated for devices.
+    pub generated_keys: usize,
+    /// The endpoint names that a DTLS identity may ask bootstrap for.
+    pub identity: IdentityRule,
+}
+
+impl SocketRole {
+    pub fn serves_registrations(self) -> bool {
+        matches!(self, Self::All | Self::Registration)
+    }
+
+    pub fn serves_bootstrap(self) -> bool {
+        matches!(self, Self::All | Self::Bootstrap)
+    }
+
+    /// Returns the realm of the keys of sockets with this role.
+    pub fn realm(self) -> KeyRealm {
+        KeyRealm(match self {
+            Self::All => 0,
+            Self::Registration => 1,
+            Self::Bootstrap => 2,
+        })
+    }
+
+    /// Returns the role of the sockets of a realm.
+    pub fn of_realm(realm: KeyRealm) -> Self {
+        [Self::Registration, Self::Bootstrap].into_iter().find(|role| role.realm() == realm).unwrap_or_default()
+    }
+}
+
+impl Default for BootstrapConfig {
+    fn default() -> Self {
+        Self {
+            session_timeout: Duration::from_secs(240),
+            sessions: 1_000,
+            generated_keys: 100_000,
+            identity: IdentityRule::default(),
+        }
+    }
 }
 
 /// The defaults. The program's configuration reads them from here.
@@ -70,12 +133,19 @@ impl Default for GatewayConfig {
             publish_console_answers: true,
             plain_udp_for_psk_devices: false,
             firmware: FirmwareConfig::default(),
+            roles: Vec::new(),
+            bootstrap: None,
             limits: Limits::default(),
         }
     }
 }
 
 impl GatewayConfig {
+    /// Returns what devices may do at a socket.
+    pub(super) fn role_of(&self, socket: u16) -> SocketRole {
+        self.roles.get(usize::from(socket)).copied().unwrap_or_default()
+    }
+
     /// Returns the settings by which Registers and Updates are read.
     pub(super) fn registration_rules(&self) -> RegistrationRules<'_> {
         RegistrationRules { lifetimes: &self.lifetimes, keep_attributes: self.report_attributes }

@@ -4,7 +4,7 @@
 //! A part is given the context with each event; it keeps no reference to it. The context knows how a message reaches a
 //! device (CoAP, and DTLS below it) and in which order outputs leave. It does not know which devices there are.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,14 @@ use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::CommandContext;
 use crate::registry::{Device, RegistrationId};
 use lwm2m_base::Peer;
-use lwm2m_base::identity::Identity;
+use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
 use super::Output;
+use super::bootstrap::{AwaitedBootstraps, GeneratedKeys, without_secrets};
 use super::broker::{BrokerCommand, Publication, UplinkClass};
-use super::config::GatewayConfig;
+use super::config::{GatewayConfig, SocketRole};
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
 use super::final_answer::{FinalAnswer, Recipient};
@@ -47,6 +49,12 @@ pub(super) struct Context {
     pub rng: StdRng,
     pub coap: Endpoint,
     pub dtls: Option<DtlsLayer>,
+    /// The keys that the bootstrap server generated. They are good for registrations.
+    pub generated_keys: GeneratedKeys,
+    /// The `bootstrap` commands whose session is awaited.
+    pub awaited_bootstraps: AwaitedBootstraps,
+    /// The identities whose keys are for bootstrap only.
+    pub bootstrap_identities: HashSet<PskIdentity>,
     /// The endpoints whose record in the store is out of date.
     pub changes: PendingChanges,
     pub wall_clock: WallClock,
@@ -68,6 +76,9 @@ impl Context {
             now: wall_clock.compared(),
             coap: Endpoint::new(settings.coap.clone(), rng.random()),
             dtls: None,
+            generated_keys: GeneratedKeys::default(),
+            awaited_bootstraps: AwaitedBootstraps::default(),
+            bootstrap_identities: HashSet::new(),
             settings,
             model,
             rng,
@@ -109,7 +120,7 @@ impl Context {
 
     pub fn next_deadline(&self) -> Option<Instant> {
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.server.next_deadline());
-        [self.coap.next_deadline(), dtls].into_iter().flatten().min()
+        [self.coap.next_deadline(), dtls, self.awaited_bootstraps.next_deadline()].into_iter().flatten().min()
     }
 
     pub fn associations(&self) -> DtlsTableSizes {
@@ -137,9 +148,31 @@ impl Context {
         while let Some(output) = self.dtls.as_mut().and_then(DtlsLayer::poll_output) {
             match output {
                 Output::Report(report) => self.push_report(report),
+                Output::FindKey(question) => self.find_key(question),
                 output => self.outputs.push_back(output),
             }
         }
+    }
+
+    /// Returns the generated key that a handshake tries; `None` if there is none, or if the socket is for bootstrap.
+    pub fn generated_key(&mut self, question: &KeyQuestion) -> Option<KeyAnswer> {
+        let is_registration = SocketRole::of_realm(question.realm).serves_registrations();
+        if is_registration { self.generated_keys.answer(&question.identity) } else { None }
+    }
+
+    /// Makes the DTLS server look up the key of an identity anew.
+    pub fn forget_key(&mut self, identity: &PskIdentity) {
+        let Some(dtls) = &mut self.dtls else { return };
+        for role in [SocketRole::All, SocketRole::Registration] {
+            dtls.server.forget_key(&KeyQuestion { identity: identity.clone(), realm: role.realm() });
+        }
+    }
+
+    /// Returns whether a DTLS socket serves both registrations and bootstrap.
+    pub fn has_shared_dtls_socket(&self) -> bool {
+        let Some(dtls) = &self.dtls else { return false };
+        let roles = self.settings.roles.get(usize::from(dtls.first_socket())..).unwrap_or_default();
+        roles.is_empty() || roles.contains(&SocketRole::All)
     }
 
     /// Returns the identity that this peer's DTLS handshake authenticated; `None` over plain UDP.
@@ -269,11 +302,22 @@ impl Context {
         outcome
     }
 
+    /// Answers a handshake with a generated key, or asks the shell.
+    fn find_key(&mut self, question: KeyQuestion) {
+        let now = self.now;
+        match (self.generated_key(&question), &mut self.dtls) {
+            (Some(answer), Some(dtls)) => dtls.server.handle_key(now, &question, answer),
+            (Some(_) | None, _) => self.outputs.push_back(Output::FindKey(question)),
+        }
+    }
+
     /// Sends a CoAP message: as it is over UDP, as a record over DTLS.
     fn transmit(&mut self, transmit: Transmit) {
         if !self.traces.is_empty() {
             let facts = self.peer_facts(transmit.peer);
-            self.traces.sent(self.trace_time(), &facts, &transmit.datagram);
+            let shown = without_secrets(&transmit.datagram);
+            let shown = shown.as_deref().unwrap_or(&transmit.datagram);
+            self.traces.sent(self.trace_time(), &facts, shown);
         }
         match (transmit.peer.association, &mut self.dtls) {
             (Some(association), Some(dtls)) => {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::coap;
 use lwm2m_base::identity::Identity;
 use lwm2m_base::{AssociationId, Peer};
+use lwm2m_dtls::credentials::PskKey;
 use lwm2m_dtls::{DtlsOutput, DtlsServer};
 
 use super::Output;
@@ -30,7 +31,7 @@ pub(super) struct DtlsLayer {
 /// An event that the gateway handles when the server has nothing more to send.
 pub(super) enum DtlsEvent {
     Plaintext { peer: Peer, plaintext: Vec<u8> },
-    Established { peer: Peer, identity: Arc<Identity> },
+    Established { peer: Peer, identity: Arc<Identity>, key: Option<PskKey> },
 }
 
 impl DtlsLayer {
@@ -46,15 +47,15 @@ impl DtlsLayer {
                 DtlsOutput::Transmit { socket, to, datagram } => {
                     Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
                 }
-                DtlsOutput::FindKey { identity } => Output::FindKey(identity),
+                DtlsOutput::FindKey(question) => Output::FindKey(question),
                 DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
                 DtlsOutput::Report(report) => Output::Report(Report::Dtls(report)),
                 DtlsOutput::Plaintext { peer, plaintext } => {
                     self.events.push_back(DtlsEvent::Plaintext { peer, plaintext });
                     continue;
                 }
-                DtlsOutput::Established { peer, identity } => {
-                    self.events.push_back(DtlsEvent::Established { peer, identity });
+                DtlsOutput::Established { peer, identity, key } => {
+                    self.events.push_back(DtlsEvent::Established { peer, identity, key });
                     continue;
                 }
             });
@@ -63,6 +64,11 @@ impl DtlsLayer {
 
     pub fn next_event(&mut self) -> Option<DtlsEvent> {
         self.events.pop_front()
+    }
+
+    /// Returns the first socket that speaks DTLS.
+    pub fn first_socket(&self) -> u16 {
+        self.first_socket
     }
 
     /// Returns whether the socket that this peer sends to speaks DTLS.

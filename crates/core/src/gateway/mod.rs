@@ -9,6 +9,7 @@
 //!  |- Context                what all parts share: time, configuration, CoAP endpoint, DtlsLayer, firmware images,
 //!  |                         outputs, changes
 //!  |- AdmissionControl       how much a peer may send
+//!  |- BootstrapServer        sessions that give devices their servers and keys (`bootstrap`)
 //!  \- Registrations          Register, Update, De-register; the broker's events
 //!      |- AccessControl      which peer may use which endpoint name
 //!      |- PendingRegistrations
@@ -28,6 +29,7 @@
 mod access;
 mod admission;
 mod auto_observe;
+mod bootstrap;
 pub mod broker;
 mod client;
 mod command_outcome;
@@ -71,18 +73,21 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bootstrap::account::{Account, PatternAccount};
 use crate::coap::{EndpointEvent, Message, MessageDecodeError, Transmit};
 use crate::command::AskId;
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
-use lwm2m_base::identity::PskIdentity;
-use lwm2m_dtls::credentials::KeyAnswer;
+use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion, PskKey};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use admission::{AdmissionControl, Decision, refuse_register};
+use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
 use broker::{BrokerCommand, BrokerEvent, RegistrationId};
-use config::{GatewayConfig, Limits};
+use command_scheduler::CommandScheduler;
+use config::{BootstrapConfig, GatewayConfig, Limits};
 use console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
@@ -92,7 +97,7 @@ use firmware::images::ImageReader;
 use firmware::{ImageEvent, serving};
 use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
-use record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
+use record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
 use registrations::Registrations;
 use report::{DatagramOutcome, DropReason, LeaveReason, Report};
 use view::{DevicePage, DeviceRow, DeviceView, PageQuery};
@@ -109,7 +114,7 @@ pub enum Output {
     /// answered as its documentation says.
     Broker(BrokerCommand),
     /// A DTLS handshake needs the key of this identity. The shell answers by [`Gateway::handle_key`], now or later.
-    FindKey(PskIdentity),
+    FindKey(KeyQuestion),
     /// The shell describes an image. It answers by [`Gateway::image_described`]. At most
     /// [`MOST_DESCRIPTIONS`](firmware::image::MOST_DESCRIPTIONS) are open at once.
     DescribeImage { request: ImageRequestId, name: ImageName },
@@ -144,7 +149,7 @@ pub enum Output {
 /// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces
 ///   nothing before [`restore`](Self::restore) was called.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
-///   [`set_keyed_identities`](Self::set_keyed_identities), [`set_unix_time`](Self::set_unix_time), ...) replace a part
+///   [`set_keyed_identities`](Self::set_keyed_identities), [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a part
 ///   of the configuration. They hold for what comes after.
 /// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this
 ///   order.
@@ -183,6 +188,7 @@ pub struct Gateway {
     admission: AdmissionControl,
     /// Requests for blocks of images that wait until other messages are handled.
     deferred: DeferredPulls,
+    bootstrap: BootstrapServer,
     registrations: Registrations,
 }
 
@@ -203,13 +209,34 @@ impl Gateway {
     /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         self.context.now = now;
+        let connected = match &event {
+            BrokerEvent::Connected { registration } => Some(*registration),
+            BrokerEvent::ConnectFailed { .. }
+            | BrokerEvent::Closed { .. }
+            | BrokerEvent::Reconnected { .. }
+            | BrokerEvent::Message { .. }
+            | BrokerEvent::Published { .. }
+            | BrokerEvent::Queued { .. }
+            | BrokerEvent::Unpublished { .. }
+            | BrokerEvent::PublishRefused { .. } => None,
+        };
         self.registrations.handle_broker(&mut self.context, event);
+        if let Some(device) = connected.and_then(|id| self.registrations.devices().registry().device(id)) {
+            let endpoint = device.registration.endpoint.clone();
+            self.deliver_bootstrap(&endpoint);
+        }
         self.handle_coap();
     }
 
     /// Takes the answer to [`Output::FindKey`].
-    pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
-        self.with_dtls_server(now, |server| server.handle_key(now, identity, answer));
+    pub fn handle_key(&mut self, now: Instant, question: &KeyQuestion, answer: KeyAnswer) {
+        // A key may have been generated meanwhile.
+        let generated = match &answer {
+            KeyAnswer::Found { .. } => None,
+            KeyAnswer::Unknown { .. } | KeyAnswer::Unavailable => self.context.generated_key(question),
+        };
+        let answer = generated.unwrap_or(answer);
+        self.with_dtls_server(now, |server| server.handle_key(now, question, answer));
     }
 
     /// Takes the answer to [`Output::DescribeImage`]. A second answer has no effect.
@@ -241,6 +268,9 @@ impl Gateway {
         self.with_dtls_server(now, |server| server.handle_timeout(now));
         self.context.coap.handle_timeout(now);
         self.handle_coap();
+        self.bootstrap.handle_timeout(&mut self.context);
+        self.context.awaited_bootstraps.handle_timeout(now);
+        self.deliver_bootstraps();
         self.registrations.devices_mut().handle_timeout(&mut self.context);
         self.handle_deferred();
         self.context.flush_coap();
@@ -251,7 +281,8 @@ impl Gateway {
         self.context.pop_output().unwrap_or_else(|| {
             let devices = self.registrations.devices().next_deadline();
             let deferred = (!self.deferred.is_empty()).then_some(self.context.now);
-            Output::Idle([self.context.next_deadline(), devices, deferred].into_iter().flatten().min())
+            let deadlines = [self.context.next_deadline(), self.bootstrap.next_deadline(), devices, deferred];
+            Output::Idle(deadlines.into_iter().flatten().min())
         })
     }
 }
@@ -263,6 +294,7 @@ impl Gateway {
         Self {
             admission: AdmissionControl::new(&settings.limits),
             deferred: DeferredPulls::default(),
+            bootstrap: BootstrapServer::default(),
             registrations: Registrations::default(),
             context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
         }
@@ -311,7 +343,29 @@ impl Gateway {
     /// Closes the associations of identities whose key was changed or removed. The registrations stay, and their
     /// devices cannot use them before they have the new keys.
     pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
+        let is_generated: HashSet<PskIdentity> = self.context.generated_keys.identities().cloned().collect();
+        let is_revoked = |identity: &PskIdentity| !is_generated.contains(identity) && is_revoked(identity);
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
+    }
+
+    /// Replaces the settings of the bootstrap server; `None` switches it off. Sessions that run go on with the new ones.
+    pub fn set_bootstrap(&mut self, settings: Option<BootstrapConfig>) {
+        self.context.settings.bootstrap = settings;
+    }
+
+    /// Replaces the accounts of patterns of endpoint names. Sessions that run go on with the accounts of before.
+    pub fn set_bootstrap_accounts(&mut self, accounts: Vec<PatternAccount>) {
+        self.bootstrap.accounts_mut().set_patterns(accounts);
+    }
+
+    /// Sets or removes the account of one endpoint name, which comes before those of patterns.
+    pub fn set_bootstrap_account(&mut self, endpoint: &str, account: Option<Account>) {
+        self.bootstrap.accounts_mut().set_endpoint(endpoint, account);
+    }
+
+    /// Replaces the list of identities whose keys are for bootstrap only.
+    pub fn set_bootstrap_identities(&mut self, identities: HashSet<PskIdentity>) {
+        self.context.bootstrap_identities = identities;
     }
 
     /// Replaces the list of identities that have a key of their own: their devices need no plain UDP.
@@ -334,6 +388,7 @@ impl Gateway {
         context.changes.keep();
         registrations.devices_mut().commands_mut().retained.keep_changes();
         registrations.profiles_mut().keep_changes();
+        context.generated_keys.keep_changes();
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -365,11 +420,17 @@ impl Gateway {
         self.registrations.profiles_mut().restore(records, most);
     }
 
+    /// Restores the keys that an earlier process generated for devices, before the first datagram.
+    pub fn restore_generated_keys(&mut self, records: Vec<GeneratedKeyRecord>) {
+        self.context.generated_keys.restore(records);
+    }
+
     /// Returns whether [`Gateway::take_changes`] has something to return.
     pub fn has_changes(&self) -> bool {
         !self.context.changes.is_empty()
             || self.registrations.devices().commands().retained.has_changes()
             || self.registrations.profiles().has_changes()
+            || self.context.generated_keys.has_changes()
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
@@ -514,7 +575,7 @@ impl Gateway {
 impl Gateway {
     /// Returns the entries of all tables. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> TableSizes {
-        let sizes = TableSizes::of(&self.context, &self.admission, &self.registrations);
+        let sizes = TableSizes::of(&self.context, &self.admission, &self.bootstrap, &self.registrations);
         TableSizes { deferred_pulls: self.deferred.len(), ..sizes }
     }
 
@@ -599,8 +660,8 @@ impl Gateway {
         while let Some(event) = self.context.dtls.as_mut().and_then(DtlsLayer::next_event) {
             match event {
                 DtlsEvent::Plaintext { peer, plaintext } => self.handle_message(peer, &plaintext),
-                DtlsEvent::Established { peer, identity } => {
-                    self.registrations.devices_mut().established(&mut self.context, peer, &identity);
+                DtlsEvent::Established { peer, identity, key } => {
+                    self.handle_established(peer, &identity, key.as_ref())
                 }
             }
             self.context.flush_dtls();
@@ -608,11 +669,24 @@ impl Gateway {
         self.context.flush_coap();
     }
 
+    /// Gives the registrations of an identity to its new association. One that is for bootstrap has none.
+    fn handle_established(&mut self, peer: Peer, identity: &Arc<Identity>, key: Option<&PskKey>) {
+        let Self { context, registrations, .. } = self;
+        if is_for_bootstrap(context, peer, identity) {
+            return;
+        }
+        if let (Identity::Psk(identity), Some(key)) = (&**identity, key) {
+            context.generated_keys.proved(identity, key);
+        }
+        registrations.devices_mut().established(context, peer, identity);
+    }
+
     /// Carries out the events of the CoAP endpoint until it has no more.
     fn handle_coap(&mut self) {
         while let Some(event) = self.context.coap.poll_event() {
             self.handle_coap_event(event);
         }
+        self.deliver_bootstraps();
         self.context.flush_coap();
     }
 
@@ -621,11 +695,36 @@ impl Gateway {
         self.registrations.handle_image_event(&mut self.context, event);
     }
 
-    fn handle_coap_event(&mut self, event: EndpointEvent) {
+    /// Answers the `bootstrap` commands whose session has ended, if their device is registered. The others are answered
+    /// when it registers.
+    fn deliver_bootstraps(&mut self) {
+        for endpoint in self.context.awaited_bootstraps.take_ended() {
+            self.deliver_bootstrap(&endpoint);
+        }
+    }
+
+    fn deliver_bootstrap(&mut self, endpoint: &str) {
         let Self { context, registrations, .. } = self;
+        let Some(device) = registrations.devices().registry().device_by_endpoint(endpoint) else { return };
+        let Some((awaited, outcome)) = context.awaited_bootstraps.deliver(endpoint) else { return };
+        CommandScheduler::bootstrapped(context, device, awaited, &outcome);
+    }
+
+    fn handle_coap_event(&mut self, event: EndpointEvent) {
+        let Self { context, bootstrap, registrations, .. } = self;
+        if let Some(exchange) = event.exchange().filter(|exchange| bootstrap.owns(*exchange)) {
+            return bootstrap.handle_event(context, exchange, event);
+        }
         match event {
             EndpointEvent::Request { id, peer, request } => {
-                registrations.handle_request(context, ReceivedRequest { id, peer, request: &request });
+                let received = ReceivedRequest { id, peer, request: &request };
+                if is_bootstrap(&request) {
+                    bootstrap.handle_request(context, received);
+                } else if let Some(reason) = forbids_other(context, peer) {
+                    registrations.refuse(context, received, reason);
+                } else {
+                    registrations.handle_request(context, received);
+                }
             }
             EndpointEvent::BodyRefused { peer, error } => {
                 let device = registrations.devices().registry().at(peer).next();

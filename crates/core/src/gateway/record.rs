@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::secret::SecretBytes;
 use crate::coap::Token;
 use crate::command::{Echo, Origin, ResponseTopic};
 use crate::lwm2m::formats::Formats;
@@ -29,6 +30,8 @@ pub enum Change {
     RetainedCommands(RetainedCommandsRecord),
     /// Replaces the object list of a profile ID.
     Profile(ProfileRecord),
+    /// Replaces the generated key of an identity.
+    GeneratedKey(GeneratedKeyRecord),
     /// Changes or removes the record of a DTLS association.
     Association(AssociationChange),
 }
@@ -38,6 +41,15 @@ pub enum Change {
 pub struct RetainedCommandsRecord {
     pub endpoint: String,
     pub commands: Vec<CommandDigest>,
+}
+
+/// The pre-shared key that the bootstrap server generated for an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedKeyRecord {
+    pub identity: PskIdentity,
+    pub key: SecretBytes,
+    /// The key that takes its place once the device has proved it.
+    pub next: Option<SecretBytes>,
 }
 
 /// The object list that devices of one profile ID have.

@@ -85,6 +85,16 @@ impl Registrations {
         }
     }
 
+    /// Refuses a request of a peer whose socket or credentials are for bootstrap only.
+    pub fn refuse(&mut self, context: &mut Context, received: ReceivedRequest, reason: Forbidden) {
+        let identity = context.identity(received.peer);
+        let items = received.request.options.texts(number::URI_QUERY).unwrap_or_default();
+        let endpoint = items.iter().find_map(|item| item.strip_prefix("ep="));
+        let endpoint = endpoint.or_else(|| context.settings.identity.endpoint_named_by(identity.as_deref()));
+        let endpoint = endpoint.unwrap_or_default().to_owned();
+        self.forbid(context, received, &endpoint, reason);
+    }
+
     /// Takes what the broker's side reports of a registration. One that has left is not known any more.
     pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
         match event {
@@ -283,6 +293,7 @@ impl Registrations {
             Forbidden::OtherIdentity => "the registration is of another identity",
             Forbidden::Unsecured => "this endpoint name is registered over DTLS",
             Forbidden::HasKey => "this endpoint name has a key: use DTLS",
+            Forbidden::BootstrapOnly => "only for bootstrap",
         };
         let response = Response::with_diagnostic(Code::FORBIDDEN, fitting(why, "identity", room(request)));
         self.respond_to_register(context, peer, id, response);
@@ -459,7 +470,11 @@ impl Registrations {
         let registered = self.devices.registry().device_by_endpoint(endpoint);
         let taken_over_dtls = registered.is_some_and(|device| device.identity.is_some())
             || self.pending.by_endpoint(endpoint).is_some_and(|pending| pending.identity.is_some());
-        self.access.forbids_name(&context.settings, endpoint, (peer, identity), taken_over_dtls)
+        let forbidden = self.access.forbids_name(&context.settings, endpoint, (peer, identity), taken_over_dtls);
+        let own = || context.settings.identity.identity_of(endpoint);
+        let has_key = || own().is_some_and(|own| context.generated_keys.contains(&own));
+        let needs_dtls = peer.association.is_none() && !context.settings.plain_udp_for_psk_devices;
+        forbidden.or_else(|| (needs_dtls && has_key()).then_some(Forbidden::HasKey))
     }
 
     /// Returns why this device cannot register now; `None` if it can.

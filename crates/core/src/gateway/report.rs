@@ -1,5 +1,7 @@
 //! Reports of the core. The program counts and logs them.
 
+mod bootstrap;
+
 use std::time::Duration;
 
 use crate::coap::{BlockError, Code};
@@ -13,6 +15,7 @@ use super::view::CommandProgress;
 
 pub use super::command_outcome::CommandOutcome;
 
+pub use self::bootstrap::{BootstrapRefusal, BootstrapReport, BootstrapStep};
 pub use crate::coap::{DatagramOutcome, DropReason};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub enum Report {
     },
     /// A report of the DTLS server. Each datagram of a DTLS listener has exactly one outcome among them.
     Dtls(dtls::DtlsReport),
+    /// A report of the bootstrap server.
+    Bootstrap(BootstrapReport),
     /// A device of an earlier process was restored from the store.
     Restored {
         endpoint: String,
@@ -171,6 +176,7 @@ impl Report {
             | Self::ProfilesEvicted { .. }
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
+            Self::Bootstrap(report) => report.endpoint(),
             Self::RegisterRejected { endpoint, .. }
             | Self::Send { endpoint, .. }
             | Self::TransferFailed { endpoint, .. } => endpoint.as_deref(),
@@ -205,6 +211,8 @@ pub enum Forbidden {
     Unsecured,
     /// The request came over plain UDP, and the name has a pre-shared key.
     HasKey,
+    /// The socket or the credentials are for bootstrap only.
+    BootstrapOnly,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -29,6 +29,7 @@ pub(super) fn take_changes(context: &mut Context, registrations: &mut Registrati
     // Associations first: a device whose association is not in the store yet could not be spoken to.
     let associations = context.dtls.as_mut().map(|dtls| dtls.server.take_changes(most)).unwrap_or_default();
     let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
+    changes.extend(context.generated_keys.take_changes(most - changes.len()));
     changes.extend(registrations.profiles_mut().take_changes(most - changes.len()));
     let devices = registrations.devices_mut();
     changes.extend(devices.commands_mut().retained.take_changes(most - changes.len()));

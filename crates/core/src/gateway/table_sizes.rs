@@ -4,6 +4,7 @@ use crate::coap;
 use lwm2m_dtls as dtls;
 
 use super::admission::AdmissionControl;
+use super::bootstrap::BootstrapServer;
 use super::context::Context;
 use super::registrations::Registrations;
 
@@ -25,6 +26,12 @@ pub struct TableSizes {
     pub retained_commands: usize,
     /// Profile IDs whose object list is kept.
     pub profiles: usize,
+    /// Bootstrap sessions that run.
+    pub bootstrap_sessions: usize,
+    /// Commands that wait for a bootstrap session.
+    pub awaited_bootstraps: usize,
+    /// Keys that the bootstrap server generated.
+    pub generated_keys: usize,
     /// Exchanges and observations of devices.
     pub exchanges: usize,
     /// Notifications whose acknowledgement waits for the broker.
@@ -50,7 +57,12 @@ pub struct TableSizes {
 
 impl TableSizes {
     /// Reads the sizes of all tables. The cost does not depend on the number of devices.
-    pub(super) fn of(context: &Context, admission: &AdmissionControl, registrations: &Registrations) -> Self {
+    pub(super) fn of(
+        context: &Context,
+        admission: &AdmissionControl,
+        bootstrap: &BootstrapServer,
+        registrations: &Registrations,
+    ) -> Self {
         let devices = registrations.devices();
         let totals = devices.registry().totals();
         Self {
@@ -62,6 +74,9 @@ impl TableSizes {
             command_bytes: devices.commands().bytes(),
             retained_commands: devices.commands().retained.len(),
             profiles: registrations.profiles().len(),
+            bootstrap_sessions: bootstrap.sessions(),
+            awaited_bootstraps: context.awaited_bootstraps.len(),
+            generated_keys: context.generated_keys.len(),
             exchanges: devices.commands().exchanges(),
             deferred_acks: totals.deferred_acks.sum(),
             to_observe: totals.scheduled_observations.sum(),

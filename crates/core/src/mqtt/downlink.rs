@@ -126,6 +126,7 @@ impl<'a> Source<'a> {
             "write" => self.write(),
             "write-attr" => self.write_attributes(),
             "execute" => self.execute(),
+            "bootstrap" => self.bootstrap(),
             "create" => self.create(),
             "delete" => self.delete(),
             "read-composite" => self.read_composite(),
@@ -289,6 +290,18 @@ impl<'a> Source<'a> {
             Some(_) => return Err(CommandError::Member { member: "args", expected: "a text" }),
         };
         Ok(Operation::new(path, query, OperationKind::Execute { arguments: arguments.to_owned() }))
+    }
+
+    /// Reads a bootstrap: the execution of the bootstrap trigger of a server (LwM2M 1.1 appendix E.2).
+    fn bootstrap(&self) -> Result<Operation, CommandError> {
+        let (path, query) = self.target("bootstrap", 3..=3)?;
+        if !matches!(path.segments(), [1, _, 9]) {
+            return Err(CommandError::Member {
+                member: "path",
+                expected: "that of a bootstrap trigger, such as /1/0/9",
+            });
+        }
+        Ok(Operation::new(path, query, OperationKind::Execute { arguments: String::new() }))
     }
 
     /// Reads a delete of an instance or of a resource instance (LwM2M 1.2 section 6.3.8).

@@ -175,10 +175,10 @@ impl DtlsGatewayScene {
                     self.carry(Datagram::Down(peer.address, datagram));
                 }
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
-                Output::FindKey(identity) => {
+                Output::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };
-                    self.gateway.handle_key(self.now, &identity, answer);
+                    self.gateway.handle_key(self.now, &question, answer);
                 }
                 Output::Broker(
                     BrokerCommand::Connect { registration, .. } | BrokerCommand::Resume { registration, .. },
@@ -246,6 +246,7 @@ impl DtlsGatewayScene {
             Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
             Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
             Change::Profile(record) => panic!("no device named a profile, {record:?}"),
+            Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
             Change::Association(AssociationChange::Put(saved)) => drop(self.associations.insert(saved.id, saved)),
             Change::Association(AssociationChange::Remove(id)) => drop(self.associations.remove(&id)),
         }

@@ -650,7 +650,7 @@ impl World {
                 Output::Broker(_) => {}
                 Output::Report(Report::Datagram { outcome: verdict, .. }) => self.said.push(verdict),
                 Output::Report(_) | Output::Answer(_) => {}
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;

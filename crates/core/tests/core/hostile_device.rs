@@ -398,6 +398,7 @@ impl Store {
                     drop(self.retained_commands.insert(record.endpoint, record.commands))
                 }
                 Change::Profile(record) => panic!("no device named a profile, {record:?}"),
+                Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }

@@ -9,6 +9,7 @@ mod dtls_gateway;
 mod floods;
 mod gateway_answers;
 mod gateway_auto_observe_composite;
+mod gateway_bootstrap;
 mod gateway_commands;
 mod gateway_composite;
 mod gateway_composite_answers;

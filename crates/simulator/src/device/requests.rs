@@ -266,7 +266,7 @@ fn is_write_attributes(request: &Message) -> bool {
     request.code == Code::PUT && request.payload.is_empty() && request.options.contains(number::URI_QUERY)
 }
 
-fn uri_path(request: &Message) -> Result<Path, Code> {
+pub(super) fn uri_path(request: &Message) -> Result<Path, Code> {
     let segments = request.options.texts(number::URI_PATH).map_err(|_| Code::BAD_REQUEST)?;
     segments.join("/").parse().map_err(|_| Code::NOT_FOUND)
 }

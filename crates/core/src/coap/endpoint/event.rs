@@ -61,3 +61,21 @@ pub enum EndpointEvent {
         error: BlockError,
     },
 }
+
+impl EndpointEvent {
+    /// Returns the exchange that the event is about, unless it is an observation.
+    pub(crate) fn exchange(&self) -> Option<ExchangeId> {
+        match self {
+            Self::Acknowledged { exchange }
+            | Self::Response { exchange, .. }
+            | Self::Reset { exchange }
+            | Self::TimedOut { exchange }
+            | Self::Failed { exchange, .. } => Some(*exchange),
+            Self::Request { .. }
+            | Self::Notification { .. }
+            | Self::NotificationFailed { .. }
+            | Self::NotificationSuperseded { .. }
+            | Self::BodyRefused { .. } => None,
+        }
+    }
+}

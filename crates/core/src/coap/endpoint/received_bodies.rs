@@ -31,6 +31,8 @@ pub struct ReceivedBodies {
 struct RequestedBlocks {
     block1: Option<Block>,
     block2: Option<Block>,
+    /// The largest block of the response, if it has to be smaller than usual.
+    largest: Option<BlockSize>,
 }
 
 /// The treatment of a message that has a request, or a block of one.
@@ -71,7 +73,7 @@ impl ReceivedBodies {
             return Received::Answered(Response::new(Code::BAD_OPTION));
         };
         if block1.is_some() || block2.is_some() {
-            self.requested.insert(id, RequestedBlocks { block1, block2 });
+            self.requested.insert(id, RequestedBlocks { block1, block2, largest: None });
         }
         let Some(block1) = block1 else { return Received::Whole(request) };
         let last = LastBlock::of(&request, block1);
@@ -104,12 +106,21 @@ impl ReceivedBodies {
         self.requested.remove(&id);
     }
 
+    /// Limits the blocks of the response to a request.
+    pub fn limit_blocks(&mut self, id: RequestId, bytes: usize) {
+        let none = RequestedBlocks { block1: None, block2: None, largest: None };
+        self.requested.entry(id).or_insert(none).largest = Some(BlockSize::at_most(bytes));
+    }
+
     /// Returns the block of the response that the request asked for. A response with the Block2 option is one already.
     pub fn cut(&mut self, id: RequestId, response: Response) -> Response {
         let requested = self.requested.remove(&id);
         let mut response = match response.options.contains(number::BLOCK2) {
             true => response,
-            false => slice(response, requested.and_then(|requested| requested.block2), self.block_size),
+            false => {
+                let largest = requested.and_then(|requested| requested.largest).unwrap_or(self.block_size);
+                slice(response, requested.and_then(|requested| requested.block2), largest)
+            }
         };
         if let Some(block) = requested.and_then(|requested| requested.block1) {
             block.add_to(&mut response.options, number::BLOCK1);

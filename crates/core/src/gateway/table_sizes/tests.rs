@@ -319,7 +319,7 @@ impl CountedGateway {
                 Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. })
                 | Output::Report(_)
                 | Output::Answer(_) => {}
-                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(Some(at)) if at <= self.now => self.gateway.handle_timeout(self.now),
                 Output::Idle(_) => return,

@@ -153,6 +153,7 @@ impl Report {
             | Self::Forbidden { peer, .. }
             | Self::TransferFailed { peer, .. }
             | Self::AssociationClosed { peer, .. } => (*peer, None),
+            Self::Bootstrap(report) => return report.peer().map(|peer| TracedPeer { peer, identity: None }),
             Self::Dtls(report) => match report {
                 // The plaintext follows, and a handshake has reports of its own.
                 DtlsReport::Datagram {

@@ -10,6 +10,7 @@ use lwm2m_base::Peer;
 
 use super::super::Gateway;
 use super::super::admission::{endpoint_of_register, is_register, is_send};
+use super::super::bootstrap::begins_session;
 use super::super::context::Context;
 use super::super::inspection::paths;
 use super::super::registrations::Registrations;
@@ -63,7 +64,7 @@ impl Gateway {
         let facts = context.peer_facts(peer);
         let message = decoded.as_ref().ok();
         let concerned = message.and_then(|message| Concerned::of(context, registrations, peer, message));
-        let registering = message.filter(|message| is_register(message));
+        let registering = message.filter(|message| is_register(message) || begins_session(message));
         let registering = registering.and_then(|register| {
             let identity = &context.settings.identity;
             endpoint_of_register(identity, facts.identity.as_deref(), register)

@@ -40,7 +40,7 @@ fn handshakes_under_way_are_bounded_together_and_by_address() {
     assert_eq!(given_up, 5);
     for identity in std::mem::take(&mut scene.asked) {
         let answer = scene.answer(&identity);
-        scene.server.handle_key(scene.now, &identity, answer);
+        scene.server.handle_key(scene.now, &identity.clone().into(), answer);
         scene.drain();
     }
     scene.run_for(Duration::from_secs(62));

@@ -208,10 +208,10 @@ impl Crowd {
                     self.schedule(self.now + LATENCY, CrowdEvent::ToDevice(to, datagram));
                 }
                 DtlsOutput::Transmit { datagram, .. } => self.to_attacker.push(datagram),
-                DtlsOutput::FindKey { identity } => {
+                DtlsOutput::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(3600) };
-                    self.server.handle_key(self.now, &identity, answer);
+                    self.server.handle_key(self.now, &question, answer);
                 }
                 DtlsOutput::Report(DtlsReport::HandshakeFailed { reason, .. }) => {
                     *self.failures.entry(reason).or_default() += 1;

@@ -309,7 +309,7 @@ fn a_key_that_takes_long_to_be_found_is_asked_for_once_and_nothing_is_sent_meanw
 
     let identity = scene.asked[0].clone();
     let answer = scene.answer(&identity);
-    scene.server.handle_key(scene.now, &identity, answer);
+    scene.server.handle_key(scene.now, &identity.clone().into(), answer);
     scene.drain();
     scene.settle();
     scene.assert_established(one);
@@ -329,7 +329,7 @@ fn a_device_whose_key_cannot_be_looked_up_is_left_without_a_word() {
     let device = scene.add(psk());
     scene.settle();
     let (identity, sent) = (scene.asked[0].clone(), scene.transmitted.len());
-    scene.server.handle_key(scene.now, &identity, KeyAnswer::Unavailable);
+    scene.server.handle_key(scene.now, &identity.clone().into(), KeyAnswer::Unavailable);
     scene.drain();
     scene.run_for(10 * SECOND);
     assert_eq!(scene.failures(), [HandshakeFailure::KeyUnavailable]);
@@ -351,7 +351,7 @@ fn an_answer_that_comes_after_the_handshake_is_kept_for_the_next_one() {
     assert_eq!(scene.failures(), [HandshakeFailure::Deadline]);
     let identity = scene.asked[0].clone();
     let answer = scene.answer(&identity);
-    scene.server.handle_key(scene.now, &identity, answer);
+    scene.server.handle_key(scene.now, &identity.clone().into(), answer);
     scene.reboot(device);
     scene.settle();
     scene.assert_established(device);

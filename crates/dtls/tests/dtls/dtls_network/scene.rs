@@ -229,14 +229,14 @@ impl DtlsNetwork {
                     self.carry(Direction::Down, to, datagram);
                 }
                 DtlsOutput::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
-                DtlsOutput::FindKey { identity } => {
-                    self.asked.push(identity.clone());
+                DtlsOutput::FindKey(question) => {
+                    self.asked.push(question.identity.clone());
                     if self.answers {
-                        let answer = self.answer(&identity);
-                        self.server.handle_key(self.now, &identity, answer);
+                        let answer = self.answer(&question.identity);
+                        self.server.handle_key(self.now, &question, answer);
                     }
                 }
-                DtlsOutput::Established { peer, identity } => self.established.push((peer, identity)),
+                DtlsOutput::Established { peer, identity, .. } => self.established.push((peer, identity)),
                 DtlsOutput::Closed { peer, reason } => self.closed.push((peer, reason)),
                 DtlsOutput::Report(DtlsReport::Datagram { outcome, .. }) => self.outcomes.push(outcome),
                 DtlsOutput::Report(report) => self.reports.push(report),

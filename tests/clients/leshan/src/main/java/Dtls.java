@@ -38,6 +38,15 @@ final class Dtls {
         }
     }
 
+    /** The account by which the device reaches the bootstrap server: a pre-shared key, or none. */
+    Security bootstrapSecurity(String server) {
+        if (!arguments.containsKey("psk")) {
+            return Security.noSecBootstrap(server);
+        }
+        String[] parts = arguments.get("psk").split(":", 2);
+        return Security.pskBootstrap(server, bytes(parts[0]), bytes(parts[1]));
+    }
+
     void configure(Configuration configuration) {
         if (arguments.containsKey("suite")) {
             configuration.set(DtlsConfig.DTLS_RECOMMENDED_CIPHER_SUITES_ONLY, false);

@@ -20,17 +20,20 @@ import org.eclipse.leshan.client.LeshanClientBuilder;
 import org.eclipse.leshan.client.californium.endpoint.CaliforniumClientEndpointsProvider;
 import org.eclipse.leshan.client.californium.endpoint.coap.CoapClientProtocolProvider;
 import org.eclipse.leshan.client.californium.endpoint.coaps.CoapsClientProtocolProvider;
+import org.eclipse.leshan.client.engine.DefaultRegistrationEngineFactory;
 import org.eclipse.leshan.client.object.Device;
 import org.eclipse.leshan.client.object.Server;
 import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
 import org.eclipse.leshan.client.resource.ObjectsInitializer;
 import org.eclipse.leshan.client.resource.SimpleInstanceEnabler;
 import org.eclipse.leshan.client.servers.LwM2mServer;
+import org.eclipse.leshan.core.ResponseCode;
 import org.eclipse.leshan.core.model.ObjectLoader;
 import org.eclipse.leshan.core.model.ObjectModel;
 import org.eclipse.leshan.core.model.StaticModel;
 import org.eclipse.leshan.core.node.LwM2mPath;
 import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.request.BootstrapRequest;
 import org.eclipse.leshan.core.request.ContentFormat;
 import org.eclipse.leshan.core.request.DeregisterRequest;
 import org.eclipse.leshan.core.request.RegisterRequest;
@@ -54,7 +57,8 @@ import org.eclipse.leshan.core.response.WriteResponse;
  * <p>
  * Arguments: the server's URI, the endpoint name, the folder of object definitions, and options {@code KEY=VALUE}:
  * {@code values=FILE} is the definition of {@link Values} in the version that the device has (without this option the
- * device has no such object); the others are those of {@link Dtls}.
+ * device has no such object); {@code bootstrap=FORMAT} makes the server the bootstrap server, and names the format
+ * that the device prefers there; the others are those of {@link Dtls}.
  */
 public final class LeshanDevice {
     private static final int LIFETIME = 300;
@@ -80,8 +84,13 @@ public final class LeshanDevice {
         }
         Thermometer thermometer = new Thermometer();
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(definitions));
-        objects.setInstancesForObject(0, dtls.security(server, 101));
-        objects.setInstancesForObject(1, new Server(101, LIFETIME));
+        if (options.containsKey("bootstrap")) {
+            objects.setInstancesForObject(0, dtls.bootstrapSecurity(server));
+            objects.setClassForObject(1, Server.class);
+        } else {
+            objects.setInstancesForObject(0, dtls.security(server, 101));
+            objects.setInstancesForObject(1, new Server(101, LIFETIME));
+        }
         objects.setInstancesForObject(3, new RebootableDevice());
         objects.setInstancesForObject(5, new Firmware());
         objects.setInstancesForObject(3303, thermometer);
@@ -95,7 +104,13 @@ public final class LeshanDevice {
         Configuration coap = endpoints.createDefaultConfiguration();
         coap.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, LARGEST_BODY);
         dtls.configure(coap);
-        LeshanClient client = new LeshanClientBuilder(endpoint)
+        LeshanClientBuilder builder = new LeshanClientBuilder(endpoint);
+        if (options.containsKey("bootstrap")) {
+            DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
+            engine.setPreferredContentFormat(ContentFormat.fromName(options.get("bootstrap")));
+            builder.setRegistrationEngineFactory(engine);
+        }
+        LeshanClient client = builder
                 .setObjects(objects.createAll())
                 .setDataSenders(history)
                 .setEncoder(Formats.encoder(LeshanDevice::report))
@@ -209,6 +224,17 @@ public final class LeshanDevice {
     }
 
     private static final class Reporter extends LwM2mClientObserverAdapter {
+        @Override
+        public void onBootstrapSuccess(LwM2mServer server, BootstrapRequest request) {
+            report("bootstrapped");
+        }
+
+        @Override
+        public void onBootstrapFailure(LwM2mServer server, BootstrapRequest request, ResponseCode code, String reason,
+                Exception cause) {
+            report("not bootstrapped " + code + " " + reason);
+        }
+
         @Override
         public void onRegistrationSuccess(LwM2mServer server, RegisterRequest request, String registration) {
             report("registered " + registration);

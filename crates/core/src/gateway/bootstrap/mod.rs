@@ -1,0 +1,455 @@
+//! The bootstrap server (OMA LwM2M Core 1.1 section 6.1): gives devices the servers that they register with, and their
+//! keys.
+//!
+//! 1. A device asks for a session: POST `/bs`. Nothing is kept of a peer without an account, or with an identity that is
+//!    not for the endpoint name.
+//! 2. The session ([`session`]) runs: one request at a time. A second request of the endpoint ends it and begins another.
+//! 3. It has finished or failed, which is reported.
+//!
+//! A device of LwM2M 1.2 may ask for everything at once instead: GET `/bspack`.
+//!
+//! # Peers without DTLS
+//!
+//! Their addresses may be forged. They get accounts without secrets only; their session begins with a Discover, which is
+//! smaller than the request and has to be answered within seconds; they can take half of the sessions; and a pack comes in
+//! the smallest blocks. They cannot end a session that runs over DTLS.
+
+mod awaited_bootstraps;
+mod discovered;
+mod generated_keys;
+mod request;
+mod session;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::bootstrap::account::{Account, Accounts};
+use crate::bootstrap::secret::SecretBytes;
+use crate::coap::options::number;
+use crate::coap::{Code, EndpointEvent, ExchangeId, Message, Request, Response};
+use crate::lwm2m::codec::{Assignment, Requested, decode};
+use crate::lwm2m::register::Registration;
+use lwm2m_base::Peer;
+use lwm2m_base::deadlines::IdDeadlines;
+use lwm2m_base::id_map::IdMap;
+use lwm2m_base::identity::PskIdentity;
+
+use super::config::BootstrapConfig;
+use super::context::Context;
+use super::diagnostic::{add_max_age, fitting, room};
+use super::received_request::ReceivedRequest;
+use super::report::{BootstrapRefusal, BootstrapReport, Report};
+
+pub(super) use awaited_bootstraps::{AwaitedBootstrap, AwaitedBootstraps};
+pub(super) use generated_keys::GeneratedKeys;
+pub(super) use request::{forbids_other, is_for_bootstrap};
+
+use request::{BootstrapRequest, accepted, forbids};
+use session::{Progress, Session, path_of_servers};
+
+/// The path of requests for a session.
+const PATH: &str = "bs";
+/// The path of requests for a pack.
+const PACK_PATH: &str = "bspack";
+
+/// The time in which a peer without DTLS has to answer the first request: enough for two retransmissions.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bytes of a block for a peer whose address may be forged.
+const UNPROVEN_BLOCK: usize = 16;
+
+/// Names a session. It is never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct SessionId(u64);
+
+/// Owns the accounts and the sessions.
+#[derive(Default)]
+pub(super) struct BootstrapServer {
+    accounts: Accounts,
+    sessions: IdMap<SessionId, RunningSession>,
+    by_endpoint: HashMap<Arc<str>, SessionId>,
+    exchanges: IdMap<ExchangeId, SessionId>,
+    deadlines: IdDeadlines<SessionId>,
+    /// The number of sessions over plain UDP.
+    plain_sessions: usize,
+    last_id: u64,
+}
+
+struct RunningSession {
+    session: Session,
+    exchange: ExchangeId,
+    began: Instant,
+    /// The device has answered, or its DTLS association proves its address.
+    is_proven: bool,
+}
+
+impl BootstrapServer {
+    pub fn accounts_mut(&mut self) -> &mut Accounts {
+        &mut self.accounts
+    }
+
+    /// Answers a request for bootstrap.
+    pub fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
+        if is_pack(received.request) {
+            return self.handle_pack_request(context, received);
+        }
+        if let Err((endpoint, refusal)) = self.begin(context, received) {
+            let retry_after = context.settings.limits.retry_after;
+            let mut response = refused(refusal.code(), refusal, received.request);
+            if response.code == Code::SERVICE_UNAVAILABLE {
+                add_max_age(&mut response, retry_after);
+            }
+            reject(context, received, endpoint, response, refusal);
+        }
+    }
+
+    /// Returns whether an exchange is one of a session.
+    pub fn owns(&self, exchange: ExchangeId) -> bool {
+        self.exchanges.contains_key(&exchange)
+    }
+
+    /// Takes what became of a request of a session.
+    pub fn handle_event(&mut self, context: &mut Context, exchange: ExchangeId, event: EndpointEvent) {
+        let Some(id) = self.exchanges.get(&exchange).copied() else { return };
+        match event {
+            EndpointEvent::Response { response, .. } => {
+                self.exchanges.remove(&exchange);
+                self.answered(context, id, &response);
+            }
+            EndpointEvent::Reset { .. } => self.fail(context, id, None, "the device reset the request"),
+            EndpointEvent::TimedOut { .. } => self.fail(context, id, None, "the device did not answer"),
+            EndpointEvent::Failed { error, .. } => self.fail(context, id, None, &error.to_string()),
+            // The answer comes later, or these are no events of requests.
+            EndpointEvent::Acknowledged { .. }
+            | EndpointEvent::Request { .. }
+            | EndpointEvent::Notification { .. }
+            | EndpointEvent::NotificationFailed { .. }
+            | EndpointEvent::NotificationSuperseded { .. }
+            | EndpointEvent::BodyRefused { .. } => {}
+        }
+    }
+
+    pub fn handle_timeout(&mut self, context: &mut Context) {
+        while let Some(id) = self.deadlines.pop_expired(context.now) {
+            let is_proven = self.sessions.get(&id).is_some_and(|running| running.is_proven);
+            let reason = match is_proven {
+                true => "the session took longer than bootstrap.session_timeout",
+                false => "the device did not answer",
+            };
+            self.fail(context, id, None, reason);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Returns the number of sessions that run.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+/// Sessions.
+impl BootstrapServer {
+    fn begin(&mut self, context: &mut Context, received: ReceivedRequest) -> Result<(), Refused> {
+        let ReceivedRequest { id, peer, request } = received;
+        let anonymous = |refusal| (None, refusal);
+        let settings = serving(context, peer).map_err(anonymous)?;
+        if request.method != Code::POST {
+            return Err(anonymous(BootstrapRefusal::Method));
+        }
+        let (asked, account) = self.authorize(context, &settings, received)?;
+        let named = |refusal| (Some(asked.endpoint.clone()), refusal);
+        self.make_room(context, &settings, &asked.endpoint, peer).map_err(named)?;
+        let endpoint: Arc<str> = asked.endpoint.as_str().into();
+        let is_proven = peer.association.is_some();
+        let begun = {
+            let mut issue = issuing(context, &settings);
+            Session::begin((Arc::clone(&endpoint), peer), account, asked.format, !is_proven, &mut issue)
+        };
+        let (session, first) = begun.map_err(|error| match error {
+            session::PlanError::TooManyKeys => named(BootstrapRefusal::TooManyKeys),
+            session::PlanError::Identity | session::PlanError::BootstrapAccount => named(BootstrapRefusal::Unwritable),
+        })?;
+        context.respond(id, Response::new(Code::CHANGED));
+        context.report(Report::Bootstrap(BootstrapReport::Started { endpoint: asked.endpoint, peer }));
+        let id = self.new_id();
+        let exchange = context.coap.send_request(context.now, peer, first);
+        let patience = if is_proven { settings.session_timeout } else { PROOF_TIMEOUT.min(settings.session_timeout) };
+        self.deadlines.set(id, context.now + patience);
+        self.exchanges.insert(exchange, id);
+        self.by_endpoint.insert(endpoint, id);
+        self.plain_sessions += usize::from(!is_proven);
+        self.sessions.insert(id, RunningSession { session, exchange, began: context.now, is_proven });
+        Ok(())
+    }
+
+    /// Returns what a device asks for and the account that it is given, if it may have it.
+    fn authorize(
+        &self,
+        context: &Context,
+        settings: &BootstrapConfig,
+        ReceivedRequest { peer, request, .. }: ReceivedRequest,
+    ) -> Result<(BootstrapRequest, Arc<Account>), Refused> {
+        let identity = context.identity(peer);
+        let known_as = settings.identity.endpoint_named_by(identity.as_deref());
+        let asked = BootstrapRequest::read(request, known_as).map_err(|refusal| (None, refusal))?;
+        let refused = |refusal| (Some(asked.endpoint.clone()), refusal);
+        if context.draining {
+            return Err(refused(BootstrapRefusal::Stopping));
+        }
+        if let Some(refusal) = forbids(settings, &asked.endpoint, (context, peer, identity.as_deref())) {
+            return Err(refused(refusal));
+        }
+        let account = self.accounts.of(&asked.endpoint).ok_or_else(|| refused(BootstrapRefusal::NoAccount))?;
+        if peer.association.is_none() && !account.is_public() && !account.allow_plaintext {
+            return Err(refused(BootstrapRefusal::Plaintext));
+        }
+        if gives_second_kind(context, account, &asked.endpoint) {
+            return Err(refused(BootstrapRefusal::SecondKind));
+        }
+        let account = Arc::clone(account);
+        Ok((asked, account))
+    }
+
+    /// Ends the session of an endpoint, and makes sure that there is room for another one.
+    fn make_room(
+        &mut self,
+        context: &mut Context,
+        settings: &BootstrapConfig,
+        endpoint: &str,
+        peer: Peer,
+    ) -> Result<(), BootstrapRefusal> {
+        if let Some(id) = self.by_endpoint.get(endpoint).copied() {
+            let is_secured = self.sessions.get(&id).is_some_and(|running| running.session.peer.association.is_some());
+            if is_secured && peer.association.is_none() {
+                return Err(BootstrapRefusal::Secured);
+            }
+            self.fail(context, id, None, "the device asked for another session");
+        }
+        let most_plain = settings.sessions.div_ceil(2);
+        let is_full =
+            self.sessions.len() >= settings.sessions || peer.association.is_none() && self.plain_sessions >= most_plain;
+        if is_full { Err(BootstrapRefusal::Busy) } else { Ok(()) }
+    }
+
+    fn answered(&mut self, context: &mut Context, id: SessionId, response: &Response) {
+        let Some(settings) = context.settings.bootstrap.clone() else {
+            return self.fail(context, id, None, "bootstrap was switched off");
+        };
+        let Some(running) = self.sessions.get_mut(&id) else { return };
+        if !std::mem::replace(&mut running.is_proven, true) {
+            self.deadlines.set(id, running.began + settings.session_timeout);
+        }
+        let progress = {
+            let mut issue = issuing(context, &settings);
+            running.session.answered(response, &mut issue)
+        };
+        match progress {
+            Progress::Send(request) => self.send(context, id, request),
+            Progress::Compare(request) => {
+                if let Some(reason) = difference(context, &running.session, response) {
+                    let endpoint = running.session.endpoint.to_string();
+                    context.report(Report::Bootstrap(BootstrapReport::Differs { endpoint, reason }));
+                }
+                self.send(context, id, request);
+            }
+            Progress::Finished => {
+                let Some(RunningSession { session, began, .. }) = self.end(context, id) else { return };
+                let (endpoint, took) = (session.endpoint.to_string(), context.now - began);
+                context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
+                context.report(Report::Bootstrap(BootstrapReport::Finished { endpoint, peer: session.peer, took }));
+            }
+            Progress::Failed { code, reason } => self.fail(context, id, code, &reason),
+        }
+    }
+
+    fn send(&mut self, context: &mut Context, id: SessionId, request: Request) {
+        let Some(running) = self.sessions.get_mut(&id) else { return };
+        running.exchange = context.coap.send_request(context.now, running.session.peer, request);
+        self.exchanges.insert(running.exchange, id);
+    }
+
+    fn fail(&mut self, context: &mut Context, id: SessionId, code: Option<Code>, reason: &str) {
+        let Some(RunningSession { session, .. }) = self.end(context, id) else { return };
+        let (endpoint, peer, step) = (session.endpoint.to_string(), session.peer, session.step());
+        let outcome = || awaited_bootstraps::failed_at(step, code, reason);
+        context.awaited_bootstraps.ended(context.now, &endpoint, outcome);
+        context.report(Report::Bootstrap(BootstrapReport::Failed {
+            endpoint,
+            peer,
+            step,
+            code,
+            reason: reason.to_owned(),
+        }));
+    }
+
+    fn end(&mut self, context: &mut Context, id: SessionId) -> Option<RunningSession> {
+        let running = self.sessions.remove(&id)?;
+        self.deadlines.cancel(id);
+        self.by_endpoint.remove(&running.session.endpoint);
+        self.plain_sessions -= usize::from(running.session.peer.association.is_none());
+        if self.exchanges.remove(&running.exchange).is_some() {
+            context.coap.forget(running.exchange);
+        }
+        Some(running)
+    }
+
+    fn new_id(&mut self) -> SessionId {
+        self.last_id += 1;
+        SessionId(self.last_id)
+    }
+}
+
+/// Packs.
+impl BootstrapServer {
+    fn handle_pack_request(&mut self, context: &mut Context, received: ReceivedRequest) {
+        match self.pack(context, received) {
+            Ok((endpoint, response)) => {
+                if received.peer.association.is_none() {
+                    context.coap.limit_blocks(received.id, UNPROVEN_BLOCK);
+                }
+                context.respond(received.id, response);
+                if is_first_block(received.request) {
+                    context.report(Report::Bootstrap(BootstrapReport::Pack { endpoint, peer: received.peer }));
+                }
+            }
+            Err((endpoint, refusal)) => {
+                let response = refused(refusal.code_of_pack(), refusal, received.request);
+                reject(context, received, endpoint, response, refusal);
+            }
+        }
+    }
+
+    fn pack(&self, context: &mut Context, received: ReceivedRequest) -> Result<(String, Response), Refused> {
+        let ReceivedRequest { peer, request, .. } = received;
+        let settings = serving(context, peer).map_err(|refusal| (None, refusal))?;
+        if request.method != Code::GET {
+            return Err((None, BootstrapRefusal::Method));
+        }
+        let format = accepted(request).map_err(|refusal| (None, refusal))?;
+        let (asked, account) = self.authorize(context, &settings, received)?;
+        let refused = |refusal| (Some(asked.endpoint.clone()), refusal);
+        if peer.association.is_none() && account.generates_keys() {
+            // Nothing is kept for a peer that has not proved its address.
+            return Err(refused(BootstrapRefusal::TooManyKeys));
+        }
+        let packed = {
+            let mut issue = issuing(context, &settings);
+            session::pack(&account, &asked.endpoint, format, &mut issue)
+        };
+        let payload = packed.map_err(|error| match error {
+            session::PlanError::TooManyKeys => refused(BootstrapRefusal::TooManyKeys),
+            session::PlanError::Identity | session::PlanError::BootstrapAccount => {
+                refused(BootstrapRefusal::Unwritable)
+            }
+        })?;
+        let mut response = Response { payload, ..Response::new(Code::CONTENT) };
+        response.options.add_uint(number::CONTENT_FORMAT, format.number().into());
+        Ok((asked.endpoint, response))
+    }
+}
+
+/// A request that is refused, with the endpoint name if it is known.
+type Refused = (Option<String>, BootstrapRefusal);
+
+/// Returns whether a request is for bootstrap.
+pub(super) fn is_bootstrap(request: &Request) -> bool {
+    request.options.all(number::URI_PATH).eq([PATH.as_bytes()]) || is_pack(request)
+}
+
+/// Returns whether a message asks for a session.
+pub(super) fn begins_session(message: &Message) -> bool {
+    message.code == Code::POST && message.options.all(number::URI_PATH).eq([PATH.as_bytes()])
+}
+
+/// Returns a message as traces may show it: what a bootstrap server writes or packs may hold keys, and is left out.
+pub(super) fn without_secrets(datagram: &[u8]) -> Option<Vec<u8>> {
+    let mut message = Message::decode(datagram).ok()?;
+    let writes_instance = message.code == Code::PUT && message.options.all(number::URI_PATH).count() == 2;
+    let is_pack = message.code == Code::CONTENT;
+    if !(writes_instance || is_pack) || message.payload.is_empty() {
+        return None;
+    }
+    message.options.remove(number::CONTENT_FORMAT);
+    message.payload = Vec::new();
+    Some(message.encode())
+}
+
+fn is_pack(request: &Request) -> bool {
+    request.options.all(number::URI_PATH).eq([PACK_PATH.as_bytes()])
+}
+
+fn is_first_block(request: &Request) -> bool {
+    // RFC 7959 section 2.2: the number stands above the lowest four bits.
+    request.options.uint(number::BLOCK2).ok().flatten().is_none_or(|block| block >> 4 == 0)
+}
+
+/// Returns the settings, if the socket of this peer serves bootstrap.
+fn serving(context: &Context, peer: Peer) -> Result<BootstrapConfig, BootstrapRefusal> {
+    let settings = context.settings.bootstrap.clone();
+    let serves = context.settings.role_of(peer.socket).serves_bootstrap();
+    settings.filter(|_| serves).ok_or(BootstrapRefusal::Off)
+}
+
+/// Returns what issues the keys of devices.
+fn issuing<'c>(
+    context: &'c mut Context,
+    settings: &BootstrapConfig,
+) -> impl FnMut(&PskIdentity, bool) -> Option<SecretBytes> + 'c {
+    let most = settings.generated_keys;
+    move |identity, rotate| {
+        let issued = context.generated_keys.issue(identity, rotate, most, &mut context.rng);
+        context.forget_key(identity);
+        issued
+    }
+}
+
+/// Returns whether an account gives a device an identity that is for bootstrap at a socket that serves both.
+fn gives_second_kind(context: &Context, account: &Account, endpoint: &str) -> bool {
+    let is_shared = context.has_shared_dtls_socket();
+    let mut identities = account.servers.iter().filter_map(|server| server.identity()?.of(endpoint));
+    is_shared && identities.any(|identity| context.bootstrap_identities.contains(&identity))
+}
+
+fn refused(code: Code, refusal: BootstrapRefusal, request: &Request) -> Response {
+    Response::with_diagnostic(code, fitting(refusal.reason(), "", room(request)))
+}
+
+fn reject(
+    context: &mut Context,
+    received: ReceivedRequest,
+    endpoint: Option<String>,
+    response: Response,
+    refusal: BootstrapRefusal,
+) {
+    let code = response.code;
+    context.respond(received.id, response);
+    context.report(Report::Bootstrap(BootstrapReport::Rejected { peer: received.peer, endpoint, code, refusal }));
+}
+
+/// Compares the answer to Verify with what was written. Returns what differs, without the values.
+fn difference(context: &Context, session: &Session, response: &Response) -> Option<String> {
+    let mut register = Request::new(Code::POST);
+    register.options.add_text(number::URI_QUERY, &format!("ep={}", session.endpoint));
+    register.options.add_text(number::URI_QUERY, "lwm2m=1.1");
+    let registration = Registration::from_register(&register, &context.settings.lifetimes, None).ok()?;
+    let format = response.options.content_format().or(Some(session.format().number()));
+    let requested = Requested::Path(path_of_servers());
+    let entries = match decode(requested, format, &response.payload, context.decode_context(&registration)) {
+        Ok(entries) => entries,
+        Err(error) => return Some(error.to_string()),
+    };
+    let is_there = |written: &Assignment| {
+        entries.iter().any(|entry| {
+            let is_equal = entry.value == written.value
+                || entry.value.as_f64().is_some_and(|value| written.value.as_f64() == Some(value));
+            entry.path == written.path && is_equal
+        })
+    };
+    let missing: Vec<String> =
+        session.written().iter().filter(|written| !is_there(written)).map(|written| written.path.to_string()).collect();
+    (!missing.is_empty()).then(|| format!("{} has another value or none", missing.join(", ")))
+}

@@ -1,0 +1,138 @@
+//! Requests for bootstrap: whose they are, and what they ask for (OMA LwM2M Core 1.1 section 6.1.6.1, 1.2 section 6.1.8).
+
+use crate::coap::options::number;
+use crate::coap::{Code, Request};
+use crate::lwm2m::content_format::ContentFormat;
+use lwm2m_base::Peer;
+use lwm2m_base::identity::Identity;
+
+use super::super::config::{BootstrapConfig, SocketRole};
+use super::super::context::Context;
+use super::super::report::{BootstrapRefusal, Forbidden};
+
+/// Limits the bytes of an endpoint name, as in a Register.
+const LONGEST_NAME: usize = 255;
+
+/// What a device asks for.
+pub(super) struct BootstrapRequest {
+    pub endpoint: String,
+    /// The format that the device prefers (`pct`).
+    pub format: Option<ContentFormat>,
+}
+
+impl BootstrapRequest {
+    /// Reads the query. The identity of the peer may stand for the endpoint name if the query has none.
+    pub fn read(request: &Request, known_as: Option<&str>) -> Result<Self, BootstrapRefusal> {
+        let items = request.options.texts(number::URI_QUERY).map_err(|_| BootstrapRefusal::Malformed)?;
+        let item = |name: &str| items.iter().find_map(|item| item.strip_prefix(name)?.strip_prefix('='));
+        let endpoint = item("ep").or(known_as).ok_or(BootstrapRefusal::NoEndpoint)?;
+        if endpoint.is_empty() || endpoint.len() > LONGEST_NAME || endpoint.chars().any(char::is_control) {
+            return Err(BootstrapRefusal::Malformed);
+        }
+        let format = item("pct").map(preferred).transpose()?;
+        Ok(Self { endpoint: endpoint.to_owned(), format })
+    }
+}
+
+fn preferred(number: &str) -> Result<ContentFormat, BootstrapRefusal> {
+    let format = number.parse().ok().and_then(|number| ContentFormat::from_number(number).ok());
+    format.filter(|format| crate::bootstrap::file::is_writable(*format)).ok_or(BootstrapRefusal::Format)
+}
+
+/// Returns the format of a Bootstrap-Pack that the request accepts.
+pub(super) fn accepted(request: &Request) -> Result<ContentFormat, BootstrapRefusal> {
+    let number = request.options.uint(number::ACCEPT).ok().flatten();
+    let format = number.and_then(|number| ContentFormat::from_number(number.into()).ok());
+    let is_packed = |format: &ContentFormat| {
+        matches!(format, ContentFormat::SenmlJson | ContentFormat::SenmlCbor | ContentFormat::Lwm2mCbor)
+    };
+    format.filter(is_packed).ok_or(BootstrapRefusal::NotAcceptable)
+}
+
+/// Returns why this peer may not ask bootstrap for an endpoint name.
+pub(super) fn forbids(
+    settings: &BootstrapConfig,
+    endpoint: &str,
+    (context, peer, identity): (&Context, Peer, Option<&Identity>),
+) -> Option<BootstrapRefusal> {
+    let Some(identity) = identity else {
+        // Closed between its last record and this answer.
+        return peer.association.map(|_| BootstrapRefusal::OtherIdentity);
+    };
+    let is_for_bootstrap = is_for_bootstrap(context, peer, identity);
+    let is_allowed = is_for_bootstrap && settings.identity.allows(identity, endpoint);
+    (!is_allowed).then_some(BootstrapRefusal::OtherIdentity)
+}
+
+/// Returns whether the credentials that a peer has proved are for bootstrap, and so for nothing else. At a socket for
+/// everything these are the identities of `bootstrap.psk_file`.
+pub(in super::super) fn is_for_bootstrap(context: &Context, peer: Peer, identity: &Identity) -> bool {
+    match (context.settings.role_of(peer.socket), identity) {
+        (SocketRole::Bootstrap, _) => true,
+        (SocketRole::Registration, _) => false,
+        (SocketRole::All, Identity::Psk(identity)) => context.bootstrap_identities.contains(identity),
+        (SocketRole::All, Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown) => false,
+    }
+}
+
+/// Returns why a peer may not send this request, which is not for bootstrap: its socket or its credentials are for
+/// bootstrap only.
+pub(in super::super) fn forbids_other(context: &Context, peer: Peer) -> Option<Forbidden> {
+    let identity = context.identity(peer);
+    let is_for_bootstrap = identity.is_some_and(|identity| is_for_bootstrap(context, peer, &identity));
+    let is_elsewhere = context.settings.role_of(peer.socket) == SocketRole::Bootstrap;
+    (is_for_bootstrap || is_elsewhere).then_some(Forbidden::BootstrapOnly)
+}
+
+impl BootstrapRefusal {
+    /// Returns the code of the answer to a request for a session.
+    pub(super) fn code(self) -> Code {
+        match self {
+            Self::Off | Self::NotAcceptable => Code::NOT_FOUND,
+            Self::Method => Code::METHOD_NOT_ALLOWED,
+            Self::Format => Code::UNSUPPORTED_CONTENT_FORMAT,
+            Self::Malformed
+            | Self::NoEndpoint
+            | Self::NoAccount
+            | Self::OtherIdentity
+            | Self::Plaintext
+            | Self::SecondKind
+            | Self::Secured
+            | Self::Unwritable => Code::BAD_REQUEST,
+            Self::Busy | Self::TooManyKeys | Self::Stopping => Code::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Returns the code of the answer to a request for a pack, where it differs.
+    pub(super) fn code_of_pack(self) -> Code {
+        match self {
+            Self::Off => Code::NOT_IMPLEMENTED,
+            Self::NotAcceptable => Code::NOT_ACCEPTABLE,
+            Self::NoAccount => Code::NOT_FOUND,
+            // The device asks for a session then, whose first answer proves its address.
+            Self::TooManyKeys => Code::NOT_IMPLEMENTED,
+            other => other.code(),
+        }
+    }
+
+    /// Returns the reason for people.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Off => "bootstrap is off",
+            Self::Method => "the method is not allowed",
+            Self::NotAcceptable => "a pack is SenML CBOR, SenML JSON or LwM2M CBOR",
+            Self::Format => "pct is no format of bootstrap",
+            Self::Malformed => "the query is malformed",
+            Self::NoEndpoint => "the query item ep is missing",
+            Self::NoAccount => "no account for this endpoint name",
+            Self::OtherIdentity => "the identity is not for this endpoint name, or not for bootstrap",
+            Self::Plaintext => "the account has secrets: use DTLS",
+            Self::SecondKind => "the account has an identity of bootstrap.psk_file",
+            Self::Secured => "a session over DTLS is running",
+            Self::Unwritable => "the account does not fit this endpoint name",
+            Self::Busy => "too many sessions",
+            Self::TooManyKeys => "too many generated keys",
+            Self::Stopping => "the gateway is stopping",
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The command `bootstrap`: a device is told to ask for bootstrap, and the answer tells how that ended.
+
+use lwm2m_testkit::scene::outcome;
+
+use super::*;
+
+const TRIGGER: &str = "/1/0/9";
+
+fn bootstrap(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "bootstrap", "data": { "path": TRIGGER } })
+}
+
+/// Gives the command to a registered device, which executes it.
+fn executed(scene: &mut Scene, id: u64) {
+    scene.command(&bootstrap(id));
+    let execute = scene.expect_request(Code::POST, TRIGGER);
+    scene.answer(&execute, Code::CHANGED);
+    scene.expect_published("up/resp", &json!({ "reqID": id, "msgType": "ack" }));
+    scene.expect_nothing_more();
+}
+
+fn registered() -> Scene {
+    let mut scene = scene(account(json!({})));
+    scene.register("ep=dev-7&lt=86400&lwm2m=1.1");
+    scene
+}
+
+/// Begins the session and answers all of its requests but the last one, which is returned.
+fn up_to_finish(scene: &mut Scene) -> Message {
+    begin(scene, "ep=dev-7");
+    for _ in 0..4 {
+        let request = next_request(scene).expect("a request");
+        scene.answer(&request, success(&request));
+    }
+    scene.expect_request(Code::POST, "/bs")
+}
+
+#[test]
+fn the_answer_comes_when_the_session_has_finished() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.table_sizes().awaited_bootstraps, 0);
+}
+
+#[test]
+fn the_answer_names_the_step_at_which_the_session_failed() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::NOT_ACCEPTABLE);
+    let mut data = outcome("4.06", "not_acceptable", &json!(TRIGGER));
+    data["reason"] = json!("bootstrap failed at POST /bs: the device found the account inconsistent");
+    scene.expect_answer(&bootstrap(1), data);
+}
+
+#[test]
+fn a_device_that_leaves_before_it_asks_for_bootstrap_answers_when_it_is_registered_again() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    let deregister = scene.deregister();
+    scene.ask(&deregister, Code::DELETED);
+    scene.expect_disconnect(scene.device);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_nothing_more();
+    scene.register("ep=dev-7&lt=300&lwm2m=1.1");
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_device_that_refuses_the_trigger_has_answered() {
+    let mut scene = registered();
+    scene.command(&bootstrap(1));
+    let execute = scene.expect_request(Code::POST, TRIGGER);
+    scene.answer(&execute, Code::METHOD_NOT_ALLOWED);
+    scene.expect_answer(&bootstrap(1), outcome("4.05", "method_not_allowed", &json!(TRIGGER)));
+}
+
+#[test]
+fn a_device_that_does_not_ask_for_bootstrap_is_waited_for_some_minutes() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    scene.advance(299.0);
+    scene.expect_nothing_more();
+    scene.advance(2.0);
+    let mut data = outcome("5.04", "gateway_timeout", &json!(TRIGGER));
+    data["reason"] = json!("the device did not ask for bootstrap");
+    scene.expect_answer(&bootstrap(1), data);
+    assert_eq!(scene.gateway.table_sizes().awaited_bootstraps, 0);
+}
+
+#[test]
+fn another_command_takes_the_place_of_the_one_that_waits() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    scene.command(&bootstrap(2));
+    let execute = scene.expect_request(Code::POST, TRIGGER);
+    scene.answer(&execute, Code::CHANGED);
+    scene.expect_published("up/resp", &json!({ "reqID": 2, "msgType": "ack" }));
+    let mut data = outcome("4.09", "conflict", &json!(TRIGGER));
+    data["reason"] = json!("another bootstrap command followed");
+    scene.expect_answer(&bootstrap(1), data);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_answer(&bootstrap(2), outcome("2.04", "changed", &json!(TRIGGER)));
+}
+
+#[test]
+fn nothing_is_kept_of_a_device_that_does_not_come_back() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    let deregister = scene.deregister();
+    scene.ask(&deregister, Code::DELETED);
+    scene.expect_disconnect(scene.device);
+    scene.advance(700.0);
+    scene.expect_nothing_left_behind();
+    assert_eq!(scene.gateway.table_sizes().awaited_bootstraps, 0);
+}
+
+#[test]
+fn only_a_bootstrap_trigger_can_be_executed_so() {
+    let mut scene = registered();
+    for path in ["/1/0/8", "/3/0/9", "/1/0"] {
+        let command = json!({ "reqID": 1, "msgType": "bootstrap", "data": { "path": path } });
+        scene.command(&command);
+        scene.expect_refused(&command);
+    }
+}

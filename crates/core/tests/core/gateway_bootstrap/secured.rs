@@ -1,0 +1,338 @@
+//! Devices with DTLS: which keys are good for what, and generated keys that hold at once.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lwm2m_base::Peer;
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::coap::{MessageId, Options, Token};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::gateway::config::SocketRole;
+use lwm2m_core::gateway::trace::{TraceId, TraceTarget, TracedEvent};
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
+use lwm2m_dtls::{DtlsConfig, DtlsServer};
+use lwm2m_testkit::scene::beginning;
+
+use super::*;
+
+const BOOTSTRAP_KEY: &[u8] = b"planted-bootstrap";
+const KEY: &[u8] = b"planted-registration";
+
+/// A gateway with DTLS sockets of these roles and one device, whose datagrams arrive at once.
+struct Secured {
+    gateway: Gateway,
+    now: Instant,
+    /// The keys of the PSK file of each kind.
+    registration: HashMap<String, Vec<u8>>,
+    bootstrap: HashMap<String, Vec<u8>>,
+    reports: Vec<Report>,
+    traced: String,
+    ports: u16,
+    next_id: u16,
+}
+
+/// A client with its socket of the gateway.
+struct Client {
+    dtls: DtlsClient,
+    socket: u16,
+    address: SocketAddr,
+}
+
+impl Secured {
+    fn new(roles: &[SocketRole], account: Value) -> Self {
+        let now = beginning();
+        let settings = GatewayConfig {
+            bootstrap: Some(BootstrapConfig::default()),
+            roles: roles.to_vec(),
+            ..GatewayConfig::default()
+        };
+        let dtls = DtlsConfig { realms: roles.iter().map(|role| role.realm()).collect(), ..DtlsConfig::default() };
+        let acceptor = Acceptor::new(&AcceptorConfig { psk: true, ..AcceptorConfig::default() }).expect("an acceptor");
+        let server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
+        let gateway = Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
+        let mut gateway = gateway.with_dtls(server, 0);
+        gateway.restore(now, Vec::new());
+        gateway.set_bootstrap_accounts(accounts(json!([account])));
+        let trace = TraceTarget::Address([192, 0, 2, 1].into());
+        assert!(gateway.trace(now, TraceId(1), trace));
+        Self {
+            gateway,
+            now,
+            registration: HashMap::new(),
+            bootstrap: HashMap::new(),
+            reports: Vec::new(),
+            traced: String::new(),
+            ports: 5000,
+            next_id: 0,
+        }
+    }
+
+    fn with_bootstrap_identity(mut self, identity: &str) -> Self {
+        self.bootstrap.insert(identity.to_owned(), BOOTSTRAP_KEY.to_vec());
+        let identities: HashSet<PskIdentity> =
+            self.bootstrap.keys().filter_map(|identity| PskIdentity::new(identity.as_bytes())).collect();
+        self.gateway.set_bootstrap_identities(identities);
+        self
+    }
+
+    fn with_identity(mut self, identity: &str) -> Self {
+        self.registration.insert(identity.to_owned(), KEY.to_vec());
+        self
+    }
+
+    /// Makes a handshake with a socket; `None` if it does not succeed within two minutes.
+    fn connect(&mut self, socket: u16, identity: &str, key: &[u8]) -> Option<Client> {
+        self.ports += 1;
+        let config = DtlsClientConfig::psk(identity, key);
+        let address = SocketAddr::from(([192, 0, 2, 1], self.ports));
+        let mut client = Client { dtls: DtlsClient::new(self.now, config), socket, address };
+        for _ in 0..120 {
+            self.exchange(&mut client);
+            if client.dtls.is_established() {
+                return Some(client);
+            }
+            self.now += Duration::from_secs(1);
+            client.dtls.handle_timeout(self.now);
+            self.gateway.handle_timeout(self.now);
+        }
+        None
+    }
+
+    /// Carries datagrams until none is under way.
+    fn exchange(&mut self, client: &mut Client) {
+        loop {
+            let mut has_sent = false;
+            while let Some(datagram) = client.dtls.poll_transmit() {
+                has_sent = true;
+                self.gateway.handle_datagram(self.now, Peer::udp(client.socket, client.address), &datagram);
+            }
+            has_sent |= self.drain(client);
+            if !has_sent {
+                return;
+            }
+        }
+    }
+
+    fn drain(&mut self, client: &mut Client) -> bool {
+        let mut has_sent = false;
+        loop {
+            match self.gateway.poll_output() {
+                Output::Transmit(transmit) => {
+                    has_sent = true;
+                    if transmit.peer.address == client.address {
+                        client.dtls.handle_datagram(self.now, &transmit.datagram);
+                    }
+                }
+                Output::FindKey(question) => {
+                    let role = SocketRole::of_realm(question.realm);
+                    let of = |keys: &HashMap<String, Vec<u8>>| keys.get(question.identity.as_str()).cloned();
+                    let bootstrap = role.serves_bootstrap().then(|| of(&self.bootstrap)).flatten();
+                    let registration = role.serves_registrations().then(|| of(&self.registration)).flatten();
+                    let key = bootstrap.or(registration).and_then(PskKey::new);
+                    let keep_for = Duration::from_secs(3600);
+                    let answer = key.map_or(KeyAnswer::Unknown { keep_for }, |key| KeyAnswer::Found { key, keep_for });
+                    self.gateway.handle_key(self.now, &question, answer);
+                }
+                Output::Broker(BrokerCommand::Connect { registration, .. }) => {
+                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration });
+                }
+                Output::Report(report) => self.reports.push(report),
+                Output::Broker(_) | Output::Answer(_) => {}
+                Output::Idle(_) => break,
+            }
+        }
+        while let Some(traced) = self.gateway.poll_trace() {
+            if let TracedEvent::Message(message) = &traced.event {
+                self.traced += &String::from_utf8_lossy(&message.datagram);
+                let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                self.traced += &hex(&message.datagram);
+            }
+        }
+        has_sent
+    }
+
+    fn send(&mut self, client: &mut Client, message: &Message) -> Option<Message> {
+        client.dtls.send(&message.encode());
+        self.exchange(client);
+        self.receive(client)
+    }
+
+    fn receive(&mut self, client: &mut Client) -> Option<Message> {
+        client.dtls.poll_plaintext().map(|datagram| Message::decode(&datagram).expect("a message"))
+    }
+
+    fn post(&mut self, client: &mut Client, path: &str, query: &str) -> Code {
+        let request = self.request(Code::POST, path, query);
+        self.send(client, &request).expect("an answer").code
+    }
+
+    fn request(&mut self, method: Code, path: &str, query: &str) -> Message {
+        self.next_id += 1;
+        let id = MessageId(self.next_id);
+        let token = Token::new(&self.next_id.to_be_bytes());
+        let mut message =
+            Message { kind: Kind::Confirmable, code: method, id, token, options: Options::new(), payload: Vec::new() };
+        message.options.add_text(number::URI_PATH, path);
+        query.split('&').filter(|item| !item.is_empty()).for_each(|item| {
+            message.options.add_text(number::URI_QUERY, item);
+        });
+        message
+    }
+
+    /// Asks for a session, obeys to its end, and returns the key that was written to `/0/1/5`.
+    fn bootstrap(&mut self, client: &mut Client, query: &str) -> Vec<u8> {
+        let request = self.request(Code::POST, "bs", query);
+        assert_eq!(self.send(client, &request).expect("an answer").code, Code::CHANGED);
+        let mut key = Vec::new();
+        while let Some(request) = self.receive(client) {
+            if let Some(at) = request.payload.windows(3).position(|part| part == b"\xc8\x05\x10") {
+                key = request.payload[at + 3..at + 19].to_vec();
+            }
+            let mut answer = Message { kind: Kind::Acknowledgement, code: success(&request), ..reply(&request) };
+            if request.code == Code::GET {
+                answer.payload = DISCOVERED.as_bytes().to_vec();
+            }
+            client.dtls.send(&answer.encode());
+            self.exchange(client);
+        }
+        let finished = |report: &Report| matches!(report, Report::Bootstrap(BootstrapReport::Finished { .. }));
+        assert!(self.reports.drain(..).any(|report| finished(&report)), "the session has not finished");
+        key
+    }
+}
+
+/// The sockets of a gateway with a listener for each purpose.
+const APART: [SocketRole; 2] = [SocketRole::Bootstrap, SocketRole::Registration];
+
+#[test]
+fn a_generated_key_holds_at_once_at_the_listeners_for_registrations() {
+    for (roles, identity, at) in [(&APART[..], "dev-7", 1), (&[SocketRole::All][..], "bs-dev-7", 0)] {
+        let mut secured = Secured::new(roles, generating(json!({ "allow_plaintext": false })));
+        secured = secured.with_bootstrap_identity(identity);
+        if identity != "dev-7" {
+            // Another rule for the identities of bootstrap: the same names need a listener of their own.
+            secured.set_rule("bs-${endpoint_name}");
+        }
+        // The device was here before: its identity is known to have no key.
+        assert!(secured.connect(at, "dev-7", b"guessed").is_none());
+        let mut client = secured.connect(0, identity, BOOTSTRAP_KEY).expect("its bootstrap account");
+        let key = secured.bootstrap(&mut client, "ep=dev-7");
+        let mut registered = secured.connect(at, "dev-7", &key).expect("the key holds");
+        assert_eq!(secured.post(&mut registered, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
+    }
+}
+
+#[test]
+fn the_identity_gives_the_endpoint_name_if_the_request_has_none() {
+    let mut secured = Secured::new(&APART, generating(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    assert_eq!(secured.bootstrap(&mut client, "").len(), 16);
+}
+
+#[test]
+fn an_identity_asks_for_no_other_endpoint_name() {
+    let mut secured = Secured::new(&APART, generating(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    assert_eq!(secured.post(&mut client, "bs", "ep=dev-8"), Code::BAD_REQUEST);
+    assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 0);
+}
+
+#[test]
+fn a_key_of_one_kind_is_not_accepted_for_the_other() {
+    // At one listener: an identity is of one kind.
+    let mut secured = Secured::new(&[SocketRole::All], account(json!({})));
+    secured = secured.with_bootstrap_identity("dev-7").with_identity("dev-8");
+    let mut bootstrap = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("a key for bootstrap");
+    assert_eq!(secured.post(&mut bootstrap, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::FORBIDDEN);
+    assert_eq!(secured.post(&mut bootstrap, "dp", ""), Code::FORBIDDEN);
+    let mut registration = secured.connect(0, "dev-8", KEY).expect("a key for registrations");
+    assert_eq!(secured.post(&mut registration, "bs", "ep=dev-8"), Code::BAD_REQUEST);
+    assert_eq!(secured.post(&mut registration, "rd", "ep=dev-8&lt=300&lwm2m=1.1"), Code::CREATED);
+
+    // At listeners of their own the same name has two keys.
+    let mut secured = Secured::new(&APART, account(json!({})));
+    secured = secured.with_bootstrap_identity("dev-7").with_identity("dev-7");
+    assert!(secured.connect(0, "dev-7", KEY).is_none());
+    assert!(secured.connect(1, "dev-7", BOOTSTRAP_KEY).is_none());
+    let mut bootstrap = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("the key for bootstrap");
+    assert_eq!(secured.post(&mut bootstrap, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::FORBIDDEN);
+    let mut registration = secured.connect(1, "dev-7", KEY).expect("the key for registrations");
+    assert_eq!(secured.post(&mut registration, "bs", "ep=dev-7"), Code::NOT_FOUND);
+    assert_eq!(secured.post(&mut registration, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
+}
+
+#[test]
+fn an_association_for_bootstrap_takes_over_no_registration() {
+    let mut secured = Secured::new(&APART, account(json!({})));
+    secured = secured.with_bootstrap_identity("dev-7").with_identity("dev-7");
+    let mut registration = secured.connect(1, "dev-7", KEY).expect("the key for registrations");
+    assert_eq!(secured.post(&mut registration, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
+    secured.reports.clear();
+    secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("the key for bootstrap");
+    assert!(!secured.reports.iter().any(|report| matches!(report, Report::Moved { .. })), "{:?}", secured.reports);
+}
+
+#[test]
+fn an_account_with_an_identity_of_bootstrap_is_not_written_where_a_listener_serves_both() {
+    let mut secured = Secured::new(&[SocketRole::All], generating(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    assert_eq!(secured.post(&mut client, "bs", "ep=dev-7"), Code::BAD_REQUEST);
+    assert_eq!(secured.gateway.table_sizes().generated_keys, 0);
+}
+
+#[test]
+fn a_rotated_key_holds_beside_the_former_one_until_the_device_uses_it() {
+    let mut secured = Secured::new(&APART, generating(json!({ "rotate": true }))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    let former = secured.bootstrap(&mut client, "ep=dev-7");
+    assert!(secured.connect(1, "dev-7", &former).is_some());
+    let next = secured.bootstrap(&mut client, "ep=dev-7");
+    assert_ne!(former, next);
+    // A handshake tries one of the two.
+    let tries = |secured: &mut Secured, key: &[u8]| (0..2).any(|_| secured.connect(1, "dev-7", key).is_some());
+    assert!(tries(&mut secured, &former));
+    assert!(tries(&mut secured, &next));
+    assert!(!tries(&mut secured, &former), "the device has proved the next one");
+    assert!(secured.connect(1, "dev-7", &next).is_some());
+}
+
+#[test]
+fn a_session_over_dtls_is_not_ended_without_dtls() {
+    let mut secured = Secured::new(&APART, account(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    assert_eq!(secured.post(&mut client, "bs", "ep=dev-7"), Code::CHANGED);
+    assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 1);
+    // Over DTLS the second request ends it.
+    secured.receive(&mut client).expect("the Discover");
+    assert_eq!(secured.post(&mut client, "bs", "ep=dev-7"), Code::CHANGED);
+    assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 1);
+}
+
+#[test]
+fn no_report_record_output_or_trace_shows_a_key() {
+    let mut secured = Secured::new(&APART, generating(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    let key = secured.bootstrap(&mut client, "ep=dev-7");
+    let mut pack = secured.request(Code::GET, "bspack", "ep=dev-7");
+    pack.options.add_uint(number::ACCEPT, 112);
+    let answer = secured.send(&mut client, &pack).expect("a pack");
+    assert!(answer.payload.windows(16).any(|part| part == key), "the pack has the key");
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let changes = secured.gateway.take_changes(secured.now, 100);
+    let shown = format!("{:?} {changes:?}", secured.reports);
+    assert!(!changes.is_empty() && !shown.contains(&format!("{key:?}")) && !shown.contains(&hex), "{shown}");
+    assert!(secured.traced.contains("ep=dev-7"), "the trace has the session");
+    assert!(!secured.traced.contains(&hex) && !secured.traced.contains("planted"), "{}", secured.traced);
+}
+
+impl Secured {
+    fn set_rule(&mut self, pattern: &str) {
+        use lwm2m_core::gateway::identity::IdentityRule;
+        let rule = IdentityRule::Pattern(pattern.parse().expect("a pattern"));
+        self.gateway.set_bootstrap(Some(BootstrapConfig { identity: rule, ..BootstrapConfig::default() }));
+    }
+}

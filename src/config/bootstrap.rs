@@ -1,0 +1,48 @@
+//! `[bootstrap]`: the bootstrap server, its accounts and the keys of bootstrap accounts.
+
+use std::path::PathBuf;
+
+use crate::bootstrap::BootstrapFiles;
+use crate::credentials::PskFileConfig;
+use crate::transport::UdpListener;
+use lwm2m_core::gateway::config::{BootstrapConfig, SocketRole};
+use lwm2m_core::gateway::identity::IdentityRule;
+
+use super::dtls::{file, identity_rule, psk_encoding};
+use super::reader::ConfigReader;
+use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, switch, text_with_content, whole};
+
+/// Reads the settings of the bootstrap server; `None` if it is off.
+pub fn settings(reader: &mut ConfigReader, default_rule: &IdentityRule) -> (Option<BootstrapConfig>, BootstrapFiles) {
+    let default = BootstrapConfig::default();
+    let key = |last: &str| format!("bootstrap.{last}");
+    let is_enabled = reader.read(&key("enable"), false, switch);
+    let config = BootstrapConfig {
+        session_timeout: reader.read(&key("session_timeout"), default.session_timeout, duration(SECOND..=HOUR)),
+        sessions: reader.read(&key("sessions"), default.sessions, whole(1..=MAX_COUNT)),
+        generated_keys: reader.read(&key("generated_keys"), default.generated_keys, whole(0..=MAX_COUNT)),
+        identity: reader.read(&key("identity"), default_rule.clone(), identity_rule),
+    };
+    let accounts = reader.read(&key("accounts"), None, file);
+    let keys = psk_file(reader);
+    if is_enabled && accounts.is_none() {
+        reader.refuse(&key("accounts"), "bootstrap.enable requires a file of accounts");
+    }
+    let files = BootstrapFiles { is_enabled, accounts, keys };
+    (is_enabled.then_some(config), files)
+}
+
+/// Reads the file with the keys of bootstrap accounts.
+fn psk_file(reader: &mut ConfigReader) -> Option<PskFileConfig> {
+    let separator = reader.read("bootstrap.psk_separator", ":".to_owned(), text_with_content);
+    let encoding = psk_encoding(reader, "bootstrap.psk_encoding");
+    let file: PathBuf = reader.read("bootstrap.psk_file", None, file)?;
+    Some(PskFileConfig { file, separator, encoding })
+}
+
+/// Refuses listeners for bootstrap without a bootstrap server, and a gateway without a listener for registrations.
+pub fn check_roles(reader: &mut ConfigReader, listeners: &[UdpListener], is_enabled: bool) {
+    for listener in listeners.iter().filter(|listener| listener.role == SocketRole::Bootstrap && !is_enabled) {
+        reader.refuse(&format!("{}.role", listener.key()), "requires bootstrap.enable = true");
+    }
+}

@@ -1,0 +1,198 @@
+//! The counters of the bootstrap server.
+
+use lwm2m_core::coap::Code;
+use lwm2m_core::gateway::report::{BootstrapRefusal, BootstrapReport, BootstrapStep};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+use crate::meters::{counter, counters};
+
+use super::labels::ReasonLabel;
+
+/// The steps of a session, by the names of [`BootstrapStep::name`].
+const STEPS: [&str; 5] = ["discover", "delete", "write", "verify", "finish"];
+
+/// The codes that have series of their own; a session without an answer has `none`.
+const CODES: [(&str, Option<Code>); 7] = [
+    ("none", None),
+    ("4.00", Some(Code::BAD_REQUEST)),
+    ("4.04", Some(Code::NOT_FOUND)),
+    ("4.05", Some(Code::METHOD_NOT_ALLOWED)),
+    ("4.06", Some(Code::NOT_ACCEPTABLE)),
+    ("4.15", Some(Code::UNSUPPORTED_CONTENT_FORMAT)),
+    ("5.00", Some(Code::INTERNAL_SERVER_ERROR)),
+];
+
+const OTHER: &str = "other";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    step: &'static str,
+    code: &'static str,
+}
+
+/// Counts the reports of the bootstrap server.
+#[derive(Debug)]
+pub struct BootstrapMetrics {
+    started: Counter,
+    finished: Counter,
+    /// By step and code, in the order of [`STEPS`] and of [`CODES`] with [`OTHER`] behind.
+    failed: Vec<(FailureLabels, Counter)>,
+    rejected: RejectionCounters,
+    differences: Counter,
+    packs: Counter,
+}
+
+impl BootstrapMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let failed = counters(
+            registry,
+            "lwm2m_bootstrap_sessions_failed",
+            "Failed bootstrap sessions by step and response code",
+        );
+        let codes = || CODES.iter().map(|(name, _)| *name).chain([OTHER]);
+        let labels = STEPS.iter().flat_map(|step| codes().map(|code| FailureLabels { step, code }));
+        let failed = labels.map(|labels| (labels.clone(), failed(labels))).collect();
+        let differences = "Bootstrap sessions after which the device had other values than were written";
+        let packs = "Devices that were given everything in one answer (bootstrap pack)";
+        Self {
+            started: counter(registry, "lwm2m_bootstrap_sessions_started", "Bootstrap sessions started"),
+            finished: counter(registry, "lwm2m_bootstrap_sessions_finished", "Bootstrap sessions finished"),
+            failed,
+            rejected: RejectionCounters::register(registry),
+            differences: counter(registry, "lwm2m_bootstrap_differences", differences),
+            packs: counter(registry, "lwm2m_bootstrap_packs", packs),
+        }
+    }
+
+    pub fn of(&self, report: &BootstrapReport) -> &Counter {
+        match report {
+            BootstrapReport::Started { .. } => &self.started,
+            BootstrapReport::Finished { .. } => &self.finished,
+            BootstrapReport::Failed { step, code, .. } => self.failed_at(*step, *code),
+            BootstrapReport::Rejected { refusal, .. } => self.rejected.of(*refusal),
+            BootstrapReport::Differs { .. } => &self.differences,
+            BootstrapReport::Pack { .. } => &self.packs,
+        }
+    }
+
+    fn failed_at(&self, step: BootstrapStep, code: Option<Code>) -> &Counter {
+        let code = CODES.iter().find(|(_, known)| *known == code).map_or(OTHER, |(name, _)| name);
+        let labels = FailureLabels { step: step.name(), code };
+        let found = self.failed.iter().find(|(known, _)| *known == labels);
+        &found.expect("each step has a series for each code").1
+    }
+}
+
+#[derive(Debug)]
+struct RejectionCounters {
+    off: Counter,
+    method: Counter,
+    not_acceptable: Counter,
+    format: Counter,
+    malformed: Counter,
+    no_account: Counter,
+    other_identity: Counter,
+    plaintext: Counter,
+    second_kind: Counter,
+    secured: Counter,
+    unwritable: Counter,
+    session_limit: Counter,
+    key_limit: Counter,
+    stopping: Counter,
+}
+
+impl RejectionCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let help = "Rejected requests for bootstrap by reason";
+        let counters = counters(registry, "lwm2m_bootstrap_requests_rejected", help);
+        let reason = |reason| counters(ReasonLabel { reason });
+        Self {
+            off: reason("off"),
+            method: reason("method"),
+            not_acceptable: reason("not_acceptable"),
+            format: reason("format"),
+            malformed: reason("malformed"),
+            no_account: reason("no_account"),
+            other_identity: reason("other_identity"),
+            plaintext: reason("plaintext"),
+            second_kind: reason("second_kind"),
+            secured: reason("secured"),
+            unwritable: reason("unwritable"),
+            session_limit: reason("session_limit"),
+            key_limit: reason("key_limit"),
+            stopping: reason("stopping"),
+        }
+    }
+
+    fn of(&self, refusal: BootstrapRefusal) -> &Counter {
+        match refusal {
+            BootstrapRefusal::Off => &self.off,
+            BootstrapRefusal::Method => &self.method,
+            BootstrapRefusal::NotAcceptable => &self.not_acceptable,
+            BootstrapRefusal::Format => &self.format,
+            BootstrapRefusal::Malformed | BootstrapRefusal::NoEndpoint => &self.malformed,
+            BootstrapRefusal::NoAccount => &self.no_account,
+            BootstrapRefusal::OtherIdentity => &self.other_identity,
+            BootstrapRefusal::Plaintext => &self.plaintext,
+            BootstrapRefusal::SecondKind => &self.second_kind,
+            BootstrapRefusal::Secured => &self.secured,
+            BootstrapRefusal::Unwritable => &self.unwritable,
+            BootstrapRefusal::Busy => &self.session_limit,
+            BootstrapRefusal::TooManyKeys => &self.key_limit,
+            BootstrapRefusal::Stopping => &self.stopping,
+        }
+    }
+}
+
+/// Returns one report for every counter.
+#[cfg(test)]
+pub(super) fn reports() -> Vec<BootstrapReport> {
+    use lwm2m_base::Peer;
+    use lwm2m_core::lwm2m::path::Path;
+
+    let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
+    let endpoint = || "ep1".to_owned();
+    let steps = [
+        BootstrapStep::Discover,
+        BootstrapStep::Delete(Path::ROOT),
+        BootstrapStep::Write(Path::ROOT),
+        BootstrapStep::Verify,
+        BootstrapStep::Finish,
+    ];
+    let codes = CODES.iter().map(|(_, code)| *code).chain([Some(Code::CONFLICT)]);
+    let failed = steps.into_iter().flat_map(move |step| codes.clone().map(move |code| (step, code)));
+    let failed = failed.map(|(step, code)| BootstrapReport::Failed {
+        endpoint: endpoint(),
+        peer,
+        step,
+        code,
+        reason: String::new(),
+    });
+    let refusals = [
+        BootstrapRefusal::Off,
+        BootstrapRefusal::Method,
+        BootstrapRefusal::NotAcceptable,
+        BootstrapRefusal::Format,
+        BootstrapRefusal::Malformed,
+        BootstrapRefusal::NoAccount,
+        BootstrapRefusal::OtherIdentity,
+        BootstrapRefusal::Plaintext,
+        BootstrapRefusal::SecondKind,
+        BootstrapRefusal::Secured,
+        BootstrapRefusal::Unwritable,
+        BootstrapRefusal::Busy,
+        BootstrapRefusal::TooManyKeys,
+        BootstrapRefusal::Stopping,
+    ];
+    let rejected =
+        refusals.map(|refusal| BootstrapReport::Rejected { peer, endpoint: None, code: Code::BAD_REQUEST, refusal });
+    let single = [
+        BootstrapReport::Started { endpoint: endpoint(), peer },
+        BootstrapReport::Finished { endpoint: endpoint(), peer, took: std::time::Duration::from_secs(1) },
+        BootstrapReport::Differs { endpoint: endpoint(), reason: String::new() },
+        BootstrapReport::Pack { endpoint: endpoint(), peer },
+    ];
+    failed.chain(rejected).chain(single).collect()
+}

@@ -1,0 +1,252 @@
+//! The bootstrap server of the built program: its files, their reload, what `check` says, and keys that hold at once and
+//! after a restart.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use lwm2m_core::bootstrap::file::{AccountFile, Reading};
+use lwm2m_core::coap::{Code, Kind, Message};
+use lwm2m_testkit::scene::{model, path_of, reply};
+use tempfile::TempDir;
+
+use crate::common::broker::TestBroker;
+use crate::common::device::{PATIENCE, request};
+use crate::common::gateway::Gateway;
+use crate::common::ports;
+use crate::common::program::Program;
+use crate::dtls_devices::program::SecuredDevice;
+
+const BOOTSTRAP_KEY: &str = "planted-key-of-a-bootstrap-account";
+/// The secret of a given account, and its bytes as text.
+const GIVEN: &str = "706c616e7465642d676976656e2d6b65";
+const GIVEN_TEXT: &str = "planted-given-ke";
+
+const GENERATING: &str = r#"
+[[account]]
+match = "lab-*"
+  [[account.server]]
+  short_server_id = 101
+  uri = "coaps://127.0.0.1:5684"
+  security = "psk"
+  identity = "${endpoint_name}"
+  secret = "generate"
+"#;
+
+/// The files of a gateway with a listener for bootstrap and one for registrations.
+struct BootstrapFolder {
+    folder: TempDir,
+    bootstrap: SocketAddr,
+    registration: SocketAddr,
+}
+
+impl BootstrapFolder {
+    fn new(accounts: &str) -> Self {
+        let folder = TempDir::new().expect("a place for the files");
+        let place = Self { folder, bootstrap: ports::free_address(), registration: ports::free_address() };
+        place.write("accounts.toml", accounts);
+        place.write("bootstrap.psk", &format!("lab-1:{BOOTSTRAP_KEY}\n"));
+        place
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.folder.path().join(name), content).expect("a place for the files");
+    }
+
+    fn lines(&self) -> String {
+        let path = |name: &str| self.folder.path().join(name);
+        format!(
+            "watch_interval = \"100ms\"\nlog.level = \"trace\"\nbootstrap.enable = true\nbootstrap.accounts = {:?}\n\
+             bootstrap.psk_file = {:?}\nlisteners.dtls.bootstrap.bind = \"{}\"\nlisteners.dtls.bootstrap.role = \
+             \"bootstrap\"\nlisteners.dtls.secured.bind = \"{}\"\nlisteners.dtls.secured.role = \"registration\"\n",
+            path("accounts.toml"),
+            path("bootstrap.psk"),
+            self.bootstrap,
+            self.registration,
+        )
+    }
+
+    fn check(&self, lines: &str) -> (bool, String) {
+        self.write("gateway.toml", lines);
+        let arguments = ["check", "--config", "gateway.toml"];
+        let output = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("the program is built");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).expect("text"))
+    }
+}
+
+/// Asks for a session and obeys to its end. Returns what was written, by path.
+fn bootstrap(device: &mut SecuredDevice, query: &str) -> Vec<(String, Vec<u8>)> {
+    let answer = device.ask(&request(Code::POST, &["bs"], &[query], None));
+    assert_eq!(answer.code, Code::CHANGED, "{:?}", String::from_utf8_lossy(&answer.payload));
+    let mut written = Vec::new();
+    loop {
+        let request = device.receive();
+        let code = match request.code {
+            Code::GET => Code::CONTENT,
+            Code::DELETE => Code::DELETED,
+            _ => Code::CHANGED,
+        };
+        let mut answer = Message { kind: Kind::Acknowledgement, code, ..reply(&request) };
+        if request.code == Code::GET {
+            answer.payload = b"</>;lwm2m=1.1,</0/0>,</1>,</3/0>".to_vec();
+        }
+        device.send(&answer);
+        let path = path_of(&request);
+        if path == "/bs" {
+            return written;
+        }
+        if request.code == Code::PUT {
+            written.push((path, request.payload));
+        }
+    }
+}
+
+/// Returns the key of 16 bytes in the TLV of an instance of the object 0.
+fn key_in(written: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let (_, security) = written.iter().find(|(path, _)| path == "/0/1").expect("the object 0");
+    let at = security.windows(3).position(|part| part == b"\xc8\x05\x10").expect("a key");
+    security[at + 3..at + 19].to_vec()
+}
+
+fn register(device: &mut SecuredDevice, endpoint: &str) -> Code {
+    device.ask(&request(Code::POST, &["rd"], &[&format!("ep={endpoint}"), "lt=300", "lwm2m=1.1"], None)).code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_given_a_key_registers_with_it_and_neither_is_lost_at_a_restart() {
+    let place = BootstrapFolder::new(GENERATING);
+    let broker = TestBroker::start().await;
+    let mut gateway = Gateway::start_with(&broker.addresses, 1, &place.lines());
+    let connect = |key: &[u8], at| SecuredDevice::connect(at, "lab-1", key, PATIENCE).expect("the key holds");
+    let key = key_in(&bootstrap(&mut connect(BOOTSTRAP_KEY.as_bytes(), place.bootstrap), "ep=lab-1"));
+    assert_eq!(register(&mut connect(&key, place.registration), "lab-1"), Code::CREATED);
+    let moment = Duration::from_millis(500);
+    assert!(SecuredDevice::connect(place.registration, "lab-1", BOOTSTRAP_KEY.as_bytes(), moment).is_none());
+    tokio::time::sleep(moment).await;
+
+    gateway.kill();
+    gateway.start_again();
+    assert_eq!(register(&mut connect(&key, place.registration), "lab-1"), Code::CREATED);
+    let again = key_in(&bootstrap(&mut connect(BOOTSTRAP_KEY.as_bytes(), place.bootstrap), "ep=lab-1"));
+    assert_eq!(again, key);
+
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(gateway.store()).expect("the store").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (_, metrics) = gateway.ask_admin("/metrics");
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    for secret in [hex.as_str(), &format!("{key:?}"), BOOTSTRAP_KEY] {
+        assert!(!gateway.output().contains(secret) && !metrics.contains(secret), "{}", gateway.output());
+    }
+    for line in ["bootstrap started", "bootstrap finished"] {
+        assert!(gateway.output().contains(line), "{}", gateway.output());
+    }
+    assert!(metrics.contains("lwm2m_bootstrap_sessions_finished_total 1"), "{metrics}");
+}
+
+#[test]
+fn accounts_are_reloaded_and_bad_ones_leave_the_former_in_force() {
+    let place = BootstrapFolder::new(GENERATING);
+    let admin = "admin.bind = \"127.0.0.1:0\"\nstore.file = \"store.redb\"\n";
+    place.write("gateway.toml", &format!("{admin}{}listeners.udp.default.bind = \"127.0.0.1:0\"\n", place.lines()));
+    let program = Program::start(place.folder.path(), &["run", "--config", "gateway.toml"]);
+    let wait_for = |text: &str| {
+        let found = (0..400).any(|_| {
+            let found = program.output().contains(text);
+            if !found {
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            found
+        });
+        assert!(found, "{text} is not in:\n{}", program.output());
+    };
+    let connect = |identity, key: &str| SecuredDevice::connect(place.bootstrap, identity, key.as_bytes(), PATIENCE);
+    let ask = |identity, key, endpoint: &str| {
+        let mut device = connect(identity, key).expect("the key holds");
+        device.ask(&request(Code::POST, &["bs"], &[&format!("ep={endpoint}")], None)).code
+    };
+    assert_eq!(ask("lab-1", BOOTSTRAP_KEY, "lab-1"), Code::CHANGED);
+    place.write("bootstrap.psk", &format!("lab-1:{BOOTSTRAP_KEY}\nfield-1:{BOOTSTRAP_KEY}\n"));
+    wait_for("pre-shared keys of bootstrap accounts reloaded");
+    assert_eq!(ask("field-1", BOOTSTRAP_KEY, "field-1"), Code::BAD_REQUEST);
+
+    let given = GENERATING.replace("lab-*", "field-*").replace("generate", &format!("hex:{GIVEN}"));
+    place.write("accounts.toml", &format!("{GENERATING}{}", given.replace("uri = \"coaps", "uri = \"coap")));
+    wait_for("the scheme \\\"coap\\\" does not fit security \\\"psk\\\"");
+    assert_eq!(ask("lab-1", BOOTSTRAP_KEY, "lab-1"), Code::CHANGED);
+    assert_eq!(ask("field-1", BOOTSTRAP_KEY, "field-1"), Code::BAD_REQUEST);
+
+    place.write("accounts.toml", &format!("{GENERATING}{given}"));
+    wait_for("bootstrap accounts reloaded accounts=2");
+    let written = bootstrap(&mut connect("field-1", BOOTSTRAP_KEY).expect("the key holds"), "ep=field-1");
+    assert_eq!(key_in(&written), GIVEN_TEXT.as_bytes());
+    for secret in [GIVEN, GIVEN_TEXT, BOOTSTRAP_KEY] {
+        assert!(!program.output().contains(secret), "{}", program.output());
+    }
+}
+
+#[test]
+fn check_says_what_each_pattern_would_be_given_and_no_secret() {
+    let given = GENERATING.replace("lab-*", "field-*").replace("generate", &format!("hex:{GIVEN}"));
+    let place = BootstrapFolder::new(&format!("{GENERATING}{given}"));
+    let (is_valid, said) = place.check(&place.lines());
+    assert!(is_valid, "{said}");
+    let server = "server 101 at coaps://127.0.0.1:5684, lifetime 1day, binding U, security psk";
+    for expected in [
+        "bootstrap: lab-*: deletes /0 /1, writes the device's format or TLV",
+        &format!("bootstrap: lab-*: {server}, identity ${{endpoint_name}}, a key for each"),
+        &format!("bootstrap: field-*: {server}, identity ${{endpoint_name}}, a key for all"),
+        "warning: bootstrap: field-*: all devices get the same key",
+        "bootstrap: 2 accounts, 1 keys, OK",
+        "bootstrap only",
+    ] {
+        assert!(said.contains(expected), "{expected}:\n{said}");
+    }
+    assert!(![GIVEN, GIVEN_TEXT, BOOTSTRAP_KEY].iter().any(|secret| said.contains(secret)), "{said}");
+
+    place.write("accounts.toml", &GENERATING.replace("generate", "hex:planted"));
+    let (is_valid, said) = place.check(&place.lines());
+    assert!(!is_valid && said.contains("server 1, secret: expected hexadecimal digits"), "{said}");
+    place.write("accounts.toml", "[[account]]\nsecret = \"planted\n");
+    let (is_valid, said) = place.check(&place.lines());
+    assert!(!is_valid && said.contains("line 2") && !said.contains("planted"), "{said}");
+}
+
+#[test]
+fn check_refuses_an_identity_of_both_kinds_where_a_listener_serves_both() {
+    let place = BootstrapFolder::new(GENERATING);
+    let shared = place.lines().replace("role = \"bootstrap\"", "role = \"all\"");
+    let (is_valid, said) = place.check(&shared);
+    assert!(!is_valid && said.contains("\"lab-1\" is in bootstrap.psk_file and is given to devices"), "{said}");
+
+    place.write("keys.psk", "lab-1:another\n");
+    let keys = format!("{shared}dtls.psk_file = \"keys.psk\"\n");
+    let (is_valid, said) = place.check(&keys);
+    assert!(!is_valid && said.contains("\"lab-1\" has a key in both dtls.psk_file and bootstrap.psk_file"), "{said}");
+    let (is_valid, said) = place.check(&keys.replace("role = \"all\"", "role = \"bootstrap\""));
+    assert!(is_valid, "{said}");
+}
+
+/// `docs/bootstrap.md` shows a file of accounts.
+#[test]
+fn the_accounts_in_the_documentation_are_taken() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/bootstrap.md")).expect("the page");
+    let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut shown = 0;
+    for block in blocks.filter(|block| block.contains("account.") || block.contains("[[account]]")) {
+        // An object belongs to the account above it.
+        let account = &GENERATING.replace("lab-*", "*");
+        let whole = if block.contains("[[account]]") { block.to_owned() } else { format!("{account}{block}") };
+        let file: AccountFile = toml::from_str(&whole).expect("TOML");
+        let reading = Reading { model: &model(), read_file: None };
+        file.read(reading).unwrap_or_else(|error| panic!("{whole}: {error}"));
+        shown += 1;
+    }
+    assert_eq!(shown, 2);
+}
