@@ -5,15 +5,20 @@ use std::path::PathBuf;
 use crate::bootstrap::BootstrapFiles;
 use crate::credentials::PskFileConfig;
 use crate::transport::UdpListener;
-use lwm2m_core::gateway::config::{BootstrapConfig, SocketRole};
+use lwm2m_base::secret::Secret;
+use lwm2m_core::gateway::config::{BootstrapClient, BootstrapConfig, SocketRole};
 use lwm2m_core::gateway::identity::IdentityRule;
 
 use super::dtls::{file, identity_rule, psk_encoding};
 use super::reader::ConfigReader;
-use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, switch, text_with_content, whole};
+use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, switch, text, text_with_content, whole};
 
 /// Reads the settings of the bootstrap server; `None` if it is off.
-pub fn settings(reader: &mut ConfigReader, default_rule: &IdentityRule) -> (Option<BootstrapConfig>, BootstrapFiles) {
+pub fn settings(
+    reader: &mut ConfigReader,
+    default_rule: &IdentityRule,
+    is_mqtt: bool,
+) -> (Option<BootstrapConfig>, BootstrapFiles) {
     let default = BootstrapConfig::default();
     let key = |last: &str| format!("bootstrap.{last}");
     let is_enabled = reader.read(&key("enable"), false, switch);
@@ -22,14 +27,26 @@ pub fn settings(reader: &mut ConfigReader, default_rule: &IdentityRule) -> (Opti
         sessions: reader.read(&key("sessions"), default.sessions, whole(1..=MAX_COUNT)),
         generated_keys: reader.read(&key("generated_keys"), default.generated_keys, whole(0..=MAX_COUNT)),
         identity: reader.read(&key("identity"), default_rule.clone(), identity_rule),
+        client: client(reader, is_mqtt),
     };
     let accounts = reader.read(&key("accounts"), None, file);
     let keys = psk_file(reader);
-    if is_enabled && accounts.is_none() {
-        reader.refuse(&key("accounts"), "bootstrap.enable requires a file of accounts");
+    if is_enabled && accounts.is_none() && config.client.is_none() {
+        reader.refuse(&key("accounts"), "bootstrap.enable requires a file of accounts, or bootstrap.mqtt");
     }
     let files = BootstrapFiles { is_enabled, accounts, keys };
     (is_enabled.then_some(config), files)
+}
+
+/// Reads the client at the broker by which accounts come.
+fn client(reader: &mut ConfigReader, is_mqtt: bool) -> Option<BootstrapClient> {
+    let is_wanted = reader.read("bootstrap.mqtt", false, switch);
+    if is_wanted && !is_mqtt {
+        reader.refuse("bootstrap.mqtt", "requires upstream.kind = \"mqtt\"");
+    }
+    let username = reader.read("bootstrap.mqtt_username", "lwm2m-bootstrap".to_owned(), text);
+    let password = reader.read_secret("bootstrap.mqtt_password").map(Secret::new);
+    is_wanted.then_some(BootstrapClient { username, password })
 }
 
 /// Reads the file with the keys of bootstrap accounts.

@@ -67,7 +67,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let mut gateway = gateway(reader);
     let listeners = listeners(reader);
-    let (bootstrap, bootstrap_files) = bootstrap::settings(reader, &gateway.identity);
+    let (bootstrap, bootstrap_files) = bootstrap::settings(reader, &gateway.identity, kind == UpstreamKind::Mqtt);
     bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
     gateway.bootstrap = bootstrap;
     gateway.roles = listeners.iter().map(|listener| listener.role).collect();

@@ -198,6 +198,11 @@ fn log_bootstrap(report: &BootstrapReport) {
         BootstrapReport::Differs { reason, .. } => {
             warn!(reason, "the device has other values than bootstrap has written");
         }
+        BootstrapReport::AccountSet { .. } => info!("bootstrap account received"),
+        BootstrapReport::AccountRemoved { .. } => info!("bootstrap account removed"),
+        BootstrapReport::AccountRejected { reason, .. } => {
+            warn!(reason, "bootstrap account rejected; the former one stays in force");
+        }
         BootstrapReport::Pack { peer, .. } => info!(peer = %peer.address, "bootstrap pack sent"),
         // These repeat: see `Log::log`.
         BootstrapReport::Rejected { .. } => {}

@@ -6,7 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use crate::meters::{counter, counters};
+use crate::meters::{ResultLabel, counter, counters};
 
 use super::labels::ReasonLabel;
 
@@ -41,6 +41,9 @@ pub struct BootstrapMetrics {
     failed: Vec<(FailureLabels, Counter)>,
     rejected: RejectionCounters,
     differences: Counter,
+    accounts_set: Counter,
+    accounts_removed: Counter,
+    accounts_rejected: Counter,
     packs: Counter,
 }
 
@@ -54,6 +57,8 @@ impl BootstrapMetrics {
         let codes = || CODES.iter().map(|(name, _)| *name).chain([OTHER]);
         let labels = STEPS.iter().flat_map(|step| codes().map(|code| FailureLabels { step, code }));
         let failed = labels.map(|labels| (labels.clone(), failed(labels))).collect();
+        let accounts = "Bootstrap accounts that applications published, by result";
+        let accounts = counters(registry, "lwm2m_bootstrap_accounts", accounts);
         let differences = "Bootstrap sessions after which the device had other values than were written";
         let packs = "Devices that were given everything in one answer (bootstrap pack)";
         Self {
@@ -61,6 +66,9 @@ impl BootstrapMetrics {
             finished: counter(registry, "lwm2m_bootstrap_sessions_finished", "Bootstrap sessions finished"),
             failed,
             rejected: RejectionCounters::register(registry),
+            accounts_set: accounts(ResultLabel { result: "set" }),
+            accounts_removed: accounts(ResultLabel { result: "removed" }),
+            accounts_rejected: accounts(ResultLabel { result: "rejected" }),
             differences: counter(registry, "lwm2m_bootstrap_differences", differences),
             packs: counter(registry, "lwm2m_bootstrap_packs", packs),
         }
@@ -73,6 +81,9 @@ impl BootstrapMetrics {
             BootstrapReport::Failed { step, code, .. } => self.failed_at(*step, *code),
             BootstrapReport::Rejected { refusal, .. } => self.rejected.of(*refusal),
             BootstrapReport::Differs { .. } => &self.differences,
+            BootstrapReport::AccountSet { .. } => &self.accounts_set,
+            BootstrapReport::AccountRemoved { .. } => &self.accounts_removed,
+            BootstrapReport::AccountRejected { .. } => &self.accounts_rejected,
             BootstrapReport::Pack { .. } => &self.packs,
         }
     }
@@ -192,6 +203,9 @@ pub(super) fn reports() -> Vec<BootstrapReport> {
         BootstrapReport::Started { endpoint: endpoint(), peer },
         BootstrapReport::Finished { endpoint: endpoint(), peer, took: std::time::Duration::from_secs(1) },
         BootstrapReport::Differs { endpoint: endpoint(), reason: String::new() },
+        BootstrapReport::AccountSet { endpoint: endpoint() },
+        BootstrapReport::AccountRemoved { endpoint: endpoint() },
+        BootstrapReport::AccountRejected { endpoint: endpoint(), reason: String::new() },
         BootstrapReport::Pack { endpoint: endpoint(), peer },
     ];
     failed.chain(rejected).chain(single).collect()

@@ -134,6 +134,11 @@ impl Accounts {
         self.endpoints.get(endpoint).or_else(|| first().map(|account| &account.account))
     }
 
+    /// Returns whether an endpoint name has an account of its own.
+    pub fn has_endpoint(&self, endpoint: &str) -> bool {
+        self.endpoints.contains_key(endpoint)
+    }
+
     /// Returns the number of accounts of single endpoint names.
     pub fn endpoints(&self) -> usize {
         self.endpoints.len()

@@ -177,6 +177,23 @@ pub enum BrokerEvent {
     },
 }
 
+impl BrokerEvent {
+    /// Returns the session that the event is about.
+    pub fn registration(&self) -> RegistrationId {
+        match self {
+            Self::Connected { registration }
+            | Self::ConnectFailed { registration, .. }
+            | Self::Closed { registration, .. }
+            | Self::Message { registration, .. }
+            | Self::Reconnected { registration }
+            | Self::Published { registration, .. }
+            | Self::Queued { registration, .. }
+            | Self::Unpublished { registration, .. }
+            | Self::PublishRefused { registration, .. } => *registration,
+        }
+    }
+}
+
 /// The properties of a command in MQTT. ExProto has none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MessageProperties {

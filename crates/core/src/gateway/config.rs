@@ -9,6 +9,7 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::RegistrationRules;
 use crate::mqtt::topics::{Template, Translators};
 use lwm2m_base::rate::{Rate, RateLimit};
+use lwm2m_base::secret::Secret;
 use lwm2m_dtls::credentials::KeyRealm;
 
 use super::firmware::config::FirmwareConfig;
@@ -76,6 +77,15 @@ pub struct BootstrapConfig {
     pub generated_keys: usize,
     /// The endpoint names that a DTLS identity may ask bootstrap for.
     pub identity: IdentityRule,
+    /// The client at the broker by which accounts come; `None` if they are those of the file only.
+    pub client: Option<BootstrapClient>,
+}
+
+/// The bootstrap server as a client of the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootstrapClient {
+    pub username: String,
+    pub password: Option<Secret>,
 }
 
 impl SocketRole {
@@ -109,6 +119,7 @@ impl Default for BootstrapConfig {
             sessions: 1_000,
             generated_keys: 100_000,
             identity: IdentityRule::default(),
+            client: None,
         }
     }
 }

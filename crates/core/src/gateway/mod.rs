@@ -209,6 +209,10 @@ impl Gateway {
     /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         self.context.now = now;
+        if event.registration() == bootstrap::SESSION {
+            self.bootstrap.handle_broker(&mut self.context, event);
+            return self.handle_coap();
+        }
         let connected = match &event {
             BrokerEvent::Connected { registration } => Some(*registration),
             BrokerEvent::ConnectFailed { .. }
@@ -294,7 +298,7 @@ impl Gateway {
         Self {
             admission: AdmissionControl::new(&settings.limits),
             deferred: DeferredPulls::default(),
-            bootstrap: BootstrapServer::default(),
+            bootstrap: BootstrapServer::new(settings.bootstrap.as_ref(), now),
             registrations: Registrations::default(),
             context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
         }

@@ -1,6 +1,7 @@
 //! Bootstrap sessions through the whole core in virtual time: devices without DTLS here, devices with DTLS in
 //! [`secured`].
 
+mod broker;
 mod command;
 mod losses;
 mod packs;

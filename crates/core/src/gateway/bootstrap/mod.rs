@@ -15,6 +15,7 @@
 //! the smallest blocks. They cannot end a session that runs over DTLS.
 
 mod awaited_bootstraps;
+mod broker_client;
 mod discovered;
 mod generated_keys;
 mod request;
@@ -35,6 +36,7 @@ use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::identity::PskIdentity;
 
+use super::broker::BrokerEvent;
 use super::config::BootstrapConfig;
 use super::context::Context;
 use super::diagnostic::{add_max_age, fitting, room};
@@ -42,9 +44,11 @@ use super::received_request::ReceivedRequest;
 use super::report::{BootstrapRefusal, BootstrapReport, Report};
 
 pub(super) use awaited_bootstraps::{AwaitedBootstrap, AwaitedBootstraps};
+pub(super) use broker_client::SESSION;
 pub(super) use generated_keys::GeneratedKeys;
 pub(super) use request::{forbids_other, is_for_bootstrap};
 
+use broker_client::BrokerClient;
 use request::{BootstrapRequest, accepted, forbids};
 use session::{Progress, Session, path_of_servers};
 
@@ -67,6 +71,7 @@ struct SessionId(u64);
 #[derive(Default)]
 pub(super) struct BootstrapServer {
     accounts: Accounts,
+    client: BrokerClient,
     sessions: IdMap<SessionId, RunningSession>,
     by_endpoint: HashMap<Arc<str>, SessionId>,
     exchanges: IdMap<ExchangeId, SessionId>,
@@ -85,6 +90,18 @@ struct RunningSession {
 }
 
 impl BootstrapServer {
+    /// Creates a server, whose client connects to the broker at once if there is one.
+    pub fn new(settings: Option<&BootstrapConfig>, now: Instant) -> Self {
+        let has_client = settings.is_some_and(|settings| settings.client.is_some());
+        let client = if has_client { BrokerClient::starting_at(now) } else { BrokerClient::default() };
+        Self { client, ..Self::default() }
+    }
+
+    /// Takes an event of the client at the broker.
+    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
+        self.client.handle_broker(context, &mut self.accounts, event);
+    }
+
     pub fn accounts_mut(&mut self) -> &mut Accounts {
         &mut self.accounts
     }
@@ -131,6 +148,7 @@ impl BootstrapServer {
     }
 
     pub fn handle_timeout(&mut self, context: &mut Context) {
+        self.client.handle_timeout(context);
         while let Some(id) = self.deadlines.pop_expired(context.now) {
             let is_proven = self.sessions.get(&id).is_some_and(|running| running.is_proven);
             let reason = match is_proven {
@@ -142,7 +160,7 @@ impl BootstrapServer {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
+        [self.deadlines.next(), self.client.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns the number of sessions that run.
@@ -260,6 +278,7 @@ impl BootstrapServer {
                 let Some(RunningSession { session, began, .. }) = self.end(context, id) else { return };
                 let (endpoint, took) = (session.endpoint.to_string(), context.now - began);
                 context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
+                self.client.publish_finished(context, &endpoint);
                 context.report(Report::Bootstrap(BootstrapReport::Finished { endpoint, peer: session.peer, took }));
             }
             Progress::Failed { code, reason } => self.fail(context, id, code, &reason),
@@ -277,6 +296,7 @@ impl BootstrapServer {
         let (endpoint, peer, step) = (session.endpoint.to_string(), session.peer, session.step());
         let outcome = || awaited_bootstraps::failed_at(step, code, reason);
         context.awaited_bootstraps.ended(context.now, &endpoint, outcome);
+        self.client.publish_failed(context, &endpoint, (step, code, reason));
         context.report(Report::Bootstrap(BootstrapReport::Failed {
             endpoint,
             peer,

@@ -10,9 +10,16 @@ use lwm2m_base::Peer;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootstrapReport {
     /// A session has begun.
-    Started { endpoint: String, peer: Peer },
+    Started {
+        endpoint: String,
+        peer: Peer,
+    },
     /// The device took everything.
-    Finished { endpoint: String, peer: Peer, took: Duration },
+    Finished {
+        endpoint: String,
+        peer: Peer,
+        took: Duration,
+    },
     /// The session has ended at this step.
     Failed {
         endpoint: String,
@@ -23,11 +30,34 @@ pub enum BootstrapReport {
         reason: String,
     },
     /// A request for a session or for a pack was answered with this code.
-    Rejected { peer: Peer, endpoint: Option<String>, code: Code, refusal: BootstrapRefusal },
+    Rejected {
+        peer: Peer,
+        endpoint: Option<String>,
+        code: Code,
+        refusal: BootstrapRefusal,
+    },
     /// The servers that were read back differ from those that were written.
-    Differs { endpoint: String, reason: String },
+    Differs {
+        endpoint: String,
+        reason: String,
+    },
+    /// An application published the account of an endpoint name.
+    AccountSet {
+        endpoint: String,
+    },
+    AccountRemoved {
+        endpoint: String,
+    },
+    /// The account that an application published cannot be used. The former stays in force.
+    AccountRejected {
+        endpoint: String,
+        reason: String,
+    },
     /// A device was given everything in one answer.
-    Pack { endpoint: String, peer: Peer },
+    Pack {
+        endpoint: String,
+        peer: Peer,
+    },
 }
 
 /// A request of a session. It is written like `PUT /0/1`.
@@ -78,6 +108,9 @@ impl BootstrapReport {
             | Self::Finished { endpoint, .. }
             | Self::Failed { endpoint, .. }
             | Self::Differs { endpoint, .. }
+            | Self::AccountSet { endpoint }
+            | Self::AccountRemoved { endpoint }
+            | Self::AccountRejected { endpoint, .. }
             | Self::Pack { endpoint, .. } => Some(endpoint),
             Self::Rejected { endpoint, .. } => endpoint.as_deref(),
         }
@@ -91,7 +124,10 @@ impl BootstrapReport {
             | Self::Failed { peer, .. }
             | Self::Rejected { peer, .. }
             | Self::Pack { peer, .. } => Some(*peer),
-            Self::Differs { .. } => None,
+            Self::Differs { .. }
+            | Self::AccountSet { .. }
+            | Self::AccountRemoved { .. }
+            | Self::AccountRejected { .. } => None,
         }
     }
 }

@@ -142,6 +142,7 @@ impl Secured {
                 }
                 Output::Report(report) => self.reports.push(report),
                 Output::Broker(_) | Output::Answer(_) => {}
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => break,
             }
         }

@@ -1,0 +1,142 @@
+//! Accounts that applications publish, and what they hear of the sessions.
+
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, RegistrationId, UplinkClass,
+};
+use lwm2m_core::gateway::config::BootstrapClient;
+
+use super::*;
+
+/// The session of the bootstrap server's own client.
+const OWN: RegistrationId = RegistrationId(0);
+
+fn connected() -> Scene {
+    let mut scene = scene_with(account(json!({ "delete": [] })), |settings| {
+        let client = BootstrapClient { username: "bs".to_owned(), password: None };
+        settings.bootstrap.as_mut().expect("it is on").client = Some(client);
+    });
+    scene.advance(0.0);
+    expect_client(&mut scene);
+    scene.broker_says(BrokerEvent::Connected { registration: OWN });
+    scene
+}
+
+fn expect_client(scene: &mut Scene) -> ClientInfo {
+    match scene.expect_broker_command() {
+        BrokerCommand::Resume { registration: OWN, client } => {
+            assert_eq!(client.command_filter, "lwm2m-bootstrap/+/account");
+            client
+        }
+        other => panic!("a client of its own is expected, not {other:?}"),
+    }
+}
+
+fn publishes(scene: &mut Scene, topic: &str, payload: &str) {
+    let (topic, payload) = (topic.to_owned(), payload.as_bytes().to_vec());
+    let properties = MessageProperties { retained: true, ..MessageProperties::default() };
+    scene.broker_says(BrokerEvent::Message { registration: OWN, topic, payload, properties });
+}
+
+fn expect_status(scene: &mut Scene, topic: &str, data: Value) {
+    match scene.expect_broker_command() {
+        BrokerCommand::Publish { registration: OWN, publication } => {
+            let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
+            assert_eq!((publication.topic.as_str(), payload), (topic, json!({ "msgType": "bootstrap", "data": data })));
+            assert_eq!((publication.class, publication.retain), (UplinkClass::Report, false));
+        }
+        other => panic!("a status is expected, not {other:?}"),
+    }
+}
+
+/// Runs a session to its end and returns the URI that was written.
+fn given(scene: &mut Scene, endpoint: &str) -> String {
+    begin(scene, &format!("ep={endpoint}&pct=110"));
+    let security = next_request(scene).expect("the object 0");
+    scene.answer(&security, Code::CHANGED);
+    for _ in 0..2 {
+        let request = next_request(scene).expect("a request");
+        scene.answer(&request, Code::CHANGED);
+    }
+    let records: Value = serde_json::from_slice(&security.payload).expect("JSON");
+    records[0]["vs"].as_str().expect("a text").to_owned()
+}
+
+const OWN_ACCOUNT: &str = r#"{"delete":[],"server":[{"short_server_id":7,"uri":"coap://own.example.com"}]}"#;
+
+#[test]
+fn a_published_account_comes_before_those_of_the_file_until_it_is_removed() {
+    let mut scene = connected();
+    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT);
+    let finished = |endpoint: &str| json!({ "ep": endpoint, "result": "finished" });
+    assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com");
+    expect_status(&mut scene, "lwm2m-bootstrap/dev-7/status", finished("dev-7"));
+    assert_eq!(given(&mut scene, "dev-8"), "coap://gw.example.com:5683");
+    expect_status(&mut scene, "lwm2m-bootstrap/dev-8/status", finished("dev-8"));
+    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", "");
+    assert_eq!(given(&mut scene, "dev-7"), "coap://gw.example.com:5683");
+    expect_status(&mut scene, "lwm2m-bootstrap/dev-7/status", finished("dev-7"));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn an_account_that_cannot_be_used_leaves_the_former_in_force_and_no_report_shows_it() {
+    let mut scene = connected();
+    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT);
+    let planted = r#"{"server":[{"short_server_id":7,"uri":"coaps://gw","security":"psk","identity":"a","secret":"#;
+    for wrong in [
+        "planted",
+        r#"{"server":"planted"}"#,
+        r#"{"match":"*","server":[]}"#,
+        &format!("{planted}\"file:planted\"}}]}}"),
+        &format!("{planted}\"planted\"}}]}}"),
+        &"x".repeat(100_000),
+    ] {
+        reports(&mut scene);
+        publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", wrong);
+        let said = reports(&mut scene);
+        assert!(matches!(said[..], [BootstrapReport::AccountRejected { .. }]), "{said:?}");
+        assert!(!format!("{said:?}").contains("planted"), "{said:?}");
+    }
+    assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com");
+}
+
+#[test]
+fn a_failed_session_is_published_with_its_step_and_code() {
+    let mut scene = connected();
+    begin(&mut scene, "ep=dev-7");
+    let security = scene.expect_request(Code::PUT, "/0/1");
+    scene.answer(&security, Code::BAD_REQUEST);
+    let failed = json!({
+        "ep": "dev-7", "result": "failed", "step": "PUT /0/1", "code": "4.00",
+        "reason": "the device refused the request",
+    });
+    expect_status(&mut scene, "lwm2m-bootstrap/dev-7/status", failed);
+}
+
+#[test]
+fn an_endpoint_name_that_is_no_level_of_a_topic_has_no_status() {
+    let mut scene = connected();
+    given(&mut scene, "a/b");
+    scene.expect_nothing_more();
+    publishes(&mut scene, "lwm2m-bootstrap/a/b/account", OWN_ACCOUNT);
+    publishes(&mut scene, "elsewhere/a/account", OWN_ACCOUNT);
+    assert!(!reports(&mut scene).iter().any(|report| matches!(report, BootstrapReport::AccountSet { .. })));
+}
+
+#[test]
+fn a_client_whose_session_the_broker_has_closed_connects_again() {
+    let mut scene = connected();
+    scene.broker_says(BrokerEvent::Closed { registration: OWN, reason: CloseReason::Kicked });
+    scene.advance(29.0);
+    scene.expect_nothing_more();
+    scene.advance(2.0);
+    expect_client(&mut scene);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn without_mqtt_there_is_no_client() {
+    let mut scene = scene(account(json!({})));
+    scene.advance(60.0);
+    scene.expect_nothing_more();
+}
