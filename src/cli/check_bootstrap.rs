@@ -79,7 +79,7 @@ fn write_warnings(config: &Config, account: &PatternAccount, output: &mut impl W
         let problem = "generated keys are lost at a restart without a store (store.enable)";
         writeln!(output, "warning: bootstrap: {pattern}: {problem}")?;
     }
-    let is_shared = pattern.has_wildcards() && account.servers.iter().any(|server| is_for_all(server));
+    let is_shared = pattern.has_wildcards() && account.servers.iter().any(is_for_all);
     if is_shared {
         writeln!(output, "warning: bootstrap: {pattern}: all devices get the same key")?;
     }

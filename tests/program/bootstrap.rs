@@ -9,14 +9,16 @@ use std::time::Duration;
 use lwm2m_core::bootstrap::file::{AccountFile, Reading};
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_testkit::scene::{model, path_of, reply};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::broker::TestBroker;
-use crate::common::device::{PATIENCE, request};
+use crate::common::broker::{TestBroker, Upstream};
+use crate::common::device::{Device, PATIENCE, request};
 use crate::common::gateway::Gateway;
 use crate::common::ports;
 use crate::common::program::Program;
 use crate::dtls_devices::program::SecuredDevice;
+use crate::embedded_broker::application::MqttClient;
 
 const BOOTSTRAP_KEY: &str = "planted-key-of-a-bootstrap-account";
 /// The secret of a given account, and its bytes as text.
@@ -148,6 +150,49 @@ async fn a_device_is_given_a_key_registers_with_it_and_neither_is_lost_at_a_rest
         assert!(gateway.output().contains(line), "{}", gateway.output());
     }
     assert!(metrics.contains("lwm2m_bootstrap_sessions_finished_total 1"), "{metrics}");
+}
+
+/// An application publishes an account, and hears how the session of the device has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_an_application_publishes_is_given_to_the_device() {
+    Upstream::Mqtt.choose();
+    let broker = TestBroker::start().await;
+    let gateway = Gateway::start_with(&broker.addresses, 1, "bootstrap.enable = true\nbootstrap.mqtt = true\n");
+    let mut application = MqttClient::connect(&broker.addresses.mqtt, "application-of-bootstrap").await;
+    application.subscribe("lwm2m-bootstrap/mq-1/status", 1).await;
+    let account = json!({ "server": [{ "short_server_id": 7, "uri": "coap://gw.example.com", "lifetime": "1h" }] });
+    application.publish_retained("lwm2m-bootstrap/mq-1/account", account.to_string().as_bytes()).await;
+    let has_account = || gateway.output().contains("bootstrap account received");
+    for _ in 0..400 {
+        if has_account() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(has_account(), "{}", gateway.output());
+
+    let device = Device::new(gateway.address());
+    let asked = request(Code::POST, &["bs"], &["ep=mq-1"], None);
+    assert_eq!(device.request(&asked).code, Code::CHANGED);
+    for (step, code) in [
+        ("", Code::NOT_FOUND),
+        ("/0", Code::DELETED),
+        ("/1", Code::DELETED),
+        ("/0/1", Code::CHANGED),
+        ("/1/0", Code::CHANGED),
+        ("/bs", Code::NOT_ACCEPTABLE),
+    ] {
+        let request = device.receive();
+        assert_eq!(path_of(&request), step);
+        device.answer(&request, code, None);
+    }
+    let status = application.message().await;
+    let status: Value = serde_json::from_slice(&status.payload).expect("JSON");
+    let failed = json!({
+        "ep": "mq-1", "result": "failed", "step": "POST /bs", "code": "4.06",
+        "reason": "the device found the account inconsistent",
+    });
+    assert_eq!(status, json!({ "msgType": "bootstrap", "data": failed }));
 }
 
 #[test]

@@ -33,16 +33,17 @@ def bootstrap_lines(folder, account):
     return f"bootstrap.enable = true\nbootstrap.accounts = '{accounts}'"
 
 
-def expect_device(gateway, device, endpoint):
+def expect_device(gateway, server, endpoint, folder, *options):
     """The device has its server, registers with what it was given, and answers the first command."""
-    with Application(gateway, endpoint) as application:
+    device = leshan_device(server, endpoint, folder, *options)
+    with Application(gateway, endpoint) as application, device:
         device.wait_for("bootstrapped")
-        device.wait_for("registered ")
+        data = application.expect("up/resp", "register")["data"]
+        assert data["lt"] == 300, data
         assert application.value("read", "/3/0/0") == "Eclipse Leshan"
         assert application.value("read", "/1/0/0") == 7
-        assert application.value("read", "/1/0/1") == 300
-    device.say("quit")
-    device.wait_for("deregistered")
+        device.say("quit")
+        device.wait_for("deregistered")
 
 
 @pytest.mark.parametrize("preferred", FORMATS)
@@ -53,8 +54,7 @@ def test_leshan_without_dtls(tmp_path, preferred):
     # The server is another listener than the one that the device knows.
     lines += f"\nlisteners.udp.default.role = 'bootstrap'\nlisteners.udp.second.bind = '127.0.0.1:{port}'"
     with running_gateway(lines) as gateway:
-        with leshan_device(gateway.uri, "leshan-1", tmp_path, f"bootstrap={preferred}") as device:
-            expect_device(gateway, device, "leshan-1")
+        expect_device(gateway, gateway.uri, "leshan-1", tmp_path, f"bootstrap={preferred}")
         log = gateway.log.read_text()
         assert "bootstrap finished" in log and "other values" not in log, log
 
@@ -74,6 +74,5 @@ def test_leshan_with_a_pre_shared_key(tmp_path, preferred):
         """
     options = [f"bootstrap={preferred}", f"psk=leshan-2:{BOOTSTRAP_KEY}"]
     with running_gateway(lines, dtls) as gateway:
-        with leshan_device(gateway.coaps_uri, "leshan-2", tmp_path, *options) as device:
-            expect_device(gateway, device, "leshan-2")
+        expect_device(gateway, gateway.coaps_uri, "leshan-2", tmp_path, *options)
         assert BOOTSTRAP_KEY not in gateway.log.read_text()

@@ -3,7 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests run over real sockets, in real time")]
 
-mod application;
+pub mod application;
 mod exproto;
 mod mqtt;
 

@@ -104,10 +104,11 @@ fn an_account_that_cannot_be_used_leaves_the_former_in_force_and_no_report_shows
 fn a_failed_session_is_published_with_its_step_and_code() {
     let mut scene = connected();
     begin(&mut scene, "ep=dev-7");
-    let security = scene.expect_request(Code::PUT, "/0/1");
+    // The instance 1 of the device is another server's, for nothing was deleted.
+    let security = scene.expect_request(Code::PUT, "/0/2");
     scene.answer(&security, Code::BAD_REQUEST);
     let failed = json!({
-        "ep": "dev-7", "result": "failed", "step": "PUT /0/1", "code": "4.00",
+        "ep": "dev-7", "result": "failed", "step": "PUT /0/2", "code": "4.00",
         "reason": "the device refused the request",
     });
     expect_status(&mut scene, "lwm2m-bootstrap/dev-7/status", failed);
