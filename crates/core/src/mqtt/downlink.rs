@@ -250,8 +250,10 @@ impl<'a> Source<'a> {
         }
         let registration = self.context.registration;
         let announced = base.object().map(|object| registration.object_formats(object)).unwrap_or_default();
-        if registration.supports(Version::LWM2M_1_1) && !announced.is_empty() && !announced.contains(ContentFormat::Tlv)
-        {
+        // A format that the command names is used although the device did not announce it.
+        let is_named = self.formats_without_id()?.format.is_some();
+        let announces_others = !announced.is_empty() && !announced.contains(ContentFormat::Tlv);
+        if !is_named && registration.supports(Version::LWM2M_1_1) && announces_others {
             return Err(CommandError::NoFormatWithoutId);
         }
         let instance = base.child(0).unwrap_or(base);

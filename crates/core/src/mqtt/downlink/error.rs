@@ -36,7 +36,7 @@ pub(super) enum CommandError {
     Format(#[from] UnknownFormat),
     #[error("{member} {format} cannot hold what the command is about")]
     CannotHold { member: &'static str, format: ContentFormat },
-    #[error("no format that the device announced can leave the instance id to it; TLV can")]
+    #[error("no format that the device announced can leave the instance id to it; TLV can (\"format\":\"tlv\")")]
     NoFormatWithoutId,
     #[error("either all paths of content begin with *, or none does")]
     SomeWithoutId,

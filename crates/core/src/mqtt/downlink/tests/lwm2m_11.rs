@@ -275,6 +275,12 @@ fn a_create_may_leave_the_instance_id_to_the_device() {
         assert_eq!(create(announced, &["*/1", "/*/2/0"]), expected, "{announced}");
     }
     assert!(create("112", &["*/1"]).unwrap_err().contains("TLV can"));
+    let named = |format: &str| {
+        let content = json!([{ "path": "*/1", "type": "Integer", "value": 1 }]);
+        command_for("1.1", "112", "create", json!({ "basePath": "/4321", "format": format, "content": content }))
+    };
+    assert_eq!(named("tlv").map(|create| create.formats.format), Ok(Some(ContentFormat::Tlv)));
+    assert!(named("senml-cbor").unwrap_err().contains("cannot hold"));
     assert!(create("", &["*/1", "0/2"]).unwrap_err().contains("none does"));
     assert!(create("", &["*"]).is_err());
 }
