@@ -47,6 +47,8 @@ use crate::upstream;
 use lwm2m_core::gateway;
 
 use reader::{ConfigReader, Mistake};
+#[cfg(feature = "console")]
+pub(crate) use reader::{PLACE_VARIABLE, TOKEN_VARIABLE};
 
 /// The complete configuration, validated.
 #[derive(Clone, Debug)]

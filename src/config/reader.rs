@@ -17,6 +17,12 @@ const PREFIX: &str = "LWM2M_GATEWAY__";
 /// Overrides `log.level`, as it is usual for a log.
 const LOG_VARIABLE: &str = "LWM2M_GATEWAY_LOG";
 
+/// The console of a running gateway, for the commands that ask it.
+pub(crate) const PLACE_VARIABLE: &str = "LWM2M_GATEWAY_AT";
+
+/// A token of that console. Both may be in the environment of `run`, too, as in a container.
+pub(crate) const TOKEN_VARIABLE: &str = "LWM2M_GATEWAY_TOKEN";
+
 /// Environment variables that begin so are meant for this program, unless Kubernetes made them of a Service.
 const MEANT: &str = "LWM2M_GATEWAY_";
 
@@ -71,6 +77,7 @@ impl ConfigReader {
             let key = match variable.strip_prefix(PREFIX) {
                 Some(rest) => rest.to_lowercase().replace("__", "."),
                 None if variable == LOG_VARIABLE => "log.level".to_owned(),
+                None if [PLACE_VARIABLE, TOKEN_VARIABLE].contains(&variable.as_str()) => continue,
                 None => {
                     if variable.strip_prefix(MEANT).is_some_and(|rest| !is_of_kubernetes(rest)) {
                         self.unknown_variables.push(variable);

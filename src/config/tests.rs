@@ -154,6 +154,8 @@ fn variables_that_are_not_understood_are_warnings_but_for_those_of_kubernetes() 
         "LWM2M_GATEWAY_SERVICE_HOST",
         "LWM2M_GATEWAY_SERVICE_PORT_COAP",
         "LWM2M_GATEWAY_PORT",
+        "LWM2M_GATEWAY_AT",
+        "LWM2M_GATEWAY_TOKEN",
         "LWM2M_GATEWAY_PORT_5683_UDP_ADDR",
         "LWM2M_GATEWAY_HANDLER_PORT_9001_TCP",
         "LWM2M_GATEWAYS",

@@ -10,9 +10,8 @@ use lwm2m_base::secret::Secret;
 
 use super::error::RemoteError;
 use super::place::Place;
+use crate::config::{PLACE_VARIABLE, TOKEN_VARIABLE};
 
-const PLACE_VARIABLE: &str = "LWM2M_GATEWAY_AT";
-const TOKEN_VARIABLE: &str = "LWM2M_GATEWAY_TOKEN";
 /// Maximum duration of a trace, in minutes.
 const LONGEST_TRACE: i64 = 120;
 
