@@ -140,6 +140,11 @@ impl RegisteredDevices {
 
     /// Moves the registrations that an identity made, and that it names, to its new association.
     pub fn established(&mut self, context: &mut Context, peer: Peer, identity: &Arc<Identity>) {
+        // Clients fetch an image by an association of its own, and do not notify by that one: the registration stays
+        // where it is until the device sends an Update.
+        if context.pulls.has_offer_for(identity) {
+            return;
+        }
         let own: Vec<RegistrationId> = context
             .settings
             .identity

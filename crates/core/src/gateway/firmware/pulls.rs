@@ -17,6 +17,8 @@ use super::pull_uri::PullKey;
 pub(in crate::gateway) struct Pulls {
     by_key: HashMap<PullKey, Pull>,
     by_job: IdMap<JobId, PullKey>,
+    /// The number of offers of each identity.
+    by_identity: HashMap<Arc<Identity>, usize>,
 }
 
 /// An image that one device may fetch.
@@ -56,13 +58,21 @@ impl Pulls {
     pub fn offer(&mut self, key: PullKey, pull: Pull) {
         self.withdraw(pull.job);
         self.by_job.insert(pull.job, key.clone());
+        if let Some(identity) = &pull.identity {
+            *self.by_identity.entry(Arc::clone(identity)).or_default() += 1;
+        }
         self.by_key.insert(key, pull);
     }
 
     /// Ends the offer of a job. Requests for its image are answered 4.04 from now on.
     pub fn withdraw(&mut self, job: JobId) {
-        if let Some(key) = self.by_job.remove(&job) {
-            self.by_key.remove(&key);
+        let Some(key) = self.by_job.remove(&job) else { return };
+        let Some(identity) = self.by_key.remove(&key).and_then(|pull| pull.identity) else { return };
+        if let Some(offers) = self.by_identity.get_mut(&identity) {
+            *offers -= 1;
+            if *offers == 0 {
+                self.by_identity.remove(&identity);
+            }
         }
     }
 }
@@ -73,6 +83,11 @@ impl Pulls {
         let pull = self.by_key.get(&key.parse::<PullKey>().ok()?)?;
         let is_allowed = identity.is_none() || pull.identity.as_deref() == identity;
         is_allowed.then_some(pull)
+    }
+
+    /// Returns whether a device of this identity may fetch an image.
+    pub fn has_offer_for(&self, identity: &Identity) -> bool {
+        self.by_identity.contains_key(identity)
     }
 
     /// Returns whether an image is offered under this key.
@@ -127,8 +142,10 @@ mod tests {
         pulls.offer(KEY.parse().unwrap(), pull(1, Some(psk("dev-1"))));
         assert!(pulls.get(KEY, Some(&psk("dev-1"))).is_some());
         assert!(pulls.get(KEY, Some(&psk("dev-2"))).is_none());
+        assert!(pulls.has_offer_for(&psk("dev-1")) && !pulls.has_offer_for(&psk("dev-2")));
         pulls.offer(KEY.parse().unwrap(), pull(1, None));
         assert!(pulls.get(KEY, Some(&psk("dev-1"))).is_none() && pulls.get(KEY, None).is_some());
+        assert!(!pulls.has_offer_for(&psk("dev-1")));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::super::broker::{CloseReason, MessageProperties};
 use super::super::config::GatewayConfig;
+use super::super::firmware::JobId;
+use super::super::firmware::image::{FileIdentity, Image, ImageDigest};
+use super::super::firmware::pulls::{Pull, PullProgress};
 use super::super::fixtures::{
     Outputs, YEAR_2026, address, association, context, json, new_device, psk, topic_ends, update,
 };
@@ -425,6 +428,31 @@ fn a_new_association_takes_over_the_registration_of_its_own_identity_only() {
     let (endpoint, from, to) = ("dev-1".to_owned(), association(1), association(9));
     assert_eq!(scene.outputs().reports, [Report::Moved { endpoint, from, to }]);
     assert_eq!((scene.device(own).peer, scene.device(foreign).peer), (association(9), association(2)));
+}
+
+#[test]
+fn a_device_that_fetches_its_image_by_another_association_stays_where_it_is_until_it_updates() {
+    let mut scene = RegisteredDevicesScene::new(GatewayConfig::default());
+    let new = new_device(1, &["lt=3600"], scene.context.now);
+    let identity = Arc::new(psk("dev-1"));
+    let id = scene.insert(NewDevice { peer: association(1), identity: Some(Arc::clone(&identity)), ..new });
+    let file = FileIdentity { device: 1, inode: 1, modified: (0, 0) };
+    let pull = Pull {
+        job: JobId(1),
+        name: "a.bin".parse().unwrap(),
+        image: Image { size: 1, sha256: ImageDigest::new([0; 32]), file },
+        identity: Some(Arc::clone(&identity)),
+        progress: PullProgress::default(),
+    };
+    scene.context.pulls.offer("ABCDEFGHIJKLMNOP".parse().unwrap(), pull);
+    scene.devices.established(&mut scene.context, association(9), &identity);
+    assert!(is_quiet(&scene.outputs()));
+    assert_eq!(scene.device(id).peer, association(1));
+    scene.update_from(id, association(9), &[]);
+    assert_eq!(scene.device(id).peer, association(9));
+    scene.context.pulls.withdraw(JobId(1));
+    scene.devices.established(&mut scene.context, association(10), &identity);
+    assert_eq!(scene.device(id).peer, association(10));
 }
 
 #[test]
