@@ -7,6 +7,7 @@
 mod askers;
 pub mod control;
 pub mod onlookers;
+mod requests;
 pub mod traced;
 
 use std::future::pending;
@@ -23,7 +24,6 @@ use crate::firmware::{ImageAnswer, ImageReader, ImageRequest};
 use crate::observability::failures::{Failure, FailureKind, FailureLog};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
-use crate::observability::snapshot::DriverSnapshot;
 use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{ReceiveBatch, UdpSockets};
@@ -33,7 +33,7 @@ use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 
 use askers::Askers;
-use control::{AskedCommand, DriverRequest};
+use control::DriverRequest;
 use onlookers::Onlookers;
 use traced::TraceSender;
 
@@ -348,102 +348,6 @@ impl Driver {
                 self.metrics.transport.receive_errors.inc();
                 debug!(%error, "receiving failed");
             }
-        }
-    }
-
-    fn handle_request(&mut self, now: Instant, request: DriverRequest) {
-        let unanswered = match request {
-            DriverRequest::Ping(reply) => reply.send(()).is_err(),
-            DriverRequest::Snapshot(reply) => reply.send(self.snapshot()).is_err(),
-            DriverRequest::Page(query, reply) => reply.send(self.gateway.page(now, &query)).is_err(),
-            DriverRequest::Device(endpoint, reply) => {
-                reply.send(self.gateway.device(now, &endpoint).map(Box::new)).is_err()
-            }
-            DriverRequest::Kick(endpoint, reply) => reply.send(self.gateway.kick(now, &endpoint)).is_err(),
-            DriverRequest::Command(asked) => self.give_command(now, *asked),
-            DriverRequest::CommandState(endpoint, number, reply) => {
-                reply.send(self.gateway.command_state(now, &endpoint, number)).is_err()
-            }
-            DriverRequest::Withdraw(endpoint, number, reply) => {
-                reply.send(self.gateway.withdraw(now, &endpoint, number)).is_err()
-            }
-            DriverRequest::StreamOpen { endpoint, user, is_open } => {
-                self.gateway.set_stream_open(now, &endpoint, &user, is_open);
-                false
-            }
-            DriverRequest::Trace { id, target, copies, reply } => {
-                self.traced = Some(copies);
-                reply.send(self.gateway.trace(now, id, target)).is_err()
-            }
-            DriverRequest::EndTrace(id) => {
-                self.gateway.end_trace(id);
-                false
-            }
-            DriverRequest::Watch(watch, reply) => {
-                self.onlookers.watch(&self.gateway, watch);
-                self.gateway.set_onlookers(true);
-                reply.send(()).is_err()
-            }
-            DriverRequest::Unwatch => {
-                self.onlookers.forget_closed();
-                self.gateway.set_onlookers(!self.onlookers.is_empty());
-                false
-            }
-            DriverRequest::Model(model) => {
-                self.gateway.set_model(model);
-                false
-            }
-            DriverRequest::Acceptor(acceptor) => {
-                self.gateway.set_acceptor(Some(acceptor));
-                false
-            }
-            DriverRequest::Keys { revoked, identities } => {
-                self.gateway.set_keyed_identities(identities);
-                self.gateway.forget_keys();
-                self.gateway.revoke(now, |identity| revoked.contains(identity));
-                false
-            }
-            DriverRequest::BootstrapAccounts(accounts) => {
-                self.gateway.set_bootstrap_accounts(accounts);
-                false
-            }
-            DriverRequest::BootstrapKeys { revoked, identities } => {
-                self.gateway.set_bootstrap_identities(identities);
-                self.gateway.forget_keys();
-                self.gateway.revoke(now, |identity| revoked.contains(identity));
-                false
-            }
-            DriverRequest::Limits(limits) => {
-                self.gateway.set_limits(*limits);
-                false
-            }
-        };
-        if unanswered {
-            debug!("nobody waited for the answer to a request to the event loop");
-        }
-    }
-
-    /// Gives a command of the console, unless who asked is gone. Returns whether the admission was told to nobody.
-    fn give_command(&mut self, now: Instant, asked: AskedCommand) -> bool {
-        let AskedCommand { command, admission, answer } = asked;
-        if admission.is_closed() {
-            return true;
-        }
-        let ask = self.askers.add(answer);
-        let admitted = self.gateway.command(now, ask, command);
-        if admitted.is_err() {
-            self.askers.forget(ask);
-        }
-        admission.send(admitted).is_err()
-    }
-
-    fn snapshot(&self) -> DriverSnapshot {
-        DriverSnapshot {
-            gateway: self.gateway.table_sizes(),
-            asleep: self.gateway.sleeping_devices(),
-            devices_limit: self.gateway.devices_limit(),
-            command_bytes_limit: self.gateway.command_bytes_limit(),
-            upstream: self.link.table_sizes(),
         }
     }
 

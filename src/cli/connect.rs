@@ -179,11 +179,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
              authenticated; its access rules could not be tried"
         ))),
         Ok(BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(why), .. }) => {
-            let told = conditions.statuses().remove("broker").map(|standing| standing.detail);
-            // The link has looked into it, unless a single attempt was too slow.
-            let why_unavailable = told.filter(|detail| detail.contains(": "));
-            let why = why_unavailable.unwrap_or_else(|| format!("{name}: {why}"));
-            found.push(problem(format!("the broker {why}")));
+            found.push(problem(format!("the broker {}", why_unavailable(&conditions, &name, &why))));
         }
         Ok(
             BrokerEvent::Closed { .. }
@@ -199,6 +195,12 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
     link.submit(BrokerCommand::Disconnect { registration: DEVICE });
     link.shut_down(GRACE).await;
     found
+}
+
+/// Returns the broker and why it is unavailable. The link has looked into it, unless a single attempt was too slow.
+fn why_unavailable(conditions: &Conditions, name: &str, why: &str) -> String {
+    let reported = conditions.statuses().remove("broker").map(|status| status.detail);
+    reported.filter(|detail| detail.contains(": ")).unwrap_or_else(|| format!("{name}: {why}"))
 }
 
 /// Publishes to every topic of the device with QoS 1, because a denied publication with QoS 0 has no answer.

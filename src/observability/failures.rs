@@ -24,7 +24,7 @@ const LONGEST_TEXT: usize = 256;
 
 /// Keeps the newest failures.
 #[derive(Debug, Default)]
-pub struct FailureLog(Mutex<Entries>);
+pub struct FailureLog(Mutex<FailureEntries>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -73,7 +73,7 @@ pub struct CountedFailure {
 }
 
 #[derive(Debug, Default)]
-struct Entries {
+struct FailureEntries {
     hasher: RandomState,
     /// Finds the place of a failure by its hash. The hash has a random key, so that nobody can choose equal ones.
     places: HashMap<u64, u64>,
@@ -96,12 +96,12 @@ impl FailureLog {
     }
 
     // A panic while the entries are locked cannot leave them in a state that matters.
-    fn lock(&self) -> MutexGuard<'_, Entries> {
+    fn lock(&self) -> MutexGuard<'_, FailureEntries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entries {
+impl FailureEntries {
     fn record(&mut self, now: Instant, at: Duration, failure: Failure, count: u64) -> Option<CountedFailure> {
         let hash = self.hasher.hash_one(failure.identifying());
         let before = self.places.get(&hash).and_then(|place| self.in_order.remove(place));

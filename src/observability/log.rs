@@ -117,12 +117,7 @@ impl Log {
 /// Logs a report that cannot repeat without the device being served in between.
 fn log_once(report: &Report) {
     match report {
-        Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) } => {
-            debug!(peer = %peer.address, reason = drop_reason(*reason), "datagram dropped");
-        }
-        Report::Datagram { peer, outcome } => {
-            trace!(peer = %peer.address, outcome = datagram_outcome(*outcome), "datagram");
-        }
+        Report::Datagram { peer, outcome } => log_datagram(peer, *outcome),
         Report::Retransmitted { peer } => debug!(peer = %peer.address, "message retransmitted"),
         Report::DuplicateForgotten { peer } => {
             trace!(peer = %peer.address, "deduplication entry evicted early: the table is full")
@@ -138,10 +133,7 @@ fn log_once(report: &Report) {
             info!(peer = %peer.address, %lifetime, "device registered");
         }
         Report::Updated { .. } => debug!("registration updated"),
-        Report::AssociationClosed { peer, reason } => {
-            let (association, reason) = (peer.association.map(|id| id.0), close_reason(*reason));
-            debug!(peer = %peer.address, association, reason, "DTLS association closed");
-        }
+        Report::AssociationClosed { peer, reason } => log_closed_association(peer, *reason),
         Report::Dtls(report) => log_dtls(report),
         Report::Bootstrap(report) => log_bootstrap(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
@@ -155,10 +147,7 @@ fn log_once(report: &Report) {
         }
         // Completed commands are logged.
         Report::CommandProgress { .. } => {}
-        Report::Notification { outcome: NotificationOutcome::Published, .. } => trace!("notification"),
-        Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
-            debug!(endpoint, "observation ended by the device");
-        }
+        Report::Notification { endpoint, outcome } => log_notification(endpoint, *outcome),
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
         Report::ProfilesEvicted { profiles } => debug!(profiles, "object lists of profiles evicted: limits.profiles"),
@@ -166,17 +155,13 @@ fn log_once(report: &Report) {
             info!(objects = first_of(versions), "object version has no definition");
         }
         Report::Send { peer, code, .. } => debug!(peer = %peer.address, %code, "Send answered"),
-        Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
         Report::FormatRejected { format, .. } => {
             debug!(%format, "content format rejected by the device, another one is tried")
         }
         Report::TransferFailed { peer, error, .. } => {
             debug!(peer = %peer.address, %error, "block-wise transfer failed")
         }
-        Report::PublishRefused { topic, first: true, .. } => {
-            warn!(topic, "publication refused: the broker does not authorize this device for the topic");
-        }
-        Report::PublishRefused { topic, first: false, .. } => debug!(topic, "publication refused"),
+        Report::PublishRefused { topic, first, .. } => log_refused_publication(topic, *first),
         // These repeat: see `Log::log`.
         Report::RegisterRejected { .. } | Report::Forbidden { .. } | Report::UndecodableContent { .. } => {}
     }
@@ -206,6 +191,37 @@ fn log_bootstrap(report: &BootstrapReport) {
         BootstrapReport::Pack { peer, .. } => info!(peer = %peer.address, "bootstrap pack sent"),
         // These repeat: see `Log::log`.
         BootstrapReport::Rejected { .. } => {}
+    }
+}
+
+fn log_datagram(peer: &Peer, outcome: DatagramOutcome) {
+    match outcome {
+        DatagramOutcome::Dropped(reason) => {
+            debug!(peer = %peer.address, reason = drop_reason(reason), "datagram dropped");
+        }
+        outcome => trace!(peer = %peer.address, outcome = datagram_outcome(outcome), "datagram"),
+    }
+}
+
+fn log_closed_association(peer: &Peer, reason: dtls::AssociationCloseReason) {
+    let (association, reason) = (peer.association.map(|id| id.0), close_reason(reason));
+    debug!(peer = %peer.address, association, reason, "DTLS association closed");
+}
+
+fn log_notification(endpoint: &str, outcome: NotificationOutcome) {
+    match outcome {
+        NotificationOutcome::Published => trace!("notification"),
+        NotificationOutcome::Ended => debug!(endpoint, "observation ended by the device"),
+        NotificationOutcome::Superseded => trace!("notification superseded"),
+    }
+}
+
+/// Only the first one of a registration is a warning.
+fn log_refused_publication(topic: &str, first: bool) {
+    if first {
+        warn!(topic, "publication refused: the broker does not authorize this device for the topic");
+    } else {
+        debug!(topic, "publication refused");
     }
 }
 

@@ -2,7 +2,7 @@
 //! the link is a model of EMQX. Each seed is another schedule of Registers, commands, answers, losses and delays.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::config::Config;
+use crate::upstream::client::device::ConnectionId;
+use crate::upstream::client::{Devices, Protocol};
+use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
@@ -26,23 +29,97 @@ const ROUNDS: u64 = 6;
 /// Longer than anything takes to come to rest.
 const REST: Duration = Duration::from_secs(100);
 
+/// The part of a broker model that does not depend on the protocol: the link to the broker, the steps that are to come,
+/// and what the broker has seen.
+pub struct ModelBase<P: Protocol, S> {
+    pub devices: Devices<P>,
+    pub rng: StdRng,
+    /// The connection that has the client ID.
+    pub holder: Option<ConnectionId>,
+    /// What the link tells the core.
+    pub events: VecDeque<BrokerEvent>,
+    /// The payloads that the broker took, in order.
+    pub published: Vec<Vec<u8>>,
+    /// The commands that the broker has delivered, or has to deliver: not all that are published.
+    pub promised: BTreeSet<u64>,
+    metrics: Arc<UpstreamMetrics>,
+    steps: BTreeMap<(Instant, u64), S>,
+    order: u64,
+}
+
+impl<P: Protocol, S> ModelBase<P, S> {
+    pub fn new(seed: u64, devices: impl FnOnce(StdRng, Arc<UpstreamMetrics>) -> Devices<P>) -> Self {
+        let metrics = Arc::new(UpstreamMetrics::default());
+        Self {
+            devices: devices(StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
+            rng: StdRng::seed_from_u64(seed ^ 0x5eed),
+            holder: None,
+            events: VecDeque::new(),
+            published: Vec::new(),
+            promised: BTreeSet::new(),
+            metrics,
+            steps: BTreeMap::new(),
+            order: 0,
+        }
+    }
+
+    /// Returns a random duration that is seldom long.
+    pub fn a_while(&mut self) -> Duration {
+        let most = if self.rng.random_bool(0.02) { 2_000_000 } else { 2_000 };
+        Duration::from_micros(self.rng.random_range(50..most))
+    }
+
+    pub fn schedule(&mut self, at: Instant, step: S) {
+        self.order += 1;
+        self.steps.insert((at, self.order), step);
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<S> {
+        let first = self.steps.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let first = self.steps.first_key_value().map(|((at, _), _)| *at);
+        [first, self.devices.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Returns how many publications the link gave up.
+    fn dropped(&self) -> u64 {
+        self.metrics.dropped_answers.get() + self.metrics.dropped_reports.get()
+    }
+}
+
 /// A broker with the link to it.
 pub trait BrokerModel {
-    fn submit(&mut self, now: Instant, command: BrokerCommand);
-    /// Does what is due.
-    fn advance(&mut self, now: Instant);
-    fn next(&self) -> Option<Instant>;
-    fn take_event(&mut self) -> Option<BrokerEvent>;
+    type Protocol: Protocol;
+    /// What happens in the broker, or on the way to it.
+    type Step;
+
+    fn base(&self) -> &ModelBase<Self::Protocol, Self::Step>;
+    fn base_mut(&mut self) -> &mut ModelBase<Self::Protocol, Self::Step>;
+    fn happen(&mut self, now: Instant, step: Self::Step);
+    /// Carries out the actions of the devices.
+    fn act(&mut self, now: Instant);
     /// An application publishes this command.
     fn command(&mut self, now: Instant, number: u64);
     /// The device's connection is lost.
     fn lose_connection(&mut self, now: Instant);
-    /// The payloads that the broker took, in order.
-    fn published(&self) -> &[Vec<u8>];
-    /// The commands that the broker has delivered, or has to deliver: not all that are published.
-    fn promised(&self) -> &BTreeSet<u64>;
-    /// Publications that the link gave up.
-    fn dropped(&self) -> u64;
+
+    fn submit(&mut self, now: Instant, command: BrokerCommand) {
+        self.base_mut().devices.command(now, command);
+        self.act(now);
+    }
+
+    /// Does what is due.
+    fn advance(&mut self, now: Instant) {
+        while let Some(step) = self.base_mut().pop_due(now) {
+            self.happen(now, step);
+            self.act(now);
+        }
+        self.base_mut().devices.handle_timeout(now);
+        self.act(now);
+    }
 }
 
 /// A random event, besides Registers, commands and answers.
@@ -172,8 +249,8 @@ impl<B: BrokerModel> RaceWorld<B> {
         let updated = self.updated.and_then(|(_, code)| code);
         assert_eq!(updated, Some(Code::CHANGED), "the registration is lost, {context}");
         assert!(self.told.contains_key(&ROUNDS), "no command comes any more, {context}");
-        assert_eq!(self.broker.dropped(), 0, "publications were given up, {context}");
-        for number in self.broker.promised() {
+        assert_eq!(self.broker.base().dropped(), 0, "publications were given up, {context}");
+        for number in &self.broker.base().promised {
             assert!(self.told.contains_key(number), "command {number} is lost, {context}");
         }
         for (number, told) in &self.told {
@@ -182,7 +259,7 @@ impl<B: BrokerModel> RaceWorld<B> {
             assert_eq!(answers, *told, "answers to command {number}, {context}");
             assert_eq!(*told, 1, "command {number} was told more than once, {context}");
         }
-        let published = texts(self.broker.published());
+        let published = texts(&self.broker.base().published);
         if self.weather.repetitions {
             let mut highest = 0;
             let asked = texts(&self.asked);
@@ -202,7 +279,7 @@ impl<B: BrokerModel> RaceWorld<B> {
         let end = self.now + time;
         loop {
             let first = self.queue.peek().map(|Reverse(first)| first.at);
-            let next = [first, self.deadline, self.broker.next()].into_iter().flatten().min();
+            let next = [first, self.deadline, self.broker.base().next()].into_iter().flatten().min();
             let Some(at) = next.filter(|at| *at <= end) else { break };
             self.now = at.max(self.now);
             self.step();
@@ -220,7 +297,7 @@ impl<B: BrokerModel> RaceWorld<B> {
             self.drain();
         }
         self.broker.advance(self.now);
-        while let Some(event) = self.broker.take_event() {
+        while let Some(event) = self.broker.base_mut().events.pop_front() {
             if let BrokerEvent::Message { payload, .. } = &event {
                 *self.told.entry(number_of(payload)).or_default() += 1;
             }

@@ -53,12 +53,12 @@ pub struct Application {
     client: AsyncClient,
     config: ApplicationConfig,
     heard: Rc<Heard>,
-    answers: mpsc::UnboundedReceiver<Answer>,
+    answers: mpsc::UnboundedReceiver<CommandAnswer>,
 }
 
 /// The end of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct CommandAnswer {
     pub device: u32,
     /// The `reqID` of the command.
     pub id: u64,
@@ -177,7 +177,7 @@ impl Application {
     }
 
     /// Waits for the answer to the command of this id.
-    pub async fn answer(&mut self, id: u64) -> anyhow::Result<Answer> {
+    pub async fn answer(&mut self, id: u64) -> anyhow::Result<CommandAnswer> {
         let search = async {
             loop {
                 let answer = self.next_answer().await?;
@@ -190,12 +190,12 @@ impl Application {
     }
 
     /// Returns the next answer that says how a command ended.
-    pub async fn next_answer(&mut self) -> anyhow::Result<Answer> {
+    pub async fn next_answer(&mut self) -> anyhow::Result<CommandAnswer> {
         self.answers.recv().await.context("the connection to the broker has ended")
     }
 
     /// Returns the next answer that has arrived already.
-    pub(crate) fn try_next_answer(&mut self) -> Option<Answer> {
+    pub(crate) fn try_next_answer(&mut self) -> Option<CommandAnswer> {
         self.answers.try_recv().ok()
     }
 
@@ -224,7 +224,7 @@ impl Application {
 struct ApplicationReader {
     config: ApplicationConfig,
     heard: Rc<Heard>,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::UnboundedSender<CommandAnswer>,
     journal: Rc<RefCell<Journal>>,
 }
 
@@ -238,7 +238,7 @@ impl ApplicationReader {
                 let Ok(response) = serde_json::from_slice::<ResponseMessage>(&message.payload) else { return };
                 if let (Some(id), Some(code)) = (response.id, response.data.code) {
                     // The application may be gone at the end of a run.
-                    let _ = self.answers.send(Answer { device, id, code, received: Instant::now() });
+                    let _ = self.answers.send(CommandAnswer { device, id, code, received: Instant::now() });
                 }
             }
             _ => {}

@@ -26,7 +26,7 @@ mod journal;
 mod report;
 mod run;
 
-pub use application::{Answer, Application, ApplicationConfig};
+pub use application::{Application, ApplicationConfig, CommandAnswer};
 pub use fleet::{Fleet, FleetConfig, FleetCounts, NOTIFIED_PATH, sleeps};
 pub use journal::{Journal, JournalTotals, Latencies};
 pub use report::{DownloadReport, LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};

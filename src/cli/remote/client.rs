@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use crate::errors::{plain, with_causes};
 use crate::tls::{Connector, TlsConfig};
 
-use super::error::{Problem, RemoteError};
-use super::events::EventStream;
+use super::error::{ProblemDetails, RemoteError};
+use super::events::EventReader;
 use super::place::Place;
 
 /// The resources of the API are below this path.
@@ -108,13 +108,13 @@ impl Client {
     }
 
     /// Opens a stream of events.
-    pub async fn events(&self, path: ApiPath) -> Result<EventStream, RemoteError> {
+    pub async fn events(&self, path: ApiPath) -> Result<EventReader, RemoteError> {
         let response = self.send(Method::GET, path, None).await?;
         let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !media_type.is_some_and(|media_type| media_type.starts_with("text/event-stream")) {
             return Err(self.unexpected("no stream of events"));
         }
-        Ok(EventStream::new(response.into_body(), self.place.to_string()))
+        Ok(EventReader::new(response.into_body(), self.place.to_string()))
     }
 
     /// Returns the error of an answer that a gateway does not give.
@@ -151,7 +151,7 @@ impl Client {
             return Ok(response);
         }
         let body = self.body(response).await?;
-        Err(RemoteError::Problem(Problem::of(status.as_u16(), &String::from_utf8_lossy(&body))))
+        Err(RemoteError::Problem(ProblemDetails::of(status.as_u16(), &String::from_utf8_lossy(&body))))
     }
 
     fn request(&self, method: Method, ApiPath(path): ApiPath, body: Option<&Value>) -> Request<Full<Bytes>> {

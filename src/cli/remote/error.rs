@@ -38,7 +38,7 @@ pub enum RemoteError {
     #[error("cannot reach the gateway at {place}: {reason}")]
     Unreachable { place: String, reason: String },
     #[error("{0}")]
-    Problem(Problem),
+    Problem(ProblemDetails),
     /// The other side is no gateway, or not one of this version.
     #[error("unexpected answer of {place}: {reason}")]
     Answer { place: String, reason: String },
@@ -54,7 +54,7 @@ pub enum RemoteError {
 /// An error of the API (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{title}{}{}", detail_part(.detail), hint(.status, .kind))]
-pub struct Problem {
+pub struct ProblemDetails {
     pub status: u16,
     /// The last part of the type: `device-not-registered`.
     pub kind: String,
@@ -75,7 +75,7 @@ impl RemoteError {
     }
 }
 
-impl Problem {
+impl ProblemDetails {
     /// Reads the body of an error; one that is no problem document has the status only.
     pub fn of(status: u16, body: &str) -> Self {
         let document: Value = serde_json::from_str(body).unwrap_or_default();

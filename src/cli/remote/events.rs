@@ -23,18 +23,18 @@ const OF_REGISTRATION: [&str; 5] = ["address", "transport", "identity", "lwm2m",
 
 /// An event of a stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct ServerSentEvent {
     pub id: Option<String>,
     pub name: String,
     pub data: Value,
 }
 
 /// A stream of events.
-pub struct EventStream {
+pub struct EventReader {
     body: Incoming,
     place: String,
     parser: EventParser,
-    events: VecDeque<Event>,
+    events: VecDeque<ServerSentEvent>,
 }
 
 /// Finds events in the bytes of a stream (HTML Living Standard, section 9.2, "Server-sent events").
@@ -46,13 +46,13 @@ struct EventParser {
     data: Vec<String>,
 }
 
-impl EventStream {
+impl EventReader {
     pub fn new(body: Incoming, place: String) -> Self {
         Self { body, place, parser: EventParser::default(), events: VecDeque::new() }
     }
 
     /// Waits for the next event; `None` when the gateway ends the stream. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Option<Event>, RemoteError> {
+    pub async fn next(&mut self) -> Result<Option<ServerSentEvent>, RemoteError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
@@ -79,7 +79,7 @@ impl EventStream {
 
 impl EventParser {
     /// Returns the events that end in these bytes.
-    fn parse(&mut self, bytes: &[u8]) -> Vec<Event> {
+    fn parse(&mut self, bytes: &[u8]) -> Vec<ServerSentEvent> {
         self.bytes.extend_from_slice(bytes);
         let mut events = Vec::new();
         while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
@@ -90,7 +90,7 @@ impl EventParser {
         events
     }
 
-    fn line(&mut self, line: &str) -> Option<Event> {
+    fn line(&mut self, line: &str) -> Option<ServerSentEvent> {
         if line.is_empty() {
             return self.finish();
         }
@@ -106,14 +106,14 @@ impl EventParser {
         None
     }
 
-    fn finish(&mut self) -> Option<Event> {
+    fn finish(&mut self) -> Option<ServerSentEvent> {
         let (name, data) = (self.name.take(), std::mem::take(&mut self.data));
         if data.is_empty() {
             return None;
         }
         let data = data.join("\n");
         let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
-        Some(Event { id: self.id.clone(), name: name.unwrap_or_else(|| "message".to_owned()), data })
+        Some(ServerSentEvent { id: self.id.clone(), name: name.unwrap_or_else(|| "message".to_owned()), data })
     }
 
     fn size(&self) -> usize {
@@ -145,12 +145,17 @@ pub async fn print(client: &Client, endpoint: Option<&str>, output: &mut Output)
 }
 
 /// Writes an event as an object with its name, its ID and its data.
-pub fn write_json(event: &Event, output: &Output) -> Result<(), RemoteError> {
-    let Event { id, name, data } = event;
+pub fn write_json(event: &ServerSentEvent, output: &Output) -> Result<(), RemoteError> {
+    let ServerSentEvent { id, name, data } = event;
     Ok(output.line(&json!({ "event": name, "id": id, "data": data }).to_string())?)
 }
 
-fn write(event: &Event, endpoint: Option<&str>, table: &mut Table, output: &Output) -> Result<(), RemoteError> {
+fn write(
+    event: &ServerSentEvent,
+    endpoint: Option<&str>,
+    table: &mut Table,
+    output: &Output,
+) -> Result<(), RemoteError> {
     if output.json {
         return write_json(event, output);
     }
@@ -166,7 +171,7 @@ fn write(event: &Event, endpoint: Option<&str>, table: &mut Table, output: &Outp
 }
 
 /// Returns the members of an event that have no column, as `name=value`; of a publication its topic and its payload.
-fn details(event: &Event) -> String {
+fn details(event: &ServerSentEvent) -> String {
     let data = &event.data;
     if event.name == "message" {
         return format!("{} {}", text_of(&data["topic"]), text_of(&data["payload"]));
@@ -184,8 +189,8 @@ fn details(event: &Event) -> String {
 mod tests {
     use super::*;
 
-    fn event(id: Option<&str>, name: &str, data: Value) -> Event {
-        Event { id: id.map(str::to_owned), name: name.to_owned(), data }
+    fn event(id: Option<&str>, name: &str, data: Value) -> ServerSentEvent {
+        ServerSentEvent { id: id.map(str::to_owned), name: name.to_owned(), data }
     }
 
     #[test]
@@ -194,7 +199,8 @@ mod tests {
         let expected = [event(Some("7"), "left", json!({ "reason": "ö" })), event(Some("7"), "message", json!(1))];
         for size in [1, 2, 5, stream.len()] {
             let mut parser = EventParser::default();
-            let found: Vec<Event> = stream.as_bytes().chunks(size).flat_map(|part| parser.parse(part)).collect();
+            let found: Vec<ServerSentEvent> =
+                stream.as_bytes().chunks(size).flat_map(|part| parser.parse(part)).collect();
             assert_eq!(found, expected, "{size}");
         }
     }

@@ -6,7 +6,7 @@ use super::arguments::{TargetArguments, WaitArguments};
 use super::client::{ApiPath, Client, Document};
 use super::commands::{self, CommandRequest};
 use super::error::{RemoteError, RemoteExit};
-use super::events::{Event, EventStream, write_json};
+use super::events::{EventReader, ServerSentEvent, write_json};
 use super::interrupt::Interrupt;
 use super::output::{Cell, Output, Table, time_of_day};
 
@@ -23,7 +23,7 @@ pub async fn follow(
 ) -> Result<RemoteExit, RemoteError> {
     let mut interrupt = Interrupt::new()?;
     let mut stream = client.events(ApiPath::new(&["devices", &target.endpoint, "events"])).await?;
-    let mut followed = Followed::new(&target.path);
+    let mut followed = FollowedPath::new(&target.path);
     let begun = tokio::select! {
         begun = begin(client, target, waiting) => begun,
         // What is begun now ends without this command: its stream of events ends.
@@ -63,12 +63,12 @@ async fn begin(client: &Client, target: &TargetArguments, waiting: &WaitArgument
 }
 
 /// The notifications of one path.
-struct Followed<'a> {
+struct FollowedPath<'a> {
     path: &'a str,
     table: Table,
 }
 
-impl<'a> Followed<'a> {
+impl<'a> FollowedPath<'a> {
     fn new(path: &'a str) -> Self {
         Self { path, table: Table::new(&["UTC", "PATH", "VALUE"]).with_widths(&[12]) }
     }
@@ -81,7 +81,7 @@ impl<'a> Followed<'a> {
         }
     }
 
-    async fn print(&mut self, stream: &mut EventStream, output: &Output) -> Result<RemoteExit, RemoteError> {
+    async fn print(&mut self, stream: &mut EventReader, output: &Output) -> Result<RemoteExit, RemoteError> {
         while let Some(event) = stream.next().await? {
             match event.name.as_str() {
                 "lost" => output.notice("notifications may be missing: there were too many events"),
@@ -99,7 +99,7 @@ impl<'a> Followed<'a> {
     }
 
     /// Returns the message of a notification of the path.
-    fn notification(&self, event: &Event) -> Option<Value> {
+    fn notification(&self, event: &ServerSentEvent) -> Option<Value> {
         if event.name != "message" {
             return None;
         }
@@ -132,10 +132,10 @@ mod tests {
 
     #[test]
     fn notifications_of_the_path_are_found_among_the_events() {
-        let event = |name: &str, data: Value| Event { id: None, name: name.to_owned(), data };
+        let event = |name: &str, data: Value| ServerSentEvent { id: None, name: name.to_owned(), data };
         let notify = json!({ "msgType": "notify", "data": { "reqPath": "/3303/0/5700", "content": [] } });
-        let followed = Followed::new("/3303/0/5700");
-        let found = |event: &Event| followed.notification(event);
+        let followed = FollowedPath::new("/3303/0/5700");
+        let found = |event: &ServerSentEvent| followed.notification(event);
         assert_eq!(found(&event("message", json!({ "payload": notify }))), Some(notify.clone()));
         assert_eq!(found(&event("message", json!({ "payload": notify.to_string() }))), Some(notify.clone()));
         assert_eq!(found(&event("updated", json!({ "payload": notify }))), None);

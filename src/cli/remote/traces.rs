@@ -16,7 +16,7 @@ use tokio::time::{Interval, interval};
 
 use super::arguments::TraceArguments;
 use super::client::{ApiPath, Client};
-use super::error::{Problem, RemoteError, RemoteExit};
+use super::error::{ProblemDetails, RemoteError, RemoteExit};
 use super::interrupt::Interrupt;
 use super::output::{Cell, Output, Table, Tone, text_of, time_of_day};
 
@@ -44,14 +44,14 @@ pub async fn trace(
     };
     let (_, begun) = client.post(ApiPath::new(&["traces"]), &request(arguments)).await?;
     let id = begun.value["id"].as_str().ok_or_else(|| client.unexpected("a trace without an ID"))?;
-    let mut follower = TraceFollower { client, id, printed: 0, seen: 0 };
+    let mut follower = TraceReader { client, id, printed: 0, seen: 0 };
     let mut due = interval(INTERVAL);
     let followed = follower.follow(&mut sink, &mut due, &mut interrupt, output).await;
     let removed = client.delete(ApiPath::new(&["traces", id])).await;
     for done in [followed, removed] {
         match done {
             // Somebody else has removed it.
-            Err(RemoteError::Problem(Problem { status: 404, .. })) => {}
+            Err(RemoteError::Problem(ProblemDetails { status: 404, .. })) => {}
             other => other?,
         }
     }
@@ -76,7 +76,7 @@ enum TraceSink {
 }
 
 /// Asks for the messages of a trace.
-struct TraceFollower<'a> {
+struct TraceReader<'a> {
     client: &'a Client,
     id: &'a str,
     /// Number of the last message that was written.
@@ -85,7 +85,7 @@ struct TraceFollower<'a> {
     seen: u64,
 }
 
-impl TraceFollower<'_> {
+impl TraceReader<'_> {
     /// Writes messages until a signal comes or the trace has ended. What has come before the signal is written too.
     async fn follow(
         &mut self,

@@ -17,17 +17,14 @@ impl Failure {
     /// Returns the failure that a report tells of; `None` if it tells of none.
     pub fn of(report: &Report) -> Option<Self> {
         match report {
-            Report::RegisterRejected { peer, endpoint, code, reason } => Some(Self {
-                endpoint: endpoint.clone(),
-                code: Some(*code),
-                ..Self::at(*peer, FailureKind::Register, reason.as_str())
-            }),
-            Report::Forbidden { endpoint, peer, identity, reason } => Some(Self {
-                endpoint: Some(endpoint.clone()),
-                identity: identity.clone(),
-                code: Some(Code::FORBIDDEN),
-                ..Self::at(*peer, FailureKind::Forbidden, forbidden_reason(*reason))
-            }),
+            Report::RegisterRejected { peer, endpoint, code, reason } => {
+                let failure = Self::at(*peer, FailureKind::Register, reason.as_str());
+                Some(failure.answered(endpoint.as_deref(), *code))
+            }
+            Report::Forbidden { endpoint, peer, identity, reason } => {
+                let failure = Self::at(*peer, FailureKind::Forbidden, forbidden_reason(*reason));
+                Some(Self { identity: identity.clone(), ..failure.answered(Some(endpoint), Code::FORBIDDEN) })
+            }
             Report::Dtls(report) => Self::of_dtls(report),
             Report::NotRestored { endpoint, reason } => {
                 Some(Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason)))
@@ -37,26 +34,21 @@ impl Failure {
                 let path = unanswered.as_deref().map(str::to_owned);
                 Some(Self { path, ..Self::of_device(endpoint, FailureKind::Timeout, reason) })
             }
-            Report::UndecodableContent { endpoint, path, reason } => Some(Self {
-                path: Some(path.clone()),
-                ..Self::of_device(endpoint, FailureKind::Undecodable, reason.as_str())
-            }),
+            Report::UndecodableContent { endpoint, path, reason } => {
+                Some(Self::of_device(endpoint, FailureKind::Undecodable, reason.as_str()).about(path))
+            }
             Report::Send { peer, endpoint: Some(endpoint), code: Code::UNSUPPORTED_CONTENT_FORMAT } => {
                 let reason = "the content format of a Send is not supported";
-                Some(Self {
-                    endpoint: Some(endpoint.clone()),
-                    code: Some(Code::UNSUPPORTED_CONTENT_FORMAT),
-                    ..Self::at(*peer, FailureKind::Undecodable, reason)
-                })
+                let failure = Self::at(*peer, FailureKind::Undecodable, reason);
+                Some(failure.answered(Some(endpoint), Code::UNSUPPORTED_CONTENT_FORMAT))
             }
             Report::TransferFailed { peer, endpoint, error } => {
-                let endpoint = endpoint.clone();
-                Some(Self { endpoint, ..Self::at(*peer, FailureKind::Transfer, error.to_string()) })
+                let failure = Self::at(*peer, FailureKind::Transfer, error.to_string());
+                Some(Self { endpoint: endpoint.clone(), ..failure })
             }
             Report::PublishRefused { endpoint, topic, .. } => {
                 let reason = "the broker does not authorize this device for the topic";
-                let path = Some(topic.clone());
-                Some(Self { path, ..Self::of_device(endpoint, FailureKind::Publish, reason) })
+                Some(Self::of_device(endpoint, FailureKind::Publish, reason).about(topic))
             }
             Report::Datagram { .. }
             | Report::Retransmitted { .. }
@@ -110,6 +102,16 @@ impl Failure {
 
     fn at(peer: Peer, kind: FailureKind, reason: impl Into<String>) -> Self {
         Self { address: Some(peer.address), ..Self::new(kind, reason) }
+    }
+
+    /// Adds the device that got an answer with this code.
+    fn answered(self, endpoint: Option<&str>, code: Code) -> Self {
+        Self { endpoint: endpoint.map(str::to_owned), code: Some(code), ..self }
+    }
+
+    /// Adds the path or the topic.
+    fn about(self, path: &str) -> Self {
+        Self { path: Some(path.to_owned()), ..self }
     }
 
     fn of_device(endpoint: &str, kind: FailureKind, reason: impl Into<String>) -> Self {

@@ -332,7 +332,7 @@ impl Frames {
     /// Adds what was read, and gives the packets that are whole now.
     ///
     /// # Errors
-    /// If a packet is none, or too large. The connection is of no use any more.
+    /// If a packet is malformed or too large. The connection has to be closed then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Incoming>, Malformed> {
         let mut packets = Vec::new();
         if self.partial.is_empty() {

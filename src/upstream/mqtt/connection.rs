@@ -125,12 +125,12 @@ const UNPOISONED: &str = "nobody panics while appending bytes";
 
 /// Sends the events of a connection to the link.
 #[derive(Clone)]
-pub struct EventSender {
+pub struct ConnectionEventSender {
     pub connection: ConnectionId,
     pub events: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
 }
 
-impl EventSender {
+impl ConnectionEventSender {
     /// Sends an event, and waits while the queue to the link is full. A link that has ended does not need it.
     pub async fn tell(&self, event: ConnectionEvent) {
         match self.events.try_send((self.connection, event)) {
@@ -149,7 +149,7 @@ impl EventSender {
 }
 
 /// Serves an open stream until its end.
-pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: EventSender)
+pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -279,7 +279,7 @@ mod tests {
         let (ours, broker) = duplex(capacity);
         let outbox = Arc::new(Outbox::default());
         let (events, told) = mpsc::channel(10);
-        let sender = EventSender { connection: ConnectionId(1), events };
+        let sender = ConnectionEventSender { connection: ConnectionId(1), events };
         tokio::spawn(serve(ours, outbox.clone(), Frames::new(ProtocolVersion::V5, 1000), sender));
         (broker, outbox, told)
     }

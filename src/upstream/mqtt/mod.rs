@@ -42,7 +42,7 @@ use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
 
 use codec::Frames;
-use connection::{ConnectionEvent, EventSender, Outbox};
+use connection::{ConnectionEvent, ConnectionEventSender, Outbox};
 use devices::{MqttAction, MqttDevices, MqttProtocol, Probed};
 
 pub use codec::ProtocolVersion;
@@ -219,7 +219,7 @@ impl MqttIo {
         let outbox = Arc::new(Outbox::default());
         self.outboxes.insert(connection, outbox.clone());
         let frames = Frames::new(version, self.config.max_packet_size);
-        let sender = EventSender { connection, events: self.sender.clone() };
+        let sender = ConnectionEventSender { connection, events: self.sender.clone() };
         // Boxed, so that an open connection does not carry the memory that only dialing or TLS needs.
         let dial = Box::pin(dial_unless_aborted(dial, outbox.clone()));
         let connection = async move {

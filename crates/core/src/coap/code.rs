@@ -45,7 +45,7 @@ impl Code {
     pub const GATEWAY_TIMEOUT: Code = Code::of(5, 4);
     pub const PROXYING_NOT_SUPPORTED: Code = Code::of(5, 5);
 
-    /// The code `class.detail`; `class` is 0 to 7, `detail` 0 to 31.
+    /// Returns the code `class.detail`; `class` is 0 to 7, `detail` 0 to 31.
     pub const fn of(class: u8, detail: u8) -> Code {
         Code((class << 5) | (detail & 0x1f))
     }

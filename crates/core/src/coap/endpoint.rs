@@ -62,7 +62,7 @@ impl Endpoint {
     /// Number of superseded notifications in a row after which the owner gets an event that no body can be fetched.
     const SUPERSEDED_BEFORE_FAILURE: u32 = 8;
 
-    /// `seed` is where message ids, tokens and the random factor come from.
+    /// Creates an endpoint without exchanges. `seed` is the source of message ids, tokens and the random factor.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
         let block_size = BlockSize::at_most(parameters.block_size);
         Self {

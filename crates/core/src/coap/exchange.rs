@@ -90,7 +90,7 @@ struct ExchangeObservation {
 }
 
 impl Exchanges {
-    /// `seed` is where message ids, tokens and the random factor come from.
+    /// Creates the state without exchanges. `seed` is the source of message ids, tokens and the random factor.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
         Self {
             dedup: Deduplicator::new(&parameters),
@@ -386,7 +386,7 @@ impl Exchanges {
         DatagramOutcome::Request
     }
 
-    /// A response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
+    /// Handles a response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
     fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
         let expected = self.tokens.get(peer, message.token);
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();

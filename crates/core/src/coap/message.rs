@@ -171,7 +171,7 @@ impl Header {
 }
 
 impl Message {
-    /// The empty message that acknowledges or resets `id` (RFC 7252 section 4.1).
+    /// Creates the empty message that acknowledges or resets `id` (RFC 7252 section 4.1).
     pub fn empty(kind: Kind, id: MessageId) -> Self {
         Self { kind, code: Code::EMPTY, id, token: Token::EMPTY, options: Options::new(), payload: Vec::new() }
     }

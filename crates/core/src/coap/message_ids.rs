@@ -29,7 +29,7 @@ impl MessageIds {
         Self { peers: ExpiringMap::new(parameters.deduplication_entries), lifetime: parameters.exchange_lifetime() }
     }
 
-    /// The next id toward this peer.
+    /// Returns the next message id for this peer.
     pub fn next(&mut self, now: Instant, peer: Peer, rng: &mut StdRng) -> MessageId {
         if let Some(last) = self.peers.get_mut(&peer) {
             last.used = now;

@@ -135,7 +135,7 @@ impl Options {
         self.first(number).is_some()
     }
 
-    /// The first option of this number as an unsigned integer of at most four bytes.
+    /// Returns the first option of this number as an unsigned integer of at most four bytes.
     pub fn uint(&self, number: u16) -> Result<Option<u32>, OptionError> {
         let Some(value) = self.first(number) else { return Ok(None) };
         if value.len() > 4 {
@@ -144,12 +144,12 @@ impl Options {
         Ok(Some(value.iter().fold(0, |sum, byte| (sum << 8) | u32::from(*byte))))
     }
 
-    /// Every option of this number as text.
+    /// Returns every option of this number as text.
     pub fn texts(&self, number: u16) -> Result<Vec<&str>, OptionError> {
         self.all(number).map(|value| std::str::from_utf8(value).map_err(|_| OptionError::NotText(number))).collect()
     }
 
-    /// Content-Format, when there is one and it is well-formed (RFC 7252 section 5.10.3).
+    /// Returns the Content-Format if there is one and it is well-formed (RFC 7252 section 5.10.3).
     pub fn content_format(&self) -> Option<u16> {
         self.uint(number::CONTENT_FORMAT).ok().flatten().and_then(|value| u16::try_from(value).ok())
     }

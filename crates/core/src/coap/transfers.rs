@@ -75,7 +75,7 @@ impl Transfer {
         Request { payload, ..self.request.clone() }
     }
 
-    /// Whether blocks of another state of the resource would pass for blocks of this body.
+    /// Returns whether blocks of another state of the resource would pass for blocks of this body.
     pub(crate) fn may_mix(&self) -> bool {
         match &self.stage {
             Stage::Whole(_) | Stage::Upload(_) => false,
@@ -90,7 +90,7 @@ impl Transfers {
         Self { by_id: IdMap::default(), held: 0, held_by_peer: HashMap::new(), share }
     }
 
-    /// Whether the peer of this transfer, which is not among these now, may hold what has come of its body.
+    /// Returns whether the peer of this transfer, which is not in the table now, may hold the received part of its body.
     pub(crate) fn has_room_for(&self, transfer: &Transfer) -> bool {
         let others = self.held_by_peer.get(&transfer.peer).copied().unwrap_or_default();
         transfer.held() == 0 || others + transfer.held() <= self.share
@@ -118,7 +118,7 @@ impl Transfers {
         news && matches!(transfer.purpose, Purpose::Request { .. })
     }
 
-    /// The peer is at another address now. Returns the step that is under way.
+    /// Moves a transfer to another address of its peer. Returns the step that is under way.
     pub fn readdress(&mut self, id: ExchangeId, to: Peer) -> Option<ExchangeId> {
         let mut transfer = self.remove(id)?;
         let step = transfer.step;

@@ -69,7 +69,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// `seed` is the source of all randomness.
+    /// Creates the shared state of a gateway without devices. `seed` is the source of all randomness.
     pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], wall_clock: WallClock) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {

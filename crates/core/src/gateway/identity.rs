@@ -33,7 +33,7 @@ pub struct Pattern {
 pub struct PatternError;
 
 impl IdentityRule {
-    /// The endpoint names that this identity stands for: none under [`IdentityRule::None`].
+    /// Returns the endpoint names that this identity stands for: none under [`IdentityRule::None`].
     pub fn endpoints_of<'i>(&self, identity: &'i Identity) -> impl Iterator<Item = &'i str> {
         names(identity).filter_map(|name| self.endpoint_of(name))
     }
@@ -43,7 +43,7 @@ impl IdentityRule {
         self.endpoints_of(identity?).next()
     }
 
-    /// Whether this identity may use this endpoint name.
+    /// Returns whether this identity may use this endpoint name.
     pub fn allows(&self, identity: &Identity, endpoint: &str) -> bool {
         match self {
             Self::None => true,
@@ -83,7 +83,7 @@ impl FromStr for Pattern {
     }
 }
 
-/// All that the identity is called, the first one first.
+/// Returns all names of an identity, the most specific one first.
 pub(super) fn names(identity: &Identity) -> impl Iterator<Item = &str> {
     let (name, others) = match identity {
         Identity::Psk(identity) => (Some(identity.as_str()), &[] as &[String]),

@@ -23,8 +23,8 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `inspection` makes the views of devices, whose types are in `view`. `trace` copies messages for people
-//! who look for a fault.
+//! restores them. `inspection` makes the views of devices, whose types are in `view`; `operators` has the
+//! methods for people who look at devices and command them. `trace` copies messages for people who look for a fault.
 
 mod access;
 mod admission;
@@ -47,6 +47,7 @@ mod fixtures;
 pub mod identity;
 mod inspection;
 mod notification;
+mod operators;
 mod pending_changes;
 mod pending_registrations;
 mod presence;
@@ -75,7 +76,6 @@ use std::time::{Duration, Instant};
 
 use crate::bootstrap::account::{Account, PatternAccount};
 use crate::coap::{EndpointEvent, Message, MessageDecodeError, Transmit};
-use crate::command::AskId;
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
@@ -85,10 +85,10 @@ use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use admission::{AdmissionControl, Decision, refuse_register};
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
-use broker::{BrokerCommand, BrokerEvent, RegistrationId};
+use broker::{BrokerCommand, BrokerEvent};
 use command_scheduler::CommandScheduler;
 use config::{BootstrapConfig, GatewayConfig, Limits};
-use console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
+use console_commands::ConsoleAnswer;
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
 use firmware::deferral::{DeferredPulls, PullTurn};
@@ -99,8 +99,7 @@ use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
 use record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
 use registrations::Registrations;
-use report::{DatagramOutcome, DropReason, LeaveReason, Report};
-use view::{DevicePage, DeviceRow, DeviceView, PageQuery};
+use report::{DatagramOutcome, DropReason, Report};
 use wall_clock::WallClock;
 
 pub use table_sizes::TableSizes;
@@ -476,102 +475,6 @@ impl Gateway {
         self.context.now = now;
         self.registrations.devices_mut().give_up_in_flight(&mut self.context);
         self.handle_coap();
-    }
-}
-
-/// Onlookers and operators.
-impl Gateway {
-    /// Returns devices in the order of their endpoint names. The cost is that of [`view::PAGE_EXAMINED`] devices at
-    /// most, however many there are.
-    pub fn page(&mut self, now: Instant, query: &PageQuery) -> DevicePage {
-        self.context.now = now;
-        inspection::page(&self.context, self.registrations.devices().registry(), query)
-    }
-
-    /// Returns what is known of the device of this endpoint name; `None` if it is not registered.
-    pub fn device(&mut self, now: Instant, endpoint: &str) -> Option<DeviceView> {
-        self.context.now = now;
-        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
-        Some(inspection::device(&self.context, device))
-    }
-
-    /// Notes whether somebody looks at devices. Without onlookers the stages of commands are not reported.
-    pub fn set_onlookers(&mut self, has_onlookers: bool) {
-        self.context.has_onlookers = has_onlookers;
-    }
-
-    /// Returns the device of this endpoint name as a row of a list; `None` if it is not registered.
-    pub fn row(&mut self, now: Instant, endpoint: &str) -> Option<DeviceRow> {
-        self.context.now = now;
-        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
-        Some(inspection::row(&self.context, device))
-    }
-
-    /// Returns the session by which the device of this endpoint name publishes; `None` if it is not registered.
-    pub fn session_of(&self, endpoint: &str) -> Option<RegistrationId> {
-        self.registrations.devices().registry().device_by_endpoint(endpoint).map(|device| device.session)
-    }
-
-    /// Returns the name of the identity that DTLS has authenticated for this peer; `None` over plain UDP.
-    pub fn identity_of(&self, peer: Peer) -> Option<String> {
-        self.context.identity(peer)?.name().map(str::to_owned)
-    }
-
-    /// Ends a registration: its commands get their final answers, and the next Update of the device is answered 4.04.
-    /// Returns whether there was one.
-    pub fn kick(&mut self, now: Instant, endpoint: &str) -> bool {
-        self.context.now = now;
-        let devices = self.registrations.devices_mut();
-        let Some(id) = devices.registry().id_by_endpoint(endpoint) else { return false };
-        devices.leave(&mut self.context, id, LeaveReason::Operator);
-        self.handle_coap();
-        true
-    }
-}
-
-/// Commands of the console.
-impl Gateway {
-    /// Takes a command of the console, and returns whether it was sent, waits, or is refused. The final answer to a
-    /// command that is not refused is an [`Output::Answer`] with this `ask`.
-    pub fn command(
-        &mut self,
-        now: Instant,
-        ask: AskId,
-        command: ConsoleCommand,
-    ) -> Result<CommandState, CommandRefusal> {
-        self.context.now = now;
-        let devices = self.registrations.devices_mut();
-        let registered = devices.registry().id_by_endpoint(&command.endpoint).and_then(|id| devices.with_commands(id));
-        let (device, commands) = registered.ok_or(CommandRefusal::NotRegistered)?;
-        let admitted = commands.handle_console(&mut self.context, device, ask, command);
-        self.handle_coap();
-        admitted
-    }
-
-    /// Returns the state of a command that was sent or waits; `None` if it has ended.
-    pub fn command_state(&mut self, now: Instant, endpoint: &str, number: u64) -> Option<CommandState> {
-        self.context.now = now;
-        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
-        command_scheduler::state(&self.context, device, number)
-    }
-
-    /// Takes a pending command of whomever out of the queue, and gives it its final answer.
-    pub fn withdraw(&mut self, now: Instant, endpoint: &str, number: u64) -> Withdrawal {
-        self.context.now = now;
-        let devices = self.registrations.devices_mut();
-        let registered = devices.registry().id_by_endpoint(endpoint).and_then(|id| devices.with_commands(id));
-        let Some((device, commands)) = registered else { return Withdrawal::NotRegistered };
-        match commands.withdraw(&mut self.context, device, number) {
-            true => Withdrawal::Withdrawn,
-            false => Withdrawal::NotPending,
-        }
-    }
-
-    /// Notes whether this user of the console has an open event stream of this device, which need not be registered.
-    /// Observations that last as long as the streams of their user end 60 s after the last one was closed.
-    pub fn set_stream_open(&mut self, now: Instant, endpoint: &str, user: &str, is_open: bool) {
-        self.context.now = now;
-        self.registrations.devices_mut().set_stream_open(now, endpoint, user, is_open);
     }
 }
 

@@ -64,7 +64,7 @@ impl RetainedCommandDedup {
         self.changes.mark(endpoint);
     }
 
-    /// The endpoint is registered: its memory stays for as long as it is.
+    /// Notes that the endpoint is registered: its memory stays for as long as it is.
     pub fn registered(&mut self, endpoint: &str) {
         let departure = self.by_endpoint.get_mut(endpoint).and_then(|memory| memory.departure.take());
         if let Some(departure) = departure {

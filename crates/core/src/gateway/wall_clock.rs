@@ -14,7 +14,7 @@ pub(super) struct WallClock {
 }
 
 impl WallClock {
-    /// `unix_time` is the wall clock, since 1970, at `moment`.
+    /// Creates a clock that shows `unix_time`, since 1970, at `moment`.
     pub fn new(moment: Instant, unix_time: Duration) -> Self {
         Self { moment, unix_time }
     }

@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// The version of an object on a device of LwM2M 1.0.
+    /// Returns the version of an object on a device of LwM2M 1.0.
     fn of(object: u16, ver: Option<&str>) -> ObjectVersion {
         ObjectVersion::of(object, ver, Version::FIRST)
     }

@@ -260,7 +260,7 @@ impl Placeholder {
         }
     }
 
-    /// The names of EMQX's first LwM2M gateway.
+    /// Returns the placeholder that EMQX's first LwM2M gateway had.
     const fn short_name(self) -> Option<&'static str> {
         match self {
             Self::EndpointName => Some("%e"),

@@ -43,7 +43,7 @@ impl Location {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const LENGTH: usize = 12;
 
-    /// Six bits of each byte are used.
+    /// Creates a location from six bits of each byte.
     pub(crate) fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
     }
@@ -111,7 +111,7 @@ impl Registry {
         Some(*device)
     }
 
-    /// The device speaks from another address now; gives the former one, if it did not speak from there already.
+    /// Moves a device to another address. Returns its former address, unless it has this one already.
     pub fn readdress(&mut self, id: RegistrationId, to: Peer) -> Option<Peer> {
         let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
         let from = std::mem::replace(&mut device.peer, to);
@@ -120,7 +120,7 @@ impl Registry {
         Some(from)
     }
 
-    /// Whether a registered device speaks from there.
+    /// Returns whether a registered device has this address.
     pub fn is_known(&self, peer: Peer) -> bool {
         self.at_peer.contains_key(&peer)
     }

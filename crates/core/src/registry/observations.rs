@@ -183,7 +183,7 @@ impl DeviceObservations {
         self.pending.iter().copied()
     }
 
-    /// Whether the device may be asked to observe these paths: it does already, or it has fewer than `limit`
+    /// Returns whether the device may be asked to observe these paths: it does already, or it has fewer than `limit`
     /// observations.
     pub(crate) fn has_room_for(&self, paths: &ObservedPaths, limit: usize) -> bool {
         self.exchange_of(paths).is_some() || self.accepted.len() < limit

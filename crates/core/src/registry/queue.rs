@@ -109,7 +109,7 @@ impl CommandQueue {
         self.commands.iter().map(|waiting| waiting.expires).min()
     }
 
-    /// Whether the retained command with this digest waits.
+    /// Returns whether the retained command with this digest waits.
     pub fn holds(&self, retained: CommandDigest) -> bool {
         self.commands.iter().any(|waiting| waiting.retained == Some(retained))
     }

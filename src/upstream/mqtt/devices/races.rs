@@ -2,13 +2,12 @@
 //! that takes it over, packets that take their time, and a CONNECT that is accepted although its socket was closed
 //! meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
 use crate::upstream::mqtt::codec::{ConnAck, ServerLimits};
-use crate::upstream::races::{BrokerModel, Disruptions, command, race};
-use lwm2m_core::gateway::broker::BrokerCommand;
+use crate::upstream::races::{BrokerModel, Disruptions, ModelBase, command, race};
 
 use super::test_values::settings;
 use super::tests::{SentPacket, id, said};
@@ -47,55 +46,25 @@ struct ModelSession {
 }
 
 struct SessionModel {
+    base: ModelBase<MqttProtocol, SessionModelStep>,
     version: ProtocolVersion,
-    devices: MqttDevices,
-    metrics: Arc<UpstreamMetrics>,
-    rng: StdRng,
-    happenings: BTreeMap<(Instant, u64), SessionModelStep>,
-    order: u64,
     connections: BTreeMap<ConnectionId, ModelConnection>,
-    holder: Option<ConnectionId>,
     session: ModelSession,
-    events: VecDeque<BrokerEvent>,
-    published: Vec<Vec<u8>>,
-    promised: BTreeSet<u64>,
 }
 
 impl SessionModel {
     fn new(seed: u64, version: ProtocolVersion) -> Self {
-        let metrics = Arc::new(UpstreamMetrics::default());
         let settings = MqttConfig { version, queue_per_device: 1_000, queue_total: 10_000, ..settings() };
-        Self {
-            version,
-            devices: MqttDevices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
-            metrics,
-            rng: StdRng::seed_from_u64(seed ^ 0x5eed),
-            happenings: BTreeMap::new(),
-            order: 0,
-            connections: BTreeMap::new(),
-            holder: None,
-            session: ModelSession::default(),
-            events: VecDeque::new(),
-            published: Vec::new(),
-            promised: BTreeSet::new(),
-        }
-    }
-
-    fn a_while(&mut self) -> Duration {
-        let most = if self.rng.random_bool(0.02) { 2_000_000 } else { 2_000 };
-        Duration::from_micros(self.rng.random_range(50..most))
+        let devices = |rng, metrics| MqttDevices::new(&settings, rng, metrics);
+        let session = ModelSession::default();
+        Self { base: ModelBase::new(seed, devices), version, connections: BTreeMap::new(), session }
     }
 
     /// Between the link and the broker.
     const ON_THE_WAY: Duration = Duration::from_micros(100);
 
-    fn happens_at(&mut self, at: Instant, happening: SessionModelStep) {
-        self.order += 1;
-        self.happenings.insert((at, self.order), happening);
-    }
-
     fn say(&mut self, now: Instant, connection: ConnectionId, incoming: Incoming) {
-        let after = now + self.a_while();
+        let after = now + self.base.a_while();
         self.in_order(connection, after, SessionModelStep::Heard(connection, incoming));
     }
 
@@ -103,58 +72,7 @@ impl SessionModel {
         let last = &mut self.connections.get_mut(&connection).expect("it was dialed").last;
         let at = last.map_or(at, |last| last.max(at));
         *last = Some(at);
-        self.happens_at(at, happening);
-    }
-
-    fn act(&mut self, now: Instant) {
-        while let Some(action) = self.devices.poll_action() {
-            match action {
-                MqttAction::Dial { connection, .. } => {
-                    self.connections.insert(connection, ModelConnection::default());
-                    let at = now + 2 * Self::ON_THE_WAY + self.a_while();
-                    self.happens_at(at, SessionModelStep::Dialed(connection));
-                }
-                MqttAction::Send { connection, bytes } => {
-                    let packets = said(&bytes);
-                    let payloads = payloads(&bytes);
-                    self.happens_at(now + Self::ON_THE_WAY, SessionModelStep::Arrive(connection, packets, payloads));
-                }
-                MqttAction::Close { connection } => {
-                    self.happens_at(now + Self::ON_THE_WAY, SessionModelStep::Gone(connection));
-                }
-                MqttAction::HangUp { connection } => {
-                    self.happens_at(now + Self::ON_THE_WAY, SessionModelStep::Gone(connection));
-                }
-                MqttAction::Probe { .. } => {}
-                MqttAction::Emit(event) => self.events.push_back(event),
-            }
-        }
-    }
-
-    fn happen(&mut self, now: Instant, happening: SessionModelStep) {
-        match happening {
-            SessionModelStep::Dialed(connection) => {
-                if !self.connections[&connection].closed {
-                    self.devices.opened(now, connection);
-                }
-            }
-            SessionModelStep::Arrive(connection, packets, payloads) => {
-                let mut payloads = payloads.into_iter();
-                for packet in packets {
-                    self.look_at(now, connection, packet, &mut payloads);
-                }
-            }
-            SessionModelStep::Accepted(connection) => self.accept(now, connection),
-            SessionModelStep::Heard(connection, incoming) => {
-                self.devices.heard(now, connection, incoming);
-            }
-            SessionModelStep::Ended(connection) => self.devices.ended(now, connection, "closed by the broker"),
-            SessionModelStep::Gone(connection) => {
-                self.connections.get_mut(&connection).expect("it was dialed").closed = true;
-                self.leave(connection);
-            }
-        }
-        self.act(now);
+        self.base.schedule(at, happening);
     }
 
     fn look_at(
@@ -170,16 +88,16 @@ impl SessionModel {
         }
         match packet {
             SentPacket::Connect => {
-                let slow = if self.rng.random_bool(0.05) { 4_000 } else { 3 };
-                let at = now + Duration::from_micros(self.rng.random_range(200..slow * 1_000));
-                self.happens_at(at, SessionModelStep::Accepted(connection));
+                let slow = if self.base.rng.random_bool(0.05) { 4_000 } else { 3 };
+                let at = now + Duration::from_micros(self.base.rng.random_range(200..slow * 1_000));
+                self.base.schedule(at, SessionModelStep::Accepted(connection));
             }
             SentPacket::Subscribe(packet) => {
                 self.session.subscribed = true;
                 self.say(now, connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
             }
             SentPacket::Publish { id: packet, .. } => {
-                self.published.push(payloads.next().expect("a payload"));
+                self.base.published.push(payloads.next().expect("a payload"));
                 if packet > 0 {
                     self.say(now, connection, Incoming::PubAck { packet: id(packet), reason: Reason::SUCCESS });
                 }
@@ -198,12 +116,12 @@ impl SessionModel {
 
     /// Takes the session over, from whichever connection has it.
     fn accept(&mut self, now: Instant, connection: ConnectionId) {
-        if let Some(older) = self.holder.replace(connection) {
+        if let Some(older) = self.base.holder.replace(connection) {
             self.connections.get_mut(&older).expect("it was dialed").dead = true;
             if self.version == ProtocolVersion::V5 {
                 self.say(now, older, Incoming::Disconnect { reason: Reason(0x8e), server: None });
             }
-            let at = now + self.a_while();
+            let at = now + self.base.a_while();
             self.in_order(older, at, SessionModelStep::Ended(older));
         }
         let session_present = std::mem::replace(&mut self.session.present, true);
@@ -220,9 +138,9 @@ impl SessionModel {
 
     /// The session stays.
     fn leave(&mut self, connection: ConnectionId) {
-        self.connections.get_mut(&connection).expect("it was dialed").dead |= self.holder == Some(connection);
-        if self.holder == Some(connection) {
-            self.holder = None;
+        self.connections.get_mut(&connection).expect("it was dialed").dead |= self.base.holder == Some(connection);
+        if self.base.holder == Some(connection) {
+            self.base.holder = None;
         }
     }
 
@@ -239,27 +157,65 @@ impl SessionModel {
 }
 
 impl BrokerModel for SessionModel {
-    fn submit(&mut self, now: Instant, command: BrokerCommand) {
-        self.devices.command(now, command);
-        self.act(now);
+    type Protocol = MqttProtocol;
+    type Step = SessionModelStep;
+
+    fn base(&self) -> &ModelBase<MqttProtocol, SessionModelStep> {
+        &self.base
     }
 
-    fn advance(&mut self, now: Instant) {
-        while let Some(first) = self.happenings.first_entry().filter(|first| first.key().0 <= now) {
-            let happening = first.remove();
-            self.happen(now, happening);
+    fn base_mut(&mut self) -> &mut ModelBase<MqttProtocol, SessionModelStep> {
+        &mut self.base
+    }
+
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.base.devices.poll_action() {
+            match action {
+                MqttAction::Dial { connection, .. } => {
+                    self.connections.insert(connection, ModelConnection::default());
+                    let at = now + 2 * Self::ON_THE_WAY + self.base.a_while();
+                    self.base.schedule(at, SessionModelStep::Dialed(connection));
+                }
+                MqttAction::Send { connection, bytes } => {
+                    let packets = said(&bytes);
+                    let payloads = payloads(&bytes);
+                    self.base.schedule(now + Self::ON_THE_WAY, SessionModelStep::Arrive(connection, packets, payloads));
+                }
+                MqttAction::Close { connection } => {
+                    self.base.schedule(now + Self::ON_THE_WAY, SessionModelStep::Gone(connection));
+                }
+                MqttAction::HangUp { connection } => {
+                    self.base.schedule(now + Self::ON_THE_WAY, SessionModelStep::Gone(connection));
+                }
+                MqttAction::Probe { .. } => {}
+                MqttAction::Emit(event) => self.base.events.push_back(event),
+            }
         }
-        self.devices.handle_timeout(now);
-        self.act(now);
     }
 
-    fn next(&self) -> Option<Instant> {
-        let first = self.happenings.first_key_value().map(|((at, _), _)| *at);
-        [first, self.devices.next_deadline()].into_iter().flatten().min()
-    }
-
-    fn take_event(&mut self) -> Option<BrokerEvent> {
-        self.events.pop_front()
+    fn happen(&mut self, now: Instant, step: SessionModelStep) {
+        match step {
+            SessionModelStep::Dialed(connection) => {
+                if !self.connections[&connection].closed {
+                    self.base.devices.opened(now, connection);
+                }
+            }
+            SessionModelStep::Arrive(connection, packets, payloads) => {
+                let mut payloads = payloads.into_iter();
+                for packet in packets {
+                    self.look_at(now, connection, packet, &mut payloads);
+                }
+            }
+            SessionModelStep::Accepted(connection) => self.accept(now, connection),
+            SessionModelStep::Heard(connection, incoming) => {
+                self.base.devices.heard(now, connection, incoming);
+            }
+            SessionModelStep::Ended(connection) => self.base.devices.ended(now, connection, "closed by the broker"),
+            SessionModelStep::Gone(connection) => {
+                self.connections.get_mut(&connection).expect("it was dialed").closed = true;
+                self.leave(connection);
+            }
+        }
     }
 
     fn command(&mut self, now: Instant, number: u64) {
@@ -269,31 +225,18 @@ impl BrokerModel for SessionModel {
         self.session.last_packet += 1;
         let packet = self.session.last_packet;
         self.session.commands.push((packet, number));
-        self.promised.insert(number);
-        if let Some(connection) = self.holder {
+        self.base.promised.insert(number);
+        if let Some(connection) = self.base.holder {
             self.deliver(now, connection, packet, number, false);
         }
     }
 
     fn lose_connection(&mut self, now: Instant) {
-        let Some(connection) = self.holder else { return };
+        let Some(connection) = self.base.holder else { return };
         self.connections.get_mut(&connection).expect("it was dialed").closed = true;
         self.leave(connection);
-        let at = now + self.a_while();
+        let at = now + self.base.a_while();
         self.in_order(connection, at, SessionModelStep::Ended(connection));
-    }
-
-    fn published(&self) -> &[Vec<u8>] {
-        &self.published
-    }
-
-    fn promised(&self) -> &BTreeSet<u64> {
-        &self.promised
-    }
-
-    fn dropped(&self) -> u64 {
-        let counters = &self.metrics;
-        counters.dropped_answers.get() + counters.dropped_reports.get()
     }
 }
 

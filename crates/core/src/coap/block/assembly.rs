@@ -135,7 +135,7 @@ impl Assemblies {
         self.classes.iter().filter_map(Class::next_deadline).min()
     }
 
-    /// Whether a body of this peer is under way.
+    /// Returns whether a body of this peer is incomplete.
     pub fn has(&self, peer: Peer) -> bool {
         self.by_peer.contains_key(&peer)
     }
@@ -198,7 +198,8 @@ impl Assemblies {
         Some(assembly)
     }
 
-    /// 2.31; a first block that is larger than ours tells our size, and the peer goes on with that.
+    /// Returns the answer 2.31 to a block. If a first block is larger than ours, the answer has our size, and the peer
+    /// continues with that one.
     fn go_on(&self, block: Block) -> Response {
         let mut response = Response::new(Code::CONTINUE);
         let size = if block.number == 0 { block.size.min(self.largest) } else { block.size };
@@ -225,7 +226,7 @@ impl Assembly {
         self.request.method == request.method && self.request.options == without_blocks(&request.options)
     }
 
-    /// Whether this block came before: its answer was lost, and the peer sends it again in a message of its own.
+    /// Returns whether this block came before: its answer was lost, and the peer sends it again in a new message.
     fn has(&self, request: &Request, block: Block) -> bool {
         let end = block.offset() + request.payload.len();
         let there = self.request.payload.get(block.offset()..end);

@@ -64,7 +64,7 @@ impl Class {
         self.known
     }
 
-    /// Whether there is room for one more peer; where there is not, [`Class::victim`] may make it.
+    /// Returns whether there is room for one more peer. If not, [`Class::victim`] may make room.
     pub fn has_room(&self, peer: Peer) -> bool {
         let crowded = self.len() >= self.limit.div_ceil(2);
         let too_many = !self.known && crowded && self.of_address(peer) >= self.address_share();

@@ -77,7 +77,7 @@ impl Concluded {
         Self { by_peer: ExpiringMap::new(limit), by_request: IdMap::default(), lifetime, orphans: Vec::new() }
     }
 
-    /// The body of this peer is whole, and waits for its answer.
+    /// Remembers the last block of this peer's body, which is complete and waits for its answer.
     pub fn begin(&mut self, now: Instant, peer: Peer, last: LastBlock, first: RequestId) {
         self.forget(peer);
         self.by_request.insert(first, peer);
@@ -99,7 +99,7 @@ impl Concluded {
         })
     }
 
-    /// The body has its answer. Returns the request that repeated its last block meanwhile, which gets the same.
+    /// Remembers the answer to a body. Returns the request that repeated its last block meanwhile, which gets the same.
     pub fn answered(&mut self, request: RequestId, response: &Response) -> Option<RequestId> {
         let peer = self.by_request.remove(&request)?;
         let conclusion = self.by_peer.get_mut(&peer)?;

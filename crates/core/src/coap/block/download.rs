@@ -71,7 +71,7 @@ impl Download {
         })
     }
 
-    /// The response to the request of the next block.
+    /// Takes the response to the request of the next block.
     pub fn answered(&mut self, response: Response) -> Result<Fetched, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             // The whole body in one message after all, or an error in the place of a block.
@@ -100,7 +100,7 @@ impl Download {
         self.response.payload.len()
     }
 
-    /// Whether a block of another state of the resource would be noticed.
+    /// Returns whether a block of another state of the resource would be noticed: the blocks have an ETag.
     pub(crate) fn has_etag(&self) -> bool {
         self.response.options.contains(number::ETAG)
     }
@@ -119,7 +119,7 @@ impl Download {
         }
     }
 
-    /// The body is another one now (RFC 7959 section 2.4): from its first block, once.
+    /// Fetches the body from its first block again, because it has changed (RFC 7959 section 2.4). This is done once.
     fn begin_again(&mut self, response: Response, block: Block) -> Result<Fetched, ExchangeError> {
         if std::mem::replace(&mut self.begun_again, true) {
             return Err(BlockError::Changed.into());

@@ -62,7 +62,7 @@ pub enum BlockError {
 impl BlockSize {
     pub(crate) const LARGEST: BlockSize = BlockSize(6);
 
-    /// The largest one of at most so many bytes; 16 bytes at the least.
+    /// Returns the largest block size of at most so many bytes; 16 bytes at the least.
     pub(crate) fn at_most(bytes: usize) -> Self {
         let exponent = bytes.clamp(16, 1024).ilog2() - 4;
         Self(exponent as u8)
@@ -97,7 +97,7 @@ impl Block {
     }
 }
 
-/// The request's own options, without those of any transfer.
+/// Returns the options without those of block-wise transfer.
 fn without_blocks(options: &Options) -> Options {
     let mut options = options.clone();
     for option in [number::BLOCK1, number::BLOCK2, number::SIZE1, number::SIZE2] {

@@ -5,7 +5,8 @@ use crate::coap::{Code, Response};
 
 use super::{Block, BlockSize};
 
-/// The part that the request asked for; a large answer to a request that asked for none begins with its first block.
+/// Returns the block of the response that the request asked for. If it asked for none, a large response begins with its
+/// first block.
 pub fn slice(mut response: Response, asked: Option<Block>, largest: BlockSize) -> Response {
     let size = asked.map_or(largest, |block| block.size.min(largest));
     let number = asked.map_or(0, |block| block.number);

@@ -37,7 +37,7 @@ impl Upload {
         Self { request, offset: 0, size, begun_again: false }
     }
 
-    /// The request that carries the block at the offset.
+    /// Returns the request that carries the block at the offset.
     pub fn block(&self) -> Request {
         let end = self.end();
         let body = &self.request.payload;

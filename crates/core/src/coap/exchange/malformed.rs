@@ -58,7 +58,7 @@ impl Exchanges {
         }
     }
 
-    /// An acknowledgement or a reset with a code that it cannot have.
+    /// Handles an acknowledgement or a reset with a code that it cannot have.
     pub(super) fn handle_invalid_code(&mut self, peer: Peer, message: &Message) -> DatagramOutcome {
         let exchange = match message.kind {
             Kind::Acknowledgement => self.acknowledged_by(peer, message.id, message.token),

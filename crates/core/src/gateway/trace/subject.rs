@@ -88,11 +88,11 @@ impl Gateway {
 /// The device that a received message is about, and its values.
 struct Concerned<'d> {
     device: &'d Device,
-    values: Values,
+    values: ValueSource,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Values {
+enum ValueSource {
     /// The message has no values of resources.
     None,
     /// The answer to a request, or a notification.
@@ -105,23 +105,26 @@ impl<'d> Concerned<'d> {
         let registry = registrations.devices().registry();
         if message.code.is_response() {
             let exchange = context.coap.named_by(peer, message.token)?;
-            return Some(Self { device: device_of(registrations, exchange)?, values: Values::OfExchange(exchange) });
+            return Some(Self {
+                device: device_of(registrations, exchange)?,
+                values: ValueSource::OfExchange(exchange),
+            });
         }
         if is_send(message) {
             let device = registry.device(sender(registry, context, peer)?)?;
-            return Some(Self { device, values: Values::OfSend });
+            return Some(Self { device, values: ValueSource::OfSend });
         }
         let mut path = message.options.all(number::URI_PATH);
         let (Some(b"rd"), Some(location), None) = (path.next(), path.next(), path.next()) else { return None };
         let id = registry.id_by_location(std::str::from_utf8(location).ok()?)?;
-        Some(Self { device: registry.device(id)?, values: Values::None })
+        Some(Self { device: registry.device(id)?, values: ValueSource::None })
     }
 
     fn subject(&self) -> Option<TracedSubject> {
         match self.values {
-            Values::None => None,
-            Values::OfExchange(exchange) => subject_of_exchange(self.device, exchange),
-            Values::OfSend => Some(subject(self.device, vec![Path::ROOT], true)),
+            ValueSource::None => None,
+            ValueSource::OfExchange(exchange) => subject_of_exchange(self.device, exchange),
+            ValueSource::OfSend => Some(subject(self.device, vec![Path::ROOT], true)),
         }
     }
 }

@@ -143,9 +143,9 @@ impl Walk {
         self.open.push(name.to_owned());
         self.text.clear();
         match self.place() {
-            Place::Object => self.object = Some(ObjectText::default()),
-            Place::Item => self.item = Some(ItemText { id: item_id(start)?, ..ItemText::default() }),
-            Place::ObjectElement | Place::ItemElement | Place::Elsewhere => {}
+            ElementPlace::Object => self.object = Some(ObjectText::default()),
+            ElementPlace::Item => self.item = Some(ItemText { id: item_id(start)?, ..ItemText::default() }),
+            ElementPlace::ObjectElement | ElementPlace::ItemElement | ElementPlace::Elsewhere => {}
         }
         Ok(())
     }
@@ -153,14 +153,14 @@ impl Walk {
     fn close(&mut self) -> Result<(), XmlError> {
         let text = std::mem::take(&mut self.text);
         match self.place() {
-            Place::ObjectElement => self.object_element(text.trim()),
-            Place::ItemElement => self.item_element(text.trim()),
-            Place::Item => self.close_item()?,
-            Place::Object => {
+            ElementPlace::ObjectElement => self.object_element(text.trim()),
+            ElementPlace::ItemElement => self.item_element(text.trim()),
+            ElementPlace::Item => self.close_item()?,
+            ElementPlace::Object => {
                 let object = self.object.take().expect("an Object that closes has been opened");
                 self.objects.push(object.into_object()?);
             }
-            Place::Elsewhere => {}
+            ElementPlace::Elsewhere => {}
         }
         self.open.pop();
         Ok(())
@@ -173,14 +173,14 @@ impl Walk {
         if self.objects.is_empty() { Err(XmlError::NoObject) } else { Ok(self.objects) }
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> ElementPlace {
         let mut names = self.open.iter().skip(1).map(String::as_str);
         match (names.next(), names.next(), names.next(), names.next(), names.next()) {
-            (Some("Object"), None, ..) => Place::Object,
-            (Some("Object"), Some("Resources"), Some("Item"), None, _) => Place::Item,
-            (Some("Object"), Some("Resources"), Some("Item"), Some(_), None) => Place::ItemElement,
-            (Some("Object"), Some(_), None, ..) => Place::ObjectElement,
-            _ => Place::Elsewhere,
+            (Some("Object"), None, ..) => ElementPlace::Object,
+            (Some("Object"), Some("Resources"), Some("Item"), None, _) => ElementPlace::Item,
+            (Some("Object"), Some("Resources"), Some("Item"), Some(_), None) => ElementPlace::ItemElement,
+            (Some("Object"), Some(_), None, ..) => ElementPlace::ObjectElement,
+            _ => ElementPlace::Elsewhere,
         }
     }
 
@@ -219,7 +219,7 @@ impl Walk {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ElementPlace {
     Object,
     ObjectElement,
     Item,

@@ -1,0 +1,107 @@
+//! What people who look at devices, and act on them, ask of the gateway.
+
+use std::time::Instant;
+
+use crate::command::AskId;
+use crate::registry::RegistrationId;
+use lwm2m_base::Peer;
+
+use super::console_commands::{CommandRefusal, CommandState, ConsoleCommand, Withdrawal};
+use super::report::LeaveReason;
+use super::view::{DevicePage, DeviceRow, DeviceView, PageQuery};
+use super::{Gateway, command_scheduler, inspection};
+
+impl Gateway {
+    /// Returns devices in the order of their endpoint names. The cost is that of [`view::PAGE_EXAMINED`] devices at
+    /// most, however many there are.
+    pub fn page(&mut self, now: Instant, query: &PageQuery) -> DevicePage {
+        self.context.now = now;
+        inspection::page(&self.context, self.registrations.devices().registry(), query)
+    }
+
+    /// Returns what is known of the device of this endpoint name; `None` if it is not registered.
+    pub fn device(&mut self, now: Instant, endpoint: &str) -> Option<DeviceView> {
+        self.context.now = now;
+        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
+        Some(inspection::device(&self.context, device))
+    }
+
+    /// Notes whether somebody looks at devices. Without onlookers the stages of commands are not reported.
+    pub fn set_onlookers(&mut self, has_onlookers: bool) {
+        self.context.has_onlookers = has_onlookers;
+    }
+
+    /// Returns the device of this endpoint name as a row of a list; `None` if it is not registered.
+    pub fn row(&mut self, now: Instant, endpoint: &str) -> Option<DeviceRow> {
+        self.context.now = now;
+        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
+        Some(inspection::row(&self.context, device))
+    }
+
+    /// Returns the session by which the device of this endpoint name publishes; `None` if it is not registered.
+    pub fn session_of(&self, endpoint: &str) -> Option<RegistrationId> {
+        self.registrations.devices().registry().device_by_endpoint(endpoint).map(|device| device.session)
+    }
+
+    /// Returns the name of the identity that DTLS has authenticated for this peer; `None` over plain UDP.
+    pub fn identity_of(&self, peer: Peer) -> Option<String> {
+        self.context.identity(peer)?.name().map(str::to_owned)
+    }
+
+    /// Ends a registration: its commands get their final answers, and the next Update of the device is answered 4.04.
+    /// Returns whether there was one.
+    pub fn kick(&mut self, now: Instant, endpoint: &str) -> bool {
+        self.context.now = now;
+        let devices = self.registrations.devices_mut();
+        let Some(id) = devices.registry().id_by_endpoint(endpoint) else { return false };
+        devices.leave(&mut self.context, id, LeaveReason::Operator);
+        self.handle_coap();
+        true
+    }
+}
+
+/// Commands of the console.
+impl Gateway {
+    /// Takes a command of the console, and returns whether it was sent, waits, or is refused. The final answer to a
+    /// command that is not refused is an [`Output::Answer`] with this `ask`.
+    pub fn command(
+        &mut self,
+        now: Instant,
+        ask: AskId,
+        command: ConsoleCommand,
+    ) -> Result<CommandState, CommandRefusal> {
+        self.context.now = now;
+        let devices = self.registrations.devices_mut();
+        let registered = devices.registry().id_by_endpoint(&command.endpoint).and_then(|id| devices.with_commands(id));
+        let (device, commands) = registered.ok_or(CommandRefusal::NotRegistered)?;
+        let admitted = commands.handle_console(&mut self.context, device, ask, command);
+        self.handle_coap();
+        admitted
+    }
+
+    /// Returns the state of a command that was sent or waits; `None` if it has ended.
+    pub fn command_state(&mut self, now: Instant, endpoint: &str, number: u64) -> Option<CommandState> {
+        self.context.now = now;
+        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
+        command_scheduler::state(&self.context, device, number)
+    }
+
+    /// Takes a pending command of whomever out of the queue, and gives it its final answer.
+    pub fn withdraw(&mut self, now: Instant, endpoint: &str, number: u64) -> Withdrawal {
+        self.context.now = now;
+        let devices = self.registrations.devices_mut();
+        let registered = devices.registry().id_by_endpoint(endpoint).and_then(|id| devices.with_commands(id));
+        let Some((device, commands)) = registered else { return Withdrawal::NotRegistered };
+        match commands.withdraw(&mut self.context, device, number) {
+            true => Withdrawal::Withdrawn,
+            false => Withdrawal::NotPending,
+        }
+    }
+
+    /// Notes whether this user of the console has an open event stream of this device, which need not be registered.
+    /// Observations that last as long as the streams of their user end 60 s after the last one was closed.
+    pub fn set_stream_open(&mut self, now: Instant, endpoint: &str, user: &str, is_open: bool) {
+        self.context.now = now;
+        self.registrations.devices_mut().set_stream_open(now, endpoint, user, is_open);
+    }
+}

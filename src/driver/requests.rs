@@ -1,0 +1,103 @@
+//! Handles what other parts of the program ask of the driver.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use crate::observability::snapshot::DriverSnapshot;
+use lwm2m_base::identity::PskIdentity;
+
+use super::Driver;
+use super::control::{AskedCommand, DriverRequest};
+
+impl Driver {
+    pub(super) fn handle_request(&mut self, now: Instant, request: DriverRequest) {
+        match request {
+            DriverRequest::Ping(reply) => answer(reply, ()),
+            DriverRequest::Snapshot(reply) => answer(reply, self.snapshot()),
+            DriverRequest::Page(query, reply) => answer(reply, self.gateway.page(now, &query)),
+            DriverRequest::Device(endpoint, reply) => {
+                answer(reply, self.gateway.device(now, &endpoint).map(Box::new));
+            }
+            DriverRequest::Kick(endpoint, reply) => answer(reply, self.gateway.kick(now, &endpoint)),
+            DriverRequest::Command(asked) => self.give_command(now, *asked),
+            DriverRequest::CommandState(endpoint, number, reply) => {
+                answer(reply, self.gateway.command_state(now, &endpoint, number));
+            }
+            DriverRequest::Withdraw(endpoint, number, reply) => {
+                answer(reply, self.gateway.withdraw(now, &endpoint, number));
+            }
+            DriverRequest::StreamOpen { endpoint, user, is_open } => {
+                self.gateway.set_stream_open(now, &endpoint, &user, is_open);
+            }
+            DriverRequest::Trace { id, target, copies, reply } => {
+                self.traced = Some(copies);
+                answer(reply, self.gateway.trace(now, id, target));
+            }
+            DriverRequest::EndTrace(id) => self.gateway.end_trace(id),
+            DriverRequest::Watch(watch, reply) => {
+                self.onlookers.watch(&self.gateway, watch);
+                self.gateway.set_onlookers(true);
+                answer(reply, ());
+            }
+            DriverRequest::Unwatch => {
+                self.onlookers.forget_closed();
+                self.gateway.set_onlookers(!self.onlookers.is_empty());
+            }
+            DriverRequest::Model(model) => self.gateway.set_model(model),
+            DriverRequest::Acceptor(acceptor) => self.gateway.set_acceptor(Some(acceptor)),
+            DriverRequest::Keys { revoked, identities } => {
+                self.gateway.set_keyed_identities(identities);
+                self.revoke(now, &revoked);
+            }
+            DriverRequest::BootstrapAccounts(accounts) => self.gateway.set_bootstrap_accounts(accounts),
+            DriverRequest::BootstrapKeys { revoked, identities } => {
+                self.gateway.set_bootstrap_identities(identities);
+                self.revoke(now, &revoked);
+            }
+            DriverRequest::Limits(limits) => self.gateway.set_limits(*limits),
+        }
+    }
+
+    /// Clears the cached keys, and ends the sessions of identities whose key was changed or removed.
+    fn revoke(&mut self, now: Instant, revoked: &HashSet<PskIdentity>) {
+        self.gateway.forget_keys();
+        self.gateway.revoke(now, |identity| revoked.contains(identity));
+    }
+
+    /// Gives a command of the console, unless the one who asked has gone.
+    fn give_command(&mut self, now: Instant, asked: AskedCommand) {
+        let AskedCommand { command, admission, answer: final_answer } = asked;
+        if admission.is_closed() {
+            return log_unanswered();
+        }
+        let ask = self.askers.add(final_answer);
+        let admitted = self.gateway.command(now, ask, command);
+        if admitted.is_err() {
+            self.askers.forget(ask);
+        }
+        answer(admission, admitted);
+    }
+
+    fn snapshot(&self) -> DriverSnapshot {
+        DriverSnapshot {
+            gateway: self.gateway.table_sizes(),
+            asleep: self.gateway.sleeping_devices(),
+            devices_limit: self.gateway.devices_limit(),
+            command_bytes_limit: self.gateway.command_bytes_limit(),
+            upstream: self.link.table_sizes(),
+        }
+    }
+}
+
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    if reply.send(value).is_err() {
+        log_unanswered();
+    }
+}
+
+fn log_unanswered() {
+    debug!("nobody waited for the answer to a request to the event loop");
+}
