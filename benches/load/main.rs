@@ -16,9 +16,9 @@
 //! With `--consoles N` so many onlookers list, search and listen, and what Updates and reads take is compared with the same
 //! without them.
 //!
-//! And so does `--yardstick`: clients that do nothing but publish (tonic's own for ExProto, plain sockets for MQTT) measure what
-//! the broker takes, before and after the server is offered shares of that rate. With `--broker emqx` all of this meets an
-//! EMQX that runs already; the server has to be stopped there.
+//! And so does `--yardstick`: the best rate of the server is compared with that of a client that does nothing but publish
+//! (tonic's own for ExProto, plain sockets for MQTT), which is measured before and after. With `--broker emqx` all of this
+//! meets an EMQX that runs already; the server has to be stopped there.
 //!
 //! Load, server and broker share the machine: processor time of the server is the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -33,6 +33,7 @@ mod restart;
 mod server;
 mod site;
 mod soak;
+mod yardstick;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -50,12 +51,10 @@ use tokio::time::{sleep, timeout};
 use bare::BareArguments;
 use server::BenchServer;
 use site::{BenchSite, BrokerKind, Upstream};
+use yardstick::Stage;
 
 /// Notifications in a second that the devices offer together, one stage after the other.
 const RATES: [u32; 8] = [1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000];
-
-/// The shares of the rate of a bare client that are offered to the server.
-const SHARES: [f64; 5] = [0.5, 0.8, 0.95, 1.05, 1.2];
 
 /// Pauses between the beginning of a load and its measurement.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -153,7 +152,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     println!("upstream {upstream}, broker {kind}; {cores} cores, load average {}", process::load()?);
     let journal = Rc::new(RefCell::new(Journal::new(arguments.devices)));
     let mut application = Application::connect(ApplicationConfig::new(site.mqtt()), Rc::clone(&journal)).await?;
-    let bare = if arguments.yardstick { Some(measure_bare(arguments, &site, &application).await?) } else { None };
+    let bare = match arguments.yardstick {
+        true => Some(yardstick::bare(arguments, None, &site, &application).await?),
+        false => None,
+    };
     let server = BenchServer::start(upstream, arguments.qos, &site).await?;
     let fleet = register(arguments, &server, &journal).await?;
     if let Some(consoles) = arguments.consoles {
@@ -167,36 +169,23 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     read(arguments, &mut application).await?;
     observe(arguments, &application, &fleet).await?;
-    if let Some(bare) = bare {
-        for share in SHARES {
-            print!("{:>4.0} % ", share * 100.0);
-            notify(arguments, (bare * share) as u32, (&server, &site), &application, &fleet).await?;
-        }
+    if let Some(before) = bare {
+        let gateway = yardstick::gateway(arguments, before, (&server, &site), &application, &fleet).await?;
         drop((server, fleet));
-        return measure_bare(arguments, &site, &application).await.map(drop);
+        let after = yardstick::bare(arguments, Some(before), &site, &application).await?;
+        yardstick::compare(arguments.upstream, [before, after], gateway);
+        return Ok(());
     }
     for rate in RATES {
-        let lost = notify(arguments, rate, (&server, &site), &application, &fleet).await?;
-        if lost > TOO_MANY_LOST {
+        let stage = notify(arguments, rate, (&server, &site), &application, &fleet).await?;
+        stage.print("server");
+        if stage.lost > TOO_MANY_LOST {
             break;
         }
     }
     println!("datagrams of the devices that the system did not take: {}", fleet.counts().unsent.get());
     println!("load average at the end: {}", process::load()?);
     Ok(())
-}
-
-/// Returns how many publications in a second of a bare client reach the application.
-async fn measure_bare(arguments: &Arguments, site: &BenchSite, application: &Application) -> anyhow::Result<f64> {
-    let duration = Duration::from_secs(arguments.seconds);
-    let load = (arguments.devices, arguments.qos, duration);
-    let bare = bare::measure(arguments.upstream, load, site, application).await?;
-    println!(
-        "bare client: {:.0}/s received; cpu each: client {:.0} us, broker {:.0} us",
-        bare.received, bare.cpu, bare.broker
-    );
-    settle(application).await;
-    Ok(bare.received)
 }
 
 async fn register(
@@ -245,37 +234,34 @@ async fn observe(arguments: &Arguments, application: &Application, fleet: &Fleet
     wait_until("every device is observed", || observed() == arguments.devices as usize).await
 }
 
-/// Runs the load at a single rate and returns the share of notifications that was lost.
+/// Runs the load at a single rate.
 async fn notify(
     arguments: &Arguments,
     rate: u32,
     (server, site): (&BenchServer, &BenchSite),
     application: &Application,
     fleet: &Fleet,
-) -> anyhow::Result<f64> {
-    let (sent, received) = (fleet.counts().notified.get(), application.notifications());
-    let (begin, cpu, broker) = (Instant::now(), server.cpu()?, site.cpu()?);
+) -> anyhow::Result<Stage> {
+    let (sent, before) = (fleet.counts().notified.get(), application.notifications());
+    let (cpu, broker) = (server.cpu()?, site.cpu()?);
     fleet.notify_every(Some(Duration::from_secs_f64(f64::from(arguments.devices) / f64::from(rate))));
     sleep(WARM_UP).await;
     let (warm, at_warm) = (Instant::now(), application.notifications());
     sleep(Duration::from_secs(arguments.seconds)).await;
+    let received = (application.notifications() - at_warm) as f64 / warm.elapsed().as_secs_f64();
     fleet.notify_every(None);
-    let sustained = (application.notifications() - at_warm) as f64 / warm.elapsed().as_secs_f64();
-    let seconds = begin.elapsed().as_secs_f64();
     settle(application).await;
 
     let sent = (fleet.counts().notified.get() - sent) as f64;
-    let received = (application.notifications() - received) as f64;
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / received.max(1.0);
-    let lost = (1.0 - received / sent.max(1.0)).max(0.0);
-    println!(
-        "{rate:>7}/s wanted: {:>7.0}/s sent, {sustained:>7.0}/s received, {:>5.2} % lost; cpu each: server {:>5.1} us, broker {:>4.0} us",
-        sent / seconds,
-        lost * 100.0,
-        each(server.cpu()? - cpu),
-        each(site.cpu()? - broker),
-    );
-    Ok(lost)
+    let arrived = (application.notifications() - before) as f64;
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / arrived.max(1.0);
+    Ok(Stage {
+        wanted: rate,
+        received,
+        lost: (1.0 - arrived / sent.max(1.0)).max(0.0),
+        cpu: each(server.cpu()? - cpu),
+        broker: each(site.cpu()? - broker),
+    })
 }
 
 /// Waits until nothing comes any more.

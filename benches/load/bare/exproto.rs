@@ -1,4 +1,4 @@
-//! A bare client of ExProto: it is made of tonic's own client, and only calls `Publish`, one call after the other for each
+//! A bare client of ExProto: it is made of tonic's own client, and only calls `Publish`, one call at a time for each
 //! connection.
 
 use std::net::SocketAddr;
@@ -73,7 +73,9 @@ async fn publish(
     number: u32,
 ) -> anyhow::Result<()> {
     let (_, topic) = names(number);
+    let mut pace = work.pace(number);
     while work.goes_on() {
+        pace.tick().await;
         let payload = PAYLOAD.to_vec();
         let request = v1::PublishRequest { conn: conn.clone(), topic: topic.clone(), qos: 0, payload };
         let answer = client.publish(request).await?.into_inner();

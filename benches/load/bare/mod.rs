@@ -1,5 +1,4 @@
-//! The yardstick: a client that does nothing but publish, in a process of its own, as fast as the broker takes it. What the
-//! gateway reaches is compared with it, in one run.
+//! A client that does nothing but publish at a given rate, in a process of its own.
 
 mod exproto;
 mod mqtt;
@@ -12,13 +11,18 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use lwm2m_load::Application;
+use tokio::time::{Instant, Interval, interval_at};
 
-use crate::WARM_UP;
 use crate::process;
 use crate::site::{BenchSite, Upstream};
+use crate::yardstick::Stage;
+use crate::{WARM_UP, settle};
 
 /// Publishes like a notification of the simulated devices.
 const PAYLOAD: &[u8] = br#"{"msgType":"notify","seqNum":12345,"data":{"reqPath":"/3303/0/5700","code":"2.05","codeMsg":"content","content":[{"path":"/3303/0/5700","value":12345.0}]}}"#;
+
+/// The parts of the time between two publications at which connections publish.
+const TURNS: u32 = 50;
 
 /// The other process: how it publishes, and where.
 #[derive(Clone, Debug, Args)]
@@ -32,36 +36,43 @@ pub struct BareArguments {
     /// The QoS of the publications
     #[arg(long, hide = true, default_value_t = 0)]
     bare_qos: u8,
+    /// The publications in a second of all connections
+    #[arg(long, hide = true, default_value_t = 1_000)]
+    bare_rate: u32,
 }
 
-/// The work of all connections: until when, and how much is done.
-#[derive(Debug, Default)]
+/// The work of all connections: until when, how fast, and how much is done.
+#[derive(Debug)]
 pub struct BareWork {
     stopped: AtomicBool,
     done: AtomicU64,
+    /// The time between two publications of one connection.
+    pause: Duration,
 }
 
-/// What a bare client has reached.
-pub struct BareRate {
-    /// Publications in a second that reached the application.
-    pub received: f64,
-    /// Processor time of the client for each publication, in microseconds.
-    pub cpu: f64,
-    /// Processor time of the broker for each publication, in microseconds.
-    pub broker: f64,
+/// The load of a bare client.
+#[derive(Clone, Copy, Debug)]
+pub struct BareLoad {
+    pub devices: u32,
+    pub qos: u8,
+    pub duration: Duration,
+    /// Publications in a second of all connections.
+    pub rate: u32,
 }
 
-/// Runs a bare client for so long, and counts what reaches the application.
+/// Runs a bare client, and counts what reaches the application.
 pub async fn measure(
     upstream: Upstream,
-    (devices, qos, duration): (u32, u8, Duration),
+    load: BareLoad,
     site: &BenchSite,
     application: &Application,
-) -> anyhow::Result<BareRate> {
+) -> anyhow::Result<Stage> {
+    let BareLoad { devices, qos, duration, rate } = load;
     let addresses: Vec<String> = site.bare_addresses(upstream)?.iter().map(SocketAddr::to_string).collect();
     let seconds = (duration + WARM_UP).as_secs().to_string();
     let child = Command::new(std::env::current_exe()?)
         .args(["--bare", &upstream.to_string(), "--bare-at", &addresses.join(","), "--bare-qos", &qos.to_string()])
+        .args(["--bare-rate", &rate.to_string()])
         .args(["--devices", &devices.to_string(), "--seconds", &seconds])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -76,9 +87,17 @@ pub async fn measure(
     tokio::time::sleep(duration).await;
     let (received, broker) = ((application.notifications() - first) as f64, site.cpu()? - broker);
     let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await??;
-    let cpu = String::from_utf8(output.stdout)?.trim().parse().context("the figure of the bare client")?;
-    let broker = broker.as_secs_f64() * 1e6 / received.max(1.0);
-    Ok(BareRate { received: received / duration.as_secs_f64(), cpu, broker })
+    settle(application).await;
+    let output = String::from_utf8(output.stdout)?;
+    let (cpu, sent) = output.trim().split_once(' ').context("the figures of the bare client")?;
+    let arrived = (application.notifications() - before) as f64;
+    Ok(Stage {
+        wanted: rate,
+        received: received / duration.as_secs_f64(),
+        lost: (1.0 - arrived / sent.parse::<f64>()?.max(1.0)).max(0.0),
+        cpu: cpu.parse()?,
+        broker: broker.as_secs_f64() * 1e6 / received.max(1.0),
+    })
 }
 
 impl BareArguments {
@@ -87,12 +106,14 @@ impl BareArguments {
     }
 
     /// The other process: publishes for so many seconds on so many connections, and prints the processor time of each
-    /// publication in microseconds.
+    /// publication in microseconds, and the number of publications.
     pub fn run(&self, upstream: Upstream, devices: u32, seconds: u64) -> anyhow::Result<()> {
         rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
-            let work: &BareWork = Box::leak(Box::default());
+            let pause = Duration::from_secs_f64(f64::from(devices) / f64::from(self.bare_rate));
+            let work = BareWork { stopped: AtomicBool::new(false), done: AtomicU64::new(0), pause };
+            let work: &BareWork = Box::leak(Box::new(work));
             match (upstream, &self.bare_at[..]) {
                 (Upstream::Exproto, [listener, adapter, handler]) => {
                     exproto::begin(work, devices, [*listener, *adapter, *handler]).await?;
@@ -105,7 +126,9 @@ impl BareArguments {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let (cpu, done) = (process::processor_time(me)? - before, work.done.load(Ordering::Relaxed) - done);
             work.stopped.store(true, Ordering::Relaxed);
-            println!("{:.1}", cpu.as_secs_f64() * 1e6 / done as f64);
+            tokio::time::sleep(WARM_UP).await;
+            let all = work.done.load(Ordering::Relaxed);
+            println!("{:.1} {all}", cpu.as_secs_f64() * 1e6 / done.max(1) as f64);
             Ok(())
         })
     }
@@ -114,6 +137,13 @@ impl BareArguments {
 impl BareWork {
     pub fn goes_on(&self) -> bool {
         !self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Ticks whenever a connection has to publish. A connection that is late makes up for it.
+    pub fn pace(&self, number: u32) -> Interval {
+        // The connections take turns, so that they do not publish all at once.
+        let turn = self.pause.mul_f64(f64::from(number % TURNS) / f64::from(TURNS));
+        interval_at(Instant::now() + turn, self.pause)
     }
 
     pub fn count(&self, publications: u64) {

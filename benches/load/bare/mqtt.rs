@@ -1,5 +1,5 @@
-//! A bare client of MQTT 5: each connection writes one PUBLISH after the other; with QoS 1 it waits for acknowledgements
-//! as the gateway does.
+//! A bare client of MQTT 5: each connection writes one PUBLISH at a time; with QoS 1 it waits for acknowledgements when as
+//! many are in flight as the gateway allows.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::{BareWork, PAYLOAD, names};
 
 /// Publications of QoS 1 in flight on a connection: `upstream.mqtt.max_inflight`.
-const WINDOW: u64 = 8;
+const WINDOW: usize = 8;
 /// The bytes of a PUBACK without a reason code (MQTT 5.0 section 3.4).
 const PUBACK: usize = 4;
 
@@ -19,7 +19,7 @@ pub async fn begin(work: &'static BareWork, devices: u32, qos: u8, broker: Socke
     for number in 0..devices {
         let mut stream = TcpStream::connect(broker).await?;
         stream.set_nodelay(true)?;
-        let (clientid, topic) = names(number);
+        let (clientid, _) = names(number);
         stream.write_all(&connect(&clientid)).await?;
         let mut connack = [0; 2];
         stream.read_exact(&mut connack).await?;
@@ -27,7 +27,7 @@ pub async fn begin(work: &'static BareWork, devices: u32, qos: u8, broker: Socke
         stream.read_exact(&mut rest).await?;
         ensure!(connack[0] == 0x20 && rest[1] == 0, "CONNECT was answered {connack:x?} {rest:x?}");
         tokio::spawn(async move {
-            if let Err(error) = publish(work, stream, &topic, qos).await {
+            if let Err(error) = publish(work, stream, number, qos).await {
                 eprintln!("load: the bare client: {error:#}");
             }
         });
@@ -35,27 +35,25 @@ pub async fn begin(work: &'static BareWork, devices: u32, qos: u8, broker: Socke
     Ok(())
 }
 
-async fn publish(work: &BareWork, mut stream: TcpStream, topic: &str, qos: u8) -> anyhow::Result<()> {
-    let packet = packet(topic, qos);
-    if qos == 0 {
-        while work.goes_on() {
-            stream.write_all(&packet).await?;
-            work.count(1);
-            tokio::task::yield_now().await;
-        }
-        return Ok(());
-    }
-    let (mut in_flight, mut acks) = (0, [0; PUBACK * WINDOW as usize]);
-    let mut partial = 0;
+async fn publish(work: &BareWork, mut stream: TcpStream, number: u32, qos: u8) -> anyhow::Result<()> {
+    let (_, topic) = names(number);
+    let packet = packet(&topic, qos);
+    let mut pace = work.pace(number);
+    let (mut in_flight, mut partial, mut acks) = (0, 0, [0; PUBACK * WINDOW]);
     while work.goes_on() {
-        let batch = WINDOW - in_flight;
-        stream.write_all(&packet.repeat(batch as usize)).await?;
-        let read = partial + stream.read(&mut acks).await?;
-        ensure!(read > partial, "the broker closed the connection");
-        let acknowledged = (read / PUBACK) as u64;
-        partial = read % PUBACK;
-        in_flight = WINDOW - acknowledged;
-        work.count(acknowledged);
+        pace.tick().await;
+        stream.write_all(&packet).await?;
+        work.count(1);
+        if qos == 0 {
+            continue;
+        }
+        in_flight += 1;
+        while in_flight == WINDOW {
+            let read = partial + stream.read(&mut acks).await?;
+            ensure!(read > partial, "the broker closed the connection");
+            in_flight -= (read / PUBACK).min(in_flight);
+            partial = read % PUBACK;
+        }
     }
     Ok(())
 }

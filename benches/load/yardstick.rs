@@ -1,0 +1,114 @@
+//! Compares the gateway with a client that does nothing but publish to the same broker, in one run. The rate of each rises
+//! by steps until less arrives than is offered; the best rate that arrived is compared.
+
+use std::time::Duration;
+
+use lwm2m_load::{Application, Fleet};
+
+use crate::bare::{self, BareLoad};
+use crate::server::BenchServer;
+use crate::site::{BenchSite, Upstream};
+use crate::{Arguments, notify};
+
+/// The first rate of the first search.
+const FIRST: f64 = 2_000.0;
+/// From one rate to the next.
+const STEP: f64 = 1.25;
+/// A later search begins with this share of the best rate of the first one.
+const BEGIN: f64 = 0.6;
+/// A rate with less of it received, or with more of it lost, ends a search.
+const SUSTAINED: f64 = 0.97;
+const LOST: f64 = 0.01;
+
+/// The result of one offered rate.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage {
+    /// Publications in a second that were offered.
+    pub wanted: u32,
+    /// Publications in a second that reached the application.
+    pub received: f64,
+    /// The share that never reached it.
+    pub lost: f64,
+    /// Processor time of the publisher for each publication, in microseconds.
+    pub cpu: f64,
+    /// Processor time of the broker for each publication, in microseconds.
+    pub broker: f64,
+}
+
+/// The best rate of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct Best(pub f64);
+
+/// Searches for the best rate of the bare client.
+pub async fn bare(
+    arguments: &Arguments,
+    before: Option<Best>,
+    site: &BenchSite,
+    application: &Application,
+) -> anyhow::Result<Best> {
+    search("bare client", before, async |rate| {
+        let (devices, qos, duration) = (arguments.devices, arguments.qos, Duration::from_secs(arguments.seconds));
+        bare::measure(arguments.upstream, BareLoad { devices, qos, duration, rate }, site, application).await
+    })
+    .await
+}
+
+/// Searches for the best rate of the gateway.
+pub async fn gateway(
+    arguments: &Arguments,
+    bare: Best,
+    sides: (&BenchServer, &BenchSite),
+    application: &Application,
+    fleet: &Fleet,
+) -> anyhow::Result<Best> {
+    search("gateway", Some(bare), async |rate| notify(arguments, rate, sides, application, fleet).await).await
+}
+
+/// Prints the comparison.
+pub fn compare(upstream: Upstream, [before, after]: [Best; 2], gateway: Best) {
+    let mean = f64::midpoint(before.0, after.0);
+    println!(
+        "best over {upstream}: bare client {:.0}/s before and {:.0}/s after, gateway {:.0}/s: {:.0} % of the bare client",
+        before.0,
+        after.0,
+        gateway.0,
+        gateway.0 / mean * 100.0
+    );
+}
+
+async fn search(
+    name: &str,
+    before: Option<Best>,
+    measure: impl AsyncFn(u32) -> anyhow::Result<Stage>,
+) -> anyhow::Result<Best> {
+    let mut rate = before.map_or(FIRST, |before| before.0 * BEGIN);
+    let mut best: f64 = 0.0;
+    loop {
+        let stage = measure(rate as u32).await?;
+        stage.print(name);
+        if stage.lost <= LOST {
+            best = best.max(stage.received);
+        }
+        if !stage.is_sustained() {
+            return Ok(Best(best));
+        }
+        rate *= STEP;
+    }
+}
+
+impl Stage {
+    fn is_sustained(&self) -> bool {
+        self.received >= f64::from(self.wanted) * SUSTAINED && self.lost <= LOST
+    }
+
+    pub fn print(&self, name: &str) {
+        println!(
+            "{:>7}/s wanted: {:>7.0}/s received, {:>5.2} % lost; cpu each: {name} {:>5.1} us, broker {:>4.0} us",
+            self.wanted,
+            self.received,
+            self.lost * 100.0,
+            self.cpu,
+            self.broker,
+        );
+    }
+}
