@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// Every notification allocates some twenty times, on several threads.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     lwm2m_gateway::main()
 }
