@@ -1,6 +1,7 @@
 //! What a device costs by MQTT: the link alone, with so many devices connected to a broker that runs beside it.
 //!
-//! `cargo bench --bench mqtt_link -- --broker 127.0.0.1:1883 --devices 19900` (each device is a descriptor on both sides).
+//! `cargo bench --bench mqtt_link -- --broker 127.0.0.1:1883 --devices 19900` (each device is a descriptor on both
+//! sides).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,8 +1,9 @@
 //! Object definitions to a [`Model`]: those of a folder, and behind them those that are built into the program.
 //!
-//! A definition of the folder stands in place of a built-in one of the same object and version, and beside one of another
-//! version. Of two files that define the same version of an object the first one counts, and a warning names both. Copies
-//! of the built-in files, which packages install into the folder, do not count as definitions of the folder.
+//! A definition of the folder stands in place of a built-in one of the same object and version, and beside one of
+//! another version. Of two files that define the same version of an object the first one counts, and a warning names
+//! both. Copies of the built-in files, which packages install into the folder, do not count as definitions of the
+//! folder.
 
 mod built_in;
 
@@ -32,8 +33,8 @@ pub struct Definitions {
     sources: BTreeMap<(u16, Version), String>,
 }
 
-/// Reads every `.xml` file of a folder, in the order of their names, and adds the built-in definitions. An empty path is no
-/// folder.
+/// Reads every `.xml` file of a folder, in the order of their names, and adds the built-in definitions. An empty path
+/// is no folder.
 ///
 /// # Errors
 /// If the folder cannot be read; [`DEFAULT_FOLDER`] need not be there.

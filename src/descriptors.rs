@@ -1,9 +1,9 @@
 //! Limits the number of devices by the file descriptors of the process. Each device needs one for its connection to the
 //! broker.
 //!
-//! Some are kept for what is no device: reading the configuration anew, the probes of an orchestrator, the calls of EMQX.
-//! The system always gives the lowest number that is free, so that a number above [`Descriptors::ceiling`] shows that only
-//! those are left; the connections of devices give such a number back.
+//! Some are kept for what is no device: reading the configuration anew, the probes of an orchestrator, the calls of
+//! EMQX. The system always gives the lowest number that is free, so that a number above [`Descriptors::ceiling`] shows
+//! that only those are left; the connections of devices give such a number back.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,9 @@
 //! Counters, gauges and histograms of prometheus-client, registered as they are made.
 //!
-//! A type that counts holds its counters in fields and finds the right one by a `match`: counting is one atomic addition,
-//! the compiler finds a case without a counter, and every series is on the page from the start. The labels are derived
-//! structs; their values are texts, because `#[derive(EncodeLabelValue)]` would write the names of Rust variants.
+//! A type that counts holds its counters in fields and finds the right one by a `match`: counting is one atomic
+//! addition, the compiler finds a case without a counter, and every series is on the page from the start. The labels
+//! are derived structs; their values are texts, because `#[derive(EncodeLabelValue)]` would write the names of Rust
+//! variants.
 
 use std::fmt::Debug;
 use std::hash::Hash;

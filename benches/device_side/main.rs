@@ -1,8 +1,8 @@
 //! What devices cost without a broker: the core and the sockets, with an upstream that swallows all publications.
 //!
 //! `cargo bench --bench device_side` compares datagrams: a bare echo by `recvmmsg` and `sendmmsg`, confirmable
-//! notifications and Updates over plain UDP, and notifications over DTLS. Devices send in bursts, one datagram each; only
-//! the processor time of the server's part is counted, kernel included.
+//! notifications and Updates over plain UDP, and notifications over DTLS. Devices send in bursts, one datagram each;
+//! only the processor time of the server's part is counted, kernel included.
 //!
 //! `cargo bench --bench device_side -- --crowd 200000` compares few devices with many, without sockets: the memory of a
 //! device with one observation, and the time of a notification, an Update and a read.

@@ -1,5 +1,5 @@
-//! What onlookers cost the devices: the time of Updates and of reads, and the memory of the server, without consoles and
-//! with them.
+//! What onlookers cost the devices: the time of Updates and of reads, and the memory of the server, without consoles
+//! and with them.
 //!
 //! Each console lists all devices page by page, then searches them all, again and again; it reads the events of all
 //! devices as well, and some trace a device. Rounds without and with consoles take turns, so that whatever else the

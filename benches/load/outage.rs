@@ -1,8 +1,8 @@
 //! `--outage SECONDS`: the exproto gateway of the broker is stopped under load and started again, as by
 //! `emqx ctl gateway stop exproto`, while the server, the devices and the application stay.
 //!
-//! Every device is observed and tells its temperature once in a second. Every tenth sleeps up to then, with commands that
-//! wait for it: it answers them while the broker is away.
+//! Every device is observed and tells its temperature once in a second. Every tenth sleeps up to then, with commands
+//! that wait for it: it answers them while the broker is away.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -1,6 +1,7 @@
 //! `--restart`: the server is killed under load and started again, while the broker and the devices stay.
 //!
-//! Every device is observed. Nine of ten tell their temperature all the time, the tenth sleeps, and commands wait for it.
+//! Every device is observed. Nine of ten tell their temperature all the time, the tenth sleeps, and commands wait for
+//! it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -43,8 +43,8 @@ pub fn token(arguments: &TokenArguments, output: &mut impl Write) -> anyhow::Res
     Ok(())
 }
 
-/// Replaces the line of this name, or adds the line at the end. A gateway that reads the file at the same time finds either
-/// the old content or the new one. A file that was there keeps its owner and its permissions.
+/// Replaces the line of this name, or adds the line at the end. A gateway that reads the file at the same time finds
+/// either the old content or the new one. A file that was there keeps its owner and its permissions.
 fn store(file: &Path, name: &str, line: &str) -> io::Result<()> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -1,5 +1,5 @@
-//! Keys of EMQX's own LwM2M gateway, and other formats: for those who bring their configuration along. `docs/migration.md`
-//! has all of them.
+//! Keys of EMQX's own LwM2M gateway, and other formats: for those who bring their configuration along.
+//! `docs/migration.md` has all of them.
 
 use std::path::Path;
 

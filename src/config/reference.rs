@@ -1,5 +1,5 @@
-//! Generates `docs/configuration.md` from the two places that know the keys: `deploy/lwm2m-gateway.toml` has their defaults
-//! and descriptions, the reader knows their types.
+//! Generates `docs/configuration.md` from the two places that know the keys: `deploy/lwm2m-gateway.toml` has their
+//! defaults and descriptions, the reader knows their types.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

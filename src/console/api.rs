@@ -125,8 +125,8 @@ impl Access {
         }
     }
 
-    /// Returns the beginning of the names of the devices that the token shows and that begin so; `None` if no device does
-    /// both.
+    /// Returns the beginning of the names of the devices that the token shows and that begin so; `None` if no device
+    /// does both.
     pub fn visible(&self, prefix: String) -> Option<String> {
         match &self.prefix {
             None => Some(prefix),

@@ -1,4 +1,5 @@
-//! `GET /devices`, and `GET` and `DELETE /devices/{endpoint}`: the registered devices. Looking sends nothing to a device.
+//! `GET /devices`, and `GET` and `DELETE /devices/{endpoint}`: the registered devices. Looking sends nothing to a
+//! device.
 
 use std::net::IpAddr;
 use std::sync::Arc;

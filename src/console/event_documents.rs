@@ -20,7 +20,8 @@ use super::traces::follower::Followed;
 /// An event of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Event {
-    /// `hello`, `registered`, `updated`, `moved`, `left`, `command`, `message`, `failure`, `definitions`, `coap`, `dtls` or `lost`.
+    /// `hello`, `registered`, `updated`, `moved`, `left`, `command`, `message`, `failure`, `definitions`, `coap`,
+    /// `dtls` or `lost`.
     #[serde(rename = "event")]
     #[schema(example = "message")]
     pub name: &'static str,

@@ -1,5 +1,5 @@
-//! The one way to the driver for requests about devices. Onlookers get a twentieth of the driver's time at most, however
-//! many they are: devices do not notice them.
+//! The one way to the driver for requests about devices. Onlookers get a twentieth of the driver's time at most,
+//! however many they are: devices do not notice them.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};

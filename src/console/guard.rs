@@ -150,7 +150,8 @@ fn api_key(credentials: &str, tokens: &Tokens) -> Option<Access> {
     tokens.access(token).filter(|access| access.name == name)
 }
 
-/// Rejects a request that a page of another site makes. Another site may link to the page, which shows nothing by itself.
+/// Rejects a request that a page of another site makes. Another site may link to the page, which shows nothing by
+/// itself.
 fn check_site(request: &Parts) -> Result<(), Problem> {
     let headers = &request.headers;
     let is = |name: &HeaderName, words: &[&str]| {

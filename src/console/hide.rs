@@ -1,8 +1,8 @@
-//! Values that the console never shows. By default they are those of the objects that hold keys: Security (0) and OSCORE
-//! (21).
+//! Values that the console never shows. By default they are those of the objects that hold keys: Security (0) and
+//! OSCORE (21).
 //!
-//! [`HiddenPaths::message`] covers them in the JSON of commands and of published messages, member by member. Where it is
-//! not certain which path a value belongs to, the value is covered.
+//! [`HiddenPaths::message`] covers them in the JSON of commands and of published messages, member by member. Where it
+//! is not certain which path a value belongs to, the value is covered.
 
 mod json_start;
 
@@ -50,13 +50,14 @@ impl HiddenPaths {
         self.0.iter().any(|hidden| path.is_at_or_below(hidden))
     }
 
-    /// Returns whether a payload about this path may have a hidden value, because a hidden path lies at, above or below it.
+    /// Returns whether a payload about this path may have a hidden value, because a hidden path lies at, above or below
+    /// it.
     pub fn may_cover(&self, path: &Path) -> bool {
         self.0.iter().any(|hidden| path.is_at_or_below(hidden) || hidden.is_at_or_below(path))
     }
 
-    /// Returns the JSON of a command or of a published message with its hidden values covered. A payload that is not JSON
-    /// is covered as a whole.
+    /// Returns the JSON of a command or of a published message with its hidden values covered. A payload that is not
+    /// JSON is covered as a whole.
     pub fn message(&self, payload: &[u8]) -> Box<RawValue> {
         match serde_json::from_slice::<&RawValue>(payload) {
             Ok(written) => self.covered(written.get(), false).unwrap_or_else(|| written.to_owned()),

@@ -1,5 +1,5 @@
-//! Accepts and serves connections, over TCP with or without TLS and over the socket. Their number, their heads and their
-//! bodies are bounded.
+//! Accepts and serves connections, over TCP with or without TLS and over the socket. Their number, their heads and
+//! their bodies are bounded.
 //!
 //! When all connections are in use a new one takes the place of the oldest that has not authenticated, so that nobody
 //! without a token keeps others out.

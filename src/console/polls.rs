@@ -1,5 +1,5 @@
-//! Events by polling. The events of a device that somebody polls are kept for a while, so that none is missed between two
-//! polls.
+//! Events by polling. The events of a device that somebody polls are kept for a while, so that none is missed between
+//! two polls.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

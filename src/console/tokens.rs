@@ -96,8 +96,8 @@ impl Tokens {
         Self::parse(&text).map_err(|(line, problem)| TokensError::BadLine { file: file.to_owned(), line, problem })
     }
 
-    /// Parses the lines of a file. Empty lines and those that begin with `#` are ignored. An error carries the number of
-    /// its line, from 1.
+    /// Parses the lines of a file. Empty lines and those that begin with `#` are ignored. An error carries the number
+    /// of its line, from 1.
     fn parse(text: &str) -> Result<Self, (usize, TokenProblem)> {
         let mut tokens = Self::default();
         for (line, number) in text.lines().zip(1..) {

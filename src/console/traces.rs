@@ -2,8 +2,8 @@
 //!
 //! 1. The core copies messages while a trace runs, and the driver passes them on by a bounded queue.
 //! 2. `hub` takes them. `covering` and `values` cover what is secret, before `record` keeps a message.
-//! 3. `documents` decodes messages when somebody asks for them, and `pcap` writes them for Wireshark. A `follower` has them
-//!    as they come.
+//! 3. `documents` decodes messages when somebody asks for them, and `pcap` writes them for Wireshark. A `follower` has
+//!    them as they come.
 
 mod covering;
 pub(super) mod documents;

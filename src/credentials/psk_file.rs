@@ -1,5 +1,5 @@
-//! Pre-shared keys in a file, in the format of EMQX's `psk_authentication.init_file`: one `identity:secret` on a line. What
-//! is added to it here: lines that are empty or begin with `#` say nothing, and a secret may be written as digits.
+//! Pre-shared keys in a file, in the format of EMQX's `psk_authentication.init_file`: one `identity:secret` on a line.
+//! What is added to it here: lines that are empty or begin with `#` say nothing, and a secret may be written as digits.
 
 use std::collections::HashMap;
 use std::fs;

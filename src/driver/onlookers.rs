@@ -1,5 +1,5 @@
-//! Onlookers: streams that show what happens to devices. They get copies, and nothing waits for them: an event that finds
-//! no room is counted as lost. While nobody looks, nothing is copied.
+//! Onlookers: streams that show what happens to devices. They get copies, and nothing waits for them: an event that
+//! finds no room is counted as lost. While nobody looks, nothing is copied.
 //!
 //! 1. A [`Watch`] names a device, registered or not, or all devices.
 //! 2. Each report of the core and each publication comes here before it passes on.

@@ -50,7 +50,8 @@ pub enum FilterError {
 
 /// Parses a level, or directives separated by commas.
 ///
-/// A level alone is that of this program and of its audit log: the libraries below it stay at `warn`, or a debug log would be theirs.
+/// A level alone is that of this program and of its audit log: the libraries below it stay at `warn`, or a debug log
+/// would be theirs.
 pub fn filter(text: &str) -> Result<LogFilter, FilterError> {
     if text == "off" || text == "error" {
         return Ok(LogFilter(text.to_owned()));

@@ -62,8 +62,8 @@ impl Repeats {
         self.ends.front().map(|(end, _)| *end)
     }
 
-    /// Returns the next repeated line whose period has ended, and begins a new period for it. A line that was not repeated is
-    /// forgotten.
+    /// Returns the next repeated line whose period has ended, and begins a new period for it. A line that was not
+    /// repeated is forgotten.
     pub fn pop_ended(&mut self, now: Instant) -> Option<Again> {
         while self.next_end().is_some_and(|end| end <= now) {
             let (_, key) = self.ends.pop_front()?;

@@ -83,8 +83,8 @@ impl DeviceKind {
     }
 }
 
-/// Returns a datagram that the gateway rejects: in turn a Register with a lifetime that is no number, and one that is no
-/// CoAP message.
+/// Returns a datagram that the gateway rejects: in turn a Register with a lifetime that is no number, and one that is
+/// no CoAP message.
 pub fn broken_datagram(turn: usize) -> Vec<u8> {
     // A message ID has two bytes (RFC 7252 section 3).
     const TRUNCATED: &[u8] = &[0x40, 0x02, 0x12];

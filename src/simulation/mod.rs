@@ -1,4 +1,5 @@
-//! Runs simulated devices in this process: for the demonstration, and for a first look with `run --embedded --simulate`.
+//! Runs simulated devices in this process: for the demonstration, and for a first look with `run --embedded
+//! --simulate`.
 //!
 //! They are thermometers, which are always awake, and meters, which sleep. The last of three or more is faulty, so that
 //! the console has failures to show.

@@ -3,9 +3,9 @@
 //!
 //! 1. [`Store::open`] reads the file, or renames one that cannot be read, and returns its contents.
 //!    [`OpenedStore::write_now`] writes what must be on the disk before anything is sent to a device.
-//! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a bounded
-//!    channel. It never waits: while the channel is full, the core keeps the changes. The event loop calls it once per
-//!    `store.flush_interval`.
+//! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a
+//!    bounded channel. It never waits: while the channel is full, the core keeps the changes. The event loop calls it
+//!    once per `store.flush_interval`.
 //! 3. [`Store::close`] waits until the last change is written.
 //!
 //! The file holds the passwords of devices, because the broker asks for them when a device is connected again, and the

@@ -55,8 +55,8 @@ impl UpstreamLink {
         })
     }
 
-    /// Serves connections with TLS on this runtime: their handshakes and ciphers need much processor time, during which no
-    /// device is served where the link itself runs.
+    /// Serves connections with TLS on this runtime: their handshakes and ciphers need much processor time, during which
+    /// no device is served where the link itself runs.
     pub(crate) fn with_tls_on(mut self, runtime: Handle) -> Self {
         match &mut self {
             Self::ExProto(link) => link.io.tls_runtime = Some(runtime),

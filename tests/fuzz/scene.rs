@@ -79,8 +79,8 @@ fn types() -> String {
     )
 }
 
-/// Reads the payload as the answer to several requests: each entry lies at or below the path of the request, and what was
-/// read can be written and read again.
+/// Reads the payload as the answer to several requests: each entry lies at or below the path of the request, and what
+/// was read can be written and read again.
 pub fn decode(format: u16, payload: &[u8]) {
     for request in [
         "/3",
@@ -170,8 +170,8 @@ fn patch_again(entries: &[Entry]) {
     }
 }
 
-/// Returns what a write would assign, or `None` for entries that no write has: those without a definition, a history, and a
-/// resource beside its own instances.
+/// Returns what a write would assign, or `None` for entries that no write has: those without a definition, a history,
+/// and a resource beside its own instances.
 fn assignments(entries: &[Entry]) -> Option<Vec<Assignment>> {
     let conflict = |(at, one): (usize, &Entry)| {
         entries[at + 1..]

@@ -97,8 +97,8 @@ async fn a_gateway_that_was_unloaded_and_loaded_has_its_devices_again() {
     reads(&mut application, &device, "reloaded", "first");
 }
 
-/// A whole read, from the application to the device and back. What had been published when the broker went may come once
-/// more before it: nobody told the gateway that it had arrived.
+/// A whole read, from the application to the device and back. What had been published when the broker went may come
+/// once more before it: nobody told the gateway that it had arrived.
 fn reads(application: &mut Application, device: &Device, endpoint: &str, id: &str) {
     application.send(endpoint, &json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } }));
     let request = device.expect_request(Code::GET, "/3/0/0");

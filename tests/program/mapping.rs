@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 /// Long enough for everything that the gateway does at once.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
-// --- The registration interface -----------------------------------------------------------------------------------------
+// --- The registration interface
+// -----------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published() {
@@ -216,7 +217,8 @@ async fn topics_follow_the_configuration() {
     scene.hear("v1/values/127.0.0.1", "notify");
 }
 
-// --- Commands -----------------------------------------------------------------------------------------------------------
+// --- Commands
+// -----------------------------------------------------------------------------------------------------------
 
 /// A command, and what the device gets of it.
 struct ExpectedCommand {
@@ -504,7 +506,8 @@ async fn the_alternate_path_is_in_front_of_every_request_and_in_no_answer() {
     scene.expect("up/resp", &answer(&command, content("/3/0/0", "Acme")));
 }
 
-// --- One exchange at a time ---------------------------------------------------------------------------------------------
+// --- One exchange at a time
+// ---------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_command_is_told_at_once_and_answered_later() {
@@ -590,7 +593,8 @@ async fn a_full_queue_and_an_expired_command_are_told() {
     scene.nothing_more();
 }
 
-// --- Observation, sleep -------------------------------------------------------------------------------------------------
+// --- Observation, sleep
+// -------------------------------------------------------------------------------------------------
 
 /// Observes `/3303/0/5700`; gives the command and the device's request.
 fn observe(scene: &mut ProgramScene) -> (Value, Message) {

@@ -1,4 +1,5 @@
-//! The built program and a hundred devices while their broker is away for some seconds, and while one of two brokers is.
+//! The built program and a hundred devices while their broker is away for some seconds, and while one of two brokers
+//! is.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

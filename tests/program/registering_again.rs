@@ -1,5 +1,5 @@
-//! Devices that register again around the answer to a command, through the built program and a broker: some hundred races,
-//! in each of which no registration and no answer may be lost.
+//! Devices that register again around the answer to a command, through the built program and a broker: some hundred
+//! races, in each of which no registration and no answer may be lost.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! The start of the built program: the first line of its log, a log that is JSON to the last line, and how many devices there
-//! is room for.
+//! The start of the built program: the first line of its log, a log that is JSON to the last line, and how many devices
+//! there is room for.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! TLS as a client: whom it trusts, and what it says when it does not. The other side is the SSL listener of the embedded
-//! broker, as EMQX has it.
+//! TLS as a client: whom it trusts, and what it says when it does not. The other side is the SSL listener of the
+//! embedded broker, as EMQX has it.
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,8 @@ pub struct Deadlines<K, S = RandomState> {
     by_key: HashMap<K, Instant, S>,
 }
 
-/// Deadlines of keys that this program counts up. As with [`IdMap`](crate::id_map::IdMap) a fast hash function is enough.
+/// Deadlines of keys that this program counts up. As with [`IdMap`](crate::id_map::IdMap) a fast hash function is
+/// enough.
 pub type IdDeadlines<K> = Deadlines<K, foldhash::fast::RandomState>;
 
 impl<K, S: Default> Default for Deadlines<K, S> {

@@ -2,8 +2,9 @@
 
 use std::borrow::Borrow;
 
-/// Keeps its entries in one sorted list. A `BTreeMap` of one entry has the memory of eleven, and keeps it when the entry
-/// leaves; this map has the memory of its entries, and none while it is empty. Each insertion moves the entries behind.
+/// Keeps its entries in one sorted list. A `BTreeMap` of one entry has the memory of eleven, and keeps it when the
+/// entry leaves; this map has the memory of its entries, and none while it is empty. Each insertion moves the entries
+/// behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmallMap<K, V> {
     entries: Vec<(K, V)>,

@@ -9,7 +9,8 @@ use std::time::Duration;
 pub struct BrokerConfig {
     /// MQTT, for applications: versions 3.1.1 and 5 on one port.
     pub mqtt: SocketAddr,
-    /// MQTT, for devices: apart from the applications, so that it can be stopped and refuse; none is needed for ExProto.
+    /// MQTT, for devices: apart from the applications, so that it can be stopped and refuse; none is needed for
+    /// ExProto.
     pub devices: Option<SocketAddr>,
     /// The exproto TCP listener.
     pub listener: SocketAddr,

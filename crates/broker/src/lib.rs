@@ -6,7 +6,8 @@
 //!
 //! # What this crate guarantees
 //!
-//! - MQTT 3.1.1 and 5 on one port, with QoS 0 to 2, retained messages, shared subscriptions, wills and sessions in memory.
+//! - MQTT 3.1.1 and 5 on one port, with QoS 0 to 2, retained messages, shared subscriptions, wills and sessions in
+//!   memory.
 //! - The ExProto services with EMQX's answers, order of events and reasons of OnSocketClosed.
 //! - Inboxes, filters, retained messages and connections are bounded. A subscriber that is too slow loses messages.
 //! - Dropping [`EmbeddedBroker`] ends its tasks and closes its sockets. [`BrokerControl`] stops and starts the gateway
@@ -24,9 +25,9 @@
 //!
 //! `bus` routes messages and keeps the retained ones. EMQX's behaviour was observed on running nodes; each rule is
 //! documented where it is implemented, named after the RPC or the event. If versions of EMQX differ, 5.8.9 is followed.
-//! Only the packet codec of MQTT is borrowed (from `rumqttc`): an embedded `rumqttd` overwrites the QoS of a message with
-//! that of the subscription, does not tell the publisher, serves one version of MQTT per port, and can neither be stopped
-//! nor report the port that it was given.
+//! Only the packet codec of MQTT is borrowed (from `rumqttc`): an embedded `rumqttd` overwrites the QoS of a message
+//! with that of the subscription, does not tell the publisher, serves one version of MQTT per port, and can neither be
+//! stopped nor report the port that it was given.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod bus;
@@ -74,8 +75,8 @@ pub struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// Binds everything; from then on it serves until it is dropped. The handler may come later: as with EMQX, a device that
-    /// connects meanwhile is closed.
+    /// Binds everything; from then on it serves until it is dropped. The handler may come later: as with EMQX, a device
+    /// that connects meanwhile is closed.
     ///
     /// # Errors
     /// An address that cannot be bound, or a handler that is no URL.

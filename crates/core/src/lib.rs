@@ -29,22 +29,22 @@
 //! - **Location**: the path, such as `/rd/5a3f`, that the gateway assigns to a registration for later Updates.
 //! - **Lifetime**: the time after which a registration without Update expires.
 //! - **Object, instance, resource, resource instance**: the four levels of a path such as `/3/0/7/1`.
-//! - **Queue mode**: a device in queue mode listens only for a while after it sent a message; the gateway keeps commands
-//!   until then. A device is *awake* during that time and *asleep* otherwise.
+//! - **Queue mode**: a device in queue mode listens only for a while after it sent a message; the gateway keeps
+//!   commands until then. A device is *awake* during that time and *asleep* otherwise.
 //! - **Operation**: what an application wants from a device: read, write, execute, observe and the others.
 //! - **Bootstrap**: the procedure in which a device gets the servers that it registers with, and their keys. An
 //!   *account* is what it gets; its *bootstrap account* is what it uses to reach the bootstrap server.
 //!
 //! CoAP (RFC 7252, 7641, 7959):
 //! - **Peer**: the address, and the DTLS association if there is one, that messages come from and go to.
-//! - **Exchange**: one request of the gateway with its response. Its [`coap::ExchangeId`] does not change when the request
-//!   or the response takes several blocks.
+//! - **Exchange**: one request of the gateway with its response. Its [`coap::ExchangeId`] does not change when the
+//!   request or the response takes several blocks.
 //! - **Transmission**: one confirmable message that is repeated until it is acknowledged.
 //! - **Observation**: an exchange whose response had the Observe option. Each further response with its token is a
 //!   *notification*. An observation keeps the id of its exchange.
 //! - **Send**: a request by which a device reports values that nobody asked for (`POST /dp`).
-//! - **Token**: matches a response to its request. **Message id**: matches an acknowledgement to its message and identifies
-//!   duplicates.
+//! - **Token**: matches a response to its request. **Message id**: matches an acknowledgement to its message and
+//!   identifies duplicates.
 //! - **Piggybacked response**: a response in the acknowledgement. A *separate* response comes in a message of its own.
 //! - **Block1, Block2**: block-wise transfer of a large request or response body.
 //!
@@ -63,8 +63,8 @@
 //! - **Upstream**: the connection to the broker, by MQTT or by ExProto.
 //! - **Anchor**: the TCP connection to an EMQX node's exproto listener that stands for one device, or for a probe.
 //! - **Pending registration**: a Register that waits for the broker to accept the device.
-//! - **Command in flight**: a command whose request was sent to the device and is not answered. A **pending command** waits
-//!   to be sent.
+//! - **Command in flight**: a command whose request was sent to the device and is not answered. A **pending command**
+//!   waits to be sent.
 //! - **Echo**: the members of a command, such as `reqID`, that each of its answers repeats.
 //! - **Auto observe**: observations that the gateway begins by itself after a registration.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]

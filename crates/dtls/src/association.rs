@@ -146,8 +146,8 @@ impl Association {
         })
     }
 
-    /// Verifies a record of the device, and takes it up if it was not received before. First it is known to be authentic,
-    /// then the window is marked.
+    /// Verifies a record of the device, and takes it up if it was not received before. First it is known to be
+    /// authentic, then the window is marked.
     pub fn open(
         &mut self,
         now: Instant,

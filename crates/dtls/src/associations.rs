@@ -25,8 +25,8 @@ const OWN_EVICTION_ABOVE: usize = 4;
 pub struct Associations {
     /// Our connection id is the association's id.
     by_id: HashMap<AssociationId, Box<Association>>,
-    /// An association without our connection id has its place for itself. Of those with one it is the last to come there:
-    /// behind a NAT an address is given to one device after the other.
+    /// An association without our connection id has its place for itself. Of those with one it is the last to come
+    /// there: behind a NAT an address is given to one device after the other.
     by_place: HashMap<PeerAddress, AssociationId>,
     /// The associations of each identity, the oldest first.
     by_identity: HashMap<Arc<Identity>, SmallVec<[AssociationId; 1]>>,
@@ -91,8 +91,9 @@ impl Associations {
         None
     }
 
-    /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that one
-    /// device that makes handshake after handshake drives out nobody else; or the one that was silent for the longest time.
+    /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that
+    /// one device that makes handshake after handshake drives out nobody else; or the one that was silent for the
+    /// longest time.
     pub(crate) fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
         let own = self
             .by_identity

@@ -14,8 +14,8 @@ pub const MESSAGE_HEADER: usize = 12;
 pub struct ClientHello<'a> {
     pub message_sequence: [u8; 2],
     pub random: &'a [u8; 32],
-    /// Version and random: what a client repeats with the cookie. RFC 6347 section 4.2.1 has the session id, too, but Mbed
-    /// TLS 2.28 makes a new one for each hello with a session ticket.
+    /// Version and random: what a client repeats with the cookie. RFC 6347 section 4.2.1 has the session id, too, but
+    /// Mbed TLS 2.28 makes a new one for each hello with a session ticket.
     pub parameters: &'a [u8],
     /// Empty in a first hello.
     pub cookie: &'a [u8],

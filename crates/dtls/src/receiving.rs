@@ -158,8 +158,8 @@ impl DtlsServer {
             Err(reason) => return Some(DtlsDatagramOutcome::Dropped(reason)),
         };
         let (has_moved, is_worn) = (association.place != place, association.is_worn());
-        // RFC 9146 section 6: only what is authentic and newer than all before tells where the device is. Who changes the
-        // source of such a record on its way turns aside what we send until the device's next one: an answer, or a
+        // RFC 9146 section 6: only what is authentic and newer than all before tells where the device is. Who changes
+        // the source of such a record on its way turns aside what we send until the device's next one: an answer, or a
         // command and its four repetitions.
         if has_moved && standing == ReplayCheck::Newest {
             self.moved(id, place);

@@ -83,8 +83,8 @@ pub struct DtlsRecord<'a> {
 
 /// Returns the records of a datagram. `cid_length` is the length of the receiver's connection ids.
 ///
-/// A record with a type or a version that is not known is left out, as RFC 6347 section 4.1.2.7 wants it; after one that
-/// is cut off there is nothing more.
+/// A record with a type or a version that is not known is left out, as RFC 6347 section 4.1.2.7 wants it; after one
+/// that is cut off there is nothing more.
 pub fn records(datagram: &[u8], cid_length: usize) -> impl Iterator<Item = DtlsRecord<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {

@@ -1,11 +1,11 @@
 //! Associations outlive the process: what changed about them goes to the store, and comes back from there.
 //!
-//! A sequence number of ours must not protect two records, which would give the key away. So an association is a change at
-//! least every 65,536 records that it sends, and a process that takes it up goes on 2^32 ahead of what was saved: more
-//! than can have been sent in between, however late the store was.
+//! A sequence number of ours must not protect two records, which would give the key away. So an association is a change
+//! at least every 65,536 records that it sends, and a process that takes it up goes on 2^32 ahead of what was saved:
+//! more than can have been sent in between, however late the store was.
 //!
-//! What was received since the last change could be replayed once, after a crash: at most 64 records of each device. How long
-//! a device was silent is not kept: that time begins anew.
+//! What was received since the last change could be replayed once, after a crash: at most 64 records of each device.
+//! How long a device was silent is not kept: that time begins anew.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -37,9 +37,9 @@ impl AssociationChanges {
 impl DtlsServer {
     /// Takes up what was kept by a process of before, and keeps changes from now on.
     ///
-    /// The changes that it returns have to be in the store, durably, before anything else is asked of this: the sequence
-    /// numbers jump ahead of all that can have been sent since the records were made, and a process after this one has to
-    /// jump ahead of those.
+    /// The changes that it returns have to be in the store, durably, before anything else is asked of this: the
+    /// sequence numbers jump ahead of all that can have been sent since the records were made, and a process after this
+    /// one has to jump ahead of those.
     #[must_use = "they have to be in the store before anything is sent"]
     pub fn restore(&mut self, now: Instant, records: Vec<SavedAssociation>) -> Vec<AssociationChange> {
         self.changes.are_kept = true;

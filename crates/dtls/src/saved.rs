@@ -15,8 +15,8 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 
 /// The record of an association. It has its keys in it: its `Debug` does not say them.
 ///
-/// Sockets are numbers of a configuration, and the next process may have another one: they stand here, and not in `bytes`,
-/// so that who keeps the record can keep the names of the listeners.
+/// Sockets are numbers of a configuration, and the next process may have another one: they stand here, and not in
+/// `bytes`, so that who keeps the record can keep the names of the listeners.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SavedAssociation {
     pub id: AssociationId,
@@ -54,8 +54,8 @@ impl AssociationChange {
 /// The version of the format. It is raised whenever the meaning of the bytes behind it changes.
 const FORMAT: u8 = 1;
 
-/// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no copy
-/// of them is left behind by a buffer that grows.
+/// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no
+/// copy of them is left behind by a buffer that grows.
 pub(super) fn save(association: &Association) -> SavedAssociation {
     let (window, received) = association.window.parts();
     let mut open = vec![FORMAT, suite_number(association.keys.suite()), association.has_own_cid.into()];

@@ -133,7 +133,8 @@ pub(super) struct FirmwareInstance {
 pub(super) enum FirmwarePhase {
     #[default]
     Idle,
-    /// The server sends the package. Its first block begins with a header of so many bytes that is none of the package's.
+    /// The server sends the package. Its first block begins with a header of so many bytes that is none of the
+    /// package's.
     Pushed {
         header: u64,
     },

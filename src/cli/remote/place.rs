@@ -29,7 +29,8 @@ impl Place {
         Self::parse(URL).expect("a URL")
     }
 
-    /// Parses `unix:PATH` or a URL. Whatever follows the authority of a URL is ignored: a link of the page is a URL too.
+    /// Parses `unix:PATH` or a URL. Whatever follows the authority of a URL is ignored: a link of the page is a URL
+    /// too.
     pub fn parse(text: &str) -> Result<Self, RemoteError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {

@@ -68,8 +68,8 @@ enum Progress {
     Done,
 }
 
-/// The end of a command. `answered`: with any code; `refused`: by the gateway when it was to be sent; `left`: the device
-/// is not registered any more.
+/// The end of a command. `answered`: with any code; `refused`: by the gateway when it was to be sent; `left`: the
+/// device is not registered any more.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 enum Outcome {

@@ -1,5 +1,5 @@
-//! `POST /gateways/lwm2m/clients/{clientid}/read`, `/write` and `/observe`, which give a command and do not wait for its
-//! answer, and `GET .../lookup`, which looks for the answer.
+//! `POST /gateways/lwm2m/clients/{clientid}/read`, `/write` and `/observe`, which give a command and do not wait for
+//! its answer, and `GET .../lookup`, which looks for the answer.
 
 use std::sync::Arc;
 

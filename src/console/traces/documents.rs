@@ -158,8 +158,8 @@ pub struct DtlsDocument {
     at: Timestamp,
     /// Always true.
     dtls: bool,
-    /// `handshakeBegun`, `handshakeCompleted`, `handshakeFailed`, `handshakeRetransmitted`, `dropped`, `datagram`, `moved`
-    /// or `closed`.
+    /// `handshakeBegun`, `handshakeCompleted`, `handshakeFailed`, `handshakeRetransmitted`, `dropped`, `datagram`,
+    /// `moved` or `closed`.
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "10.0.0.9:56830")]

@@ -1,5 +1,5 @@
-//! The messages of one trace, in a ring: the oldest go. They are covered before they come here, so that nothing in memory
-//! has a secret.
+//! The messages of one trace, in a ring: the oldest go. They are covered before they come here, so that nothing in
+//! memory has a secret.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

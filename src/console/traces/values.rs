@@ -61,7 +61,8 @@ pub struct EntryDocument {
     units: Option<String>,
 }
 
-/// Tells whether the payload of a message may be shown. A payload in which any value may be one of a hidden path is covered.
+/// Tells whether the payload of a message may be shown. A payload in which any value may be one of a hidden path is
+/// covered.
 pub fn payload_rule(
     (direction, message): (Direction, Option<&Message>),
     subject: Option<&TracedSubject>,
@@ -145,8 +146,8 @@ impl Readable<'_> {
         self.message.code.is_response() && !self.message.code.is_success()
     }
 
-    /// Returns whether the payload is a block that may have a part of the URI of a firmware image, in which the key is not
-    /// recognised.
+    /// Returns whether the payload is a block that may have a part of the URI of a firmware image, in which the key is
+    /// not recognised.
     fn may_have_part_of_key(self) -> bool {
         let may_have = |path: &Path| match *path.segments() {
             [] => true,

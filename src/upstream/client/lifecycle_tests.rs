@@ -69,8 +69,8 @@ pub trait LifecycleBroker {
     fn open(&mut self, connection: ConnectionId);
     /// Grants what was asked on a connection that was opened, and whatever follows, up to the subscription.
     fn grant(&mut self, connection: ConnectionId);
-    /// Accepts a connection, and refuses the device on it. Each number up to [`REFUSALS`](Self::REFUSALS) is a way of its
-    /// own: the connect or the subscription, with each reason that counts as a refusal.
+    /// Accepts a connection, and refuses the device on it. Each number up to [`REFUSALS`](Self::REFUSALS) is a way of
+    /// its own: the connect or the subscription, with each reason that counts as a refusal.
     fn refuse_device(&mut self, connection: ConnectionId, way: usize);
     /// Accepts a connection, and says that the broker cannot decide about the device now.
     fn fail_device(&mut self, connection: ConnectionId);

@@ -25,8 +25,8 @@ struct Input<'a> {
 
 fuzz_target!(|input: Input| {
     let suite = Suite::ALL[usize::from(input.suite) % Suite::ALL.len()];
-    // Each record has keys of its own: libFuzzer remembers what was compared, and gives a record of an earlier input back as
-    // a foreign one, that would be authentic under the same keys.
+    // Each record has keys of its own: libFuzzer remembers what was compared, and gives a record of an earlier input
+    // back as a foreign one, that would be authentic under the same keys.
     let mut hasher = DefaultHasher::new();
     (input.sequence, input.cid, input.has_cid, input.plaintext).hash(&mut hasher);
     let mut client_random = [2; 32];

@@ -95,7 +95,8 @@ impl TestBroker {
         Self::start_with(|_| ()).await
     }
 
-    /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`] first.
+    /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`]
+    /// first.
     pub async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
         if is_emqx() { Self::emqx() } else { Self::embedded(adjust).await }
     }

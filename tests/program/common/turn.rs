@@ -1,4 +1,5 @@
-//! There is one EMQX, and it knows one handler: the tests that use it take turns, also those of different test programs.
+//! There is one EMQX, and it knows one handler: the tests that use it take turns, also those of different test
+//! programs.
 
 use std::env;
 use std::fs::File;

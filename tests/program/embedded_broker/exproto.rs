@@ -1,5 +1,5 @@
-//! The gateway's side of ExProto, played by a test: a handler that shows every call and answers when it is told to, devices
-//! that dial the listener, and applications.
+//! The gateway's side of ExProto, played by a test: a handler that shows every call and answers when it is told to,
+//! devices that dial the listener, and applications.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -79,8 +79,8 @@ impl TestHandler {
         Self { calls, known: HashSet::new(), server }
     }
 
-    /// EMQX calls the handler of the test before this one until it has found out that it is gone. Meanwhile it closes each
-    /// connection.
+    /// EMQX calls the handler of the test before this one until it has found out that it is gone. Meanwhile it closes
+    /// each connection.
     pub async fn wait_for_calls(&mut self, listener: &str) {
         let is_called = async {
             loop {

@@ -151,7 +151,8 @@ async fn a_node_that_takes_anchors_and_never_tells_of_them_is_left_by_its_silent
             event => panic!("{event:?}"),
         }
     }
-    // A machine that is too busy for one of its calls adds a fault to the three (virtual time: `nodes` has them exactly).
+    // A machine that is too busy for one of its calls adds a fault to the three (virtual time: `nodes` has them
+    // exactly).
     assert!((2..=8).contains(&attempts), "{attempts}");
     while !["ep1", "ep3"].iter().all(|moved| second.clients().iter().any(|client| client == moved)) {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,5 +1,5 @@
-//! Faults that were reported from the field, each as the datagrams and commands of the report: the device's side is played
-//! as it was, with the message ids and tokens of this run. The same is done with a file of such reports, where
+//! Faults that were reported from the field, each as the datagrams and commands of the report: the device's side is
+//! played as it was, with the message ids and tokens of this run. The same is done with a file of such reports, where
 //! `LWM2M_FIELD_REPORTS` names one, or `../shared/spec/field-reports.json` is one.
 
 mod cases;

@@ -1,5 +1,5 @@
-//! Payloads that are small and ask for much: deep nesting, lengths that nothing follows, numbers without end, texts that
-//! each record makes longer.
+//! Payloads that are small and ask for much: deep nesting, lengths that nothing follows, numbers without end, texts
+//! that each record makes longer.
 
 use lwm2m_core::coap::options::format;
 use rand::RngExt;

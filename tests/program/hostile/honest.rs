@@ -1,5 +1,5 @@
-//! Honest devices at the built program, over real sockets: each is a thread that updates, notifies, sends and answers, and
-//! repeats what is not acknowledged.
+//! Honest devices at the built program, over real sockets: each is a thread that updates, notifies, sends and answers,
+//! and repeats what is not acknowledged.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};

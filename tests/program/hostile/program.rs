@@ -124,8 +124,8 @@ impl Fort {
         self.gateway.ask_admin("/metrics").1
     }
 
-    /// Waits until all that was sent has been counted; gives the page of metrics. The honest devices go on meanwhile, so
-    /// that a page may be made between the two counts of a datagram of theirs: then the next one is looked at.
+    /// Waits until all that was sent has been counted; gives the page of metrics. The honest devices go on meanwhile,
+    /// so that a page may be made between the two counts of a datagram of theirs: then the next one is looked at.
     pub fn fall_silent(&mut self) -> String {
         self.hear(Duration::from_secs(1));
         let mut page = self.metrics();

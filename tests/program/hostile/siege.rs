@@ -151,10 +151,10 @@ impl Siege {
         self.observe_again();
     }
 
-    /// Plain UDP does not prevent that a reset ends an observation or an Update of a device: who forges its address sends
-    /// a message that the gateway has to reject, and guesses the id of a message that the device is about to send or that
-    /// is on its way (RFC 7252 section 4.2, RFC 7641 section 3.6). The application observes again, as it would after a
-    /// while without notifications. A message that has arrived is not reset, whatever else comes with its id.
+    /// Plain UDP does not prevent that a reset ends an observation or an Update of a device: who forges its address
+    /// sends a message that the gateway has to reject, and guesses the id of a message that the device is about to send
+    /// or that is on its way (RFC 7252 section 4.2, RFC 7641 section 3.6). The application observes again, as it would
+    /// after a while without notifications. A message that has arrived is not reset, whatever else comes with its id.
     fn observe_again(&mut self) {
         let wrong = &self.network.resets_of_received;
         assert!(wrong.is_empty(), "the gateway reset notifications that it had received: {wrong:?}");
@@ -253,8 +253,8 @@ impl Siege {
         }
     }
 
-    /// The Sends of an honest device that were answered 2.04 were published, each once. All were, unless somebody uses its
-    /// address: a message whose id was used before is taken for a repetition (RFC 7252 section 4.5).
+    /// The Sends of an honest device that were answered 2.04 were published, each once. All were, unless somebody uses
+    /// its address: a message whose id was used before is taken for a repetition (RFC 7252 section 4.5).
     #[track_caller]
     fn assert_sends_were_published(&self, number: DeviceNumber) {
         let (sends, published) = (&self.network.devices[number].sends, &self.published_sends[number]);

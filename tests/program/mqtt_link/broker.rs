@@ -1,5 +1,5 @@
-//! The broker of these tests: a Mosquitto of its own, with a password file and an ACL file, or, with `EMQX_TEST=1`, the EMQX
-//! at `EMQX_MQTT`.
+//! The broker of these tests: a Mosquitto of its own, with a password file and an ACL file, or, with `EMQX_TEST=1`, the
+//! EMQX at `EMQX_MQTT`.
 
 use std::env;
 use std::fs;

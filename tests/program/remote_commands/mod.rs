@@ -1,5 +1,5 @@
-//! The commands that ask a running gateway: what they send, what they print, and their exit codes. The console is a stub;
-//! `live` has the same with the built program.
+//! The commands that ask a running gateway: what they send, what they print, and their exit codes. The console is a
+//! stub; `live` has the same with the built program.
 
 mod documentation;
 mod live;

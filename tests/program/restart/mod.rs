@@ -351,7 +351,8 @@ fn a_record_holds_the_password_and_does_not_show_it() {
     assert!(!serde_json::to_string(&record.registration).unwrap().contains("secret"));
 }
 
-// --- Retained commands ------------------------------------------------------------------------------------------------------
+// --- Retained commands
+// ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_retained_command_is_not_carried_out_again_by_the_next_process() {
@@ -423,7 +424,8 @@ fn reboot(id: u64) -> serde_json::Value {
     json!({ "reqID": id, "msgType": "execute", "data": { "path": "/3/0/4" } })
 }
 
-// --- Limits -----------------------------------------------------------------------------------------------------------------
+// --- Limits
+// -----------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn of_more_devices_than_there_may_be_those_that_were_heard_last_are_taken_up() {

@@ -1,8 +1,8 @@
 //! Reads accounts as they are written in TOML (`[[account]]`) or JSON, and checks that devices can use them.
 //!
-//! What is checked is what clients check at Bootstrap-Finish: each server has an account of the object 0 and of the object
-//! 1 with the same short server ID, a lifetime, a binding, and a URI whose scheme fits both the security and the binding.
-//! No error shows a secret.
+//! What is checked is what clients check at Bootstrap-Finish: each server has an account of the object 0 and of the
+//! object 1 with the same short server ID, a lifetime, a binding, and a URI whose scheme fits both the security and the
+//! binding. No error shows a secret.
 
 mod check;
 mod written;

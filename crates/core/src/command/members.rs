@@ -161,8 +161,8 @@ impl<'de> Visitor<'de> for MembersVisitor {
 #[derive(Deserialize)]
 struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads the rest of an object with many members. Comparing all of their names would take time that grows with the square
-/// of their number.
+/// Reads the rest of an object with many members. Comparing all of their names would take time that grows with the
+/// square of their number.
 fn many_members<'de, A: MapAccess<'de>>(
     few: Vec<(Cow<'de, str>, &'de str)>,
     map: &mut A,

@@ -2,7 +2,8 @@
 //! [`crate::registry::DeviceObservations`]; the command scheduler asks for them, after the commands of applications:
 //!
 //! 1. A device of LwM2M 1.0, or without `auto_observe_composite`, is asked for one path after the other.
-//! 2. Otherwise it is asked for one composite observation of all paths, or for several of `limits.composite_paths` each.
+//! 2. Otherwise it is asked for one composite observation of all paths, or for several of `limits.composite_paths`
+//!    each.
 //! 3. If it does not accept a composite observation, it is asked for all paths that are left one after the other. That
 //!    holds until the device registers again.
 
@@ -31,8 +32,8 @@ const NOT_COMPOSITE: [Code; 5] = [
     Code::NOT_IMPLEMENTED,
 ];
 
-/// Schedules the paths to observe of a device that registers. Returns how many are skipped because a device may not have
-/// more observations.
+/// Schedules the paths to observe of a device that registers. Returns how many are skipped because a device may not
+/// have more observations.
 pub(super) fn schedule(context: &Context, device: &mut Device) -> usize {
     let (settings, limits) = (&context.settings, &context.settings.limits);
     let paths = paths(&settings.auto_observe, &device.registration, &context.model);
@@ -44,8 +45,8 @@ pub(super) fn schedule(context: &Context, device: &mut Device) -> usize {
     device.observations.schedule(paths, grouping, most)
 }
 
-/// Schedules the paths of a composite observation that the device did not accept, each by itself. `answer` is the code of
-/// the device; `None` if it gave no usable answer. After any other code nothing follows, as after one to a single
+/// Schedules the paths of a composite observation that the device did not accept, each by itself. `answer` is the code
+/// of the device; `None` if it gave no usable answer. After any other code nothing follows, as after one to a single
 /// observation.
 pub(super) fn split(context: &mut Context, device: &mut Device, command: &Command, answer: Option<Code>) {
     let refused = answer.is_none_or(|code| NOT_COMPOSITE.contains(&code));

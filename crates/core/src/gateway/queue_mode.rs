@@ -19,8 +19,8 @@ pub(super) struct QueueMode {
 }
 
 impl QueueMode {
-    /// Begins the presence of a device that was registered or restored. A restored one whose presence is not published may
-    /// be asleep at once.
+    /// Begins the presence of a device that was registered or restored. A restored one whose presence is not published
+    /// may be asleep at once.
     pub fn registered(&mut self, context: &Context, device: &mut Device) {
         begin_presence(&context.settings, device);
         if device.status.is_none() && !device.is_awake(context.now) {
@@ -48,8 +48,8 @@ impl QueueMode {
         }
     }
 
-    /// Counts a device as asleep if its awake time is over, and publishes it. Every message of the device moves that time,
-    /// so it is checked only when the time of the last check has come.
+    /// Counts a device as asleep if its awake time is over, and publishes it. Every message of the device moves that
+    /// time, so it is checked only when the time of the last check has come.
     pub fn check(&mut self, context: &mut Context, device: &mut Device) {
         let Some(until) = device.awake_until() else { return };
         if until > context.now {

@@ -2,8 +2,8 @@
 //!
 //! 1. The Send is read as a whole. A bad one is answered 4.00, and the application gets the reason.
 //! 2. Its publication is handed to the broker's side with a ticket, and the response waits.
-//! 3. The response is 2.04 when the publication is queued or, with `notification_ack = "published"`, when the broker has
-//!    it; 5.03 when it is neither. Commands that wait for the device follow.
+//! 3. The response is 2.04 when the publication is queued or, with `notification_ack = "published"`, when the broker
+//!    has it; 5.03 when it is neither. Commands that wait for the device follow.
 
 use crate::coap::{Code, Response};
 use crate::lwm2m::send::{self, SendError};

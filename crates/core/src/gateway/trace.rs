@@ -5,8 +5,8 @@
 //! 2. A copy waits for [`Gateway::poll_trace`](super::Gateway::poll_trace).
 //! 3. The outcome of a received message, and what happens in DTLS, follows it as a copy of the [`Report`].
 //!
-//! A trace by endpoint name follows the device to each of its addresses, and looks at each Register for its name. A trace
-//! by address or by identity has also what peers send that never register.
+//! A trace by endpoint name follows the device to each of its addresses, and looks at each Register for its name. A
+//! trace by address or by identity has also what peers send that never register.
 //!
 //! The copies contain secrets of devices, such as passwords: a program that shows them covers these first.
 
@@ -134,8 +134,8 @@ impl Traces {
         self.traces.retain(|trace| trace.id != id);
     }
 
-    /// Copies a received message for the traces that it belongs to. `named` is the endpoint name that it is about, if it
-    /// names one.
+    /// Copies a received message for the traces that it belongs to. `named` is the endpoint name that it is about, if
+    /// it names one.
     pub fn received(
         &mut self,
         (now, at): (Instant, Duration),
@@ -188,7 +188,8 @@ impl Traces {
         Some(traced)
     }
 
-    /// Leaves a message out of the traces by endpoint name of other devices. Returns whether a trace is left that has it.
+    /// Leaves a message out of the traces by endpoint name of other devices. Returns whether a trace is left that has
+    /// it.
     pub fn keep_own(&self, traced: &mut Traced, endpoint: &str) -> bool {
         let is_others = |id| self.traces.iter().any(|trace| trace.id == id && trace.is_of_other_device(endpoint));
         traced.traces.retain(|(id, _)| !is_others(*id));

@@ -1,6 +1,6 @@
 //! Reports of objects that a device announced in a version without definition. An object that is defined in no version
-//! is not reported: its values are used without definition. Each Update looks again, since the definitions may have been
-//! replaced: a whole fleet is not looked through at once.
+//! is not reported: its values are used without definition. Each Update looks again, since the definitions may have
+//! been replaced: a whole fleet is not looked through at once.
 
 use crate::lwm2m::model::{Model, UndefinedVersion};
 use crate::lwm2m::register::Registration;

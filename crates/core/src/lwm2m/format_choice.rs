@@ -4,8 +4,8 @@
 //! A command may take several requests, because a device may reject a format that it announced, or that each device of
 //! its version should support:
 //! 1. [`Attempts::first`] chooses the formats of the first request.
-//! 2. [`Attempts::next`] looks at each response. After a 4.06 or a 4.15 to a format of the gateway's own choice it chooses
-//!    other formats for one more request.
+//! 2. [`Attempts::next`] looks at each response. After a 4.06 or a 4.15 to a format of the gateway's own choice it
+//!    chooses other formats for one more request.
 //! 3. The rejected formats are kept with the registration, so that later commands begin with a format that the device
 //!    accepts.
 //!

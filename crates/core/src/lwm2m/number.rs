@@ -43,8 +43,8 @@ impl Number {
         }
     }
 
-    /// Returns mantissa × 10^exponent: exact if it is a whole number of 64 bits, else the nearest double. Returns `None`
-    /// if no double represents it.
+    /// Returns mantissa × 10^exponent: exact if it is a whole number of 64 bits, else the nearest double. Returns
+    /// `None` if no double represents it.
     pub(crate) fn decimal(mantissa: i128, exponent: i32) -> Option<Self> {
         if let Some(exact) = shifted(mantissa, exponent) {
             return Some(Self::Whole(exact));
@@ -70,7 +70,8 @@ impl Number {
         }
     }
 
-    /// Returns the sum: exact for whole numbers, else in doubles. Returns `None` if an exact sum has more than 128 bits.
+    /// Returns the sum: exact for whole numbers, else in doubles. Returns `None` if an exact sum has more than 128
+    /// bits.
     pub(crate) fn plus(self, other: Number) -> Option<Self> {
         match (self.whole(), other.whole()) {
             (Some(one), Some(other)) => one.checked_add(other).map(Self::Whole),

@@ -22,14 +22,14 @@ pub struct Operation {
     pub formats: Formats,
 }
 
-/// Distinguishes the operations of the device management and information reporting interfaces (LwM2M 1.2 sections 6.3 and
-/// 6.4).
+/// Distinguishes the operations of the device management and information reporting interfaces (LwM2M 1.2 sections 6.3
+/// and 6.4).
 #[derive(Clone, Debug, PartialEq)]
 pub enum OperationKind {
     Read,
     Discover,
-    /// Writes to an instance, a resource or a resource instance. The values have at most [`codec::tlv::MAX_LENGTH`] bytes in
-    /// all.
+    /// Writes to an instance, a resource or a resource instance. The values have at most [`codec::tlv::MAX_LENGTH`]
+    /// bytes in all.
     Write {
         values: Vec<Assignment>,
         mode: WriteMode,
@@ -62,7 +62,8 @@ pub enum OperationKind {
     },
 }
 
-/// Tells what a write does to the resources, or the resource instances, that it does not name (LwM2M 1.1 section 6.3.3).
+/// Tells what a write does to the resources, or the resource instances, that it does not name (LwM2M 1.1 section
+/// 6.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
     /// Keeps them.

@@ -105,8 +105,8 @@ fn id(segment: &str) -> Option<u16> {
     if digits { segment.parse().ok() } else { None }
 }
 
-/// Returns whether a path begins with the prefix of a device behind a gateway (OMA LwM2M Gateway 1.1, object 25, resource
-/// 1), and has ids behind it.
+/// Returns whether a path begins with the prefix of a device behind a gateway (OMA LwM2M Gateway 1.1, object 25,
+/// resource 1), and has ids behind it.
 fn names_device_behind_gateway(path: &str) -> bool {
     const MAX_PREFIX: usize = 64;
     let Some((prefix, rest)) = path.split_once('/') else { return false };

@@ -1,5 +1,5 @@
-//! Sums over the registered devices. Every part of a device counts itself, so that a look at the sums costs the same for
-//! any number of devices.
+//! Sums over the registered devices. Every part of a device counts itself, so that a look at the sums costs the same
+//! for any number of devices.
 
 use lwm2m_base::total::Total;
 

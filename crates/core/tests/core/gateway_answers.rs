@@ -42,7 +42,8 @@ fn commands(scene: &mut Scene) -> Vec<CommandOutcome> {
     commands.collect()
 }
 
-// --- What cannot be read ------------------------------------------------------------------------------------------------
+// --- What cannot be read
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn an_answer_that_cannot_be_read_ends_the_command_at_once_and_the_next_one_leaves() {
@@ -124,7 +125,8 @@ fn a_confirmable_message_with_a_format_error_is_reset() {
     }
 }
 
-// --- Answers in parts ---------------------------------------------------------------------------------------------------
+// --- Answers in parts
+// ---------------------------------------------------------------------------------------------------
 
 /// Case f03 of the field.
 #[test]
@@ -231,7 +233,8 @@ fn a_mebibyte_is_received_from_a_registered_device_by_default() {
     assert_eq!(told["data"]["content"][0]["value"].as_str().map(str::len), Some(1024 * 1024));
 }
 
-// --- Requests in parts --------------------------------------------------------------------------------------------------
+// --- Requests in parts
+// --------------------------------------------------------------------------------------------------
 
 fn write(length: usize) -> Value {
     let value = "f".repeat(length);
@@ -302,7 +305,8 @@ fn a_last_block_of_a_register_that_comes_again_is_answered_as_before() {
     scene.expect_nothing_more();
 }
 
-// --- A device that moves ------------------------------------------------------------------------------------------------
+// --- A device that moves
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_in_flight_leaves_for_the_new_address_at_once_even_after_its_last_repetition() {

@@ -34,7 +34,8 @@ fn outcomes(scene: &mut Scene) -> Vec<CommandOutcome> {
     commands.collect()
 }
 
-// --- One at a time ------------------------------------------------------------------------------------------------------
+// --- One at a time
+// ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_read_is_repeated_until_the_device_answers() {
@@ -157,7 +158,8 @@ fn a_value_beyond_the_limit_is_refused() {
     scene.expect_nothing_more();
 }
 
-// --- What waits ---------------------------------------------------------------------------------------------------------
+// --- What waits
+// ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_that_finds_the_queue_full_is_refused_and_the_others_stay() {
@@ -247,7 +249,8 @@ fn a_time_to_live_without_end_is_as_good_as_a_long_one() {
     scene.expect_nothing_more();
 }
 
-// --- Content ------------------------------------------------------------------------------------------------------------
+// --- Content
+// ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_resource_without_definition_is_refused_or_opaque_as_the_operator_chose() {
@@ -278,7 +281,8 @@ fn a_resource_without_definition_is_refused_or_opaque_as_the_operator_chose() {
     }
 }
 
-// --- Values in another format -----------------------------------------------------------------------------------------
+// --- Values in another format
+// -----------------------------------------------------------------------------------------
 
 fn push(id: u64) -> Value {
     json!({ "reqID": id, "msgType": "write", "data": { "path": "/5/0/0", "type": "Opaque", "value": "yv4=" } })
@@ -373,7 +377,8 @@ fn a_large_value_that_did_not_arrive_comes_back_as_its_size() {
     scene.expect_nothing_more();
 }
 
-// --- Devices that sleep -------------------------------------------------------------------------------------------------
+// --- Devices that sleep
+// -------------------------------------------------------------------------------------------------
 
 /// Everything that makes a device one that sleeps, and one that does not.
 #[test]

@@ -102,7 +102,8 @@ fn wakes(scene: &mut Scene) {
     scene.ask(&update, Code::CHANGED);
 }
 
-// --- Answers ------------------------------------------------------------------------------------------------------------
+// --- Answers
+// ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_is_answered_for_who_asked_and_published_with_its_origin() {
@@ -209,7 +210,8 @@ fn a_device_that_leaves_ends_its_commands_whether_or_not_the_broker_still_listen
     scene.expect_nothing_more();
 }
 
-// --- Admission ----------------------------------------------------------------------------------------------------------
+// --- Admission
+// ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_waits_at_its_place_until_the_device_wakes() {
@@ -298,7 +300,8 @@ fn the_console_has_a_share_of_the_observations() {
     scene.observe(92, "/3303/0/5602");
 }
 
-// --- The guard of observations ------------------------------------------------------------------------------------------
+// --- The guard of observations
+// ------------------------------------------------------------------------------------------
 
 #[test]
 fn an_observation_of_an_application_is_neither_replaced_nor_ended_unless_forced() {
@@ -390,7 +393,8 @@ fn paths_of_auto_observe_are_guarded_before_and_after_it_has_asked_for_them() {
     assert!(matches!(asks(&mut scene, 2, &cancel(2, "/3303/0")), Err(CommandRefusal::ObservedAlready(_))));
 }
 
-// --- Withdrawals --------------------------------------------------------------------------------------------------------
+// --- Withdrawals
+// --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn an_operator_withdraws_what_waits_whoever_gave_it() {
@@ -420,7 +424,8 @@ fn an_operator_withdraws_what_waits_whoever_gave_it() {
     scene.expect_nothing_more();
 }
 
-// --- Restarts -----------------------------------------------------------------------------------------------------------
+// --- Restarts
+// -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn after_a_restart_a_command_goes_on_and_nobody_has_asked_for_it() {
@@ -467,7 +472,8 @@ fn a_restored_command_is_answered_to_nobody_if_answers_are_not_published() {
     assert_eq!(outcomes(&mut scene), [CommandOutcome::Answered]);
 }
 
-// --- Observations that last as long as a stream ------------------------------------------------------------------------
+// --- Observations that last as long as a stream
+// ------------------------------------------------------------------------
 
 fn while_stream() -> ConsoleOrigin {
     ConsoleOrigin { while_stream: true, ..alice() }

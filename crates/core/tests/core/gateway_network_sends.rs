@@ -1,5 +1,5 @@
-//! Sends over a network that loses, repeats and reorders, close together, and over restarts of the gateway: a Send that was
-//! answered 2.04 is published once, one that was answered otherwise is not, and the order is that of the arrivals.
+//! Sends over a network that loses, repeats and reorders, close together, and over restarts of the gateway: a Send that
+//! was answered 2.04 is published once, one that was answered otherwise is not, and the order is that of the arrivals.
 //!
 //! A process of the gateway remembers no message of the process before it. So a Send that the device repeats over a
 //! restart may be published by each of the two, as RFC 7252 section 4.5 allows after the loss of state.

@@ -1,4 +1,5 @@
-//! The end of the program, as the core sees it, in virtual time: nothing new, and the last word about what is in flight.
+//! The end of the program, as the core sees it, in virtual time: nothing new, and the last word about what is in
+//! flight.
 
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind};

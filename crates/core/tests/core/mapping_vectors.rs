@@ -1,6 +1,7 @@
-//! Plays cases of JSON and bytes that need no gateway: TLV as bytes and as trees, and commands from JSON to a CoAP request
-//! and from a CoAP response to JSON. They are read from the file that `LWM2M_VECTORS` names, or else from
-//! `../shared/spec/vectors.json`; those of LwM2M 1.1 and 1.2 from `LWM2M_VECTORS_11` or `../shared/spec/vectors-11.json`.
+//! Plays cases of JSON and bytes that need no gateway: TLV as bytes and as trees, and commands from JSON to a CoAP
+//! request and from a CoAP response to JSON. They are read from the file that `LWM2M_VECTORS` names, or else from
+//! `../shared/spec/vectors.json`; those of LwM2M 1.1 and 1.2 from `LWM2M_VECTORS_11` or
+//! `../shared/spec/vectors-11.json`.
 
 mod lwm2m_11;
 

@@ -1,4 +1,5 @@
-//! The protection of records: RFC 5246 section 6.2.3 as RFC 6347 section 4.1.2 changes it, RFC 7366, RFC 9146 section 5.
+//! The protection of records: RFC 5246 section 6.2.3 as RFC 6347 section 4.1.2 changes it, RFC 7366, RFC 9146 section
+//! 5.
 //!
 //! The key schedule is made anew for each record: to keep it would cost 700 bytes for each direction, to make it costs
 //! less than a tenth of a microsecond.
@@ -60,8 +61,8 @@ pub struct Sealing<'a> {
 }
 
 impl RecordKeys {
-    /// Derives the keys of both directions (RFC 5246 section 6.3): MAC keys, keys and implicit IVs, of the client and of
-    /// the server each.
+    /// Derives the keys of both directions (RFC 5246 section 6.3): MAC keys, keys and implicit IVs, of the client and
+    /// of the server each.
     pub fn derive(suite: Suite, master_secret: &[u8; 48], client_random: &[u8; 32], server_random: &[u8; 32]) -> Self {
         let mut block = Zeroizing::new(vec![0; suite.key_block_length()].into_boxed_slice());
         prf::prf(suite.hash(), master_secret, b"key expansion", &[server_random, client_random], &mut block);

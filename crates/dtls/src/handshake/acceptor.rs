@@ -205,8 +205,8 @@ impl fmt::Debug for PemSecret {
     }
 }
 
-/// OpenSSL's security level of the chain of a client's certificate: 112 bits, which is RSA of 2,048 bits, curves of 224, and
-/// no SHA-1 (SSL_CTX_set_security_level(3)). A pinned certificate has no chain.
+/// OpenSSL's security level of the chain of a client's certificate: 112 bits, which is RSA of 2,048 bits, curves of
+/// 224, and no SHA-1 (SSL_CTX_set_security_level(3)). A pinned certificate has no chain.
 const CERTIFICATE_LEVEL: i32 = 2;
 
 /// The signature algorithms of both sides: all except those with SHA-1 and SHA-224.
@@ -296,8 +296,9 @@ impl CheckedCredentials {
         context.set_options(SslOptions::NO_RENEGOTIATION | SslOptions::NO_QUERY_MTU | SslOptions::NO_COMPRESSION);
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         context.set_session_id_context(b"lwm2m-gateway")?;
-        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. It would allow SHA-1
-        // and short keys, too: so suites and signatures are said by name, and `ask` raises the level of certificates.
+        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. It would allow
+        // SHA-1 and short keys, too: so suites and signatures are said by name, and `ask` raises the level of
+        // certificates.
         let names: Vec<_> = suites.iter().map(|suite| suite.name).collect();
         context.set_cipher_list(&format!("{}:@SECLEVEL=0", names.join(":")))?;
         context.set_sigalgs_list(SIGNATURES)?;

@@ -21,8 +21,8 @@ use openssl::pkey::{PKeyRef, Public};
 #[cfg(raw_public_keys)]
 use openssl::x509::X509StoreContextRef;
 
-/// Microseconds until OpenSSL would send a flight again, about 71 minutes: longer than any handshake may take, so that it
-/// never does. When a flight is sent again is ours to say, by our clock.
+/// Microseconds until OpenSSL would send a flight again, about 71 minutes: longer than any handshake may take, so that
+/// it never does. When a flight is sent again is ours to say, by our clock.
 const NEVER: c_uint = c_uint::MAX;
 
 /// `SSL_TICKET_SUCCESS`: the ticket is good.
@@ -46,8 +46,8 @@ pub(super) fn listen<S>(stream: &mut SslStream<S>) -> bool {
     if address.is_null() {
         return false;
     }
-    // SAFETY: the stream has a living SSL with its BIOs, and is borrowed exclusively, so that nobody else uses them during
-    // the call; `address` was made above. DTLSv1_listen works on these only, and keeps neither argument.
+    // SAFETY: the stream has a living SSL with its BIOs, and is borrowed exclusively, so that nobody else uses them
+    // during the call; `address` was made above. DTLSv1_listen works on these only, and keeps neither argument.
     let taken = unsafe { DTLSv1_listen(stream.ssl().as_ptr(), address) };
     // SAFETY: made above, not freed before, and kept by nobody.
     unsafe { BIO_ADDR_free(address) };
@@ -59,15 +59,15 @@ pub(super) fn never_retransmit(ssl: &mut SslRef) {
     // SAFETY: `ssl` is a living SSL; the call only looks at its method.
     let is_dtls = unsafe { SSL_is_dtls(ssl.as_ptr()) } == 1;
     assert!(is_dtls, "the contexts here are all for DTLS: others have no timer");
-    // SAFETY: `ssl` is a living SSL for DTLS, borrowed exclusively; the callback is a function of this program, so that it
-    // lives as long as any SSL.
+    // SAFETY: `ssl` is a living SSL for DTLS, borrowed exclusively; the callback is a function of this program, so that
+    // it lives as long as any SSL.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
 }
 
 /// Returns the cipher suite of the ServerHello, once it is chosen.
 pub(super) fn pending_cipher(ssl: &SslRef) -> Option<&SslCipherRef> {
-    // SAFETY: `ssl` is a living SSL. The pointer is null or into OpenSSL's own table of ciphers, which is never freed; the
-    // lifetime that is given to it here is shorter.
+    // SAFETY: `ssl` is a living SSL. The pointer is null or into OpenSSL's own table of ciphers, which is never freed;
+    // the lifetime that is given to it here is shorter.
     unsafe {
         let cipher = SSL_get_pending_cipher(ssl.as_ptr());
         (!cipher.is_null()).then(|| SslCipherRef::from_ptr(cipher.cast_mut()))
@@ -76,7 +76,8 @@ pub(super) fn pending_cipher(ssl: &SslRef) -> Option<&SslCipherRef> {
 
 /// Lets [`tickets`] decide about the tickets of a context.
 pub(super) fn set_tickets(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
-    // SAFETY: the context is a living SSL_CTX; the callbacks are functions of this program, and their argument is not used.
+    // SAFETY: the context is a living SSL_CTX; the callbacks are functions of this program, and their argument is not
+    // used.
     let set = unsafe {
         SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(write_ticket), Some(read_ticket), ptr::null_mut())
     };
@@ -87,15 +88,15 @@ pub(super) fn set_tickets(context: &mut SslContextBuilder) -> Result<(), ErrorSt
 pub(super) fn ticket_note(session: &SslSessionRef) -> &[u8] {
     let mut note: *mut c_void = ptr::null_mut();
     let mut length = 0;
-    // SAFETY: the session is a living SSL_SESSION; both places are ours and outlive the call. It writes a pointer into the
-    // session, or null with length 0.
+    // SAFETY: the session is a living SSL_SESSION; both places are ours and outlive the call. It writes a pointer into
+    // the session, or null with length 0.
     let found = unsafe { SSL_SESSION_get0_ticket_appdata(session.as_ptr(), &mut note, &mut length) };
     if found != 1 || note.is_null() {
         return &[];
     }
     // SAFETY: OpenSSL says that there are `length` bytes at `note`. They belong to the session and change only by
-    // SSL_SESSION_set1_ticket_appdata, which `write_ticket` calls, and only from within OpenSSL, while nothing borrows the
-    // session.
+    // SSL_SESSION_set1_ticket_appdata, which `write_ticket` calls, and only from within OpenSSL, while nothing borrows
+    // the session.
     unsafe { slice::from_raw_parts(note.cast(), length) }
 }
 
@@ -116,8 +117,8 @@ pub(super) fn set_certificate_types(
 /// Returns the raw public key whose possession the client has proved.
 #[cfg(raw_public_keys)]
 pub(super) fn peer_raw_public_key(ssl: &SslRef) -> Option<&PKeyRef<Public>> {
-    // SAFETY: `ssl` is a living SSL. The key is null or belongs to its session, which changes in a handshake only, and that
-    // takes the SSL exclusively (`SslStream::accept` takes `&mut self`).
+    // SAFETY: `ssl` is a living SSL. The key is null or belongs to its session, which changes in a handshake only, and
+    // that takes the SSL exclusively (`SslStream::accept` takes `&mut self`).
     unsafe {
         let key = SSL_get0_peer_rpk(ssl.as_ptr());
         (!key.is_null()).then(|| PKeyRef::from_ptr(key))
@@ -127,8 +128,8 @@ pub(super) fn peer_raw_public_key(ssl: &SslRef) -> Option<&PKeyRef<Public>> {
 /// Returns the raw public key that has to be verified; `None` for a certificate.
 #[cfg(raw_public_keys)]
 pub(super) fn raw_public_key_to_verify(context: &X509StoreContextRef) -> Option<&PKeyRef<Public>> {
-    // SAFETY: the context is a living X509_STORE_CTX. The key is null or belongs to whoever started the verification, who
-    // keeps it for the whole of it; the reference lives no longer than that of the context.
+    // SAFETY: the context is a living X509_STORE_CTX. The key is null or belongs to whoever started the verification,
+    // who keeps it for the whole of it; the reference lives no longer than that of the context.
     unsafe {
         let key = X509_STORE_CTX_get0_rpk(context.as_ptr());
         (!key.is_null()).then(|| PKeyRef::from_ptr(key))
@@ -140,12 +141,12 @@ extern "C" fn never(_ssl: *mut sys::SSL, _microseconds: c_uint) -> c_uint {
 }
 
 extern "C" fn write_ticket(ssl: *mut sys::SSL, _argument: *mut c_void) -> c_int {
-    // SAFETY: OpenSSL calls this with the SSL whose ticket it is about to write: alive, and not in use elsewhere. A panic
-    // would end the process at this border, as it has to (extern "C" aborts).
+    // SAFETY: OpenSSL calls this with the SSL whose ticket it is about to write: alive, and not in use elsewhere. A
+    // panic would end the process at this border, as it has to (extern "C" aborts).
     let ssl = unsafe { SslRef::from_ptr(ssl) };
     let (Some(note), Some(session)) = (tickets::note(ssl), ssl.session()) else { return 1 };
-    // SAFETY: the session is alive; it is the one of this SSL and not in a cache (there is none here), so that nobody else
-    // reads it. The bytes are copied by the call.
+    // SAFETY: the session is alive; it is the one of this SSL and not in a cache (there is none here), so that nobody
+    // else reads it. The bytes are copied by the call.
     unsafe { SSL_SESSION_set1_ticket_appdata(session.as_ptr(), note.as_ptr().cast(), note.len()) }
 }
 

@@ -1,15 +1,16 @@
-//! The handshake of DTLS 1.2, which OpenSSL does: records of the client in, datagrams, a question for a key and at last the
-//! keys of an association out. OpenSSL is named nowhere else, and nowhere else is `unsafe`.
+//! The handshake of DTLS 1.2, which OpenSSL does: records of the client in, datagrams, a question for a key and at last
+//! the keys of an association out. OpenSSL is named nowhere else, and nowhere else is `unsafe`.
 //!
 //! 1. The hello whose cookie was verified, reassembled, is taken as if OpenSSL had asked for the cookie.
-//! 2. With a ticket in it the session may be resumed: what OpenSSL answers is held back until the key of that session is
-//!    found to be the key of today. If it is not, the handshake begins again, as a full one.
+//! 2. With a ticket in it the session may be resumed: what OpenSSL answers is held back until the key of that session
+//!    is found to be the key of today. If it is not, the handshake begins again, as a full one.
 //! 3. The ClientKeyExchange of a suite with pre-shared keys is held, and its identity asked about; OpenSSL gets both.
 //! 4. Since then the keys are known. With connection ids (RFC 9146, which OpenSSL does not know) the client's protected
 //!    records are opened and protected again the way OpenSSL expects them, and its own the other way.
 //! 5. When OpenSSL is content it goes, and what is left is [`Established`].
 //!
-//! When a flight is sent again is said by the [`DtlsServer`](super::DtlsServer), which has the clock: OpenSSL's timer is taken out.
+//! When a flight is sent again is said by the [`DtlsServer`](super::DtlsServer), which has the clock: OpenSSL's timer
+//! is taken out.
 
 mod acceptor;
 mod connection;
@@ -96,8 +97,8 @@ pub struct Established {
     pub newest_read_sequence: u64,
     /// Our datagrams that the client has to have seen, as they were sent: empty where the client spoke last.
     pub last_flight: Vec<Vec<u8>>,
-    /// Records of epoch 1, whole, that the client sent before the handshake was finished here and that are no part of it:
-    /// for the association, as if they came now.
+    /// Records of epoch 1, whole, that the client sent before the handshake was finished here and that are no part of
+    /// it: for the association, as if they came now.
     pub early: Vec<Vec<u8>>,
     pub identity: Identity,
     pub resumed: bool,
@@ -186,8 +187,8 @@ impl Handshake {
     /// Handles the current key of the identity that was asked for; `None` if it has none.
     ///
     /// A client with an unknown identity is told so by an alert. RFC 4279 section 2 allows to go on with a random key
-    /// instead, which hides what identities there are; but identities are sent in the clear anyway, and a device that is
-    /// left without an answer would spend a minute of its battery on repeating itself.
+    /// instead, which hides what identities there are; but identities are sent in the clear anyway, and a device that
+    /// is left without an answer would spend a minute of its battery on repeating itself.
     pub fn handle_key(&mut self, key: Option<&PskKey>) {
         match std::mem::replace(&mut self.stage, HandshakeStage::Over) {
             HandshakeStage::Resuming { connection, identity } => self.resume(connection, identity, key),
@@ -218,8 +219,8 @@ impl Handshake {
         }
     }
 
-    /// Returns whether the client has answered the first flight. Until the handshake is finished that is no proof of who it
-    /// is, but a client that only floods hellos does not do it.
+    /// Returns whether the client has answered the first flight. Until the handshake is finished that is no proof of
+    /// who it is, but a client that only floods hellos does not do it.
     pub(crate) fn is_answered(&self) -> bool {
         self.answered
     }
@@ -363,8 +364,8 @@ impl Handshake {
         HandshakeRecordOutcome::Taken
     }
 
-    /// Fragments of the ClientKeyExchange with PSK. Nothing else is in the same record: nothing else of that flight is a
-    /// handshake message of epoch 0.
+    /// Fragments of the ClientKeyExchange with PSK. Nothing else is in the same record: nothing else of that flight is
+    /// a handshake message of epoch 0.
     fn collect_key(&mut self, connection: Box<OpenSslHandshake>, message: Option<Reassembly>, record: DtlsRecord<'_>) {
         let mut fragments = message::fragments(record.fragment);
         let message = message.or_else(|| Reassembly::begin(&fragments.next()?, MAX_KEY_EXCHANGE));

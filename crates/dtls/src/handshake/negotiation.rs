@@ -9,8 +9,8 @@ use openssl::ssl::{Ssl, SslRef};
 use crate::credentials::PskKey;
 use crate::record::{OwnCid, PeerCid};
 
-/// Found again in the callbacks by the SSL object. The lock is never waited for: one thread at a time has a handshake, and
-/// its callbacks run within its calls.
+/// Found again in the callbacks by the SSL object. The lock is never waited for: one thread at a time has a handshake,
+/// and its callbacks run within its calls.
 #[derive(Clone)]
 pub(super) struct SharedNegotiation(Arc<Mutex<Negotiation>>);
 

@@ -1,8 +1,8 @@
 //! Session tickets (RFC 5077) that a changed or revoked key makes worthless.
 //!
-//! OpenSSL asks for no key when a session is resumed. So a ticket carries a keyed digest of the identity and its key, and
-//! the handshake compares that with the key of today before anything of the resumption leaves. The tickets' own keys live
-//! as long as the [`Acceptor`](super::Acceptor): with new credentials no ticket of before is read.
+//! OpenSSL asks for no key when a session is resumed. So a ticket carries a keyed digest of the identity and its key,
+//! and the handshake compares that with the key of today before anything of the resumption leaves. The tickets' own
+//! keys live as long as the [`Acceptor`](super::Acceptor): with new credentials no ticket of before is read.
 
 use hmac::{Hmac, KeyInit, Mac};
 use openssl::error::ErrorStack;

@@ -62,8 +62,8 @@ impl Trust {
     /// Decides for OpenSSL whether what a client showed is trusted; `ok` is OpenSSL's own result. The CertificateVerify
     /// proves separately that the client has the private key.
     ///
-    /// A pin is the whole of the trust: neither the dates nor the issuer of a pinned certificate matter, it is trusted until
-    /// it is no longer configured.
+    /// A pin is the whole of the trust: neither the dates nor the issuer of a pinned certificate matter, it is trusted
+    /// until it is no longer configured.
     pub fn verify(&self, ok: bool, context: &mut X509StoreContextRef) -> bool {
         let trusted = ok || self.holds_leaf(context) || self.holds_raw_key(context);
         if trusted {

@@ -23,8 +23,8 @@ pub(crate) fn set_session(ssl: &mut SslRef, session: &SslSession) {
     unsafe { ssl.set_session(session) }.expect("a session of this context");
 }
 
-/// Takes the next datagram: true if it is a hello with a valid cookie, else it was answered with one. Statelessly, and the
-/// way that OpenSSL's manual has for servers.
+/// Takes the next datagram: true if it is a hello with a valid cookie, else it was answered with one. Statelessly, and
+/// the way that OpenSSL's manual has for servers.
 pub fn listen<S>(stream: &mut SslStream<S>) -> bool {
     // SAFETY: a living SSL with its BIOs, borrowed exclusively; the address is made and freed here.
     unsafe {

@@ -1,5 +1,5 @@
-//! A DTLS client of a test: OpenSSL's, without sockets and without a clock. With a connection id (RFC 9146), which OpenSSL
-//! does not know, its records of epoch 1 are opened and sealed again on their way.
+//! A DTLS client of a test: OpenSSL's, without sockets and without a clock. With a connection id (RFC 9146), which
+//! OpenSSL does not know, its records of epoch 1 are opened and sealed again on their way.
 //!
 //! `now` is whatever the test says; nothing here waits.
 
@@ -37,7 +37,8 @@ pub struct DtlsClientConfig {
     pub credentials: ClientCredentials,
     /// OpenSSL's names, with colons between.
     pub cipher_suites: String,
-    /// The connection id that its peer is to put into records; empty: none, but the extension is there. None: no extension.
+    /// The connection id that its peer is to put into records; empty: none, but the extension is there. None: no
+    /// extension.
     pub cid: Option<Vec<u8>>,
     /// Bytes of a handshake record, with its header. From 64 on.
     pub mtu: usize,

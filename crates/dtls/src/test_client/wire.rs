@@ -13,7 +13,8 @@ pub fn number(record: &mut [u8], next: &mut u64) {
     }
 }
 
-/// The messages of a record in fragments, so that no record is longer than `mtu`. What is no handshake message stays whole.
+/// The messages of a record in fragments, so that no record is longer than `mtu`. What is no handshake message stays
+/// whole.
 pub(crate) fn fragmented(record: &DtlsRecord<'_>, mtu: usize) -> Vec<Vec<u8>> {
     if record.content_type != ContentType::Handshake || record.bytes.len() <= mtu {
         return vec![record.bytes.to_vec()];

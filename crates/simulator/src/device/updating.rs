@@ -444,8 +444,8 @@ fn resource(instance: u16, resource: u16) -> Path {
     Path::of(&[OBJECT, instance, resource]).expect("three segments are a path")
 }
 
-/// Returns the bytes of the header of a TLV that has a whole package (LwM2M Core 1.1 section 7.4.3); 0 for a package that
-/// stands for itself.
+/// Returns the bytes of the header of a TLV that has a whole package (LwM2M Core 1.1 section 7.4.3); 0 for a package
+/// that stands for itself.
 fn tlv_header(format: u16, payload: &[u8]) -> usize {
     let Some(kind) = payload.first().filter(|_| matches!(format, format::TLV | format::LEGACY_TLV)) else { return 0 };
     let identifier = if kind & 0x20 == 0 { 1 } else { 2 };

@@ -16,8 +16,9 @@ impl Network {
         self.store = Some(MemoryStore::default());
     }
 
-    /// Ends the process of the core without a word to anybody, and begins the next one with what the store has. What the
-    /// link and the broker were about to say to the former process reaches nobody. Datagrams are still on their way.
+    /// Ends the process of the core without a word to anybody, and begins the next one with what the store has. What
+    /// the link and the broker were about to say to the former process reaches nobody. Datagrams are still on their
+    /// way.
     pub(super) fn restart(&mut self) {
         let store = self.store.as_mut().expect("the network was made persistent");
         store.keep(self.gateway.take_changes(self.now, usize::MAX));

@@ -117,8 +117,8 @@ impl Network {
         self.schedule(at, Happening::FromBroker(BrokerEvent::Published { registration, ticket }));
     }
 
-    /// Takes what the link or the broker says about a Send. The broker has it when it says so. Where the device is answered
-    /// before, the link keeps what it has queued, also when the device leaves.
+    /// Takes what the link or the broker says about a Send. The broker has it when it says so. Where the device is
+    /// answered before, the link keeps what it has queued, also when the device leaves.
     pub(super) fn decide_send(&mut self, event: &BrokerEvent) {
         let (registration, ticket) = match event {
             BrokerEvent::Queued { registration, ticket } if !self.asks_the_broker => (registration, ticket),

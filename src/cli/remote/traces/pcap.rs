@@ -1,7 +1,7 @@
 //! Follows a pcap file of which the gateway keeps the newest messages only.
 //!
-//! The file has a header of 24 bytes, and before each message one of 16 bytes: seconds, microseconds, length here, length
-//! there (draft-ietf-opsawg-pcap).
+//! The file has a header of 24 bytes, and before each message one of 16 bytes: seconds, microseconds, length here,
+//! length there (draft-ietf-opsawg-pcap).
 
 const FILE_HEADER: usize = 24;
 const MESSAGE_HEADER: usize = 16;

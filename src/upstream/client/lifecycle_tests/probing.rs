@@ -95,7 +95,8 @@ pub fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_an
         broker.acknowledge(connection);
     }
     broker.lose_all(&connections);
-    // One of them finds out that the broker is away. The first probe after it succeeds, when most are in their back-off.
+    // One of them finds out that the broker is away. The first probe after it succeeds, when most are in their
+    // back-off.
     let found_out = broker.next_dial();
     broker.fail_dial(found_out);
     broker.expect(&[Observed::HungUp(found_out)]);

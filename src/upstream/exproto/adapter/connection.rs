@@ -268,8 +268,8 @@ mod tests {
 
     const METHOD: &str = "/emqx.exproto.v1.ConnectionAdapter/Publish";
 
-    /// A server that takes HTTP/2 connections and answers each request with this status of gRPC, one connection after the
-    /// other, each for so many requests.
+    /// A server that takes HTTP/2 connections and answers each request with this status of gRPC, one connection after
+    /// the other, each for so many requests.
     async fn server(requests_per_connection: usize, status: &'static str) -> Authority {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -1,4 +1,5 @@
-//! The observations of the endpoint: their notifications keep their order, although the bodies of some are fetched first.
+//! The observations of the endpoint: their notifications keep their order, although the bodies of some are fetched
+//! first.
 
 use std::collections::VecDeque;
 use std::time::Instant;

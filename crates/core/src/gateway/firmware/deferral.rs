@@ -1,8 +1,8 @@
 //! Requests for blocks of images that wait until everything else is done.
 //!
 //! Thousands of devices may fetch an image at the same time, each as fast as it gets blocks. The gateway answers a few
-//! requests at once, and the others in turns, between which it reads its sockets: a message of another device never waits
-//! for more than one turn. Those who fetch share what is left.
+//! requests at once, and the others in turns, between which it reads its sockets: a message of another device never
+//! waits for more than one turn. Those who fetch share what is left.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -12,7 +12,8 @@ use lwm2m_base::Peer;
 /// Requests that are answered in one turn.
 const TURN: usize = 32;
 
-/// Requests that wait, at the most. A device repeats a request that is dropped, some seconds later (RFC 7252 section 4.2).
+/// Requests that wait, at the most. A device repeats a request that is dropped, some seconds later (RFC 7252 section
+/// 4.2).
 const MOST_DEFERRED: usize = 20_000;
 
 /// Owns the requests that wait for their turn, as the datagrams that they came in.

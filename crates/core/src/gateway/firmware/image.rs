@@ -1,11 +1,11 @@
-//! Images: the files that devices get. The core knows an image by its name, its size, its digest and the identity of its
-//! file; the shell has the file, and reads it at the core's request.
+//! Images: the files that devices get. The core knows an image by its name, its size, its digest and the identity of
+//! its file; the shell has the file, and reads it at the core's request.
 //!
 //! 1. A command names an image: [`Output::DescribeImage`](crate::gateway::Output::DescribeImage). The shell answers by
 //!    [`Gateway::image_described`](crate::gateway::Gateway::image_described).
 //! 2. A device needs a part of it: [`Output::ReadImage`](crate::gateway::Output::ReadImage). The shell answers by
-//!    [`Gateway::image_read`](crate::gateway::Gateway::image_read), and by [`ImageError::Changed`] if the file is another
-//!    one than was described.
+//!    [`Gateway::image_read`](crate::gateway::Gateway::image_read), and by [`ImageError::Changed`] if the file is
+//!    another one than was described.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,8 +27,8 @@ pub const READ_LENGTH: usize = 32 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageRequestId(pub(crate) u64);
 
-/// The name of an image: that of a file in the folder of the images. It consists of letters, digits, `.`, `_` and `-`, so
-/// that it is a segment of a URI path as it is, and names nothing outside the folder.
+/// The name of an image: that of a file in the folder of the images. It consists of letters, digits, `.`, `_` and `-`,
+/// so that it is a segment of a URI path as it is, and names nothing outside the folder.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(Arc<str>);

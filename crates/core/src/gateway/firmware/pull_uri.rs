@@ -173,8 +173,8 @@ impl PublicUris {
     }
 }
 
-/// Covers the keys of all URIs of images in a text or a payload with stars: what stands behind `/fw/` and before the next
-/// slash, if it may be a key.
+/// Covers the keys of all URIs of images in a text or a payload with stars: what stands behind `/fw/` and before the
+/// next slash, if it may be a key.
 pub fn cover_keys(bytes: &mut [u8]) {
     const BEFORE: &[u8] = b"/fw/";
     const LENGTH: usize = BEFORE.len() + PullKey::LENGTH + 1;

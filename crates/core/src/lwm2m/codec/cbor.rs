@@ -1,5 +1,5 @@
-//! `application/cbor`: one resource as one item (LwM2M 1.1 section 7.4.5), and the items that all CBOR formats share (RFC
-//! 8949).
+//! `application/cbor`: one resource as one item (LwM2M 1.1 section 7.4.5), and the items that all CBOR formats share
+//! (RFC 8949).
 
 use std::borrow::Cow;
 use std::convert::Infallible;

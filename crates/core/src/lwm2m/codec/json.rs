@@ -43,8 +43,8 @@ struct Element {
     text: Option<String>,
 }
 
-/// Holds the number of an element. It is read from its text: a whole number with a point or an exponent would lose digits
-/// in a double.
+/// Holds the number of an element. It is read from its text: a whole number with a point or an exponent would lose
+/// digits in a double.
 struct ExactNumber(Number);
 
 /// Tells why an element cannot be read.

@@ -1,5 +1,5 @@
-//! The values of the formats that carry types of their own: what a format says about a value, and what the definition of its
-//! resource makes of it. This is the one table of both.
+//! The values of the formats that carry types of their own: what a format says about a value, and what the definition
+//! of its resource makes of it. This is the one table of both.
 
 use std::borrow::Cow;
 
@@ -86,7 +86,8 @@ fn numeric(number: Number, expected: ResourceType) -> Result<Value, ValueError> 
     value.ok_or_else(|| ValueError::Type { expected, value: description(number) })
 }
 
-/// Reads an object link as Zephyr writes it in SenML CBOR: `object << 16 | instance` as a number of 32 bits, signed or not.
+/// Reads an object link as Zephyr writes it in SenML CBOR: `object << 16 | instance` as a number of 32 bits, signed or
+/// not.
 fn packed_link(number: i128) -> Option<ObjectLink> {
     let bits = i32::try_from(number).map(i32::cast_unsigned).or_else(|_| u32::try_from(number)).ok()?;
     let [object_high, object_low, instance_high, instance_low] = bits.to_be_bytes();

@@ -122,7 +122,8 @@ impl ObjectList {
         }
     }
 
-    /// Keeps the attributes of a link as texts. The first one of a name counts, and one without a value is an empty text.
+    /// Keeps the attributes of a link as texts. The first one of a name counts, and one without a value is an empty
+    /// text.
     fn keep_all_attributes(&mut self, target: &str, link: &Link<'_>) {
         if link.attributes.is_empty() {
             return;
@@ -135,14 +136,14 @@ impl ObjectList {
     }
 }
 
-/// Returns the link of the root: that with the resource type `oma.lwm2m`, or else `</>`, which some devices write without
-/// a type.
+/// Returns the link of the root: that with the resource type `oma.lwm2m`, or else `</>`, which some devices write
+/// without a type.
 fn root<'l, 'a>(links: &'l [Link<'a>]) -> Option<&'l Link<'a>> {
     links.iter().find(|link| has_lwm2m_type(link)).or_else(|| links.iter().find(|link| link.target == "/"))
 }
 
-/// Returns whether the link has the resource type `oma.lwm2m`. `rt` may hold several types with blanks between them (RFC
-/// 6690 section 3.1).
+/// Returns whether the link has the resource type `oma.lwm2m`. `rt` may hold several types with blanks between them
+/// (RFC 6690 section 3.1).
 fn has_lwm2m_type(link: &Link<'_>) -> bool {
     link.attribute("rt").is_some_and(|types| types.split_ascii_whitespace().any(|kind| kind == "oma.lwm2m"))
 }

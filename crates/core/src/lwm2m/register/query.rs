@@ -81,8 +81,8 @@ impl Items {
     }
 }
 
-/// Returns the text of a query item, or `None` for an item that is not UTF-8 and has no known name. An item with a known
-/// name must be UTF-8.
+/// Returns the text of a query item, or `None` for an item that is not UTF-8 and has no known name. An item with a
+/// known name must be UTF-8.
 fn text_of_item(item: &[u8]) -> Result<Option<&str>, Rejection> {
     if let Ok(text) = std::str::from_utf8(item) {
         return Ok(Some(text));

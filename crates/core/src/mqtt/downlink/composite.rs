@@ -1,5 +1,5 @@
-//! The commands on a list of paths: `read-composite`, `write-composite`, `observe-composite` and `cancel-observe-composite`
-//! (LwM2M 1.1 sections 6.3.8 to 6.4.5).
+//! The commands on a list of paths: `read-composite`, `write-composite`, `observe-composite` and
+//! `cancel-observe-composite` (LwM2M 1.1 sections 6.3.8 to 6.4.5).
 
 use std::collections::HashSet;
 
@@ -65,7 +65,8 @@ impl Source<'_> {
         Ok(operation.with_formats(formats))
     }
 
-    /// Reads one item of `content`. Returns its path, and whether it is a removal. Any other value is added to `values`.
+    /// Reads one item of `content`. Returns its path, and whether it is a removal. Any other value is added to
+    /// `values`.
     fn patch(&self, item: &Json, values: &mut Values<'_>) -> Result<(Path, bool), CommandError> {
         let item = item.as_object().ok_or(CommandError::Member { member: "content", expected: "a list of objects" })?;
         let path = relative_path(item.get("path"))?;

@@ -52,7 +52,8 @@ fn the_reset_of_a_malformed_message_is_not_the_answer_to_a_well_formed_one_with_
     scene.expect_nothing_more();
 }
 
-/// An answer with the message id and the token of the request, as the first byte and the code say, and with this behind it.
+/// An answer with the message id and the token of the request, as the first byte and the code say, and with this behind
+/// it.
 fn answer_bytes(request: &Message, first: u8, code: u8, rest: &[u8]) -> Vec<u8> {
     [&[first, code], &request.id.0.to_be_bytes()[..], request.token.as_bytes(), rest].concat()
 }

@@ -1,5 +1,5 @@
-//! Plays the cases of LwM2M 1.1 and 1.2: each device registers as its case says, a command may take several requests, and
-//! devices send values unasked.
+//! Plays the cases of LwM2M 1.1 and 1.2: each device registers as its case says, a command may take several requests,
+//! and devices send values unasked.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! The handshake of DTLS at its face, against OpenSSL's client, in memory: the cookie is the test's, records are handed over
-//! one by one, and the test decides what is lost.
+//! The handshake of DTLS at its face, against OpenSSL's client, in memory: the cookie is the test's, records are handed
+//! over one by one, and the test decides what is lost.
 
 mod scene;
 

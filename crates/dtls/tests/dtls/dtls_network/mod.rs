@@ -1,5 +1,6 @@
-//! The DTLS server at its public face, in virtual time, with OpenSSL's clients and a network that loses, doubles, delays,
-//! cuts and forges. For each case: what the device sees, what the server says, and that no sequence number is used twice.
+//! The DTLS server at its public face, in virtual time, with OpenSSL's clients and a network that loses, doubles,
+//! delays, cuts and forges. For each case: what the device sees, what the server says, and that no sequence number is
+//! used twice.
 
 mod scene;
 

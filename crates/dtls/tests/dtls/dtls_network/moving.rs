@@ -131,8 +131,8 @@ fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_witho
     assert_eq!(scene.closed, []);
 }
 
-/// In each tenth of a second of a handshake. What was begun at the former address is lost; the device begins anew when it
-/// has waited long enough, and is established.
+/// In each tenth of a second of a handshake. What was begun at the former address is lost; the device begins anew when
+/// it has waited long enough, and is established.
 #[test]
 fn a_device_that_moves_within_its_handshake_is_established_by_the_same_or_the_next_one() {
     for client in each_kind() {

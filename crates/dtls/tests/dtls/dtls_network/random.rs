@@ -1,5 +1,5 @@
-//! Random histories. The scene looks at every record that leaves: no sequence number of epoch 1 leaves twice with different
-//! bytes, whatever is lost, repeated, moved, saved and restarted.
+//! Random histories. The scene looks at every record that leaves: no sequence number of epoch 1 leaves twice with
+//! different bytes, whatever is lost, repeated, moved, saved and restarted.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -128,9 +128,9 @@ proptest! {
         scene.set_quiet_network();
         scene.run_for(Duration::from_secs(90));
         for device in 0..3 {
-            // Whatever became of it, a reboot is enough. A flight of the handshake before may still be on its way to the
-            // device: it takes the older ServerHello for the answer to its new hello (nothing of a handshake is authentic
-            // before Finished), and needs another one.
+            // Whatever became of it, a reboot is enough. A flight of the handshake before may still be on its way to
+            // the device: it takes the older ServerHello for the answer to its new hello (nothing of a handshake is
+            // authentic before Finished), and needs another one.
             for _ in 0..2 {
                 scene.reboot(device);
                 scene.run_for(Duration::from_secs(5));

@@ -69,8 +69,8 @@ fn a_device_that_did_not_get_our_last_flight_gets_it_from_the_next_process() {
     }
 }
 
-/// In each tenth of a second. Where nothing was saved, the device has to begin anew: it waits for that as long as it waits
-/// for any answer.
+/// In each tenth of a second. Where nothing was saved, the device has to begin anew: it waits for that as long as it
+/// waits for any answer.
 #[test]
 fn a_device_in_the_middle_of_its_handshake_begins_anew_and_is_established() {
     for client in each_kind() {

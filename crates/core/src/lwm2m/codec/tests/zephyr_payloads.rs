@@ -3,8 +3,8 @@
 
 use super::*;
 
-/// `[_ {-2: "/3/0/", 0: "0", 3: "Zephyr"}, {_ 0: "9", 2: 95}, {0: "12", 4: true}, {0: "14", 8: h'0102'}]`: arrays and maps
-/// may be of indefinite length.
+/// `[_ {-2: "/3/0/", 0: "0", 3: "Zephyr"}, {_ 0: "9", 2: 95}, {0: "12", 4: true}, {0: "14", 8: h'0102'}]`: arrays and
+/// maps may be of indefinite length.
 #[test]
 fn records_of_an_instance_have_the_base_name_of_the_instance() {
     let scene = CodecScene::new();
@@ -33,8 +33,8 @@ fn a_float_has_any_of_the_three_widths() {
     }
 }
 
-/// `[{-2: "/3/0/", -3: 1700000000, 0: "9", 2: 90}, {0: "9", 6: 10, 2: 91}]`: the cache of a resource has its base time in
-/// the first record, and times relative to it in the others.
+/// `[{-2: "/3/0/", -3: 1700000000, 0: "9", 2: 90}, {0: "9", 6: 10, 2: 91}]`: the cache of a resource has its base time
+/// in the first record, and times relative to it in the others.
 #[test]
 fn cached_values_keep_their_order_and_have_absolute_times() {
     let scene = CodecScene::new();
@@ -99,8 +99,8 @@ fn an_object_without_instances_is_an_empty_array() {
     assert_eq!(scene.values("/3", format::SENML_CBOR, &hex("80")), Ok(vec![]));
 }
 
-/// `[{-2: "/3/0/", 0: "6/0", 2: 1}, {2: 5}]`: a regression of 2025 leaves the name out of the later instances of a multiple
-/// resource. The base name alone is no resource, and a payload is never published in part.
+/// `[{-2: "/3/0/", 0: "6/0", 2: 1}, {2: 5}]`: a regression of 2025 leaves the name out of the later instances of a
+/// multiple resource. The base name alone is no resource, and a payload is never published in part.
 #[test]
 fn a_record_without_its_name_makes_the_payload_malformed() {
     let scene = CodecScene::new();
