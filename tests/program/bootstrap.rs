@@ -278,6 +278,31 @@ fn check_refuses_an_identity_of_both_kinds_where_a_listener_serves_both() {
     assert!(is_valid, "{said}");
 }
 
+/// The first device of the demonstration has no server: it is given one.
+#[test]
+fn the_demonstration_shows_a_device_that_is_given_its_server() {
+    let folder = TempDir::new().expect("a place for the files");
+    let config = format!(
+        "xml_dir = \"{}/xml\"\nadmin.enable = false\nlisteners.udp.default.bind = \"127.0.0.1:0\"\n\
+         embedded.mqtt = \"127.0.0.1:0\"\nembedded.listener = \"127.0.0.1:0\"\nembedded.adapter = \"127.0.0.1:0\"\n\
+         upstream.exproto.handler_bind = \"{}\"\n",
+        env!("CARGO_MANIFEST_DIR"),
+        ports::free_address(),
+    );
+    fs::write(folder.path().join("gateway.toml"), config).expect("a place for the files");
+    let output = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+        .args(["demo", "--once", "--bootstrap", "--config", "gateway.toml"])
+        .current_dir(folder.path())
+        .output()
+        .expect("the program is built");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+    assert!(output.status.success(), "{said}");
+    for expected in ["PUT /0/1, answered 2.04", "was given the server 101 at coap://127.0.0.1:", "registered, as /rd/"]
+    {
+        assert!(said.contains(expected), "{expected}:\n{said}");
+    }
+}
+
 /// `docs/bootstrap.md` shows a file of accounts.
 #[test]
 fn the_accounts_in_the_documentation_are_taken() {
