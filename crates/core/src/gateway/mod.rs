@@ -224,7 +224,9 @@ impl Gateway {
             | BrokerEvent::PublishRefused { .. } => None,
         };
         self.registrations.handle_broker(&mut self.context, event);
-        if let Some(device) = connected.and_then(|id| self.registrations.devices().registry().device(id)) {
+        if self.context.awaited_bootstraps.len() > 0
+            && let Some(device) = connected.and_then(|id| self.registrations.devices().registry().device(id))
+        {
             let endpoint = device.registration.endpoint.clone();
             self.deliver_bootstrap(&endpoint);
         }

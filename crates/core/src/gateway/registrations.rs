@@ -473,7 +473,8 @@ impl Registrations {
         let forbidden = self.access.forbids_name(&context.settings, endpoint, (peer, identity), taken_over_dtls);
         let own = || context.settings.identity.identity_of(endpoint);
         let has_key = || own().is_some_and(|own| context.generated_keys.contains(&own));
-        let needs_dtls = peer.association.is_none() && !context.settings.plain_udp_for_psk_devices;
+        let may_have_key = context.generated_keys.len() > 0;
+        let needs_dtls = may_have_key && peer.association.is_none() && !context.settings.plain_udp_for_psk_devices;
         forbidden.or_else(|| (needs_dtls && has_key()).then_some(Forbidden::HasKey))
     }
 
