@@ -1,6 +1,5 @@
 //! Assembles the program from its configuration, runs it and shuts it down.
 
-mod driver_thread;
 mod dtls;
 mod start;
 
@@ -22,6 +21,7 @@ use crate::console::RunningConsole;
 use crate::console::tokens::{NewToken, Role};
 use crate::observability::logging::LogFormat;
 use crate::reload::Reloading;
+use crate::runtime_thread::RuntimeThread;
 use crate::service;
 #[cfg(feature = "embedded")]
 use crate::simulation::SimulatedDevices;
@@ -30,14 +30,12 @@ use lwm2m_base::secret::Secret;
 
 pub use start::start;
 
-use driver_thread::DriverThread;
-
 /// The running program.
 pub struct App {
     addresses: BoundAddresses,
     stop: oneshot::Sender<()>,
     driver: JoinHandle<()>,
-    _driver_thread: DriverThread,
+    _driver_thread: RuntimeThread,
     /// The condition of the program itself: it goes down at the shutdown.
     serving: Condition,
     /// The admin listener, which serves until the driver has ended.

@@ -47,6 +47,7 @@ mod meters;
 pub mod observability;
 mod parent;
 mod reload;
+mod runtime_thread;
 pub mod service;
 #[cfg(feature = "embedded")]
 mod simulation;

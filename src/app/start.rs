@@ -30,6 +30,7 @@ use crate::observability::failures::FailureLog;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::status::ReloadStatus;
 use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
+use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::service::Watchdog;
 use crate::store::{OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
@@ -39,7 +40,6 @@ use crate::upstream::UpstreamLink;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
-use super::driver_thread::DriverThread;
 use super::dtls::DtlsSetup;
 use super::{App, BoundAddresses, random_seed};
 
@@ -72,7 +72,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         serving,
         admin: admin.map(|listener| tokio::spawn(admin::serve(listener, sources))),
         #[cfg(feature = "console")]
-        console: listeners.console.map(Console::start),
+        console: listeners.console.map(Console::start).transpose().context("the thread of the console")?,
         reloading: Some(reloading),
         #[cfg(feature = "embedded")]
         broker,
@@ -101,7 +101,7 @@ struct PreparedAccounts {
 
 /// Holds what the driver is made of.
 struct DriverParts {
-    thread: DriverThread,
+    thread: RuntimeThread,
     sockets: UdpSockets,
     link: UpstreamLink,
     store: Option<(OpenedStore, StoreContents)>,
@@ -119,7 +119,7 @@ struct Listeners {
 }
 
 struct RunningDriver {
-    thread: DriverThread,
+    thread: RuntimeThread,
     task: JoinHandle<()>,
     stop: oneshot::Sender<()>,
 }
@@ -204,7 +204,7 @@ async fn driver_parts(
     unix_time: Duration,
     Prepared { conditions, metrics, .. }: &Prepared,
 ) -> anyhow::Result<DriverParts> {
-    let thread = DriverThread::start().context("the thread of the driver")?;
+    let thread = RuntimeThread::start("driver", Priority::Normal).context("the thread of the driver")?;
     let sockets = {
         let _registered_there = thread.runtime().enter();
         bind_sockets(&config.listeners, &conditions.add("sockets"))?

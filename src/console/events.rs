@@ -91,8 +91,14 @@ struct EventStream {
     _open: OpenStream,
     chunks: mpsc::Sender<Bytes>,
     checks: Interval,
-    ends: Instant,
-    next_comment: Instant,
+    deadlines: StreamDeadlines,
+}
+
+/// The times at which a stream ends, and at which it needs a comment.
+#[derive(Clone, Copy, Debug)]
+struct StreamDeadlines {
+    end: Instant,
+    comment: Instant,
 }
 
 /// The body of a stream.
@@ -174,8 +180,7 @@ pub fn respond(access: Access, cut: ConnectionCut, open: OpenStream, feed: Event
     let now = monotonic_now();
     let mut checks = interval(CHECK_EVERY);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (ends, next_comment) = (now + LONGEST, now + COMMENT_EVERY);
-    let stream = EventStream { feed, access, _open: open, chunks, checks, ends, next_comment };
+    let stream = EventStream { feed, access, _open: open, chunks, checks, deadlines: StreamDeadlines::new(now) };
     tokio::spawn(async move {
         stream.run().await;
         // A client that does not read any more would keep the connection for ever.
@@ -286,7 +291,7 @@ impl EventStream {
                     if !self.may_go_on(now) || self.chunks.is_closed() {
                         return None;
                     }
-                    if now >= self.next_comment && !self.send(Bytes::from_static(b":\n\n")).await {
+                    if self.deadlines.needs_comment(now) && !self.send(Bytes::from_static(b":\n\n")).await {
                         return None;
                     }
                 }
@@ -300,7 +305,7 @@ impl EventStream {
         loop {
             tokio::select! {
                 sent = self.chunks.send(chunk.clone()) => {
-                    self.next_comment = monotonic_now() + COMMENT_EVERY;
+                    self.deadlines.sent(monotonic_now());
                     return sent.is_ok();
                 }
                 _ = self.checks.tick() => {
@@ -313,7 +318,27 @@ impl EventStream {
     }
 
     fn may_go_on(&self, now: Instant) -> bool {
-        now < self.ends && self.feed.server().files.tokens().grants(&self.access)
+        !self.deadlines.is_over(now) && self.feed.server().files.tokens().grants(&self.access)
+    }
+}
+
+impl StreamDeadlines {
+    /// Creates the times of a stream that begins now.
+    fn new(now: Instant) -> Self {
+        Self { end: now + LONGEST, comment: now + COMMENT_EVERY }
+    }
+
+    /// Notes that something was sent: silence begins anew.
+    fn sent(&mut self, now: Instant) {
+        self.comment = now + COMMENT_EVERY;
+    }
+
+    fn needs_comment(&self, now: Instant) -> bool {
+        now >= self.comment
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.end
     }
 }
 
@@ -343,6 +368,20 @@ mod tests {
     use crate::driver::onlookers::{DeviceEvent, EventKind};
 
     use super::*;
+
+    #[test]
+    fn a_stream_has_a_comment_after_15_seconds_of_silence_and_ends_after_an_hour() {
+        let begun = monotonic_now();
+        let after = |seconds| begun + Duration::from_secs_f64(seconds);
+        let mut deadlines = StreamDeadlines::new(begun);
+        assert!(!deadlines.needs_comment(after(14.9)) && deadlines.needs_comment(after(15.0)));
+        deadlines.sent(after(15.0));
+        deadlines.sent(after(20.0));
+        assert!(!deadlines.needs_comment(after(34.9)) && deadlines.needs_comment(after(35.0)));
+        // Nothing that is sent prolongs the stream.
+        deadlines.sent(after(3_599.0));
+        assert!(!deadlines.is_over(after(3_599.9)) && deadlines.is_over(after(3_600.0)));
+    }
 
     #[test]
     fn an_event_is_one_line_of_data_whatever_an_application_has_written() {

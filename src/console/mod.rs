@@ -8,6 +8,8 @@
 //! 6. Whatever changes something is in the audit log (`audit`).
 //! 7. Every error is a `problem` document (RFC 9457).
 //!
+//! All of it runs on a thread of low priority: people who look on take no processor time from devices.
+//!
 //! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
 //! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is used,
 //! so that a browser sends no credentials by itself. No answer contains a key, a password or a token.
@@ -50,13 +52,13 @@ use std::time::Instant;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
 
 use crate::admin::AdminSources;
 use crate::driver::monotonic_now;
 use crate::driver::traced::{TraceReceiver, trace_queue};
 use crate::observability::failures::FailureLog;
 use crate::reload::status::ReloadStatus;
+use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::tls::TlsError;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
@@ -126,9 +128,9 @@ pub struct Console {
     traced: TraceReceiver,
 }
 
-/// The tasks of the running console. They end, and the socket is removed, when it is dropped.
+/// The thread of the running console. It ends, and the socket is removed, when this is dropped.
 pub struct RunningConsole {
-    tasks: Vec<JoinHandle<()>>,
+    _thread: RuntimeThread,
     _socket: Option<SocketFile>,
 }
 
@@ -222,23 +224,26 @@ impl Console {
         Ok(address.map(|address| (address, self.server.files.acceptor().is_some())))
     }
 
-    /// Serves until the result is dropped.
-    pub fn start(self) -> RunningConsole {
+    /// Serves until the result is dropped, on a thread that gives way to those of devices.
+    ///
+    /// # Errors
+    /// The system has no thread or no file descriptor left.
+    pub fn start(self) -> io::Result<RunningConsole> {
         let Self { tcp, socket, server, traced } = self;
-        let mut tasks = vec![
-            tokio::spawn(files::watch(Arc::clone(&server))),
-            tokio::spawn(traces::hub::run(Arc::clone(&server), traced)),
-            tokio::spawn(history::record(Arc::clone(&server))),
-        ];
+        let thread = RuntimeThread::start("console", Priority::Low)?;
+        let runtime = thread.runtime();
+        runtime.spawn(files::watch(Arc::clone(&server)));
+        runtime.spawn(traces::hub::run(Arc::clone(&server), traced));
+        runtime.spawn(history::record(Arc::clone(&server)));
         let listeners = ConsoleListeners::new(server);
         if let Some(tcp) = tcp {
-            tasks.push(tokio::spawn(listeners.clone().serve_tcp(tcp)));
+            runtime.spawn(listeners.clone().serve_tcp(tcp));
         }
         let (listener, file) = socket.map(ConsoleSocket::into_parts).unzip();
         if let Some(listener) = listener {
-            tasks.push(tokio::spawn(listeners.serve_socket(listener)));
+            runtime.spawn(listeners.serve_socket(listener));
         }
-        RunningConsole { tasks, _socket: file }
+        Ok(RunningConsole { _thread: thread, _socket: file })
     }
 }
 
@@ -246,12 +251,6 @@ impl ConsoleServer {
     /// Returns the ID of the next event. No two events of the process have the same.
     fn next_event_id(&self) -> u64 {
         self.last_event_id.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
-impl Drop for RunningConsole {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -1,17 +1,15 @@
-//! The files of the page, which are part of the program.
+//! The files of the page, which are part of the program: without comments, types and spaces that a browser does not need.
 
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use rust_embed::{Embed, EmbeddedFile};
+use sha2::{Digest, Sha256};
 
 use super::problem::ProblemKind;
 
-/// The files. A debug build reads them from the source tree at each request.
-#[derive(Embed)]
-#[folder = "src/console/page/"]
-struct PageFiles;
+/// The files by their names; `build.rs` makes them of those in `src/console/page`.
+const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page_files.rs"));
 
 /// Answers with a file of the page; `/` is its start.
 pub fn file(request: &Request) -> Response {
@@ -20,19 +18,21 @@ pub fn file(request: &Request) -> Response {
     }
     let path = request.uri().path().trim_start_matches('/');
     let path = if path.is_empty() { "index.html" } else { path };
-    let Some((file, media_type)) = PageFiles::get(path).zip(media_type(path)) else {
+    let file = FILES.iter().find(|(name, _)| *name == path).map(|(_, file)| *file);
+    let Some((file, media_type)) = file.zip(media_type(path)) else {
         return ProblemKind::NotFound.because("the console has no such file").into_response();
     };
-    let tag = tag(&file);
+    let tag = tag(file);
     let known = request.headers().get(IF_NONE_MATCH).and_then(|known| known.to_str().ok());
     if known.is_some_and(|known| known == tag) {
         return (StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response();
     }
-    ([(CONTENT_TYPE, media_type.to_owned()), (ETAG, tag)], file.data).into_response()
+    ([(CONTENT_TYPE, media_type.to_owned()), (ETAG, tag)], file).into_response()
 }
 
-fn tag(file: &EmbeddedFile) -> String {
-    let start = file.metadata.sha256_hash().into_iter().take(16);
+fn tag(file: &[u8]) -> String {
+    let hash = Sha256::digest(file);
+    let start = hash.iter().take(16);
     format!("\"{}\"", start.map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 

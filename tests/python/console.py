@@ -7,6 +7,8 @@ import pathlib
 import re
 import secrets
 import threading
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -66,6 +68,24 @@ class Console:
         with urllib.request.urlopen(request, timeout=30) as answer:
             content = answer.read()
         return json.loads(content) if content else None
+
+    def grant(self, names):
+        """Lets these tokens be valid, and waits until they are and no others."""
+        self.tokens.write(names)
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while [name for name in ROLES if self.accepts(self.tokens.of[name])] != list(names):
+            assert time.monotonic() < end, "the tokens file is not read again"
+            time.sleep(0.1)
+
+    def accepts(self, token):
+        """Whether a token is valid."""
+        request = urllib.request.Request(f"{self.url}/api/v1/session", headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=30):
+                return True
+        except urllib.error.HTTPError as error:
+            assert error.code == 401, error
+            return False
 
     def has(self, path):
         """Whether the API of this gateway has a resource."""
