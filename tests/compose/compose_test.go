@@ -69,6 +69,18 @@ func TestComposeTakesTheFile(t *testing.T) {
 	}
 }
 
+// Two builds of one image at the same time would be in each other's way.
+func TestTheImageIsBuiltOnceAndNeverPulled(t *testing.T) {
+	services := load(t).Services
+	gateway, token := services["gateway"], services["token"]
+	if gateway.Build == nil || gateway.PullPolicy != types.PullPolicyBuild {
+		t.Errorf("gateway: build %v, pull_policy %q", gateway.Build, gateway.PullPolicy)
+	}
+	if token.Build != nil || token.PullPolicy != types.PullPolicyNever || token.Image != gateway.Image {
+		t.Errorf("token: build %v, pull_policy %q, image %q", token.Build, token.PullPolicy, token.Image)
+	}
+}
+
 func TestOnlyTheDevicesPortIsOpenToOtherMachines(t *testing.T) {
 	var published []string
 	for name, service := range load(t).Services {
