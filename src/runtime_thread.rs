@@ -7,7 +7,7 @@
 use std::io;
 use std::thread;
 
-use rustix::process::setpriority_process;
+use rustix::process::{getpriority_process, setpriority_process};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -61,7 +61,9 @@ impl Priority {
         match self {
             Self::Normal => {}
             Self::Low => {
-                if let Err(error) = setpriority_process(None, LOW) {
+                // A program that was started with a larger niceness keeps it.
+                let lowered = getpriority_process(None).and_then(|own| setpriority_process(None, own.max(LOW)));
+                if let Err(error) = lowered {
                     warn!(%error, "a thread runs with normal priority instead of a low one");
                 }
             }
@@ -71,8 +73,6 @@ impl Priority {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::getpriority_process;
-
     use super::*;
 
     #[tokio::test]
