@@ -419,6 +419,7 @@ fn there_is_a_manual_page_for_each_command() {
     let page = |name: &str| fs::read_to_string(place.0.path().join("man").join(name)).unwrap();
     let main = page("lwm2m-gateway.1");
     assert!(main.contains("lwm2m\\-gateway\\-emqx\\-config(1)") && main.contains("Exit codes: 0 success"), "{main}");
+    assert!(main.contains(".SH EXAMPLES AND ENVIRONMENT\n.nf\nExamples:\n"), "{main}");
     assert!(page("lwm2m-gateway-run.1").contains("exit\\-with\\-parent"), "{}", page("lwm2m-gateway-run.1"));
     assert!(!place.0.path().join("man/lwm2m-gateway-man.1").exists());
 
