@@ -68,7 +68,14 @@ impl SwallowingGateway {
 
     /// Restores what a store has. From now on changes are kept for [`SwallowingGateway::take_changes`].
     pub fn restore(&mut self, now: Instant, contents: StoreContents) {
-        let StoreContents { devices, associations: _, retained_commands, profiles, generated_keys: _ } = contents;
+        let StoreContents {
+            devices,
+            associations: _,
+            retained_commands,
+            profiles,
+            generated_keys: _,
+            firmware_jobs: _,
+        } = contents;
         self.gateway.restore(now, devices);
         self.gateway.restore_retained_commands(retained_commands);
         self.gateway.restore_profiles(profiles);

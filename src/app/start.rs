@@ -378,10 +378,11 @@ fn install_restored_state(
     store: Option<(OpenedStore, StoreContents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, StoreContents { devices, associations, retained_commands, profiles, generated_keys }) = match store {
-        Some((store, contents)) => (Some(store), contents),
-        None => (None, StoreContents::default()),
-    };
+    let (store, StoreContents { devices, associations, retained_commands, profiles, generated_keys, firmware_jobs }) =
+        match store {
+            Some((store, contents)) => (Some(store), contents),
+            None => (None, StoreContents::default()),
+        };
     // Before the keys of associations are compared with those that are known.
     gateway.restore_generated_keys(generated_keys);
     if let Some(secured) = secured {
@@ -394,6 +395,7 @@ fn install_restored_state(
     gateway.restore(now, devices);
     gateway.restore_retained_commands(retained_commands);
     gateway.restore_profiles(profiles);
+    gateway.restore_firmware_jobs(now, firmware_jobs);
     Ok((gateway, Some(store.start(condition)?)))
 }
 

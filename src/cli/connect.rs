@@ -262,7 +262,8 @@ fn invented(config: &Config, endpoint: &str) -> Result<(ClientInfo, Vec<String>)
     let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
     let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
     let own = config.gateway.translators.topics(with(&clientid, &username))?;
-    let (command, published) = (own.command(), [own.response(), own.notify(), own.register(), own.update()]);
+    let (command, published) =
+        (own.command(), [own.response(), own.notify(), own.register(), own.update(), own.firmware()]);
     let optional = [own.send(), own.status()].into_iter().flatten();
     let mut topics: Vec<String> = published.into_iter().chain(optional).map(|topic| topic.name).collect();
     topics.sort();

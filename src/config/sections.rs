@@ -241,6 +241,7 @@ fn limits(reader: &mut ConfigReader, pending_requests: usize, default: Limits) -
             whole(1024..=MOST_BYTES),
         ),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
+        firmware_jobs: reader.read("limits.firmware_jobs", default.firmware_jobs, whole(1..=MAX_COUNT)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MAX_COUNT)),
         composite_paths: reader.read("limits.composite_paths", default.composite_paths, whole(1..=MAX_COUNT)),
         entries: reader.read("limits.entries", default.entries, whole(1..=MAX_COUNT)),
@@ -267,6 +268,7 @@ fn translators(reader: &mut ConfigReader, default: Translators) -> Translators {
         send: optional_translator(reader, "send", default.send, SEND_TOPIC),
         register: translator(reader, "register", default.register),
         update: translator(reader, "update", default.update),
+        firmware: translator(reader, "firmware", default.firmware),
         status: optional_translator(reader, "status", default.status, STATUS_TOPIC),
     }
 }

@@ -248,6 +248,7 @@ fn topics_of(config: &Config, example: &Example) -> Option<Vec<(&'static str, St
         ("translators.notify.topic", Some(topics.notify())),
         ("translators.register.topic", Some(topics.register())),
         ("translators.update.topic", Some(topics.update())),
+        ("translators.firmware.topic", Some(topics.firmware())),
         ("translators.send.topic", topics.send()),
         ("translators.status.topic", topics.status()),
     ];

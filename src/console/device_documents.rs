@@ -336,20 +336,21 @@ impl From<ObservationView> for Observation {
 }
 
 fn topics(topics: TopicNames) -> BTreeMap<&'static str, String> {
-    let TopicNames { command, response, notify, send, register, update, status } = topics;
+    let TopicNames { command, response, notify, send, register, update, firmware, status } = topics;
     let always = [("command", command), ("response", response), ("notify", notify)];
     let mut names = BTreeMap::from(always);
-    names.extend([("register", register), ("update", update)]);
+    names.extend([("register", register), ("update", update), ("firmware", firmware)]);
     names.extend(send.map(|send| ("send", send)));
     names.extend(status.map(|status| ("status", status)));
     names
 }
 
-/// Returns who gave a command: `mqtt`, `auto_observe`, or `console:` and the name of a token.
+/// Returns who gave a command: `mqtt`, `auto_observe`, `firmware`, or `console:` and the name of a token.
 pub fn author(origin: &Origin) -> String {
     match origin {
         Origin::Application => "mqtt".to_owned(),
         Origin::AutoObserve => "auto_observe".to_owned(),
+        Origin::Firmware => "firmware".to_owned(),
         Origin::Console(console) => format!("console:{}", console.user),
     }
 }

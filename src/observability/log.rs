@@ -11,6 +11,7 @@ use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::command::firmware::{JobStatus, Method, Phase};
 use lwm2m_core::gateway::report::{BootstrapReport, DatagramOutcome, NotificationOutcome, Report};
 use lwm2m_core::lwm2m::model::UndefinedVersion;
 use lwm2m_dtls as dtls;
@@ -125,6 +126,8 @@ fn log_once(report: &Report) {
         Report::AutoObserveCut { paths, .. } => {
             warn!(paths, "auto_observe skips paths: the device has its maximum of observations");
         }
+        Report::FirmwareUpdate { status, .. } => log_firmware(status),
+        Report::FirmwareJobsFull { .. } => warn!("firmware update refused: limits.firmware_jobs"),
         Report::AutoObserveSplit { paths, .. } => {
             debug!(paths, "composite observation not accepted; auto_observe observes each path");
         }
@@ -222,6 +225,22 @@ fn log_refused_publication(topic: &str, first: bool) {
         warn!(topic, "publication refused: the broker does not authorize this device for the topic");
     } else {
         debug!(topic, "publication refused");
+    }
+}
+
+/// Logs an event of a firmware update: its phases at `info`, the progress of its download at `debug`.
+fn log_firmware(status: &JobStatus) {
+    let JobStatus { job, phase, method, attempt, bytes, error, .. } = status;
+    let (phase, method) = (phase.name(), method.map(Method::name));
+    match error {
+        Some(error) => {
+            let (error, code) = (error.name(), status.code.map(tracing::field::display));
+            warn!(%job, method, attempt, error, code, "firmware update failed");
+        }
+        None if bytes.is_some_and(|bytes| bytes > 0) && status.phase == Phase::Downloading => {
+            debug!(%job, phase, method, attempt, bytes, "firmware update");
+        }
+        None => info!(%job, phase, method, attempt, "firmware update"),
     }
 }
 

@@ -5,6 +5,7 @@ mod bootstrap;
 mod commands;
 mod datagrams;
 mod dtls;
+mod firmware;
 mod images;
 mod labels;
 mod reloads;
@@ -120,6 +121,7 @@ pub struct StoreMetrics {
     pub retained_written: Counter,
     pub profiles_written: Counter,
     pub generated_keys_written: Counter,
+    pub firmware_jobs_written: Counter,
     pub write_errors: Counter,
     pub queue_full: Counter,
     /// 1 while the store cannot be written.
@@ -134,6 +136,7 @@ impl StoreMetrics {
         let retained = "Records of executed retained commands written to or removed from the store";
         let profiles = "Object lists by profile ID written to or removed from the store";
         let generated = "Keys that the bootstrap server generated, written to the store";
+        let firmware = "Records of firmware updates written to or removed from the store";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
         Self {
             put: devices(ChangeLabel { change: "put" }),
@@ -143,6 +146,7 @@ impl StoreMetrics {
             retained_written: counter(registry, "lwm2m_store_retained_writes", retained),
             profiles_written: counter(registry, "lwm2m_store_profile_writes", profiles),
             generated_keys_written: counter(registry, "lwm2m_store_generated_key_writes", generated),
+            firmware_jobs_written: counter(registry, "lwm2m_store_firmware_writes", firmware),
             write_errors: counter(registry, "lwm2m_store_errors", "Failed store writes; each is retried"),
             queue_full: counter(registry, "lwm2m_store_waits", "Changes delayed because the store was too slow"),
             failing: gauge(registry, "lwm2m_store_failing", failing),

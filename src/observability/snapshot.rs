@@ -76,12 +76,13 @@ impl DriverSnapshot {
             ("bootstrap_sessions", gateway.bootstrap_sessions),
             ("awaited_bootstraps", gateway.awaited_bootstraps),
             ("generated_keys", gateway.generated_keys),
+            ("firmware_jobs", gateway.firmware_jobs),
             ("image_requests", gateway.image_requests),
             ("image_offers", gateway.image_offers),
             ("deferred_image_blocks", gateway.deferred_pulls),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \
-                    the firmware images and the bootstrap server.";
+                    the firmware updates and their images, and the bootstrap server.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
         gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)

@@ -7,6 +7,7 @@
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
+//! - `firmware_jobs`: by endpoint, the firmware update as JSON. It outlives the registration.
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::HashSet;
@@ -27,7 +28,9 @@ use crate::transport::{Security, UdpListener};
 use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::secret::SecretBytes;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
+use lwm2m_core::gateway::record::{
+    Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 
@@ -56,6 +59,8 @@ const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
 /// Holds for each association the names of two listeners, the one at which it was established and the one by which it
 /// is reached, and the bytes that the DTLS layer saved.
+/// The firmware update of each endpoint, as JSON. An older program leaves them as they are.
+const FIRMWARE_JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("firmware_jobs");
 const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
 
 pub struct Database {
@@ -71,6 +76,7 @@ pub struct StoreContents {
     pub retained_commands: Vec<RetainedCommandsRecord>,
     pub profiles: Vec<ProfileRecord>,
     pub generated_keys: Vec<GeneratedKeyRecord>,
+    pub firmware_jobs: Vec<FirmwareJobRecord>,
 }
 
 /// Reasons why a file cannot be used as a store.
@@ -123,6 +129,7 @@ impl Database {
             let mut retained_commands = transaction.open_table(RETAINED_COMMANDS)?;
             let mut profiles = transaction.open_table(PROFILES)?;
             let mut generated_keys = transaction.open_table(GENERATED_KEYS)?;
+            let mut firmware_jobs = transaction.open_table(FIRMWARE_JOBS)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
@@ -139,6 +146,7 @@ impl Database {
                         let next = next.as_ref().map(SecretBytes::reveal).unwrap_or_default();
                         generated_keys.insert(identity.as_str(), (key.reveal(), next))?;
                     }
+                    Change::FirmwareJob(record) => write_firmware_job(&mut firmware_jobs, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -163,7 +171,10 @@ impl Database {
         let retained_commands = database.read_retained_commands().map_err(damage)?;
         let profiles = database.read_profiles().map_err(damage)?;
         let generated_keys = database.read_generated_keys().map_err(damage)?;
-        Ok((database, StoreContents { devices, associations, retained_commands, profiles, generated_keys }))
+        let firmware_jobs = database.read_firmware_jobs().map_err(damage)?;
+        let contents =
+            StoreContents { devices, associations, retained_commands, profiles, generated_keys, firmware_jobs };
+        Ok((database, contents))
     }
 
     /// Checks the format of the file. A file without a format is new.
@@ -263,6 +274,21 @@ impl Database {
         Ok(records)
     }
 
+    fn read_firmware_jobs(&self) -> Result<Vec<FirmwareJobRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(FIRMWARE_JOBS)?.iter()? {
+            let (endpoint, job) = entry?;
+            match serde_json::from_slice(job.value()) {
+                Ok(job) => records.push(FirmwareJobRecord { endpoint: endpoint.value().to_owned(), job: Some(job) }),
+                Err(error) => {
+                    error!(endpoint = endpoint.value(), %error, "stored firmware update unreadable; it is lost");
+                }
+            }
+        }
+        Ok(records)
+    }
+
     fn read_associations(&self) -> Result<Vec<SavedAssociation>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let associations = transaction.open_table(ASSOCIATIONS)?;
@@ -357,6 +383,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(RETAINED_COMMANDS)?;
     transaction.open_table(PROFILES)?;
     transaction.open_table(GENERATED_KEYS)?;
+    transaction.open_table(FIRMWARE_JOBS)?;
     Ok(())
 }
 
@@ -380,6 +407,17 @@ fn write_profile(table: &mut Table<'_, &str, &[u8]>, record: &ProfileRecord) -> 
             table.insert(record.key.as_str(), json.as_slice())?;
         }
         None => drop(table.remove(record.key.as_str())?),
+    }
+    Ok(())
+}
+
+fn write_firmware_job(table: &mut Table<'_, &str, &[u8]>, record: &FirmwareJobRecord) -> Result<(), StorageError> {
+    match &record.job {
+        Some(job) => {
+            let json = serde_json::to_vec(job).expect("keys are texts, and numbers are whole");
+            table.insert(record.endpoint.as_str(), json.as_slice())?;
+        }
+        None => drop(table.remove(record.endpoint.as_str())?),
     }
     Ok(())
 }

@@ -92,6 +92,7 @@ impl StoreWriter {
                 Change::RetainedCommands(_) => &counters.retained_written,
                 Change::Profile(_) => &counters.profiles_written,
                 Change::GeneratedKey(_) => &counters.generated_keys_written,
+                Change::FirmwareJob(_) => &counters.firmware_jobs_written,
                 Change::Association(AssociationChange::Put(_)) => &counters.associations_put,
                 Change::Association(AssociationChange::Remove(_)) => &counters.associations_removed,
             };

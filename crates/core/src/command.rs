@@ -18,7 +18,7 @@ pub(crate) use members::{KnownMembers, Members, WrittenValue};
 pub(crate) const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Lists the values of `msgType`.
-pub const MSG_TYPES: [&str; 14] = [
+pub const MSG_TYPES: [&str; 18] = [
     "read",
     "discover",
     "write",
@@ -33,6 +33,10 @@ pub const MSG_TYPES: [&str; 14] = [
     "write-composite",
     "observe-composite",
     "cancel-observe-composite",
+    "firmware-update",
+    "firmware-activate",
+    "firmware-cancel",
+    "firmware-status",
 ];
 
 /// Holds a command that can be carried out.
@@ -57,6 +61,8 @@ pub enum Origin {
     Application,
     /// The gateway itself, for `auto_observe`.
     AutoObserve,
+    /// The gateway itself, for a firmware update.
+    Firmware,
     /// An operator, by the console.
     Console(Box<ConsoleOrigin>),
 }
@@ -101,7 +107,7 @@ impl Origin {
     pub fn console(&self) -> Option<&ConsoleOrigin> {
         match self {
             Self::Console(console) => Some(console),
-            Self::Application | Self::AutoObserve => None,
+            Self::Application | Self::AutoObserve | Self::Firmware => None,
         }
     }
 }

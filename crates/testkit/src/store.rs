@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lwm2m_core::gateway::Gateway;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
+use lwm2m_core::gateway::record::{
+    Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+};
 
 /// Holds the newest records. Those of devices go through JSON, as in a file.
 #[derive(Debug, Default)]
@@ -17,6 +19,8 @@ pub struct MemoryStore {
     pub profiles: BTreeMap<String, ProfileRecord>,
     /// The keys that the bootstrap server generated, by identity.
     pub generated_keys: BTreeMap<String, GeneratedKeyRecord>,
+    /// The firmware updates, by endpoint name, as JSON.
+    pub firmware_jobs: BTreeMap<String, String>,
 }
 
 impl MemoryStore {
@@ -45,6 +49,12 @@ impl MemoryStore {
                 Change::GeneratedKey(record) => {
                     self.generated_keys.insert(record.identity.as_str().to_owned(), record);
                 }
+                Change::FirmwareJob(FirmwareJobRecord { endpoint, job: None }) => {
+                    self.firmware_jobs.remove(&endpoint);
+                }
+                Change::FirmwareJob(FirmwareJobRecord { endpoint, job: Some(job) }) => {
+                    self.firmware_jobs.insert(endpoint, serde_json::to_string(&job).expect("a record is JSON"));
+                }
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
@@ -56,6 +66,11 @@ impl MemoryStore {
         gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
         gateway.restore_profiles(self.profiles.values().cloned().collect());
         gateway.restore_generated_keys(self.generated_keys.values().cloned().collect());
+        let read = |(endpoint, json): (&String, &String)| FirmwareJobRecord {
+            endpoint: endpoint.clone(),
+            job: Some(serde_json::from_str(json).expect("it can be read back")),
+        };
+        gateway.restore_firmware_jobs(now, self.firmware_jobs.iter().map(read).collect());
     }
 }
 

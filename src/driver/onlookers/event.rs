@@ -64,6 +64,8 @@ impl EventKind {
             | Report::Send { .. }
             | Report::AutoObserveCut { .. }
             | Report::AutoObserveSplit { .. }
+            | Report::FirmwareUpdate { .. }
+            | Report::FirmwareJobsFull { .. }
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }

@@ -65,6 +65,8 @@ impl Failure {
             | Report::Send { .. }
             | Report::AutoObserveCut { .. }
             | Report::AutoObserveSplit { .. }
+            | Report::FirmwareUpdate { .. }
+            | Report::FirmwareJobsFull { .. }
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }

@@ -40,6 +40,13 @@ pub struct CommandLabels {
     pub outcome: &'static str,
 }
 
+/// Distinguishes the events of firmware updates by phase; failures have an error.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FirmwareLabels {
+    pub phase: &'static str,
+    pub error: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PartLabel {
     pub part: &'static str,

@@ -13,6 +13,7 @@ use super::bootstrap::BootstrapMetrics;
 use super::commands::CommandMetrics;
 use super::datagrams::DatagramCounters;
 use super::dtls::DtlsMetrics;
+use super::firmware::FirmwareMetrics;
 use super::labels::{CodeLabel, FormatLabel, OutcomeLabel, ReasonLabel};
 
 /// Counts what the core reports, each report in exactly one counter.
@@ -36,6 +37,7 @@ pub struct CoreMetrics {
     sends: SendCounters,
     auto_observe_skipped: Counter,
     auto_observe_splits: Counter,
+    firmware: FirmwareMetrics,
     format_fallbacks: FormatFallbackCounters,
     undecodable_payloads: Counter,
     malformed_link_lists: Counter,
@@ -74,6 +76,7 @@ impl CoreMetrics {
             sends: SendCounters::register(registry),
             auto_observe_skipped: counter(registry, "lwm2m_auto_observe_paths_skipped", skipped),
             auto_observe_splits: counter(registry, "lwm2m_auto_observe_composite_rejections", splits),
+            firmware: FirmwareMetrics::register(registry),
             format_fallbacks: FormatFallbackCounters::register(registry),
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
@@ -111,6 +114,8 @@ impl CoreMetrics {
                 return;
             }
             Report::AutoObserveSplit { .. } => &self.auto_observe_splits,
+            Report::FirmwareUpdate { status, .. } => self.firmware.of(status),
+            Report::FirmwareJobsFull { .. } => &self.firmware.refused,
             Report::FormatRejected { format, .. } => self.format_fallbacks.of(*format),
             Report::UndecodableContent { .. } => &self.undecodable_payloads,
             Report::LinksLeftOut { .. } => &self.malformed_link_lists,

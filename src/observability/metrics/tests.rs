@@ -5,6 +5,7 @@ use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::{BlockError, Code, MessageDecodeError};
 use lwm2m_core::command::MSG_TYPES;
+use lwm2m_core::command::firmware::{JobLabel, JobStatus, Phase, UpdateError};
 use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::report::{
     CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome,
@@ -179,7 +180,26 @@ fn core_reports() -> Vec<Report> {
     let undefined_version =
         UndefinedVersion { object: 3, announced: Version { major: 2, minor: 0 }, defined: vec![Version::FIRST] };
     let formats = ContentFormat::ALL.map(|format| Report::FormatRejected { endpoint: endpoint(), format });
+    let firmware = Phase::ALL.map(|phase| (phase, None));
+    let failures = UpdateError::ALL.map(|error| (Phase::Failed, Some(error)));
+    let firmware = firmware.into_iter().filter(|(phase, _)| *phase != Phase::Failed).chain(failures);
+    let firmware = firmware.map(|(phase, error)| Report::FirmwareUpdate {
+        endpoint: endpoint(),
+        status: Box::new(JobStatus {
+            job: JobLabel::from_random([0; JobLabel::LENGTH]),
+            phase,
+            method: None,
+            state: None,
+            result: None,
+            bytes: None,
+            size: None,
+            attempt: 1,
+            error,
+            code: None,
+        }),
+    });
     let single = [
+        Report::FirmwareJobsFull { endpoint: endpoint() },
         Report::Retransmitted { peer: peer() },
         Report::DuplicateForgotten { peer: peer() },
         Report::AutoObserveCut { endpoint: endpoint(), paths: 1 },
@@ -204,6 +224,7 @@ fn core_reports() -> Vec<Report> {
         .chain(sends)
         .chain(transfers)
         .chain(formats)
+        .chain(firmware)
         .chain(single)
         .collect()
 }

@@ -48,7 +48,7 @@ fn what_is_no_token_is_no_record() {
 fn origin() -> impl Strategy<Value = Origin> {
     let console = ("[a-z]{1,8}", any::<bool>(), any::<bool>())
         .prop_map(|(user, force, while_stream)| Origin::Console(Box::new(ConsoleOrigin { user, force, while_stream })));
-    prop_oneof![Just(Origin::Application), Just(Origin::AutoObserve), console]
+    prop_oneof![Just(Origin::Application), Just(Origin::AutoObserve), Just(Origin::Firmware), console]
 }
 
 fn record() -> impl Strategy<Value = DeviceRecord> {

@@ -20,7 +20,9 @@ mod received_bodies;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::block::{Begun, BlockError, BlockSize, Download, Fetched, Upload, UploadStep, smaller_size};
+use super::block::{
+    Begun, BlockError, BlockSize, Body, Download, Fetched, SuppliedBody, Upload, UploadStep, WantedPart, smaller_size,
+};
 use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId};
 use super::observe::Freshness;
 use super::options::number;
@@ -149,6 +151,67 @@ impl Endpoint {
         let Request { method, options, payload } = request;
         self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
         id
+    }
+
+    /// Sends a confirmable request whose body is supplied part by part, so that it is never held whole: `head`, and `size`
+    /// bytes behind it. The blocks have at most `block_size` bytes. Nothing is sent before the first part is supplied.
+    pub fn send_supplied(
+        &mut self,
+        peer: Peer,
+        request: Request,
+        (head, size): (Vec<u8>, usize),
+        block_size: Option<usize>,
+    ) -> ExchangeId {
+        let block_size = block_size.map_or(self.block_size, BlockSize::at_most);
+        let id = self.exchanges.reserve_id();
+        let kept = Request { payload: Vec::new(), ..request.clone() };
+        let upload = Upload::of(request, Body::Supplied(SuppliedBody::new(head, size)), block_size);
+        self.begin(id, peer, kept, Stage::Upload(upload));
+        // No message of this id is on the way.
+        self.steps.remove(&id);
+        self.want_again(id);
+        id
+    }
+
+    /// Takes the bytes of a supplied body that were wanted, and sends the next block if they are enough for it.
+    pub fn supply(&mut self, now: Instant, id: ExchangeId, bytes: &[u8]) {
+        let Some(mut transfer) = self.transfers.remove(id) else { return };
+        let Stage::Upload(upload) = &mut transfer.stage else { return self.transfers.insert(id, transfer) };
+        let is_first = upload.is_at_beginning() && !transfer.acknowledged && transfer.step == id;
+        match upload.supply(bytes) {
+            UploadStep::Next(request) if is_first => {
+                transfer.step = self.exchanges.send_request(now, transfer.peer, &request);
+                self.steps.insert(transfer.step, id);
+                self.transfers.insert(id, transfer);
+            }
+            UploadStep::Next(request) => self.send_step(now, id, transfer, request),
+            UploadStep::Wait(wanted) => {
+                self.want(id, wanted);
+                self.transfers.insert(id, transfer);
+            }
+            UploadStep::Answer => self.transfers.insert(id, transfer),
+        }
+    }
+
+    /// Asks again for the bytes that the next block of a supplied body waits for, if it does.
+    pub fn want_again(&mut self, id: ExchangeId) {
+        if let Some(Stage::Upload(upload)) = self.transfers.get(id).map(|transfer| &transfer.stage)
+            && let UploadStep::Wait(wanted) = upload.block()
+        {
+            self.want(id, wanted);
+        }
+    }
+
+    /// Returns how many bytes of a supplied body the peer has.
+    pub fn uploaded(&self, id: ExchangeId) -> Option<usize> {
+        match &self.transfers.get(id)?.stage {
+            Stage::Upload(upload) => Some(upload.sent()),
+            Stage::Whole(_) | Stage::Download(_) => None,
+        }
+    }
+
+    fn want(&mut self, exchange: ExchangeId, WantedPart { offset, length }: WantedPart) {
+        self.events.push_back(EndpointEvent::BodyWanted { exchange, offset, length });
     }
 
     /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
@@ -302,7 +365,11 @@ impl Endpoint {
     fn send_in_blocks(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
         let (method, options) = (request.method, request.options.clone());
         let upload = Upload::new(request, self.block_size);
-        let id = self.exchanges.send_request(now, peer, &upload.block());
+        let first = match upload.block() {
+            UploadStep::Next(first) => first,
+            UploadStep::Wait(_) | UploadStep::Answer => unreachable!("the body is held whole"),
+        };
+        let id = self.exchanges.send_request(now, peer, &first);
         self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Upload(upload));
         id
     }
@@ -395,14 +462,20 @@ impl Endpoint {
     fn proceed(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, response: Response) {
         match self.advance(&mut transfer, response) {
             Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
+            Ok(Step::Wait(wanted)) => {
+                self.want(id, wanted);
+                self.transfers.insert(id, transfer);
+            }
             Ok(Step::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),
             Err(error) => self.complete(now, id, transfer.purpose, Err(error)),
         }
     }
 
     fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<Step, ExchangeError> {
-        if let Some(request) = in_smaller_parts(transfer, &response)? {
-            return Ok(Step::Next(request));
+        match in_smaller_parts(transfer, &response)? {
+            UploadStep::Next(request) => return Ok(Step::Next(request)),
+            UploadStep::Wait(wanted) => return Ok(Step::Wait(wanted)),
+            UploadStep::Answer => {}
         }
         let fetched = match &mut transfer.stage {
             Stage::Download(download) => download.answered(response)?,
@@ -497,29 +570,27 @@ impl Endpoint {
     }
 }
 
-/// Returns the next block of the request's body, if this response asks for more of it: another block, or the first one
+/// Returns the next block of the request's body, or what is needed for it, if this response asks for more of it: another block, or the first one
 /// of a body that was too large for one message (RFC 7959 section 2.9.3).
-fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Option<Request>, BlockError> {
+fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<UploadStep, BlockError> {
     match &mut transfer.stage {
-        Stage::Upload(upload) => Ok(match upload.answered(response)? {
-            UploadStep::Next(request) => Some(request),
-            UploadStep::Answer => None,
-        }),
+        Stage::Upload(upload) => upload.answered(response),
         Stage::Whole(payload) if response.code == Code::REQUEST_ENTITY_TOO_LARGE => {
-            let Some(size) = smaller_size(payload.len(), response) else { return Ok(None) };
+            let Some(size) = smaller_size(payload.len(), response) else { return Ok(UploadStep::Answer) };
             let whole = Request { payload: std::mem::take(payload), ..transfer.request.clone() };
             let upload = Upload::new(whole, size);
             let first = upload.block();
             transfer.stage = Stage::Upload(upload);
-            Ok(Some(first))
+            Ok(first)
         }
         // Nothing is left to continue with: the device has not taken the request for a whole one.
         Stage::Whole(_) if response.code == Code::CONTINUE => Err(BlockError::Unfinished),
-        Stage::Whole(_) | Stage::Download(_) => Ok(None),
+        Stage::Whole(_) | Stage::Download(_) => Ok(UploadStep::Answer),
     }
 }
 
 enum Step {
     Next(Request),
+    Wait(WantedPart),
     Complete(Response),
 }

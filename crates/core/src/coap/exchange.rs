@@ -184,6 +184,11 @@ impl Exchanges {
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
 
+    /// Returns an id for a request whose first message is sent later, under another id.
+    pub(crate) fn reserve_id(&mut self) -> ExchangeId {
+        ExchangeId(self.new_id())
+    }
+
     /// Sends a further block of a transfer that the peer has begun to answer.
     pub(crate) fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
         let token = self.tokens.random(peer, self.parameters.token_length, &mut self.rng);

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::lwm2m::firmware;
+
 use super::MSG_TYPES;
 use super::members::{KnownMembers, Members, WrittenValue};
 
@@ -132,6 +134,10 @@ impl RequestTarget {
                 let items = data.and_then(|data| data.get("content")?.as_array());
                 let path = |item: &Value| item.get("path").cloned().unwrap_or(Value::Null);
                 Self::Paths(items.map(|items| items.iter().map(path).collect()))
+            }
+            Some("firmware-update" | "firmware-activate" | "firmware-cancel" | "firmware-status") => {
+                let instance = data.and_then(|data| data.get("instance")?.as_u64()).unwrap_or(0);
+                Self::Path(Some(format!("/{}/{instance}", firmware::OBJECT)))
             }
             Some(_) | None => Self::Path(data.and_then(request_path).map(str::to_owned)),
         }

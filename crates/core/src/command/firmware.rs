@@ -115,7 +115,7 @@ pub enum UpdateError {
 }
 
 /// The content of an event: how far an update has come.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
     pub job: JobLabel,
     pub phase: Phase,
@@ -139,6 +139,18 @@ pub struct JobStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobLabel([u8; JobLabel::LENGTH]);
+
+impl FirmwareCommand {
+    /// Returns the name of the command for metrics.
+    pub fn msg_type(&self) -> &'static str {
+        match self.action {
+            FirmwareAction::Update(_) => "firmware-update",
+            FirmwareAction::Activate => "firmware-activate",
+            FirmwareAction::Cancel => "firmware-cancel",
+            FirmwareAction::Status => "firmware-status",
+        }
+    }
+}
 
 impl Phase {
     pub const ALL: [Self; 10] = [

@@ -10,15 +10,17 @@
 
 mod answering;
 mod console;
+mod firmware;
 mod restart;
 
 use std::time::Instant;
 
 use crate::coap::{BlockError, ExchangeError, ExchangeId, Response};
+use crate::command::firmware::FirmwareCommand;
 use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::{OperationKind, Outcome};
-use crate::mqtt::downlink::{self, Refusal};
+use crate::mqtt::downlink::{self, ReadCommand, Refusal};
 use crate::mqtt::uplink;
 use crate::registry::{
     AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand, QueueFull,
@@ -35,6 +37,7 @@ use super::config::Limits;
 use super::console_commands::AnswerOutcome;
 use super::context::Context;
 use super::final_answer::{FinalAnswer, Recipient};
+use super::firmware::jobs::FirmwareJobs;
 use super::pending_registrations::{EarlyCommand, PendingRegistration};
 use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
@@ -44,6 +47,7 @@ use super::view::CommandStage;
 use answering::{give_up, refuse, refuse_command, report, report_undecodable, tell_onlookers};
 
 pub(super) use console::state;
+pub(super) use firmware::answer_left;
 pub(super) use restart::refuse_restored;
 
 /// The reasons of refusals.
@@ -64,6 +68,7 @@ pub(super) struct CommandScheduler {
     early: Total,
     pub retained: RetainedCommandDedup,
     pub streams: StreamObservations,
+    pub jobs: FirmwareJobs,
     /// The serial of the newest record of a command.
     last_serial: u64,
     /// The number of the newest command.
@@ -93,18 +98,29 @@ impl CommandScheduler {
         let parsed = if payload.len() > limits.command_size {
             Err(Refusal { echo: Echo::default(), reason: too_long(limits) })
         } else {
-            downlink::parse(&payload, context.command_context(&device.registration))
+            downlink::read(&payload, context.command_context(&device.registration))
         };
+        let retained = retained.then(|| CommandDigest::of(&payload));
+        let is_known = retained.is_some_and(|digest| self.knows(device, digest));
         let command = match parsed {
-            Ok(command) => downlink::with_properties(command, expiry, reply),
+            Ok(ReadCommand::Operation(command)) => downlink::with_properties(command, expiry, reply),
+            Ok(ReadCommand::Firmware(command)) if is_known => {
+                let (endpoint, msg_type) = (device.registration.endpoint.clone(), command.msg_type());
+                let outcome = CommandOutcome::DuplicateRetained;
+                return context.report(Report::Command { endpoint, msg_type, outcome, took: None, unanswered: None });
+            }
+            Ok(ReadCommand::Firmware(command)) => {
+                let reply = reply.map(|reply| Box::new(Reply::Topic(reply)));
+                let command = FirmwareCommand { reply, ..command };
+                return self.handle_firmware(context, device, command, retained);
+            }
             Err(Refusal { echo, reason }) => {
                 let (reply, origin) = (reply.map(Reply::Topic), Origin::Application);
                 let recipient = Recipient { reply: reply.as_ref(), origin: &origin };
                 return refuse(context, device, (&echo, recipient), "error", CommandOutcome::Refused, &reason);
             }
         };
-        let retained = retained.then(|| CommandDigest::of(&payload));
-        if retained.is_some_and(|digest| self.knows(device, digest)) {
+        if is_known {
             return report(context, device, &command, CommandOutcome::DuplicateRetained, None);
         }
         let room = self.bytes.take(payload.len());
@@ -136,15 +152,22 @@ impl CommandScheduler {
         }
     }
 
-    /// Sends pending commands while the device can take one: those of applications, then those of `auto_observe`.
+    /// Sends pending commands while the device can take one: those of applications, then the request of a firmware
+    /// update, then those of `auto_observe`.
     pub fn send_next(&mut self, context: &mut Context, device: &mut Device) {
         if device.waiting.next_expiry().is_some_and(|at| at <= context.now) {
             self.expire(context, device);
         }
         while !context.draining && device.is_ready(context.now) {
-            let next = device.waiting.pop().or_else(|| self.next_auto_observation(context, device));
-            let Some(waiting) = next else { return };
-            self.send(context, device, waiting);
+            if let Some(waiting) = device.waiting.pop() {
+                self.send(context, device, waiting);
+            } else if self.send_for_job(context, device) {
+                // It is in flight, or answered already.
+            } else if let Some(waiting) = self.next_auto_observation(context, device) {
+                self.send(context, device, waiting);
+            } else {
+                return;
+            }
         }
     }
 
@@ -163,6 +186,9 @@ impl CommandScheduler {
 
     /// The device has the request and will answer later.
     pub fn acknowledged(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+        if Self::is_of_job(device) {
+            return;
+        }
         if let Some(command) = device.acknowledged(exchange) {
             let (payload, origin) = (uplink::acknowledged(&command.echo), command.origin.clone());
             context.publish_answer(device, &origin, payload);
@@ -179,6 +205,9 @@ impl CommandScheduler {
         observing: Option<u32>,
     ) {
         let Some(in_flight) = self.take_in_flight(context, device, exchange) else { return };
+        if in_flight.command.origin == Origin::Firmware {
+            return self.job_answered(context, device, in_flight, (exchange, response, observing));
+        }
         let Some(in_flight) = self.retry_in_other_format(context, device, in_flight, response) else { return };
         let InFlight { command, sent, attempts, .. } = in_flight;
         if command.awaits_bootstrap() && response.code.is_success() {
@@ -228,6 +257,9 @@ impl CommandScheduler {
 
     pub fn reset(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
+        if command.origin == Origin::Firmware {
+            return self.job_unanswered(context, device, (&command, CommandOutcome::Reset), None);
+        }
         let answer = FinalAnswer::of(AnswerOutcome::Reset, uplink::reset(&command));
         context.publish_final_answer(device, Recipient::of(&command), answer);
         report(context, device, &command, CommandOutcome::Reset, None);
@@ -237,6 +269,9 @@ impl CommandScheduler {
 
     pub fn timed_out(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
+        if command.origin == Origin::Firmware {
+            return self.job_unanswered(context, device, (&command, CommandOutcome::TimedOut), None);
+        }
         give_up(context, device, &command, AnswerOutcome::TimedOut);
         auto_observe::split(context, device, &command, None);
         self.send_next(context, device);
@@ -250,6 +285,9 @@ impl CommandScheduler {
             Some(_) => CommandOutcome::TransferFailed,
             None => CommandOutcome::MalformedAnswer,
         };
+        if command.origin == Origin::Firmware {
+            return self.job_unanswered(context, device, (&command, outcome), Some(error));
+        }
         refuse_command(context, device, &command, outcome, &reason);
         match transfer {
             Some(error) => report_transfer(context, device, error),
@@ -265,6 +303,9 @@ impl CommandScheduler {
     }
 
     fn give_up_in_flight_as(&mut self, context: &mut Context, device: &mut Device, outcome: AnswerOutcome) {
+        if Self::is_of_job(device) {
+            return self.give_up_job_request(context, device);
+        }
         if let Some(in_flight) = device.take_in_flight() {
             auto_observe::ask_again(device, &in_flight.command);
             context.coap.forget(in_flight.exchange);
@@ -287,7 +328,8 @@ impl CommandScheduler {
 
     /// Gives a device the commands of its registration before this one: that in flight is given up, the others wait.
     pub fn inherit(&mut self, context: &mut Context, device: &mut Device, mut former: Device) {
-        if let Some(in_flight) = former.take_in_flight() {
+        let in_flight = former.take_in_flight();
+        if let Some(in_flight) = in_flight.filter(|in_flight| in_flight.command.origin != Origin::Firmware) {
             give_up(context, device, &in_flight.command, AnswerOutcome::TimedOut);
         }
         device.waiting = std::mem::take(&mut former.waiting);
@@ -515,8 +557,11 @@ pub(super) fn refuse_early(
     outcome: CommandOutcome,
     reason: &str,
 ) {
-    let (echo, msg_type) = match downlink::parse(payload, context.command_context(&pending.registration)) {
-        Ok(command) => (command.echo.clone(), command.msg_type()),
+    let (echo, msg_type) = match downlink::read(payload, context.command_context(&pending.registration)) {
+        Ok(command) => {
+            let msg_type = command.msg_type();
+            (command.into_echo(), msg_type)
+        }
         Err(refusal) => (refusal.echo, "error"),
     };
     let (topic, endpoint) = (pending.topics.response(), pending.registration.endpoint.clone());

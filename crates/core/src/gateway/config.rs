@@ -233,6 +233,8 @@ pub struct Limits {
     pub pending_command_bytes_total: usize,
     /// The time that a command without `ttl` may wait.
     pub command_expiry: Duration,
+    /// Firmware updates of all devices, those that are over included until their device registers again.
+    pub firmware_jobs: usize,
     /// Observations of one device.
     pub observations: usize,
     /// Limits the paths of one composite operation.
@@ -270,6 +272,7 @@ impl Default for Limits {
             pending_command_bytes: 8 * 1024 * 1024,
             pending_command_bytes_total: 512 * 1024 * 1024,
             command_expiry: Duration::from_secs(24 * 3600),
+            firmware_jobs: 100_000,
             observations: 128,
             composite_paths: 128,
             entries: 10_000,

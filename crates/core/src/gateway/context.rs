@@ -250,7 +250,6 @@ impl Context {
 
     /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent) with
     /// the id that is returned; `None` if too many descriptions are open.
-    #[expect(dead_code, reason = "nothing asks for images yet")]
     pub fn describe_image(&mut self, name: ImageName) -> Option<ImageRequestId> {
         let (request, output) = self.images.describe(name)?;
         self.push(output);

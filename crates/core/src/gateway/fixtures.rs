@@ -68,6 +68,7 @@ pub fn topic_ends() -> TopicEnds {
         send: Some(topic("send")),
         register: topic("register"),
         update: topic("update"),
+        firmware: topic("firmware"),
         status: None,
     }
 }

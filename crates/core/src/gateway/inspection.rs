@@ -144,6 +144,7 @@ fn topic_names(topics: &Topics) -> TopicNames {
         send: topics.send().map(|topic| topic.name),
         register: topics.register().name,
         update: topics.update().name,
+        firmware: topics.firmware().name,
         status: topics.status().map(|topic| topic.name),
     }
 }
@@ -235,7 +236,7 @@ pub(super) fn path_words(command: &Command) -> String {
 
 fn observation_view(context: &Context, observation: &Observation) -> ObservationView {
     let (paths, is_composite) = match &observation.paths {
-        ObservedPaths::Single(path) => (vec![*path], false),
+        ObservedPaths::Single(path) | ObservedPaths::Firmware(path) => (vec![*path], false),
         ObservedPaths::Composite(paths) => (paths.iter().copied().collect(), true),
     };
     let since = observation.since.map(|since| context.wall_clock.unix_time(since));

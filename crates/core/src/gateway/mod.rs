@@ -16,6 +16,7 @@
 //!      \- RegisteredDevices
 //!          |- Registry           the devices, each with its pending commands and its observations
 //!          |- CommandScheduler   what applications ask of devices, with RetainedCommandDedup
+//!          |   \- FirmwareJobs   the firmware updates of devices
 //!          |- Notifications      what devices send by themselves: notifications, and Sends (`send`)
 //!          |- QueueMode          which devices are asleep
 //!          \- SilentDevices      which device is evicted when there are too many
@@ -94,6 +95,7 @@ use dtls::{DtlsEvent, DtlsLayer};
 use firmware::deferral::{DeferredPulls, PullTurn};
 use firmware::image::{Image, ImageError, ImageName, ImageRequestId};
 use firmware::images::ImageReader;
+use firmware::record::FirmwareJobRecord;
 use firmware::{ImageEvent, serving};
 use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
@@ -392,6 +394,7 @@ impl Gateway {
         context.now = now;
         context.changes.keep();
         registrations.devices_mut().commands_mut().retained.keep_changes();
+        registrations.devices_mut().commands_mut().jobs.keep_changes();
         registrations.profiles_mut().keep_changes();
         context.generated_keys.keep_changes();
         records.sort_by_key(|record| Reverse(record.last_heard));
@@ -430,10 +433,20 @@ impl Gateway {
         self.context.generated_keys.restore(records);
     }
 
+    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device can be
+    /// asked how far it is.
+    pub fn restore_firmware_jobs(&mut self, now: Instant, records: Vec<FirmwareJobRecord>) {
+        self.context.now = now;
+        for record in records {
+            self.registrations.devices_mut().restore_job(&mut self.context, record);
+        }
+    }
+
     /// Returns whether [`Gateway::take_changes`] has something to return.
     pub fn has_changes(&self) -> bool {
         !self.context.changes.is_empty()
             || self.registrations.devices().commands().retained.has_changes()
+            || self.registrations.devices().commands().jobs.has_changes()
             || self.registrations.profiles().has_changes()
             || self.context.generated_keys.has_changes()
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
@@ -639,6 +652,9 @@ impl Gateway {
                 let device = registrations.devices().registry().at(peer).next();
                 let endpoint = device.map(|device| device.registration.endpoint.clone());
                 context.report(Report::TransferFailed { peer, endpoint, error });
+            }
+            EndpointEvent::BodyWanted { exchange, offset, length } => {
+                registrations.devices_mut().body_wanted(context, exchange, offset, length);
             }
             EndpointEvent::Acknowledged { exchange } => registrations.devices_mut().acknowledged(context, exchange),
             EndpointEvent::Response { exchange, response, observing } => {

@@ -19,6 +19,8 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::AssociationChange;
 
+pub use super::firmware::record::FirmwareJobRecord;
+
 /// A change of one device, one association or one profile, for the store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
@@ -32,6 +34,8 @@ pub enum Change {
     Profile(ProfileRecord),
     /// Replaces the generated key of an identity.
     GeneratedKey(GeneratedKeyRecord),
+    /// Replaces or removes the firmware update of an endpoint.
+    FirmwareJob(FirmwareJobRecord),
     /// Changes or removes the record of a DTLS association.
     Association(AssociationChange),
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::coap::{ExchangeError, ExchangeId, Response};
+use crate::command::Origin;
 use crate::lwm2m::register::{ObjectListChange, Update};
 use crate::registry::{Device, NewDevice, Presence, RegistrationId, Registry};
 use lwm2m_base::Peer;
@@ -15,9 +16,12 @@ use lwm2m_base::identity::Identity;
 
 use super::broker::{BrokerCommand, Ticket};
 use super::client::allowed_silence;
-use super::command_scheduler::CommandScheduler;
+use super::command_scheduler::{CommandScheduler, answer_left};
 use super::context::Context;
 use super::eviction::SilentDevices;
+use super::firmware::ImageEvent;
+use super::firmware::image::ImageError;
+use super::firmware::record::FirmwareJobRecord;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
 use super::presence::change_presence;
 use super::queue_mode::{QueueMode, awake_window};
@@ -46,6 +50,7 @@ enum RegistrationTimer {
     CommandExpiry,
     AwakeTime,
     StreamObservation,
+    FirmwareJob,
 }
 
 impl RegisteredDevices {
@@ -90,6 +95,7 @@ impl RegisteredDevices {
             context.command_broker(BrokerCommand::SetLifetime { registration: id, lifetime });
         }
         self.queue_mode.heard_from(context, device);
+        self.commands.jobs.heard_from(context, device);
         self.move_to(context, id, peer);
         change
     }
@@ -173,11 +179,15 @@ impl RegisteredDevices {
                         self.end_observation(context, observation);
                     }
                 }
+                RegistrationTimer::FirmwareJob => self.check_job(context),
                 RegistrationTimer::AwakeTime => {
                     if let Some(device) =
                         self.queue_mode.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
                     {
                         self.queue_mode.check(context, device);
+                        if !device.is_awake(context.now) {
+                            self.commands.jobs.fell_asleep(context.now, device);
+                        }
                     }
                 }
             }
@@ -222,7 +232,11 @@ impl RegisteredDevices {
 
     /// Returns the number of deadlines of all devices.
     pub fn deadlines(&self) -> usize {
-        self.lifetimes.len() + self.commands.deadlines() + self.queue_mode.len() + self.commands.streams.len()
+        self.lifetimes.len()
+            + self.commands.deadlines()
+            + self.queue_mode.len()
+            + self.commands.streams.len()
+            + self.commands.jobs.deadlines()
     }
 
     /// Gives up the commands in flight of all devices: each of them has its last answer.
@@ -237,12 +251,13 @@ impl RegisteredDevices {
         due.min().map(|(_, timer)| timer)
     }
 
-    fn timers(&self) -> [(Option<Instant>, RegistrationTimer); 4] {
+    fn timers(&self) -> [(Option<Instant>, RegistrationTimer); 5] {
         [
             (self.lifetimes.next(), RegistrationTimer::Lifetime),
             (self.commands.next_deadline(), RegistrationTimer::CommandExpiry),
             (self.queue_mode.next_deadline(), RegistrationTimer::AwakeTime),
             (self.commands.streams.next_deadline(), RegistrationTimer::StreamObservation),
+            (self.commands.jobs.next_deadline(), RegistrationTimer::FirmwareJob),
         ]
     }
 
@@ -281,10 +296,79 @@ impl RegisteredDevices {
         context.changed(&device);
         self.notifications.forget(context, &mut device);
         self.silent.forget(id);
+        self.commands.jobs.left(context, &device);
         self.commands.forget(context, &device);
         self.lifetimes.cancel(id);
         self.queue_mode.forget(id);
         Some(device)
+    }
+}
+
+/// Firmware updates.
+impl RegisteredDevices {
+    /// Takes what happened to the image of a job.
+    pub fn image_event(&mut self, context: &mut Context, event: ImageEvent) {
+        match event {
+            ImageEvent::Described { request, result } => {
+                for pending in self.commands.jobs.described(request) {
+                    match self.registry.device_by_endpoint_mut(&pending.endpoint) {
+                        Some(device) => self.commands.begin_described(context, device, pending, result),
+                        None => answer_left(context, &pending),
+                    }
+                }
+            }
+            ImageEvent::Read { job, result } => {
+                let registration = self.commands.jobs.registration_of(job);
+                if let Some(device) = registration.and_then(|id| self.registry.device_mut(id)) {
+                    self.commands.image_read(context, device, result);
+                }
+            }
+            ImageEvent::Pulled { job, fetched } => {
+                let registration = self.commands.jobs.registration_of(job);
+                let device = registration.and_then(|id| self.registry.device(id));
+                self.commands.jobs.pulled(context, device, job, fetched);
+            }
+            // A disk may work again, and the device asks again.
+            ImageEvent::PullFailed { error: ImageError::Unreadable, .. } => {}
+            ImageEvent::PullFailed { job, error: _ } => {
+                self.commands.jobs.lost_image(job);
+                match self.commands.jobs.registration_of(job).and_then(|id| self.registry.device_mut(id)) {
+                    Some(device) => self.commands.settle_job(context, device),
+                    None => self.commands.jobs.handle_timeout_unregistered(context, job),
+                }
+            }
+        }
+    }
+
+    /// Reads the bytes that the push of an image needs next.
+    pub fn body_wanted(&mut self, context: &mut Context, exchange: ExchangeId, offset: usize, length: usize) {
+        let Self { registry, commands, .. } = self;
+        let Some(device) = device_of(registry, commands, exchange) else { return };
+        commands.body_wanted(context, device, (exchange, offset, length));
+    }
+
+    /// The device has registered: its firmware update goes on.
+    pub fn resume_job(&mut self, context: &mut Context, id: RegistrationId) {
+        if let Some(device) = self.registry.device(id) {
+            self.commands.jobs.registered(context, device);
+        }
+    }
+
+    /// Restores the job of an earlier process.
+    pub fn restore_job(&mut self, context: &mut Context, record: FirmwareJobRecord) {
+        let FirmwareJobRecord { endpoint, job } = record;
+        let device = self.registry.device_by_endpoint(&endpoint);
+        if let Some(job) = job {
+            self.commands.jobs.restore(context, device, &endpoint, *job);
+        }
+    }
+
+    fn check_job(&mut self, context: &mut Context) {
+        let Some(job) = self.commands.jobs.pop_expired(context.now) else { return };
+        match self.commands.jobs.registration_of(job).and_then(|id| self.registry.device_mut(id)) {
+            Some(device) => self.commands.job_timed_out(context, device),
+            None => self.commands.jobs.handle_timeout_unregistered(context, job),
+        }
     }
 }
 
@@ -293,7 +377,7 @@ impl RegisteredDevices {
     pub fn acknowledged(&mut self, context: &mut Context, exchange: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
         commands.acknowledged(context, device, exchange);
     }
 
@@ -306,14 +390,14 @@ impl RegisteredDevices {
     ) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
         commands.answered(context, device, exchange, response, observing);
     }
 
     pub fn reset(&mut self, context: &mut Context, exchange: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
         commands.reset(context, device, exchange);
     }
 
@@ -327,7 +411,7 @@ impl RegisteredDevices {
     pub fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: ExchangeError) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
         commands.failed(context, device, exchange, error);
     }
 
@@ -335,7 +419,12 @@ impl RegisteredDevices {
         let Self { registry, commands, queue_mode, notifications, .. } = self;
         let (observation, over) = (notification.observation, notification.over);
         let Some(device) = device_of(registry, commands, observation) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
+        let command = device.observations.get(observation).map(|observation| &observation.command);
+        if command.is_some_and(|command| command.origin == Origin::Firmware) {
+            commands.job_notified(context, device, notification);
+            return commands.send_next(context, device);
+        }
         notifications.received(context, device, notification);
         if over {
             commands.forget_exchange(observation);
@@ -347,7 +436,7 @@ impl RegisteredDevices {
     pub fn superseded(&mut self, context: &mut Context, observation: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, observation) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
         report_superseded(context, device);
     }
 
@@ -356,7 +445,7 @@ impl RegisteredDevices {
         self.move_to(context, id, received.peer);
         let Self { registry, commands, queue_mode, notifications, .. } = self;
         let Some(device) = registry.device_mut(id) else { return };
-        heard_from(context, queue_mode, device);
+        heard_from(context, queue_mode, commands, device);
         if send::publish(notifications, context, device, received, has_room) {
             commands.send_next(context, device);
         }
@@ -405,12 +494,13 @@ fn device_of<'d>(
 }
 
 /// A valid message of the device has come: it is awake, and its lifetime begins again.
-fn heard_from(context: &mut Context, queue_mode: &mut QueueMode, device: &mut Device) {
+fn heard_from(context: &mut Context, queue_mode: &mut QueueMode, commands: &mut CommandScheduler, device: &mut Device) {
     device.heard_from(context.now);
     if device.needs_new_record() {
         context.changed(device);
     }
     queue_mode.heard_from(context, device);
+    commands.jobs.heard_from(context, device);
 }
 
 #[cfg(test)]

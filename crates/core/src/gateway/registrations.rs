@@ -129,7 +129,9 @@ impl Registrations {
     }
 
     /// Takes what happened to the image of a job.
-    pub fn handle_image_event(&mut self, _context: &mut Context, _event: ImageEvent) {}
+    pub fn handle_image_event(&mut self, context: &mut Context, event: ImageEvent) {
+        self.devices.image_event(context, event);
+    }
 
     /// Returns the registration that publishes by this session: another one than that of the session while the device
     /// registers again.
@@ -317,6 +319,7 @@ impl Registrations {
         context.respond(pending.request, created(&location));
         let early = std::mem::take(&mut pending.early);
         self.enter(context, pending, location);
+        self.devices.resume_job(context, id);
 
         let Some((device, commands)) = self.devices.with_commands(id) else { return };
         if let Some(mut replaced) = replaced {

@@ -5,6 +5,7 @@ mod bootstrap;
 use std::time::Duration;
 
 use crate::coap::{BlockError, Code};
+use crate::command::firmware::JobStatus;
 use crate::lwm2m::content_format::ContentFormat;
 use crate::lwm2m::model::UndefinedVersion;
 use lwm2m_base::Peer;
@@ -119,6 +120,15 @@ pub enum Report {
         endpoint: String,
         paths: usize,
     },
+    /// A firmware update has come further.
+    FirmwareUpdate {
+        endpoint: String,
+        status: Box<JobStatus>,
+    },
+    /// A firmware update was refused because `limits.firmware_jobs` run.
+    FirmwareJobsFull {
+        endpoint: String,
+    },
     /// A device did not accept a composite observation of `auto_observe`; this many paths are observed one by one.
     AutoObserveSplit {
         endpoint: String,
@@ -190,6 +200,8 @@ impl Report {
             | Self::Moved { endpoint, .. }
             | Self::Left { endpoint, .. }
             | Self::Command { endpoint, .. }
+            | Self::FirmwareUpdate { endpoint, .. }
+            | Self::FirmwareJobsFull { endpoint }
             | Self::CommandProgress { endpoint, .. }
             | Self::Notification { endpoint, .. }
             | Self::LinksLeftOut { endpoint, .. }

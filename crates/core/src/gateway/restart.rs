@@ -33,6 +33,9 @@ pub(super) fn take_changes(context: &mut Context, registrations: &mut Registrati
     changes.extend(registrations.profiles_mut().take_changes(most - changes.len()));
     let devices = registrations.devices_mut();
     changes.extend(devices.commands_mut().retained.take_changes(most - changes.len()));
+    let commands = registrations.devices_mut().commands_mut();
+    changes.extend(commands.jobs.take_changes(context, most - changes.len()));
+    let devices = registrations.devices_mut();
     while changes.len() < most
         && let Some(endpoint) = context.changes.take()
     {

@@ -46,6 +46,8 @@ pub struct TableSizes {
     pub image_requests: usize,
     /// Requests for blocks of firmware images that wait for their turn.
     pub deferred_pulls: usize,
+    /// Firmware updates of devices.
+    pub firmware_jobs: usize,
     /// Firmware images that devices may fetch.
     pub image_offers: usize,
     pub deadlines: usize,
@@ -84,6 +86,7 @@ impl TableSizes {
             senders: admission.senders(),
             image_requests: context.images.open_requests(),
             deferred_pulls: 0,
+            firmware_jobs: devices.commands().jobs.len(),
             image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),
             outputs: context.outputs(),

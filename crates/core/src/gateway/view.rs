@@ -171,6 +171,7 @@ pub struct TopicNames {
     pub send: Option<String>,
     pub register: String,
     pub update: String,
+    pub firmware: String,
     /// `None` if presence is not published.
     pub status: Option<String>,
 }

@@ -21,7 +21,6 @@ pub(crate) mod resource {
 }
 
 /// Values of the resource Firmware Update Protocol Support.
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing offers images to devices yet"))]
 pub(crate) mod protocol {
     pub const COAP: i64 = 0;
     pub const COAPS: i64 = 1;

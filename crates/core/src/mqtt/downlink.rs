@@ -3,6 +3,7 @@
 mod attributes;
 mod composite;
 mod error;
+mod firmware;
 mod formats;
 mod values;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::command::firmware::FirmwareCommand;
 use crate::command::{Command, Echo, KnownMembers, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply, ResponseTopic};
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::content_format::ContentFormat;
@@ -60,17 +62,62 @@ pub(crate) fn with_properties(command: Command, expiry: Option<Duration>, reply:
     Command { expiry, reply, ..command }
 }
 
-/// Reads a command for a device.
+/// A command that has been read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ReadCommand {
+    /// An operation on a device.
+    Operation(Command),
+    /// A command about the firmware of a device.
+    Firmware(FirmwareCommand),
+}
+
+impl ReadCommand {
+    pub fn msg_type(&self) -> &'static str {
+        match self {
+            Self::Operation(command) => command.msg_type(),
+            Self::Firmware(command) => command.msg_type(),
+        }
+    }
+
+    pub fn into_echo(self) -> Echo {
+        match self {
+            Self::Operation(command) => command.echo,
+            Self::Firmware(command) => command.echo,
+        }
+    }
+}
+
+/// Reads a command for a device, or about its firmware.
+pub(crate) fn read(payload: &[u8], context: CommandContext<'_>) -> Result<ReadCommand, Refusal> {
+    let (echo, members) = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
+    let msg_type = members.msg_type.as_ref().and_then(Value::as_str);
+    match firmware::action(msg_type, members.data.as_ref()) {
+        None => interpret_members(echo, &members, context).map(ReadCommand::Operation),
+        Some(Ok((instance, action))) => {
+            let (reply, origin) = (None, Origin::Application);
+            Ok(ReadCommand::Firmware(FirmwareCommand { echo, instance, action, reply, origin }))
+        }
+        Some(Err(error)) => Err(Refusal { echo, reason: error.to_string() }),
+    }
+}
+
+/// Reads a command of the console like [`read`]. Its answers, notifications and events contain `"origin":"console"`.
+pub(crate) fn read_of_console(payload: &[u8], context: CommandContext<'_>) -> Result<ReadCommand, Refusal> {
+    let marked = |echo: Echo| echo.with_text("origin", "console");
+    Ok(match read(payload, context)? {
+        ReadCommand::Operation(command) => {
+            ReadCommand::Operation(Command { echo: marked(command.echo.clone()), ..command })
+        }
+        ReadCommand::Firmware(command) => {
+            ReadCommand::Firmware(FirmwareCommand { echo: marked(command.echo.clone()), ..command })
+        }
+    })
+}
+
+/// Reads an operation on a device.
 pub fn parse(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
     let (echo, members) = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
     interpret_members(echo, &members, context)
-}
-
-/// Reads a command of the console for a device. Its answers and notifications contain `"origin":"console"`.
-pub(crate) fn parse_console(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
-    let command = parse(payload, context)?;
-    let echo = command.echo.with_text("origin", "console");
-    Ok(Command { echo, ..command })
 }
 
 /// Interprets a command whose JSON has been read before.
@@ -133,6 +180,7 @@ impl<'a> Source<'a> {
             "write-composite" => self.write_composite(),
             "observe-composite" => self.observe_composite(),
             "cancel-observe-composite" => self.cancel_observe_composite(),
+            known if MSG_TYPES.contains(&known) => Err(CommandError::NoOperation(known.to_owned())),
             unknown => {
                 let unknown: String = unknown.chars().take(LONGEST_SHOWN).collect();
                 let known = known_msg_types(&unknown);

@@ -71,6 +71,8 @@ pub struct Translators {
     pub send: Option<Translator>,
     pub register: Translator,
     pub update: Translator,
+    /// The events of firmware updates.
+    pub firmware: Translator,
     /// `None` if the presence of devices is not published.
     pub status: Option<Translator>,
 }
@@ -87,6 +89,7 @@ impl Default for Translators {
             send: Some(translator("up/send")),
             register: translator("up/resp"),
             update: translator("up/resp"),
+            firmware: translator("up/firmware"),
             status: None,
         }
     }
@@ -203,6 +206,7 @@ impl Translators {
             send: self.send.as_ref().map(end).transpose()?,
             register: end(&self.register)?,
             update: end(&self.update)?,
+            firmware: end(&self.firmware)?,
             status: self.status.as_ref().map(end).transpose()?,
         };
         Ok(Topics::new(mountpoint, ends))
@@ -334,6 +338,7 @@ mod tests {
             send: None,
             register: translator("up/resp"),
             update: translator("up/resp"),
+            firmware: translator("up/firmware"),
             status: None,
         }
     }

@@ -1,5 +1,6 @@
 //! Writes the JSON of everything that is published. Each function returns a whole payload.
 
+pub(crate) mod firmware;
 mod outcome;
 mod report;
 
@@ -16,6 +17,7 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::registry::Presence;
 
+use self::firmware::FirmwareData;
 use self::outcome::OutcomeData;
 use self::report::ReportMessage;
 
@@ -192,6 +194,7 @@ enum Data<'a> {
         echo: &'a Echo,
         outcome: &'a Outcome,
     },
+    Firmware(FirmwareData<'a>),
 }
 
 impl Serialize for Data<'_> {
@@ -204,6 +207,7 @@ impl Serialize for Data<'_> {
             Self::Notification { echo, outcome } => {
                 OutcomeData { target: echo.target(), outcome, tells_missing: false }.serialize(serializer)
             }
+            Self::Firmware(data) => data.serialize(serializer),
         }
     }
 }

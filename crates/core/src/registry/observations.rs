@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::coap::ExchangeId;
-use crate::command::Command;
+use crate::command::{Command, Origin};
 use crate::lwm2m::formats::Formats;
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::Path;
@@ -24,9 +24,19 @@ pub enum ObservedPaths {
     Single(Path),
     /// An Observe-Composite operation (LwM2M Core 1.1 section 6.4.4). The order of its paths does not matter.
     Composite(BTreeSet<Path>),
+    /// An Observe operation of a firmware update. It is another observation than one of an application.
+    Firmware(Path),
 }
 
 impl ObservedPaths {
+    /// Returns what a command is about. Observations of firmware updates are apart from all others.
+    pub fn of_command(command: &Command) -> Self {
+        match command.origin {
+            Origin::Firmware => Self::Firmware(command.operation.path),
+            Origin::Application | Origin::AutoObserve | Origin::Console(_) => Self::of(&command.operation),
+        }
+    }
+
     /// Returns what an observe command, or the command that cancels it, is about.
     pub fn of(operation: &Operation) -> Self {
         match operation.kind.observed_paths() {
@@ -53,7 +63,7 @@ impl Observation {
     pub fn of(command: Command, formats: Formats) -> Self {
         // Its first answer was its final answer.
         let command = Command { reply: None, ..command };
-        Self { paths: ObservedPaths::of(&command.operation), command, formats, since: None }
+        Self { paths: ObservedPaths::of_command(&command), command, formats, since: None }
     }
 
     /// Notes that the device has accepted it now.
@@ -223,7 +233,7 @@ impl DeviceObservations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Echo, Origin};
+    use crate::command::Echo;
     use crate::lwm2m::operation::OperationKind;
 
     fn path(text: &str) -> Path {

@@ -26,6 +26,7 @@ pub struct TopicEnds {
     pub send: Option<Topic>,
     pub register: Topic,
     pub update: Topic,
+    pub firmware: Topic,
     /// `None` if presence is not published.
     pub status: Option<Topic>,
 }
@@ -67,6 +68,11 @@ impl Topics {
 
     pub fn update(&self) -> Topic {
         self.whole(&self.ends.update)
+    }
+
+    /// Returns the topic of the events of firmware updates.
+    pub fn firmware(&self) -> Topic {
+        self.whole(&self.ends.firmware)
     }
 
     /// Returns the topic of the presence; `None` if presence is not published.

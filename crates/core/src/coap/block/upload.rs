@@ -6,17 +6,22 @@
 //! 4. A success without Block1 before the last block, or 2.31 to the last one, means that the peer has not got the whole.
 //! 5. Anything else is the answer.
 //!
+//! A body that is supplied part by part waits at each block whose bytes are not there: [`UploadStep::Wait`].
+//!
 //! 4.13 to a request that was sent in one message asks for blocks, too (section 2.9.3): [`smaller_size`].
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request, Response};
 
+use super::body::Body;
 use super::{Block, BlockError, BlockSize, without_blocks};
 
-/// The body is kept once; each block is a copy of its part.
+/// The body is kept once, or not at all; each block is a copy of its part.
 #[derive(Debug)]
 pub struct Upload {
+    /// Has no payload.
     request: Request,
+    body: Body,
     /// The offset of the block in flight, in bytes.
     offset: usize,
     size: BlockSize,
@@ -28,33 +33,72 @@ pub struct Upload {
 pub enum UploadStep {
     /// Send this one next.
     Next(Request),
+    /// The bytes of the next block are needed first.
+    Wait(WantedPart),
     /// The response is the answer to the whole.
     Answer,
 }
 
+/// Bytes that the owner of a supplied body has to supply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedPart {
+    pub offset: usize,
+    pub length: usize,
+}
+
 impl Upload {
     pub fn new(request: Request, size: BlockSize) -> Self {
-        Self { request, offset: 0, size, begun_again: false }
+        let Request { method, options, payload } = request;
+        Self::of(Request { method, options, payload: Vec::new() }, Body::Whole(payload), size)
     }
 
-    /// Returns the request that carries the block at the offset.
-    pub fn block(&self) -> Request {
+    /// Sends this body, whatever the payload of the request is.
+    pub fn of(request: Request, body: Body, size: BlockSize) -> Self {
+        Self { request, body, offset: 0, size, begun_again: false }
+    }
+
+    /// Returns the request that carries the block at the offset, or what is needed for it.
+    pub fn block(&self) -> UploadStep {
         let end = self.end();
-        let body = &self.request.payload;
+        let payload = match self.body.get(self.offset, end) {
+            Ok(payload) => payload,
+            Err(offset) => {
+                let length = self.body.supplied_before(end).saturating_sub(offset);
+                return UploadStep::Wait(WantedPart { offset, length });
+            }
+        };
         let mut options = without_blocks(&self.request.options);
         let number = (self.offset / self.size.bytes()) as u32;
-        Block { number, more: end < body.len(), size: self.size }.add_to(&mut options, number::BLOCK1);
+        Block { number, more: end < self.body.len(), size: self.size }.add_to(&mut options, number::BLOCK1);
         if self.offset == 0 {
-            options.add_uint(number::SIZE1, u32::try_from(body.len()).unwrap_or(u32::MAX));
+            options.add_uint(number::SIZE1, u32::try_from(self.body.len()).unwrap_or(u32::MAX));
         }
-        Request { method: self.request.method, options, payload: body[self.offset..end].to_vec() }
+        UploadStep::Next(Request { method: self.request.method, options, payload })
+    }
+
+    /// Takes the bytes that the block at the offset waits for, and returns the next step.
+    pub fn supply(&mut self, bytes: &[u8]) -> UploadStep {
+        if let Err(missing) = self.body.get(self.offset, self.end()) {
+            self.body.supply(missing, bytes, self.offset);
+        }
+        self.block()
+    }
+
+    /// Returns how many bytes of a supplied body the peer has.
+    pub fn sent(&self) -> usize {
+        self.body.supplied_before(self.offset)
+    }
+
+    /// Returns whether the block at the offset is the first one.
+    pub fn is_at_beginning(&self) -> bool {
+        self.offset == 0
     }
 
     /// Takes the response to the block in flight, and returns the next step.
     pub fn answered(&mut self, response: &Response) -> Result<UploadStep, BlockError> {
         let block = Block::of(&response.options, number::BLOCK1)?;
         let smaller = block.map(|block| block.size).filter(|size| *size < self.size);
-        let last = self.end() == self.request.payload.len();
+        let last = self.end() == self.body.len();
         match response.code {
             Code::REQUEST_ENTITY_TOO_LARGE if self.offset == 0 && smaller.is_some() => Ok(self.begin_again(smaller)),
             Code::REQUEST_ENTITY_INCOMPLETE if !self.begun_again => {
@@ -65,7 +109,10 @@ impl Upload {
             code if !last && (code == Code::CONTINUE || (code.is_success() && block.is_some())) => {
                 self.offset = self.end();
                 self.size = smaller.unwrap_or(self.size);
-                Ok(UploadStep::Next(self.block()))
+                if self.offset / self.size.bytes() > Block::MAX_NUMBER as usize {
+                    return Err(BlockError::TooLarge);
+                }
+                Ok(self.block())
             }
             Code::CONTINUE => Err(BlockError::Unfinished),
             code if !last && code.is_success() => Err(BlockError::Unfinished),
@@ -76,11 +123,11 @@ impl Upload {
     fn begin_again(&mut self, smaller: Option<BlockSize>) -> UploadStep {
         self.offset = 0;
         self.size = smaller.unwrap_or(self.size);
-        UploadStep::Next(self.block())
+        self.block()
     }
 
     fn end(&self) -> usize {
-        (self.offset + self.size.bytes()).min(self.request.payload.len())
+        (self.offset + self.size.bytes()).min(self.body.len())
     }
 }
 

@@ -55,6 +55,12 @@ pub enum EndpointEvent {
     NotificationSuperseded {
         observation: ExchangeId,
     },
+    /// The next block of a body that its owner supplies needs these bytes: [`Endpoint::supply`](super::Endpoint::supply).
+    BodyWanted {
+        exchange: ExchangeId,
+        offset: usize,
+        length: usize,
+    },
     /// A body of a peer was refused. The answer to the peer has the reason.
     BodyRefused {
         peer: Peer,
@@ -70,6 +76,7 @@ impl EndpointEvent {
             | Self::Response { exchange, .. }
             | Self::Reset { exchange }
             | Self::TimedOut { exchange }
+            | Self::BodyWanted { exchange, .. }
             | Self::Failed { exchange, .. } => Some(*exchange),
             Self::Request { .. }
             | Self::Notification { .. }

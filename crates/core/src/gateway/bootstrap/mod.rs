@@ -139,6 +139,7 @@ impl BootstrapServer {
             EndpointEvent::Failed { error, .. } => self.fail(context, id, None, &error.to_string()),
             // The answer comes later, or these are no events of requests.
             EndpointEvent::Acknowledged { .. }
+            | EndpointEvent::BodyWanted { .. }
             | EndpointEvent::Request { .. }
             | EndpointEvent::Notification { .. }
             | EndpointEvent::NotificationFailed { .. }

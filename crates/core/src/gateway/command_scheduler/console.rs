@@ -1,9 +1,11 @@
 //! Commands of the console: the same queue as that of applications, within a share of it, and guarded so that they
 //! touch no observation of others unless they are forced to.
 
+use crate::command::firmware::FirmwareCommand;
 use crate::command::{AskId, Command, Origin, Reply};
 use crate::lwm2m::operation::OperationKind;
-use crate::mqtt::{downlink, uplink};
+use crate::mqtt::downlink::{self, ReadCommand};
+use crate::mqtt::uplink;
 use crate::registry::{Device, InFlight, ObservedPaths, PendingCommand};
 
 use super::super::console_commands::{
@@ -35,10 +37,16 @@ impl CommandScheduler {
             return Err(CommandRefusal::TooLarge(too_long(limits)));
         }
         let expiry = limits.command_expiry;
-        let parsed = downlink::parse_console(&payload, context.command_context(&device.registration));
-        let command = parsed.map_err(|refusal| CommandRefusal::Invalid(refusal.reason))?;
+        let parsed = downlink::read_of_console(&payload, context.command_context(&device.registration));
         let (reply, origin) = (Some(Box::new(Reply::Asker(ask))), Origin::Console(Box::new(origin)));
-        let command = Command { reply, origin, ..command };
+        let command = match parsed.map_err(|refusal| CommandRefusal::Invalid(refusal.reason))? {
+            ReadCommand::Operation(command) => Command { reply, origin, ..command },
+            ReadCommand::Firmware(command) => {
+                let number = self.next_number();
+                self.handle_firmware(context, device, FirmwareCommand { reply, origin, ..command }, None);
+                return Ok(CommandState { number, place: 0, ..CommandState::of_device(context, device) });
+            }
+        };
         check_admission(context, device, &command)?;
 
         let expires = PendingCommand::expiry_of(context.now, &command, expiry);

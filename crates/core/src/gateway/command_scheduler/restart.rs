@@ -38,7 +38,9 @@ impl CommandScheduler {
             CommandRecord { serial, expires, command: command.echo.clone(), reply, retained, origin }
         };
         let mut records = Vec::new();
-        if let Some(in_flight) = device.in_flight_mut() {
+        // A job goes on by itself, from its own record.
+        let is_of_job = Self::is_of_job(device);
+        if let Some(in_flight) = device.in_flight_mut().filter(|_| !is_of_job) {
             records.push(record(&mut in_flight.serial, in_flight.expires, &in_flight.command, in_flight.retained));
         }
         for waiting in device.waiting.iter_mut() {

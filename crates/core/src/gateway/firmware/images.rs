@@ -51,7 +51,6 @@ pub(in crate::gateway) enum ImageReader {
     /// A block that a device fetches.
     Pull(PendingBlock),
     /// A job that pushes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing pushes yet"))]
     Push(JobId),
 }
 

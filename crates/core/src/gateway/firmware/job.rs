@@ -180,6 +180,16 @@ pub(in crate::gateway) struct Job {
     events: Vec<JobStatus>,
 }
 
+impl JobSpec {
+    /// Returns the image of this gateway that the job is about.
+    pub fn image(&self) -> Option<&Image> {
+        match &self.package {
+            Package::Image { image, .. } => Some(image),
+            Package::Uri(_) => None,
+        }
+    }
+}
+
 impl Job {
     /// Begins a job for a device that is registered and awake, or asleep.
     pub fn new(now: Instant, spec: JobSpec, awake: bool) -> Self {
@@ -316,7 +326,7 @@ impl Job {
     /// Installs the package that the device has.
     pub fn activate(&mut self) -> Result<(), NotNow> {
         if self.progress.phase != Phase::Downloaded {
-            return Err(NotNow("nothing is downloaded that could be activated"));
+            return Err(NotNow::NOTHING_DOWNLOADED);
         }
         self.progress.activated = true;
         if self.step == Step::Watch {
@@ -435,6 +445,7 @@ impl Job {
     }
 
     /// Returns whether nothing is left to ask the device either.
+    #[cfg(test)]
     pub fn is_done(&self) -> bool {
         self.step == Step::Done
     }
@@ -503,10 +514,7 @@ impl Job {
     }
 
     fn size(&self) -> Option<u64> {
-        match &self.spec.package {
-            Package::Image { image, .. } => Some(image.size),
-            Package::Uri(_) => None,
-        }
+        self.spec.image().map(|image| image.size)
     }
 
     /// Enters another phase, and tells it.

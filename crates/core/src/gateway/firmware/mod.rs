@@ -4,21 +4,23 @@
 //! - `images` has what the shell is asked for, and `part_cache` what it has read last.
 //! - [`pull_uri`] makes the URI at which a device fetches its image from this gateway, and the secret in it.
 //! - `pulls` has the images that devices may fetch now, and `serving` answers their requests.
-//! - `job` is the update of one device as a state machine.
 //! - `deferral` lets them wait while other messages come.
+//! - `job` is the update of one device as a state machine, and `jobs` has those of all devices. `update` checks what an
+//!   application asks for, and [`record`] is what the store has of a job.
 //! - [`config`] has the settings.
 
 pub mod config;
 pub(in crate::gateway) mod deferral;
 pub mod image;
 pub(in crate::gateway) mod images;
-#[cfg_attr(test, expect(dead_code, reason = "nothing begins jobs yet"))]
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "nothing begins jobs yet"))]
-mod job;
+pub(in crate::gateway) mod job;
+pub(in crate::gateway) mod jobs;
 mod part_cache;
 pub mod pull_uri;
 pub(in crate::gateway) mod pulls;
+pub mod record;
 pub(in crate::gateway) mod serving;
+pub(in crate::gateway) mod update;
 
 use image::{Image, ImageError, ImageRequestId};
 

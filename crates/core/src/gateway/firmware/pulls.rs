@@ -52,7 +52,6 @@ pub(in crate::gateway) struct PendingBlock {
     pub image: Image,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing offers images yet"))]
 impl Pulls {
     /// Lets a device fetch an image. An earlier offer of the same job ends.
     pub fn offer(&mut self, key: PullKey, pull: Pull) {

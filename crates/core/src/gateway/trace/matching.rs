@@ -188,6 +188,8 @@ impl Report {
             | Self::Send { .. }
             | Self::AutoObserveCut { .. }
             | Self::AutoObserveSplit { .. }
+            | Self::FirmwareUpdate { .. }
+            | Self::FirmwareJobsFull { .. }
             | Self::LinksLeftOut { .. }
             | Self::UndefinedVersions { .. }
             | Self::FormatRejected { .. }

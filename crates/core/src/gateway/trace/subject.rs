@@ -141,7 +141,7 @@ fn subject_of_exchange(device: &Device, exchange: ExchangeId) -> Option<TracedSu
     }
     let observation = device.observations.get(exchange)?;
     Some(match &observation.paths {
-        ObservedPaths::Single(path) => subject(device, vec![*path], false),
+        ObservedPaths::Single(path) | ObservedPaths::Firmware(path) => subject(device, vec![*path], false),
         ObservedPaths::Composite(paths) => subject(device, paths.iter().copied().collect(), true),
     })
 }

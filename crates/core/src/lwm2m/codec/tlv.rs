@@ -61,6 +61,13 @@ pub fn encode(elements: &[Tlv<'_>]) -> Vec<u8> {
     bytes
 }
 
+/// Returns what stands before the value of a resource of so many bytes; `None` if an element cannot have so many.
+pub(crate) fn resource_header(id: u16, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    write_header(RESOURCE, id, length, &mut bytes);
+    (length <= MAX_LENGTH).then_some(bytes)
+}
+
 /// Returns the bytes of a value. Whole numbers are two's complement in the fewest of 1, 2, 4 or 8 bytes. This holds for
 /// an Unsigned Integer too, so that readers which know only signed ones read the same.
 pub(crate) fn encode_value(value: &Value) -> Cow<'_, [u8]> {

@@ -15,6 +15,13 @@ pub(super) const MAX_QUERY_ITEMS: usize = 32;
 pub(super) enum CommandError {
     #[error("unknown msgType {0:?}; {1}")]
     UnknownMsgType(String, String),
+    #[error("an update has either image or uri, and it has neither")]
+    NoPackage,
+    #[error("an update has either image or uri, and it has both")]
+    TwoPackages,
+    /// Only what is stored, and what tests read, is read without the commands about firmware.
+    #[error("{0} is carried out by the gateway, and is no operation on a device")]
+    NoOperation(String),
     #[error("{0} is missing")]
     Missing(&'static str),
     /// The member has a similar name, or is at another place.

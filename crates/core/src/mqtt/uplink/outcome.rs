@@ -24,8 +24,16 @@ pub(super) struct OutcomeData<'a> {
 
 impl Serialize for OutcomeData<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { target, outcome, tells_missing } = self;
         let mut map = serializer.serialize_map(None)?;
+        self.serialize_members(&mut map)?;
+        map.end()
+    }
+}
+
+impl OutcomeData<'_> {
+    /// Serializes the members, so that others can follow.
+    pub(super) fn serialize_members<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Self { target, outcome, tells_missing } = self;
         match target {
             RequestTarget::Path(path) => map.serialize_entry("reqPath", path)?,
             RequestTarget::Paths(paths) => map.serialize_entry("reqPaths", paths)?,
@@ -49,7 +57,7 @@ impl Serialize for OutcomeData<'_> {
         if let Some(reason) = &outcome.reason {
             map.serialize_entry("reason", reason)?;
         }
-        map.end()
+        Ok(())
     }
 }
 

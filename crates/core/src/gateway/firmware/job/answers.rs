@@ -404,4 +404,5 @@ impl Job {
 
 impl NotNow {
     pub const NO_JOB: Self = Self("no firmware update of this device runs");
+    pub const NOTHING_DOWNLOADED: Self = Self("nothing is downloaded that could be activated");
 }

@@ -74,14 +74,13 @@ pub(super) fn numbers(entries: &[Entry], instance: Path, resource: u16) -> impl 
     of_resource.filter_map(|entry| match &entry.value {
         Value::Integer(number) => Some(*number),
         Value::UnsignedInteger(number) => i64::try_from(*number).ok(),
-        // A device without the definition, or one that answers with a text, means the number all the same.
+        // A version of the object without definition: the number is the same in all of them.
         Value::String(text) => text.trim().parse().ok(),
-        Value::Float(_)
-        | Value::Boolean(_)
-        | Value::Opaque(_)
-        | Value::Time(_)
-        | Value::ObjectLink(_)
-        | Value::CoreLink(_) => None,
+        Value::Opaque(bytes) => match bytes.as_slice() {
+            [number] => Some(i64::from(*number)),
+            _ => None,
+        },
+        Value::Float(_) | Value::Boolean(_) | Value::Time(_) | Value::ObjectLink(_) | Value::CoreLink(_) => None,
     })
 }
 

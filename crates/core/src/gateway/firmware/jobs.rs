@@ -1,0 +1,489 @@
+//! The firmware updates of all devices.
+//!
+//! A job belongs to an endpoint, not to a registration: it goes on when its device registers again. While the device is
+//! not registered the job waits, until its lifetime has passed twice since its last message. A job that is over is kept
+//! until the next Register, for those who ask how it ended.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::coap::Code;
+use crate::command::Echo;
+use crate::command::firmware::JobStatus;
+use crate::lwm2m::codec::Entry;
+use crate::lwm2m::firmware::{OBJECT, protocol};
+use crate::lwm2m::model::Version;
+use crate::lwm2m::path::Path;
+use crate::mqtt::uplink;
+use crate::registry::{Device, RegistrationId};
+use lwm2m_base::deadlines::IdDeadlines;
+use lwm2m_base::id_map::IdMap;
+
+use super::JobId;
+use super::image::{Image, ImageName, ImageRequestId};
+use super::job::{Answer, Job, JobRequest, JobSpec, NotNow, Package, PullOffer};
+use super::pull_uri::UriScheme;
+use super::pulls::{Pull, PullProgress};
+use super::record::{FirmwareJobRecord, JobRecord};
+use super::update::PendingUpdate;
+use crate::gateway::broker::{Publication, UplinkClass};
+use crate::gateway::client::allowed_silence;
+use crate::gateway::context::Context;
+use crate::gateway::pending_changes::PendingChanges;
+use crate::gateway::record::Change;
+use crate::gateway::report::Report;
+
+/// Owns the jobs, and the updates that wait for the description of their image. It sends nothing to devices: the command
+/// scheduler asks it for the next request.
+#[derive(Debug, Default)]
+pub(in crate::gateway) struct FirmwareJobs {
+    jobs: IdMap<JobId, OwnedJob>,
+    by_endpoint: HashMap<Arc<str>, JobId>,
+    by_registration: IdMap<RegistrationId, JobId>,
+    deadlines: IdDeadlines<JobId>,
+    /// The updates that wait for the description of their image, by its name. They share one description.
+    pending: HashMap<ImageName, (ImageRequestId, Vec<PendingUpdate>)>,
+    /// The endpoints with an update that waits.
+    pending_endpoints: HashSet<Arc<str>>,
+    /// The endpoints whose stored record is out of date.
+    changes: PendingChanges,
+    last_id: u64,
+}
+
+/// A job, and whom it belongs to.
+#[derive(Debug)]
+struct OwnedJob {
+    endpoint: Arc<str>,
+    job: Job,
+    /// The `firmware-update`, whose members each event repeats.
+    echo: Echo,
+    registration: Option<RegistrationId>,
+    /// When the job of a device that is not registered ends.
+    ends: Option<Instant>,
+    /// Whether the device may fetch the image now.
+    is_offered: bool,
+    /// When the next bytes of a push are asked for again, because too many wanted some.
+    read_again: Option<Instant>,
+}
+
+/// Begin, end and time of jobs.
+impl FirmwareJobs {
+    /// Begins a job for a registered device. Its former job is forgotten.
+    pub fn begin(&mut self, context: &mut Context, device: &Device, spec: JobSpec, echo: Echo) -> JobId {
+        let endpoint: Arc<str> = device.registration.endpoint.as_str().into();
+        if let Some(former) = self.by_endpoint.get(&endpoint).copied() {
+            self.forget(context, former);
+        }
+        let job = Job::new(context.now, spec, device.is_awake(context.now));
+        let id = self.insert(endpoint, job, echo);
+        self.attach(context, device, id);
+        id
+    }
+
+    /// The device has registered: its job goes on with it. A job that was over is forgotten.
+    pub fn registered(&mut self, context: &mut Context, device: &Device) {
+        let Some(id) = self.by_endpoint.get(device.registration.endpoint.as_str()).copied() else { return };
+        if self.jobs.get(&id).is_some_and(|owned| owned.job.is_over()) {
+            return self.forget(context, id);
+        }
+        self.attach(context, device, id);
+    }
+
+    /// The registration has ended. The job waits for another one.
+    pub fn left(&mut self, context: &mut Context, device: &Device) {
+        let Some(id) = self.by_registration.remove(&device.id) else { return };
+        let Some(owned) = self.jobs.get_mut(&id) else { return };
+        let silence = allowed_silence(&context.settings, &device.registration);
+        owned.registration = None;
+        owned.ends = Some(device.last_heard() + silence + silence);
+        owned.read_again = None;
+        owned.job.left(context.now);
+        if owned.job.is_over() {
+            return self.forget(context, id);
+        }
+        self.mark(id);
+        self.schedule(context, id);
+    }
+
+    /// Takes a message of a device.
+    pub fn heard_from(&mut self, context: &Context, device: &Device) {
+        let Some(id) = self.id_of(device.id) else { return };
+        if let Some(owned) = self.jobs.get_mut(&id) {
+            owned.job.set_awake(context.now, true);
+            owned.job.heard();
+        }
+        self.schedule(context, id);
+    }
+
+    /// The device has fallen asleep.
+    pub fn fell_asleep(&mut self, now: Instant, device: &Device) {
+        if let Some(owned) = self.of_mut(device.id) {
+            owned.job.set_awake(now, false);
+        }
+    }
+
+    /// Returns a job for which something is due.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<JobId> {
+        self.deadlines.pop_expired(now)
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Does what is due for a job whose device is not registered.
+    pub fn handle_timeout_unregistered(&mut self, context: &mut Context, id: JobId) {
+        let Some(owned) = self.jobs.get_mut(&id) else { return };
+        if owned.ends.is_some_and(|at| at <= context.now) {
+            owned.job.lost_device();
+        } else {
+            owned.job.handle_timeout(context.now, &context.settings.firmware);
+        }
+        self.settle(context, None, id);
+        if self.jobs.get(&id).is_some_and(|owned| owned.job.is_over()) {
+            self.forget(context, id);
+        }
+    }
+
+    /// Does what is due for the job of this device. `uploaded` is how far a push has come. Returns whether its next bytes
+    /// are to be asked for again.
+    pub fn handle_timeout(&mut self, context: &Context, device: &Device, uploaded: Option<u64>) -> bool {
+        let Some(owned) = self.of_mut(device.id) else { return false };
+        let (now, config) = (context.now, &context.settings.firmware);
+        if let Some(bytes) = uploaded {
+            owned.job.moved(now, bytes, config);
+        }
+        owned.job.handle_timeout(now, config);
+        let reads_again = owned.read_again.is_some_and(|at| at <= now);
+        if reads_again {
+            owned.read_again = None;
+        }
+        reads_again
+    }
+
+    /// Publishes the events of a job, and brings everything else that depends on it up to date. Returns whether it has
+    /// just ended.
+    pub fn settle(&mut self, context: &mut Context, device: Option<&Device>, id: JobId) -> bool {
+        let Some(owned) = self.jobs.get_mut(&id) else { return false };
+        let events = owned.job.take_events();
+        let has_ended = events.iter().any(|event| event.phase.is_end());
+        offer(context, device, id, owned);
+        for status in events {
+            tell(context, device, owned, status);
+        }
+        self.mark(id);
+        self.schedule(context, id);
+        has_ended
+    }
+
+    fn insert(&mut self, endpoint: Arc<str>, job: Job, echo: Echo) -> JobId {
+        self.last_id += 1;
+        let id = JobId(self.last_id);
+        self.by_endpoint.insert(Arc::clone(&endpoint), id);
+        let (registration, ends, is_offered, read_again) = (None, None, false, None);
+        self.jobs.insert(id, OwnedJob { endpoint, job, echo, registration, ends, is_offered, read_again });
+        id
+    }
+
+    /// Joins a job to a registration of its device.
+    fn attach(&mut self, context: &mut Context, device: &Device, id: JobId) {
+        let Some(owned) = self.jobs.get_mut(&id) else { return };
+        owned.registration = Some(device.id);
+        owned.ends = None;
+        // Another identity may fetch the image now.
+        owned.is_offered = false;
+        let pull_offer = pull_offer(context, device, owned.job.spec());
+        let can_cancel = device.registration.object_version(OBJECT).version() >= Version::LWM2M_1_1;
+        owned.job.registered(context.now, pull_offer, can_cancel, device.is_awake(context.now));
+        self.by_registration.insert(device.id, id);
+        self.settle(context, Some(device), id);
+    }
+
+    fn forget(&mut self, context: &mut Context, id: JobId) {
+        let Some(owned) = self.jobs.remove(&id) else { return };
+        context.pulls.withdraw(id);
+        self.deadlines.cancel(id);
+        self.by_endpoint.remove(&owned.endpoint);
+        if let Some(registration) = owned.registration {
+            self.by_registration.remove(&registration);
+        }
+        self.changes.mark(&owned.endpoint);
+    }
+
+    /// Sets when something is due. A deadline that has moved to a later time is noticed when the former one has come, so
+    /// that a block which a device fetches costs little.
+    fn schedule(&mut self, context: &Context, id: JobId) {
+        let Some(owned) = self.jobs.get(&id) else { return };
+        let due = [owned.job.next_deadline(&context.settings.firmware), owned.ends, owned.read_again];
+        match due.into_iter().flatten().min() {
+            Some(at) if self.deadlines.get(id).is_none_or(|set| at < set) => self.deadlines.set(id, at),
+            Some(_) => {}
+            None => self.deadlines.cancel(id),
+        }
+    }
+
+    fn mark(&mut self, id: JobId) {
+        if let Some(owned) = self.jobs.get(&id) {
+            self.changes.mark(&owned.endpoint);
+        }
+    }
+
+    fn of_mut(&mut self, registration: RegistrationId) -> Option<&mut OwnedJob> {
+        self.jobs.get_mut(self.by_registration.get(&registration)?)
+    }
+
+    fn of(&self, registration: RegistrationId) -> Option<&OwnedJob> {
+        self.jobs.get(self.by_registration.get(&registration)?)
+    }
+}
+
+/// What devices answer, notify and fetch.
+impl FirmwareJobs {
+    /// Returns the next request of the job of this device.
+    pub fn next_request(&mut self, context: &mut Context, device: &Device) -> Option<JobRequest> {
+        let id = self.id_of(device.id)?;
+        let owned = self.jobs.get_mut(&id)?;
+        let request = owned.job.next_request(context.now, &context.settings.firmware)?;
+        self.settle(context, Some(device), id);
+        Some(request)
+    }
+
+    pub fn answered(&mut self, context: &Context, device: &Device, answer: Answer<'_>) {
+        if let Some(owned) = self.of_mut(device.id) {
+            owned.job.answered(context.now, answer, &context.settings.firmware);
+        }
+    }
+
+    pub fn notified(&mut self, context: &Context, device: &Device, entries: &[Entry]) {
+        if let Some(owned) = self.of_mut(device.id) {
+            owned.job.notified(context.now, entries, &context.settings.firmware);
+        }
+    }
+
+    pub fn observation_ended(&mut self, context: &Context, device: &Device, path: Path) {
+        if let Some(owned) = self.of_mut(device.id) {
+            owned.job.observation_ended(context.now, path, &context.settings.firmware);
+        }
+    }
+
+    /// The exchange of the job was given up.
+    pub fn given_up(&mut self, device: &Device) {
+        if let Some(owned) = self.of_mut(device.id) {
+            owned.job.given_up();
+        }
+    }
+
+    /// A device has fetched so many bytes of its image, without a gap.
+    pub fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: u64) {
+        let Some(owned) = self.jobs.get_mut(&id) else { return };
+        owned.job.moved(context.now, fetched, &context.settings.firmware);
+        let events = owned.job.take_events();
+        let has_news = !events.is_empty();
+        for status in events {
+            tell(context, device, owned, status);
+        }
+        if has_news {
+            self.mark(id);
+        }
+        self.schedule(context, id);
+    }
+
+    /// The file of the image of a job is another one now, or cannot be read.
+    pub fn lost_image(&mut self, id: JobId) {
+        if let Some(owned) = self.jobs.get_mut(&id) {
+            owned.job.lost_image();
+        }
+    }
+
+    /// Asks for the next bytes of a push again after a while.
+    pub fn read_later(&mut self, context: &Context, id: JobId, at: Instant) {
+        if let Some(owned) = self.jobs.get_mut(&id) {
+            owned.read_again = Some(at);
+        }
+        self.schedule(context, id);
+    }
+
+    /// Returns the image that the job of this device pushes now.
+    pub fn pushed(&self, registration: RegistrationId) -> Option<(JobId, ImageName, Image)> {
+        let id = self.id_of(registration)?;
+        let job = &self.jobs.get(&id)?.job;
+        match &job.spec().package {
+            Package::Image { name, image } if job.is_pushing() => Some((id, name.clone(), *image)),
+            Package::Image { .. } | Package::Uri(_) => None,
+        }
+    }
+}
+
+/// Commands.
+impl FirmwareJobs {
+    /// Installs the package that the device has, by the job of this instance.
+    pub fn activate(&mut self, device: &Device, instance: u16) -> Result<(), NotNow> {
+        self.active_mut(device, instance).ok_or(NotNow::NOTHING_DOWNLOADED)?.activate()
+    }
+
+    /// Ends the job of this instance.
+    pub fn cancel(&mut self, device: &Device, instance: u16) -> Result<(), (Code, NotNow)> {
+        let job = self.active_mut(device, instance).ok_or((Code::NOT_FOUND, NotNow::NO_JOB))?;
+        job.cancel().map_err(|reason| (Code::CONFLICT, reason))
+    }
+
+    /// Returns the last event of the job of this instance.
+    pub fn status(&self, device: &Device, instance: u16) -> Option<&JobStatus> {
+        let job = &self.of(device.id)?.job;
+        (job.spec().instance == instance).then(|| job.status())
+    }
+
+    /// Returns whether an update of this device runs, or waits for the description of its image.
+    pub fn is_busy(&self, device: &Device) -> bool {
+        self.pending_endpoints.contains(device.registration.endpoint.as_str())
+            || self.of(device.id).is_some_and(|owned| !owned.job.is_over())
+    }
+
+    /// Lets an update wait for the description of its image. Returns whether it may: not if too many images are described.
+    pub fn wait_for_image(&mut self, context: &mut Context, name: &ImageName, update: PendingUpdate) -> bool {
+        let endpoint = Arc::clone(&update.endpoint);
+        if let Some((_, updates)) = self.pending.get_mut(name) {
+            updates.push(update);
+        } else {
+            let Some(request) = context.describe_image(name.clone()) else { return false };
+            self.pending.insert(name.clone(), (request, vec![update]));
+        }
+        self.pending_endpoints.insert(endpoint);
+        true
+    }
+
+    /// Takes the updates that waited for this description.
+    pub fn described(&mut self, request: ImageRequestId) -> Vec<PendingUpdate> {
+        let name = self.pending.iter().find(|(_, (own, _))| *own == request).map(|(name, _)| name.clone());
+        let updates = name.and_then(|name| self.pending.remove(&name)).map(|(_, updates)| updates).unwrap_or_default();
+        for update in &updates {
+            self.pending_endpoints.remove(&update.endpoint);
+        }
+        updates
+    }
+
+    fn active_mut(&mut self, device: &Device, instance: u16) -> Option<&mut Job> {
+        let job = &mut self.of_mut(device.id)?.job;
+        (job.spec().instance == instance && !job.is_over()).then_some(job)
+    }
+}
+
+/// Look-ups, and the records of the store.
+impl FirmwareJobs {
+    pub fn id_of(&self, registration: RegistrationId) -> Option<JobId> {
+        self.by_registration.get(&registration).copied()
+    }
+
+    pub fn registration_of(&self, id: JobId) -> Option<RegistrationId> {
+        self.jobs.get(&id)?.registration
+    }
+
+    /// Returns the size of the blocks of a push that the command named.
+    pub fn block_size(&self, registration: RegistrationId) -> Option<usize> {
+        self.of(registration)?.job.spec().block_size.map(usize::from)
+    }
+
+    /// Returns whether the job of this device wants its observations.
+    pub fn observes(&self, registration: RegistrationId) -> bool {
+        self.of(registration).is_some_and(|owned| !owned.job.is_over())
+    }
+
+    /// Returns the number of jobs, those that are over included, and of updates that wait for their image.
+    pub fn len(&self) -> usize {
+        self.jobs.len() + self.pending_endpoints.len()
+    }
+
+    pub fn deadlines(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    pub fn keep_changes(&mut self) {
+        self.changes.keep();
+    }
+
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Returns at most `most` records that have changed.
+    pub fn take_changes(&mut self, context: &Context, most: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while changes.len() < most
+            && let Some(endpoint) = self.changes.take()
+        {
+            let job = self.by_endpoint.get(&endpoint).and_then(|id| self.jobs.get(id));
+            let job = job.map(|owned| Box::new(record(context, owned)));
+            changes.push(Change::FirmwareJob(FirmwareJobRecord { endpoint: endpoint.to_string(), job }));
+        }
+        changes
+    }
+
+    /// Restores the job of an earlier process. `device` is its device, if it is registered.
+    pub fn restore(&mut self, context: &mut Context, device: Option<&Device>, endpoint: &str, record: JobRecord) {
+        let JobRecord { spec, progress, echo, update_ends, ends } = record;
+        let update_ends = update_ends.map(|at| context.wall_clock.moment(at));
+        let job = Job::restored(context.now, spec, progress, update_ends);
+        let id = self.insert(endpoint.into(), job, echo);
+        match device {
+            Some(device) => self.attach(context, device, id),
+            None => {
+                if let Some(owned) = self.jobs.get_mut(&id) {
+                    owned.job.left(context.now);
+                    owned.ends = Some(ends.map_or(context.now, |at| context.wall_clock.moment(at)));
+                }
+                self.schedule(context, id);
+            }
+        }
+    }
+}
+
+fn record(context: &Context, owned: &OwnedJob) -> JobRecord {
+    let OwnedJob { job, echo, ends, .. } = owned;
+    let unix_time = |at: Instant| context.wall_clock.unix_time(at);
+    JobRecord {
+        spec: job.spec().clone(),
+        progress: job.progress().clone(),
+        echo: echo.clone(),
+        update_ends: job.update_ends().map(unix_time),
+        ends: ends.map(unix_time),
+    }
+}
+
+/// Lets the device fetch the image while its job downloads by pull, and no longer.
+fn offer(context: &mut Context, device: Option<&Device>, id: JobId, owned: &mut OwnedJob) {
+    let Some(fetched) = owned.job.pulls() else {
+        owned.is_offered = false;
+        return context.pulls.withdraw(id);
+    };
+    let (Some(device), Package::Image { name, image }, false) = (device, &owned.job.spec().package, owned.is_offered)
+    else {
+        return;
+    };
+    let progress = PullProgress { fetched, is_resumed: owned.job.was_restored() };
+    let (name, image, identity) = (name.clone(), *image, device.identity.clone());
+    context.pulls.offer(owned.job.spec().key.clone(), Pull { job: id, name, image, identity, progress });
+    owned.is_offered = true;
+}
+
+/// Publishes an event by the session of the device, if there is one, and reports it.
+fn tell(context: &mut Context, device: Option<&Device>, owned: &OwnedJob, status: JobStatus) {
+    if let Some(device) = device {
+        let payload = uplink::firmware::event(&owned.echo, &status);
+        let publication = Publication::new(device.topics.firmware(), payload, UplinkClass::Answer);
+        context.publish(device.session, publication);
+    }
+    context.report(Report::FirmwareUpdate { endpoint: owned.endpoint.to_string(), status: Box::new(status) });
+}
+
+/// Returns the URI at which this device can fetch the image of a job: over DTLS if it has registered so.
+pub(super) fn pull_offer(context: &Context, device: &Device, spec: &JobSpec) -> Option<PullOffer> {
+    let Package::Image { name, .. } = &spec.package else { return None };
+    let (scheme, protocol) = match device.peer.association {
+        Some(_) => (UriScheme::Coaps, protocol::COAPS),
+        None => (UriScheme::Coap, protocol::COAP),
+    };
+    let public = context.settings.firmware.public_uris.of(scheme)?;
+    let uri = public.of_image(&spec.key, name).ok()?;
+    Some(PullOffer { uri, protocol })
+}

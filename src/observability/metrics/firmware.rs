@@ -1,0 +1,53 @@
+//! The counters of firmware updates.
+
+use lwm2m_core::command::firmware::{JobStatus, Phase, UpdateError};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+use crate::meters::{counter, counters};
+
+use super::labels::FirmwareLabels;
+
+/// Counts the events of firmware updates, by phase, and those that failed by error.
+#[derive(Debug)]
+pub struct FirmwareMetrics {
+    phases: [Counter; Phase::ALL.len()],
+    failures: [Counter; UpdateError::ALL.len()],
+    pub refused: Counter,
+}
+
+impl FirmwareMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let events = "Events of firmware updates by phase, failures by error";
+        let events = counters(registry, "lwm2m_firmware_events", events);
+        let refused = "Firmware updates refused because too many run (limit: limits.firmware_jobs)";
+        let failed = Phase::Failed.name();
+        Self {
+            failures: UpdateError::ALL.map(|error| events(FirmwareLabels { phase: failed, error: error.name() })),
+            phases: Phase::ALL.map(|phase| match phase {
+                // Each of them has an error.
+                Phase::Failed => Counter::default(),
+                Phase::Waiting
+                | Phase::Preparing
+                | Phase::Downloading
+                | Phase::Downloaded
+                | Phase::Updating
+                | Phase::Verifying
+                | Phase::Succeeded
+                | Phase::Cancelled
+                | Phase::Deferred => events(FirmwareLabels { phase: phase.name(), error: "" }),
+            }),
+            refused: counter(registry, "lwm2m_firmware_updates_refused", refused),
+        }
+    }
+
+    /// Returns the counter of an event.
+    pub fn of(&self, status: &JobStatus) -> &Counter {
+        let failure = status.error.and_then(|error| UpdateError::ALL.iter().position(|known| *known == error));
+        let phase = || Phase::ALL.iter().position(|known| *known == status.phase).unwrap_or_default();
+        match failure {
+            Some(failure) => &self.failures[failure],
+            None => &self.phases[phase()],
+        }
+    }
+}
