@@ -1,11 +1,13 @@
-//! A CoAP message and its encoding (RFC 7252 section 3).
+//! A CoAP message and its encoding. The library coap-lite reads and writes the packet; this module adds the checks that
+//! RFC 7252 requires beyond it.
 
 use std::fmt;
 
+use coap_lite::{MessageClass, MessageType, Packet};
 use thiserror::Error;
 
 use super::code::Code;
-use super::options::{Options, PAYLOAD_MARKER};
+use super::options::{Options, first_option};
 
 /// The type of a message (RFC 7252 section 4), which says how the message layer treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,28 +16,6 @@ pub enum Kind {
     NonConfirmable,
     Acknowledgement,
     Reset,
-}
-
-impl Kind {
-    /// Reads the type from the first byte of a message.
-    fn of_header(first: u8) -> Self {
-        match first >> 4 & 0x03 {
-            0 => Self::Confirmable,
-            1 => Self::NonConfirmable,
-            2 => Self::Acknowledgement,
-            _ => Self::Reset,
-        }
-    }
-
-    /// Returns the number of the type.
-    fn bits(self) -> u8 {
-        match self {
-            Self::Confirmable => 0,
-            Self::NonConfirmable => 1,
-            Self::Acknowledgement => 2,
-            Self::Reset => 3,
-        }
-    }
 }
 
 /// Matches an acknowledgement or a reset to its message, and shows a duplicate (RFC 7252 section 4.4).
@@ -160,13 +140,18 @@ impl Header {
     /// version of CoAP: RFC 7252 section 3 wants such a message to be ignored.
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let [first, code, high, low, rest @ ..] = datagram else { return None };
-        if first >> 6 != VERSION {
+        if first >> 6 != 1 {
             return None;
         }
+        let kind = match first >> 4 & 0x03 {
+            0 => Kind::Confirmable,
+            1 => Kind::NonConfirmable,
+            2 => Kind::Acknowledgement,
+            _ => Kind::Reset,
+        };
         let length = usize::from(first & 0x0f);
         let token = rest.get(..length).filter(|_| length <= Token::MAX_LENGTH).map(Token::new);
-        let id = MessageId(u16::from_be_bytes([*high, *low]));
-        Some(Self { kind: Kind::of_header(*first), code: Code(*code), id, token })
+        Some(Self { kind, code: Code(*code), id: MessageId(u16::from_be_bytes([*high, *low])), token })
     }
 }
 
@@ -178,8 +163,12 @@ impl Message {
 
     /// Reads one datagram (RFC 7252 section 3).
     pub fn decode(datagram: &[u8]) -> Result<Self, MessageDecodeError> {
-        let [first, code, high, low, rest @ ..] = datagram else { return Err(MessageDecodeError::TooShort) };
-        if first >> 6 != VERSION {
+        // coap-lite takes any version, an empty message with a body, and a marker with nothing behind it.
+        let [first, code, ..] = datagram else { return Err(MessageDecodeError::TooShort) };
+        if datagram.len() < 4 {
+            return Err(MessageDecodeError::TooShort);
+        }
+        if first >> 6 != 1 {
             return Err(MessageDecodeError::Version);
         }
         if first & 0x0f > 8 {
@@ -192,45 +181,74 @@ impl Message {
         if code != Code::EMPTY && !code.is_request() && !code.is_response() {
             return Err(MessageDecodeError::ReservedClass);
         }
-        let (token, rest) = rest.split_at_checked(usize::from(first & 0x0f)).ok_or(MessageDecodeError::Malformed)?;
-        let (options, payload) = Options::decode(rest).ok_or(MessageDecodeError::Malformed)?;
-        if payload == Some(&[]) {
+        let packet = Packet::from_bytes(datagram).map_err(|_| MessageDecodeError::Malformed)?;
+        if packet.payload.is_empty() && ends_with_marker(datagram) {
             return Err(MessageDecodeError::EmptyPayload);
         }
-        Ok(Self {
-            kind: Kind::of_header(*first),
-            code,
-            id: MessageId(u16::from_be_bytes([*high, *low])),
-            token: Token::new(token),
-            options,
-            payload: payload.unwrap_or_default().to_vec(),
-        })
+        Ok(Self::from_packet(code, packet))
     }
 
     pub fn encode(&self) -> Vec<u8> {
         encode((self.kind, self.code, self.id, self.token), &self.options, &self.payload)
     }
+
+    fn from_packet(code: Code, packet: Packet) -> Self {
+        let kind = match packet.header.get_type() {
+            MessageType::Confirmable => Kind::Confirmable,
+            MessageType::NonConfirmable => Kind::NonConfirmable,
+            MessageType::Acknowledgement => Kind::Acknowledgement,
+            MessageType::Reset => Kind::Reset,
+        };
+        let options =
+            packet.options().flat_map(|(number, values)| values.iter().map(|value| (*number, value.as_slice())));
+        let options = Options::from_sorted(options);
+        let token = Token::new(packet.get_token());
+        Self { kind, code, id: MessageId(packet.header.message_id), token, options, payload: packet.payload }
+    }
 }
 
+/// Writes a datagram. The payload is copied once: coap-lite would take a copy of its own.
 fn encode((kind, code, id, token): (Kind, Code, MessageId, Token), options: &Options, payload: &[u8]) -> Vec<u8> {
-    let length = HEADER + token.as_bytes().len() + options.encoded().len() + payload.len() + 1;
-    let mut datagram = Vec::with_capacity(length);
-    datagram.push(VERSION << 6 | kind.bits() << 4 | token.length);
-    datagram.push(code.0);
-    datagram.extend(id.0.to_be_bytes());
-    datagram.extend_from_slice(token.as_bytes());
-    datagram.extend_from_slice(options.encoded());
+    let mut packet = Packet::new();
+    packet.header.message_id = id.0;
+    packet.header.code = MessageClass::from(code.0);
+    packet.header.set_type(match kind {
+        Kind::Confirmable => MessageType::Confirmable,
+        Kind::NonConfirmable => MessageType::NonConfirmable,
+        Kind::Acknowledgement => MessageType::Acknowledgement,
+        Kind::Reset => MessageType::Reset,
+    });
+    packet.set_token(token.as_bytes().to_vec());
+    for (number, value) in options.iter() {
+        packet.add_option(number.into(), value.to_vec());
+    }
+    let mut datagram = packet
+        .to_bytes_with_limit(usize::MAX)
+        .expect("a token of at most eight bytes, and a limit that nothing reaches, leave no error");
     if !payload.is_empty() {
+        datagram.reserve_exact(1 + payload.len());
         datagram.push(PAYLOAD_MARKER);
         datagram.extend_from_slice(payload);
     }
     datagram
 }
 
-/// The bytes of the version, type, token length, code and message id.
-const HEADER: usize = 4;
-/// The version of CoAP (RFC 7252 section 3).
-const VERSION: u8 = 1;
+/// The byte between the options and the payload (RFC 7252 section 3).
+const PAYLOAD_MARKER: u8 = 0xff;
+
+/// Returns whether the last byte of a datagram without payload is the payload marker. It may also be the last byte of
+/// an option, so the options are passed over (RFC 7252 section 3.1). The datagram is well-formed otherwise.
+fn ends_with_marker(datagram: &[u8]) -> bool {
+    let [first, _, _, _, rest @ ..] = datagram else { return false };
+    let mut options = rest.get(usize::from(first & 0x0f)..).unwrap_or_default();
+    while let [head, ..] = options {
+        if *head == PAYLOAD_MARKER {
+            return true;
+        }
+        options = first_option(options).map(|(_, _, behind)| behind).unwrap_or_default();
+    }
+    false
+}
 
 #[cfg(test)]
 mod tests {

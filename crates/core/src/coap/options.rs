@@ -43,16 +43,13 @@ pub mod format {
     pub const LWM2M_CBOR: u16 = 11544;
 }
 
-/// Options in the order of their numbers; those of one number in the order in which they were given. They are kept in the
-/// form that they have in a message, which is the only one for these options.
+/// Options in the order of their numbers; those of one number in the order in which they were given. Each observation
+/// keeps those of its request: so they are kept in the compact form of RFC 7252 section 3.1, in one piece of memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Options(EncodedOptions);
 
-/// The bytes of options in a message. Those of most messages need no memory of their own.
+/// Differences of option numbers, lengths and values. Those of most messages need no memory of their own.
 type EncodedOptions = SmallVec<[u8; 24]>;
-
-/// The byte between the options and the payload (RFC 7252 section 3).
-pub(super) const PAYLOAD_MARKER: u8 = 0xff;
 
 /// An option value that is not of its format (RFC 7252 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -68,34 +65,13 @@ impl Options {
         Self::default()
     }
 
-    /// Reads the options of a message from the bytes behind its token (RFC 7252 section 3.1). Returns them with what is
-    /// behind the payload marker, if there is a marker; `None` if an option is malformed.
-    pub(super) fn decode(bytes: &[u8]) -> Option<(Self, Option<&[u8]>)> {
-        let (mut rest, mut number) = (bytes, 0_u16);
-        while let [first, behind @ ..] = rest {
-            if *first == PAYLOAD_MARKER {
-                let options = &bytes[..bytes.len() - rest.len()];
-                return Some((Self(options.into()), Some(behind)));
-            }
-            let (delta, _, behind) = first_option(rest)?;
-            number = number.checked_add(delta)?;
-            rest = behind;
-        }
-        Some((Self(bytes.into()), None))
-    }
-
-    /// Returns the options in the form that they have in a message, behind the token.
-    pub(super) fn encoded(&self) -> &[u8] {
-        &self.0
-    }
-
     pub fn add(&mut self, number: u16, value: &[u8]) {
         let last = self.iter().last().map_or(0, |(number, _)| number);
         if last <= number {
             return self.append(number - last, value);
         }
         let (before, behind): (Vec<_>, Vec<_>) = self.iter().partition(|(own, _)| *own <= number);
-        *self = Self::of_sorted(before.into_iter().chain([(number, value)]).chain(behind));
+        *self = Self::from_sorted(before.into_iter().chain([(number, value)]).chain(behind));
     }
 
     pub fn add_text(&mut self, number: u16, value: &str) {
@@ -110,7 +86,7 @@ impl Options {
     }
 
     pub fn remove(&mut self, number: u16) {
-        *self = Self::of_sorted(self.iter().filter(|(own, _)| *own != number));
+        *self = Self::from_sorted(self.iter().filter(|(own, _)| *own != number));
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u16, &[u8])> {
@@ -154,8 +130,8 @@ impl Options {
         self.uint(number::CONTENT_FORMAT).ok().flatten().and_then(|value| u16::try_from(value).ok())
     }
 
-    /// Makes options that are in the order of their numbers.
-    fn of_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
+    /// Takes options that are in the order of their numbers.
+    pub(super) fn from_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
         let (mut sorted, mut last) = (Self::new(), 0);
         for (number, value) in options {
             sorted.append(number - last, value);
@@ -185,7 +161,7 @@ impl fmt::Debug for Options {
 
 /// Reads the first option of these bytes: how much larger its number is than that of the option before, its value, and
 /// the bytes behind it. Returns `None` if there is none, or if it is malformed.
-fn first_option(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(super) fn first_option(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let (first, rest) = bytes.split_first()?;
     let (delta, rest) = extended(first >> 4, rest)?;
     let (length, rest) = extended(first & 0x0f, rest)?;
