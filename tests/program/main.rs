@@ -29,6 +29,7 @@ mod embedded_broker;
 mod end_to_end;
 mod exproto_link;
 mod field_reports;
+mod firmware;
 mod hostile;
 mod lifecycle;
 mod load;

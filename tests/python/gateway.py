@@ -27,6 +27,7 @@ class Gateway:
         self.arguments = arguments
         self.coap, self.coaps = free_ports(2, socket.SOCK_DGRAM)
         self.mqtt, listener, adapter, handler = free_ports(4)
+        lines = lines.replace("COAP_URI", self.uri)
         if dtls:
             lines += f"\nlisteners.dtls.default.bind = '127.0.0.1:{self.coaps}'\n{dtls}"
         self.config = pathlib.Path(folder, "gateway.toml")
@@ -95,6 +96,8 @@ class Gateway:
 @contextlib.contextmanager
 def running_gateway(lines="", dtls="", definitions=ROOT / "xml", arguments=()):
     """With these lines of configuration (`a.b = value`) besides the addresses, and the object definitions of a folder.
+
+    COAP_URI in the lines stands for the gateway's own URI.
 
     The arguments come after those that start it."""
     with tempfile.TemporaryDirectory() as folder:

@@ -68,6 +68,33 @@ def test_an_image_beyond_the_limit_is_refused_before_a_block_is_sent():
             assert (5, 0, 0) not in device.objects.values
 
 
+@pytest.mark.parametrize("method", ["pull", "push"])
+def test_leshan_updates_its_firmware(method, tmp_path):
+    (tmp_path / "app-3.0.bin").write_bytes(IMAGE)
+    lines = f"firmware.dir = '{tmp_path}'\nfirmware.public_uri = 'COAP_URI'\nfirmware.progress_interval = '1s'"
+    with running_gateway(lines) as gateway, Application(gateway, "leshan-fw") as application:
+        with leshan_device(gateway.uri, "leshan-fw", tmp_path) as device:
+            application.expect("up/resp", "register")
+            answer = application.command("firmware-update", image="app-3.0.bin", method=method)
+            assert (answer["code"], answer["size"], answer["sha256"]) == ("2.01", len(IMAGE), sha256(IMAGE)), answer
+            events = firmware_events(application)
+            device.wait_for(f"image of {len(IMAGE)} bytes, SHA-256 {sha256(IMAGE)}")
+            phases = list(dict.fromkeys(event["phase"] for event in events))
+            assert phases == ["preparing", "downloading", "downloaded", "updating", "verifying", "succeeded"], events
+            last = events[-1]
+            assert (last["method"], last["bytes"], last["progress"]) == (method, len(IMAGE), 100), last
+
+
+def firmware_events(application):
+    """All events of an update, up to its end."""
+    events = []
+    while not events or events[-1]["phase"] not in ("succeeded", "failed", "cancelled", "deferred"):
+        topic, payload = application.receive(TRANSFER)
+        if topic == "up/firmware":
+            events.append(payload["data"])
+    return events
+
+
 def takes_the_image(application):
     answer = write(application, "/5/0/0", "Opaque", base64.b64encode(IMAGE).decode())
     assert answer == {"code": "2.04", "codeMsg": "changed", "reqPath": "/5/0/0"}

@@ -8,4 +8,5 @@ pub mod gateway;
 pub mod ports;
 pub mod program;
 pub mod scene;
+pub mod simulated;
 pub mod turn;

@@ -13,7 +13,10 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
 
+import org.eclipse.californium.core.CoapClient;
+import org.eclipse.californium.core.CoapResponse;
 import org.eclipse.californium.core.config.CoapConfig;
+import org.eclipse.californium.core.network.CoapEndpoint;
 import org.eclipse.californium.elements.config.Configuration;
 import org.eclipse.leshan.client.LeshanClient;
 import org.eclipse.leshan.client.LeshanClientBuilder;
@@ -53,7 +56,7 @@ import org.eclipse.leshan.core.response.WriteResponse;
  * <li>{@code quit} de-registers and ends.
  * </ul>
  * The device prints a line for each event, and for the format of each payload ({@link Formats}); for a firmware image
- * that is written to 5/0/0 its length and its SHA-256.
+ * that is written to 5/0/0, or fetched from the URI in 5/0/1, its length and its SHA-256.
  * <p>
  * Arguments: the server's URI, the endpoint name, the folder of object definitions, and options {@code KEY=VALUE}:
  * {@code values=FILE} is the definition of {@link Values} in the version that the device has (without this option the
@@ -65,6 +68,7 @@ public final class LeshanDevice {
     private static final int SENSOR_VALUE = 5700;
     /** Californium takes 8 KiB in blocks, unless it is told. */
     private static final int LARGEST_BODY = 4 * 1024 * 1024;
+    private static final long FETCH_MILLISECONDS = 60_000;
 
     public static void main(String[] arguments) throws Exception {
         String server = arguments[0];
@@ -92,7 +96,6 @@ public final class LeshanDevice {
             objects.setInstancesForObject(1, new Server(101, LIFETIME));
         }
         objects.setInstancesForObject(3, new RebootableDevice());
-        objects.setInstancesForObject(5, new Firmware());
         objects.setInstancesForObject(3303, thermometer);
         if (options.containsKey("values")) {
             objects.setInstancesForObject(Values.OBJECT, new Values(), new Values());
@@ -104,6 +107,7 @@ public final class LeshanDevice {
         Configuration coap = endpoints.createDefaultConfiguration();
         coap.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, LARGEST_BODY);
         dtls.configure(coap);
+        objects.setInstancesForObject(5, new Firmware(coap));
         LeshanClientBuilder builder = new LeshanClientBuilder(endpoint);
         if (options.containsKey("bootstrap")) {
             DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
@@ -186,28 +190,99 @@ public final class LeshanDevice {
         }
     }
 
-    /** Firmware Update (object 5): it keeps no image, and tells what came. */
+    /** Firmware Update (object 5): it keeps no image, and tells what came. An update takes no time. */
     public static final class Firmware extends SimpleInstanceEnabler {
         private static final int PACKAGE = 0;
         private static final int PACKAGE_URI = 1;
+        private static final int UPDATE = 2;
         private static final int STATE = 3;
         private static final int UPDATE_RESULT = 5;
+        private static final int PROTOCOLS = 8;
+        private static final int DELIVERY_METHOD = 9;
         private static final long IDLE = 0;
+        private static final long DOWNLOADING = 1;
         private static final long DOWNLOADED = 2;
+        private static final long UPDATED = 1;
+        private static final long CONNECTION_LOST = 4;
+        private static final long COAP = 0;
+        private static final long BOTH = 2;
 
+        private final Configuration coap;
+
+        /** Leshan wants one without arguments, for instances that a server creates. */
         public Firmware() {
-            initialValues = Map.of(PACKAGE_URI, "", STATE, IDLE, UPDATE_RESULT, 0L);
+            this(Configuration.createStandardWithoutFile());
+        }
+
+        public Firmware(Configuration coap) {
+            this.coap = coap;
+            initialValues = Map.of(PACKAGE_URI, "", STATE, IDLE, UPDATE_RESULT, 0L, PROTOCOLS, Map.of(0, COAP),
+                    DELIVERY_METHOD, BOTH);
         }
 
         @Override
         public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            if (resource == PACKAGE_URI) {
+                String uri = (String) value.getValue();
+                applyValues(Map.of(PACKAGE_URI, uri));
+                change(uri.startsWith("coap://") ? DOWNLOADING : IDLE, 0);
+                if (uri.startsWith("coap://")) {
+                    new Thread(() -> fetch(uri)).start();
+                }
+                return WriteResponse.success();
+            }
             if (resource != PACKAGE) {
                 return super.write(server, replace, resource, value);
             }
             byte[] image = (byte[]) value.getValue();
-            report("image of " + image.length + " bytes, SHA-256 " + sha256(image));
-            fireResourcesChange(applyValues(Map.of(STATE, DOWNLOADED)));
+            if (image.length == 1 && image[0] == 0) {
+                change(IDLE, 0);
+                return WriteResponse.success();
+            }
+            arrived(image);
             return WriteResponse.success();
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            if (resource != UPDATE) {
+                return super.execute(server, resource, arguments);
+            }
+            report("executed 5/0/2");
+            change(IDLE, UPDATED);
+            return ExecuteResponse.success();
+        }
+
+        /** Californium asks for one block after the other. */
+        private void fetch(String uri) {
+            CoapEndpoint endpoint = CoapEndpoint.builder().setConfiguration(coap).build();
+            CoapClient client = new CoapClient(uri);
+            client.setEndpoint(endpoint);
+            client.setTimeout(FETCH_MILLISECONDS);
+            try {
+                CoapResponse response = client.get();
+                if (response != null && response.isSuccess()) {
+                    arrived(response.getPayload());
+                } else {
+                    report("no image: " + (response == null ? "no answer" : response.getCode()));
+                    change(IDLE, CONNECTION_LOST);
+                }
+            } catch (Exception error) {
+                report("no image: " + error);
+                change(IDLE, CONNECTION_LOST);
+            } finally {
+                client.shutdown();
+                endpoint.destroy();
+            }
+        }
+
+        private void arrived(byte[] image) {
+            report("image of " + image.length + " bytes, SHA-256 " + sha256(image));
+            change(DOWNLOADED, 0);
+        }
+
+        private void change(long state, long result) {
+            fireResourcesChange(applyValues(Map.of(STATE, state, UPDATE_RESULT, result)));
         }
     }
 
