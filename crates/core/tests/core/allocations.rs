@@ -12,7 +12,7 @@ use lwm2m_testkit::scene::{Scene, peer};
 /// What one operation allocates. A change that needs less lowers the number; one that needs more has a reason for it.
 const MOST_OF_A_NOTIFICATION: u64 = 15;
 const MOST_OF_A_READ: u64 = 43;
-const MOST_OF_A_REGISTER: u64 = 70;
+const MOST_OF_A_REGISTER: u64 = 72;
 const MOST_OF_AN_UPDATE: u64 = 10;
 
 /// The time between two operations.
