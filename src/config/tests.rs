@@ -203,7 +203,8 @@ fn topics_that_are_hardly_meant_are_warnings() {
     assert_eq!(
         warned(
             "mountpoint = \"lwm2m/\"\n[translators]\ncommand.topic = \"%e/dn\"\nresponse.topic = \"%e/up\"\n\
-        send.topic = \"%e/up\"\nnotify.topic = \"%e/up\"\nregister.topic = \"%e/up\"\nupdate.topic = \"%e/up\""
+        send.topic = \"%e/up\"\nnotify.topic = \"%e/up\"\nregister.topic = \"%e/up\"\nupdate.topic = \"%e/up\"\n\
+        firmware.topic = \"%e/up\""
         ),
         ""
     );

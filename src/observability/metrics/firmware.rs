@@ -35,7 +35,7 @@ impl FirmwareMetrics {
                 | Phase::Verifying
                 | Phase::Succeeded
                 | Phase::Cancelled
-                | Phase::Deferred => events(FirmwareLabels { phase: phase.name(), error: "" }),
+                | Phase::Deferred => events(FirmwareLabels { phase: phase.name(), error: "none" }),
             }),
             refused: counter(registry, "lwm2m_firmware_updates_refused", refused),
         }
