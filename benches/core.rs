@@ -201,7 +201,7 @@ impl Bench {
     fn register_with(&mut self, number: u32, version: &str, links: Vec<u8>) -> (RegistrationId, Vec<Vec<u8>>) {
         let (endpoint, version) = (format!("ep=bench-{number}"), format!("lwm2m={version}"));
         let mut message = self.request(Code::POST, &["rd"]);
-        for item in [endpoint.as_str(), "lt=300", version.as_str(), "b=U"] {
+        for item in [endpoint.as_str(), "lt=86400", version.as_str(), "b=U"] {
             message.options.add_text(number::URI_QUERY, item);
         }
         message.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());

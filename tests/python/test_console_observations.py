@@ -1,26 +1,9 @@
 """An observation that lasts as long as somebody looks: `while=stream`, with a real stream and in real time."""
 
 import http.client
-import tempfile
 import time
 
-import pytest
-from console import Console, settings
-from gateway import PATIENCE, running_gateway
-
-
-@pytest.fixture(scope="module")
-def running():
-    with tempfile.TemporaryDirectory() as folder:
-        lines, port, tokens = settings(folder)
-        with running_gateway(lines) as gateway:
-            yield Console(gateway, port, tokens)
-
-
-@pytest.fixture
-def console(running):
-    yield running
-    running.leave()
+from gateway import PATIENCE
 
 
 def test_an_observation_ends_a_minute_after_the_last_stream_was_closed(console):

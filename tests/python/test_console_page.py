@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 import urllib.parse
 import urllib.request
 
@@ -21,8 +20,8 @@ except ImportError as missing:
     pytest.skip(f"{missing.name} is not installed", allow_module_level=True)
 
 import console_pictures
-from console import CHROMIUM, PATIENCE_MS, ROLES, THERMOMETER, WIDTHS, Console, Tab, Ticking, settings
-from gateway import ROOT, Application, running_gateway
+from console import CHROMIUM, PATIENCE_MS, ROLES, THERMOMETER, WIDTHS, Tab, Ticking
+from gateway import ROOT, Application
 
 PAGE = ROOT / "src/console/page"
 # All files of the page, as they are served: without comments, types and spaces.
@@ -35,20 +34,6 @@ if not CHROMIUM.exists():
     assert "CI" not in os.environ, "Debian's chromium is not installed"
     pytest.skip("Debian's chromium is not installed", allow_module_level=True)
 expect.set_options(timeout=PATIENCE_MS)
-
-
-@pytest.fixture(scope="module")
-def running():
-    with tempfile.TemporaryDirectory() as folder:
-        lines, port, tokens = settings(folder)
-        with running_gateway(lines) as gateway:
-            yield Console(gateway, port, tokens)
-
-
-@pytest.fixture
-def console(running):
-    yield running
-    running.leave()
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,9 @@
 import os
 import pty
 import subprocess
-import tempfile
 
 import pytest
-from console import Console, settings
-from gateway import PATIENCE, PROGRAM, running_gateway
-
-
-@pytest.fixture(scope="module")
-def running():
-    with tempfile.TemporaryDirectory() as folder:
-        lines, port, tokens = settings(folder)
-        with running_gateway(lines) as gateway:
-            yield Console(gateway, port, tokens)
-
-
-@pytest.fixture
-def console(running):
-    yield running
-    running.leave()
+from gateway import PATIENCE, PROGRAM
 
 
 def at_a_terminal(console, answer, *arguments):

@@ -149,7 +149,7 @@ impl Account {
     /// Returns whether nothing in this account is secret, so that it may be written without DTLS.
     pub fn is_public(&self) -> bool {
         self.servers.iter().all(|server| server.security == ServerSecurity::None)
-            && self.objects.iter().all(|object| !object.may_hold_keys())
+            && self.objects.iter().all(|object| !object.may_be_secret())
     }
 
     /// Returns whether a key is generated for each device.
@@ -234,11 +234,10 @@ impl PatternAccount {
 }
 
 impl ObjectInstance {
-    /// The object OSCORE, which holds keys.
-    const OSCORE: u16 = 21;
-
-    fn may_hold_keys(&self) -> bool {
-        self.path.object() == Some(Self::OSCORE)
+    /// Returns whether a resource of the object may be secret. The core objects but Security (0) and Firmware Update (5,
+    /// whose URI may have a password) and the sensors of IPSO have none; of others it is not known.
+    fn may_be_secret(&self) -> bool {
+        !matches!(self.path.object(), Some(1..=4 | 6 | 7 | 3200..=3350))
     }
 }
 

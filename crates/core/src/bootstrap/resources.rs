@@ -68,7 +68,10 @@ struct Instance {
 
 impl Instance {
     fn new(object: u16, instance: u16) -> Self {
-        Self { path: Path::of(&[object, instance]).unwrap_or_default(), assignments: Vec::new() }
+        Self {
+            path: Path::of(&[object, instance]).expect("two numbers are the path of an instance"),
+            assignments: Vec::new(),
+        }
     }
 
     fn add(&mut self, resource: u16, value: Value) {

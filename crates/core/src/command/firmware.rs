@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coap::Code;
 use crate::lwm2m::firmware::{State, UpdateResult};
+use lwm2m_base::secret::Secret;
 
 use super::{Echo, Origin, Reply};
 
@@ -48,8 +49,8 @@ pub struct UpdateRequest {
 pub enum PackageSource {
     /// The name of an image of this gateway.
     Image(String),
-    /// A URI that is passed on to the device.
-    Uri(String),
+    /// A URI that is passed on to the device. It may have a password.
+    Uri(Secret),
 }
 
 /// How the package is to be transferred.

@@ -19,10 +19,15 @@ fn public(settings: &mut GatewayConfig) {
 
 /// Kills the gateway, and begins the next process with what the store has.
 fn restart(scene: &mut Scene, store: &mut MemoryStore, change: fn(&mut GatewayConfig)) {
+    restart_after(scene, store, change, Duration::ZERO);
+}
+
+/// Kills the gateway, and begins the next process, after this time, with what the store has.
+fn restart_after(scene: &mut Scene, store: &mut MemoryStore, change: fn(&mut GatewayConfig), down: Duration) {
     store.keep(scene.gateway.take_changes(scene.now, usize::MAX));
     let mut settings = GatewayConfig::default();
     change(&mut settings);
-    let unix_time = Duration::from_secs(1_700_000_000);
+    let unix_time = Duration::from_secs(1_700_000_000) + down;
     scene.gateway = Gateway::new(settings, model(), [8; 32], scene.now, unix_time);
     store.restore(&mut scene.gateway, scene.now);
     scene.settle();
@@ -239,7 +244,7 @@ fn an_update_survives_the_registration_of_its_device_and_a_restart_meanwhile() {
     scene.ask(&deregister, Code::DELETED);
     scene.forget_what_was_said();
     let mut store = MemoryStore::default();
-    restart_without_device(&mut scene, &mut store);
+    restart_without_device(&mut scene, &mut store, Duration::ZERO);
     register(&mut scene, QUERY);
     let read = scene.expect_request(Code::GET, "/5/0");
     scene.device_sends(&object(&read, 1, 0, 2));
@@ -247,11 +252,44 @@ fn an_update_survives_the_registration_of_its_device_and_a_restart_meanwhile() {
     fetch(&mut scene, (&key, &name), 1);
 }
 
-fn restart_without_device(scene: &mut Scene, store: &mut MemoryStore) {
+#[test]
+fn an_update_outlives_a_registration_that_ended_while_the_gateway_was_down() {
+    let mut scene = public_scene();
+    let (key, name, _) = pulling(&mut scene);
+    let mut store = MemoryStore::default();
+    restart_without_device(&mut scene, &mut store, Duration::from_secs(4000));
+    scene.advance(3600.0);
+    assert_eq!(scene.gateway.table_sizes().firmware_jobs, 1);
+    register(&mut scene, QUERY);
+    let read = scene.expect_request(Code::GET, "/5/0");
+    scene.device_sends(&object(&read, 1, 0, 2));
+    observe(&mut scene, 1, 0);
+    fetch(&mut scene, (&key, &name), 1);
+}
+
+#[test]
+fn an_update_whose_time_passed_while_the_gateway_was_down_is_looked_at_first() {
+    let mut scene = public_scene();
+    let (key, name, [state, _]) = pulling(&mut scene);
+    (1..4).for_each(|block| drop(fetch(&mut scene, (&key, &name), block)));
+    notify(&mut scene, &state, 3, 2);
+    expect_event(&mut scene, "downloaded");
+    let execute = expect_execute(&mut scene, "/5/0/2");
+    scene.answer(&execute, Code::CHANGED);
+    expect_event(&mut scene, "updating");
+    let mut store = MemoryStore::default();
+    restart_after(&mut scene, &mut store, public, Duration::from_secs(2100));
+    let read = scene.expect_request(Code::GET, "/5/0");
+    scene.device_sends(&object(&read, 0, 1, 2));
+    expect_event(&mut scene, "verifying");
+    expect_event(&mut scene, "succeeded");
+}
+
+fn restart_without_device(scene: &mut Scene, store: &mut MemoryStore, down: Duration) {
     store.keep(scene.gateway.take_changes(scene.now, usize::MAX));
     let mut settings = GatewayConfig::default();
     public(&mut settings);
-    let unix_time = Duration::from_secs(1_700_000_000);
+    let unix_time = Duration::from_secs(1_700_000_000) + down;
     scene.gateway = Gateway::new(settings, model(), [8; 32], scene.now, unix_time);
     store.restore(&mut scene.gateway, scene.now);
     scene.settle();

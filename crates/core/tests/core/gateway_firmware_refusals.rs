@@ -41,6 +41,8 @@ fn a_second_update_is_refused_while_one_runs_or_waits_for_its_image() {
     scene.command(&update(json!({ "image": IMAGE })));
     scene.expect_nothing_more();
     assert!(refused(&mut scene, json!({ "image": IMAGE }), "4.09").contains("runs already"));
+    scene.command(&json!({ "reqID": 1, "msgType": "firmware-cancel" }));
+    assert!(expect_refused(&mut scene, "4.09").contains("has not begun"));
     scene.disk_answers();
     scene.expect_any_published("lwm2m/dev-7/up/resp");
     expect_event(&mut scene, "preparing");
@@ -95,6 +97,8 @@ fn an_image_with_more_blocks_than_a_push_can_number_is_refused() {
     scene.images.write("large.bin", &vec![0; 17 * 1024 * 1024]);
     let push = json!({ "image": "large.bin", "method": "push", "blockSize": 16 });
     assert!(refused(&mut scene, push, "4.00").contains("blocks"));
+    // Without firmware.public_uri the gateway has no other method than a push.
+    assert!(refused(&mut scene, json!({ "image": "large.bin", "blockSize": 16 }), "4.00").contains("blocks"));
 }
 
 #[test]

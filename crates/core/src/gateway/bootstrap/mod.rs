@@ -41,7 +41,7 @@ use super::config::BootstrapConfig;
 use super::context::Context;
 use super::diagnostic::{add_max_age, fitting, room};
 use super::received_request::ReceivedRequest;
-use super::report::{BootstrapRefusal, BootstrapReport, Report};
+use super::report::{BootstrapRefusal, BootstrapReport, BootstrapStep, Report};
 
 pub(super) use awaited_bootstraps::{AwaitedBootstrap, AwaitedBootstraps};
 pub(super) use broker_client::SESSION;
@@ -246,7 +246,8 @@ impl BootstrapServer {
             if is_secured && peer.association.is_none() {
                 return Err(BootstrapRefusal::Secured);
             }
-            self.fail(context, id, None, "the device asked for another session");
+            // A command that awaits the session awaits the next one.
+            self.end_failed(context, id, None, "the device asked for another session");
         }
         let most_plain = settings.sessions.div_ceil(2);
         let is_full =
@@ -293,18 +294,30 @@ impl BootstrapServer {
     }
 
     fn fail(&mut self, context: &mut Context, id: SessionId, code: Option<Code>, reason: &str) {
-        let Some(RunningSession { session, .. }) = self.end(context, id) else { return };
-        let (endpoint, peer, step) = (session.endpoint.to_string(), session.peer, session.step());
+        let Some((endpoint, step)) = self.end_failed(context, id, code, reason) else { return };
         let outcome = || awaited_bootstraps::failed_at(step, code, reason);
         context.awaited_bootstraps.ended(context.now, &endpoint, outcome);
+    }
+
+    /// Ends a session that has failed, and reports it. Returns its endpoint name and the step at which it was.
+    fn end_failed(
+        &mut self,
+        context: &mut Context,
+        id: SessionId,
+        code: Option<Code>,
+        reason: &str,
+    ) -> Option<(String, BootstrapStep)> {
+        let RunningSession { session, .. } = self.end(context, id)?;
+        let (endpoint, peer, step) = (session.endpoint.to_string(), session.peer, session.step());
         self.client.publish_failed(context, &endpoint, (step, code, reason));
         context.report(Report::Bootstrap(BootstrapReport::Failed {
-            endpoint,
+            endpoint: endpoint.clone(),
             peer,
             step,
             code,
             reason: reason.to_owned(),
         }));
+        Some((endpoint, step))
     }
 
     fn end(&mut self, context: &mut Context, id: SessionId) -> Option<RunningSession> {
@@ -329,16 +342,27 @@ impl BootstrapServer {
     fn handle_pack_request(&mut self, context: &mut Context, received: ReceivedRequest) {
         match self.pack(context, received) {
             Ok((endpoint, response)) => {
+                let mut block_size = context.settings.coap.block_size;
                 if received.peer.association.is_none() {
+                    block_size = UNPROVEN_BLOCK;
                     context.coap.limit_blocks(received.id, UNPROVEN_BLOCK);
                 }
+                let block = RequestedBlock::of(received.request, block_size);
+                let is_last = block.begin + block.size.min(block_size) >= response.payload.len();
                 context.respond(received.id, response);
-                if is_first_block(received.request) {
+                if is_last {
+                    context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
+                    self.client.publish_finished(context, &endpoint);
+                }
+                if block.begin == 0 {
                     context.report(Report::Bootstrap(BootstrapReport::Pack { endpoint, peer: received.peer }));
                 }
             }
             Err((endpoint, refusal)) => {
-                let response = refused(refusal.code_of_pack(), refusal, received.request);
+                let mut response = refused(refusal.code_of_pack(), refusal, received.request);
+                if response.code == Code::SERVICE_UNAVAILABLE {
+                    add_max_age(&mut response, context.settings.limits.retry_after);
+                }
                 reject(context, received, endpoint, response, refusal);
             }
         }
@@ -403,9 +427,20 @@ fn is_pack(request: &Request) -> bool {
     request.options.all(number::URI_PATH).eq([PACK_PATH.as_bytes()])
 }
 
-fn is_first_block(request: &Request) -> bool {
-    // RFC 7959 section 2.2: the number stands above the lowest four bits.
-    request.options.uint(number::BLOCK2).ok().flatten().is_none_or(|block| block >> 4 == 0)
+/// The block of a body that a request asks for, in bytes.
+struct RequestedBlock {
+    begin: usize,
+    size: usize,
+}
+
+impl RequestedBlock {
+    /// Reads Block2 (RFC 7959 section 2.2): the number stands above the lowest four bits, the size in the lowest three. A
+    /// request without it asks for the first block.
+    fn of(request: &Request, default_size: usize) -> Self {
+        let block = request.options.uint(number::BLOCK2).ok().flatten();
+        let (number, size) = block.map_or((0, default_size), |block| ((block >> 4) as usize, 16 << (block & 7)));
+        Self { begin: number * size, size }
+    }
 }
 
 /// Returns the settings, if the socket of this peer serves bootstrap.

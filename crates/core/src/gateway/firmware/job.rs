@@ -338,7 +338,8 @@ impl Job {
     /// Ends the job. Its exchange is to be given up. A device that may hold a part of the package is asked to drop it.
     pub fn cancel(&mut self) -> Result<(), NotNow> {
         let is_updating = self.progress.told.state() == Some(State::Updating);
-        if is_updating || matches!(self.progress.phase, Phase::Updating | Phase::Verifying) {
+        // The answer to Execute may be lost while the device installs.
+        if is_updating || self.progress.executed || matches!(self.progress.phase, Phase::Updating | Phase::Verifying) {
             return Err(NotNow("the device installs the package already (state 3)"));
         }
         let has_begun = self.progress.begun;
@@ -464,7 +465,7 @@ impl Job {
     fn can_stall(&self) -> bool {
         match self.progress.phase {
             Phase::Waiting | Phase::Preparing | Phase::Downloading | Phase::Verifying => true,
-            Phase::Downloaded => self.progress.activated,
+            Phase::Downloaded => self.progress.activated && !self.progress.executed,
             Phase::Updating | Phase::Succeeded | Phase::Failed | Phase::Cancelled | Phase::Deferred => false,
         }
     }
@@ -488,6 +489,7 @@ impl Job {
             Step::Execute => {
                 self.progress.told.begin();
                 self.progress.executed = true;
+                self.update_ends.get_or_insert(now + config.update_timeout);
             }
             Step::Await
             | Step::ReadObject

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::coap::Code;
 use crate::command::Echo;
@@ -59,6 +59,8 @@ struct OwnedJob {
     /// The `firmware-update`, whose members each event repeats.
     echo: Echo,
     registration: Option<RegistrationId>,
+    /// How long the device may be silent, by its newest registration.
+    silence: Duration,
     /// When the job of a device that is not registered ends.
     ends: Option<Instant>,
     /// Whether the device may fetch the image now.
@@ -97,6 +99,7 @@ impl FirmwareJobs {
         let silence = allowed_silence(&context.settings, &device.registration);
         owned.registration = None;
         owned.ends = Some(device.last_heard() + silence + silence);
+        owned.silence = silence;
         owned.read_again = None;
         owned.job.left(context.now);
         if owned.job.is_over() {
@@ -181,8 +184,8 @@ impl FirmwareJobs {
         self.last_id += 1;
         let id = JobId(self.last_id);
         self.by_endpoint.insert(Arc::clone(&endpoint), id);
-        let (registration, ends, is_offered, read_again) = (None, None, false, None);
-        self.jobs.insert(id, OwnedJob { endpoint, job, echo, registration, ends, is_offered, read_again });
+        let (registration, silence, ends, is_offered, read_again) = (None, Duration::ZERO, None, false, None);
+        self.jobs.insert(id, OwnedJob { endpoint, job, echo, registration, silence, ends, is_offered, read_again });
         id
     }
 
@@ -190,6 +193,7 @@ impl FirmwareJobs {
     fn attach(&mut self, context: &mut Context, device: &Device, id: JobId) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
         owned.registration = Some(device.id);
+        owned.silence = allowed_silence(&context.settings, &device.registration);
         owned.ends = None;
         // Another identity may fetch the image now.
         owned.is_offered = false;
@@ -197,6 +201,7 @@ impl FirmwareJobs {
         let can_cancel = device.registration.object_version(OBJECT).version() >= Version::LWM2M_1_1;
         owned.job.registered(context.now, pull_offer, can_cancel, device.is_awake(context.now));
         self.by_registration.insert(device.id, id);
+        self.mark(id);
         self.settle(context, Some(device), id);
     }
 
@@ -324,6 +329,9 @@ impl FirmwareJobs {
 
     /// Ends the job of this instance.
     pub fn cancel(&mut self, device: &Device, instance: u16) -> Result<(), (Code, NotNow)> {
+        if self.pending_endpoints.contains(device.registration.endpoint.as_str()) {
+            return Err((Code::CONFLICT, NotNow::NOT_BEGUN));
+        }
         let job = self.active_mut(device, instance).ok_or((Code::NOT_FOUND, NotNow::NO_JOB))?;
         job.cancel().map_err(|reason| (Code::CONFLICT, reason))
     }
@@ -421,8 +429,10 @@ impl FirmwareJobs {
 
     /// Restores the job of an earlier process. `device` is its device, if it is registered.
     pub fn restore(&mut self, context: &mut Context, device: Option<&Device>, endpoint: &str, record: JobRecord) {
-        let JobRecord { spec, progress, echo, update_ends, ends } = record;
-        let update_ends = update_ends.map(|at| context.wall_clock.moment(at));
+        let JobRecord { spec, progress, echo, update_ends, silence, ends } = record;
+        // The device may have ended its update while nobody listened: it gets the time to be asked.
+        let soonest = context.now + context.settings.firmware.stall_timeout;
+        let update_ends = update_ends.map(|at| context.wall_clock.moment(at).max(soonest));
         let job = Job::restored(context.now, spec, progress, update_ends);
         let id = self.insert(endpoint.into(), job, echo);
         match device {
@@ -430,7 +440,10 @@ impl FirmwareJobs {
             None => {
                 if let Some(owned) = self.jobs.get_mut(&id) {
                     owned.job.left(context.now);
-                    owned.ends = Some(ends.map_or(context.now, |at| context.wall_clock.moment(at)));
+                    // Its registration may have ended while the gateway did not run.
+                    let twice = context.now + silence + silence;
+                    owned.ends = Some(ends.map_or(twice, |at| context.wall_clock.moment(at)));
+                    owned.silence = silence;
                 }
                 self.schedule(context, id);
             }
@@ -439,13 +452,14 @@ impl FirmwareJobs {
 }
 
 fn record(context: &Context, owned: &OwnedJob) -> JobRecord {
-    let OwnedJob { job, echo, ends, .. } = owned;
+    let OwnedJob { job, echo, silence, ends, .. } = owned;
     let unix_time = |at: Instant| context.wall_clock.unix_time(at);
     JobRecord {
         spec: job.spec().clone(),
         progress: job.progress().clone(),
         echo: echo.clone(),
         update_ends: job.update_ends().map(unix_time),
+        silence: *silence,
         ends: ends.map(unix_time),
     }
 }

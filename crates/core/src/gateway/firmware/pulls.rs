@@ -77,11 +77,11 @@ impl Pulls {
 }
 
 impl Pulls {
-    /// Returns the offer with this key, if the peer that asks may fetch it: over DTLS only the identity of the job may.
+    /// Returns the offer with this key, if the peer that asks may fetch it: one with the identity of the job, or one
+    /// without DTLS if the device of the job has registered so.
     pub fn get(&self, key: &str, identity: Option<&Identity>) -> Option<&Pull> {
         let pull = self.by_key.get(&key.parse::<PullKey>().ok()?)?;
-        let is_allowed = identity.is_none() || pull.identity.as_deref() == identity;
-        is_allowed.then_some(pull)
+        (pull.identity.as_deref() == identity).then_some(pull)
     }
 
     /// Returns whether a device of this identity may fetch an image.
@@ -141,6 +141,7 @@ mod tests {
         pulls.offer(KEY.parse().unwrap(), pull(1, Some(psk("dev-1"))));
         assert!(pulls.get(KEY, Some(&psk("dev-1"))).is_some());
         assert!(pulls.get(KEY, Some(&psk("dev-2"))).is_none());
+        assert!(pulls.get(KEY, None).is_none(), "nor does a peer without DTLS, whatever it knows");
         assert!(pulls.has_offer_for(&psk("dev-1")) && !pulls.has_offer_for(&psk("dev-2")));
         pulls.offer(KEY.parse().unwrap(), pull(1, None));
         assert!(pulls.get(KEY, Some(&psk("dev-1"))).is_none() && pulls.get(KEY, None).is_some());

@@ -26,6 +26,9 @@ pub struct JobRecord {
     /// When an update without result fails. Times are those of the wall clock, since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) update_ends: Option<Duration>,
+    /// How long the registered device may be silent: its lifetime, with the time that the gateway allows beyond it.
+    #[serde(default)]
+    pub(super) silence: Duration,
     /// When the job of a device that is not registered ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ends: Option<Duration>,

@@ -88,11 +88,12 @@ pub(in crate::gateway) fn check_request(request: &UpdateRequest) -> Result<Resul
             if request.sha256.is_some() {
                 return Err(UpdateRefusal::bad("sha256 is checked for images of this gateway, not for a URI"));
             }
-            if uri.len() > PublicUri::LONGEST || !uri.contains("://") || uri.contains(char::is_control) {
+            let text = uri.reveal();
+            if text.len() > PublicUri::LONGEST || !text.contains("://") || text.contains(char::is_control) {
                 let longest = PublicUri::LONGEST;
                 return Err(UpdateRefusal::bad(format!("uri is not a URI of at most {longest} bytes")));
             }
-            Ok(Err(Secret::new(uri.clone())))
+            Ok(Err(uri.clone()))
         }
     }
 }
@@ -111,11 +112,13 @@ pub(in crate::gateway) fn spec_of_image(
     }
     let settings = &context.settings;
     let block_size = request.block_size.map_or(settings.coap.block_size as u64, u64::from).clamp(16, 1024);
-    if request.method == MethodChoice::Push && image.size > MOST_BLOCKS * block_size {
+    let scheme = if device.peer.association.is_some() { UriScheme::Coaps } else { UriScheme::Coap };
+    let is_offered = settings.firmware.public_uris.of(scheme).is_some();
+    let is_pushed = request.method == MethodChoice::Push || request.method == MethodChoice::Auto && !is_offered;
+    if is_pushed && image.size > MOST_BLOCKS * block_size {
         return Err(UpdateRefusal::bad(format!("the image has more than {MOST_BLOCKS} blocks of {block_size} bytes")));
     }
     let spec = spec(context, instance, request, Package::Image { name: name.clone(), image });
-    let scheme = if device.peer.association.is_some() { UriScheme::Coaps } else { UriScheme::Coap };
     match context.settings.firmware.public_uris.of(scheme) {
         Some(public) if spec.method != MethodChoice::Push => {
             public.of_image(&spec.key, &name).map_err(|error| UpdateRefusal::bad(error.to_string()))?;

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::command::firmware::{FirmwareAction, MethodChoice, PackageSource, UpdateRequest};
+use lwm2m_base::secret::Secret;
 
 use super::error::CommandError;
 
@@ -47,7 +48,7 @@ fn instance(data: &Map<String, Value>) -> Result<u16, CommandError> {
 fn update(data: &Map<String, Value>) -> Result<UpdateRequest, CommandError> {
     let package = match (text(data, "image")?, text(data, "uri")?) {
         (Some(image), None) => PackageSource::Image(image),
-        (None, Some(uri)) => PackageSource::Uri(uri),
+        (None, Some(uri)) => PackageSource::Uri(Secret::new(uri)),
         (Some(_), Some(_)) => return Err(CommandError::TwoPackages),
         (None, None) => return Err(CommandError::NoPackage),
     };
@@ -137,7 +138,7 @@ mod tests {
         let all = json!({ "uri": "http://a/b", "method": "pull", "activate": false, "version": "2", "sha256": "00",
             "blockSize": 256, "attempts": 1, "instance": 7 });
         let named = UpdateRequest {
-            package: PackageSource::Uri("http://a/b".to_owned()),
+            package: PackageSource::Uri(Secret::new("http://a/b")),
             method: MethodChoice::Pull,
             activate: false,
             version: Some("2".to_owned()),

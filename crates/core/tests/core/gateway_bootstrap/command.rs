@@ -47,6 +47,38 @@ fn the_answer_comes_when_the_session_has_finished() {
 }
 
 #[test]
+fn a_device_that_reboots_in_the_session_and_asks_again_answers_by_the_next_session() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    begin(&mut scene, "ep=dev-7");
+    next_request(&mut scene).expect("a request");
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_device_that_takes_a_pack_has_been_bootstrapped_when_it_has_the_last_block() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    for number in 0_u32.. {
+        let mut request = scene.request(Code::GET, &["bspack"], "ep=dev-7");
+        request.options.add_uint(number::ACCEPT, 112);
+        request.options.add_uint(number::BLOCK2, number << 4);
+        scene.device_sends(&request);
+        let (_, answer) = scene.expect_sent();
+        assert_eq!(answer.code, Code::CONTENT);
+        if answer.options.uint(number::BLOCK2).unwrap().unwrap_or_default() & 0x08 == 0 {
+            break;
+        }
+        scene.expect_nothing_more();
+    }
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    scene.expect_nothing_more();
+}
+
+#[test]
 fn the_answer_names_the_step_at_which_the_session_failed() {
     let mut scene = registered();
     executed(&mut scene, 1);

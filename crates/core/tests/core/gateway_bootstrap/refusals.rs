@@ -57,6 +57,21 @@ fn without_dtls_no_secret_leaves() {
 }
 
 #[test]
+fn objects_that_may_have_secrets_are_not_written_without_dtls() {
+    // The URI of a package may have a password.
+    let firmware = json!({ "path": "/5/0", "resources": { "1": "coap://files.example.com/a" } });
+    for (members, code) in [
+        (json!({ "object": [firmware] }), Code::BAD_REQUEST),
+        (json!({ "object": [firmware], "allow_plaintext": true }), Code::CHANGED),
+    ] {
+        let mut scene = super::scene(account(members));
+        let request = scene.request(Code::POST, &["bs"], "ep=dev-7");
+        scene.device_sends(&request);
+        assert_eq!(scene.expect_sent().1.code, code);
+    }
+}
+
+#[test]
 fn without_a_bootstrap_server_there_is_nothing() {
     let mut scene = Scene::new();
     scene.gateway.set_bootstrap_accounts(accounts(json!([account(json!({}))])));

@@ -211,7 +211,7 @@ impl Job {
     /// Transfers the package from its beginning, to a device in this state.
     fn start_over(&mut self, was_restored: bool, state: State) {
         if self.counts_attempt(was_restored) {
-            (self.progress.begun, self.progress.pushed, self.progress.executed) = (false, false, false);
+            (self.progress.begun, self.progress.pushed) = (false, false);
             self.enter(Phase::Preparing);
             self.prepare(state);
         }
@@ -235,6 +235,7 @@ impl Job {
 
     /// Counts another attempt. Returns whether it may be made; otherwise the job has failed.
     fn counts_attempt(&mut self, is_free: bool) -> bool {
+        (self.update_ends, self.progress.executed) = (None, false);
         if is_free {
             return true;
         }
@@ -309,6 +310,11 @@ impl Job {
     fn evaluate(&mut self, now: Instant, config: &FirmwareConfig) {
         let state = self.progress.told.state();
         if (self.progress.phase, state) == (Phase::Updating, Some(State::Idle)) {
+            if self.progress.told.is_stale() {
+                // Its result may follow: the object tells both.
+                self.step = Step::ReadObject;
+                return;
+            }
             self.progress.told.conclude();
         }
         let result = self.progress.told.new_result();
@@ -404,5 +410,6 @@ impl Job {
 
 impl NotNow {
     pub const NO_JOB: Self = Self("no firmware update of this device runs");
+    pub const NOT_BEGUN: Self = Self("the update has not begun: its image is looked at; try again");
     pub const NOTHING_DOWNLOADED: Self = Self("nothing is downloaded that could be activated");
 }

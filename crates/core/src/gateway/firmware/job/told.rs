@@ -48,6 +48,11 @@ impl Told {
         self.stale = None;
     }
 
+    /// Returns whether the result that is known may be that of an earlier update.
+    pub fn is_stale(&self) -> bool {
+        self.stale.is_some_and(|result| result != UpdateResult::Initial)
+    }
+
     pub fn state(&self) -> Option<State> {
         self.state
     }

@@ -61,6 +61,8 @@ fn a_device_that_claims_success_before_it_was_told_to_install_has_not_installed(
     assert!(!play.job.is_over(), "the same result as before is none");
     play.notify("/5/0/3", 3);
     play.notify("/5/0/3", 0);
+    play.expect(JobRequest::Read(path("/5/0")));
+    play.content(&object(0, 1));
     play.expect_phases(&[Verifying, Succeeded]);
 }
 
@@ -158,6 +160,45 @@ fn an_update_that_runs_cannot_be_cancelled() {
     assert!(play.job.cancel().is_err());
     play.notify("/5/0/5", 1);
     play.expect_phases(&[Verifying, Succeeded]);
+}
+
+#[test]
+fn an_update_command_without_an_answer_has_the_time_of_an_installation() {
+    let mut play = Play::downloaded(spec());
+    play.expect(JobRequest::Execute(path("/5/0/2")));
+    play.no_answer();
+    assert!(play.job.cancel().is_err());
+    play.advance(1799);
+    play.expect_phases(&[]);
+    play.registers();
+    play.expect(JobRequest::Read(path("/5/0")));
+    play.content(&object(0, 1));
+    play.expect_phases(&[Verifying, Succeeded]);
+
+    let mut play = Play::downloaded(spec());
+    play.expect(JobRequest::Execute(path("/5/0/2")));
+    play.no_answer();
+    play.advance(1800);
+    play.expect_end(Failed, Some(UpdateError::Lost), None);
+}
+
+#[test]
+fn a_device_that_falls_back_to_idle_with_an_old_result_is_asked_for_the_new_one() {
+    let mut play = Play::of(spec());
+    play.prepare(0, 1);
+    play.expect(JobRequest::WriteUri(path("/5/0/1"), uri()));
+    play.answer(Code::CHANGED, &[], false);
+    play.notify("/5/0/3", 1);
+    play.fetched(SIZE);
+    play.notify("/5/0/3", 2);
+    play.expect(JobRequest::Execute(path("/5/0/2")));
+    play.answer(Code::CHANGED, &[], false);
+    play.notify("/5/0/3", 3);
+    play.notify("/5/0/3", 0);
+    play.expect(JobRequest::Read(path("/5/0")));
+    play.expect_phases(&[Preparing, Downloading, Downloaded, Updating]);
+    play.content(&object(0, 8));
+    play.expect_end(Failed, Some(UpdateError::UpdateFailed), None);
 }
 
 #[test]
