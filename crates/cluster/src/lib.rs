@@ -1,0 +1,27 @@
+//! Decides which node of a cluster owns which shard, and which DTLS record numbers it may use, without IO.
+//!
+//! - [`Term`] counts the tenures of a shard by a clock of 4 seconds.
+//! - [`NodeNumber`], [`Incarnation`] and [`Process`] name the nodes of a cluster and their processes.
+//! - [`WriteNumbers`] gives each DTLS record of an association a number that no other record gets.
+//! - [`Floors`] tells which terms a process may use.
+//!
+//! # What this crate guarantees
+//!
+//! - It reads no clock, draws no random numbers and does no IO: time, answers and messages are arguments.
+//! - No two records of one association have the same number, whatever the store of leases forgets or brings back. This
+//!   rests on three conditions, which [`write_number`] names.
+//!
+//! # What it does not know
+//!
+//! Devices, DTLS, CoAP and MQTT; the protocol of the engine that stores leases; the encoding of messages between nodes.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
+mod floors;
+mod node;
+mod term;
+pub mod write_number;
+
+pub use floors::Floors;
+pub use node::{Incarnation, NodeNumber, NodeNumberError, Process};
+pub use term::{Term, WallTime};
+pub use write_number::WriteNumbers;
