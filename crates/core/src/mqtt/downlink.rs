@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::command::firmware::FirmwareCommand;
+use crate::command::firmware::{FirmwareAction, FirmwareCommand};
 use crate::command::{Command, Echo, KnownMembers, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply, ResponseTopic};
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::content_format::ContentFormat;
@@ -112,6 +112,15 @@ pub(crate) fn read_of_console(payload: &[u8], context: CommandContext<'_>) -> Re
             ReadCommand::Firmware(FirmwareCommand { echo: marked(command.echo.clone()), ..command })
         }
     })
+}
+
+/// Reads the `data` of a `firmware-update`.
+pub(crate) fn firmware_update(data: &Value) -> Result<FirmwareAction, String> {
+    match firmware::action(Some("firmware-update"), Some(data)) {
+        Some(Ok((_, action))) => Ok(action),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("no command about firmware".to_owned()),
+    }
 }
 
 /// Reads an operation on a device.

@@ -7,8 +7,10 @@
 //! - `deferral` lets them wait while other messages come.
 //! - `job` is the update of one device as a state machine, and `jobs` has those of all devices. `update` checks what an
 //!   application asks for, and [`record`] is what the store has of a job.
+//! - [`campaign`] updates many devices, one job each.
 //! - [`config`] has the settings.
 
+pub mod campaign;
 pub mod config;
 pub(in crate::gateway) mod deferral;
 pub mod image;

@@ -1,0 +1,136 @@
+//! What operators do to a campaign, and what they see of it.
+
+use std::ops::Bound;
+
+use super::member::{Member, MemberState, Outcome};
+use super::spec::CampaignSpec;
+use super::view::{CampaignMember, CampaignView, Counts};
+use super::{Campaign, CampaignEvent, CampaignStatus, Progress};
+
+/// The reason why a campaign cannot be paused, resumed or cancelled.
+pub type NotNow = &'static str;
+
+impl Campaign {
+    /// Begins no further updates. Those that run go on.
+    pub fn pause(&mut self) -> Result<(), NotNow> {
+        match self.status {
+            CampaignStatus::Running => {
+                self.set_status(CampaignStatus::Paused);
+                Ok(())
+            }
+            CampaignStatus::Paused => Err("the campaign is paused already"),
+            CampaignStatus::Stopped => Err("the campaign has stopped already, because too many updates failed"),
+            CampaignStatus::Cancelled | CampaignStatus::Completed => Err(OVER),
+        }
+    }
+
+    /// Goes on after a pause, or after too many failures, which are counted from zero again.
+    pub fn resume(&mut self) -> Result<(), NotNow> {
+        match self.status {
+            CampaignStatus::Paused | CampaignStatus::Stopped => {
+                self.resumed_at = Progress::of(&self.counts);
+                self.set_status(CampaignStatus::Running);
+                Ok(())
+            }
+            CampaignStatus::Running => Err("the campaign runs already"),
+            CampaignStatus::Cancelled | CampaignStatus::Completed => Err(OVER),
+        }
+    }
+
+    /// Ends the campaign: nothing begins, and the updates that run are cancelled. A device that installs already goes on.
+    pub fn cancel(&mut self) -> Result<(), NotNow> {
+        if self.is_over() {
+            return Err(OVER);
+        }
+        self.set_status(CampaignStatus::Cancelled);
+        self.end_waiting(Outcome::Cancelled);
+        self.retries.clear();
+        let running = self.members.iter().filter(|(_, member)| matches!(member, Member::Updating { .. }));
+        let running: Vec<_> = running.map(|(key, _)| key.clone()).collect();
+        running.iter().for_each(|key| self.cancel_update(key));
+        Ok(())
+    }
+
+    /// The update of a device could not be cancelled because the device was not registered: it is tried again with its
+    /// next message.
+    pub fn not_cancelled(&mut self, endpoint: &str) {
+        if let Some((key, Member::Updating { job, is_away, .. })) = self.member(endpoint) {
+            self.set(&key, Member::Updating { job, is_away, is_cancelled: false });
+        }
+    }
+
+    /// Returns the next resource of a device that is being asked.
+    pub fn next_question(&self, endpoint: &str) -> Option<super::Action> {
+        let (key, _) = self.members.get_key_value(endpoint)?;
+        self.question(key)
+    }
+
+    pub fn take_events(&mut self) -> Vec<CampaignEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    pub fn spec(&self) -> &CampaignSpec {
+        &self.spec
+    }
+
+    pub fn status(&self) -> CampaignStatus {
+        self.status
+    }
+
+    /// Returns whether no update begins any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.status, CampaignStatus::Cancelled | CampaignStatus::Completed)
+    }
+
+    /// Returns whether messages of devices matter to the campaign.
+    pub fn listens(&self) -> bool {
+        !self.is_over() || self.counts.of(MemberState::Updating) > 0
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub fn view(&self) -> CampaignView {
+        let spec = &self.spec;
+        CampaignView {
+            name: spec.name.as_str().to_owned(),
+            status: self.status,
+            image: String::from(spec.image.clone()),
+            version: spec.version.clone(),
+            ends: self.ends,
+            counts: self.counts,
+            spec: serde_json::to_value(spec).unwrap_or_default(),
+        }
+    }
+
+    /// Returns at most `most` devices in the order of their endpoint names, after this one.
+    pub fn members(&self, after: Option<&str>, state: Option<MemberState>, most: usize) -> Vec<CampaignMember> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let members = self.members.range::<str, _>((first, Bound::Unbounded));
+        let members = members.filter(|(_, member)| state.is_none_or(|state| member.state() == state));
+        let members = members.map(|(endpoint, member)| CampaignMember {
+            endpoint: endpoint.to_string(),
+            state: member.state(),
+            error: member.outcome().and_then(Outcome::error),
+        });
+        members.take(most).collect()
+    }
+}
+
+const OVER: NotNow = "the campaign is over";
+
+impl CampaignStatus {
+    pub const ALL: [Self; 5] = [Self::Running, Self::Paused, Self::Stopped, Self::Cancelled, Self::Completed];
+
+    /// Returns the name in events, in the API and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Cancelled => "cancelled",
+            Self::Completed => "completed",
+        }
+    }
+}

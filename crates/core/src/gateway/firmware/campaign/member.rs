@@ -1,0 +1,180 @@
+//! The part of one device in a campaign.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::coap::Code;
+use crate::command::firmware::{JobLabel, Phase, UpdateError};
+
+/// The state of a device in a campaign. It is small: a campaign has many thousands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// Nothing has begun. `is_queued` if the device has sent a message since, and waits for its turn.
+    Waiting { is_queued: bool },
+    /// The campaign reads what it must know of the device; `step` counts the resources.
+    Asking { step: u8 },
+    /// The device is to be updated. `is_queued` if it waits for its turn, else it sleeps.
+    Ready { is_queued: bool },
+    /// The `firmware-update` was given.
+    Starting,
+    /// The update runs. `is_away` while it waits for a message of the device, and `is_cancelled` if it was told to end.
+    Updating { job: JobLabel, is_away: bool, is_cancelled: bool },
+    /// The campaign is done with the device.
+    Ended(Outcome),
+}
+
+/// What became of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was updated, and runs the version.
+    Succeeded,
+    /// It ran the version before.
+    UpToDate,
+    /// A resource has another value than the filter asks for.
+    FilterMismatch,
+    Failed(UpdateError),
+    /// The update was refused before anything was sent.
+    Refused(#[serde(with = "code")] Code),
+    /// Somebody cancelled the update or the campaign.
+    Cancelled,
+    /// The device has put the update off.
+    Deferred,
+    /// The campaign ended before the device could take part.
+    Absent,
+}
+
+/// The states as people see and count them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemberState {
+    Waiting,
+    Updating,
+    Succeeded,
+    Failed,
+    UpToDate,
+    FilterMismatch,
+    Cancelled,
+    Deferred,
+    Absent,
+}
+
+impl Member {
+    pub fn state(self) -> MemberState {
+        match self {
+            Self::Waiting { .. } | Self::Asking { .. } | Self::Ready { .. } => MemberState::Waiting,
+            Self::Starting | Self::Updating { .. } => MemberState::Updating,
+            Self::Ended(outcome) => outcome.state(),
+        }
+    }
+
+    /// Returns whether the device takes one of the places of those that are updated at once.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Starting | Self::Updating { is_away: false, .. })
+    }
+
+    pub fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Ended(outcome) => Some(outcome),
+            Self::Waiting { .. }
+            | Self::Asking { .. }
+            | Self::Ready { .. }
+            | Self::Starting
+            | Self::Updating { .. } => None,
+        }
+    }
+}
+
+impl Outcome {
+    /// Returns the outcome of an update that has ended in this phase; `None` if it goes on.
+    pub fn of(phase: Phase, error: Option<UpdateError>) -> Option<Self> {
+        match phase {
+            Phase::Succeeded => Some(Self::Succeeded),
+            Phase::Failed => Some(Self::Failed(error.unwrap_or(UpdateError::UpdateFailed))),
+            Phase::Cancelled => Some(Self::Cancelled),
+            Phase::Deferred => Some(Self::Deferred),
+            Phase::Waiting
+            | Phase::Preparing
+            | Phase::Downloading
+            | Phase::Downloaded
+            | Phase::Updating
+            | Phase::Verifying => None,
+        }
+    }
+
+    pub fn state(self) -> MemberState {
+        match self {
+            Self::Succeeded => MemberState::Succeeded,
+            Self::UpToDate => MemberState::UpToDate,
+            Self::FilterMismatch => MemberState::FilterMismatch,
+            Self::Failed(_) | Self::Refused(_) => MemberState::Failed,
+            Self::Cancelled => MemberState::Cancelled,
+            Self::Deferred => MemberState::Deferred,
+            Self::Absent => MemberState::Absent,
+        }
+    }
+
+    /// Returns the reason of a failure, as it is shown: that of the update, or the code of the refusal.
+    pub fn error(self) -> Option<String> {
+        match self {
+            Self::Failed(error) => Some(error.name().to_owned()),
+            Self::Refused(code) => Some(format!("refused {code}")),
+            Self::Succeeded
+            | Self::UpToDate
+            | Self::FilterMismatch
+            | Self::Cancelled
+            | Self::Deferred
+            | Self::Absent => None,
+        }
+    }
+}
+
+impl MemberState {
+    pub const ALL: [Self; 9] = [
+        Self::Waiting,
+        Self::Updating,
+        Self::Succeeded,
+        Self::Failed,
+        Self::UpToDate,
+        Self::FilterMismatch,
+        Self::Cancelled,
+        Self::Deferred,
+        Self::Absent,
+    ];
+
+    /// Returns the name in events, in the API and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Updating => "updating",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::UpToDate => "up_to_date",
+            Self::FilterMismatch => "filter_mismatch",
+            Self::Cancelled => "cancelled",
+            Self::Deferred => "deferred",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Serializes a code as the number that CoAP has for it.
+mod code {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::coap::Code;
+
+    pub fn serialize<S: Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(code.0)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Code, D::Error> {
+        u8::deserialize(deserializer).map(Code)
+    }
+}
