@@ -173,10 +173,14 @@ impl Endpoint {
         id
     }
 
-    /// Takes the bytes of a supplied body that were wanted, and sends the next block if they are enough for it.
-    pub fn supply(&mut self, now: Instant, id: ExchangeId, bytes: &[u8]) {
+    /// Takes the bytes of a supplied body that were wanted from this offset, and sends the next block if they are enough
+    /// for it. Other bytes than those that are wanted now have no effect.
+    pub fn supply(&mut self, now: Instant, id: ExchangeId, offset: usize, bytes: &[u8]) {
         let Some(mut transfer) = self.transfers.remove(id) else { return };
         let Stage::Upload(upload) = &mut transfer.stage else { return self.transfers.insert(id, transfer) };
+        if !upload.waits_at(offset) {
+            return self.transfers.insert(id, transfer);
+        }
         let is_first = upload.is_at_beginning() && !transfer.acknowledged && transfer.step == id;
         match upload.supply(bytes) {
             UploadStep::Next(request) if is_first => {

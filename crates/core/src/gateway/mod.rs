@@ -261,7 +261,7 @@ impl Gateway {
         for (reader, result) in self.context.have_read(request, result) {
             let event = match reader {
                 ImageReader::Pull(pending) => serving::have_read(&mut self.context, pending, result),
-                ImageReader::Push(job) => Some(ImageEvent::Read { job, result }),
+                ImageReader::Push(part) => Some(ImageEvent::Read { part, result }),
             };
             event.into_iter().for_each(|event| self.handle_image_event(event));
         }

@@ -317,10 +317,11 @@ impl RegisteredDevices {
                     }
                 }
             }
-            ImageEvent::Read { job, result } => {
-                let registration = self.commands.jobs.registration_of(job);
-                if let Some(device) = registration.and_then(|id| self.registry.device_mut(id)) {
-                    self.commands.image_read(context, device, result);
+            ImageEvent::Read { part, result } => {
+                let Self { registry, commands, .. } = self;
+                // Without a device the push was given up meanwhile.
+                if let Some(device) = device_of(registry, commands, part.exchange) {
+                    commands.image_read(context, device, part, result);
                 }
             }
             ImageEvent::Pulled { job, fetched } => {

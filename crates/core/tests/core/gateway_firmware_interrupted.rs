@@ -131,6 +131,60 @@ fn a_pull_goes_on_after_a_register_while_the_device_downloads() {
 }
 
 #[test]
+fn a_pull_that_starts_over_may_go_on_where_it_was() {
+    let mut scene = public_scene();
+    let (key, name, _) = pulling(&mut scene);
+    fetch(&mut scene, (&key, &name), 1);
+    // The device has rebooted, and has kept what it had.
+    register(&mut scene, QUERY);
+    let read = scene.expect_request(Code::GET, "/5/0");
+    scene.device_sends(&object(&read, 0, 0, 2));
+    expect_event(&mut scene, "preparing");
+    let [state, _] = observe(&mut scene, 0, 0);
+    assert_eq!(expect_event(&mut scene, "downloading")["attempt"], 2);
+    let (write, again, _) = expect_uri(&mut scene);
+    assert_eq!(again, key);
+    scene.answer(&write, Code::CHANGED);
+    notify(&mut scene, &state, 2, 1);
+    (2..4).for_each(|block| drop(fetch(&mut scene, (&key, &name), block)));
+    notify(&mut scene, &state, 3, 2);
+    let downloaded = expect_event(&mut scene, "downloaded");
+    assert_eq!((&downloaded["attempt"], &downloaded["bytes"]), (&json!(2), &json!(SIZE)));
+}
+
+#[test]
+fn bytes_that_the_disk_has_read_for_a_push_that_is_over_do_not_go_into_the_next_one() {
+    let body: Vec<u8> = (0..40_000).map(|at| (at * 7 % 251) as u8).collect();
+    let mut scene = scene();
+    scene.images.write("large.bin", &body);
+    begin(&mut scene, json!({ "image": "large.bin", "method": "push" }));
+    expect_event(&mut scene, "preparing");
+    prepare(&mut scene, 1);
+    expect_event(&mut scene, "downloading");
+    (0..31).for_each(|_| drop(take_block(&mut scene, Code::CHANGED)));
+    // The next bytes are in another part of the image, which the disk does not read before the device has rebooted.
+    scene.disk_waits = true;
+    take_block(&mut scene, Code::CHANGED);
+    scene.expect_nothing_more();
+    register(&mut scene, QUERY);
+    let read = scene.expect_request(Code::GET, "/5/0");
+    scene.device_sends(&object(&read, 0, 0, 1));
+    expect_event(&mut scene, "preparing");
+    observe(&mut scene, 0, 0);
+    expect_event(&mut scene, "downloading");
+    let (peer, first) = scene.expect_sent();
+    scene.disk_answers();
+    scene.expect_nothing_more();
+    scene.say_again(Said::ToDevice(peer, first));
+    scene.disk_waits = false;
+    let mut pushed = Vec::new();
+    while pushed.len() < body.len() {
+        pushed.extend(take_block(&mut scene, Code::CHANGED).payload);
+    }
+    assert_eq!(pushed, body);
+}
+
+#[test]
 fn a_push_that_times_out_waits_for_the_next_message_and_starts_over() {
     let mut scene = scene();
     begin(&mut scene, json!({ "image": IMAGE, "attempts": 2 }));

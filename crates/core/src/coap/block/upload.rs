@@ -84,6 +84,11 @@ impl Upload {
         self.block()
     }
 
+    /// Returns whether the next block waits for the bytes of a supplied body from this offset on.
+    pub fn waits_at(&self, offset: usize) -> bool {
+        self.body.get(self.offset, self.end()).is_err_and(|missing| missing == offset)
+    }
+
     /// Returns how many bytes of a supplied body the peer has.
     pub fn sent(&self) -> usize {
         self.body.supplied_before(self.offset)

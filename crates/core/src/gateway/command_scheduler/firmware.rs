@@ -22,9 +22,8 @@ use crate::registry::{CommandDigest, Device, InFlight, Observation, ObservedPath
 use super::super::console_commands::AnswerOutcome;
 use super::super::context::Context;
 use super::super::final_answer::{FinalAnswer, Recipient};
-use super::super::firmware::JobId;
-use super::super::firmware::image::{Image, ImageError, ImageName};
-use super::super::firmware::images::{ImageBytes, ImageReader, Wanted};
+use super::super::firmware::image::{Image, ImageError};
+use super::super::firmware::images::{ImageBytes, ImageReader, PendingPart, Wanted};
 use super::super::firmware::job::{Answer, JobRequest, JobSpec, PushFormat};
 use super::super::firmware::update::{self, PendingUpdate, UpdateRefusal};
 use super::super::notification::ReceivedNotification;
@@ -338,31 +337,29 @@ impl CommandScheduler {
             // The next process begins the push again.
             return self.give_up_job_request(context, device);
         }
-        match self.read(context, job, (name, image), (offset, length)) {
-            ImageBytes::Here(bytes) => context.coap.supply(context.now, exchange, &bytes),
+        let reader = ImageReader::Push(PendingPart { exchange, offset });
+        match context.read_image(reader, Wanted { name, image, offset: offset as u64, length }) {
+            ImageBytes::Here(bytes) => context.coap.supply(context.now, exchange, offset, &bytes),
             ImageBytes::Later => {}
             ImageBytes::Busy => self.jobs.read_later(context, job, context.now + READ_AGAIN),
         }
     }
 
-    fn read(
-        &self,
+    /// Takes the bytes that a push has waited for. Those of a push that is over have no effect.
+    pub fn image_read(
+        &mut self,
         context: &mut Context,
-        job: JobId,
-        (name, image): (ImageName, Image),
-        (offset, length): (usize, usize),
-    ) -> ImageBytes {
-        context.read_image(ImageReader::Push(job), Wanted { name, image, offset: offset as u64, length })
-    }
-
-    /// Takes the bytes that a push waited for.
-    pub fn image_read(&mut self, context: &mut Context, device: &mut Device, result: Result<Vec<u8>, ImageError>) {
+        device: &mut Device,
+        PendingPart { exchange, offset }: PendingPart,
+        result: Result<Vec<u8>, ImageError>,
+    ) {
         let Some((job, ..)) = self.jobs.pushed(device.id) else { return };
-        let exchange = device.in_flight().map(|in_flight| in_flight.exchange);
-        match (result, exchange) {
-            (Ok(bytes), Some(exchange)) => context.coap.supply(context.now, exchange, &bytes),
-            (Ok(_), None) => {}
-            (Err(_), _) => {
+        if device.in_flight().is_none_or(|in_flight| in_flight.exchange != exchange) {
+            return;
+        }
+        match result {
+            Ok(bytes) => context.coap.supply(context.now, exchange, offset, &bytes),
+            Err(_) => {
                 self.jobs.lost_image(job);
                 self.settle_job(context, device);
                 self.send_next(context, device);

@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use lwm2m_base::id_map::IdMap;
 
-use super::JobId;
+use crate::coap::ExchangeId;
+
 use super::image::{Image, ImageError, ImageName, ImageRequestId, MOST_DESCRIPTIONS, MOST_READS, READ_LENGTH};
 use super::part_cache::PartCache;
 use super::pulls::PendingBlock;
@@ -50,8 +51,17 @@ struct Span {
 pub(in crate::gateway) enum ImageReader {
     /// A block that a device fetches.
     Pull(PendingBlock),
-    /// A job that pushes.
-    Push(JobId),
+    /// The push of a job.
+    Push(PendingPart),
+}
+
+/// Bytes that a push waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) struct PendingPart {
+    /// The push. Another attempt of the same job is another exchange.
+    pub exchange: ExchangeId,
+    /// Where the bytes begin in the image.
+    pub offset: usize,
 }
 
 /// Bytes of an image that somebody needs.

@@ -30,6 +30,7 @@ use crate::lwm2m::path::Path;
 use super::config::FirmwareConfig;
 use super::image::{Image, ImageName};
 use super::pull_uri::PullKey;
+use super::pulls::Fetched;
 
 use awake::AwakeClock;
 use told::Told;
@@ -73,6 +74,9 @@ pub(in crate::gateway) struct JobProgress {
     attempt: u32,
     /// Bytes of the image that the device has.
     bytes: u64,
+    /// Bytes that the device had fetched without a gap in the attempt in which it came furthest.
+    #[serde(default)]
+    fetched_before: u64,
     told: Told,
     /// The device has accepted the URI, or the push was begun.
     begun: bool,
@@ -214,9 +218,21 @@ impl Job {
             code: None,
         };
         let activated = spec.activate;
+        let (attempt, bytes, fetched_before) = (1, 0, 0);
         let (begun, pushed, executed) = (false, false, false);
-        let progress =
-            JobProgress { phase, method, attempt: 1, bytes: 0, told, begun, pushed, executed, activated, last };
+        let progress = JobProgress {
+            phase,
+            method,
+            attempt,
+            bytes,
+            fetched_before,
+            told,
+            begun,
+            pushed,
+            executed,
+            activated,
+            last,
+        };
         let mut job = Self::of(now, spec, progress, awake);
         job.tell();
         job
@@ -351,6 +367,14 @@ impl Job {
         Ok(())
     }
 
+    /// The device has fetched a block of the image. A block that closes no gap is progress, too.
+    pub fn fetched(&mut self, now: Instant, fetched: Fetched, config: &FirmwareConfig) {
+        if fetched.is_new && self.pulls().is_some() {
+            self.clock.reset(now);
+        }
+        self.moved(now, fetched.bytes, config);
+    }
+
     /// The device has so many bytes of the image, without a gap.
     pub fn moved(&mut self, now: Instant, bytes: u64, config: &FirmwareConfig) {
         if self.progress.phase != Phase::Downloading || bytes <= self.progress.bytes {
@@ -435,6 +459,11 @@ impl Job {
         pulls.then_some(self.progress.bytes)
     }
 
+    /// Returns how many bytes of the image the device had fetched without a gap in an earlier attempt.
+    pub fn fetched_before(&self) -> u64 {
+        self.progress.fetched_before
+    }
+
     /// Returns whether the request on the way is the push of the image.
     pub fn is_pushing(&self) -> bool {
         self.asked && matches!(self.step, Step::Push(_))
@@ -480,6 +509,9 @@ impl Job {
                 self.progress.told.begin();
                 self.progress.begun = true;
                 self.seen_downloading = false;
+                if self.step == Step::WriteUri {
+                    self.progress.fetched_before = self.progress.fetched_before.max(self.progress.bytes);
+                }
                 self.progress.bytes = 0;
                 self.progress.pushed = false;
                 self.told_progress = (now, 0);

@@ -24,7 +24,7 @@ use super::JobId;
 use super::image::{Image, ImageName, ImageRequestId};
 use super::job::{Answer, Job, JobRequest, JobSpec, NotNow, Package, PullOffer};
 use super::pull_uri::UriScheme;
-use super::pulls::{Pull, PullProgress};
+use super::pulls::{Fetched, Pull, PullProgress, Resumption};
 use super::record::{FirmwareJobRecord, JobRecord};
 use super::update::PendingUpdate;
 use crate::gateway::broker::{Publication, UplinkClass};
@@ -279,10 +279,10 @@ impl FirmwareJobs {
         }
     }
 
-    /// A device has fetched so many bytes of its image, without a gap.
-    pub fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: u64) {
+    /// A device has fetched a block of its image.
+    pub fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: Fetched) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
-        owned.job.moved(context.now, fetched, &context.settings.firmware);
+        owned.job.fetched(context.now, fetched, &context.settings.firmware);
         let events = owned.job.take_events();
         let has_news = !events.is_empty();
         for status in events {
@@ -474,7 +474,12 @@ fn offer(context: &mut Context, device: Option<&Device>, id: JobId, owned: &mut 
     else {
         return;
     };
-    let progress = PullProgress { fetched, is_resumed: owned.job.was_restored() };
+    let resumes = match (owned.job.was_restored(), owned.job.fetched_before()) {
+        (true, _) => Some(Resumption::Anywhere),
+        (false, 0) => None,
+        (false, bytes) => Some(Resumption::UpTo(bytes)),
+    };
+    let progress = PullProgress::new(fetched, resumes);
     let (name, image, identity) = (name.clone(), *image, device.identity.clone());
     context.pulls.offer(owned.job.spec().key.clone(), Pull { job: id, name, image, identity, progress });
     owned.is_offered = true;

@@ -25,6 +25,8 @@ pub(in crate::gateway) mod serving;
 pub(in crate::gateway) mod update;
 
 use image::{Image, ImageError, ImageRequestId};
+use images::PendingPart;
+use pulls::Fetched;
 
 /// Identifies a job: the firmware update of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,10 +38,9 @@ pub(in crate::gateway) enum ImageEvent {
     /// The shell has answered [`images::Images::describe`].
     Described { request: ImageRequestId, result: Result<Image, ImageError> },
     /// The bytes that a push waited for.
-    Read { job: JobId, result: Result<Vec<u8>, ImageError> },
-    /// The device has fetched a block. `fetched` is the number of bytes from the beginning that it has fetched without a
-    /// gap.
-    Pulled { job: JobId, fetched: u64 },
+    Read { part: PendingPart, result: Result<Vec<u8>, ImageError> },
+    /// The device has fetched a block.
+    Pulled { job: JobId, fetched: Fetched },
     /// A block that the device asked for could not be read.
     PullFailed { job: JobId, error: ImageError },
 }

@@ -1,6 +1,7 @@
 //! The images that devices may fetch now, each by the key of its URI.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use lwm2m_base::id_map::IdMap;
@@ -34,14 +35,36 @@ pub(in crate::gateway) struct Pull {
 }
 
 /// How far a device has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::gateway) struct PullProgress {
     /// Bytes from the beginning that were fetched without a gap.
-    pub fetched: u64,
-    /// The gateway was restarted since the last block, and the last blocks before it may have left no record: the device
-    /// continues where it is.
-    pub is_resumed: bool,
+    bytes: u64,
+    /// The bytes behind a gap: ranges in their order, with a gap before each of them.
+    beyond: Vec<Range<u64>>,
+    /// Where the next block may begin if the device has kept what it fetched before.
+    resumes: Option<Resumption>,
 }
+
+/// How a device may go on that has fetched a part of the image already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Resumption {
+    /// At most behind so many bytes: those that it had fetched without a gap in an earlier attempt.
+    UpTo(u64),
+    /// Wherever it is: the gateway was restarted, and the last blocks before may have left no record.
+    Anywhere,
+}
+
+/// What a block has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) struct Fetched {
+    /// Bytes from the beginning that were fetched without a gap.
+    pub bytes: u64,
+    /// Whether the device had not fetched all bytes of the block before.
+    pub is_new: bool,
+}
+
+/// Limits the gaps that are remembered of a download. A block that would make another gap is not counted.
+const MOST_GAPS: usize = 32;
 
 /// A block that a device has asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +76,11 @@ pub(in crate::gateway) struct PendingBlock {
 }
 
 impl Pulls {
-    /// Lets a device fetch an image. An earlier offer of the same job ends.
-    pub fn offer(&mut self, key: PullKey, pull: Pull) {
+    /// Lets a device fetch an image. An earlier offer of the same job ends; what was fetched under the same key counts.
+    pub fn offer(&mut self, key: PullKey, mut pull: Pull) {
+        if let Some(former) = self.by_key.get_mut(&key).filter(|former| former.job == pull.job) {
+            pull.progress = std::mem::take(&mut former.progress);
+        }
         self.withdraw(pull.job);
         self.by_job.insert(pull.job, key.clone());
         if let Some(identity) = &pull.identity {
@@ -95,9 +121,8 @@ impl Pulls {
         key.is_some_and(|key| self.by_key.contains_key(&key))
     }
 
-    /// Takes note that a device gets these bytes. Returns how many bytes it has fetched without a gap; `None` if the job
-    /// offers nothing any more.
-    pub fn fetched(&mut self, job: JobId, begin: u64, length: u64) -> Option<u64> {
+    /// Takes note that a device gets these bytes. Returns `None` if the job offers nothing any more.
+    pub fn fetched(&mut self, job: JobId, begin: u64, length: u64) -> Option<Fetched> {
         let pull = self.by_key.get_mut(self.by_job.get(&job)?)?;
         Some(pull.progress.fetched(begin, length))
     }
@@ -108,15 +133,58 @@ impl Pulls {
 }
 
 impl PullProgress {
-    /// Takes note of a block that was fetched. Returns the bytes that were fetched without a gap.
-    pub fn fetched(&mut self, begin: u64, length: u64) -> u64 {
-        if std::mem::take(&mut self.is_resumed) {
-            self.fetched = self.fetched.max(begin);
+    /// Begins behind so many bytes, which the device has fetched without a gap.
+    pub fn new(bytes: u64, resumes: Option<Resumption>) -> Self {
+        Self { bytes, beyond: Vec::new(), resumes }
+    }
+
+    /// Takes note of a block that was fetched.
+    pub fn fetched(&mut self, begin: u64, length: u64) -> Fetched {
+        let resumes = match self.resumes.take() {
+            Some(Resumption::Anywhere) => true,
+            Some(Resumption::UpTo(most)) => begin <= most,
+            None => false,
+        };
+        if resumes {
+            self.bytes = self.bytes.max(begin);
         }
-        if begin <= self.fetched {
-            self.fetched = self.fetched.max(begin.saturating_add(length));
+        let block = begin..begin.saturating_add(length);
+        let is_new = if block.start <= self.bytes { self.append(block) } else { self.insert(block) };
+        Fetched { bytes: self.bytes, is_new }
+    }
+
+    /// Takes a block without a gap before it. Returns whether a byte of it is new.
+    fn append(&mut self, block: Range<u64>) -> bool {
+        if block.end <= self.bytes {
+            return false;
         }
-        self.fetched
+        self.bytes = block.end;
+        while let Some(next) = self.beyond.first().filter(|next| next.start <= self.bytes) {
+            self.bytes = self.bytes.max(next.end);
+            self.beyond.remove(0);
+        }
+        true
+    }
+
+    /// Takes a block behind a gap. Returns whether a byte of it is new.
+    fn insert(&mut self, block: Range<u64>) -> bool {
+        // The ranges from `first` to before `behind` overlap the block, or touch it.
+        let first = self.beyond.partition_point(|range| range.end < block.start);
+        let behind = self.beyond.partition_point(|range| range.start <= block.end);
+        let Some(touched) = self.beyond.get(first..behind) else { return false };
+        let (Some(left), Some(right)) = (touched.first(), touched.last()) else {
+            let has_room = self.beyond.len() < MOST_GAPS;
+            if has_room {
+                self.beyond.insert(first, block);
+            }
+            return has_room;
+        };
+        if left.start <= block.start && block.end <= left.end {
+            return false;
+        }
+        let joined = left.start.min(block.start)..right.end.max(block.end);
+        self.beyond.splice(first..behind, [joined]);
+        true
     }
 }
 
@@ -162,17 +230,57 @@ mod tests {
     #[test]
     fn progress_is_the_furthest_byte_without_a_gap() {
         let mut progress = PullProgress::default();
-        assert_eq!(progress.fetched(0, 1024), 1024);
-        assert_eq!(progress.fetched(2048, 1024), 1024);
-        assert_eq!(progress.fetched(0, 512), 1024);
-        assert_eq!(progress.fetched(512, 1024), 1536);
-        assert_eq!(progress.fetched(1536, 300), 1836);
+        assert_eq!(progress.fetched(0, 1024).bytes, 1024);
+        assert_eq!(progress.fetched(2048, 1024).bytes, 1024);
+        assert_eq!(progress.fetched(0, 512).bytes, 1024);
+        assert_eq!(progress.fetched(512, 1024).bytes, 1536);
+        assert_eq!(progress.fetched(1536, 300).bytes, 1836);
+        assert_eq!(progress.fetched(1836, 212).bytes, 3072, "with what was fetched behind the gap");
+    }
+
+    #[test]
+    fn a_block_is_new_wherever_it_is_until_it_was_fetched() {
+        let mut progress = PullProgress::default();
+        let blocks = [(3, true), (3, false), (1, true), (4, true), (4, false), (3, false), (2, true), (2, false)];
+        for (number, is_new) in blocks {
+            assert_eq!(progress.fetched(number * 1024, 1024), Fetched { bytes: 0, is_new }, "block {number}");
+        }
+        assert_eq!(progress.beyond.first(), Some(&(1024..5 * 1024)));
+        assert_eq!(progress.fetched(0, 1024), Fetched { bytes: 5 * 1024, is_new: true });
+        assert_eq!(progress.fetched(2048, 1024), Fetched { bytes: 5 * 1024, is_new: false });
+        assert_eq!(progress.beyond, []);
+    }
+
+    #[test]
+    fn the_gaps_of_a_download_have_a_bound_and_what_closes_one_counts() {
+        let mut progress = PullProgress::default();
+        let most = MOST_GAPS as u64;
+        assert!((1..=most).all(|number| progress.fetched(number * 2048, 1024).is_new));
+        assert!(!progress.fetched((most + 1) * 2048, 1024).is_new);
+        assert!(progress.fetched(2048 + 1024, 1024).is_new);
+        assert!(progress.fetched((most + 1) * 2048, 1024).is_new);
     }
 
     #[test]
     fn after_a_restart_the_first_block_tells_where_the_device_is() {
-        let mut progress = PullProgress { fetched: 1024, is_resumed: true };
-        assert_eq!(progress.fetched(8192, 1024), 9216);
-        assert_eq!(progress.fetched(20480, 1024), 9216);
+        let mut progress = PullProgress::new(1024, Some(Resumption::Anywhere));
+        assert_eq!(progress.fetched(8192, 1024).bytes, 9216);
+        assert_eq!(progress.fetched(20480, 1024).bytes, 9216);
+    }
+
+    #[test]
+    fn in_another_attempt_a_device_goes_on_at_most_where_it_was() {
+        let resumed = |block: u64| PullProgress::new(0, Some(Resumption::UpTo(8192))).fetched(block * 1024, 1024).bytes;
+        assert_eq!([0, 4, 8, 9].map(resumed), [1024, 5 * 1024, 9 * 1024, 0]);
+    }
+
+    #[test]
+    fn an_image_that_is_offered_again_under_the_same_key_keeps_its_progress() {
+        let mut pulls = Pulls::default();
+        pulls.offer(KEY.parse().unwrap(), pull(1, None));
+        pulls.fetched(JobId(1), 0, 1024);
+        pulls.fetched(JobId(1), 2048, 1024);
+        pulls.offer(KEY.parse().unwrap(), pull(1, None));
+        assert_eq!(pulls.fetched(JobId(1), 1024, 1024), Some(Fetched { bytes: 3072, is_new: true }));
     }
 }

@@ -34,7 +34,7 @@ impl Job {
         }
         let (code, entries, observing) = match answer {
             Answer::Response { code, entries, observing } => (code, entries, observing),
-            Answer::Broken if matches!(self.step, Step::Push(_)) => return self.start_over_now(),
+            Answer::Broken if matches!(self.step, Step::Push(_)) => return self.ask_why(),
             Answer::Nothing | Answer::Broken => return self.unanswered(),
         };
         let is_success = code.is_success();
@@ -77,7 +77,7 @@ impl Job {
                 self.step = Step::Push(PushFormat::Tlv);
             }
             // RFC 7959 section 2.9.2: the device has lost the blocks before.
-            Step::Push(_) if code == Code::REQUEST_ENTITY_INCOMPLETE => self.start_over_now(),
+            Step::Push(_) if code == Code::REQUEST_ENTITY_INCOMPLETE => self.ask_why(),
             Step::WriteUri | Step::Push(_) | Step::Execute if !is_success => self.step = Step::Explain(code),
             Step::WriteUri | Step::Push(_) => {}
             Step::ReadState if self.watching.result => self.watched(now, config),
@@ -173,7 +173,10 @@ impl Job {
                 self.progress.told.conclude();
                 self.idle_again(now, was_restored, config);
             }
-            (Phase::Downloading, State::Downloading | State::Downloaded) => self.start_over(was_restored, state),
+            (Phase::Downloading, State::Downloading | State::Downloaded) => match self.progress.told.new_fault() {
+                Some(fault) => self.end_by(fault),
+                None => self.start_over(was_restored, state),
+            },
             (Phase::Verifying, _) => self.verify(),
             (Phase::Succeeded | Phase::Failed | Phase::Cancelled | Phase::Deferred, _) => self.step = Step::Done,
         }
@@ -217,16 +220,17 @@ impl Job {
         }
     }
 
-    /// Transfers the package from its beginning: the device is there, but could not take the whole.
-    fn start_over_now(&mut self) {
-        if self.counts_attempt(false) {
-            self.enter(Phase::Preparing);
-            self.step = Step::ReadObject;
-        }
+    /// Reads the object after the device could not take the whole of a push: its Update Result may tell the reason.
+    /// Otherwise the push starts over.
+    fn ask_why(&mut self) {
+        self.step = Step::ReadObject;
     }
 
-    /// Transfers the package from its beginning when the device has sent a message.
+    /// Transfers the package from its beginning when the device has sent a message, unless it has told a fault.
     fn start_over_later(&mut self) {
+        if let Some(fault) = self.progress.told.new_fault() {
+            return self.end_by(fault);
+        }
         if self.counts_attempt(false) {
             self.enter(Phase::Waiting);
             self.step = Step::Await;

@@ -151,6 +151,12 @@ impl Play {
         self.job.moved(self.now, bytes, &self.config);
     }
 
+    /// The device fetches a block without closing the first gap.
+    fn fetched_behind_a_gap(&mut self, is_new: bool) {
+        let bytes = self.job.pulls().expect("a pull");
+        self.job.fetched(self.now, Fetched { bytes, is_new }, &self.config);
+    }
+
     /// The device registers again, awake.
     fn registers(&mut self) {
         self.job.registered(self.now, Some(PullOffer { uri: uri(), protocol: protocol::COAP }), true, true);

@@ -65,6 +65,11 @@ impl Told {
     pub fn new_result(&self) -> Option<UpdateResult> {
         self.result.filter(|result| self.stale != Some(*result) && *result != UpdateResult::Initial)
     }
+
+    /// Returns the result, if it is one of this update and tells why the update has ended without success.
+    pub fn new_fault(&self) -> Option<UpdateResult> {
+        self.new_result().filter(|result| *result != UpdateResult::Success)
+    }
 }
 
 /// Returns the number that a resource of an instance has.

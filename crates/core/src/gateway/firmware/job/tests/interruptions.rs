@@ -94,6 +94,49 @@ fn a_push_whose_blocks_the_device_has_lost_starts_over_at_once() {
 }
 
 #[test]
+fn a_push_that_the_device_could_not_take_fails_by_the_result_that_tells_why() {
+    for answer in [Answer::Broken, incomplete()] {
+        for state in [0, 1] {
+            let mut play = Play::pushing(JobSpec { attempts: 1, ..spec() });
+            play.job.answered(play.now, answer, &play.config);
+            play.expect_phases(&[]);
+            play.read_object(state, 2);
+            play.expect_end(Failed, Some(UpdateError::NoFlash), None);
+        }
+        let mut without_reason = Play::pushing(JobSpec { attempts: 1, ..spec() });
+        without_reason.job.answered(without_reason.now, answer, &without_reason.config);
+        without_reason.read_object(0, 0);
+        without_reason.expect_end(Failed, Some(UpdateError::Stalled), None);
+    }
+}
+
+#[test]
+fn a_push_that_timed_out_fails_by_the_result_that_was_notified_before() {
+    let mut play = Play::pushing(spec());
+    play.notify("/5/0/5", 3);
+    play.no_answer();
+    play.expect_end(Failed, Some(UpdateError::NoMemory), None);
+}
+
+fn incomplete() -> Answer<'static> {
+    Answer::Response { code: Code::REQUEST_ENTITY_INCOMPLETE, entries: &[], observing: false }
+}
+
+#[test]
+fn a_pull_in_any_order_does_not_stall_as_long_as_blocks_are_new() {
+    let mut play = Play::pulling(spec());
+    for _ in 0..10 {
+        play.advance(599);
+        play.fetched_behind_a_gap(true);
+    }
+    play.advance(599);
+    play.fetched_behind_a_gap(false);
+    assert!(!play.job.is_over());
+    play.advance(1);
+    play.expect_end(Failed, Some(UpdateError::Stalled), None);
+}
+
+#[test]
 fn a_pull_goes_on_by_itself_after_a_register_while_the_state_is_downloading() {
     let mut play = Play::pulling(spec());
     play.fetched(1024);
