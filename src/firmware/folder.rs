@@ -41,27 +41,31 @@ impl ImageFolder {
             size if size > self.config.max_size => return Err(ImageError::TooLarge),
             _ => {}
         }
-        if let Some(sha256) = self.digests.get(&(identity, size)) {
-            return Ok(Image { size, sha256: *sha256, file: identity });
-        }
-        let sha256 = digest(&mut file, size).map_err(|error| unreadable(name, &error))?.ok_or(ImageError::Changed)?;
-        let image = Image { size, sha256, file: identity };
-        check_unchanged(name, &file, &image)?;
-        if self.digests.len() >= MOST_DIGESTS {
-            self.digests.clear();
-        }
-        self.digests.insert((identity, size), sha256);
-        debug!(image = %name, size, %sha256, "image described");
-        Ok(image)
+        let sha256 = self.digest_of(name, &mut file, (identity, size))?;
+        Ok(Image { size, sha256, file: identity })
     }
 
     /// Returns these bytes of an image.
     ///
     /// # Errors
-    /// [`ImageError::Changed`] if the file is not the one that was described.
-    pub fn read(&self, name: &ImageName, image: &Image, offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
+    /// [`ImageError::Changed`] if the file has not the content that was described.
+    pub fn read(&mut self, name: &ImageName, image: &Image, offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
+        match self.read_once(name, image, offset, length) {
+            // A file that is opened again may be readable, such as one of a network file system.
+            Err(ImageError::Unreadable) => self.read_once(name, image, offset, length),
+            result => result,
+        }
+    }
+
+    fn read_once(
+        &mut self,
+        name: &ImageName,
+        image: &Image,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, ImageError> {
         // A file of this name that cannot be opened as an image is not the one that was described.
-        let (file, _) = self.open(name).map_err(|error| match error {
+        let (mut file, metadata) = self.open(name).map_err(|error| match error {
             ImageError::Unreadable => error,
             ImageError::NotFound
             | ImageError::NotRegular
@@ -69,7 +73,12 @@ impl ImageFolder {
             | ImageError::TooLarge
             | ImageError::Changed => ImageError::Changed,
         })?;
-        check_unchanged(name, &file, image)?;
+        let (identity, size) = (identity(&metadata), metadata.len());
+        let is_same = size == image.size
+            && (identity == image.file || self.digest_of(name, &mut file, (identity, size))? == image.sha256);
+        if !is_same {
+            return Err(ImageError::Changed);
+        }
         let mut bytes = vec![0; length];
         match file.read_exact_at(&mut bytes, offset) {
             Ok(()) => {}
@@ -77,8 +86,28 @@ impl ImageFolder {
             Err(error) => return Err(unreadable(name, &error)),
         }
         // It may have been written while it was read.
-        check_unchanged(name, &file, image)?;
+        check_unchanged(name, &file, (identity, size))?;
         Ok(bytes)
+    }
+
+    /// Returns the digest of a file of this identity and size, which is computed once.
+    fn digest_of(
+        &mut self,
+        name: &ImageName,
+        file: &mut File,
+        (identity, size): (FileIdentity, u64),
+    ) -> Result<ImageDigest, ImageError> {
+        if let Some(sha256) = self.digests.get(&(identity, size)) {
+            return Ok(*sha256);
+        }
+        let sha256 = digest(file, size).map_err(|error| unreadable(name, &error))?.ok_or(ImageError::Changed)?;
+        check_unchanged(name, file, (identity, size))?;
+        if self.digests.len() >= MOST_DIGESTS {
+            self.digests.clear();
+        }
+        self.digests.insert((identity, size), sha256);
+        debug!(image = %name, size, %sha256, "digest of an image computed");
+        Ok(sha256)
     }
 
     /// Opens an image: a regular file in the folder. A symbolic link may stand for another file of the folder.
@@ -129,14 +158,16 @@ fn digest(file: &mut File, size: u64) -> io::Result<Option<ImageDigest>> {
 }
 
 fn identity(metadata: &Metadata) -> FileIdentity {
-    let modified = (metadata.mtime(), metadata.mtime_nsec());
-    FileIdentity { device: metadata.dev(), inode: metadata.ino(), modified }
+    FileIdentity {
+        inode: metadata.ino(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    }
 }
 
-fn check_unchanged(name: &ImageName, file: &File, image: &Image) -> Result<(), ImageError> {
+fn check_unchanged(name: &ImageName, file: &File, before: (FileIdentity, u64)) -> Result<(), ImageError> {
     let metadata = file.metadata().map_err(|error| unreadable(name, &error))?;
-    let is_same = metadata.len() == image.size && identity(&metadata) == image.file;
-    if is_same { Ok(()) } else { Err(ImageError::Changed) }
+    if (identity(&metadata), metadata.len()) == before { Ok(()) } else { Err(ImageError::Changed) }
 }
 
 fn not_opened(name: &ImageName, error: &io::Error) -> ImageError {

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 pub struct ImageFolder {
     files: HashMap<String, (Vec<u8>, FileIdentity)>,
     written: u64,
+    /// The disk reports an error at each read.
+    pub is_broken: bool,
 }
 
 impl ImageFolder {
@@ -19,7 +21,7 @@ impl ImageFolder {
     /// If the name is not that of an image.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Image {
         self.written += 1;
-        let file = FileIdentity { device: 1, inode: self.written, modified: (1_700_000_000, 0) };
+        let file = FileIdentity { inode: self.written, modified: (1_700_000_000, 0), changed: (0, 0) };
         self.files.insert(name.to_owned(), (bytes.to_vec(), file));
         self.describe(&name.parse().expect("the name of an image")).expect("the file was just written")
     }
@@ -30,6 +32,9 @@ impl ImageFolder {
 
     /// Returns what the shell answers to a request for a description.
     pub fn describe(&self, name: &ImageName) -> Result<Image, ImageError> {
+        if self.is_broken {
+            return Err(ImageError::Unreadable);
+        }
         let (bytes, file) = self.files.get(name.as_str()).ok_or(ImageError::NotFound)?;
         let sha256 = ImageDigest::new(Sha256::digest(bytes).into());
         Ok(Image { size: bytes.len() as u64, sha256, file: *file })
@@ -37,6 +42,9 @@ impl ImageFolder {
 
     /// Returns what the shell answers to a request for a part.
     pub fn read(&self, name: &ImageName, image: &Image, offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
+        if self.is_broken {
+            return Err(ImageError::Unreadable);
+        }
         let (bytes, file) = self.files.get(name.as_str()).ok_or(ImageError::NotFound)?;
         let begin = usize::try_from(offset).map_err(|_| ImageError::Unreadable)?;
         let part = bytes.get(begin..begin + length).filter(|_| *file == image.file);

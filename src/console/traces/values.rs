@@ -73,6 +73,14 @@ pub fn payload_rule(
     {
         return PayloadRule::Covered;
     }
+    if let (Some(message), None) = (message, subject)
+        && is_part(message)
+        && (direction == Direction::In) == message.code.is_response()
+    {
+        // A block of something that the gateway has asked or written, which is not known any more: it may be a part of
+        // the URI of an image, too.
+        return PayloadRule::Covered;
+    }
     if !hidden.may_cover(&Path::ROOT) {
         return PayloadRule::Shown;
     }
@@ -158,12 +166,8 @@ impl Readable<'_> {
         self.is_part() && !has_links && self.subject.paths.iter().any(may_have)
     }
 
-    /// Returns whether the payload is a block of a larger body (RFC 7959): the first one has number 0 and a mark that
-    /// more follow.
     fn is_part(self) -> bool {
-        let options = &self.message.options;
-        let block = |number| options.uint(number).unwrap_or(Some(u32::MAX));
-        [number::BLOCK1, number::BLOCK2].into_iter().filter_map(block).any(|block| block >> 3 != 0)
+        is_part(self.message)
     }
 
     fn document(self, entry: Entry) -> EntryDocument {
@@ -178,6 +182,13 @@ impl Readable<'_> {
             units: definition.map(|definition| definition.units.clone()).filter(|units| !units.is_empty()),
         }
     }
+}
+
+/// Returns whether the payload is a block of a larger body (RFC 7959): the first one has number 0 and a mark that more
+/// follow.
+fn is_part(message: &Message) -> bool {
+    let block = |number| message.options.uint(number).unwrap_or(Some(u32::MAX));
+    [number::BLOCK1, number::BLOCK2].into_iter().filter_map(block).any(|block| block >> 3 != 0)
 }
 
 /// Returns whether this is a Register, an Update or a De-register.

@@ -87,8 +87,8 @@ fn a_file_that_was_written_replaced_or_removed_since_is_changed() {
     assert_ne!(second.sha256, first.sha256);
     assert_eq!(folder.read(&image, &second, 0, 5), Ok(b"other".to_vec()));
 
-    // Another file with the same bytes.
-    write(&dir, "b.bin", b"other");
+    // Another file.
+    write(&dir, "b.bin", b"third");
     fs::rename(path(&dir, "b.bin"), path(&dir, "a.bin")).unwrap();
     assert_eq!(folder.read(&image, &second, 0, 5), Err(ImageError::Changed));
     fs::remove_file(path(&dir, "a.bin")).unwrap();
@@ -99,12 +99,43 @@ fn a_file_that_was_written_replaced_or_removed_since_is_changed() {
 fn the_digest_of_a_file_is_computed_once() {
     let (dir, mut folder) = folder(1024);
     write(&dir, "a.bin", b"first");
-    set_modified(&path(&dir, "a.bin"), 1_700_000_000);
     let first = folder.describe(&name("a.bin")).unwrap();
-    // The same file as far as can be told without reading it.
-    write(&dir, "a.bin", b"other");
+    let other = ImageDigest::new([7; 32]);
+    folder.digests.insert((first.file, first.size), other);
+    assert_eq!(folder.describe(&name("a.bin")).map(|image| image.sha256), Ok(other));
+}
+
+#[test]
+fn a_file_with_other_bytes_and_the_time_of_before_is_changed() {
+    let (dir, mut folder) = folder(1024);
+    let image = name("a.bin");
+    write(&dir, "a.bin", b"first");
     set_modified(&path(&dir, "a.bin"), 1_700_000_000);
-    assert_eq!(folder.describe(&name("a.bin")), Ok(first));
+    let first = folder.describe(&image).unwrap();
+    let written = fs::metadata(path(&dir, "a.bin")).unwrap().ctime_nsec();
+    // The clock of the file system may be coarse.
+    while fs::metadata(path(&dir, "a.bin")).unwrap().ctime_nsec() == written {
+        write(&dir, "a.bin", b"other");
+        set_modified(&path(&dir, "a.bin"), 1_700_000_000);
+    }
+    assert_eq!(folder.read(&image, &first, 0, 5), Err(ImageError::Changed));
+    assert_ne!(folder.describe(&image).unwrap().sha256, first.sha256);
+}
+
+#[test]
+fn a_file_with_the_same_bytes_is_the_same_image_whatever_its_inode_and_its_times() {
+    let (dir, mut folder) = folder(1024);
+    let image = name("a.bin");
+    write(&dir, "a.bin", b"first");
+    let first = folder.describe(&image).unwrap();
+    write(&dir, "b.bin", b"first");
+    fs::rename(path(&dir, "b.bin"), path(&dir, "a.bin")).unwrap();
+    set_modified(&path(&dir, "a.bin"), 1_700_000_000);
+    assert_ne!(folder.describe(&image).unwrap().file, first.file);
+    assert_eq!(folder.read(&image, &first, 1, 4), Ok(b"irst".to_vec()));
+    // The gateway was restarted meanwhile.
+    let mut next = ImageFolder::new(ImagesConfig { dir: dir.path().join("firmware"), max_size: 1024 });
+    assert_eq!(next.read(&image, &first, 1, 4), Ok(b"irst".to_vec()));
 }
 
 #[test]

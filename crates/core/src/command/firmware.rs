@@ -111,8 +111,10 @@ pub enum UpdateError {
     Version,
     /// The device did not come back.
     Lost,
-    /// The file of the image was changed, or cannot be read any more.
+    /// The file of the image has other content now, or was removed.
     ImageChanged,
+    /// The file of the image could not be read for too long.
+    ImageUnreadable,
 }
 
 /// The content of an event: how far an update has come.
@@ -199,7 +201,7 @@ impl Method {
 }
 
 impl UpdateError {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoFlash,
         Self::NoMemory,
         Self::ConnectionLost,
@@ -213,6 +215,7 @@ impl UpdateError {
         Self::Version,
         Self::Lost,
         Self::ImageChanged,
+        Self::ImageUnreadable,
     ];
 
     /// Returns the name in events, log lines and metrics.
@@ -231,6 +234,7 @@ impl UpdateError {
             Self::Version => "version",
             Self::Lost => "lost",
             Self::ImageChanged => "image_changed",
+            Self::ImageUnreadable => "image_unreadable",
         }
     }
 }

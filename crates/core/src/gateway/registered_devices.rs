@@ -329,10 +329,16 @@ impl RegisteredDevices {
                 let device = registration.and_then(|id| self.registry.device(id));
                 self.commands.jobs.pulled(context, device, job, fetched);
             }
-            // A disk may work again, and the device asks again.
-            ImageEvent::PullFailed { error: ImageError::Unreadable, .. } => {}
-            ImageEvent::PullFailed { job, error: _ } => {
-                self.commands.jobs.lost_image(job);
+            ImageEvent::PullFailed { job, error } => {
+                match error {
+                    // A disk may work again, and the device asks again.
+                    ImageError::Unreadable => self.commands.jobs.image_unreadable(context, job),
+                    ImageError::NotFound
+                    | ImageError::NotRegular
+                    | ImageError::Empty
+                    | ImageError::TooLarge
+                    | ImageError::Changed => self.commands.jobs.lost_image(job),
+                }
                 match self.commands.jobs.registration_of(job).and_then(|id| self.registry.device_mut(id)) {
                     Some(device) => self.commands.settle_job(context, device),
                     None => self.commands.jobs.handle_timeout_unregistered(context, job),

@@ -264,6 +264,33 @@ fn an_image_that_changes_ends_a_pull_and_a_push() {
 }
 
 #[test]
+fn a_push_waits_for_a_disk_that_reports_an_error_and_goes_on_with_the_same_block() {
+    let mut scene = scene();
+    begin(&mut scene, json!({ "image": IMAGE }));
+    expect_event(&mut scene, "preparing");
+    scene.images.is_broken = true;
+    prepare(&mut scene, 1);
+    expect_event(&mut scene, "downloading");
+    scene.advance(60.0);
+    scene.expect_nothing_more();
+    scene.images.is_broken = false;
+    scene.advance(5.0);
+    let mut pushed = Vec::new();
+    (0..4).for_each(|_| pushed.extend(take_block(&mut scene, Code::CHANGED).payload));
+    assert_eq!(pushed, image());
+
+    let mut broken = scene_with(|_| {});
+    begin(&mut broken, json!({ "image": IMAGE }));
+    expect_event(&mut broken, "preparing");
+    broken.images.is_broken = true;
+    prepare(&mut broken, 1);
+    expect_event(&mut broken, "downloading");
+    broken.advance(601.0);
+    assert_eq!(expect_event(&mut broken, "failed")["error"], "image_unreadable");
+    broken.expect_nothing_more();
+}
+
+#[test]
 fn an_update_ends_when_the_lifetime_of_its_device_has_passed_twice() {
     let mut scene = public_scene();
     begin(&mut scene, json!({ "image": IMAGE, "activate": false }));

@@ -1,6 +1,8 @@
 //! Firmware updates that do not begin: each is answered with a reason, and nothing is sent to the device.
 
+use lwm2m_core::coap::Code;
 use lwm2m_core::gateway::report::Report;
+use lwm2m_testkit::scene::peer;
 use serde_json::{Value, json};
 
 use crate::firmware_scene::*;
@@ -107,6 +109,41 @@ fn beyond_the_limit_of_updates_there_is_no_other_and_it_is_reported() {
     scene.reports();
     assert!(refused(&mut scene, json!({ "image": IMAGE }), "5.03").contains("limits.firmware_jobs"));
     assert!(scene.reports().iter().any(|report| matches!(report, Report::FirmwareJobsFull { .. })));
+}
+
+#[test]
+fn an_image_that_cannot_be_read_now_is_refused_for_now() {
+    let mut scene = scene();
+    scene.images.is_broken = true;
+    assert!(refused(&mut scene, json!({ "image": IMAGE }), "5.03").contains("cannot be read"));
+}
+
+#[test]
+fn an_update_that_is_over_does_not_count_and_makes_room() {
+    let mut scene = scene_with(|settings| settings.limits.firmware_jobs = 1);
+    begin(&mut scene, json!({ "image": IMAGE }));
+    expect_event(&mut scene, "preparing");
+    let first = scene.expect_request(Code::GET, "/5/0");
+    scene.answer(&first, Code::NOT_FOUND);
+    assert_eq!(expect_event(&mut scene, "failed")["error"], "rejected");
+
+    // Another device.
+    let mut register = scene.register_message("ep=dev-8&lt=3600&lwm2m=1.1");
+    register.payload = LINKS.as_bytes().to_vec();
+    let other = peer(8);
+    scene.device_sends_from(other, &register);
+    let first_device = scene.device;
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_reply(other, &register, Code::CREATED);
+    scene.forget_what_was_said();
+    scene.command(&update(json!({ "image": IMAGE })));
+    let answer = scene.expect_any_published("lwm2m/dev-8/up/resp");
+    assert_eq!(answer["data"]["code"], "2.01", "{answer}");
+    assert_eq!(scene.gateway.table_sizes().firmware_jobs, 1, "the one that is over has made room");
+    scene.forget_what_was_said();
+    scene.device = first_device;
+    assert!(refused(&mut scene, json!({ "image": IMAGE }), "5.03").contains("limits.firmware_jobs"));
 }
 
 #[test]

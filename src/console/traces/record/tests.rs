@@ -166,3 +166,28 @@ fn the_outcome_of_a_message_becomes_its_verdict() {
     record.note(&Report::RegisterRejected { peer, endpoint: None, code: Code::FORBIDDEN, reason });
     assert_eq!(record.verdicts()[2], Some("refused 4.03: wrong password"), "the newest Register");
 }
+
+#[test]
+fn no_block_of_the_uri_of_an_image_is_shown_even_if_nothing_is_hidden() {
+    let mut record = TestRecord::new();
+    record.hidden = HiddenPaths::default();
+    let uri = b"coap://gw.example.com:5683/fw/ABCDEFGHIJKLMNOP/app.bin";
+    for (at, block) in uri.chunks(16).enumerate() {
+        let more = u32::from((at + 1) * 16 < uri.len());
+        let value = u32::try_from(at).unwrap() << 4 | more << 3;
+        let mut write = message(Kind::Confirmable, Code::PUT, 10, b"t1", block);
+        write.options.add_uint(number::BLOCK1, value);
+        let mut read = message(Kind::Acknowledgement, Code::CONTENT, 11, b"t2", block);
+        read.options.add_uint(number::BLOCK2, value);
+        let stars = vec![b'*'; block.len()];
+        for paths in [&["/5/0/1"][..], &["/5/0"], &["/5"], &["/"], &[]] {
+            for (direction, message) in [(Direction::Out, &write), (Direction::In, &read)] {
+                let entry = record.add(direction, 1, message, paths);
+                assert!(entry.hidden && shows(entry, &stars), "block {at} of {paths:?}");
+            }
+        }
+    }
+    let mut other = message(Kind::Confirmable, Code::PUT, 12, b"t3", b"a block of an image");
+    other.options.add_uint(number::BLOCK1, 8);
+    assert!(shows(record.add(Direction::Out, 1, &other, &["/5/0/0"]), b"a block of an image"));
+}

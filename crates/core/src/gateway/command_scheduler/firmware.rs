@@ -33,6 +33,9 @@ use super::{CommandScheduler, LEFT, report, report_transfer};
 /// The time after which the bytes of a push are asked for again, if too many wanted some.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
+/// The time after which the bytes of a push are asked for again, if the disk reported an error.
+const READ_AGAIN_AFTER_ERROR: Duration = Duration::from_secs(5);
+
 /// Commands of applications and of the console.
 impl CommandScheduler {
     /// Carries out a command about the firmware of a registered device.
@@ -142,7 +145,7 @@ impl CommandScheduler {
 
     fn check_room(&self, context: &mut Context, device: &Device) -> Result<(), UpdateRefusal> {
         let most = context.settings.limits.firmware_jobs;
-        if self.jobs.len() < most || self.jobs.id_of(device.id).is_some() {
+        if self.jobs.running() < most {
             return Ok(());
         }
         context.report(Report::FirmwareJobsFull { endpoint: device.registration.endpoint.clone() });
@@ -359,8 +362,18 @@ impl CommandScheduler {
         }
         match result {
             Ok(bytes) => context.coap.supply(context.now, exchange, offset, &bytes),
-            Err(_) => {
-                self.jobs.lost_image(job);
+            Err(error) => {
+                match error {
+                    ImageError::Unreadable => {
+                        self.jobs.image_unreadable(context, job);
+                        self.jobs.read_later(context, job, context.now + READ_AGAIN_AFTER_ERROR);
+                    }
+                    ImageError::NotFound
+                    | ImageError::NotRegular
+                    | ImageError::Empty
+                    | ImageError::TooLarge
+                    | ImageError::Changed => self.jobs.lost_image(job),
+                }
                 self.settle_job(context, device);
                 self.send_next(context, device);
             }

@@ -55,14 +55,18 @@ pub struct Image {
     pub file: FileIdentity,
 }
 
-/// Tells whether a file is the one that was described: the same inode of the same device, not written since. Together
-/// with the size of [`Image`] it is what the digest was computed for.
+/// Tells whether a file is the one that was described: the same inode, not written since. Together with the size of
+/// [`Image`] it is what the digest was computed for. A file of another identity is the same image if it has the same
+/// digest. The number of the file system is no part of it, because it changes when the file system is mounted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileIdentity {
-    pub device: u64,
     pub inode: u64,
     /// Time of the last modification: seconds since 1970, and nanoseconds.
     pub modified: (i64, i64),
+    /// Time of the last change of the file or of its inode. Programs can set the time of the modification back, and not
+    /// this one.
+    #[serde(default)]
+    pub changed: (i64, i64),
 }
 
 /// The SHA-256 of an image. It is shown as 64 hexadecimal digits.
@@ -86,7 +90,7 @@ pub enum ImageError {
     Empty,
     #[error("the image is larger than firmware.max_size")]
     TooLarge,
-    #[error("the file of the image was changed or replaced")]
+    #[error("the file of the image has other content now")]
     Changed,
     #[error("the file of the image cannot be read")]
     Unreadable,

@@ -15,6 +15,7 @@
 
 mod answers;
 mod awake;
+mod telling;
 mod told;
 
 use std::time::Instant;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coap::Code;
 use crate::command::firmware::{JobLabel, JobStatus, Method, MethodChoice, Phase, UpdateError};
-use crate::lwm2m::firmware::{Delivery, State, UpdateResult, firmware_version_path, instance_path, resource};
+use crate::lwm2m::firmware::{Delivery, State, firmware_version_path, instance_path, resource};
 use crate::lwm2m::path::Path;
 
 use super::config::FirmwareConfig;
@@ -36,6 +37,10 @@ use awake::AwakeClock;
 use told::Told;
 
 pub(in crate::gateway) use answers::Answer;
+
+/// Limits the changes of the state that count as progress while no bytes of the image move. An update that goes well has
+/// four.
+const MOST_STATE_CHANGES: u32 = 64;
 
 /// What an application has asked for, and what the gateway keeps of a job over a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +82,9 @@ pub(in crate::gateway) struct JobProgress {
     /// Bytes that the device had fetched without a gap in the attempt in which it came furthest.
     #[serde(default)]
     fetched_before: u64,
+    /// The changes of the state since bytes moved last.
+    #[serde(default)]
+    state_changes: u32,
     told: Told,
     /// The device has accepted the URI, or the push was begun.
     begun: bool,
@@ -175,6 +183,8 @@ pub(in crate::gateway) struct Job {
     /// Whether the state has been Downloading since the transfer began.
     seen_downloading: bool,
     clock: AwakeClock,
+    /// When the disk first reported an error of which no success is known since.
+    unreadable_since: Option<Instant>,
     poll_at: Option<Instant>,
     update_ends: Option<Instant>,
     /// When the progress was told last, and of how many bytes.
@@ -218,7 +228,7 @@ impl Job {
             code: None,
         };
         let activated = spec.activate;
-        let (attempt, bytes, fetched_before) = (1, 0, 0);
+        let (attempt, bytes, fetched_before, state_changes) = (1, 0, 0, 0);
         let (begun, pushed, executed) = (false, false, false);
         let progress = JobProgress {
             phase,
@@ -226,6 +236,7 @@ impl Job {
             attempt,
             bytes,
             fetched_before,
+            state_changes,
             told,
             begun,
             pushed,
@@ -264,6 +275,7 @@ impl Job {
             was_restored: false,
             seen_downloading: false,
             clock: AwakeClock::new(now, awake),
+            unreadable_since: None,
             poll_at: None,
             update_ends: None,
             told_progress: (now, progress_bytes),
@@ -370,7 +382,7 @@ impl Job {
     /// The device has fetched a block of the image. A block that closes no gap is progress, too.
     pub fn fetched(&mut self, now: Instant, fetched: Fetched, config: &FirmwareConfig) {
         if fetched.is_new && self.pulls().is_some() {
-            self.clock.reset(now);
+            self.bytes_moved(now);
         }
         self.moved(now, fetched.bytes, config);
     }
@@ -381,7 +393,7 @@ impl Job {
             return;
         }
         self.progress.bytes = bytes;
-        self.clock.reset(now);
+        self.bytes_moved(now);
         if Some(bytes) == self.size() && self.progress.method == Some(Method::Pull) {
             // The device has everything and should tell. Its notification may be lost.
             self.poll_at = Some(now + config.poll_interval);
@@ -389,10 +401,18 @@ impl Job {
         self.tell_progress(now, config);
     }
 
-    /// The file of the image is not the one that the job is about, or cannot be read.
+    /// The file of the image is not the one that the job is about.
     pub fn lost_image(&mut self) {
         if matches!(self.progress.phase, Phase::Waiting | Phase::Preparing | Phase::Downloading) {
             self.fail(UpdateError::ImageChanged, None);
+        }
+    }
+
+    /// The file of the image cannot be read now. The job fails if that lasts for as long as a device may stall.
+    pub fn image_unreadable(&mut self, now: Instant, config: &FirmwareConfig) {
+        let since = *self.unreadable_since.get_or_insert(now);
+        if self.progress.phase == Phase::Downloading && now.saturating_duration_since(since) >= config.stall_timeout {
+            self.fail(UpdateError::ImageUnreadable, None);
         }
     }
 
@@ -410,7 +430,7 @@ impl Job {
             return self.fail(UpdateError::Lost, None);
         }
         if self.can_stall() && self.clock.spent(now) >= config.stall_timeout {
-            return self.fail(UpdateError::Stalled, None);
+            return self.fail(self.reason_of_stall(), None);
         }
         if self.poll_at.is_some_and(|at| at <= now) {
             self.poll_at = None;
@@ -540,6 +560,29 @@ impl Job {
         }
     }
 
+    /// Takes note that the device has got bytes of the image.
+    fn bytes_moved(&mut self, now: Instant) {
+        self.clock.reset(now);
+        self.progress.state_changes = 0;
+        self.unreadable_since = None;
+    }
+
+    /// Takes note that the device tells another state. That is progress for so many times only: a device may change its
+    /// state without end.
+    fn state_changed(&mut self, now: Instant) {
+        self.progress.state_changes = self.progress.state_changes.saturating_add(1);
+        if self.progress.state_changes <= MOST_STATE_CHANGES {
+            self.clock.reset(now);
+        }
+    }
+
+    fn reason_of_stall(&self) -> UpdateError {
+        match self.unreadable_since {
+            Some(_) => UpdateError::ImageUnreadable,
+            None => UpdateError::Stalled,
+        }
+    }
+
     fn uri(&self) -> Option<Secret> {
         match &self.spec.package {
             Package::Uri(uri) => Some(uri.clone()),
@@ -549,68 +592,6 @@ impl Job {
 
     fn size(&self) -> Option<u64> {
         self.spec.image().map(|image| image.size)
-    }
-
-    /// Enters another phase, and tells it.
-    fn enter(&mut self, phase: Phase) {
-        if self.progress.phase != phase {
-            self.progress.phase = phase;
-            self.tell();
-        }
-    }
-
-    fn fail(&mut self, error: UpdateError, code: Option<Code>) {
-        self.end(Phase::Failed, Some(error), code);
-    }
-
-    /// Ends by the result that the device tells.
-    fn end_by(&mut self, result: UpdateResult) {
-        let error = match result {
-            UpdateResult::Cancelled => return self.end(Phase::Cancelled, None, None),
-            UpdateResult::Deferred => return self.end(Phase::Deferred, None, None),
-            UpdateResult::NotEnoughFlash => UpdateError::NoFlash,
-            UpdateResult::OutOfMemory => UpdateError::NoMemory,
-            UpdateResult::ConnectionLost => UpdateError::ConnectionLost,
-            UpdateResult::IntegrityCheckFailed => UpdateError::Integrity,
-            UpdateResult::UnsupportedPackage => UpdateError::UnsupportedPackage,
-            UpdateResult::InvalidUri => UpdateError::InvalidUri,
-            UpdateResult::UpdateFailed => UpdateError::UpdateFailed,
-            UpdateResult::UnsupportedProtocol => UpdateError::UnsupportedProtocol,
-            UpdateResult::Initial | UpdateResult::Success => return,
-        };
-        self.fail(error, None);
-    }
-
-    fn end(&mut self, phase: Phase, error: Option<UpdateError>, code: Option<Code>) {
-        if self.is_over() {
-            return;
-        }
-        self.step = Step::Done;
-        (self.poll_at, self.update_ends) = (None, None);
-        self.progress.phase = phase;
-        (self.progress.last.error, self.progress.last.code) = (error, code);
-        self.tell();
-    }
-
-    /// Tells the progress of the download, if it has changed and the last event is long enough ago.
-    fn tell_progress(&mut self, now: Instant, config: &FirmwareConfig) {
-        let ((told_at, told), bytes) = (self.told_progress, self.progress.bytes);
-        let is_due = told < bytes && told_at + config.progress_interval <= now;
-        if self.progress.phase == Phase::Downloading && is_due {
-            self.told_progress = (now, bytes);
-            self.tell();
-        }
-    }
-
-    fn tell(&mut self) {
-        let size = self.size();
-        let progress = &mut self.progress;
-        let last = &mut progress.last;
-        (last.phase, last.method, last.attempt) = (progress.phase, progress.method, progress.attempt);
-        (last.state, last.result) = (progress.told.state(), progress.told.result());
-        last.size = size;
-        last.bytes = size.map(|_| progress.bytes);
-        self.events.push(progress.last.clone());
     }
 }
 

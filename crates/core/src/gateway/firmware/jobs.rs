@@ -4,7 +4,7 @@
 //! not registered the job waits, until its lifetime has passed twice since its last message. A job that is over is kept
 //! until the next Register, for those who ask how it ended.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ pub(in crate::gateway) struct FirmwareJobs {
     jobs: IdMap<JobId, OwnedJob>,
     by_endpoint: HashMap<Arc<str>, JobId>,
     by_registration: IdMap<RegistrationId, JobId>,
+    /// The jobs that are over, in the order of their ends.
+    ended: BTreeMap<u64, JobId>,
+    last_ended: u64,
     deadlines: IdDeadlines<JobId>,
     /// The updates that wait for the description of their image, by its name. They share one description.
     pending: HashMap<ImageName, (ImageRequestId, Vec<PendingUpdate>)>,
@@ -63,6 +66,8 @@ struct OwnedJob {
     silence: Duration,
     /// When the job of a device that is not registered ends.
     ends: Option<Instant>,
+    /// The place of a job that is over among those that are over.
+    ended: Option<u64>,
     /// Whether the device may fetch the image now.
     is_offered: bool,
     /// When the next bytes of a push are asked for again, because too many wanted some.
@@ -76,6 +81,11 @@ impl FirmwareJobs {
         let endpoint: Arc<str> = device.registration.endpoint.as_str().into();
         if let Some(former) = self.by_endpoint.get(&endpoint).copied() {
             self.forget(context, former);
+        }
+        while self.jobs.len() >= context.settings.limits.firmware_jobs
+            && let Some(oldest) = self.ended.values().next().copied()
+        {
+            self.forget(context, oldest);
         }
         let job = Job::new(context.now, spec, device.is_awake(context.now));
         let id = self.insert(endpoint, job, echo);
@@ -175,17 +185,33 @@ impl FirmwareJobs {
         for status in events {
             tell(context, device, owned, status);
         }
+        if has_ended {
+            self.note_end(id);
+        }
         self.mark(id);
         self.schedule(context, id);
         has_ended
+    }
+
+    fn note_end(&mut self, id: JobId) {
+        let Some(owned) = self.jobs.get_mut(&id) else { return };
+        self.last_ended += 1;
+        owned.ended = Some(self.last_ended);
+        self.ended.insert(self.last_ended, id);
     }
 
     fn insert(&mut self, endpoint: Arc<str>, job: Job, echo: Echo) -> JobId {
         self.last_id += 1;
         let id = JobId(self.last_id);
         self.by_endpoint.insert(Arc::clone(&endpoint), id);
-        let (registration, silence, ends, is_offered, read_again) = (None, Duration::ZERO, None, false, None);
-        self.jobs.insert(id, OwnedJob { endpoint, job, echo, registration, silence, ends, is_offered, read_again });
+        let is_over = job.is_over();
+        let (registration, silence, ends, ended) = (None, Duration::ZERO, None, None);
+        let (is_offered, read_again) = (false, None);
+        let owned = OwnedJob { endpoint, job, echo, registration, silence, ends, ended, is_offered, read_again };
+        self.jobs.insert(id, owned);
+        if is_over {
+            self.note_end(id);
+        }
         id
     }
 
@@ -208,6 +234,9 @@ impl FirmwareJobs {
     fn forget(&mut self, context: &mut Context, id: JobId) {
         let Some(owned) = self.jobs.remove(&id) else { return };
         context.pulls.withdraw(id);
+        if let Some(place) = owned.ended {
+            self.ended.remove(&place);
+        }
         self.deadlines.cancel(id);
         self.by_endpoint.remove(&owned.endpoint);
         if let Some(registration) = owned.registration {
@@ -294,7 +323,14 @@ impl FirmwareJobs {
         self.schedule(context, id);
     }
 
-    /// The file of the image of a job is another one now, or cannot be read.
+    /// The file of the image of a job cannot be read now.
+    pub fn image_unreadable(&mut self, context: &Context, id: JobId) {
+        if let Some(owned) = self.jobs.get_mut(&id) {
+            owned.job.image_unreadable(context.now, &context.settings.firmware);
+        }
+    }
+
+    /// The file of the image of a job is another one now.
     pub fn lost_image(&mut self, id: JobId) {
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.job.lost_image();
@@ -400,6 +436,11 @@ impl FirmwareJobs {
     /// Returns the number of jobs, those that are over included, and of updates that wait for their image.
     pub fn len(&self) -> usize {
         self.jobs.len() + self.pending_endpoints.len()
+    }
+
+    /// Returns the number of jobs that are not over, and of updates that wait for their image.
+    pub fn running(&self) -> usize {
+        self.len() - self.ended.len()
     }
 
     pub fn deadlines(&self) -> usize {

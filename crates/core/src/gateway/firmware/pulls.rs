@@ -197,7 +197,7 @@ mod tests {
     const KEY: &str = "ABCDEFGHIJKLMNOP";
 
     fn pull(job: u64, identity: Option<Identity>) -> Pull {
-        let file = FileIdentity { device: 1, inode: 1, modified: (0, 0) };
+        let file = FileIdentity { inode: 1, modified: (0, 0), changed: (0, 0) };
         let image = Image { size: 1, sha256: ImageDigest::new([0; 32]), file };
         let (name, identity) = ("a.bin".parse().unwrap(), identity.map(Arc::new));
         Pull { job: JobId(job), name, image, identity, progress: PullProgress::default() }

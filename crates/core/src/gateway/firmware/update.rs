@@ -46,7 +46,13 @@ impl UpdateRefusal {
     }
 
     pub fn of_image(error: ImageError) -> Self {
-        let code = if error == ImageError::NotFound { Code::NOT_FOUND } else { Code::BAD_REQUEST };
+        let code = match error {
+            ImageError::NotFound => Code::NOT_FOUND,
+            ImageError::Unreadable => Code::SERVICE_UNAVAILABLE,
+            ImageError::NotRegular | ImageError::Empty | ImageError::TooLarge | ImageError::Changed => {
+                Code::BAD_REQUEST
+            }
+        };
         Self::new(code, error.to_string())
     }
 

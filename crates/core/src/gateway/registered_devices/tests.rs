@@ -436,7 +436,7 @@ fn a_device_that_fetches_its_image_by_another_association_stays_where_it_is_unti
     let new = new_device(1, &["lt=3600"], scene.context.now);
     let identity = Arc::new(psk("dev-1"));
     let id = scene.insert(NewDevice { peer: association(1), identity: Some(Arc::clone(&identity)), ..new });
-    let file = FileIdentity { device: 1, inode: 1, modified: (0, 0) };
+    let file = FileIdentity { inode: 1, modified: (0, 0), changed: (0, 0) };
     let pull = Pull {
         job: JobId(1),
         name: "a.bin".parse().unwrap(),

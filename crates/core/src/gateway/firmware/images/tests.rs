@@ -5,7 +5,7 @@ use crate::gateway::firmware::image::{FileIdentity, ImageDigest};
 const PARTS: u64 = 400;
 
 fn image(inode: u64) -> Image {
-    let file = FileIdentity { device: 1, inode, modified: (0, 0) };
+    let file = FileIdentity { inode, modified: (0, 0), changed: (0, 0) };
     Image { size: PARTS * READ_LENGTH as u64 - 100, sha256: ImageDigest::new([7; 32]), file }
 }
 

@@ -40,7 +40,7 @@ impl Job {
         let is_success = code.is_success();
         let has_moved = self.progress.told.take(instance_path(self.spec.instance), entries);
         if has_moved {
-            self.clock.reset(now);
+            self.state_changed(now);
         }
         match self.step {
             Step::Await | Step::Watch | Step::Done => {}
@@ -98,7 +98,7 @@ impl Job {
     /// Takes a notification of the State or the Update Result.
     pub fn notified(&mut self, now: Instant, entries: &[Entry], config: &FirmwareConfig) {
         if self.progress.told.take(instance_path(self.spec.instance), entries) {
-            self.clock.reset(now);
+            self.state_changed(now);
         }
         if !self.asked && self.step == Step::Watch {
             self.evaluate(now, config);

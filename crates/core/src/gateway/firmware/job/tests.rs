@@ -21,7 +21,7 @@ struct Play {
 }
 
 fn spec() -> JobSpec {
-    let file = super::super::image::FileIdentity { device: 1, inode: 2, modified: (3, 4) };
+    let file = super::super::image::FileIdentity { inode: 2, modified: (3, 4), changed: (0, 0) };
     let image = Image { size: SIZE, sha256: super::super::image::ImageDigest::new([7; 32]), file };
     JobSpec {
         label: JobLabel::from_random([1, 2, 3, 4, 5, 6]),

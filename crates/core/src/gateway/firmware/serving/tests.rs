@@ -106,7 +106,7 @@ fn body() -> Vec<u8> {
 }
 
 fn image() -> Image {
-    let file = FileIdentity { device: 1, inode: 1, modified: (0, 0) };
+    let file = FileIdentity { inode: 1, modified: (0, 0), changed: (0, 0) };
     Image { size: SIZE as u64, sha256: ImageDigest::new([9; 32]), file }
 }
 

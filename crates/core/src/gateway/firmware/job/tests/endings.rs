@@ -253,3 +253,55 @@ fn an_image_that_has_changed_ends_the_download_and_nothing_behind_it() {
     updating.job.lost_image();
     updating.expect_phases(&[]);
 }
+
+#[test]
+fn a_device_that_changes_its_state_without_end_stalls() {
+    let mut play = Play::of(spec());
+    play.expect(JobRequest::Read(path("/5/0")));
+    play.content(&object(2, 0));
+    play.expect(JobRequest::WriteUri(path("/5/0/1"), Secret::new("")));
+    play.answer(Code::CHANGED, &[], false);
+    play.observe(2, 0);
+    let mut changes = 0;
+    while !play.job.is_over() && changes < 1000 {
+        changes += 1;
+        play.notify("/5/0/3", 1 + changes % 2);
+        play.advance(300);
+    }
+    assert!((10..100).contains(&changes), "{changes}");
+    assert_eq!(play.job.status().error, Some(UpdateError::Stalled));
+}
+
+#[test]
+fn a_state_that_changes_while_bytes_move_is_no_stall() {
+    let mut play = Play::pulling(spec());
+    for bytes in 1..200 {
+        play.advance(599);
+        play.fetched(bytes);
+    }
+    assert!(!play.job.is_over());
+}
+
+#[test]
+fn an_image_that_cannot_be_read_for_long_has_an_error_of_its_own() {
+    let mut push = Play::pushing(spec());
+    push.job.image_unreadable(push.now, &push.config);
+    push.now += Duration::from_secs(599);
+    push.job.image_unreadable(push.now, &push.config);
+    assert!(!push.job.is_over());
+    push.now += Duration::from_secs(1);
+    push.job.image_unreadable(push.now, &push.config);
+    push.expect_end(Failed, Some(UpdateError::ImageUnreadable), None);
+
+    let mut pull = Play::pulling(spec());
+    pull.advance(10);
+    pull.job.image_unreadable(pull.now, &pull.config);
+    pull.advance(590);
+    pull.expect_end(Failed, Some(UpdateError::ImageUnreadable), None);
+
+    let mut again = Play::pulling(spec());
+    again.job.image_unreadable(again.now, &again.config);
+    again.fetched(1024);
+    again.advance(600);
+    assert_eq!(again.job.status().error, Some(UpdateError::Stalled), "the disk worked since");
+}
