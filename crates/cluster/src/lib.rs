@@ -4,6 +4,8 @@
 //! - [`NodeNumber`], [`Incarnation`] and [`Process`] name the nodes of a cluster and their processes.
 //! - [`WriteNumbers`] gives each DTLS record of an association a number that no other record gets.
 //! - [`Floors`] tells which terms a process may use.
+//! - [`Member`] is one node: it acquires, renews and releases leases, and tells when a shard may be served.
+//! - [`engine`] has the requests to the store of leases, and what each does there.
 //!
 //! # What this crate guarantees
 //!
@@ -16,12 +18,18 @@
 //! Devices, DTLS, CoAP and MQTT; the protocol of the engine that stores leases; the encoding of messages between nodes.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod engine;
 mod floors;
+mod member;
+mod message;
 mod node;
+mod rendezvous;
 mod term;
 pub mod write_number;
 
 pub use floors::Floors;
+pub use member::{Command, Ended, Event, Isolated, Member, Now, Settings, State};
+pub use message::PeerMessage;
 pub use node::{Incarnation, NodeNumber, NodeNumberError, Process};
 pub use term::{Term, WallTime};
 pub use write_number::WriteNumbers;

@@ -1,0 +1,144 @@
+//! What a node knows of the other nodes: who is there, who answers, and who reaches the engine.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::engine::{NodeEntry, Timing};
+use crate::node::{Incarnation, NodeNumber, Process};
+
+/// The other nodes. There are at most 127, since each has a number of its own.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    peers: BTreeMap<NodeNumber, Peer>,
+    /// The newest process of each number that was ever met.
+    newest: BTreeMap<NodeNumber, Incarnation>,
+    /// When the answers were forgotten last.
+    forgotten: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    entry: NodeEntry,
+    /// When the first ping was sent that no pong has followed.
+    unanswered_since: Option<Instant>,
+    /// When the ping was sent that was answered last, and whether the peer reached the engine then.
+    heard: Option<(Instant, bool)>,
+}
+
+/// What the pongs of the last seconds say of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// A peer reaches the engine.
+    Reached,
+    /// All peers answer, and none reaches the engine.
+    AllWithout,
+    /// No peer that answers reaches the engine, and at least one does not answer, or there is none.
+    SomeSilent,
+    /// A peer was not asked for long enough.
+    Missing,
+}
+
+impl Peers {
+    /// Replaces the peers by those of the engine's list. Who stays keeps what is known of it.
+    pub(super) fn list(&mut self, me: NodeNumber, nodes: &[NodeEntry]) {
+        let mut before = std::mem::take(&mut self.peers);
+        for &entry in nodes {
+            self.meet(entry.process);
+            if entry.process.node != me {
+                let known = before.remove(&entry.process.node);
+                let (unanswered_since, heard) = known.map_or((None, None), |peer| (peer.unanswered_since, peer.heard));
+                self.peers.insert(entry.process.node, Peer { entry, unanswered_since, heard });
+            }
+        }
+    }
+
+    /// Records that a process exists, which may be unknown to the engine's last list.
+    pub(super) fn meet_process(&mut self, me: NodeNumber, process: Process) {
+        self.meet(process);
+        if process.node != me {
+            let entry = NodeEntry { process, weight: 0, takes: false };
+            self.peers.entry(process.node).or_insert(Peer { entry, unanswered_since: None, heard: None });
+        }
+    }
+
+    /// Records that all peers are asked, and returns their numbers.
+    pub(super) fn pinged(&mut self, asked: Instant) -> Vec<NodeNumber> {
+        for peer in self.peers.values_mut() {
+            peer.unanswered_since.get_or_insert(asked);
+        }
+        self.peers.keys().copied().collect()
+    }
+
+    pub(super) fn pong_from(&mut self, process: Process, asked: Instant, reaches: bool) {
+        self.meet(process);
+        if let Some(peer) = self.peers.get_mut(&process.node)
+            && peer.heard.is_none_or(|(before, _)| before < asked)
+        {
+            peer.heard = Some((asked, reaches));
+            peer.unanswered_since = None;
+        }
+    }
+
+    /// Forgets who answered: after a pause of this process what it heard proves nothing.
+    pub(super) fn forget_answers(&mut self, now: Instant) {
+        self.forgotten = Some(now);
+        for peer in self.peers.values_mut() {
+            peer.heard = None;
+            peer.unanswered_since = None;
+        }
+    }
+
+    pub(super) fn evidence(&self, timing: Timing, now: Instant) -> Evidence {
+        // A node without peers cannot know of those that joined since, at least not after a pause.
+        let asked_long_enough = self.forgotten.is_none_or(|at| now >= at + timing.renew * 2);
+        let mut all = match (self.peers.is_empty(), asked_long_enough) {
+            (false, _) => Evidence::AllWithout,
+            (true, true) => Evidence::SomeSilent,
+            (true, false) => Evidence::Missing,
+        };
+        for peer in self.peers.values() {
+            match peer.answer(timing, now) {
+                Answer::Reaches => return Evidence::Reached,
+                Answer::Without => {}
+                Answer::Silent if all == Evidence::AllWithout => all = Evidence::SomeSilent,
+                Answer::Silent => {}
+                Answer::Open => all = Evidence::Missing,
+            }
+        }
+        all
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = NodeEntry> {
+        self.peers.values().map(|peer| peer.entry)
+    }
+
+    pub(super) fn newest(&self, node: NodeNumber) -> Option<Incarnation> {
+        self.newest.get(&node).copied()
+    }
+
+    fn meet(&mut self, process: Process) {
+        let newest = self.newest.entry(process.node).or_insert(process.incarnation);
+        *newest = process.incarnation.max(*newest);
+    }
+}
+
+/// What a peer says of the engine.
+enum Answer {
+    Reaches,
+    Without,
+    Silent,
+    /// It was not asked for long enough.
+    Open,
+}
+
+impl Peer {
+    fn answer(&self, timing: Timing, now: Instant) -> Answer {
+        let within = |since: Instant, limit: Duration| now.saturating_duration_since(since) < limit;
+        match (self.heard, self.unanswered_since) {
+            (Some((asked, true)), _) if within(asked, timing.renew * 3) => Answer::Reaches,
+            (Some((asked, false)), _) if within(asked, timing.renew * 3) => Answer::Without,
+            (_, Some(since)) if !within(since, timing.renew * 2) => Answer::Silent,
+            (_, _) => Answer::Open,
+        }
+    }
+}

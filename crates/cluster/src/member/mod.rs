@@ -1,0 +1,437 @@
+//! One node of a cluster: which shards it owns, and when it may serve them.
+//!
+//! 1. The node asks the engine for a round each second: it announces itself, renews its leases, reads the lists.
+//! 2. A shard without an owner is acquired by the node that rendezvous hashing prefers, and a second later each by the
+//!    next ones. The caller loads its records.
+//! 3. Without an answer for 4 seconds the node may have lost its leases. It asks its peers whether they reach the
+//!    engine, and suspends its shards unless nobody can have taken them.
+//! 4. A shard that another node should have is handed over: the caller ends what is in flight and writes everything,
+//!    the lease is released, and the other node is told.
+
+mod acquisition;
+mod evidence;
+mod tenure;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use lwm2m_base::Shard;
+
+use crate::engine::{Acquisition, Announced, EngineRequest, NodeEntry, RoundAnswer, RunId, Timing};
+use crate::floors::Floors;
+use crate::message::PeerMessage;
+use crate::node::{Incarnation, NodeNumber, Process};
+use crate::term::{Term, WallTime};
+use acquisition::Openings;
+use evidence::{Evidence, Peers};
+use tenure::Tenure;
+
+/// How far the clocks of the node and of the engine may differ. Beyond it the node takes no term.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(1_500);
+
+/// The settings of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub process: Process,
+    /// The share of shards that the node takes, relative to other nodes.
+    pub weight: u16,
+    pub timing: Timing,
+    pub isolated: Isolated,
+    /// The number of shards that are handed over at the same time, at least 1.
+    pub moves_at_once: usize,
+}
+
+/// What a node does that reaches neither the engine nor all of its peers, while no peer reaches the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolated {
+    /// It serves its shards: most likely the engine is away and the silent peers restart. If they reach the engine by
+    /// another way, a shard may have two owners.
+    Serve,
+    /// It suspends its shards.
+    Suspend,
+}
+
+/// The time on both clocks of the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub monotonic: Instant,
+    pub wall: WallTime,
+}
+
+/// What the node is told.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Round(RoundAnswer),
+    Acquired {
+        asked: Instant,
+        shard: Shard,
+        answer: Acquisition,
+    },
+    Message(PeerMessage),
+    /// An association of the shard has used half of the numbers of its term.
+    NeedsTerm(Shard),
+    /// A fenced write of the shard failed. The next round tells whether the lease is lost.
+    Fenced(Shard),
+    /// After [`Command::HandOver`]: nothing of the shard is in flight, and everything is written.
+    WoundDown(Shard),
+    /// The node shall give up all shards.
+    Drain,
+}
+
+/// What the caller does for the node.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Ask(EngineRequest),
+    Send {
+        to: NodeNumber,
+        message: PeerMessage,
+    },
+    /// Load the records of a shard and serve it in this term.
+    Load {
+        shard: Shard,
+        term: Term,
+    },
+    /// Number the records of the shard in this term from now on.
+    UseTerm {
+        shard: Shard,
+        term: Term,
+    },
+    /// Send, publish and answer nothing for the shard until [`Command::Resume`].
+    Suspend(Shard),
+    Resume(Shard),
+    /// End what is in flight, write everything, and report [`Event::WoundDown`].
+    HandOver {
+        shard: Shard,
+        to: Option<NodeNumber>,
+    },
+    /// Forget the shard, without a word to devices or the broker.
+    Drop(Shard),
+    /// All shards were given up.
+    Drained,
+    /// End the process: another process of this number is alive.
+    End(Ended),
+}
+
+/// Why a process has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// A newer process of the number exists.
+    Replaced,
+    /// An older process of the number is alive.
+    Occupied(Incarnation),
+}
+
+/// The state of a node towards the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The engine renewed the leases in time.
+    Sure,
+    /// Neither the node nor any other one reaches the engine, so nobody can take a shard. The node serves from memory.
+    AllWithout,
+    /// No peer that answers reaches the engine, but a peer does not answer, or there is none. [`Isolated`] says what the
+    /// node does.
+    Alone,
+    /// The leases may be lost. Shards are suspended.
+    Unsure,
+}
+
+/// The state machine of one node.
+#[derive(Debug)]
+pub struct Member {
+    settings: Settings,
+    peers: Peers,
+    floors: Option<Floors>,
+    /// The engine's last time that agreed with the node's clock, and when it was asked for.
+    told: Option<(WallTime, Instant)>,
+    clock_agrees: bool,
+    contact: Option<Contact>,
+    /// When the last round was asked for that renewed the leases.
+    renewed: Option<Instant>,
+    last_round: Option<Instant>,
+    last_turn: Instant,
+    /// When the next turn has something to do.
+    deadline: Instant,
+    /// Whether a round was answered since it was looked for shards that another node should have.
+    review_places: bool,
+    tenures: BTreeMap<Shard, Tenure>,
+    openings: Openings,
+    state: State,
+    draining: Option<Draining>,
+    /// The older process that has the entry of this number, and when its entry expires.
+    occupied: Option<(Incarnation, WallTime)>,
+    ended: bool,
+    commands: VecDeque<Command>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draining {
+    Under,
+    Reported,
+}
+
+/// An unbroken contact with one run of the engine.
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    run: RunId,
+    since: Instant,
+    /// When the last request was made that was answered.
+    asked: Instant,
+}
+
+impl Member {
+    pub fn new(settings: Settings, now: Now) -> Self {
+        Self {
+            settings,
+            peers: Peers::default(),
+            floors: None,
+            told: None,
+            clock_agrees: false,
+            contact: None,
+            renewed: None,
+            last_round: None,
+            last_turn: now.monotonic,
+            deadline: now.monotonic,
+            review_places: false,
+            tenures: BTreeMap::new(),
+            openings: Openings::default(),
+            state: State::Unsure,
+            draining: None,
+            occupied: None,
+            ended: false,
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// Does what is due. The caller calls it before each turn of its loop, and obeys the commands before it sends
+    /// anything: a process that was stopped learns here that it may have lost its shards.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.ended {
+            return;
+        }
+        let pause = now.monotonic.saturating_duration_since(self.last_turn);
+        self.last_turn = now.monotonic;
+        if pause >= self.reach() {
+            self.peers.forget_answers(now.monotonic);
+        }
+        if now.monotonic >= self.deadline {
+            self.turn(now);
+        }
+    }
+
+    pub fn handle(&mut self, event: Event, now: Now) {
+        self.handle_timeout(now);
+        if self.ended {
+            return;
+        }
+        match event {
+            Event::Round(answer) => self.handle_round(answer, now),
+            Event::Acquired { asked, shard, answer } => self.handle_acquisition(asked, shard, answer, now),
+            Event::Message(message) => self.handle_message(message, now),
+            Event::NeedsTerm(shard) => self.handle_needs_term(shard),
+            Event::Fenced(_) => self.last_round = None,
+            Event::WoundDown(shard) => self.handle_wound_down(shard),
+            Event::Drain => {
+                self.draining.get_or_insert(Draining::Under);
+                self.review_places = true;
+            }
+        }
+        if !self.ended {
+            self.turn(now);
+        }
+    }
+
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Returns when [`Member::handle_timeout`] has to be called at the latest.
+    pub fn next_deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Returns the term in which the node serves a shard, or `None` if it does not.
+    pub fn serves(&self, shard: Shard) -> Option<Term> {
+        self.tenures.get(&shard).filter(|tenure| tenure.served).map(|tenure| tenure.term)
+    }
+
+    /// Returns the term in which the node holds a shard, served or suspended.
+    pub fn holds(&self, shard: Shard) -> Option<Term> {
+        self.tenures.get(&shard).map(|tenure| tenure.term)
+    }
+
+    fn turn(&mut self, now: Now) {
+        if self.contact.is_some_and(|contact| now.monotonic >= contact.asked + self.reach()) {
+            self.contact = None;
+        }
+        self.update_state(now);
+        if self.last_round.is_none_or(|last| now.monotonic >= last + self.settings.timing.renew) {
+            self.ask_round(now);
+        }
+        self.acquire_open(now);
+        self.release_wound_down();
+        self.begin_handovers(now);
+        self.update_service(now);
+        self.deadline = self.following_deadline(now);
+    }
+
+    /// While the node is not sure, answers of peers grow old at any time.
+    fn following_deadline(&self, now: Now) -> Instant {
+        let round = self.last_round.map(|last| last + self.settings.timing.renew);
+        let state = match self.state {
+            State::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
+            State::AllWithout | State::Alone | State::Unsure => Some(now.monotonic + self.settings.timing.renew / 10),
+        };
+        let contact = self.contact.map(|contact| contact.asked + self.reach());
+        let settled = self.tenures.values().filter_map(|tenure| tenure.settles).min();
+        let deadlines = [round, state, contact, settled, self.openings.next_attempt()];
+        let soonest = now.monotonic + Duration::from_millis(1);
+        deadlines.into_iter().flatten().min().map_or(soonest, |deadline| deadline.max(soonest))
+    }
+
+    fn update_state(&mut self, now: Now) {
+        let sure = self.renewed.is_some_and(|at| now.monotonic.saturating_duration_since(at) < self.sure_for());
+        self.state = match self.peers.evidence(self.settings.timing, now.monotonic) {
+            _ if sure => State::Sure,
+            // A process that was never announced has no shards, and a stopped one no evidence.
+            _ if self.renewed.is_none() => State::Unsure,
+            Evidence::Reached | Evidence::Missing => State::Unsure,
+            Evidence::AllWithout => State::AllWithout,
+            Evidence::SomeSilent => State::Alone,
+        };
+    }
+
+    /// Returns whether nobody else can have acquired the shards of the node.
+    fn is_in_right(&self) -> bool {
+        match self.state {
+            State::Sure | State::AllWithout => true,
+            State::Alone | State::Unsure => false,
+        }
+    }
+
+    /// A lease runs from when the engine wrote it; the owner counts from when it asked, and stops one interval earlier.
+    fn sure_for(&self) -> Duration {
+        self.settings.timing.lease - self.settings.timing.renew
+    }
+
+    /// The age of an answer up to which a node reaches the engine.
+    fn reach(&self) -> Duration {
+        self.settings.timing.renew * 2
+    }
+
+    fn ask_round(&mut self, now: Now) {
+        let asked = now.monotonic;
+        self.last_round = Some(asked);
+        let in_right = self.is_in_right();
+        let renewals = self.tenures.iter().map(|(&shard, tenure)| tenure.renewal(shard, in_right)).collect();
+        let entry = self.entry();
+        self.commands.push_back(Command::Ask(EngineRequest::Round { asked, entry, renewals }));
+        if self.renewed.is_none() {
+            return;
+        }
+        let from = self.settings.process;
+        for to in self.peers.pinged(asked) {
+            self.commands.push_back(Command::Send { to, message: PeerMessage::Ping { from, asked } });
+        }
+    }
+
+    fn entry(&self) -> NodeEntry {
+        let ready = self.floors.as_ref().zip(self.told).is_some_and(|(floors, (time, _))| floors.are_reached(time));
+        let takes = ready && self.clock_agrees && self.draining.is_none();
+        NodeEntry { process: self.settings.process, weight: self.settings.weight, takes }
+    }
+
+    fn handle_round(&mut self, answer: RoundAnswer, now: Now) {
+        match answer.announced {
+            Announced::Replaced => return self.end(Ended::Replaced),
+            Announced::Occupied { by, until } if self.occupied.is_some_and(|(known, at)| known == by && at < until) => {
+                return self.end(Ended::Occupied(by));
+            }
+            Announced::Occupied { by, until } => self.occupied = Some((by, until)),
+            Announced::Done => {
+                self.occupied = None;
+                self.renewed = self.renewed.max(Some(answer.asked));
+            }
+        }
+        self.note_contact(answer.asked, answer.run, now);
+        self.note_clock(&answer, now);
+        self.peers.list(self.settings.process.node, &answer.nodes);
+        let in_right = self.is_in_right();
+        for (shard, term, renewed) in answer.renewals {
+            self.handle_renewal(shard, term, renewed, answer.asked, answer.run, in_right, now);
+        }
+        self.review_places = true;
+        self.openings.note(&answer.leases, self.settings.process.node, &self.tenures, now.monotonic);
+    }
+
+    fn note_contact(&mut self, asked: Instant, run: RunId, now: Now) {
+        if now.monotonic.saturating_duration_since(asked) >= self.reach() {
+            return;
+        }
+        let since = self.contact.filter(|contact| contact.run == run).map_or(now.monotonic, |contact| contact.since);
+        let asked = self.contact.map_or(asked, |contact| contact.asked.max(asked));
+        self.contact = Some(Contact { run, since, asked });
+    }
+
+    /// The engine read its clock between the request and the answer. A process that is not announced takes no time from
+    /// it but that of its start: the older process may still be alive.
+    fn note_clock(&mut self, answer: &RoundAnswer, now: Now) {
+        let travelled = now.monotonic.saturating_duration_since(answer.asked);
+        let ahead = answer.time > now.wall.plus(CLOCK_TOLERANCE);
+        let behind = answer.time.plus(travelled + CLOCK_TOLERANCE) < now.wall;
+        self.clock_agrees = !ahead && !behind;
+        if !self.clock_agrees {
+            return;
+        }
+        self.floors.get_or_insert_with(|| Floors::of_process(answer.time));
+        if answer.announced == Announced::Done && self.told.is_none_or(|(_, asked)| asked < answer.asked) {
+            self.told = Some((answer.time, answer.asked));
+        }
+    }
+
+    fn handle_message(&mut self, message: PeerMessage, now: Now) {
+        // A process that waits for an older one to expire stays unknown: peers would tell the older one to end.
+        if self.renewed.is_none() {
+            return;
+        }
+        let me = self.settings.process;
+        match message {
+            PeerMessage::Ping { from, asked } => {
+                self.peers.meet_process(me.node, from);
+                let (reaches, acquired) = (self.contact.is_some(), self.acquired());
+                let newest = self.peers.newest(from.node);
+                let others = self.peers.entries().map(|entry| entry.process).collect();
+                let message = PeerMessage::Pong { from: me, asked, reaches, newest, acquired, others };
+                self.commands.push_back(Command::Send { to: from.node, message });
+            }
+            PeerMessage::Pong { from, asked, reaches, newest, acquired, others } => {
+                self.peers.pong_from(from, asked, reaches);
+                if newest.is_some_and(|newest| newest > me.incarnation) {
+                    return self.end(Ended::Replaced);
+                }
+                if self.state != State::Sure {
+                    self.drop_outdated(&acquired);
+                    for process in others {
+                        self.peers.meet_process(me.node, process);
+                    }
+                }
+            }
+            PeerMessage::Yours { shard } => self.openings.open(shard, now.monotonic),
+        }
+        if self.peers.newest(me.node).is_some_and(|newest| newest > me.incarnation) {
+            self.end(Ended::Replaced);
+        }
+    }
+
+    fn end(&mut self, reason: Ended) {
+        for shard in std::mem::take(&mut self.tenures).into_keys() {
+            self.commands.push_back(Command::Drop(shard));
+        }
+        self.commands.push_back(Command::End(reason));
+        self.state = State::Unsure;
+        self.ended = true;
+    }
+}

@@ -1,0 +1,7 @@
+//! The nodes of a cluster in virtual time, with an engine that forgets and a network that is cut.
+
+#![allow(clippy::disallowed_methods, reason = "virtual time begins at the clock's")]
+
+mod engine;
+mod random_schedules;
+mod world;
