@@ -23,7 +23,7 @@ use std::time::Instant;
 use super::block::{
     Begun, BlockError, BlockSize, Body, Download, Fetched, SuppliedBody, Upload, UploadStep, WantedPart, smaller_size,
 };
-use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId};
+use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId, RequestMessage};
 use super::observe::Freshness;
 use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
@@ -190,7 +190,7 @@ impl Endpoint {
             }
             UploadStep::Next(request) => self.send_step(now, id, transfer, request),
             UploadStep::Wait(wanted) => {
-                self.want(id, wanted);
+                self.want(id, wanted, false);
                 self.transfers.insert(id, transfer);
             }
             UploadStep::Answer => self.transfers.insert(id, transfer),
@@ -202,7 +202,7 @@ impl Endpoint {
         if let Some(Stage::Upload(upload)) = self.transfers.get(id).map(|transfer| &transfer.stage)
             && let UploadStep::Wait(wanted) = upload.block()
         {
-            self.want(id, wanted);
+            self.want(id, wanted, false);
         }
     }
 
@@ -214,8 +214,8 @@ impl Endpoint {
         }
     }
 
-    fn want(&mut self, exchange: ExchangeId, WantedPart { offset, length }: WantedPart) {
-        self.events.push_back(EndpointEvent::BodyWanted { exchange, offset, length });
+    fn want(&mut self, exchange: ExchangeId, WantedPart { offset, length }: WantedPart, is_answered: bool) {
+        self.events.push_back(EndpointEvent::BodyWanted { exchange, offset, length, is_answered });
     }
 
     /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
@@ -271,9 +271,9 @@ impl Endpoint {
         self.exchanges.drop_request(id);
     }
 
-    /// Returns whether two requests that wait are the same message.
-    pub(crate) fn are_duplicates(&self, one: RequestId, other: RequestId) -> bool {
-        self.exchanges.are_duplicates(one, other)
+    /// Returns the message that a request has come in, while the request waits for its answer.
+    pub(crate) fn message_of(&self, id: RequestId) -> Option<RequestMessage> {
+        self.exchanges.message_of(id)
     }
 
     /// Answers like [`Endpoint::respond`], but a response that is no acknowledgement is not retransmitted: the peer is
@@ -467,7 +467,7 @@ impl Endpoint {
         match self.advance(&mut transfer, response) {
             Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
             Ok(Step::Wait(wanted)) => {
-                self.want(id, wanted);
+                self.want(id, wanted, true);
                 self.transfers.insert(id, transfer);
             }
             Ok(Step::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),

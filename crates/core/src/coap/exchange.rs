@@ -51,6 +51,7 @@ use pending_requests::{AnswerAs, PendingRequest, PendingRequests};
 use tokens::Tokens;
 
 pub use event::{CoapOutput, ExchangeEvent, ExchangeId, PendingAck, RequestId, Transmit};
+pub(crate) use pending_requests::RequestMessage;
 
 /// The layer below block-wise transfer.
 #[derive(Debug)]
@@ -251,9 +252,9 @@ impl Exchanges {
         self.requests.take(id);
     }
 
-    /// Returns whether two requests that wait are the same message (RFC 7252 section 4.5).
-    pub(crate) fn are_duplicates(&self, one: RequestId, other: RequestId) -> bool {
-        self.requests.are_duplicates(one, other)
+    /// Returns the message that a request has come in, while the request waits for its answer.
+    pub(crate) fn message_of(&self, id: RequestId) -> Option<RequestMessage> {
+        self.requests.message_of(id)
     }
 
     fn respond_as(&mut self, now: Instant, id: RequestId, response: Response, separate: Kind) {

@@ -153,13 +153,16 @@ impl CommandScheduler {
     }
 
     /// Sends pending commands while the device can take one: those of applications, then the request of a firmware
-    /// update, then those of `auto_observe`.
+    /// update, then those of `auto_observe`. After several commands of applications a firmware update has a turn.
     pub fn send_next(&mut self, context: &mut Context, device: &mut Device) {
         if device.waiting.next_expiry().is_some_and(|at| at <= context.now) {
             self.expire(context, device);
         }
         while !context.draining && device.is_ready(context.now) {
-            if let Some(waiting) = device.waiting.pop() {
+            if !self.jobs.is_due(device.id)
+                && let Some(waiting) = device.waiting.pop()
+            {
+                self.jobs.passed_over(device.id);
                 self.send(context, device, waiting);
             } else if self.send_for_job(context, device) {
                 // It is in flight, or answered already.

@@ -653,8 +653,8 @@ impl Gateway {
                 let endpoint = device.map(|device| device.registration.endpoint.clone());
                 context.report(Report::TransferFailed { peer, endpoint, error });
             }
-            EndpointEvent::BodyWanted { exchange, offset, length } => {
-                registrations.devices_mut().body_wanted(context, exchange, offset, length);
+            EndpointEvent::BodyWanted { exchange, offset, length, is_answered } => {
+                registrations.devices_mut().body_wanted(context, exchange, (offset, length), is_answered);
             }
             EndpointEvent::Acknowledged { exchange } => registrations.devices_mut().acknowledged(context, exchange),
             EndpointEvent::Response { exchange, response, observing } => {

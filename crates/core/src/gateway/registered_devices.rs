@@ -325,9 +325,18 @@ impl RegisteredDevices {
                 }
             }
             ImageEvent::Pulled { job, fetched } => {
-                let registration = self.commands.jobs.registration_of(job);
-                let device = registration.and_then(|id| self.registry.device(id));
-                self.commands.jobs.pulled(context, device, job, fetched);
+                let Self { registry, commands, queue_mode, .. } = self;
+                let registration = commands.jobs.registration_of(job);
+                let Some(device) = registration.and_then(|id| registry.device_mut(id)) else {
+                    return commands.jobs.pulled(context, None, job, fetched);
+                };
+                let was_awake = device.is_awake(context.now);
+                // Whoever knows the secret of the URI is the device.
+                heard_from(context, queue_mode, commands, device);
+                commands.jobs.pulled(context, Some(device), job, fetched);
+                if !was_awake {
+                    commands.send_next(context, device);
+                }
             }
             ImageEvent::PullFailed { job, error } => {
                 match error {
@@ -347,10 +356,19 @@ impl RegisteredDevices {
         }
     }
 
-    /// Reads the bytes that the push of an image needs next.
-    pub fn body_wanted(&mut self, context: &mut Context, exchange: ExchangeId, offset: usize, length: usize) {
-        let Self { registry, commands, .. } = self;
+    /// Reads the bytes that the push of an image needs next. A device that has answered a block is awake.
+    pub fn body_wanted(
+        &mut self,
+        context: &mut Context,
+        exchange: ExchangeId,
+        (offset, length): (usize, usize),
+        is_answered: bool,
+    ) {
+        let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
+        if is_answered {
+            heard_from(context, queue_mode, commands, device);
+        }
         commands.body_wanted(context, device, (exchange, offset, length));
     }
 

@@ -3,7 +3,7 @@
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_core::gateway::report::Report;
-use lwm2m_testkit::scene::{Said, content, outcome, read, reply};
+use lwm2m_testkit::scene::{Said, content, outcome, path_of, read, reply};
 use serde_json::json;
 
 use crate::firmware_scene::*;
@@ -261,4 +261,26 @@ fn each_event_is_reported_for_log_and_metrics_and_no_output_has_the_secret_of_th
     let changes = scene.gateway.take_changes(scene.now, 100);
     assert!(!format!("{changes:?}").contains(&key), "the record hides it, too");
     assert!(!matches!(scene.next_said(), Some(Said::ToDevice(..))));
+}
+
+#[test]
+fn commands_of_applications_do_not_hold_up_an_update_for_ever() {
+    let mut scene = scene();
+    begin(&mut scene, json!({ "image": IMAGE }));
+    expect_event(&mut scene, "preparing");
+    let object_read = scene.expect_request(Code::GET, "/5/0");
+    (0..20).for_each(|id| scene.command(&read(id)));
+    scene.device_sends(&object(&object_read, 0, 0, 1));
+    let mut before = 0;
+    loop {
+        let (_, request) = scene.expect_sent();
+        if path_of(&request) == "/5/0/3" {
+            break;
+        }
+        assert_eq!(path_of(&request), "/3/0/0");
+        scene.answer_text(&request, "ACME");
+        scene.expect_answer(&read(before), content("/3/0/0", "ACME"));
+        before += 1;
+    }
+    assert_eq!(before, 8);
 }

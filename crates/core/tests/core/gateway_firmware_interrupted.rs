@@ -397,3 +397,111 @@ fn a_retained_update_is_carried_out_once_however_often_the_device_registers() {
     give(&mut scene);
     scene.expect_nothing_more();
 }
+
+const SLEEPY: &str = "ep=dev-7&lt=86400&lwm2m=1.1&b=UQ";
+
+#[test]
+fn a_device_that_answers_blocks_of_a_push_is_awake() {
+    let mut scene = Scene::new();
+    scene.images.write(IMAGE, &image());
+    register(&mut scene, SLEEPY);
+    begin(&mut scene, json!({ "image": IMAGE }));
+    expect_event(&mut scene, "preparing");
+    prepare(&mut scene, 1);
+    expect_event(&mut scene, "downloading");
+    for _ in 0..3 {
+        let (_, block) = scene.expect_sent();
+        scene.advance(15.0);
+        scene.forget_what_was_said();
+        assert_eq!(scene.gateway.sleeping_devices(), 0);
+        scene.say_again(Said::ToDevice(scene.peer, block));
+        take_block(&mut scene, Code::CHANGED);
+    }
+    scene.advance(30.0);
+    assert_eq!(scene.gateway.sleeping_devices(), 1);
+}
+
+#[test]
+fn a_device_that_fetches_blocks_is_awake_and_gets_the_commands_that_waited() {
+    let mut scene = Scene::with(public);
+    scene.images.write(IMAGE, &image());
+    register(&mut scene, SLEEPY);
+    let (key, name, _) = pulling(&mut scene);
+    for block in 1..4 {
+        scene.advance(15.0);
+        scene.forget_what_was_said();
+        assert_eq!(scene.gateway.sleeping_devices(), 0);
+        fetch(&mut scene, (&key, &name), block);
+    }
+    scene.advance(30.0);
+    scene.forget_what_was_said();
+    assert_eq!(scene.gateway.sleeping_devices(), 1);
+    scene.command(&lwm2m_testkit::scene::read(9));
+    scene.expect_nothing_more();
+    fetch(&mut scene, (&key, &name), 3);
+    scene.expect_request(Code::GET, "/3/0/0");
+    assert_eq!(scene.gateway.sleeping_devices(), 0);
+}
+
+/// Cancels an update of which the device has fetched a block. Returns when the device is told to drop it.
+fn cancelled(scene: &mut Scene) -> Message {
+    pulling(scene);
+    let cancel = json!({ "reqID": 2, "msgType": "firmware-cancel" });
+    scene.command(&cancel);
+    scene.expect_any_published("lwm2m/dev-7/up/resp");
+    expect_event(scene, "cancelled");
+    expect_execute(scene, "/5/0/10")
+}
+
+#[test]
+fn a_device_that_was_not_told_of_a_cancel_is_told_when_it_is_back() {
+    // It registers again before it has answered.
+    let mut scene = public_scene();
+    cancelled(&mut scene);
+    register(&mut scene, QUERY);
+    let execute = expect_execute(&mut scene, "/5/0/10");
+    scene.command(&json!({ "reqID": 4, "msgType": "firmware-status" }));
+    assert!(expect_refused(&mut scene, "4.04").contains("since the device registered"));
+    scene.answer(&execute, Code::CHANGED);
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.table_sizes().firmware_jobs, 0);
+
+    // It does not answer, and sends a message later.
+    let mut scene = public_scene();
+    cancelled(&mut scene);
+    lose(&mut scene);
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    let execute = expect_execute(&mut scene, "/5/0/10");
+    scene.answer(&execute, Code::CHANGED);
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    scene.expect_nothing_more();
+
+    // The gateway is restarted.
+    let mut scene = public_scene();
+    cancelled(&mut scene);
+    let mut store = MemoryStore::default();
+    restart(&mut scene, &mut store, public);
+    let execute = expect_execute(&mut scene, "/5/0/10");
+    scene.answer(&execute, Code::CHANGED);
+    scene.expect_nothing_more();
+    restart(&mut scene, &mut store, public);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_device_that_does_not_answer_the_end_of_a_cancelled_update_is_asked_three_times() {
+    let mut scene = public_scene();
+    cancelled(&mut scene);
+    for _ in 0..2 {
+        lose(&mut scene);
+        let update = scene.update("");
+        scene.ask(&update, Code::CHANGED);
+        expect_execute(&mut scene, "/5/0/10");
+    }
+    lose(&mut scene);
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    scene.expect_nothing_more();
+}

@@ -60,6 +60,8 @@ pub enum EndpointEvent {
         exchange: ExchangeId,
         offset: usize,
         length: usize,
+        /// The peer has just answered the block before.
+        is_answered: bool,
     },
     /// A body of a peer was refused. The answer to the peer has the reason.
     BodyRefused {

@@ -25,6 +25,14 @@ pub struct PendingRequest {
     pub answer_as: AnswerAs,
 }
 
+/// Identifies the message of a request: another request with the same values is its duplicate (RFC 7252 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestMessage {
+    peer: Peer,
+    message_id: MessageId,
+    token: Token,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerAs {
     Piggybacked,
@@ -55,10 +63,10 @@ impl PendingRequests {
         Some((request.peer, request.message_id))
     }
 
-    /// Returns whether two requests are the same message (RFC 7252 section 4.5).
-    pub fn are_duplicates(&self, one: RequestId, other: RequestId) -> bool {
-        let message_of = |id| self.by_id.get(&id).map(|pending| (pending.peer, pending.message_id, pending.token));
-        one != other && message_of(one).is_some() && message_of(one) == message_of(other)
+    /// Returns the message that a request has come in.
+    pub fn message_of(&self, id: RequestId) -> Option<RequestMessage> {
+        let PendingRequest { peer, message_id, token, .. } = *self.by_id.get(&id)?;
+        Some(RequestMessage { peer, message_id, token })
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

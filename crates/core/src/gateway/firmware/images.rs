@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use lwm2m_base::id_map::IdMap;
 
-use crate::coap::ExchangeId;
+use crate::coap::{ExchangeId, RequestMessage};
 
 use super::image::{Image, ImageError, ImageName, ImageRequestId, MOST_DESCRIPTIONS, MOST_READS, READ_LENGTH};
 use super::part_cache::PartCache;
@@ -28,6 +28,8 @@ pub(in crate::gateway) struct Images {
     waiting: HashMap<Part, Vec<(ImageReader, Span)>>,
     /// The sum of those who wait.
     readers: usize,
+    /// The messages of the requests of devices that wait.
+    messages: HashSet<RequestMessage>,
     cache: PartCache,
 }
 
@@ -115,6 +117,7 @@ impl Images {
             return (ImageBytes::Busy, None);
         }
         self.readers += 1;
+        self.messages.extend(reader.message());
         let waiting = self.waiting.entry(part.clone()).or_default();
         waiting.push((reader, span));
         let is_asked_for = waiting.len() > 1;
@@ -134,6 +137,9 @@ impl Images {
             result.and_then(|bytes| if bytes.len() == part.length() { Ok(bytes) } else { Err(ImageError::Changed) });
         let waiting = self.waiting.remove(&part).unwrap_or_default();
         self.readers -= waiting.len();
+        for message in waiting.iter().filter_map(|(reader, _)| reader.message()) {
+            self.messages.remove(&message);
+        }
         let bytes_of = |span: Span| {
             let bytes = result.as_ref().map_err(|error| *error)?;
             bytes.get(span.begin..span.end).map(<[u8]>::to_vec).ok_or(ImageError::Changed)
@@ -146,10 +152,9 @@ impl Images {
         (answers, next)
     }
 
-    /// Returns the readers that wait for the part with this byte.
-    pub fn waiting_for<'i>(&'i self, wanted: &Wanted) -> impl Iterator<Item = ImageReader> + use<'i> {
-        let (part, _) = wanted.located();
-        self.waiting.get(&part).into_iter().flatten().map(|(reader, _)| *reader)
+    /// Returns whether a request in the same message waits already.
+    pub fn is_waited_for_by(&self, message: &RequestMessage) -> bool {
+        self.messages.contains(message)
     }
 
     /// Returns how many readers wait for the shell, and how many descriptions are open.
@@ -173,6 +178,15 @@ impl Images {
     fn new_id(&mut self) -> ImageRequestId {
         self.last_id += 1;
         ImageRequestId(self.last_id)
+    }
+}
+
+impl ImageReader {
+    fn message(&self) -> Option<RequestMessage> {
+        match self {
+            Self::Pull(pending) => Some(pending.message),
+            Self::Push(_) => None,
+        }
     }
 }
 

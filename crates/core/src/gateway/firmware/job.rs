@@ -42,6 +42,9 @@ pub(in crate::gateway) use answers::Answer;
 /// four.
 const MOST_STATE_CHANGES: u32 = 64;
 
+/// Limits the requests to drop a package that a device leaves unanswered.
+const MOST_UNANSWERED_DROPS: u32 = 3;
+
 /// What an application has asked for, and what the gateway keeps of a job over a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::gateway) struct JobSpec {
@@ -82,6 +85,9 @@ pub(in crate::gateway) struct JobProgress {
     /// Bytes that the device had fetched without a gap in the attempt in which it came furthest.
     #[serde(default)]
     fetched_before: u64,
+    /// The job is over, and the device may hold a part of the package that it was not told to drop.
+    #[serde(default)]
+    owes_drop: bool,
     /// The changes of the state since bytes moved last.
     #[serde(default)]
     state_changes: u32,
@@ -183,6 +189,8 @@ pub(in crate::gateway) struct Job {
     /// Whether the state has been Downloading since the transfer began.
     seen_downloading: bool,
     clock: AwakeClock,
+    /// How often the device did not answer after the end of the job.
+    unanswered_drops: u32,
     /// When the disk first reported an error of which no success is known since.
     unreadable_since: Option<Instant>,
     poll_at: Option<Instant>,
@@ -236,6 +244,7 @@ impl Job {
             attempt,
             bytes,
             fetched_before,
+            owes_drop: false,
             state_changes,
             told,
             begun,
@@ -255,7 +264,7 @@ impl Job {
         job.was_restored = true;
         job.update_ends = update_ends;
         if job.is_over() {
-            job.step = Step::Done;
+            job.step = job.step_after_end();
         }
         job
     }
@@ -275,6 +284,7 @@ impl Job {
             was_restored: false,
             seen_downloading: false,
             clock: AwakeClock::new(now, awake),
+            unanswered_drops: 0,
             unreadable_since: None,
             poll_at: None,
             update_ends: None,
@@ -293,7 +303,7 @@ impl Job {
         self.watching = Watching::default();
         self.poll_at = None;
         self.asked = false;
-        self.step = if self.is_over() { Step::Done } else { Step::ReadObject };
+        self.step = if self.is_over() { self.step_after_end() } else { Step::ReadObject };
     }
 
     /// The registration of the device has ended.
@@ -301,7 +311,7 @@ impl Job {
         self.clock.set_awake(now, false);
         self.asked = false;
         self.poll_at = None;
-        self.step = if self.is_over() { Step::Done } else { Step::Await };
+        self.step = if self.is_over() && !self.progress.owes_drop { Step::Done } else { Step::Await };
     }
 
     /// The device has fallen asleep, or has woken up.
@@ -312,7 +322,7 @@ impl Job {
     /// The device has sent a message of its own.
     pub fn heard(&mut self) {
         if self.step == Step::Await {
-            self.step = Step::ReadObject;
+            self.step = if self.is_over() { self.step_after_end() } else { Step::ReadObject };
         }
     }
 
@@ -373,9 +383,8 @@ impl Job {
         let has_begun = self.progress.begun;
         self.asked = false;
         self.end(Phase::Cancelled, None, None);
-        if has_begun {
-            self.step = if self.can_cancel { Step::CancelDownload } else { Step::ClearUri };
-        }
+        self.progress.owes_drop = has_begun;
+        self.step = self.step_after_end();
         Ok(())
     }
 
@@ -489,6 +498,16 @@ impl Job {
         self.asked && matches!(self.step, Step::Push(_))
     }
 
+    /// Returns whether the next request waits only for its turn.
+    pub fn wants_request(&self) -> bool {
+        !self.asked && !matches!(self.step, Step::Await | Step::Watch | Step::Done)
+    }
+
+    /// Returns whether the job is over, and the device still has to be told to drop what it holds.
+    pub fn owes_drop(&self) -> bool {
+        self.progress.owes_drop
+    }
+
     /// Returns whether the job has ended.
     pub fn is_over(&self) -> bool {
         self.progress.phase.is_end()
@@ -557,6 +576,15 @@ impl Job {
             | Step::CancelDownload
             | Step::Watch
             | Step::Done => {}
+        }
+    }
+
+    /// Returns how a device that may hold a part of the package is told to drop it.
+    fn step_after_end(&self) -> Step {
+        match (self.progress.owes_drop, self.can_cancel) {
+            (true, true) => Step::CancelDownload,
+            (true, false) => Step::ClearUri,
+            (false, _) => Step::Done,
         }
     }
 

@@ -54,6 +54,10 @@ pub(in crate::gateway) struct FirmwareJobs {
     last_id: u64,
 }
 
+/// Limits the commands of applications that are sent before the request of a job, so that no application holds up an
+/// update for ever.
+const MOST_PASSED_OVER: u32 = 8;
+
 /// A job, and whom it belongs to.
 #[derive(Debug)]
 struct OwnedJob {
@@ -68,6 +72,10 @@ struct OwnedJob {
     ends: Option<Instant>,
     /// The place of a job that is over among those that are over.
     ended: Option<u64>,
+    /// Whether the job was over at the last Register: it is kept only to tell the device to drop what it holds.
+    is_left_over: bool,
+    /// The commands of applications that went to the device while the job wanted to send a request.
+    passed_over: u32,
     /// Whether the device may fetch the image now.
     is_offered: bool,
     /// When the next bytes of a push are asked for again, because too many wanted some.
@@ -96,8 +104,13 @@ impl FirmwareJobs {
     /// The device has registered: its job goes on with it. A job that was over is forgotten.
     pub fn registered(&mut self, context: &mut Context, device: &Device) {
         let Some(id) = self.by_endpoint.get(device.registration.endpoint.as_str()).copied() else { return };
-        if self.jobs.get(&id).is_some_and(|owned| owned.job.is_over()) {
-            return self.forget(context, id);
+        if let Some(owned) = self.jobs.get_mut(&id)
+            && owned.job.is_over()
+        {
+            owned.is_left_over = true;
+            if !owned.job.owes_drop() {
+                return self.forget(context, id);
+            }
         }
         self.attach(context, device, id);
     }
@@ -112,7 +125,7 @@ impl FirmwareJobs {
         owned.silence = silence;
         owned.read_again = None;
         owned.job.left(context.now);
-        if owned.job.is_over() {
+        if owned.job.is_over() && !owned.job.owes_drop() {
             return self.forget(context, id);
         }
         self.mark(id);
@@ -148,13 +161,15 @@ impl FirmwareJobs {
     /// Does what is due for a job whose device is not registered.
     pub fn handle_timeout_unregistered(&mut self, context: &mut Context, id: JobId) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
-        if owned.ends.is_some_and(|at| at <= context.now) {
+        let is_lost = owned.ends.is_some_and(|at| at <= context.now);
+        if is_lost {
             owned.job.lost_device();
         } else {
             owned.job.handle_timeout(context.now, &context.settings.firmware);
         }
         self.settle(context, None, id);
-        if self.jobs.get(&id).is_some_and(|owned| owned.job.is_over()) {
+        let is_over = |job: &Job| job.is_over() && (is_lost || !job.owes_drop());
+        if self.jobs.get(&id).is_some_and(|owned| is_over(&owned.job)) {
             self.forget(context, id);
         }
     }
@@ -185,6 +200,10 @@ impl FirmwareJobs {
         for status in events {
             tell(context, device, owned, status);
         }
+        if owned.is_left_over && !owned.job.owes_drop() {
+            self.forget(context, id);
+            return has_ended;
+        }
         if has_ended {
             self.note_end(id);
         }
@@ -207,7 +226,20 @@ impl FirmwareJobs {
         let is_over = job.is_over();
         let (registration, silence, ends, ended) = (None, Duration::ZERO, None, None);
         let (is_offered, read_again) = (false, None);
-        let owned = OwnedJob { endpoint, job, echo, registration, silence, ends, ended, is_offered, read_again };
+        let (is_left_over, passed_over) = (false, 0);
+        let owned = OwnedJob {
+            endpoint,
+            job,
+            echo,
+            registration,
+            silence,
+            ends,
+            ended,
+            is_left_over,
+            passed_over,
+            is_offered,
+            read_again,
+        };
         self.jobs.insert(id, owned);
         if is_over {
             self.note_end(id);
@@ -279,8 +311,24 @@ impl FirmwareJobs {
         let id = self.id_of(device.id)?;
         let owned = self.jobs.get_mut(&id)?;
         let request = owned.job.next_request(context.now, &context.settings.firmware)?;
+        owned.passed_over = 0;
         self.settle(context, Some(device), id);
         Some(request)
+    }
+
+    /// Takes note that a command of an application is sent to this device before the request of its job.
+    pub fn passed_over(&mut self, registration: RegistrationId) {
+        if let Some(owned) = self.of_mut(registration)
+            && owned.job.wants_request()
+        {
+            owned.passed_over += 1;
+        }
+    }
+
+    /// Returns whether the request of the job of this device comes before the commands of applications: they were sent
+    /// before it often enough.
+    pub fn is_due(&self, registration: RegistrationId) -> bool {
+        self.of(registration).is_some_and(|owned| owned.passed_over >= MOST_PASSED_OVER && owned.job.wants_request())
     }
 
     pub fn answered(&mut self, context: &Context, device: &Device, answer: Answer<'_>) {
@@ -374,8 +422,8 @@ impl FirmwareJobs {
 
     /// Returns the last event of the job of this instance.
     pub fn status(&self, device: &Device, instance: u16) -> Option<&JobStatus> {
-        let job = &self.of(device.id)?.job;
-        (job.spec().instance == instance).then(|| job.status())
+        let OwnedJob { job, is_left_over, .. } = self.of(device.id)?;
+        (job.spec().instance == instance && !is_left_over).then(|| job.status())
     }
 
     /// Returns whether an update of this device runs, or waits for the description of its image.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::identity::Identity;
 
-use crate::coap::{Block, RequestId};
+use crate::coap::{Block, RequestId, RequestMessage};
 
 use super::JobId;
 use super::image::{Image, ImageName};
@@ -70,6 +70,8 @@ const MOST_GAPS: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct PendingBlock {
     pub request: RequestId,
+    /// The message of the request.
+    pub message: RequestMessage,
     pub job: JobId,
     pub block: Block,
     pub image: Image,

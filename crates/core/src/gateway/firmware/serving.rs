@@ -57,13 +57,14 @@ pub(in crate::gateway) fn handle(
         Ok(block) => block,
         Err(code) => return refuse(context, id, code),
     };
-    let pending = PendingBlock { request: id, job, block, image };
-    let name = name.parse().ok()?;
-    let wanted = Wanted { name, image, offset: block.offset() as u64, length: block.size.bytes() };
-    if is_repeated(context, id, &wanted) {
+    let message = context.coap.message_of(id)?;
+    if context.images.is_waited_for_by(&message) {
         context.coap.drop_request(id);
         return None;
     }
+    let pending = PendingBlock { request: id, message, job, block, image };
+    let name = name.parse().ok()?;
+    let wanted = Wanted { name, image, offset: block.offset() as u64, length: block.size.bytes() };
     match context.read_image(ImageReader::Pull(pending), wanted) {
         ImageBytes::Here(bytes) => serve(context, pending, bytes),
         ImageBytes::Later => None,
@@ -105,7 +106,7 @@ pub(in crate::gateway) fn most_readers(context: &Context) -> usize {
 
 /// Answers with a block, unless the image was withdrawn meanwhile.
 fn serve(context: &mut Context, pending: PendingBlock, bytes: Vec<u8>) -> Option<ImageEvent> {
-    let PendingBlock { request, job, block, image } = pending;
+    let PendingBlock { request, job, block, image, .. } = pending;
     let Some(fetched) = context.pulls.fetched(job, block.offset() as u64, bytes.len() as u64) else {
         return refuse(context, request, Code::NOT_FOUND);
     };
@@ -149,14 +150,6 @@ fn check_accept(options: &Options) -> Result<(), Code> {
         Ok(Some(_)) => Err(Code::NOT_ACCEPTABLE),
         Err(_) => Err(Code::BAD_OPTION),
     }
-}
-
-/// Returns whether the same message waits already.
-fn is_repeated(context: &Context, id: RequestId, wanted: &Wanted) -> bool {
-    context.images.waiting_for(wanted).any(|reader| match reader {
-        ImageReader::Pull(pending) => context.coap.are_duplicates(pending.request, id),
-        ImageReader::Push(_) => false,
-    })
 }
 
 fn etag(image: &Image) -> &[u8] {

@@ -10,7 +10,7 @@ use crate::lwm2m::path::Path;
 
 use super::super::config::FirmwareConfig;
 use super::told::{number, numbers, text};
-use super::{Job, NotNow, Package, PushFormat, Step};
+use super::{Job, MOST_UNANSWERED_DROPS, NotNow, Package, PushFormat, Step};
 
 /// Limits the protocols that are kept of a device. The object has six.
 const MOST_PROTOCOLS: usize = 16;
@@ -49,12 +49,12 @@ impl Job {
             Step::ClearUri | Step::CancelDownload if !is_success && self.is_over() => self.clear_otherwise(),
             Step::ClearUri if !is_success => self.step = Step::ClearPackage,
             Step::ClearPackage if !is_success && !self.is_over() => self.fail(UpdateError::Rejected, Some(code)),
-            Step::ClearUri | Step::ClearPackage | Step::CancelDownload if self.is_over() => self.step = Step::Done,
+            Step::ClearUri | Step::ClearPackage | Step::CancelDownload if self.is_over() => self.dropped(),
             Step::ClearUri | Step::ClearPackage => {
                 self.progress.told.forget_state();
                 self.step = Step::ObserveState;
             }
-            Step::CancelDownload => self.step = Step::Done,
+            Step::CancelDownload => self.dropped(),
             Step::ObserveState => {
                 self.watching.state = observing;
                 self.step = Step::ObserveResult;
@@ -120,7 +120,7 @@ impl Job {
     /// The request on the way has no answer: the job waits for the next message of the device.
     fn unanswered(&mut self) {
         match self.step {
-            Step::CancelDownload | Step::ClearUri | Step::ClearPackage if self.is_over() => self.step = Step::Done,
+            Step::CancelDownload | Step::ClearUri | Step::ClearPackage if self.is_over() => self.drop_later(),
             Step::Push(_) => self.start_over_later(),
             Step::Await
             | Step::ReadObject
@@ -139,6 +139,21 @@ impl Job {
             | Step::Watch
             | Step::Done => self.step = if self.is_over() { Step::Done } else { Step::Await },
         }
+    }
+
+    /// The device has been told to drop what it holds.
+    fn dropped(&mut self) {
+        self.progress.owes_drop = false;
+        self.step = Step::Done;
+    }
+
+    /// Tells the device to drop what it holds when it has sent a message.
+    fn drop_later(&mut self) {
+        self.unanswered_drops += 1;
+        if self.unanswered_drops >= MOST_UNANSWERED_DROPS {
+            return self.dropped();
+        }
+        self.step = Step::Await;
     }
 
     /// Tries another way to bring the object back to idle after the end of the job.
