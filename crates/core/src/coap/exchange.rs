@@ -22,6 +22,7 @@ mod address_change;
 mod critical_options;
 mod event;
 mod malformed;
+mod open_exchanges;
 mod pending_requests;
 mod tokens;
 
@@ -32,8 +33,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use lwm2m_base::Peer;
-use lwm2m_base::deadlines::IdDeadlines;
-use lwm2m_base::id_map::IdMap;
 
 use super::dedup::{Deduplicator, RememberedReply};
 use super::message_ids::MessageIds;
@@ -47,8 +46,8 @@ use super::{
     Code, ExchangeError, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
 };
 
+use open_exchanges::{Exchange, ExchangeObservation, OpenExchanges};
 use pending_requests::{AnswerAs, PendingRequest, PendingRequests};
-use tokens::Tokens;
 
 pub use event::{CoapOutput, ExchangeEvent, ExchangeId, PendingAck, RequestId, Transmit};
 pub(crate) use pending_requests::RequestMessage;
@@ -60,34 +59,12 @@ pub struct Exchanges {
     rng: StdRng,
     dedup: Deduplicator,
     transmissions: Transmissions,
-    exchanges: IdMap<ExchangeId, Exchange>,
-    observations: IdMap<ExchangeId, ExchangeObservation>,
-    tokens: Tokens,
+    open: OpenExchanges,
     requests: PendingRequests,
-    /// The times at which a separate response has to have come.
-    response_deadlines: IdDeadlines<ExchangeId>,
     message_ids: MessageIds,
     last_id: u64,
     outputs: VecDeque<CoapOutput>,
     events: VecDeque<ExchangeEvent>,
-}
-
-#[derive(Debug)]
-struct Exchange {
-    peer: Peer,
-    token: Token,
-    message_id: MessageId,
-    observe: bool,
-    /// The request, once it was acknowledged: it is sent again if the device moves before it answers.
-    acknowledged: Option<SentMessage>,
-}
-
-/// The token of an observation, and its newest notification.
-#[derive(Debug)]
-struct ExchangeObservation {
-    peer: Peer,
-    token: Token,
-    freshness: Freshness,
 }
 
 impl Exchanges {
@@ -99,11 +76,8 @@ impl Exchanges {
             parameters,
             rng: StdRng::from_seed(seed),
             transmissions: Transmissions::default(),
-            exchanges: IdMap::default(),
-            observations: IdMap::default(),
-            tokens: Tokens::default(),
+            open: OpenExchanges::default(),
             requests: PendingRequests::default(),
-            response_deadlines: IdDeadlines::default(),
             last_id: 0,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -138,7 +112,7 @@ impl Exchanges {
                 Expired::GivenUp(Owner::SeparateResponse) => {}
             }
         }
-        while let Some(exchange) = self.response_deadlines.pop_expired(now) {
+        while let Some(exchange) = self.open.pop_expired(now) {
             self.time_out(exchange);
         }
         // RFC 7252 section 5.2.2: the answer takes longer than the peer should wait.
@@ -152,14 +126,14 @@ impl Exchanges {
     /// Counts the entries of the tables.
     pub fn table_sizes(&self) -> CoapTableSizes {
         CoapTableSizes {
-            exchanges: self.exchanges.len(),
-            observations: self.observations.len(),
-            tokens: self.tokens.len(),
+            exchanges: self.open.exchanges(),
+            observations: self.open.observations(),
+            tokens: self.open.tokens(),
             transmissions: self.transmissions.len(),
             pending_requests: self.requests.len(),
             remembered_messages: self.dedup.len(),
             message_ids: self.message_ids.len(),
-            deadlines: self.response_deadlines.len() + self.requests.deadlines(),
+            deadlines: self.open.deadlines() + self.requests.deadlines(),
             outputs: self.outputs.len() + self.events.len(),
             ..CoapTableSizes::default()
         }
@@ -174,14 +148,14 @@ impl Exchanges {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let own = [self.response_deadlines.next(), self.requests.next_deadline()];
+        let own = [self.open.next_deadline(), self.requests.next_deadline()];
         let of_parts = [self.transmissions.next_deadline(), self.dedup.next_deadline()];
         own.into_iter().chain(of_parts).flatten().min()
     }
 
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.tokens.random(peer, self.parameters.token_length, &mut self.rng);
+        let token = self.open.unused_token(peer, self.parameters.token_length, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
 
@@ -192,7 +166,7 @@ impl Exchanges {
 
     /// Sends a further block of a transfer that the peer has begun to answer.
     pub(crate) fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.tokens.random(peer, self.parameters.token_length, &mut self.rng);
+        let token = self.open.unused_token(peer, self.parameters.token_length, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
 
@@ -203,13 +177,13 @@ impl Exchanges {
         observation: ExchangeId,
         request: &Request,
     ) -> Option<ExchangeId> {
-        let ExchangeObservation { peer, token, .. } = *self.observations.get(&observation)?;
+        let ExchangeObservation { peer, token, .. } = *self.open.observation(observation)?;
         Some(self.send_with_token(now, peer, request, token, Persistence::Ordinary))
     }
 
     /// Returns the token of an observation, and the freshness of its newest notification.
     pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
-        self.observations.get(&id).map(|observation| (observation.token, observation.freshness))
+        self.open.observation(id).map(|observation| (observation.token, observation.freshness))
     }
 
     /// Restores an observation that an earlier process had with this peer under this token. If notifications are
@@ -220,14 +194,13 @@ impl Exchanges {
             Acknowledging::AtOnce => freshness,
             Acknowledging::OnDemand => freshness.without_newest(),
         };
-        self.observations.insert(id, ExchangeObservation { peer, token, freshness });
-        self.tokens.set_observation(peer, token, Some(id));
+        self.open.observe(id, ExchangeObservation { peer, token, freshness });
         id
     }
 
     /// Returns the exchange that a response with this token answers, or else the observation that it belongs to.
     pub(crate) fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
-        let expected = self.tokens.get(peer, token);
+        let expected = self.open.expected(peer, token);
         expected.exchange.or(expected.observation)
     }
 
@@ -288,21 +261,14 @@ impl Exchanges {
     /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces one that an
     /// earlier block began: notifications have the token of the last block.
     pub(crate) fn adopt_observation(&mut self, step: ExchangeId, whole: ExchangeId) {
-        let Some(observation) = self.observations.remove(&step) else { return };
-        let ExchangeObservation { peer, token, .. } = observation;
-        if let Some(former) = self.observations.insert(whole, observation) {
-            self.tokens.set_observation(former.peer, former.token, None);
-        }
-        self.tokens.set_observation(peer, token, Some(whole));
+        self.open.rename_observation(step, whole);
     }
 
     /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
     /// with a reset.
     pub fn forget(&mut self, id: ExchangeId) {
         self.end_exchange(id);
-        if let Some(ExchangeObservation { peer, token, .. }) = self.observations.remove(&id) {
-            self.tokens.set_observation(peer, token, None);
-        }
+        self.open.forget_observation(id);
     }
 
     /// Returns whether this message is a duplicate of a remembered one.
@@ -312,7 +278,7 @@ impl Exchanges {
 
     /// Returns whether a request of ours with this token waits for the answer of this peer.
     pub fn awaits(&self, peer: Peer, token: Token) -> bool {
-        self.tokens.get(peer, token).exchange.is_some()
+        self.open.expected(peer, token).exchange.is_some()
     }
 
     /// Answers a request at once, and keeps nothing of it: a duplicate is handled like a new request.
@@ -394,7 +360,7 @@ impl Exchanges {
 
     /// Handles a response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
     fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
-        let expected = self.tokens.get(peer, message.token);
+        let expected = self.open.expected(peer, message.token);
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
         if let Some(option) = critical_options::unknown_in_response(&message) {
             let error = ExchangeError::CriticalOption(option);
@@ -443,17 +409,13 @@ impl Exchanges {
     /// Returns the exchange whose request is in flight to this peer with this message id and this token.
     fn acknowledged_by(&self, peer: Peer, id: MessageId, token: Token) -> Option<ExchangeId> {
         let exchange = self.transmitted(peer, id)?;
-        self.exchanges.get(&exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
+        self.open.exchange(exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
     }
 
     fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> DatagramOutcome {
         match self.transmissions.take((peer, id)) {
             Some((Owner::Exchange(id), sent)) => {
-                let patience = self.parameters.max_transmit_wait();
-                self.response_deadlines.set(id, now + patience);
-                if let Some(exchange) = self.exchanges.get_mut(&id) {
-                    exchange.acknowledged = Some(sent);
-                }
+                self.open.acknowledged(id, sent, now + self.parameters.max_transmit_wait());
                 self.events.push_back(ExchangeEvent::Acknowledged { exchange: id });
                 DatagramOutcome::Acknowledgement
             }
@@ -476,15 +438,13 @@ impl Exchanges {
 
     /// Ends an exchange with its response. With the Observe option it continues as an observation.
     fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> DatagramOutcome {
-        let observe = self.exchanges.get(&id).is_some_and(|exchange| exchange.observe);
+        let observe = self.open.exchange(id).is_some_and(|exchange| exchange.observe);
         self.end_exchange(id);
         let number = observe_number(&message).filter(|_| observe && message.code.is_success());
         if let Some(number) = number {
             let body = digest(&message.options, &message.payload);
-            let observation =
-                ExchangeObservation { peer, token, freshness: Freshness::of(number, now).with_body(body) };
-            self.observations.insert(id, observation);
-            self.tokens.set_observation(peer, token, Some(id));
+            let freshness = Freshness::of(number, now).with_body(body);
+            self.open.observe(id, ExchangeObservation { peer, token, freshness });
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
         self.events.push_back(ExchangeEvent::Response { exchange: id, response, observing: number });
@@ -495,7 +455,7 @@ impl Exchanges {
         let number = observe_number(&message);
         let body = digest(&message.options, &message.payload);
         let Message { kind, id: message_id, .. } = message;
-        let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
+        let observation = self.open.observation_mut(id).expect("a token points to observations that exist");
         // RFC 7641 section 4.2: an error, or a response without the option, ends the observation.
         match number.filter(|_| message.code.is_success()) {
             Some(number) if !observation.freshness.advance(number, now, body) => {
@@ -528,8 +488,7 @@ impl Exchanges {
         let id = ExchangeId(self.new_id());
         let message_id = self.new_message_id(now, peer);
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
-        self.exchanges.insert(id, Exchange { peer, token, message_id, observe, acknowledged: None });
-        self.tokens.set_exchange(peer, token, Some(id));
+        self.open.begin(id, Exchange { peer, token, message_id, observe, acknowledged: None });
 
         let datagram = request.encode(message_id, token);
         let key = (peer, message_id);
@@ -557,13 +516,11 @@ impl Exchanges {
     }
 
     fn end_exchange(&mut self, id: ExchangeId) {
-        let Some(exchange) = self.exchanges.remove(&id) else { return };
+        let Some(exchange) = self.open.end(id) else { return };
         let key = (exchange.peer, exchange.message_id);
         if self.owns_transmission(id, key) {
             self.transmissions.end(key);
         }
-        self.response_deadlines.cancel(id);
-        self.tokens.set_exchange(exchange.peer, exchange.token, None);
     }
 
     fn acknowledge(&mut self, peer: Peer, id: MessageId, kind: Kind) {

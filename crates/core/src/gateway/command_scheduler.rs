@@ -10,21 +10,21 @@
 
 mod answering;
 mod console;
+mod early;
 mod firmware;
 mod restart;
+mod sending;
 
 use std::time::Instant;
 
 use crate::coap::{BlockError, ExchangeError, ExchangeId, Response};
 use crate::command::firmware::FirmwareCommand;
 use crate::command::{Command, Echo, Origin, Reply};
-use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::{OperationKind, Outcome};
 use crate::mqtt::downlink::{self, ReadCommand, Refusal};
 use crate::mqtt::uplink;
 use crate::registry::{
-    AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand, QueueFull,
-    QueueLimits, RegistrationId, ScheduledObservation,
+    CommandBytes, CommandDigest, Device, InFlight, Observation, PendingCommand, QueueLimits, RegistrationId,
 };
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
@@ -32,27 +32,25 @@ use lwm2m_base::total::Total;
 
 use super::auto_observe;
 use super::bootstrap::AwaitedBootstrap;
-use super::broker::{MessageProperties, Publication, UplinkClass};
+use super::broker::MessageProperties;
 use super::config::Limits;
 use super::console_commands::AnswerOutcome;
 use super::context::Context;
 use super::final_answer::{FinalAnswer, Recipient};
 use super::firmware::jobs::FirmwareJobs;
-use super::pending_registrations::{EarlyCommand, PendingRegistration};
 use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
 use super::stream_observations::StreamObservations;
-use super::view::CommandStage;
 
-use answering::{give_up, refuse, refuse_command, report, report_undecodable, tell_onlookers};
+use answering::{give_up, refuse, refuse_command, report, report_undecodable};
 
 pub(super) use console::state;
+pub(super) use early::refuse_early;
 pub(super) use firmware::answer_left;
 pub(super) use restart::refuse_restored;
 
-/// The reasons of refusals.
+/// The reason of a refusal.
 const LEFT: &str = "the device is not registered any more";
-const NOW_OR_NEVER: &str = "the device is asleep or busy, and the command may not wait";
 
 /// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`].
 /// It knows neither how a device registers nor when it leaves: its owner calls it then.
@@ -73,13 +71,6 @@ pub(super) struct CommandScheduler {
     last_serial: u64,
     /// The number of the newest command.
     last_number: u64,
-}
-
-/// A command that can neither be sent nor wait.
-enum NotAdmitted {
-    QueueFull(Box<Command>, QueueFull),
-    /// The command may not wait (`ttl` 0) and cannot be sent now.
-    NowOrNever(Box<Command>),
 }
 
 impl CommandScheduler {
@@ -129,29 +120,6 @@ impl CommandScheduler {
         self.admit(context, device, PendingCommand { retained, ..waiting });
     }
 
-    /// Takes a command for a device whose Register is not answered yet: it waits until it is.
-    pub fn handle_early(
-        &mut self,
-        context: &mut Context,
-        pending: &mut PendingRegistration,
-        payload: Vec<u8>,
-        properties: MessageProperties,
-    ) {
-        let properties = MessageProperties { reply: downlink::usable_reply(properties.reply), ..properties };
-        let limits = &context.settings.limits;
-        if payload.len() > limits.command_size {
-            let reason = too_long(limits);
-            return refuse_early(context, pending, (&[], properties), CommandOutcome::Refused, &reason);
-        }
-        let room = self.bytes.take(payload.len());
-        let early = EarlyCommand { payload, properties, room, counted: self.early.add(1) };
-        if let Err(refused) = pending.push_early(early, queue_limits(limits)) {
-            let (EarlyCommand { payload, properties, .. }, full) = *refused;
-            let command = (payload.as_slice(), properties);
-            refuse_early(context, pending, command, CommandOutcome::QueueFull, &full.to_string());
-        }
-    }
-
     /// Sends pending commands while the device can take one: those of applications, then the request of a firmware
     /// update, then those of `auto_observe`. After several commands of applications a firmware update has a turn.
     pub fn send_next(&mut self, context: &mut Context, device: &mut Device) {
@@ -172,14 +140,6 @@ impl CommandScheduler {
                 return;
             }
         }
-    }
-
-    fn next_auto_observation(&mut self, context: &Context, device: &mut Device) -> Option<PendingCommand> {
-        let command = match device.observations.next_scheduled(context.settings.limits.composite_paths)? {
-            ScheduledObservation::Single(path) => downlink::auto_observe(&path),
-            ScheduledObservation::Composite(paths) => downlink::auto_observe_composite(paths),
-        };
-        Some(PendingCommand::new(self.next_number(), command, context.now, self.bytes.take(0)))
     }
 
     fn next_number(&mut self) -> u64 {
@@ -415,109 +375,6 @@ impl CommandScheduler {
         Some(in_flight)
     }
 
-    fn admit(&mut self, context: &mut Context, device: &mut Device, waiting: PendingCommand) {
-        let admission = admit(context, device, waiting);
-        let (command, outcome, reason) = match self.admitted(context, device, admission) {
-            Ok(()) => return,
-            Err(NotAdmitted::QueueFull(command, full)) => (command, CommandOutcome::QueueFull, full.to_string()),
-            Err(NotAdmitted::NowOrNever(command)) => (command, CommandOutcome::Expired, NOW_OR_NEVER.to_owned()),
-        };
-        refuse_command(context, device, &command, outcome, &reason);
-    }
-
-    /// Sends a command that is admitted, or lets it wait.
-    fn admitted(
-        &mut self,
-        context: &mut Context,
-        device: &mut Device,
-        admission: AdmitOutcome,
-    ) -> Result<(), NotAdmitted> {
-        match admission {
-            AdmitOutcome::SendNow(waiting) => {
-                self.send(context, device, *waiting);
-                self.send_next(context, device);
-            }
-            AdmitOutcome::Waits => {
-                context.changed(device);
-                self.watch_expiry(device);
-                if let Some(newest) = device.waiting.iter().last() {
-                    tell_onlookers(context, device, &newest.command, CommandStage::Waits);
-                }
-            }
-            AdmitOutcome::QueueFull(command, full) => return Err(NotAdmitted::QueueFull(command, full)),
-            AdmitOutcome::NowOrNever(command) => return Err(NotAdmitted::NowOrNever(command)),
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, context: &mut Context, device: &mut Device, mut waiting: PendingCommand) {
-        context.changed(device);
-        let command = &waiting.command;
-        let attempts = Attempts::first(&command.operation, &device.registration);
-        let request = command.operation.request_in(attempts.formats(), &device.registration);
-        let limits = &context.settings.limits;
-        if request.payload.len() > limits.sent_body_size {
-            let reason = format!("the body is longer than {} bytes", limits.sent_body_size);
-            refuse_command(context, device, command, CommandOutcome::Refused, &reason);
-            return auto_observe::split(context, device, command, None);
-        }
-        let paths = ObservedPaths::of(&command.operation);
-        if let Err(reason) = console::check_sending(context, device, command, &paths) {
-            return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
-        }
-        let (now, peer) = (context.now, device.peer);
-        let exchange = match &command.operation.kind {
-            OperationKind::Observe | OperationKind::ObserveComposite { .. }
-                if !device.observations.has_room_for(&paths, limits.observations) =>
-            {
-                let reason = "too many observations of this device";
-                return refuse_command(context, device, command, CommandOutcome::Refused, reason);
-            }
-            OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => {
-                let cancelled = device.observations.cancellation(&paths, &device.registration);
-                cancelled
-                    .and_then(|(observation, body)| context.coap.send_cancellation(now, observation, body))
-                    .unwrap_or_else(|| context.coap.send_request(now, peer, request))
-            }
-            _ => context.coap.send_request(now, peer, request),
-        };
-        self.registrations.insert(exchange, device.id);
-        if let Some(digest) = waiting.retained {
-            self.retained.remember(&device.registration.endpoint, digest);
-        }
-        // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
-        waiting.expires = waiting.expires.max(now + context.settings.coap.max_transmit_wait());
-        device.sent(now, exchange, waiting, attempts);
-        if let Some(in_flight) = device.in_flight() {
-            tell_onlookers(context, device, &in_flight.command, CommandStage::Sent);
-        }
-    }
-
-    /// Sends the command in flight once more if the device rejected a format and there is another one. It stays the
-    /// same command: nothing else is sent to the device meanwhile, and the application gets the last answer. Returns
-    /// the command if the response is its answer.
-    fn retry_in_other_format(
-        &mut self,
-        context: &mut Context,
-        device: &mut Device,
-        mut in_flight: InFlight,
-        response: &Response,
-    ) -> Option<InFlight> {
-        let operation = &in_flight.command.operation;
-        let Some(format) = in_flight.attempts.next(operation, response.code, &mut device.registration) else {
-            return Some(in_flight);
-        };
-        let request = operation.request_in(in_flight.attempts.formats(), &device.registration);
-        if request.payload.len() > context.settings.limits.sent_body_size {
-            return Some(in_flight);
-        }
-        context.report(Report::FormatRejected { endpoint: device.registration.endpoint.clone(), format });
-        let exchange = context.coap.send_request(context.now, device.peer, request);
-        device.sent_again(exchange, in_flight);
-        self.registrations.insert(exchange, device.id);
-        None
-    }
-
     /// An `observe` that was accepted replaces the observation of the same paths; the answer to `cancel-observe` ends
     /// it.
     fn follow_observation(
@@ -552,30 +409,6 @@ impl CommandScheduler {
     }
 }
 
-/// Refuses a command whose device is not registered yet: it has its final answer.
-pub(super) fn refuse_early(
-    context: &mut Context,
-    pending: &PendingRegistration,
-    (payload, properties): (&[u8], MessageProperties),
-    outcome: CommandOutcome,
-    reason: &str,
-) {
-    let (echo, msg_type) = match downlink::read(payload, context.command_context(&pending.registration)) {
-        Ok(command) => {
-            let msg_type = command.msg_type();
-            (command.into_echo(), msg_type)
-        }
-        Err(refusal) => (refusal.echo, "error"),
-    };
-    let (topic, endpoint) = (pending.topics.response(), pending.registration.endpoint.clone());
-    let payload = uplink::refused(&echo, reason);
-    if let Some(reply) = &properties.reply {
-        context.publish_reply(pending.id, topic.qos, reply, &payload);
-    }
-    context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
-    context.report(Report::Command { endpoint, msg_type, outcome, took: None, unanswered: None });
-}
-
 /// Reports that a body of the device could not be transferred in blocks.
 pub(super) fn report_transfer(context: &mut Context, device: &Device, error: BlockError) {
     let endpoint = Some(device.registration.endpoint.clone());
@@ -589,26 +422,16 @@ pub(super) fn report_links_left_out(context: &mut Context, device: &mut Device, 
     context.report(Report::LinksLeftOut { endpoint, reason, first });
 }
 
-fn too_long(limits: &Limits) -> String {
-    format!("the command is longer than {} bytes", limits.command_size)
-}
-
-/// Admits a command: while the program shuts down it waits, whatever its device does.
-fn admit(context: &Context, device: &mut Device, waiting: PendingCommand) -> AdmitOutcome {
-    let limits = queue_limits(&context.settings.limits);
-    if context.draining {
-        device.keep(context.now, waiting, limits)
-    } else {
-        device.admit(context.now, waiting, limits)
-    }
-}
-
 fn queue_limits(limits: &Limits) -> QueueLimits {
     QueueLimits {
         commands: limits.pending_commands,
         bytes: limits.pending_command_bytes,
         bytes_of_all: limits.pending_command_bytes_total,
     }
+}
+
+fn too_long(limits: &Limits) -> String {
+    format!("the command is longer than {} bytes", limits.command_size)
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ use super::identity::IdentityRule;
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The part of the requests of devices that may wait for the shell to read an image: one in this many of those that the
+/// endpoint holds.
+const IMAGE_READERS_SHARE: usize = 4;
+
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
@@ -160,6 +164,12 @@ impl GatewayConfig {
     /// Returns the settings by which Registers and Updates are read.
     pub(super) fn registration_rules(&self) -> RegistrationRules<'_> {
         RegistrationRules { lifetimes: &self.lifetimes, keep_attributes: self.report_attributes }
+    }
+
+    /// Returns how many readers of firmware images may wait for the shell.
+    pub(super) fn image_readers(&self) -> usize {
+        let room = self.coap.pending_requests.saturating_sub(self.limits.pending_registrations);
+        (room / IMAGE_READERS_SHARE).max(1)
     }
 }
 

@@ -24,8 +24,9 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
-use super::Output;
-use super::bootstrap::{AwaitedBootstraps, GeneratedKeys, without_secrets};
+use super::bootstrap::awaited_bootstraps::AwaitedBootstraps;
+use super::bootstrap::generated_keys::GeneratedKeys;
+use super::bootstrap::redaction::without_secrets;
 use super::broker::{BrokerCommand, Publication, UplinkClass};
 use super::config::{GatewayConfig, SocketRole};
 use super::console_commands::ConsoleAnswer;
@@ -35,7 +36,7 @@ use super::firmware::image::{ImageError, ImageName, ImageRequestId};
 use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
-use super::firmware::serving;
+use super::output::Output;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
 use super::trace::{PeerFacts, TracedPeer, Traces};
@@ -258,7 +259,7 @@ impl Context {
 
     /// Returns bytes of an image, now or when the shell has read them.
     pub fn read_image(&mut self, reader: ImageReader, wanted: Wanted) -> ImageBytes {
-        let (bytes, output) = self.images.read(reader, wanted, serving::most_readers(self));
+        let (bytes, output) = self.images.read(reader, wanted, self.settings.image_readers());
         output.into_iter().for_each(|output| self.push(output));
         bytes
     }

@@ -17,7 +17,7 @@ use lwm2m_base::{AssociationId, Peer};
 use lwm2m_dtls::credentials::PskKey;
 use lwm2m_dtls::{DtlsOutput, DtlsServer};
 
-use super::Output;
+use super::output::Output;
 use super::report::Report;
 
 /// Owns the DTLS server, and the events that wait for the gateway.

@@ -14,11 +14,11 @@ use crate::registry::{Device, Location, NewDevice, RegistrationId, Topic, TopicE
 use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::{AssociationId, Peer};
 
-use super::Output;
 use super::broker::{BrokerCommand, Publication};
 use super::config::GatewayConfig;
 use super::console_commands::ConsoleAnswer;
 use super::context::Context;
+use super::output::Output;
 use super::report::Report;
 use super::wall_clock::WallClock;
 

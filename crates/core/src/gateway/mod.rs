@@ -8,7 +8,9 @@
 //! Gateway
 //!  |- Context                what all parts share: time, configuration, CoAP endpoint, DtlsLayer, firmware images,
 //!  |                         outputs, changes
-//!  |- AdmissionControl       how much a peer may send
+//!  |- MessageIntake          which messages are handled, and when
+//!  |   |- AdmissionControl   how much a peer may send
+//!  |   \- DeferredPulls      requests for blocks of images that wait for their turn
 //!  |- BootstrapServer        sessions that give devices their servers and keys (`bootstrap`)
 //!  \- Registrations          Register, Update, De-register; the broker's events
 //!      |- AccessControl      which peer may use which endpoint name
@@ -47,8 +49,10 @@ pub mod firmware;
 mod fixtures;
 pub mod identity;
 mod inspection;
+mod intake;
 mod notification;
 mod operators;
+mod output;
 mod pending_changes;
 mod pending_registrations;
 mod presence;
@@ -56,6 +60,7 @@ mod profiles;
 mod queue_mode;
 mod received_request;
 pub mod record;
+mod register_messages;
 mod registered_devices;
 mod registrations;
 pub mod report;
@@ -70,13 +75,12 @@ mod undefined_versions;
 pub mod view;
 mod wall_clock;
 
-use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bootstrap::account::{Account, PatternAccount};
-use crate::coap::{EndpointEvent, Message, MessageDecodeError, Transmit};
+use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
@@ -84,59 +88,24 @@ use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion, PskKey};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
-use admission::{AdmissionControl, Decision, refuse_register};
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
-use broker::{BrokerCommand, BrokerEvent};
+use broker::BrokerEvent;
 use command_scheduler::CommandScheduler;
 use config::{BootstrapConfig, GatewayConfig, Limits};
-use console_commands::ConsoleAnswer;
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
-use firmware::deferral::{DeferredPulls, PullTurn};
-use firmware::image::{Image, ImageError, ImageName, ImageRequestId};
+use firmware::image::{Image, ImageError, ImageRequestId};
 use firmware::images::ImageReader;
-use firmware::record::FirmwareJobRecord;
 use firmware::{ImageEvent, serving};
+use intake::MessageIntake;
 use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
-use record::{Change, DeviceRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord};
 use registrations::Registrations;
-use report::{DatagramOutcome, DropReason, Report};
+use report::Report;
 use wall_clock::WallClock;
 
+pub use output::Output;
 pub use table_sizes::TableSizes;
-
-/// An obligation of the shell. Changes for the store are apart from it: [`Gateway::take_changes`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The shell sends this datagram to a device. It may be lost: the core retransmits what matters.
-    Transmit(Transmit),
-    /// The shell passes this to the broker's side, in order for each registration. Every [`BrokerCommand::Connect`] is
-    /// answered as its documentation says.
-    Broker(BrokerCommand),
-    /// A DTLS handshake needs the key of this identity. The shell answers by [`Gateway::handle_key`], now or later.
-    FindKey(KeyQuestion),
-    /// The shell describes an image. It answers by [`Gateway::image_described`]. At most
-    /// [`MOST_DESCRIPTIONS`](firmware::image::MOST_DESCRIPTIONS) are open at once.
-    DescribeImage { request: ImageRequestId, name: ImageName },
-    /// The shell reads a part of an image, if its file is still the one that was described. It answers by
-    /// [`Gateway::image_read`]. At most [`MOST_READS`](firmware::image::MOST_READS) are open at once.
-    ReadImage {
-        request: ImageRequestId,
-        name: ImageName,
-        image: Image,
-        offset: u64,
-        /// Bytes, all of them before the end of the image.
-        length: usize,
-    },
-    /// The console gets the final answer to its command.
-    Answer(ConsoleAnswer),
-    /// The shell counts this, and logs it.
-    Report(Report),
-    /// No output is left. The shell calls [`Gateway::handle_timeout`] at this time, if nothing comes before; `None`
-    /// asks for no call.
-    Idle(Option<Instant>),
-}
 
 /// The protocol logic of the gateway as a state machine without IO: LwM2M devices on one side, the broker on the other.
 ///
@@ -150,8 +119,9 @@ pub enum Output {
 /// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces
 ///   nothing before [`restore`](Self::restore) was called.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
-///   [`set_keyed_identities`](Self::set_keyed_identities), [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a part
-///   of the configuration. They hold for what comes after.
+///   [`set_keyed_identities`](Self::set_keyed_identities),
+///   [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a
+///   part of the configuration. They hold for what comes after.
 /// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this
 ///   order.
 /// - [`page`](Self::page) and [`device`](Self::device) copy what onlookers see of devices, and send nothing;
@@ -186,9 +156,7 @@ pub enum Output {
 /// outputs.
 pub struct Gateway {
     context: Context,
-    admission: AdmissionControl,
-    /// Requests for blocks of images that wait until other messages are handled.
-    deferred: DeferredPulls,
+    intake: MessageIntake,
     bootstrap: BootstrapServer,
     registrations: Registrations,
 }
@@ -271,7 +239,7 @@ impl Gateway {
     /// Does what is due at this time: retransmits messages, expires commands, ends registrations.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.context.now = now;
-        self.admission.handle_timeout(now);
+        self.intake.handle_timeout(now);
         self.with_dtls_server(now, |server| server.handle_timeout(now));
         self.context.coap.handle_timeout(now);
         self.handle_coap();
@@ -287,8 +255,8 @@ impl Gateway {
     pub fn poll_output(&mut self) -> Output {
         self.context.pop_output().unwrap_or_else(|| {
             let devices = self.registrations.devices().next_deadline();
-            let deferred = (!self.deferred.is_empty()).then_some(self.context.now);
-            let deadlines = [self.context.next_deadline(), self.bootstrap.next_deadline(), devices, deferred];
+            let intake = self.intake.next_deadline(self.context.now);
+            let deadlines = [self.context.next_deadline(), self.bootstrap.next_deadline(), devices, intake];
             Output::Idle(deadlines.into_iter().flatten().min())
         })
     }
@@ -299,8 +267,7 @@ impl Gateway {
     /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
     pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
         Self {
-            admission: AdmissionControl::new(&settings.limits),
-            deferred: DeferredPulls::default(),
+            intake: MessageIntake::new(&settings.limits),
             bootstrap: BootstrapServer::new(settings.bootstrap.as_ref(), now),
             registrations: Registrations::default(),
             context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
@@ -329,7 +296,7 @@ impl Gateway {
         // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
         limits.pending_registrations =
             limits.pending_registrations.min(settings.coap.pending_requests.saturating_sub(1)).max(1);
-        self.admission.set_limits(&limits);
+        self.intake.set_limits(&limits);
         settings.limits = limits;
     }
 
@@ -381,95 +348,8 @@ impl Gateway {
     }
 }
 
-/// Persistence and shutdown.
+/// Shutdown.
 impl Gateway {
-    /// Restores the devices of an earlier process. From now on the changes of all devices are kept for
-    /// [`Gateway::take_changes`]. A shell without a store does not call this, and no changes are kept; a shell with an
-    /// empty store calls it without records.
-    ///
-    /// The current limits apply: if there are too many devices, those that sent a message most recently are restored.
-    /// They are also connected first.
-    pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
-        let Self { context, registrations, .. } = self;
-        context.now = now;
-        context.changes.keep();
-        registrations.devices_mut().commands_mut().retained.keep_changes();
-        registrations.devices_mut().commands_mut().jobs.keep_changes();
-        registrations.profiles_mut().keep_changes();
-        context.generated_keys.keep_changes();
-        records.sort_by_key(|record| Reverse(record.last_heard));
-        for record in records {
-            let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
-            match restart::restore(context, registrations, record) {
-                Ok(()) => context.report(Report::Restored { endpoint, peer }),
-                Err(reason) => {
-                    context.changes.mark(&endpoint);
-                    context.report(Report::NotRestored { endpoint, reason });
-                }
-            }
-        }
-    }
-
-    /// Restores what an earlier process remembered of retained commands, after [`Gateway::restore`].
-    pub fn restore_retained_commands(&mut self, records: Vec<RetainedCommandsRecord>) {
-        let devices = self.registrations.devices_mut();
-        for record in records {
-            let endpoint = record.endpoint.clone();
-            devices.commands_mut().retained.restore(record);
-            if devices.registry().id_by_endpoint(&endpoint).is_none() {
-                devices.commands_mut().retained.left(&endpoint);
-            }
-        }
-    }
-
-    /// Restores the object lists by profile ID of an earlier process, after [`Gateway::restore`].
-    pub fn restore_profiles(&mut self, records: Vec<ProfileRecord>) {
-        let most = self.context.settings.limits.profiles;
-        self.registrations.profiles_mut().restore(records, most);
-    }
-
-    /// Restores the keys that an earlier process generated for devices, before the first datagram.
-    pub fn restore_generated_keys(&mut self, records: Vec<GeneratedKeyRecord>) {
-        self.context.generated_keys.restore(records);
-    }
-
-    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device can be
-    /// asked how far it is.
-    pub fn restore_firmware_jobs(&mut self, now: Instant, records: Vec<FirmwareJobRecord>) {
-        self.context.now = now;
-        for record in records {
-            self.registrations.devices_mut().restore_job(&mut self.context, record);
-        }
-    }
-
-    /// Returns whether [`Gateway::take_changes`] has something to return.
-    pub fn has_changes(&self) -> bool {
-        !self.context.changes.is_empty()
-            || self.registrations.devices().commands().retained.has_changes()
-            || self.registrations.devices().commands().jobs.has_changes()
-            || self.registrations.profiles().has_changes()
-            || self.context.generated_keys.has_changes()
-            || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
-    }
-
-    /// Returns at most `most` changes since the last call, of associations, devices and the other records; those that
-    /// were marked first come first.
-    pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
-        self.context.now = now;
-        restart::take_changes(&mut self.context, &mut self.registrations, most)
-    }
-
-    /// Marks every association and every device as changed, so that the last records before a shutdown hold the time of
-    /// each device's last message.
-    pub fn change_all(&mut self) {
-        if let Some(dtls) = &mut self.context.dtls {
-            dtls.server.change_all();
-        }
-        for device in self.registrations.devices().registry().devices() {
-            self.context.changed(device);
-        }
-    }
-
     /// Accepts no new work: Registers are answered 5.03 from now on, the pending ones too, and commands wait, whatever
     /// their device does. Messages of devices, and answers to commands in flight, are handled as before.
     pub fn drain(&mut self, now: Instant) {
@@ -497,8 +377,7 @@ impl Gateway {
 impl Gateway {
     /// Returns the entries of all tables. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> TableSizes {
-        let sizes = TableSizes::of(&self.context, &self.admission, &self.bootstrap, &self.registrations);
-        TableSizes { deferred_pulls: self.deferred.len(), ..sizes }
+        TableSizes::of(&self.context, &self.intake, &self.bootstrap, &self.registrations)
     }
 
     /// Returns how many registered devices were asleep at the last [`handle_timeout`](Self::handle_timeout). The cost does
@@ -531,41 +410,22 @@ impl Gateway {
         if !self.context.traces.is_empty() {
             self.seen(peer, &decoded, datagram);
         }
-        if let Ok(message) = &decoded
-            && serving::is_pull(&self.context, message)
-        {
-            match self.deferred.admit(self.context.now, peer, datagram) {
-                PullTurn::Now => {}
-                PullTurn::Later => return,
-                PullTurn::Never => return self.dropped(peer, DropReason::TooManyRequests),
-            }
+        if let Some(decoded) = self.intake.defer(&mut self.context, peer, decoded, datagram) {
+            self.handle_decoded(peer, decoded, datagram);
         }
-        self.handle_decoded(peer, decoded, datagram);
     }
 
     /// Answers the requests for blocks of images whose turn it is.
     fn handle_deferred(&mut self) {
-        for (peer, datagram) in self.deferred.take_turn() {
+        for (peer, datagram) in self.intake.take_turn() {
             self.handle_decoded(peer, Message::decode(&datagram), &datagram);
         }
     }
 
     fn handle_decoded(&mut self, peer: Peer, decoded: Result<Message, MessageDecodeError>, datagram: &[u8]) {
-        let Self { context, admission, registrations, .. } = self;
-        let drop_reason = match (admission.decide(context, registrations, peer, &decoded, datagram), decoded) {
-            (Decision::Admit(class), decoded) => {
-                context.coap.handle_decoded(context.now, peer, class, decoded, datagram);
-                return self.handle_coap();
-            }
-            (Decision::Refuse(exceeded), Ok(register)) => return refuse_register(context, peer, &register, exceeded),
-            (Decision::Refuse(_), Err(_)) => DropReason::RateLimited,
-            (Decision::Drop(reason), _) => reason,
-        };
-        self.dropped(peer, drop_reason);
-    }
-
-    fn dropped(&mut self, peer: Peer, reason: DropReason) {
-        self.context.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) });
+        let Self { context, intake, registrations, .. } = self;
+        intake.admit(context, registrations, peer, decoded, datagram);
+        self.handle_coap();
     }
 
     fn with_dtls_server(&mut self, now: Instant, act: impl FnOnce(&mut DtlsServer)) {

@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 
 use rand::RngExt;
 
-use crate::coap::options::{format, number};
+use crate::coap::options::number;
 use crate::coap::{Code, Request, RequestId, Response};
-use crate::lwm2m::register::{ObjectListChange, Registration, Rejection, Update};
+use crate::lwm2m::register::{ObjectListChange, Registration, Rejection};
 use crate::mqtt::uplink::{self, Proven};
 use crate::registry::{Device, Location, NewDevice, RegistrationId};
 use lwm2m_base::Peer;
@@ -35,14 +35,11 @@ use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingReg
 use super::presence::publish_status;
 use super::profiles::Profiles;
 use super::received_request::ReceivedRequest;
+use super::register_messages::{check_size, created, read_update, reject, well_known_core, written_name};
 use super::registered_devices::RegisteredDevices;
 use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
 use super::undefined_versions::report_undefined_versions;
 use super::{send, send_request};
-
-/// The answer to a GET of `/.well-known/core` (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the
-/// registration interface).
-const WELL_KNOWN_CORE: &str = "</rd>;rt=\"core.rd\";ct=40";
 
 /// The reason for answering a Register 5.03: in a word for the device, and in full for the log.
 type TurnedAway = (&'static str, &'static str);
@@ -524,47 +521,6 @@ impl Registrations {
     }
 }
 
-/// Rejects a request, and tells the device why as far as that fits into an answer that is no larger than the request.
-fn reject(context: &mut Context, received: ReceivedRequest, endpoint: Option<String>, code: Code, reason: String) {
-    let ReceivedRequest { id, peer, request } = received;
-    let response = match code {
-        Code::NOT_FOUND => Response::new(code),
-        _ => Response::with_diagnostic(code, fitting(&reason, "", room(request))),
-    };
-    context.respond(id, response);
-    context.report(Report::RegisterRejected { peer, endpoint, code, reason });
-}
-
-/// Returns the endpoint name of a Register that cannot be read otherwise, so that people find its device.
-fn written_name(request: &Request) -> Option<String> {
-    let items = request.options.texts(number::URI_QUERY).ok()?;
-    let name = items.into_iter().find_map(|item| item.strip_prefix("ep="))?;
-    let is_plain = !name.is_empty() && !name.contains(char::is_control);
-    is_plain.then(|| name.to_owned())
-}
-
-fn read_update(settings: &GatewayConfig, device: &Device, request: &Request) -> Result<Update, Rejection> {
-    let update = device.registration.read_update(request, settings.registration_rules())?;
-    if update.is_empty() {
-        return Ok(update);
-    }
-    // The bound may have become narrower since the device registered: it may shrink, and change its lifetime.
-    let size = device.registration.size_after(&update);
-    if size > device.registration.size() {
-        check_size(settings, size)?;
-    }
-    Ok(update)
-}
-
-fn check_size(settings: &GatewayConfig, size: usize) -> Result<(), Rejection> {
-    let most = settings.limits.registration_size;
-    if size <= most {
-        return Ok(());
-    }
-    let diagnostic = format!("the registration has {size} bytes; limits.registration_size is {most}");
-    Err(Rejection { code: Code::REQUEST_ENTITY_TOO_LARGE, diagnostic })
-}
-
 fn is_published(settings: &GatewayConfig, change: ObjectListChange) -> bool {
     match settings.update_msg_publish_condition {
         UpdatePublish::Always => true,
@@ -583,21 +539,4 @@ fn report_left_out(context: &mut Context, device: &mut Device) {
     if let Some(left_out) = device.registration.take_left_out() {
         report_links_left_out(context, device, left_out.to_string());
     }
-}
-
-fn created(location: &Location) -> Response {
-    let mut response = Response::new(Code::CREATED);
-    response.options.add_text(number::LOCATION_PATH, "rd");
-    response.options.add_text(number::LOCATION_PATH, location.as_str());
-    response
-}
-
-fn well_known_core(request: &Request) -> Response {
-    if !matches!(request.options.uint(number::ACCEPT), Ok(None) | Ok(Some(40))) {
-        return Response::new(Code::NOT_ACCEPTABLE);
-    }
-    let mut response = Response::new(Code::CONTENT);
-    response.options.add_uint(number::CONTENT_FORMAT, u32::from(format::LINK_FORMAT));
-    response.payload = WELL_KNOWN_CORE.as_bytes().to_vec();
-    response
 }

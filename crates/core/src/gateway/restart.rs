@@ -10,22 +10,118 @@
 //! A device that sends only messages that change nothing is marked from time to time: see
 //! [`crate::registry::Device::needs_new_record`].
 
+use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::registry::{Device, Location, NewDevice};
 
+use super::Gateway;
 use super::broker::BrokerCommand;
 use super::client::{allowed_silence, client};
 use super::command_scheduler::{CommandScheduler, refuse_restored};
 use super::context::Context;
-use super::record::{Change, DeviceRecord, IdentityRecord, ObservationRecord};
+use super::firmware::record::FirmwareJobRecord;
+use super::record::{
+    Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord, RetainedCommandsRecord,
+};
 use super::registrations::Registrations;
-use super::report::NotRestored;
+use super::report::{NotRestored, Report};
 use super::undefined_versions::note_undefined_versions;
 use super::wall_clock::FURTHEST;
 
+/// Persistence.
+impl Gateway {
+    /// Restores the devices of an earlier process. From now on the changes of all devices are kept for
+    /// [`Gateway::take_changes`]. A shell without a store does not call this, and no changes are kept; a shell with an
+    /// empty store calls it without records.
+    ///
+    /// The current limits apply: if there are too many devices, those that sent a message most recently are restored.
+    /// They are also connected first.
+    pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
+        let Self { context, registrations, .. } = self;
+        context.now = now;
+        context.changes.keep();
+        registrations.devices_mut().commands_mut().retained.keep_changes();
+        registrations.devices_mut().commands_mut().jobs.keep_changes();
+        registrations.profiles_mut().keep_changes();
+        context.generated_keys.keep_changes();
+        records.sort_by_key(|record| Reverse(record.last_heard));
+        for record in records {
+            let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
+            match restore(context, registrations, record) {
+                Ok(()) => context.report(Report::Restored { endpoint, peer }),
+                Err(reason) => {
+                    context.changes.mark(&endpoint);
+                    context.report(Report::NotRestored { endpoint, reason });
+                }
+            }
+        }
+    }
+
+    /// Restores what an earlier process remembered of retained commands, after [`Gateway::restore`].
+    pub fn restore_retained_commands(&mut self, records: Vec<RetainedCommandsRecord>) {
+        let devices = self.registrations.devices_mut();
+        for record in records {
+            let endpoint = record.endpoint.clone();
+            devices.commands_mut().retained.restore(record);
+            if devices.registry().id_by_endpoint(&endpoint).is_none() {
+                devices.commands_mut().retained.left(&endpoint);
+            }
+        }
+    }
+
+    /// Restores the object lists by profile ID of an earlier process, after [`Gateway::restore`].
+    pub fn restore_profiles(&mut self, records: Vec<ProfileRecord>) {
+        let most = self.context.settings.limits.profiles;
+        self.registrations.profiles_mut().restore(records, most);
+    }
+
+    /// Restores the keys that an earlier process generated for devices, before the first datagram.
+    pub fn restore_generated_keys(&mut self, records: Vec<GeneratedKeyRecord>) {
+        self.context.generated_keys.restore(records);
+    }
+
+    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device can be
+    /// asked how far it is.
+    pub fn restore_firmware_jobs(&mut self, now: Instant, records: Vec<FirmwareJobRecord>) {
+        self.context.now = now;
+        for record in records {
+            self.registrations.devices_mut().restore_job(&mut self.context, record);
+        }
+    }
+
+    /// Returns whether [`Gateway::take_changes`] has something to return.
+    pub fn has_changes(&self) -> bool {
+        !self.context.changes.is_empty()
+            || self.registrations.devices().commands().retained.has_changes()
+            || self.registrations.devices().commands().jobs.has_changes()
+            || self.registrations.profiles().has_changes()
+            || self.context.generated_keys.has_changes()
+            || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
+    }
+
+    /// Returns at most `most` changes since the last call, of associations, devices and the other records; those that
+    /// were marked first come first.
+    pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
+        self.context.now = now;
+        take_changes(&mut self.context, &mut self.registrations, most)
+    }
+
+    /// Marks every association and every device as changed, so that the last records before a shutdown hold the time of
+    /// each device's last message.
+    pub fn change_all(&mut self) {
+        if let Some(dtls) = &mut self.context.dtls {
+            dtls.server.change_all();
+        }
+        for device in self.registrations.devices().registry().devices() {
+            self.context.changed(device);
+        }
+    }
+}
+
 /// Returns what has changed since the changes were taken last, at most so many, the longest changed first.
-pub(super) fn take_changes(context: &mut Context, registrations: &mut Registrations, most: usize) -> Vec<Change> {
+fn take_changes(context: &mut Context, registrations: &mut Registrations, most: usize) -> Vec<Change> {
     // Associations first: a device whose association is not in the store yet could not be spoken to.
     let associations = context.dtls.as_mut().map(|dtls| dtls.server.take_changes(most)).unwrap_or_default();
     let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
@@ -49,11 +145,7 @@ pub(super) fn take_changes(context: &mut Context, registrations: &mut Registrati
 }
 
 /// Restores the device of a record, unless the configuration of today rejects it.
-pub(super) fn restore(
-    context: &mut Context,
-    registrations: &mut Registrations,
-    record: DeviceRecord,
-) -> Result<(), NotRestored> {
+fn restore(context: &mut Context, registrations: &mut Registrations, record: DeviceRecord) -> Result<(), NotRestored> {
     let DeviceRecord { mut registration, password, location, peer, observations, commands: records, .. } = record;
     registration.set_password(password);
     if !context.settings.report_attributes {

@@ -3,9 +3,9 @@
 use crate::coap;
 use lwm2m_dtls as dtls;
 
-use super::admission::AdmissionControl;
 use super::bootstrap::BootstrapServer;
 use super::context::Context;
+use super::intake::MessageIntake;
 use super::registrations::Registrations;
 
 /// The entries of each table: all of them are bounded, and empty when every device has left and its messages are
@@ -61,7 +61,7 @@ impl TableSizes {
     /// Reads the sizes of all tables. The cost does not depend on the number of devices.
     pub(super) fn of(
         context: &Context,
-        admission: &AdmissionControl,
+        intake: &MessageIntake,
         bootstrap: &BootstrapServer,
         registrations: &Registrations,
     ) -> Self {
@@ -82,10 +82,10 @@ impl TableSizes {
             exchanges: devices.commands().exchanges(),
             deferred_acks: totals.deferred_acks.sum(),
             to_observe: totals.scheduled_observations.sum(),
-            addresses: admission.addresses(),
-            senders: admission.senders(),
+            addresses: intake.admission().addresses(),
+            senders: intake.admission().senders(),
             image_requests: context.images.open_requests(),
-            deferred_pulls: 0,
+            deferred_pulls: intake.deferred(),
             firmware_jobs: devices.commands().jobs.len(),
             image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),

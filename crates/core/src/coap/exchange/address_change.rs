@@ -10,19 +10,10 @@ impl Exchanges {
     /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
-            if let Some(exchange) = self.exchanges.get_mut(&id) {
-                let from = std::mem::replace(&mut exchange.peer, to);
-                let (token, message_id) = (exchange.token, exchange.message_id);
-                self.readdress_transmission(now, id, (from, message_id), to);
-                self.tokens.set_exchange(from, token, None);
-                self.tokens.set_exchange(to, token, Some(id));
+            if let Some(from) = self.open.readdress_exchange(id, to) {
+                self.readdress_transmission(now, id, from, to);
             }
-            if let Some(observation) = self.observations.get_mut(&id) {
-                let from = std::mem::replace(&mut observation.peer, to);
-                let token = observation.token;
-                self.tokens.set_observation(from, token, None);
-                self.tokens.set_observation(to, token, Some(id));
-            }
+            self.open.readdress_observation(id, to);
         }
     }
 
@@ -32,14 +23,14 @@ impl Exchanges {
     /// before the gateway knew whose that is.
     fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: MessageKey, to: Peer) {
         let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
-        let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
+        let acknowledged = self.open.exchange_mut(id).and_then(|exchange| exchange.acknowledged.take());
         let Some(mut sent) = on_its_way.map(|(_, sent)| sent).or(acknowledged) else { return };
-        self.response_deadlines.cancel(id);
+        self.open.cancel_deadline(id);
         let mut key = (to, from.1);
         if self.transmissions.contains(key) {
             key.1 = self.new_message_id(now, to);
             sent.set_message_id(key.1);
-            if let Some(exchange) = self.exchanges.get_mut(&id) {
+            if let Some(exchange) = self.open.exchange_mut(id) {
                 exchange.message_id = key.1;
             }
         }

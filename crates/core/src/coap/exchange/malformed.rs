@@ -51,7 +51,7 @@ impl Exchanges {
             Kind::Reset => self.transmitted(peer, header.id).map(Answered::Exchange),
             Kind::Confirmable | Kind::NonConfirmable if header.code.class() == 0 => None,
             Kind::Confirmable | Kind::NonConfirmable => {
-                let expected = self.tokens.get(peer, header.token?);
+                let expected = self.open.expected(peer, header.token?);
                 let observation = expected.observation.map(Answered::Observation);
                 observation.or(expected.exchange.map(Answered::Exchange))
             }

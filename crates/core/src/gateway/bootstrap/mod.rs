@@ -14,10 +14,11 @@
 //! smaller than the request and has to be answered within seconds; they can take half of the sessions; and a pack comes in
 //! the smallest blocks. They cannot end a session that runs over DTLS.
 
-mod awaited_bootstraps;
+pub(super) mod awaited_bootstraps;
 mod broker_client;
 mod discovered;
-mod generated_keys;
+pub(super) mod generated_keys;
+pub(super) mod redaction;
 mod request;
 mod session;
 
@@ -43,9 +44,8 @@ use super::diagnostic::{add_max_age, fitting, room};
 use super::received_request::ReceivedRequest;
 use super::report::{BootstrapRefusal, BootstrapReport, BootstrapStep, Report};
 
-pub(super) use awaited_bootstraps::{AwaitedBootstrap, AwaitedBootstraps};
+pub(super) use awaited_bootstraps::AwaitedBootstrap;
 pub(super) use broker_client::SESSION;
-pub(super) use generated_keys::GeneratedKeys;
 pub(super) use request::{forbids_other, is_for_bootstrap};
 
 use broker_client::BrokerClient;
@@ -408,19 +408,6 @@ pub(super) fn is_bootstrap(request: &Request) -> bool {
 /// Returns whether a message asks for a session.
 pub(super) fn begins_session(message: &Message) -> bool {
     message.code == Code::POST && message.options.all(number::URI_PATH).eq([PATH.as_bytes()])
-}
-
-/// Returns a message as traces may show it: what a bootstrap server writes or packs may hold keys, and is left out.
-pub(super) fn without_secrets(datagram: &[u8]) -> Option<Vec<u8>> {
-    let mut message = Message::decode(datagram).ok()?;
-    let writes_instance = message.code == Code::PUT && message.options.all(number::URI_PATH).count() == 2;
-    let is_pack = message.code == Code::CONTENT;
-    if !(writes_instance || is_pack) || message.payload.is_empty() {
-        return None;
-    }
-    message.options.remove(number::CONTENT_FORMAT);
-    message.payload = Vec::new();
-    Some(message.encode())
 }
 
 fn is_pack(request: &Request) -> bool {

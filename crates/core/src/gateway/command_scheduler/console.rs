@@ -15,7 +15,8 @@ use super::super::context::Context;
 use super::super::final_answer::{FinalAnswer, Recipient};
 use super::super::inspection;
 use super::super::report::CommandOutcome;
-use super::{CommandScheduler, LEFT, NOW_OR_NEVER, NotAdmitted, admit, refuse_command, too_long};
+use super::sending::{NOW_OR_NEVER, NotAdmitted, admit};
+use super::{CommandScheduler, LEFT, refuse_command, too_long};
 
 const OBSERVED_ALREADY: &str = "an application or auto_observe observes these paths; force replaces or ends that";
 

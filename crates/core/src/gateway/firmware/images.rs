@@ -11,9 +11,10 @@ use lwm2m_base::id_map::IdMap;
 use crate::coap::{ExchangeId, RequestMessage};
 
 use super::image::{Image, ImageError, ImageName, ImageRequestId, MOST_DESCRIPTIONS, MOST_READS, READ_LENGTH};
+use super::image_part::ImagePart;
 use super::part_cache::PartCache;
 use super::pulls::PendingBlock;
-use crate::gateway::Output;
+use crate::gateway::output::Output;
 
 /// Owns the requests to the shell that are not answered, those who wait for them, and the cache.
 #[derive(Debug, Default)]
@@ -21,24 +22,16 @@ pub(in crate::gateway) struct Images {
     last_id: u64,
     descriptions: HashSet<ImageRequestId>,
     /// The parts that the shell reads.
-    reads: IdMap<ImageRequestId, Part>,
+    reads: IdMap<ImageRequestId, ImagePart>,
     /// Parts that are to be read when the shell has read others.
-    queued: VecDeque<Part>,
+    queued: VecDeque<ImagePart>,
     /// Those who wait for the parts that are being read or queued.
-    waiting: HashMap<Part, Vec<(ImageReader, Span)>>,
+    waiting: HashMap<ImagePart, Vec<(ImageReader, Span)>>,
     /// The sum of those who wait.
     readers: usize,
     /// The messages of the requests of devices that wait.
     messages: HashSet<RequestMessage>,
     cache: PartCache,
-}
-
-/// A part of an image. Its bytes begin at `number` times [`READ_LENGTH`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Part {
-    name: ImageName,
-    image: Image,
-    number: u64,
 }
 
 /// Bytes of a part.
@@ -163,13 +156,13 @@ impl Images {
     }
 
     /// Asks the shell for a part, or queues the part if enough are read.
-    fn ask(&mut self, part: Part) -> Option<Output> {
+    fn ask(&mut self, part: ImagePart) -> Option<Output> {
         if self.reads.len() >= MOST_READS {
             self.queued.push_back(part);
             return None;
         }
         let request = self.new_id();
-        let Part { name, image, .. } = part.clone();
+        let ImagePart { name, image, .. } = part.clone();
         let (offset, length) = (part.offset(), part.length());
         self.reads.insert(request, part);
         Some(Output::ReadImage { request, name, image, offset, length })
@@ -192,22 +185,11 @@ impl ImageReader {
 
 impl Wanted {
     /// Returns the part that the bytes are in, and their place in it.
-    fn located(&self) -> (Part, Span) {
-        let part = Part { name: self.name.clone(), image: self.image, number: self.offset / READ_LENGTH as u64 };
+    fn located(&self) -> (ImagePart, Span) {
+        let part = ImagePart { name: self.name.clone(), image: self.image, number: self.offset / READ_LENGTH as u64 };
         let begin = (self.offset % READ_LENGTH as u64) as usize;
         let end = begin.saturating_add(self.length).min(part.length());
         (part, Span { begin: begin.min(end), end })
-    }
-}
-
-impl Part {
-    fn offset(&self) -> u64 {
-        self.number.saturating_mul(READ_LENGTH as u64)
-    }
-
-    fn length(&self) -> usize {
-        let rest = self.image.size.saturating_sub(self.offset());
-        usize::try_from(rest).unwrap_or(usize::MAX).min(READ_LENGTH)
     }
 }
 

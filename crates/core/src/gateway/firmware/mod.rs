@@ -14,6 +14,7 @@ pub mod campaign;
 pub mod config;
 pub(in crate::gateway) mod deferral;
 pub mod image;
+mod image_part;
 pub(in crate::gateway) mod images;
 pub(in crate::gateway) mod job;
 pub(in crate::gateway) mod jobs;

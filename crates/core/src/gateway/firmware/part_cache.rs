@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::images::Part;
+use super::image_part::ImagePart;
 
 /// Parts that are kept, at the most: 8 MiB.
 const MOST_PARTS: usize = 256;
@@ -12,28 +12,28 @@ const MOST_PARTS: usize = 256;
 /// device that reads an image once from its beginning to its end does not evict what others use.
 #[derive(Debug, Default)]
 pub(super) struct PartCache {
-    places: Vec<Place>,
-    by_part: HashMap<Part, usize>,
+    places: Vec<CachedPart>,
+    by_part: HashMap<ImagePart, usize>,
     /// The place that is looked at next.
     hand: usize,
 }
 
 #[derive(Debug)]
-struct Place {
-    part: Part,
+struct CachedPart {
+    part: ImagePart,
     bytes: Arc<[u8]>,
     used: bool,
 }
 
 impl PartCache {
-    pub fn get(&mut self, part: &Part) -> Option<&[u8]> {
+    pub fn get(&mut self, part: &ImagePart) -> Option<&[u8]> {
         let place = self.places.get_mut(*self.by_part.get(part)?)?;
         place.used = true;
         Some(&place.bytes)
     }
 
-    pub fn insert(&mut self, part: Part, bytes: Vec<u8>) {
-        let new = Place { part: part.clone(), bytes: bytes.into(), used: false };
+    pub fn insert(&mut self, part: ImagePart, bytes: Vec<u8>) {
+        let new = CachedPart { part: part.clone(), bytes: bytes.into(), used: false };
         let index = match self.by_part.get(&part) {
             Some(index) => *index,
             None if self.places.len() < MOST_PARTS => self.places.len(),
@@ -50,7 +50,7 @@ impl PartCache {
     }
 
     /// Drops the parts that fulfil this condition.
-    pub fn forget(&mut self, is_wrong: impl Fn(&Part) -> bool) {
+    pub fn forget(&mut self, is_wrong: impl Fn(&ImagePart) -> bool) {
         self.places.retain(|place| !is_wrong(&place.part));
         self.by_part = self.places.iter().enumerate().map(|(index, place)| (place.part.clone(), index)).collect();
         self.hand = 0;

@@ -22,9 +22,6 @@ use crate::gateway::context::Context;
 use crate::gateway::diagnostic::unavailable;
 use crate::gateway::received_request::ReceivedRequest;
 
-/// The part of the requests of devices that may wait for the shell: one in this many of those that the endpoint holds.
-const READERS_SHARE: usize = 4;
-
 /// When a device may ask again whose block could not be read.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -95,13 +92,6 @@ pub(in crate::gateway) fn have_read(
     };
     context.respond(pending.request, refusal);
     Some(ImageEvent::PullFailed { job: pending.job, error })
-}
-
-/// Returns how many readers may wait for the shell.
-pub(in crate::gateway) fn most_readers(context: &Context) -> usize {
-    let settings = &context.settings;
-    let room = settings.coap.pending_requests.saturating_sub(settings.limits.pending_registrations);
-    (room / READERS_SHARE).max(1)
 }
 
 /// Answers with a block, unless the image was withdrawn meanwhile.
