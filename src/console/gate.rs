@@ -1,5 +1,5 @@
-//! The one way to the driver for requests about devices. Onlookers get a twentieth of the driver's time at most,
-//! however many they are: devices do not notice them.
+//! The one way to the driver for requests about devices. Onlookers get a hundredth of the driver's time at most,
+//! however many they are, so that fewer than one in a hundred messages of devices waits for one of them.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio::time::sleep_until;
 use crate::driver::monotonic_now;
 
 /// After an answer that took some time the next request waits this many times as long.
-const PAUSE_FACTOR: u32 = 20;
+const PAUSE_FACTOR: u32 = 100;
 /// Minimum pause between two requests.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -20,7 +20,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 pub struct Gate {
     /// The time at which the next request may pass.
     next: Mutex<Instant>,
-    /// Seconds that the driver took for all answers.
+    /// Seconds that the driver took for all answers. The driver counts them before it answers.
     seconds: Counter<f64, AtomicU64>,
 }
 
@@ -28,6 +28,8 @@ pub struct Gate {
 struct Turn<'a> {
     next: MutexGuard<'a, Instant>,
     begun: Instant,
+    /// The seconds of all answers before this one.
+    before: f64,
     seconds: &'a Counter<f64, AtomicU64>,
 }
 
@@ -40,7 +42,7 @@ impl Gate {
     pub async fn pass<T>(&self, request: impl Future<Output = T>) -> T {
         let next = self.next.lock().await;
         sleep_until((*next).into()).await;
-        let turn = Turn { next, begun: monotonic_now(), seconds: &self.seconds };
+        let turn = Turn { next, begun: monotonic_now(), before: self.seconds.get(), seconds: &self.seconds };
         let answer = request.await;
         drop(turn);
         answer
@@ -50,8 +52,12 @@ impl Gate {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let now = monotonic_now();
-        let took = now.saturating_duration_since(self.begun);
-        self.seconds.inc_by(took.as_secs_f64());
+        let counted = self.seconds.get() - self.before;
+        // Not counted: a request that is not answered yet, or a snapshot. The time includes that on the way, then.
+        let took = match counted > 0.0 {
+            true => Duration::from_secs_f64(counted),
+            false => now.saturating_duration_since(self.begun),
+        };
         *self.next = now + (took * PAUSE_FACTOR).max(SHORTEST_PAUSE);
     }
 }
@@ -63,7 +69,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn onlookers_have_a_twentieth_of_the_time_however_many_they_are() {
+    async fn onlookers_have_a_hundredth_of_the_time_however_many_they_are() {
         let gate = Arc::new(Gate::new(Counter::default()));
         let begun = monotonic_now();
         let asked: Vec<_> = (0..5)
@@ -78,7 +84,20 @@ mod tests {
             one.await.unwrap();
         }
         // Four pauses lie between five answers.
-        assert!(monotonic_now() - begun >= Duration::from_millis(4 * 2 * 20));
-        assert!(gate.seconds.get() >= 0.010);
+        assert!(monotonic_now() - begun >= Duration::from_millis(4 * 2 * 100));
+    }
+
+    #[tokio::test]
+    async fn the_time_of_an_answer_is_that_of_the_driver_if_the_driver_counts_it() {
+        let gate = Gate::new(Counter::default());
+        gate.pass(async {
+            gate.seconds.inc_by(0.000_1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        })
+        .await;
+        let answered = monotonic_now();
+        gate.pass(async {}).await;
+        let pause = monotonic_now() - answered;
+        assert!(pause >= Duration::from_millis(9) && pause < Duration::from_secs(2), "{pause:?}");
     }
 }

@@ -33,7 +33,7 @@ pub enum DriverRequest {
     Ping(oneshot::Sender<()>),
     /// Asks for the sizes of all tables and queues.
     Snapshot(oneshot::Sender<DriverSnapshot>),
-    /// Asks for devices in the order of their endpoint names. The answer takes a millisecond at most.
+    /// Asks for devices in the order of their endpoint names. The answer takes a tenth of a millisecond.
     Page(Box<PageQuery>, oneshot::Sender<DevicePage>),
     /// Asks for all that is known of the device of this endpoint name.
     Device(String, oneshot::Sender<Option<Box<DeviceView>>>),

@@ -8,26 +8,27 @@ use tracing::debug;
 
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::gateway::Gateway;
 
-use super::Driver;
 use super::control::{AskedCommand, DriverRequest};
+use super::{Driver, monotonic_now};
 
 impl Driver {
     pub(super) fn handle_request(&mut self, now: Instant, request: DriverRequest) {
         match request {
             DriverRequest::Ping(reply) => answer(reply, ()),
             DriverRequest::Snapshot(reply) => answer(reply, self.snapshot()),
-            DriverRequest::Page(query, reply) => answer(reply, self.gateway.page(now, &query)),
+            DriverRequest::Page(query, reply) => self.answer_onlooker(reply, |gateway| gateway.page(now, &query)),
             DriverRequest::Device(endpoint, reply) => {
-                answer(reply, self.gateway.device(now, &endpoint).map(Box::new));
+                self.answer_onlooker(reply, |gateway| gateway.device(now, &endpoint).map(Box::new));
             }
-            DriverRequest::Kick(endpoint, reply) => answer(reply, self.gateway.kick(now, &endpoint)),
+            DriverRequest::Kick(endpoint, reply) => self.answer_onlooker(reply, |gateway| gateway.kick(now, &endpoint)),
             DriverRequest::Command(asked) => self.give_command(now, *asked),
             DriverRequest::CommandState(endpoint, number, reply) => {
-                answer(reply, self.gateway.command_state(now, &endpoint, number));
+                self.answer_onlooker(reply, |gateway| gateway.command_state(now, &endpoint, number));
             }
             DriverRequest::Withdraw(endpoint, number, reply) => {
-                answer(reply, self.gateway.withdraw(now, &endpoint, number));
+                self.answer_onlooker(reply, |gateway| gateway.withdraw(now, &endpoint, number));
             }
             DriverRequest::StreamOpen { endpoint, user, is_open } => {
                 self.gateway.set_stream_open(now, &endpoint, &user, is_open);
@@ -59,6 +60,15 @@ impl Driver {
             }
             DriverRequest::Limits(limits) => self.gateway.set_limits(*limits),
         }
+    }
+
+    /// Answers a request of the console, and counts the time that the answer took before it is sent.
+    fn answer_onlooker<T>(&mut self, reply: oneshot::Sender<T>, make: impl FnOnce(&mut Gateway) -> T) {
+        let begun = monotonic_now();
+        let made = make(&mut self.gateway);
+        let took = monotonic_now().saturating_duration_since(begun);
+        self.metrics.console.driver_seconds.inc_by(took.as_secs_f64());
+        answer(reply, made);
     }
 
     /// Clears the cached keys, and ends the sessions of identities whose key was changed or removed.

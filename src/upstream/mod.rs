@@ -10,6 +10,8 @@ pub mod mqtt;
 #[cfg(test)]
 mod races;
 mod source_port;
+#[cfg(feature = "swallow")]
+mod swallow;
 
 use std::io;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub enum UpstreamConfig {
 pub enum UpstreamLink {
     ExProto(Box<exproto::ExProtoLink>),
     Mqtt(Box<mqtt::MqttLink>),
+    #[cfg(feature = "swallow")]
+    Swallow(Box<swallow::SwallowLink>),
 }
 
 impl UpstreamLink {
@@ -45,6 +49,10 @@ impl UpstreamLink {
         metrics: Arc<UpstreamMetrics>,
         condition: Condition,
     ) -> io::Result<Self> {
+        #[cfg(feature = "swallow")]
+        if let Some(path) = swallow::path() {
+            return Ok(Self::Swallow(Box::new(swallow::SwallowLink::start(path)?)));
+        }
         Ok(match settings {
             UpstreamConfig::ExProto(settings) => {
                 Self::ExProto(Box::new(exproto::ExProtoLink::start(settings, metrics, condition).await?))
@@ -61,6 +69,8 @@ impl UpstreamLink {
         match &mut self {
             Self::ExProto(link) => link.io.tls_runtime = Some(runtime),
             Self::Mqtt(link) => link.io.tls_runtime = Some(runtime),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(_) => drop(runtime),
         }
         self
     }
@@ -70,6 +80,8 @@ impl UpstreamLink {
         match self {
             Self::ExProto(link) => link.submit(command),
             Self::Mqtt(link) => link.submit(command),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(link) => link.submit(command),
         }
     }
 
@@ -78,6 +90,8 @@ impl UpstreamLink {
         match self {
             Self::ExProto(link) => link.table_sizes(),
             Self::Mqtt(link) => link.table_sizes(),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(link) => link.table_sizes(),
         }
     }
 
@@ -87,6 +101,8 @@ impl UpstreamLink {
         match self {
             Self::ExProto(link) => link.poll_event(),
             Self::Mqtt(link) => link.poll_event(),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(link) => link.poll_event(),
         }
     }
 
@@ -95,6 +111,8 @@ impl UpstreamLink {
         match self {
             Self::ExProto(link) => link.event().await,
             Self::Mqtt(link) => link.event().await,
+            #[cfg(feature = "swallow")]
+            Self::Swallow(link) => link.event().await,
         }
     }
 
@@ -103,6 +121,8 @@ impl UpstreamLink {
         match self {
             Self::ExProto(link) => link.shut_down(deadline).await,
             Self::Mqtt(link) => link.shut_down(deadline).await,
+            #[cfg(feature = "swallow")]
+            Self::Swallow(_) => {}
         }
     }
 }

@@ -21,6 +21,7 @@ main([Package, Folder]) ->
         {"started at once, serving soon, exproto configured when the handler listens", fun started/1},
         {"nothing of EMQX's environment reaches the program but what it needs", fun environment/1},
         {"emqx ctl lwm2m", fun ctl/1},
+        {"each command of the documentation is one", fun documented/1},
         {"the page, and the console's API behind it", fun page/1},
         {"a program that is killed runs again", fun program_killed/1},
         {"an owner that is killed leaves no program, and the next one runs", fun owner_killed/1},
@@ -29,6 +30,7 @@ main([Package, Folder]) ->
         {"an exproto gateway that differs is changed once; what is not ours stays", fun exproto_changed/1},
         {"an exproto gateway that cannot be configured is tried again", fun exproto_tried_again/1},
         {"stopped in time, nothing left; started again", fun stopped/1},
+        {"a program that does not end is given up in time, and ends when its input does", fun stuck/1},
         {"an EMQX without exproto has the devices by MQTT", fun without_exproto/1},
         {"a newer version finds the store of the older one", fun upgraded/1}
     ],
@@ -139,6 +141,16 @@ ctl(_) ->
     ["write", "ep", "/3/0/1", "******"] = lwm2m_gateway_cli:cmd_audit_args(["write", "ep", "/3/0/1", "secret", "String"]),
     ["read", "ep", "/3/0"] = lwm2m_gateway_cli:cmd_audit_args(["read", "ep", "/3/0"]).
 
+%% The lines of docs/install.md, whose device is not registered here.
+documented(_) ->
+    {ok, Page} = file:read_file(os:getenv("INSTALL_PAGE")),
+    Options = [global, multiline, {capture, [1], list}],
+    {match, Commands} = re:run(Page, "^emqx ctl lwm2m ([^#\n]*[^# \n])", Options),
+    {ok, Usage} = emqx_ctl:run(usage),
+    Run = fun([Command]) -> {_, Printed} = emqx_ctl:run(string:lexemes(Command, " ")), Printed =/= Usage end,
+    [] = [Command || Command <- Commands, not Run(Command)],
+    true = length(Commands) >= 3.
+
 page(_) ->
     {ok, 200, Headers, Html} = api(get, [<<"ui">>], #{}),
     contains("<!doctype html>", Html),
@@ -243,6 +255,19 @@ stopped(_) ->
     #{<<"exproto">> := _} = standin:get(gateway, #{}),
     ok = application:start(?APP),
     until_serving().
+
+stuck(_) ->
+    #{pid := Pid} = until_serving(),
+    signal("STOP", Pid),
+    {Time, ok} = timer:tc(fun() -> application:stop(?APP) end),
+    true = Time < 8_000_000,
+    signal("CONT", Pid),
+    until(fun() -> not is_running(Pid) end),
+    ok = application:start(?APP),
+    until_serving().
+
+signal(Name, Pid) ->
+    "" = os:cmd("kill -" ++ Name ++ " " ++ integer_to_list(Pid)).
 
 without_exproto(_) ->
     ok = application:stop(?APP),

@@ -8,7 +8,7 @@ import aiocoap
 from aiocoap import resource
 
 TEXT, LINKS, TLV = 0, 40, 11542
-INSTANCE, RESOURCE = 0b00, 0b11
+INSTANCE, MULTIPLE, RESOURCE = 0b00, 0b10, 0b11
 
 
 class Device:
@@ -155,8 +155,12 @@ class Objects(resource.ObservableResource, resource.PathCapable):
     def _write(self, instance, request):
         if request.opt.content_format != TLV:
             return message(aiocoap.UNSUPPORTED_CONTENT_FORMAT)
-        for _kind, rid, value in entries(request.payload):
-            self.values[instance + (rid,)] = decoded(instance[0], rid, value)
+        for kind, rid, value in entries(request.payload):
+            if kind == MULTIPLE:
+                several = {number: int.from_bytes(one, "big", signed=True) for _kind, number, one in entries(value)}
+                self.values[instance + (rid,)] = several
+            else:
+                self.values[instance + (rid,)] = decoded(instance[0], rid, value)
         return message(aiocoap.CHANGED)
 
 
@@ -192,15 +196,18 @@ def encoded(value):
 
 def decoded(oid, rid, value):
     """By the definitions of the few resources that are written here."""
-    if (oid, rid) in {(1, 1), (1, 2), (1, 3)}:
+    if (oid, rid) in {(1, 1), (1, 2), (1, 3), (3, 13)}:
         return int.from_bytes(value, "big", signed=True)
     if (oid, rid) in {(1, 6)}:
         return bool(value[0])
-    if oid == 3303 and rid in {5700, 5601, 5602}:
+    if (oid, rid) in {(3303, 5700), (3303, 5601), (3303, 5602), (3308, 5900)}:
         return struct.unpack(">d" if len(value) == 8 else ">f", value)[0]
-    if (oid, rid) in {(5, 0)}:
+    if (oid, rid) in {(5, 0), (3339, 5522)}:
         return value
-    return value.decode()
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def tlv(kind, identifier, value):

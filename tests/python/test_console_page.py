@@ -152,9 +152,8 @@ def test_values_are_read_written_and_executed(console, tab):
     finds_nothing(tab.page)
 
 
-def test_a_number_outside_its_type_is_not_sent(console, open_tab):
+def test_a_number_outside_its_type_is_not_sent(console, tab):
     needs(console, COMMANDS)
-    tab = open_tab()
     tab.open(console.device().endpoint)
     tab.page.get_by_role("button", name="Expand all").click()
     tab.act("/1/0/1", "w")
@@ -163,20 +162,148 @@ def test_a_number_outside_its_type_is_not_sent(console, open_tab):
     expect(tab.page.get_by_role("alert")).to_contain_text("is not a whole number")
 
 
-def test_the_factory_reset_wants_the_name_of_the_device(console, open_tab):
+def test_the_factory_reset_wants_the_name_of_the_device(console, tab):
     needs(console, COMMANDS)
-    device, tab = console.device(), open_tab()
+    device = console.device()
     tab.open(device.endpoint)
     tab.page.get_by_role("button", name="Expand all").click()
     tab.act("/3/0/5", "x")
-    tab.page.get_by_role("dialog").get_by_role("button", name="Execute").click()
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Execute").click()
     expect(tab.page.get_by_role("alert")).to_contain_text("not the name of the device")
     assert device.objects.executed == []
+    finds_nothing(tab.page)
+    dialog.get_by_label("Type the name of the device").fill(device.endpoint)
+    dialog.get_by_role("button", name="Execute").click()
+    expect(tab.row("/3/0/5")).to_contain_text("2.04")
+    assert device.objects.executed == [((3, 0, 5), "")]
 
 
-def test_64_bit_numbers_keep_their_digits(console, open_tab):
+# A resource of each type, and one with several instances.
+TYPED = {
+    (1, 0, 1): 300,
+    (1, 0, 6): False,
+    (2, 0, 2): 1,
+    (3, 0, 13): 1_700_000_000,
+    (3, 0, 14): "+02:00",
+    (3308, 0, 5900): 20.5,
+    (3339, 0, 5522): "clip",
+}
+
+
+def test_each_type_has_its_input(console, tab):
     needs(console, COMMANDS)
-    device, tab = console.device(values=THERMOMETER | {(1, 0, 1): 9007199254740993}), open_tab()
+    device = console.device("typed", values=TYPED)
+    tab.open(device.endpoint)
+    tab.page.get_by_role("button", name="Expand all").click()
+    page, dialog = tab.page, tab.page.get_by_role("dialog")
+
+    def written(path, value):
+        finds_nothing(page)
+        dialog.get_by_role("button", name="Write", exact=True).click()
+        expect(dialog).to_have_count(0)
+        expect(tab.row(path)).to_contain_text("2.04")
+        # The result of the write before it may still be there.
+        key = tuple(int(segment) for segment in path.split("/")[1:])
+        for _ in range(PATIENCE_MS // 50):
+            if device.objects.values[key] == value:
+                break
+            page.wait_for_timeout(50)
+        assert device.objects.values[key] == value
+
+    def asked(path, label):
+        tab.act(path, "w")
+        return dialog.get_by_label(label, exact=True)
+
+    asked("/1/0/1", "Lifetime").fill("86400")
+    written("/1/0/1", 86400)
+    asked("/1/0/6", "Notification Storing When Disabled or Offline").check()
+    written("/1/0/6", True)
+    asked("/3/0/13", "Current Time").fill("2026-11-27T20:31:05")
+    at = page.evaluate("new Date('2026-11-27T20:31:05').getTime() / 1000")
+    written("/3/0/13", at)
+    asked("/3/0/14", "UTC Offset").fill("-05:00")
+    written("/3/0/14", "-05:00")
+    field = asked("/3308/0/5900", "Set Point Value")
+    field.fill("warm")
+    dialog.get_by_role("button", name="Write", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text('"warm" is not a number')
+    field.fill("-1.25")
+    written("/3308/0/5900", -1.25)
+
+    field = asked("/3339/0/5522", "Clip")
+    field.fill("00 ff")
+    written("/3339/0/5522", b"\x00\xff")
+    asked("/3339/0/5522", "Clip")
+    dialog.get_by_label("Form of the bytes").select_option("Base64")
+    dialog.get_by_label("Clip", exact=True).fill("/wD+")
+    written("/3339/0/5522", b"\xff\x00\xfe")
+    asked("/3339/0/5522", "Clip")
+    dialog.get_by_label("Form of the bytes").select_option("File")
+    clip = {"name": "clip", "mimeType": "audio/wav", "buffer": b"\xfeRIFF"}
+    dialog.get_by_label("Clip, file").set_input_files(clip)
+    written("/3339/0/5522", b"\xfeRIFF")
+
+
+def test_several_instances_of_a_resource_are_rows(console, tab):
+    needs(console, COMMANDS)
+    device = console.device("typed", values=TYPED)
+    tab.open(device.endpoint)
+    tab.page.get_by_role("button", name="Expand all").click()
+    tab.act("/2/0/2", "w")
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_label("Instance").first.fill("101")
+    dialog.get_by_label("ACL", exact=True).first.fill("15")
+    dialog.get_by_role("button", name="Add an instance").click()
+    dialog.get_by_label("ACL", exact=True).nth(1).fill("1")
+    finds_nothing(tab.page)
+    dialog.get_by_role("button", name="Write", exact=True).click()
+    expect(tab.page.get_by_text("2.04").first).to_be_visible()
+    assert device.objects.values[(2, 0, 2)] == {101: 15, 102: 1}
+
+
+def test_attributes_instances_and_copies_have_dialogs(console, tab):
+    needs(console, COMMANDS)
+    device = console.device()
+    tab.open(device.endpoint)
+    page, dialog = tab.page, tab.page.get_by_role("dialog")
+
+    def choose(path, action):
+        page.get_by_role("button", name=f"More for {path}", exact=True).click()
+        finds_nothing(page)
+        dialog.get_by_role("button", name=action).click()
+
+    choose("/3303/0/5700", "Attributes")
+    dialog.get_by_label("pmin", exact=True).fill("soon")
+    dialog.get_by_role("button", name="Write attributes").click()
+    expect(page.get_by_role("alert")).to_contain_text("is not a number")
+    dialog.get_by_label("pmin", exact=True).fill("10")
+    finds_nothing(page)
+    dialog.get_by_role("button", name="Write attributes").click()
+    expect(tab.row("/3303/0/5700")).to_contain_text("2.04")
+    assert device.objects.attributes[(3303, 0, 5700)] == {"pmin": "10"}
+
+    choose("/3303/0/5700", "Copy as")
+    finds_nothing(page)
+    expect(dialog.get_by_text(f"lwm2m-gateway read '{device.endpoint}' /3303/0/5700")).to_be_visible()
+    page.keyboard.press("Escape")
+
+    choose("/1", "Create an instance")
+    expect(dialog.get_by_label("Lifetime", exact=True)).to_be_visible()
+    finds_nothing(page)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+    choose("/3303/0", "Delete")
+    finds_nothing(page)
+    dialog.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("2.02").first).to_be_visible()
+    assert not [path for path in device.objects.values if path[:2] == (3303, 0)]
+
+
+def test_64_bit_numbers_keep_their_digits(console, tab):
+    needs(console, COMMANDS)
+    device = console.device(values=THERMOMETER | {(1, 0, 1): 9007199254740993})
     tab.open(device.endpoint)
     tab.page.get_by_role("button", name="Expand all").click()
     tab.act("/1/0", "r")
@@ -200,9 +327,9 @@ def test_an_observation_shows_three_notifications_and_a_chart(console, tab):
         finds_nothing(tab.page)
 
 
-def test_an_observation_of_an_application_is_left_alone(console, open_tab):
+def test_an_observation_of_an_application_is_left_alone(console, tab):
     needs(console, COMMANDS)
-    device, tab = console.device(), open_tab()
+    device = console.device()
     with Application(console.gateway, device.endpoint) as application:
         application.value("observe", "/3303/0/5700")
         tab.open(device.endpoint)
@@ -227,9 +354,9 @@ def test_a_command_waits_for_a_sleeping_device_and_is_answered_when_it_wakes(con
     expect(tab.row("/3303/0/5700")).to_contain_text("21.5")
 
 
-def test_a_waiting_command_is_withdrawn(console, open_tab):
+def test_a_waiting_command_is_withdrawn(console, tab):
     needs(console, COMMANDS, "/devices/{endpoint}/queue/{number}")
-    device, tab = console.device("meter", binding="UQ"), open_tab()
+    device = console.device("meter", binding="UQ")
     tab.open(device.endpoint)
     expect(tab.page.locator(".bar").get_by_text("asleep")).to_be_visible()
     console.ask(f"/devices/{device.endpoint}/commands", "POST", {"msgType": "read", "data": {"path": "/3303/0"}})
@@ -271,10 +398,9 @@ def test_a_trace_shows_messages_and_gives_a_pcap(console, tab, tmp_path):
     expect(update).to_contain_text("0.02 POST")
 
 
-def test_an_address_that_fails_is_traced_before_it_registers(console, open_tab):
+def test_an_address_that_fails_is_traced_before_it_registers(console, tab):
     needs(console, "/failures", "/traces")
     send_register(console.gateway, "ep=misconfigured", "lt=soon", "lwm2m=1.0", "b=U")
-    tab = open_tab()
     tab.log_in()
     tab.go("#/failures")
     row = tab.page.get_by_role("row").filter(has_text="lt is not a whole number of seconds").first
@@ -306,16 +432,15 @@ def test_a_token_that_is_revoked_leads_to_the_login(console, tab):
     finds_nothing(tab.page)
 
 
-def test_a_viewer_has_no_actions(console, open_tab):
-    tab = open_tab()
+def test_a_viewer_has_no_actions(console, tab):
     tab.open(console.device().endpoint, console.viewer)
     expect(tab.row("/3303/0/5700")).to_be_visible()
     for name in ("Kick", "Trace", "Observe", "Write", "Execute", "Read"):
         expect(tab.page.get_by_role("button", name=re.compile(f"^{name}"))).to_have_count(0)
 
 
-def test_text_of_a_device_is_never_markup(console, open_tab):
-    dialogs, tab = [], open_tab()
+def test_text_of_a_device_is_never_markup(console, tab):
+    dialogs = []
     tab.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     markup = "<img src=x onerror=alert(1)>"
     device = console.device(markup, values={(3, 0, 0): markup})
@@ -374,8 +499,8 @@ def test_a_list_of_many_devices_stays_readable(look, console, open_tab):
     finds_nothing(tab.page)
 
 
-def test_everything_works_by_keyboard(console, open_tab):
-    device, tab = console.device(), open_tab()
+def test_everything_works_by_keyboard(console, tab):
+    device = console.device()
     tab.log_in()
     press, page = tab.page.keyboard.press, tab.page
     press("g")

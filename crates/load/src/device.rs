@@ -88,7 +88,7 @@ impl FleetDevice {
             counts,
             journal,
             orders,
-            phase: f64::from(number) / f64::from(config.devices),
+            phase: f64::from(number - config.first) / f64::from(config.devices),
             notified,
             observed: false,
             sent: true,

@@ -24,7 +24,9 @@ const DEVICES_PER_ADDRESS: u32 = 20_000;
 pub struct FleetConfig {
     pub gateway: SocketAddr,
     pub devices: u32,
-    /// An endpoint name is this and the number of the device, from 0.
+    /// The number of the first device. Fleets of several processes have different numbers.
+    pub first: u32,
+    /// An endpoint name is this and the number of the device.
     pub prefix: String,
     pub lifetime: Duration,
     pub version: SimulatedVersion,
@@ -47,6 +49,7 @@ impl FleetConfig {
         Self {
             gateway,
             devices,
+            first: 0,
             prefix: "load-".to_owned(),
             lifetime: Duration::from_secs(3600),
             version: SimulatedVersion::V1_0,
@@ -141,7 +144,7 @@ impl Fleet {
             stopping: watch::Sender::new(false),
         };
         let registering = Arc::new(Semaphore::new(config.registering_at_once));
-        for number in 0..config.devices {
+        for number in config.first..config.first + config.devices {
             let interval = if config.sleeps(number) { &fleet.interval_of_sleepers } else { &fleet.interval };
             let orders = Orders {
                 interval: interval.subscribe(),
@@ -170,7 +173,7 @@ impl Fleet {
     }
 
     /// Lets each device send an Update at this interval, beside those that its lifetime needs.
-    pub(crate) fn update_every(&self, interval: Option<Duration>) {
+    pub fn update_every(&self, interval: Option<Duration>) {
         self.update_interval.send_replace(interval);
     }
 

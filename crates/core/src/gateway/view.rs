@@ -14,13 +14,14 @@ use lwm2m_dtls::cipher::Suite;
 
 use super::command_outcome::CommandOutcome;
 
-/// The maximum number of rows that one page has.
-pub const PAGE_ROWS: usize = 100;
+/// The maximum number of rows that one page has. The messages of devices wait while a page is made: the bounds of a page
+/// keep that below a tenth of a millisecond.
+pub const PAGE_ROWS: usize = 50;
 /// The maximum number of devices that are looked at for one page.
-pub const PAGE_EXAMINED: usize = 4_000;
+pub const PAGE_EXAMINED: usize = 500;
 /// The maximum number of devices that are looked at for one page that is chosen by the username, which is rendered for
 /// each of them.
-pub const PAGE_RENDERED: usize = 1_000;
+pub const PAGE_RENDERED: usize = 125;
 
 /// Asks for devices in the order of their endpoint names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -82,7 +82,7 @@ keys(Settings, #{store := Store, socket := Socket, tokens := Tokens}) ->
     Exproto = Text(upstream) =:= <<"exproto">>,
     Admin = Text(admin_bind),
     [
-        {"", "shutdown_timeout", <<"6s">>},
+        {"", "shutdown_timeout", <<"4s">>},
         {"", "xml_dir", Text(xml_dir)},
         {"listeners.udp.default", "bind", Given(udp_bind)},
         {"listeners.dtls.default", "bind", Given(dtls_bind)},

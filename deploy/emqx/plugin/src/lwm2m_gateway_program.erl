@@ -16,7 +16,7 @@
 -define(LONGEST_PAUSE, 30_000).
 -define(HEALTHY, 60_000).
 %% Time for the program's end, in milliseconds, below the limit of the supervisor.
--define(STOP_TIME, 8_500).
+-define(STOP_TIME, 6_500).
 %% Time for the commands `check` and `emqx-config`.
 -define(COMMAND_TIME, 5_000).
 %% Longest line of output that is kept, in bytes; the rest of a longer one is dropped.

@@ -5,7 +5,8 @@
 
 -export([start_link/0, init/1]).
 
-%% The program ends within six seconds (shutdown_timeout), and by force two seconds later.
+%% The program ends within four seconds (shutdown_timeout), and by force two seconds later. What is left of the ten
+%% seconds that EMQX gives a stop is for a start that is under way, and for EMQX's own work on all nodes.
 -define(PROGRAM_SHUTDOWN, 9_000).
 
 start_link() ->
