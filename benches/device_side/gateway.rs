@@ -75,6 +75,7 @@ impl SwallowingGateway {
             profiles,
             generated_keys: _,
             firmware_jobs: _,
+            campaigns: _,
         } = contents;
         self.gateway.restore(now, devices);
         self.gateway.restore_retained_commands(retained_commands);

@@ -381,11 +381,12 @@ fn install_restored_state(
     store: Option<(OpenedStore, StoreContents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, StoreContents { devices, associations, retained_commands, profiles, generated_keys, firmware_jobs }) =
-        match store {
-            Some((store, contents)) => (Some(store), contents),
-            None => (None, StoreContents::default()),
-        };
+    let (store, contents) = match store {
+        Some((store, contents)) => (Some(store), contents),
+        None => (None, StoreContents::default()),
+    };
+    let StoreContents { devices, associations, retained_commands, profiles, generated_keys, firmware_jobs, campaigns } =
+        contents;
     // Before the keys of associations are compared with those that are known.
     gateway.restore_generated_keys(generated_keys);
     if let Some(secured) = secured {
@@ -399,6 +400,7 @@ fn install_restored_state(
     gateway.restore_retained_commands(retained_commands);
     gateway.restore_profiles(profiles);
     gateway.restore_firmware_jobs(now, firmware_jobs);
+    gateway.restore_campaigns(now, campaigns);
     Ok((gateway, Some(store.start(condition)?)))
 }
 

@@ -351,6 +351,7 @@ pub fn author(origin: &Origin) -> String {
         Origin::Application => "mqtt".to_owned(),
         Origin::AutoObserve => "auto_observe".to_owned(),
         Origin::Firmware => "firmware".to_owned(),
+        Origin::Campaign => "campaign".to_owned(),
         Origin::Console(console) => format!("console:{}", console.user),
     }
 }

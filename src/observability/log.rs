@@ -12,7 +12,9 @@ use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::command::firmware::{JobStatus, Method, Phase};
-use lwm2m_core::gateway::report::{BootstrapReport, DatagramOutcome, NotificationOutcome, Report};
+use lwm2m_core::gateway::firmware::campaign::CampaignStatus;
+use lwm2m_core::gateway::firmware::campaign::member::MemberState;
+use lwm2m_core::gateway::report::{BootstrapReport, CampaignReport, DatagramOutcome, NotificationOutcome, Report};
 use lwm2m_core::lwm2m::model::UndefinedVersion;
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
@@ -127,6 +129,7 @@ fn log_once(report: &Report) {
             warn!(paths, "auto_observe skips paths: the device has its maximum of observations");
         }
         Report::FirmwareUpdate { status, .. } => log_firmware(status),
+        Report::Campaign(report) => log_campaign(report),
         Report::FirmwareJobsFull { .. } => warn!("firmware update refused: limits.firmware_jobs"),
         Report::AutoObserveSplit { paths, .. } => {
             debug!(paths, "composite observation not accepted; auto_observe observes each path");
@@ -241,6 +244,26 @@ fn log_firmware(status: &JobStatus) {
             debug!(%job, phase, method, attempt, bytes, "firmware update");
         }
         None => info!(%job, phase, method, attempt, "firmware update"),
+    }
+}
+
+fn log_campaign(report: &CampaignReport) {
+    match report {
+        CampaignReport::Status { campaign, status: CampaignStatus::Stopped, counts } => {
+            let failed = counts.of(MemberState::Failed);
+            warn!(campaign, failed, "firmware campaign stopped: too many updates failed");
+        }
+        CampaignReport::Status { campaign, status, counts } => {
+            let devices = counts.total();
+            info!(campaign, status = status.name(), devices, "firmware campaign");
+        }
+        CampaignReport::Ended { campaign, outcome, .. } => {
+            let (outcome, error) = (outcome.state().name(), outcome.error());
+            info!(campaign, outcome, error, "firmware campaign is done with a device");
+        }
+        CampaignReport::Full { campaign, .. } => {
+            warn!(campaign, "firmware campaign has its maximum of devices; others do not take part");
+        }
     }
 }
 

@@ -122,6 +122,7 @@ pub struct StoreMetrics {
     pub profiles_written: Counter,
     pub generated_keys_written: Counter,
     pub firmware_jobs_written: Counter,
+    pub campaigns_written: Counter,
     pub write_errors: Counter,
     pub queue_full: Counter,
     /// 1 while the store cannot be written.
@@ -137,6 +138,7 @@ impl StoreMetrics {
         let profiles = "Object lists by profile ID written to or removed from the store";
         let generated = "Keys that the bootstrap server generated, written to the store";
         let firmware = "Records of firmware updates written to or removed from the store";
+        let campaigns = "Records of firmware campaigns and of their devices written to or removed from the store";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
         Self {
             put: devices(ChangeLabel { change: "put" }),
@@ -147,6 +149,7 @@ impl StoreMetrics {
             profiles_written: counter(registry, "lwm2m_store_profile_writes", profiles),
             generated_keys_written: counter(registry, "lwm2m_store_generated_key_writes", generated),
             firmware_jobs_written: counter(registry, "lwm2m_store_firmware_writes", firmware),
+            campaigns_written: counter(registry, "lwm2m_store_campaign_writes", campaigns),
             write_errors: counter(registry, "lwm2m_store_errors", "Failed store writes; each is retried"),
             queue_full: counter(registry, "lwm2m_store_waits", "Changes delayed because the store was too slow"),
             failing: gauge(registry, "lwm2m_store_failing", failing),

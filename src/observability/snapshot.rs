@@ -77,6 +77,8 @@ impl DriverSnapshot {
             ("awaited_bootstraps", gateway.awaited_bootstraps),
             ("generated_keys", gateway.generated_keys),
             ("firmware_jobs", gateway.firmware_jobs),
+            ("firmware_campaigns", gateway.campaigns),
+            ("firmware_campaign_devices", gateway.campaign_devices),
             ("image_requests", gateway.image_requests),
             ("image_offers", gateway.image_offers),
             ("deferred_image_blocks", gateway.deferred_pulls),

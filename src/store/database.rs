@@ -8,6 +8,8 @@
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
 //! - `firmware_jobs`: by endpoint, the firmware update as JSON. It outlives the registration.
+//! - `campaigns`: by name and endpoint, the part of the device in a firmware campaign as JSON; without endpoint the
+//!   campaign itself.
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::HashSet;
@@ -29,7 +31,7 @@ use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::secret::SecretBytes;
 use lwm2m_core::gateway::record::{
-    Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+    CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
 };
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
@@ -57,6 +59,8 @@ const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices"
 // Another name of the table would be another format.
 const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
 const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
+/// Firmware campaigns. An older program leaves them as they are.
+const CAMPAIGNS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("campaigns");
 /// Holds for each association the names of two listeners, the one at which it was established and the one by which it
 /// is reached, and the bytes that the DTLS layer saved.
 /// The firmware update of each endpoint, as JSON. An older program leaves them as they are.
@@ -77,6 +81,7 @@ pub struct StoreContents {
     pub profiles: Vec<ProfileRecord>,
     pub generated_keys: Vec<GeneratedKeyRecord>,
     pub firmware_jobs: Vec<FirmwareJobRecord>,
+    pub campaigns: Vec<CampaignRecord>,
 }
 
 /// Reasons why a file cannot be used as a store.
@@ -130,6 +135,7 @@ impl Database {
             let mut profiles = transaction.open_table(PROFILES)?;
             let mut generated_keys = transaction.open_table(GENERATED_KEYS)?;
             let mut firmware_jobs = transaction.open_table(FIRMWARE_JOBS)?;
+            let mut campaigns = transaction.open_table(CAMPAIGNS)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
@@ -147,6 +153,7 @@ impl Database {
                         generated_keys.insert(identity.as_str(), (key.reveal(), next))?;
                     }
                     Change::FirmwareJob(record) => write_firmware_job(&mut firmware_jobs, record)?,
+                    Change::Campaign(record) => write_campaign(&mut campaigns, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -172,8 +179,16 @@ impl Database {
         let profiles = database.read_profiles().map_err(damage)?;
         let generated_keys = database.read_generated_keys().map_err(damage)?;
         let firmware_jobs = database.read_firmware_jobs().map_err(damage)?;
-        let contents =
-            StoreContents { devices, associations, retained_commands, profiles, generated_keys, firmware_jobs };
+        let campaigns = database.read_campaigns().map_err(damage)?;
+        let contents = StoreContents {
+            devices,
+            associations,
+            retained_commands,
+            profiles,
+            generated_keys,
+            firmware_jobs,
+            campaigns,
+        };
         Ok((database, contents))
     }
 
@@ -289,6 +304,19 @@ impl Database {
         Ok(records)
     }
 
+    fn read_campaigns(&self) -> Result<Vec<CampaignRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(CAMPAIGNS)?.iter()? {
+            let (key, json) = entry?;
+            let (campaign, endpoint) = key.value();
+            let endpoint = (!endpoint.is_empty()).then(|| endpoint.to_owned());
+            let json = Some(json.value().to_owned());
+            records.push(CampaignRecord { campaign: campaign.to_owned(), endpoint, json });
+        }
+        Ok(records)
+    }
+
     fn read_associations(&self) -> Result<Vec<SavedAssociation>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let associations = transaction.open_table(ASSOCIATIONS)?;
@@ -384,6 +412,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(PROFILES)?;
     transaction.open_table(GENERATED_KEYS)?;
     transaction.open_table(FIRMWARE_JOBS)?;
+    transaction.open_table(CAMPAIGNS)?;
     Ok(())
 }
 
@@ -418,6 +447,21 @@ fn write_firmware_job(table: &mut Table<'_, &str, &[u8]>, record: &FirmwareJobRe
             table.insert(record.endpoint.as_str(), json.as_slice())?;
         }
         None => drop(table.remove(record.endpoint.as_str())?),
+    }
+    Ok(())
+}
+
+fn write_campaign(table: &mut Table<'_, (&str, &str), &str>, record: &CampaignRecord) -> Result<(), StorageError> {
+    let CampaignRecord { campaign, endpoint, json } = record;
+    let (name, endpoint) = (campaign.as_str(), endpoint.as_deref().unwrap_or_default());
+    match json {
+        Some(json) => drop(table.insert((name, endpoint), json.as_str())?),
+        None if endpoint.is_empty() => {
+            // Nothing lies between a name and the same name with a zero byte: these are the records of this campaign only.
+            let end = format!("{name}\0");
+            table.retain_in((name, "")..(end.as_str(), ""), |_, _| false)?;
+        }
+        None => drop(table.remove((name, endpoint))?),
     }
     Ok(())
 }

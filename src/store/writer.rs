@@ -93,6 +93,7 @@ impl StoreWriter {
                 Change::Profile(_) => &counters.profiles_written,
                 Change::GeneratedKey(_) => &counters.generated_keys_written,
                 Change::FirmwareJob(_) => &counters.firmware_jobs_written,
+                Change::Campaign(_) => &counters.campaigns_written,
                 Change::Association(AssociationChange::Put(_)) => &counters.associations_put,
                 Change::Association(AssociationChange::Remove(_)) => &counters.associations_removed,
             };

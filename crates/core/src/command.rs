@@ -63,6 +63,8 @@ pub enum Origin {
     AutoObserve,
     /// The gateway itself, for a firmware update.
     Firmware,
+    /// The gateway itself, for a firmware campaign.
+    Campaign,
     /// An operator, by the console.
     Console(Box<ConsoleOrigin>),
 }
@@ -107,7 +109,7 @@ impl Origin {
     pub fn console(&self) -> Option<&ConsoleOrigin> {
         match self {
             Self::Console(console) => Some(console),
-            Self::Application | Self::AutoObserve | Self::Firmware => None,
+            Self::Application | Self::AutoObserve | Self::Firmware | Self::Campaign => None,
         }
     }
 }

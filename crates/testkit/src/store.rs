@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::{
-    Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+    CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
 };
 
 /// Holds the newest records. Those of devices go through JSON, as in a file.
@@ -21,6 +21,8 @@ pub struct MemoryStore {
     pub generated_keys: BTreeMap<String, GeneratedKeyRecord>,
     /// The firmware updates, by endpoint name, as JSON.
     pub firmware_jobs: BTreeMap<String, String>,
+    /// The firmware campaigns and their devices, by name and endpoint name.
+    pub campaigns: BTreeMap<(String, Option<String>), CampaignRecord>,
 }
 
 impl MemoryStore {
@@ -55,6 +57,16 @@ impl MemoryStore {
                 Change::FirmwareJob(FirmwareJobRecord { endpoint, job: Some(job) }) => {
                     self.firmware_jobs.insert(endpoint, serde_json::to_string(&job).expect("a record is JSON"));
                 }
+                Change::Campaign(CampaignRecord { campaign, endpoint: None, json: None }) => {
+                    self.campaigns.retain(|(name, _), _| *name != campaign);
+                }
+                Change::Campaign(record) => {
+                    let key = (record.campaign.clone(), record.endpoint.clone());
+                    match record.json {
+                        Some(_) => drop(self.campaigns.insert(key, record)),
+                        None => drop(self.campaigns.remove(&key)),
+                    }
+                }
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
@@ -71,6 +83,7 @@ impl MemoryStore {
             job: Some(serde_json::from_str(json).expect("it can be read back")),
         };
         gateway.restore_firmware_jobs(now, self.firmware_jobs.iter().map(read).collect());
+        gateway.restore_campaigns(now, self.campaigns.values().cloned().collect());
     }
 }
 

@@ -66,6 +66,7 @@ impl EventKind {
             | Report::AutoObserveSplit { .. }
             | Report::FirmwareUpdate { .. }
             | Report::FirmwareJobsFull { .. }
+            | Report::Campaign(_)
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }

@@ -67,6 +67,7 @@ impl Failure {
             | Report::AutoObserveSplit { .. }
             | Report::FirmwareUpdate { .. }
             | Report::FirmwareJobsFull { .. }
+            | Report::Campaign(_)
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }

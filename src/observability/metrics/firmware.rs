@@ -1,12 +1,15 @@
 //! The counters of firmware updates.
 
 use lwm2m_core::command::firmware::{JobStatus, Phase, UpdateError};
+use lwm2m_core::gateway::firmware::campaign::CampaignStatus;
+use lwm2m_core::gateway::firmware::campaign::member::MemberState;
+use lwm2m_core::gateway::report::CampaignReport;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use crate::meters::{counter, counters};
 
-use super::labels::FirmwareLabels;
+use super::labels::{FirmwareLabels, OutcomeLabel, StatusLabel};
 
 /// Counts the events of firmware updates, by phase, and those that failed by error.
 #[derive(Debug)]
@@ -48,6 +51,48 @@ impl FirmwareMetrics {
         match failure {
             Some(failure) => &self.failures[failure],
             None => &self.phases[phase()],
+        }
+    }
+}
+
+/// Counts the devices that campaigns are done with, by outcome, and the changes of their status.
+#[derive(Debug)]
+pub struct CampaignMetrics {
+    outcomes: [Counter; MemberState::ALL.len()],
+    statuses: [Counter; CampaignStatus::ALL.len()],
+    full: Counter,
+}
+
+impl CampaignMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let devices = "Devices that firmware campaigns are done with, by outcome";
+        let devices = counters(registry, "lwm2m_firmware_campaign_devices", devices);
+        let statuses = "Status changes of firmware campaigns";
+        let statuses = counters(registry, "lwm2m_firmware_campaign_changes", statuses);
+        let full = "Firmware campaigns that left devices out because they have their maximum";
+        Self {
+            outcomes: MemberState::ALL.map(|state| match state {
+                // A device in one of these states has no outcome.
+                MemberState::Waiting | MemberState::Updating => Counter::default(),
+                MemberState::Succeeded
+                | MemberState::Failed
+                | MemberState::UpToDate
+                | MemberState::FilterMismatch
+                | MemberState::Cancelled
+                | MemberState::Deferred
+                | MemberState::Absent => devices(OutcomeLabel { outcome: state.name() }),
+            }),
+            statuses: CampaignStatus::ALL.map(|status| statuses(StatusLabel { status: status.name() })),
+            full: counter(registry, "lwm2m_firmware_campaigns_full", full),
+        }
+    }
+
+    /// Returns the counter of a report.
+    pub fn of(&self, report: &CampaignReport) -> &Counter {
+        match report {
+            CampaignReport::Status { status, .. } => &self.statuses[*status as usize],
+            CampaignReport::Ended { outcome, .. } => &self.outcomes[outcome.state() as usize],
+            CampaignReport::Full { .. } => &self.full,
         }
     }
 }

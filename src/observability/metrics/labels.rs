@@ -47,6 +47,12 @@ pub struct FirmwareLabels {
     pub error: &'static str,
 }
 
+/// Distinguishes campaigns by their status.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabel {
+    pub status: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PartLabel {
     pub part: &'static str,

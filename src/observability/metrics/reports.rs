@@ -13,7 +13,7 @@ use super::bootstrap::BootstrapMetrics;
 use super::commands::CommandMetrics;
 use super::datagrams::DatagramCounters;
 use super::dtls::DtlsMetrics;
-use super::firmware::FirmwareMetrics;
+use super::firmware::{CampaignMetrics, FirmwareMetrics};
 use super::labels::{CodeLabel, FormatLabel, OutcomeLabel, ReasonLabel};
 
 /// Counts what the core reports, each report in exactly one counter.
@@ -38,6 +38,7 @@ pub struct CoreMetrics {
     auto_observe_skipped: Counter,
     auto_observe_splits: Counter,
     firmware: FirmwareMetrics,
+    campaigns: CampaignMetrics,
     format_fallbacks: FormatFallbackCounters,
     undecodable_payloads: Counter,
     malformed_link_lists: Counter,
@@ -77,6 +78,7 @@ impl CoreMetrics {
             auto_observe_skipped: counter(registry, "lwm2m_auto_observe_paths_skipped", skipped),
             auto_observe_splits: counter(registry, "lwm2m_auto_observe_composite_rejections", splits),
             firmware: FirmwareMetrics::register(registry),
+            campaigns: CampaignMetrics::register(registry),
             format_fallbacks: FormatFallbackCounters::register(registry),
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
@@ -115,6 +117,7 @@ impl CoreMetrics {
             }
             Report::AutoObserveSplit { .. } => &self.auto_observe_splits,
             Report::FirmwareUpdate { status, .. } => self.firmware.of(status),
+            Report::Campaign(report) => self.campaigns.of(report),
             Report::FirmwareJobsFull { .. } => &self.firmware.refused,
             Report::FormatRejected { format, .. } => self.format_fallbacks.of(*format),
             Report::UndecodableContent { .. } => &self.undecodable_payloads,

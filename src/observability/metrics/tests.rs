@@ -7,8 +7,12 @@ use lwm2m_core::coap::{BlockError, Code, MessageDecodeError};
 use lwm2m_core::command::MSG_TYPES;
 use lwm2m_core::command::firmware::{JobLabel, JobStatus, Phase, UpdateError};
 use lwm2m_core::gateway::broker;
+use lwm2m_core::gateway::firmware::campaign::CampaignStatus;
+use lwm2m_core::gateway::firmware::campaign::member::Outcome;
+use lwm2m_core::gateway::firmware::campaign::view::Counts;
 use lwm2m_core::gateway::report::{
-    CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome,
+    CampaignReport, CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored,
+    NotificationOutcome,
 };
 use lwm2m_core::lwm2m::content_format::ContentFormat;
 use lwm2m_core::lwm2m::model::{UndefinedVersion, Version};
@@ -198,6 +202,25 @@ fn core_reports() -> Vec<Report> {
             code: None,
         }),
     });
+    let campaign = || "spring".to_owned();
+    let statuses = CampaignStatus::ALL.map(|status| CampaignReport::Status {
+        campaign: campaign(),
+        status,
+        counts: Counts::default(),
+    });
+    let outcomes = [
+        Outcome::Succeeded,
+        Outcome::UpToDate,
+        Outcome::FilterMismatch,
+        Outcome::Failed(UpdateError::Stalled),
+        Outcome::Cancelled,
+        Outcome::Deferred,
+        Outcome::Absent,
+    ];
+    let outcomes =
+        outcomes.map(|outcome| CampaignReport::Ended { campaign: campaign(), endpoint: endpoint(), outcome });
+    let full = CampaignReport::Full { campaign: campaign(), endpoint: endpoint() };
+    let campaigns = statuses.into_iter().chain(outcomes).chain([full]).map(Report::Campaign);
     let single = [
         Report::FirmwareJobsFull { endpoint: endpoint() },
         Report::Retransmitted { peer: peer() },
@@ -225,6 +248,7 @@ fn core_reports() -> Vec<Report> {
         .chain(transfers)
         .chain(formats)
         .chain(firmware)
+        .chain(campaigns)
         .chain(single)
         .collect()
 }

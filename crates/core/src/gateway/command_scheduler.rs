@@ -9,6 +9,7 @@
 //! Every command has exactly one final answer, as long as there is a session to publish it by.
 
 mod answering;
+mod campaign;
 mod console;
 mod early;
 mod firmware;

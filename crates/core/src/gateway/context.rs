@@ -32,6 +32,7 @@ use super::config::{GatewayConfig, SocketRole};
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
 use super::final_answer::{FinalAnswer, Recipient};
+use super::firmware::campaign_inbox::{CampaignInbox, is_of_campaign};
 use super::firmware::image::{ImageError, ImageName, ImageRequestId};
 use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
 use super::firmware::pull_uri::cover_keys_in;
@@ -66,6 +67,8 @@ pub(super) struct Context {
     pub traces: Traces,
     pub images: Images,
     pub pulls: Pulls,
+    /// What firmware campaigns have not taken yet.
+    pub campaign_inbox: CampaignInbox,
     outputs: VecDeque<Output>,
 }
 
@@ -90,6 +93,7 @@ impl Context {
             traces: Traces::default(),
             images: Images::default(),
             pulls: Pulls::default(),
+            campaign_inbox: CampaignInbox::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -211,9 +215,10 @@ impl Context {
     }
 
     /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
-    /// commands.
+    /// commands. Those to the commands of campaigns are nobody else's.
     pub fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
-        if origin.console().is_some() && !self.settings.publish_console_answers {
+        let is_hidden = origin.console().is_some() && !self.settings.publish_console_answers;
+        if is_hidden || *origin == Origin::Campaign {
             return;
         }
         let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
@@ -234,8 +239,11 @@ impl Context {
         self.publish_answer(device, origin, answer.payload);
     }
 
-    /// Answers a request of the console.
+    /// Answers a request of the console, or the command of a campaign.
     pub fn answer_console(&mut self, ask: AskId, answer: FinalAnswer) {
+        if is_of_campaign(ask) {
+            return self.campaign_inbox.answer(ask, answer);
+        }
         let FinalAnswer { outcome, took, payload } = answer;
         self.push(Output::Answer(ConsoleAnswer { ask, outcome, took, payload }));
     }

@@ -11,6 +11,7 @@
 //!  |- MessageIntake          which messages are handled, and when
 //!  |   |- AdmissionControl   how much a peer may send
 //!  |   \- DeferredPulls      requests for blocks of images that wait for their turn
+//!  |- Campaigns              firmware updates of many devices (`firmware::campaign`)
 //!  |- BootstrapServer        sessions that give devices their servers and keys (`bootstrap`)
 //!  \- Registrations          Register, Update, De-register; the broker's events
 //!      |- AccessControl      which peer may use which endpoint name
@@ -94,6 +95,7 @@ use command_scheduler::CommandScheduler;
 use config::{BootstrapConfig, GatewayConfig, Limits};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
+use firmware::campaigns::Campaigns;
 use firmware::image::{Image, ImageError, ImageRequestId};
 use firmware::images::ImageReader;
 use firmware::{ImageEvent, serving};
@@ -128,6 +130,8 @@ pub use table_sizes::TableSizes;
 ///   [`kick`](Self::kick) ends a registration for an operator.
 /// - [`trace`](Self::trace) begins to copy the messages of a device, an address or an identity, which
 ///   [`poll_trace`](Self::poll_trace) returns, until [`end_trace`](Self::end_trace).
+/// - [`start_campaign`](Self::start_campaign), [`control_campaign`](Self::control_campaign) and their like serve
+///   firmware campaigns.
 /// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
 ///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`console_commands`]).
 /// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
@@ -159,6 +163,7 @@ pub struct Gateway {
     intake: MessageIntake,
     bootstrap: BootstrapServer,
     registrations: Registrations,
+    campaigns: Campaigns,
 }
 
 /// Entry points and outputs.
@@ -218,6 +223,7 @@ impl Gateway {
     pub fn image_described(&mut self, now: Instant, request: ImageRequestId, result: Result<Image, ImageError>) {
         self.context.now = now;
         if self.context.images.described(request) {
+            self.campaigns.described(&mut self.context, self.registrations.devices(), request, result);
             self.handle_image_event(ImageEvent::Described { request, result });
         }
         self.handle_coap();
@@ -247,6 +253,7 @@ impl Gateway {
         self.context.awaited_bootstraps.handle_timeout(now);
         self.deliver_bootstraps();
         self.registrations.devices_mut().handle_timeout(&mut self.context);
+        self.run_campaigns();
         self.handle_deferred();
         self.context.flush_coap();
     }
@@ -256,7 +263,8 @@ impl Gateway {
         self.context.pop_output().unwrap_or_else(|| {
             let devices = self.registrations.devices().next_deadline();
             let intake = self.intake.next_deadline(self.context.now);
-            let deadlines = [self.context.next_deadline(), self.bootstrap.next_deadline(), devices, intake];
+            let campaigns = self.campaigns.next_deadline(&self.context);
+            let deadlines = [self.context.next_deadline(), self.bootstrap.next_deadline(), devices, campaigns, intake];
             Output::Idle(deadlines.into_iter().flatten().min())
         })
     }
@@ -270,6 +278,7 @@ impl Gateway {
             intake: MessageIntake::new(&settings.limits),
             bootstrap: BootstrapServer::new(settings.bootstrap.as_ref(), now),
             registrations: Registrations::default(),
+            campaigns: Campaigns::default(),
             context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
         }
     }
@@ -377,7 +386,9 @@ impl Gateway {
 impl Gateway {
     /// Returns the entries of all tables. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> TableSizes {
-        TableSizes::of(&self.context, &self.intake, &self.bootstrap, &self.registrations)
+        let sizes = TableSizes::of(&self.context, &self.intake, &self.bootstrap, &self.registrations);
+        let (campaigns, campaign_devices) = self.campaigns.sizes();
+        TableSizes { campaigns, campaign_devices, ..sizes }
     }
 
     /// Returns how many registered devices were asleep at the last [`handle_timeout`](Self::handle_timeout). The cost does
@@ -469,7 +480,13 @@ impl Gateway {
             self.handle_coap_event(event);
         }
         self.deliver_bootstraps();
+        self.run_campaigns();
         self.context.flush_coap();
+    }
+
+    /// Gives campaigns what has happened, and carries out what they ask for.
+    fn run_campaigns(&mut self) {
+        self.campaigns.run(&mut self.context, self.registrations.devices_mut());
     }
 
     /// Tells a job what happened to its image.

@@ -7,6 +7,9 @@ use crate::registry::RegistrationId;
 use lwm2m_base::Peer;
 
 use super::console_commands::{CommandRefusal, CommandState, ConsoleCommand, Withdrawal};
+use super::firmware::campaign::member::MemberState;
+use super::firmware::campaign::view::{CampaignMember, CampaignView};
+use super::firmware::campaign_request::{CampaignAction, CampaignRefusal};
 use super::report::LeaveReason;
 use super::view::{DevicePage, DeviceRow, DeviceView, PageQuery};
 use super::{Gateway, command_scheduler, inspection};
@@ -57,6 +60,51 @@ impl Gateway {
         devices.leave(&mut self.context, id, LeaveReason::Operator);
         self.handle_coap();
         true
+    }
+}
+
+/// Firmware campaigns.
+impl Gateway {
+    /// Begins a campaign, whose members are those of its file, in JSON. One that is not refused here is answered by an
+    /// [`Output::Answer`](super::Output::Answer) with this `ask`, when its image was looked at: with the campaign, or
+    /// with the reason of the refusal ([`AnswerOutcome::Refused`](super::console_commands::AnswerOutcome::Refused)).
+    pub fn start_campaign(&mut self, now: Instant, ask: AskId, json: &[u8]) -> Result<(), CampaignRefusal> {
+        self.context.now = now;
+        self.campaigns.start(&mut self.context, ask, json)
+    }
+
+    /// Pauses, resumes or cancels a campaign.
+    pub fn control_campaign(
+        &mut self,
+        now: Instant,
+        name: &str,
+        action: CampaignAction,
+    ) -> Result<CampaignView, CampaignRefusal> {
+        self.context.now = now;
+        let view = self.campaigns.control(name, action)?;
+        self.handle_coap();
+        Ok(view)
+    }
+
+    /// Returns all campaigns in the order of their names.
+    pub fn campaign_list(&self) -> Vec<CampaignView> {
+        self.campaigns.list()
+    }
+
+    /// Returns a campaign.
+    pub fn campaign(&self, name: &str) -> Result<CampaignView, CampaignRefusal> {
+        self.campaigns.view(name)
+    }
+
+    /// Returns at most `most` devices of a campaign in the order of their endpoint names, after this one.
+    pub fn campaign_devices(
+        &self,
+        name: &str,
+        after: Option<&str>,
+        state: Option<MemberState>,
+        most: usize,
+    ) -> Result<Vec<CampaignMember>, CampaignRefusal> {
+        self.campaigns.members(name, after, state, most)
     }
 }
 

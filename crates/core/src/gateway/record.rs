@@ -19,6 +19,7 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::AssociationChange;
 
+pub use super::firmware::campaign::record::CampaignRecord;
 pub use super::firmware::record::FirmwareJobRecord;
 
 /// A change of one device, one association or one profile, for the store.
@@ -36,6 +37,8 @@ pub enum Change {
     GeneratedKey(GeneratedKeyRecord),
     /// Replaces or removes the firmware update of an endpoint.
     FirmwareJob(FirmwareJobRecord),
+    /// Replaces or removes the record of a firmware campaign, or of a device in one.
+    Campaign(CampaignRecord),
     /// Changes or removes the record of a DTLS association.
     Association(AssociationChange),
 }

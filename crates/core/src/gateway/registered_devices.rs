@@ -96,6 +96,7 @@ impl RegisteredDevices {
         }
         self.queue_mode.heard_from(context, device);
         self.commands.jobs.heard_from(context, device);
+        context.campaign_inbox.heard_from(&device.registration.endpoint);
         self.move_to(context, id, peer);
         change
     }
@@ -376,6 +377,7 @@ impl RegisteredDevices {
     pub fn resume_job(&mut self, context: &mut Context, id: RegistrationId) {
         if let Some(device) = self.registry.device(id) {
             self.commands.jobs.registered(context, device);
+            context.campaign_inbox.heard_from(&device.registration.endpoint);
         }
     }
 
@@ -526,6 +528,7 @@ fn heard_from(context: &mut Context, queue_mode: &mut QueueMode, commands: &mut 
     }
     queue_mode.heard_from(context, device);
     commands.jobs.heard_from(context, device);
+    context.campaign_inbox.heard_from(&device.registration.endpoint);
 }
 
 #[cfg(test)]

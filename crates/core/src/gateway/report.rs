@@ -1,6 +1,7 @@
 //! Reports of the core. The program counts and logs them.
 
 mod bootstrap;
+mod campaign;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::view::CommandProgress;
 pub use super::command_outcome::CommandOutcome;
 
 pub use self::bootstrap::{BootstrapRefusal, BootstrapReport, BootstrapStep};
+pub use self::campaign::CampaignReport;
 pub use crate::coap::{DatagramOutcome, DropReason};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +127,8 @@ pub enum Report {
         endpoint: String,
         status: Box<JobStatus>,
     },
+    /// A report of a firmware campaign.
+    Campaign(CampaignReport),
     /// A firmware update was refused because `limits.firmware_jobs` run.
     FirmwareJobsFull {
         endpoint: String,
@@ -187,6 +191,7 @@ impl Report {
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
             Self::Bootstrap(report) => report.endpoint(),
+            Self::Campaign(report) => report.endpoint(),
             Self::RegisterRejected { endpoint, .. }
             | Self::Send { endpoint, .. }
             | Self::TransferFailed { endpoint, .. } => endpoint.as_deref(),

@@ -23,7 +23,8 @@ use super::command_scheduler::{CommandScheduler, refuse_restored};
 use super::context::Context;
 use super::firmware::record::FirmwareJobRecord;
 use super::record::{
-    Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord, RetainedCommandsRecord,
+    CampaignRecord, Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord,
+    RetainedCommandsRecord,
 };
 use super::registrations::Registrations;
 use super::report::{NotRestored, Report};
@@ -39,13 +40,14 @@ impl Gateway {
     /// The current limits apply: if there are too many devices, those that sent a message most recently are restored.
     /// They are also connected first.
     pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
-        let Self { context, registrations, .. } = self;
+        let Self { context, registrations, campaigns, .. } = self;
         context.now = now;
         context.changes.keep();
         registrations.devices_mut().commands_mut().retained.keep_changes();
         registrations.devices_mut().commands_mut().jobs.keep_changes();
         registrations.profiles_mut().keep_changes();
         context.generated_keys.keep_changes();
+        campaigns.keep_changes();
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -91,12 +93,20 @@ impl Gateway {
         }
     }
 
+    /// Restores the firmware campaigns of an earlier process, after [`Gateway::restore_firmware_jobs`].
+    pub fn restore_campaigns(&mut self, now: Instant, records: Vec<CampaignRecord>) {
+        let Self { context, registrations, campaigns, .. } = self;
+        context.now = now;
+        campaigns.restore(context, registrations.devices(), records);
+    }
+
     /// Returns whether [`Gateway::take_changes`] has something to return.
     pub fn has_changes(&self) -> bool {
         !self.context.changes.is_empty()
             || self.registrations.devices().commands().retained.has_changes()
             || self.registrations.devices().commands().jobs.has_changes()
             || self.registrations.profiles().has_changes()
+            || self.campaigns.has_changes()
             || self.context.generated_keys.has_changes()
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
@@ -105,7 +115,9 @@ impl Gateway {
     /// were marked first come first.
     pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
         self.context.now = now;
-        take_changes(&mut self.context, &mut self.registrations, most)
+        let mut changes = take_changes(&mut self.context, &mut self.registrations, most);
+        changes.extend(self.campaigns.take_changes(most - changes.len()));
+        changes
     }
 
     /// Marks every association and every device as changed, so that the last records before a shutdown hold the time of

@@ -48,6 +48,10 @@ pub struct TableSizes {
     pub deferred_pulls: usize,
     /// Firmware updates of devices.
     pub firmware_jobs: usize,
+    /// Firmware campaigns, those that are over included.
+    pub campaigns: usize,
+    /// Devices of firmware campaigns.
+    pub campaign_devices: usize,
     /// Firmware images that devices may fetch.
     pub image_offers: usize,
     pub deadlines: usize,
@@ -87,6 +91,8 @@ impl TableSizes {
             image_requests: context.images.open_requests(),
             deferred_pulls: intake.deferred(),
             firmware_jobs: devices.commands().jobs.len(),
+            campaigns: 0,
+            campaign_devices: 0,
             image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),
             outputs: context.outputs(),

@@ -33,7 +33,9 @@ impl ObservedPaths {
     pub fn of_command(command: &Command) -> Self {
         match command.origin {
             Origin::Firmware => Self::Firmware(command.operation.path),
-            Origin::Application | Origin::AutoObserve | Origin::Console(_) => Self::of(&command.operation),
+            Origin::Application | Origin::AutoObserve | Origin::Campaign | Origin::Console(_) => {
+                Self::of(&command.operation)
+            }
         }
     }
 

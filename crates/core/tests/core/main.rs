@@ -19,6 +19,7 @@ mod gateway_crowd;
 mod gateway_definitions;
 mod gateway_fetch_blocks;
 mod gateway_firmware;
+mod gateway_firmware_campaigns;
 mod gateway_firmware_interrupted;
 mod gateway_firmware_refusals;
 mod gateway_network;

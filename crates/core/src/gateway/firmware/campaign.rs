@@ -127,6 +127,8 @@ pub struct Campaign {
     resumed_at: Progress,
     /// Members that can be reached, and have not been asked.
     reachable: VecDeque<Arc<str>>,
+    /// Members that have answered, and are asked for the next resource.
+    to_ask: VecDeque<Arc<str>>,
     /// Members that are to be updated.
     ready: VecDeque<Arc<str>>,
     /// Members that are tried again, in the order of their times.
@@ -140,6 +142,8 @@ pub struct Campaign {
     changed: Vec<Arc<str>>,
     has_changed: bool,
     is_full: bool,
+    /// Its duration is over, and nothing begins any more.
+    has_expired: bool,
 }
 
 impl Progress {
@@ -169,7 +173,7 @@ impl Campaign {
         let Some((key, member)) = self.members.get_key_value(endpoint) else { return self.join(endpoint) };
         let (key, member) = (Arc::clone(key), *member);
         match member {
-            Member::Waiting { is_queued: false } if !self.is_over() => {
+            Member::Waiting { is_queued: false } => {
                 self.set(&key, Member::Waiting { is_queued: true });
                 self.reachable.push_back(key);
             }
@@ -192,7 +196,7 @@ impl Campaign {
     /// Takes the answer to [`Action::Read`].
     pub fn read(&mut self, endpoint: &str, answer: &ReadAnswer) {
         let Some((key, Member::Asking { step })) = self.member(endpoint) else { return };
-        if self.is_over() {
+        if self.begins_nothing() {
             return self.end(&key, self.outcome_at_end());
         }
         let (step, value) = match answer {
@@ -206,7 +210,8 @@ impl Campaign {
         }
         if step + 1 < self.questions().len() {
             let step = u8::try_from(step + 1).unwrap_or(u8::MAX);
-            return self.set(&key, Member::Asking { step });
+            self.set(&key, Member::Asking { step });
+            return self.to_ask.push_back(key);
         }
         self.set(&key, Member::Ready { is_queued: true });
         self.ready.push_back(key);
@@ -222,7 +227,7 @@ impl Campaign {
                     self.cancel_update(&key);
                 }
             }
-            _ if self.is_over() => self.end(&key, self.outcome_at_end()),
+            _ if self.begins_nothing() => self.end(&key, self.outcome_at_end()),
             UpdateAnswer::Unanswered => self.set(&key, Member::Waiting { is_queued: false }),
             UpdateAnswer::Refused(Code::CONFLICT | Code::SERVICE_UNAVAILABLE) => {
                 self.set(&key, Member::Waiting { is_queued: true });
@@ -252,17 +257,20 @@ impl Campaign {
         while self.retries.front().is_some_and(|(at, _)| *at <= moment.now) {
             self.reachable.extend(self.retries.pop_front().map(|(_, key)| key));
         }
-        if moment.unix >= self.ends && !self.is_over() {
+        if moment.unix >= self.ends && !self.begins_nothing() {
+            self.has_expired = true;
             self.end_waiting(Outcome::Absent);
-            self.retries.clear();
         }
-        self.complete(moment.unix);
+        self.complete();
     }
 
     /// Returns what is to be done next. `is_awake` tells of an endpoint name whether its device can take a request.
     pub fn next_action(&mut self, moment: Moment, is_awake: impl Fn(&str) -> bool) -> Option<Action> {
         if let Some(endpoint) = self.to_cancel.pop_front() {
             return Some(Action::Cancel { endpoint });
+        }
+        if let Some(key) = self.to_ask.pop_front() {
+            return self.question(&key);
         }
         if !self.begins_updates(moment) {
             return None;
@@ -317,7 +325,7 @@ impl Campaign {
 
     /// Adds a device that the pattern selects.
     fn join(&mut self, endpoint: &str) {
-        if self.is_over() || !self.spec.selects(endpoint) {
+        if self.begins_nothing() || !self.spec.selects(endpoint) {
             return;
         }
         let key: Arc<str> = endpoint.into();
@@ -367,6 +375,7 @@ impl Campaign {
         keys.iter().for_each(|key| self.end(key, outcome));
         self.reachable.clear();
         self.ready.clear();
+        self.retries.clear();
     }
 
     fn end(&mut self, key: &Arc<str>, outcome: Outcome) {
@@ -380,8 +389,8 @@ impl Campaign {
     }
 
     /// Completes the campaign if no device can take part any more.
-    fn complete(&mut self, unix: Duration) {
-        let is_closed = unix >= self.ends || matches!(self.spec.who, Selection::Endpoints(_));
+    fn complete(&mut self) {
+        let is_closed = self.has_expired || matches!(self.spec.who, Selection::Endpoints(_));
         let is_idle = self.counts.of(MemberState::Waiting) == 0 && self.counts.of(MemberState::Updating) == 0;
         if is_closed && is_idle && !self.is_over() {
             self.set_status(CampaignStatus::Completed);
@@ -392,6 +401,11 @@ impl Campaign {
         self.status == CampaignStatus::Running
             && moment.unix < self.ends
             && self.spec.window.is_none_or(|window| window.is_open(moment.unix))
+    }
+
+    /// Returns whether no device takes part any more that does not do so already.
+    fn begins_nothing(&self) -> bool {
+        self.has_expired || self.is_over()
     }
 
     fn has_room(&self) -> bool {
@@ -452,6 +466,7 @@ impl Campaign {
             asking: 0,
             resumed_at: Progress::default(),
             reachable: VecDeque::new(),
+            to_ask: VecDeque::new(),
             ready: VecDeque::new(),
             retries: VecDeque::new(),
             to_cancel: VecDeque::new(),
@@ -460,6 +475,7 @@ impl Campaign {
             changed: Vec::new(),
             has_changed: false,
             is_full: false,
+            has_expired: false,
         };
         listed.into_iter().for_each(|endpoint| campaign.insert(endpoint, Member::Waiting { is_queued: false }));
         campaign

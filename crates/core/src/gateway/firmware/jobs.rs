@@ -467,6 +467,11 @@ impl FirmwareJobs {
         self.by_registration.get(&registration).copied()
     }
 
+    /// Returns the last event of the job of this endpoint.
+    pub fn status_of(&self, endpoint: &str) -> Option<&JobStatus> {
+        Some(self.jobs.get(self.by_endpoint.get(endpoint)?)?.job.status())
+    }
+
     pub fn registration_of(&self, id: JobId) -> Option<RegistrationId> {
         self.jobs.get(&id)?.registration
     }
@@ -581,6 +586,7 @@ fn tell(context: &mut Context, device: Option<&Device>, owned: &OwnedJob, status
         let publication = Publication::new(device.topics.firmware(), payload, UplinkClass::Answer);
         context.publish(device.session, publication);
     }
+    context.campaign_inbox.job_event(&owned.endpoint, &status);
     context.report(Report::FirmwareUpdate { endpoint: owned.endpoint.to_string(), status: Box::new(status) });
 }
 

@@ -7,10 +7,14 @@
 //! - `deferral` lets them wait while other messages come.
 //! - `job` is the update of one device as a state machine, and `jobs` has those of all devices. `update` checks what an
 //!   application asks for, and [`record`] is what the store has of a job.
-//! - [`campaign`] updates many devices, one job each.
+//! - [`campaign`] updates many devices, one job each. `campaigns` has all campaigns, [`campaign_request`] what operators
+//!   ask of them, and `campaign_inbox` what happens to their devices.
 //! - [`config`] has the settings.
 
 pub mod campaign;
+pub(in crate::gateway) mod campaign_inbox;
+pub mod campaign_request;
+pub(in crate::gateway) mod campaigns;
 pub mod config;
 pub(in crate::gateway) mod deferral;
 pub mod image;

@@ -190,6 +190,7 @@ impl Report {
             | Self::AutoObserveSplit { .. }
             | Self::FirmwareUpdate { .. }
             | Self::FirmwareJobsFull { .. }
+            | Self::Campaign(_)
             | Self::LinksLeftOut { .. }
             | Self::UndefinedVersions { .. }
             | Self::FormatRejected { .. }

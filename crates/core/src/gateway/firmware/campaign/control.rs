@@ -1,6 +1,7 @@
 //! What operators do to a campaign, and what they see of it.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::member::{Member, MemberState, Outcome};
 use super::spec::CampaignSpec;
@@ -44,7 +45,6 @@ impl Campaign {
         }
         self.set_status(CampaignStatus::Cancelled);
         self.end_waiting(Outcome::Cancelled);
-        self.retries.clear();
         let running = self.members.iter().filter(|(_, member)| matches!(member, Member::Updating { .. }));
         let running: Vec<_> = running.map(|(key, _)| key.clone()).collect();
         running.iter().for_each(|key| self.cancel_update(key));
@@ -59,12 +59,6 @@ impl Campaign {
         }
     }
 
-    /// Returns the next resource of a device that is being asked.
-    pub fn next_question(&self, endpoint: &str) -> Option<super::Action> {
-        let (key, _) = self.members.get_key_value(endpoint)?;
-        self.question(key)
-    }
-
     pub fn take_events(&mut self) -> Vec<CampaignEvent> {
         std::mem::take(&mut self.events)
     }
@@ -75,6 +69,11 @@ impl Campaign {
 
     pub fn status(&self) -> CampaignStatus {
         self.status
+    }
+
+    /// Returns the time since 1970 after which no update begins.
+    pub fn ends(&self) -> Duration {
+        self.ends
     }
 
     /// Returns whether no update begins any more.

@@ -91,21 +91,25 @@ impl Campaign {
     /// The store has no job of a device that was being updated: it takes part again.
     pub fn lost_job(&mut self, endpoint: &str) {
         let Some((key, Member::Updating { .. })) = self.member(endpoint) else { return };
-        if self.is_over() {
+        if self.begins_nothing() {
             self.end(&key, self.outcome_at_end());
         } else {
             self.set(&key, Member::Waiting { is_queued: false });
         }
     }
 
-    /// Returns the record of the campaign if it has changed, and those of devices that have.
-    pub fn take_changes(&mut self) -> Vec<CampaignRecord> {
+    /// Returns the record of the campaign if it has changed, and those of devices that have, at most so many.
+    pub fn take_changes(&mut self, most: usize) -> Vec<CampaignRecord> {
         let mut records = Vec::new();
+        if most == 0 {
+            return records;
+        }
         let name = self.spec.name.as_str();
         if std::mem::take(&mut self.has_changed) {
             records.push(CampaignRecord { campaign: name.to_owned(), endpoint: None, json: Some(self.to_record()) });
         }
-        for key in self.changed.drain(..) {
+        let left = self.changed.len().min(most - records.len());
+        for key in self.changed.drain(..left) {
             let member = self.members.get(&key).copied().and_then(stored);
             let json = member.map(|member| serde_json::to_string(&member).expect("a state is JSON"));
             records.push(CampaignRecord { campaign: name.to_owned(), endpoint: Some(key.to_string()), json });
@@ -115,6 +119,12 @@ impl Campaign {
 
     pub fn has_changes(&self) -> bool {
         self.has_changed || !self.changed.is_empty()
+    }
+
+    /// Forgets what has changed, for a gateway without a store.
+    pub fn forget_changes(&mut self) {
+        self.has_changed = false;
+        self.changed.clear();
     }
 
     fn to_record(&self) -> String {

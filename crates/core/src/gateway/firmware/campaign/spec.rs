@@ -15,7 +15,7 @@ use crate::lwm2m::path::Path;
 use crate::mqtt::downlink;
 
 use super::window::{DailyWindow, WindowText};
-use crate::gateway::firmware::image::ImageName;
+use crate::gateway::firmware::image::{Image, ImageDigest, ImageName};
 use crate::gateway::firmware::update;
 
 /// The endpoint names that a campaign may list.
@@ -234,6 +234,21 @@ impl CampaignSpec {
     /// Returns the `firmware-update` for a device.
     pub fn command(&self) -> Value {
         json!({ "msgType": "firmware-update", "campaign": self.name.as_str(), "data": self.command_data() })
+    }
+
+    /// Returns the `firmware-cancel` for a device.
+    pub fn cancel_command(&self) -> Value {
+        json!({ "msgType": "firmware-cancel", "data": { "instance": self.instance } })
+    }
+
+    /// Returns an error if the image has another SHA-256 than the campaign names.
+    pub fn check_image(&self, image: &Image) -> Result<(), String> {
+        match self.options.sha256.as_deref().and_then(|sha256| sha256.parse::<ImageDigest>().ok()) {
+            Some(wanted) if wanted != image.sha256 => {
+                Err(format!("the image has the SHA-256 {}, not {wanted}", image.sha256))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn command_data(&self) -> Value {

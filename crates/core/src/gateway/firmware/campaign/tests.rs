@@ -87,9 +87,6 @@ impl Fleet {
                 self.asked += 1;
                 let answer = self.answer(&endpoint, path);
                 self.campaign.read(&endpoint, &answer);
-                if let Some(action) = self.campaign.next_question(&endpoint) {
-                    self.act(action);
-                }
             }
             Action::Update { endpoint } => {
                 let answer = match self.refused.get(&*endpoint) {
@@ -182,8 +179,12 @@ impl Fleet {
 
     /// Returns the newest records of the campaign and its devices.
     fn records(&mut self) -> Vec<record::CampaignRecord> {
-        let newest: BTreeMap<_, _> =
-            self.campaign.take_changes().into_iter().map(|record| (record.endpoint.clone(), record)).collect();
+        let newest: BTreeMap<_, _> = self
+            .campaign
+            .take_changes(usize::MAX)
+            .into_iter()
+            .map(|record| (record.endpoint.clone(), record))
+            .collect();
         newest.into_values().collect()
     }
 }

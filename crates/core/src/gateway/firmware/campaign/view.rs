@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::CampaignStatus;
 use super::member::MemberState;
@@ -33,6 +33,20 @@ pub struct CampaignMember {
 /// The devices of a campaign by their state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts([usize; MemberState::ALL.len()]);
+
+impl CampaignView {
+    /// Returns the campaign as JSON: that of the API and of events.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "status": self.status.name(),
+            "image": self.image,
+            "version": self.version,
+            "ends": self.ends.as_secs(),
+            "devices": self.counts.to_json(),
+        })
+    }
+}
 
 impl Counts {
     pub fn of(&self, state: MemberState) -> usize {
