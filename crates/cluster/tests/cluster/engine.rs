@@ -17,8 +17,6 @@ pub enum Rules {
     RenewalByTermOnly,
     /// A lease that the engine may have forgotten is acquired at once.
     ForgottenLeaseIsFree,
-    /// A request that was delayed is executed.
-    DelayedRequestIsExecuted,
     /// A release is executed whatever its term is.
     ReleaseByOwnerOnly,
 }
@@ -45,6 +43,7 @@ pub struct Engine {
     pub stored: Stored,
     /// Earlier states, the newest last.
     history: VecDeque<Stored>,
+    writes: usize,
     pub run: RunId,
     /// The clock of the engine against that of the world.
     pub offset: i64,
@@ -53,7 +52,7 @@ pub struct Engine {
 impl Engine {
     pub fn new(shards: u8, timing: Timing, rules: Rules) -> Self {
         let (stored, history) = (Stored::default(), VecDeque::new());
-        let mut engine = Self { rules, timing, shards, stored, history, run: RunId(1), offset: 0 };
+        let mut engine = Self { rules, timing, shards, stored, history, writes: 0, run: RunId(1), offset: 0 };
         engine.add_leases();
         engine
     }
@@ -82,7 +81,13 @@ impl Engine {
         self.add_leases();
     }
 
+    /// Returns the number of writes since the first start.
+    pub fn writes(&self) -> usize {
+        self.writes
+    }
+
     fn keep(&mut self) {
+        self.writes += 1;
         self.history.push_back(self.stored.clone());
         if self.history.len() > 400 {
             self.history.pop_front();
@@ -156,7 +161,7 @@ impl Engine {
         let time = self.time(world);
         let (now, run, rules) = (time.0, self.run, self.rules);
         let Some(lease) = self.stored.leases.get(&ask.shard).cloned() else { return Acquisition::Later };
-        if time > ask.not_after && rules != Rules::DelayedRequestIsExecuted {
+        if time > ask.not_after {
             return Acquisition::Later;
         }
         if lease.run != Some(run) && rules != Rules::ForgottenLeaseIsFree {
@@ -168,7 +173,8 @@ impl Engine {
         if lease.owner.is_some_and(|owner| owner != me) && lease.until > now {
             return Acquisition::Busy;
         }
-        let young = lease.owner.is_some_and(|owner| owner.node != me.node) && ask.contact < self.timing.grace;
+        let may_come_back = lease.unknown_until.is_some() || lease.owner.is_some_and(|owner| owner.node != me.node);
+        let young = may_come_back && ask.contact < self.timing.grace;
         if lease.unknown_until.is_some_and(|until| until > now) || young {
             return Acquisition::Later;
         }

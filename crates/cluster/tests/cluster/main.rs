@@ -3,5 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at the clock's")]
 
 mod engine;
+mod failures;
+mod forgetful_engine;
 mod random_schedules;
+mod terms;
 mod world;

@@ -43,15 +43,16 @@ enum Action {
 fn numbers_owners_and_writes_are_right_in_random_schedules() {
     let isolated = |seed| if seed % 2 == 0 { Isolated::Serve } else { Isolated::Suspend };
     if let Some(seed) = env::var("CLUSTER_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        return run(seed, isolated(seed), true);
+        run(seed, isolated(seed), true);
+        return;
     }
     let number = env::var("CLUSTER_SCHEDULES").ok().and_then(|number| number.parse().ok()).unwrap_or(SCHEDULES);
-    for seed in 0..number {
-        run(seed, isolated(seed), false);
-    }
+    let longest = (0..number).map(|seed| (run(seed, isolated(seed), false), seed)).max();
+    println!("longest time to owners after the last failure, in ms, and its seed: {longest:?}");
 }
 
-fn run(seed: u64, isolated: Isolated, verbose: bool) {
+/// Returns the milliseconds between the last failure and the moment at which each shard has an owner.
+fn run(seed: u64, isolated: Isolated, verbose: bool) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let mut world = World::new(seed, Rules::Correct, isolated);
     world.verbose = verbose;
@@ -80,12 +81,14 @@ fn run(seed: u64, isolated: Isolated, verbose: bool) {
         let who = world.describe();
         assert!(waited <= OWNED_AFTER, "seed {seed} ({isolated:?}): a shard has no owner after {waited} ms\n{who}");
     }
+    let waited = world.now - healed;
     world.run_for(30_000);
     check(&world, seed, isolated);
     for number in 0..SHARDS {
         let owners = world.owners(Shard::new(number));
         assert_eq!(owners.len(), 1, "seed {seed}: owners of shard {number}");
     }
+    waited
 }
 
 fn check(world: &World, seed: u64, isolated: Isolated) {

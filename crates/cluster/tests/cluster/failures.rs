@@ -1,0 +1,196 @@
+//! Single failures, each with what devices notice of it.
+
+use lwm2m_base::Shard;
+use lwm2m_cluster::{Ended, Incarnation, Isolated, State};
+
+use crate::engine::Rules;
+use crate::world::{Away, SHARDS, World};
+
+fn three_nodes(isolated: Isolated) -> World {
+    let mut world = World::new(7, Rules::Correct, isolated);
+    for number in 0..3 {
+        world.start(number, 0, 0);
+    }
+    world.run_until(40_000);
+    assert!(world.all_shards_owned());
+    world
+}
+
+fn shards() -> impl Iterator<Item = Shard> {
+    (0..SHARDS).map(Shard::new)
+}
+
+/// Returns the milliseconds until all shards have an owner.
+fn time_to_owners(world: &mut World) -> u64 {
+    let begin = world.now;
+    while !world.all_shards_owned() {
+        world.run_for(20);
+        assert!(world.now < begin + 60_000, "no owner\n{}", world.describe());
+    }
+    world.now - begin
+}
+
+#[test]
+fn the_shards_of_a_killed_node_have_owners_after_5_to_8_seconds() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.kill(0);
+
+    let time = time_to_owners(&mut world);
+    assert!((4_000..8_000).contains(&time), "{time} ms");
+}
+
+#[test]
+fn a_drain_hands_all_shards_over_and_the_node_ends() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.drain(0);
+    world.run_for(30_000);
+
+    assert!(world.processes[0].drained);
+    assert!(world.all_shards_owned());
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+#[test]
+fn a_node_that_joins_gets_its_share() {
+    let mut world = three_nodes(Isolated::Serve);
+    let joined = world.start(3, 0, 0);
+
+    world.run_for(60_000);
+
+    assert!(world.all_shards_owned());
+    assert!(shards().any(|shard| world.owners(shard) == [joined]));
+}
+
+#[test]
+fn while_the_engine_is_away_all_nodes_serve_from_memory_and_no_shard_moves() {
+    let mut world = three_nodes(Isolated::Suspend);
+    let before: Vec<_> = shards().map(|shard| world.owners(shard)).collect();
+
+    world.away = Away::Gone;
+    for _ in 0..600 {
+        world.run_for(100);
+        assert!(world.all_shards_owned(), "at {} ms\n{}", world.now, world.describe());
+    }
+    assert_eq!(world.processes[0].member.state(), State::AllWithout);
+    world.come_back();
+    world.run_for(20_000);
+
+    assert_eq!(shards().map(|shard| world.owners(shard)).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn a_node_without_the_engine_suspends_its_shards_before_others_acquire_them() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.cut_from_engine.insert(0);
+    world.run_for(4_900);
+
+    assert_eq!(world.processes[0].member.state(), State::Unsure);
+    assert!(shards().all(|shard| !world.owners(shard).contains(&0)));
+    assert!(time_to_owners(&mut world) < 4_000);
+}
+
+#[test]
+fn an_isolated_node_serves_or_suspends_as_it_is_set() {
+    let state_and_shards = |isolated| {
+        let mut world = three_nodes(isolated);
+        world.cut_from_engine.insert(0);
+        world.cut_pairs.extend([(0, 1), (0, 2)]);
+        world.run_for(8_000);
+        let serves = shards().any(|shard| world.owners(shard).contains(&0));
+        (world.processes[0].member.state(), serves)
+    };
+
+    assert_eq!(state_and_shards(Isolated::Serve), (State::Alone, true));
+    assert_eq!(state_and_shards(Isolated::Suspend), (State::Alone, false));
+}
+
+#[test]
+fn a_process_that_was_stopped_serves_nothing_that_another_node_acquired() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.stop(0);
+    world.run_for(20_000);
+    assert!(world.all_shards_owned());
+    world.go_on(0);
+    world.run_for(30_000);
+
+    assert!(world.all_shards_owned());
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+/// The engine went away after others had acquired the shards: no peer reaches it, but peers know the later terms.
+#[test]
+fn a_process_that_was_stopped_serves_nothing_when_the_engine_is_away_as_it_goes_on() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.stop(0);
+    world.run_for(16_000);
+    world.away = Away::Gone;
+    world.run_for(5_000);
+    world.go_on(0);
+    world.run_for(20_000);
+
+    assert!(shards().all(|shard| !world.owners(shard).contains(&0)));
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+#[test]
+fn a_second_process_of_a_living_node_ends_and_the_first_goes_on() {
+    let mut world = three_nodes(Isolated::Serve);
+    let second = world.start(0, 0, 0);
+
+    world.run_for(20_000);
+
+    assert_eq!(world.processes[second].ended, Some(Ended::Occupied(Incarnation(1))));
+    assert!(world.processes[0].alive);
+    assert!(world.all_shards_owned());
+}
+
+#[test]
+fn a_stopped_process_ends_when_it_finds_a_later_one_of_its_node() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.stop(0);
+    world.run_for(6_000);
+    let later = world.start(0, 0, 0);
+    world.run_for(30_000);
+    world.go_on(0);
+    world.run_for(5_000);
+
+    assert_eq!(world.processes[0].ended, Some(Ended::Replaced));
+    assert!(world.processes[later].alive);
+    assert!(world.all_shards_owned());
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+#[test]
+fn an_association_that_sends_much_gets_another_term_and_is_never_silent_with_the_engine() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.processes[0].records = 400;
+    world.run_for(60_000);
+
+    assert!(world.audit.own_terms > 0);
+    assert_eq!(world.audit.silent, 0);
+}
+
+#[test]
+fn without_the_engine_an_association_that_sends_much_is_silent_after_five_terms() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.processes[0].records = 2_000;
+    world.away = Away::Gone;
+    world.run_for(60_000);
+
+    assert!(world.audit.silent > 0);
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+    world.come_back();
+    world.processes[0].records = 1;
+    world.run_for(2_000);
+    let silent = world.audit.silent;
+    world.run_for(20_000);
+    assert_eq!(world.audit.silent, silent, "the engine's time gives new terms");
+}
