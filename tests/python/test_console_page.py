@@ -256,6 +256,9 @@ def test_several_instances_of_a_resource_are_rows(console, tab):
     dialog.get_by_label("ACL", exact=True).first.fill("15")
     dialog.get_by_role("button", name="Add an instance").click()
     dialog.get_by_label("ACL", exact=True).nth(1).fill("1")
+    row = [dialog.get_by_label("Instance"), dialog.get_by_label("ACL", exact=True), dialog.get_by_text("Remove")]
+    boxes = [part.first.bounding_box() for part in row]
+    assert len({round(box["y"] + box["height"] / 2) // 4 for box in boxes}) == 1, f"not on one line: {boxes}"
     finds_nothing(tab.page)
     dialog.get_by_role("button", name="Write", exact=True).click()
     expect(tab.page.get_by_text("2.04").first).to_be_visible()
@@ -521,6 +524,8 @@ def test_everything_works_by_keyboard(console, tab):
         press("r")
         expect(tab.row("/3303/0/5700")).to_contain_text("2.05")
     page.keyboard.type("?")
+    columns = "all => new Set(all.map((one) => one.getBoundingClientRect().x)).size"
+    assert page.eval_on_selector_all(".keys dd", columns) == 1, "the texts of the keys are not in one column"
     page.get_by_label("Single-key shortcuts").uncheck()
     press("Escape")
     press("g")
