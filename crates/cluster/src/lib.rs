@@ -5,6 +5,7 @@
 //! - [`WriteNumbers`] gives each DTLS record of an association a number that no other record gets.
 //! - [`Floors`] tells which terms a process may use.
 //! - [`Member`] is one node: it acquires, renews and releases leases, and tells when a shard may be served.
+//! - [`endpoint_move`] moves a device from one shard to another.
 //! - [`engine`] has the requests to the store of leases, and what each does there.
 //!
 //! # What this crate guarantees
@@ -18,6 +19,7 @@
 //! Devices, DTLS, CoAP and MQTT; the protocol of the engine that stores leases; the encoding of messages between nodes.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod endpoint_move;
 pub mod engine;
 mod floors;
 mod member;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at the clock's")]
 
+mod endpoint_moves;
 mod engine;
 mod failures;
 mod forgetful_engine;
