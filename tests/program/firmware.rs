@@ -20,6 +20,10 @@ crate::over_both_upstreams! {
     a_device_pulls_its_image_over_udp_and_runs_the_new_version,
     a_device_pulls_its_image_over_dtls,
     a_device_without_a_way_to_the_gateway_is_pushed_its_image,
+    a_device_is_pushed_its_image_over_dtls,
+    a_push_goes_on_after_the_link_was_away,
+    a_cancelled_update_is_dropped_by_the_device,
+    a_device_that_sleeps_is_updated_when_it_wakes,
     a_download_goes_on_after_the_gateway_was_killed,
     an_image_that_changes_during_the_download_ends_it,
     what_cannot_be_done_is_refused_before_anything_is_sent,
@@ -41,6 +45,11 @@ struct Workshop {
 
 impl Workshop {
     async fn open(pulls: bool) -> Self {
+        Self::open_with(pulls, "").await
+    }
+
+    /// With another setting than the default.
+    async fn open_with(pulls: bool, setting: &str) -> Self {
         let broker = TestBroker::start().await;
         let folder = tempfile::tempdir().expect("a place for images");
         let keys = folder.path().join("keys");
@@ -48,6 +57,7 @@ impl Workshop {
         let (udp, dtls) = (ports::free_address(), ports::free_address());
         let public = format!("firmware.public_uri = [\"coap://{udp}\", \"coaps://{dtls}\"]");
         let lines = [
+            setting.to_owned(),
             format!("firmware.dir = {:?}", folder.path()),
             "firmware.progress_interval = \"1s\"\nfirmware.max_size = 1_000_000".to_owned(),
             if pulls { public } else { String::new() },
@@ -116,12 +126,11 @@ impl Workshop {
     }
 
     fn device(&mut self, firmware: Option<SimulatedFirmwareConfig>, secured: bool) -> RunningSimulator {
-        let config = SimulatedDeviceConfig {
-            notification_interval: None,
-            wave: None,
-            firmware,
-            ..SimulatedDeviceConfig::of_version(ENDPOINT, SimulatedVersion::V1_1)
-        };
+        let config = SimulatedDeviceConfig::of_version(ENDPOINT, SimulatedVersion::V1_1);
+        self.device_of(SimulatedDeviceConfig { notification_interval: None, wave: None, firmware, ..config }, secured)
+    }
+
+    fn device_of(&mut self, config: SimulatedDeviceConfig, secured: bool) -> RunningSimulator {
         let (address, key) = if secured { (self.dtls, Some(KEY)) } else { (self.udp, None) };
         let device = RunningSimulator::start(address, config, key);
         let report = self.hear("up/resp");
@@ -178,6 +187,62 @@ async fn a_device_pulls_its_image_over_dtls() {
 
 async fn a_device_without_a_way_to_the_gateway_is_pushed_its_image() {
     assert_updated(update(false, false).await, "push");
+}
+
+async fn a_device_is_pushed_its_image_over_dtls() {
+    assert_updated(update(false, true).await, "push");
+}
+
+async fn a_push_goes_on_after_the_link_was_away() {
+    let mut workshop = Workshop::open(false).await;
+    let bytes = image(100_000);
+    fs::write(workshop.path(IMAGE), &bytes).expect("a place for images");
+    let away = FirmwareFault::LosesLinkAt { byte: 40_960, lasts: Duration::from_millis(1500) };
+    let device = workshop.device(Some(SimulatedFirmwareConfig { faults: vec![away], ..firmware(&bytes) }), false);
+    workshop.begin(json!({ "image": IMAGE, "version": "3.0" }));
+    let (_, last) = workshop.phases();
+    assert_eq!((&last["phase"], &last["method"], &last["attempt"]), (&json!("succeeded"), &json!("push"), &json!(1)));
+    device.wait_for(|event| matches!(event, DeviceEvent::Rebooted));
+}
+
+async fn a_cancelled_update_is_dropped_by_the_device() {
+    let mut workshop = Workshop::open(true).await;
+    let bytes = image(300_000);
+    fs::write(workshop.path(IMAGE), &bytes).expect("a place for images");
+    let block_interval = Duration::from_millis(10);
+    let device = workshop.device(Some(SimulatedFirmwareConfig { block_interval, ..firmware(&bytes) }), false);
+    workshop.begin(json!({ "image": IMAGE }));
+    while workshop.hear("up/firmware")["bytes"].as_u64().unwrap_or_default() < 20_000 {}
+    workshop.application.send(ENDPOINT, &json!({ "reqID": 8, "msgType": "firmware-cancel" }));
+    let (_, last) = workshop.phases();
+    assert_eq!((&last["phase"], &last["error"]), (&json!("cancelled"), &Value::Null), "{last}");
+    device.wait_for(|event| matches!(event, DeviceEvent::FirmwareChanged { instance: 0, state: 0, result: 10 }));
+    workshop.begin(json!({ "image": IMAGE, "method": "push" }));
+}
+
+async fn a_device_that_sleeps_is_updated_when_it_wakes() {
+    let mut workshop = Workshop::open_with(true, "qmode_time_window = \"1s\"").await;
+    let bytes = image(50_000);
+    fs::write(workshop.path(IMAGE), &bytes).expect("a place for images");
+    let _device = workshop.device_of(
+        SimulatedDeviceConfig {
+            // It sends an Update each four seconds.
+            lifetime: Duration::from_secs(8),
+            queue_mode: true,
+            notification_interval: None,
+            wave: None,
+            firmware: Some(firmware(&bytes)),
+            ..SimulatedDeviceConfig::of_version(ENDPOINT, SimulatedVersion::V1_1)
+        },
+        false,
+    );
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    workshop.begin(json!({ "image": IMAGE, "version": "3.0" }));
+    let (phases, last) = workshop.phases();
+    assert_eq!(
+        (&phases[0], &phases[1], &last["phase"]),
+        (&"waiting".to_owned(), &"preparing".to_owned(), &json!("succeeded"))
+    );
 }
 
 async fn a_download_goes_on_after_the_gateway_was_killed() {

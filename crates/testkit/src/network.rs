@@ -29,6 +29,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use self::sends::SendWatch;
+use super::images::ImageFolder;
 use super::scene::{beginning, model, peer};
 use super::store::MemoryStore;
 
@@ -91,6 +92,8 @@ pub struct Network {
     pub taken: HashSet<Notification>,
     /// The notifications that the core acknowledged before the broker took them, with [`Acknowledging::OnDemand`].
     pub acknowledged_untaken: Vec<Notification>,
+    /// The firmware images on the disk. The disk takes as long as a datagram at the most.
+    pub images: ImageFolder,
     /// How often the process of the core has ended, and another one has begun.
     pub restarts: usize,
     /// The notifications that a ticket was given out for, until the broker says that it took them.
@@ -162,6 +165,8 @@ pub enum Happening {
     GatewayWakes,
     DeviceWakes(DeviceNumber),
     FromBroker(BrokerEvent),
+    /// The disk answers this request for an image.
+    FromDisk(Box<Output>),
     Start(DeviceNumber),
     Stop(DeviceNumber),
     /// The device has another address from now on; nothing that was under way to the old one arrives.
@@ -194,6 +199,7 @@ impl Network {
             resets_of_received: Vec::new(),
             taken: HashSet::new(),
             acknowledged_untaken: Vec::new(),
+            images: ImageFolder::default(),
             restarts: 0,
             tickets: HashMap::new(),
             send_watch: SendWatch::default(),
@@ -301,6 +307,10 @@ impl Network {
                 }
             }
             Happening::FromBroker(event) => self.broker_says(event),
+            Happening::FromDisk(request) => {
+                self.disk_answers(*request);
+                assert_eq!(self.drain_gateway(), 0, "an outcome without a datagram");
+            }
             Happening::ToDevice(to, datagram) => {
                 if let Some(number) = self.by_address.get(&to).copied() {
                     self.confirm(number, &datagram);
@@ -393,7 +403,8 @@ impl Network {
     fn drain_gateway(&mut self) -> usize {
         let mut outcomes = 0;
         loop {
-            match self.gateway.poll_output() {
+            let output = self.gateway.poll_output();
+            match output {
                 Output::Transmit(transmit) => {
                     self.watch_gateway(transmit.peer, &transmit.datagram);
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
@@ -406,7 +417,10 @@ impl Network {
                 }
                 Output::Report(report) => self.reports.push(report),
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
-                Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => {
+                    let at = self.now + self.weather.delay.mul_f64(self.rng.random_range(0.0..1.0));
+                    self.schedule(at, Happening::FromDisk(Box::new(output)));
+                }
                 Output::Idle(next) => {
                     let next = next.map(|next| next.max(self.now));
                     if let Some(next) = next.filter(|_| self.gateway_wakes != next) {
@@ -416,6 +430,19 @@ impl Network {
                     return outcomes;
                 }
             }
+        }
+    }
+
+    fn disk_answers(&mut self, request: Output) {
+        match request {
+            Output::DescribeImage { request, name } => {
+                self.gateway.image_described(self.now, request, self.images.describe(&name));
+            }
+            Output::ReadImage { request, name, image, offset, length } => {
+                let read = self.images.read(&name, &image, offset, length);
+                self.gateway.image_read(self.now, request, read);
+            }
+            other => panic!("no request for an image: {other:?}"),
         }
     }
 

@@ -23,6 +23,7 @@ mod gateway_firmware_campaigns;
 mod gateway_firmware_interrupted;
 mod gateway_firmware_refusals;
 mod gateway_network;
+mod gateway_network_firmware;
 mod gateway_network_sends;
 mod gateway_observations;
 mod gateway_pages;

@@ -32,7 +32,7 @@ impl Network {
         self.send_watch.restart();
         self.gateway_wakes = None;
         self.queue.retain(|std::cmp::Reverse(ScheduledHappening { happening, .. })| {
-            !matches!(happening, Happening::FromBroker(_) | Happening::GatewayWakes)
+            !matches!(happening, Happening::FromBroker(_) | Happening::FromDisk(_) | Happening::GatewayWakes)
         });
         assert_eq!(self.drain_gateway(), 0, "an outcome without a datagram");
     }
