@@ -127,7 +127,8 @@ environment(_) ->
 
 ctl(_) ->
     {ok, Status} = emqx_ctl:run(["status"]),
-    contains("state     serving", Status),
+    contains("state        serving", Status),
+    contains("descriptors  up: ", Status),
     contains("EMQX's gateway is configured", Status),
     {ok, Devices} = emqx_ctl:run(["devices"]),
     contains("0 devices", Devices),

@@ -61,9 +61,9 @@ status(#{state := stopped}, _) ->
     failed("the plugin does not run on this node");
 status(Status, Exproto) ->
     #{state := State, pid := Pid, upstream := Upstream, seconds := Seconds, restarts := Restarts, problem := Problem} = Status,
-    emqx_ctl:print("state     ~s for ~b s, process ~p, restarts ~b~n", [State, Seconds, Pid, Restarts]),
-    emqx_ctl:print("upstream  ~s~n", [upstream(Upstream, Exproto)]),
-    Problem =:= none orelse emqx_ctl:print("problem   ~ts~n", [Problem]),
+    emqx_ctl:print("state        ~s for ~b s, process ~p, restarts ~b~n", [State, Seconds, Pid, Restarts]),
+    emqx_ctl:print("upstream     ~s~n", [upstream(Upstream, Exproto)]),
+    Problem =:= none orelse emqx_ctl:print("problem      ~ts~n", [Problem]),
     overview(State).
 
 upstream(exproto, configured) -> "exproto; EMQX's gateway is configured";
@@ -77,10 +77,10 @@ overview(serving) ->
         {ok, _, Overview} ->
             Conditions = maps:get(<<"conditions">>, Overview, #{}),
             Devices = maps:get(<<"devices">>, Overview, #{}),
-            emqx_ctl:print("devices   ~ts~n", [flat(Devices)]),
+            emqx_ctl:print("devices      ~ts~n", [flat(Devices)]),
             maps:foreach(
                 fun(Name, #{<<"state">> := State, <<"detail">> := Detail}) ->
-                    emqx_ctl:print("~-9ts ~ts: ~ts~n", [Name, State, Detail])
+                    emqx_ctl:print("~-12ts ~ts: ~ts~n", [Name, State, Detail])
                 end,
                 Conditions
             );
