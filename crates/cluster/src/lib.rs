@@ -12,11 +12,19 @@
 //!
 //! - It reads no clock, draws no random numbers and does no IO: time, answers and messages are arguments.
 //! - No two records of one association have the same number, whatever the store of leases forgets or brings back. This
-//!   rests on three conditions, which [`write_number`] names.
+//!   rests on the conditions that [`write_number`] names.
+//! - A shard is served by one node at a time. A process that was stopped serves nothing of what another one acquired
+//!   meanwhile, if it calls [`Member::handle_timeout`] before it sends. There is one exception: with
+//!   [`Isolated::Serve`] a node in [`State::Alone`] serves, although silent peers may reach the engine.
+//! - After the last failure each shard has an owner within 13 s, if the caller does as it is told. The tests play
+//!   random schedules of failures in virtual time.
+//! - Own terms of a process without the engine are few, five for each shard. An association that has used their
+//!   numbers is silent until the engine answers.
 //!
 //! # What it does not know
 //!
 //! Devices, DTLS, CoAP and MQTT; the protocol of the engine that stores leases; the encoding of messages between nodes.
+//! It does not know an engine of several primaries: all leases have the clock and the run of one.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod endpoint_move;

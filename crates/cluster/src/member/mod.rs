@@ -58,7 +58,7 @@ pub struct Now {
     pub wall: WallTime,
 }
 
-/// What the node is told.
+/// What the caller reports to the node.
 #[derive(Clone, Debug)]
 pub enum Event {
     Round(RoundAnswer),
@@ -74,7 +74,7 @@ pub enum Event {
     Fenced(Shard),
     /// After [`Command::HandOver`]: nothing of the shard is in flight, and everything is written.
     WoundDown(Shard),
-    /// The node shall give up all shards.
+    /// The node gives up all shards, for the process is about to end.
     Drain,
 }
 
@@ -419,6 +419,7 @@ impl Member {
                     }
                 }
             }
+            PeerMessage::Yours { shard } if self.tenures.contains_key(&shard) => {}
             PeerMessage::Yours { shard } => self.openings.open(shard, now.monotonic),
         }
         if self.peers.newest(me.node).is_some_and(|newest| newest > me.incarnation) {

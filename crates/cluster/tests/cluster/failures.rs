@@ -194,3 +194,30 @@ fn without_the_engine_an_association_that_sends_much_is_silent_after_five_terms(
     world.run_for(20_000);
     assert_eq!(world.audit.silent, silent, "the engine's time gives new terms");
 }
+
+#[test]
+fn two_living_processes_of_one_node_never_use_a_number_twice() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    world.processes[0].records = 2_000;
+    world.cut_processes.insert(0);
+    world.cut_pairs.extend([(0, 1), (0, 2)]);
+    let later = world.start(0, 0, 0);
+    world.processes[later].records = 2_000;
+    world.run_for(120_000);
+
+    assert!(world.processes[0].alive && world.processes[later].alive);
+    assert!(world.audit.allowed_doubles > 0, "both serve the same shards");
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+#[test]
+fn a_node_whose_clock_is_wrong_takes_no_shards() {
+    let mut world = three_nodes(Isolated::Serve);
+    let wrong = world.start(3, 5_000, 0);
+
+    world.run_for(60_000);
+
+    assert_eq!(world.processes[wrong].member.state(), State::Sure);
+    assert!(shards().all(|shard| !world.owners(shard).contains(&wrong)));
+}

@@ -22,6 +22,9 @@ enum Action {
     Start(u8),
     /// A second process of a node whose first one may live.
     StartAnother(u8),
+    /// The newest process of a node does not reach the engine any more, but a later one may.
+    CutProcess(u8),
+    JoinProcesses,
     Stop(u8),
     GoOn(u8),
     Drain(u8),
@@ -113,7 +116,7 @@ fn schedule(random: &mut StdRng) -> Vec<(u64, Action)> {
         let other = (node + random.random_range(1..NODES)) % NODES;
         let lost = [0, 1, 3, 10, 30, 100, 300][random.random_range(0..7)];
         let offset = random.random_range(-700..=700);
-        match random.random_range(0..12) {
+        match random.random_range(0..14) {
             0 => actions.extend([(at, Action::Kill(node)), (end, Action::Start(node))]),
             1 => actions.extend([(at, Action::Stop(node)), (end, Action::GoOn(node))]),
             2 => actions.extend([(at, Action::CutEngine(node)), (end, Action::JoinEngine(node))]),
@@ -125,6 +128,14 @@ fn schedule(random: &mut StdRng) -> Vec<(u64, Action)> {
             8 => actions.extend([(at, Action::Away(Away::Stopped)), (end, Action::Back)]),
             9 => actions.extend([(at, Action::Slow(400)), (end, Action::Slow(0))]),
             10 => actions.push((at, Action::StartAnother(node))),
+            11 => actions.extend([
+                (at, Action::CutProcess(node)),
+                (at, Action::Records(node, 900)),
+                (at + 100, Action::StartAnother(node)),
+                (end, Action::JoinProcesses),
+                (end, Action::Records(node, 1)),
+            ]),
+            12 => actions.extend([(at, Action::Start(NODES)), (end, Action::Drain(NODES))]),
             _ => actions.extend([(at, Action::Records(node, 300)), (end, Action::Records(node, 1))]),
         }
     }
@@ -142,6 +153,8 @@ fn perform(world: &mut World, random: &mut StdRng, action: Action) {
         Action::Start(node) if world.current(node).is_none() => start(world, random, node),
         Action::Start(_) => {}
         Action::StartAnother(node) => start(world, random, node),
+        Action::CutProcess(node) => world.cut_processes.extend(world.current(node)),
+        Action::JoinProcesses => world.cut_processes.clear(),
         Action::Stop(node) => world.current(node).into_iter().for_each(|id| world.stop(id)),
         Action::GoOn(node) => all_of(world, node).into_iter().for_each(|id| world.go_on(id)),
         Action::Drain(node) => world.current(node).into_iter().for_each(|id| world.drain(id)),
@@ -172,6 +185,7 @@ fn all_of(world: &World, node: u8) -> Vec<usize> {
 fn heal(world: &mut World, random: &mut StdRng) {
     world.cut_pairs.clear();
     world.cut_from_engine.clear();
+    world.cut_processes.clear();
     world.slowness = 0;
     world.come_back();
     for id in 0..world.processes.len() {

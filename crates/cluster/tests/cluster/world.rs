@@ -39,6 +39,8 @@ pub struct World {
     pub processes: Vec<Running>,
     pub cut_pairs: BTreeSet<(u8, u8)>,
     pub cut_from_engine: BTreeSet<u8>,
+    /// Processes that do not reach the engine, while another one of their node may.
+    pub cut_processes: BTreeSet<usize>,
     agenda: BTreeMap<(u64, u64), Delivery>,
     sequence: u64,
     isolated: Isolated,
@@ -117,6 +119,7 @@ impl World {
             processes: Vec::new(),
             cut_pairs: BTreeSet::new(),
             cut_from_engine: BTreeSet::new(),
+            cut_processes: BTreeSet::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
             isolated,
@@ -386,13 +389,19 @@ impl World {
             return;
         }
         if let Some(receiver) = self.current(to.number()) {
-            let delay = self.random.random_range(1..=10);
+            // One message in twenty arrives twice.
+            for _ in 0..self.random.random_range(0..20_u8) / 19 {
+                let delay = self.random.random_range(1..=300);
+                self.deliver(delay, Delivery::ToProcess(receiver, Event::Message(message.clone())));
+            }
+            let delay = self.random.random_range(1..=10 + self.slowness / 2);
             self.deliver(delay, Delivery::ToProcess(receiver, Event::Message(message)));
         }
     }
 
     fn ask_engine(&mut self, id: usize, request: Request) {
-        if self.cut_from_engine.contains(&self.processes[id].process.node.number()) {
+        let node = self.processes[id].process.node.number();
+        if self.cut_from_engine.contains(&node) || self.cut_processes.contains(&id) {
             return;
         }
         match self.away {
