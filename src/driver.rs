@@ -5,6 +5,7 @@
 //! link are immediate.
 
 mod askers;
+pub mod campaigns;
 pub mod control;
 pub mod onlookers;
 mod requests;

@@ -31,6 +31,7 @@ impl TestAdmin {
                     | DriverRequest::Kick(..)
                     | DriverRequest::Command(_)
                     | DriverRequest::CommandState(..)
+                    | DriverRequest::Campaign(_)
                     | DriverRequest::Withdraw(..)
                     | DriverRequest::StreamOpen { .. }
                     | DriverRequest::Trace { .. }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::firmware::ImagesConfig;
-use lwm2m_core::gateway::firmware::config::FirmwareConfig;
+use lwm2m_base::secret::Secret;
+use lwm2m_core::gateway::firmware::config::{CampaignLogin, FirmwareConfig};
 use lwm2m_core::gateway::firmware::pull_uri::{PublicUri, PublicUriError, PublicUris};
 
 use super::reader::ConfigReader;
-use super::value_parsers::{HOUR, SECOND, duration, list, text, text_with_content, whole};
+use super::value_parsers::{HOUR, SECOND, duration, list, switch, text, text_with_content, whole};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -49,5 +50,17 @@ pub fn updates(reader: &mut ConfigReader, default: FirmwareConfig) -> FirmwareCo
             default.update_timeout,
             duration(10 * SECOND..=30 * DAY),
         ),
+        login: default.login,
     }
+}
+
+/// Reads the client at the broker by which applications control campaigns.
+pub fn login(reader: &mut ConfigReader, is_mqtt: bool) -> Option<CampaignLogin> {
+    let is_wanted = reader.read("firmware.mqtt", false, switch);
+    if is_wanted && !is_mqtt {
+        reader.refuse("firmware.mqtt", "requires upstream.kind = \"mqtt\"");
+    }
+    let username = reader.read("firmware.mqtt_username", "lwm2m-firmware".to_owned(), text);
+    let password = reader.read_secret("firmware.mqtt_password").map(Secret::new);
+    is_wanted.then_some(CampaignLogin { username, password })
 }

@@ -70,6 +70,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let (bootstrap, bootstrap_files) = bootstrap::settings(reader, &gateway.identity, kind == UpstreamKind::Mqtt);
     bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
     gateway.bootstrap = bootstrap;
+    gateway.firmware.login = firmware::login(reader, kind == UpstreamKind::Mqtt);
     gateway.roles = listeners.iter().map(|listener| listener.role).collect();
     let mut dtls = dtls::settings(reader);
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();

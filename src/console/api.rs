@@ -16,8 +16,8 @@ use super::emqx::EmqxErrorDocument;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
 use super::{
-    ConsoleServer, audit, commands, devices, emqx, events, failures, objects, overview, page, responses, session,
-    traces,
+    ConsoleServer, audit, campaigns, commands, devices, emqx, events, failures, objects, overview, page, responses,
+    session, traces,
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
@@ -79,6 +79,10 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
         .routes(routes!(failures::failures))
+        .routes(routes!(campaigns::campaigns, campaigns::begin))
+        .routes(routes!(campaigns::campaign))
+        .routes(routes!(campaigns::campaign_devices))
+        .routes(routes!(campaigns::act))
         .routes(routes!(traces::traces, traces::begin))
         .routes(routes!(traces::trace, traces::end))
         .routes(routes!(traces::trace_events))

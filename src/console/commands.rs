@@ -37,7 +37,7 @@ use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::tokens::Access;
 
-pub use body::LARGE_BODIES;
+pub use body::{LARGE_BODIES, read as read_body};
 pub use documents::{Command, CommandRequest};
 pub use giving::{Order, give};
 pub use rates::CommandRates;

@@ -32,6 +32,8 @@ pub const API: &str = "/api/";
 pub const DOCUMENT_PATH: &str = "/api/v1/openapi.json";
 /// The devices are below this path.
 const DEVICES: &str = "/api/v1/devices/";
+/// A campaign may list many devices.
+const CAMPAIGNS: &str = "/api/v1/firmware/campaigns";
 /// Rate of wrong tokens. An address beyond it is answered 429.
 const WRONG_TOKENS: RateLimit =
     RateLimit { total: Rate { per_second: 1_000, burst: 1_000 }, address: Rate { per_second: 10, burst: 10 } };
@@ -176,7 +178,8 @@ fn check_site(request: &Parts) -> Result<(), Problem> {
 
 /// Returns the maximum size of the body of a request for this path, in bytes.
 pub fn most_bytes(path: &str) -> usize {
-    if path.starts_with(DEVICES) && path.ends_with("/commands") { COMMAND_BYTES } else { BODY_BYTES }
+    let is_command = path.starts_with(DEVICES) && path.ends_with("/commands");
+    if is_command || path == CAMPAIGNS { COMMAND_BYTES } else { BODY_BYTES }
 }
 
 /// Rejects a body that is too large, and a POST that is not JSON: a form of another site cannot send JSON. The paths of

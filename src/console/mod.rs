@@ -16,6 +16,7 @@
 
 mod api;
 mod audit;
+mod campaigns;
 mod commands;
 mod device_documents;
 mod devices;

@@ -28,6 +28,10 @@ pub enum ProblemKind {
     DeviceAsleep,
     QueueFull,
     NotPending,
+    NoSuchCampaign,
+    CampaignInvalid,
+    CampaignConflict,
+    TooManyCampaigns,
     MethodNotAllowed,
     BodyTooLarge,
     NotJson,
@@ -87,6 +91,12 @@ impl ProblemKind {
             Self::DeviceAsleep => ("device-asleep", StatusCode::CONFLICT, "The device cannot take the command now"),
             Self::QueueFull => ("queue-full", StatusCode::CONFLICT, "No further command may wait"),
             Self::NotPending => ("not-pending", StatusCode::CONFLICT, "The command does not wait any more"),
+            Self::NoSuchCampaign => ("no-such-campaign", StatusCode::NOT_FOUND, "There is no such campaign"),
+            Self::CampaignInvalid => ("campaign-invalid", StatusCode::BAD_REQUEST, "The campaign is invalid"),
+            Self::CampaignConflict => ("campaign-conflict", StatusCode::CONFLICT, "The campaign does not allow this"),
+            Self::TooManyCampaigns => {
+                ("too-many-campaigns", StatusCode::SERVICE_UNAVAILABLE, "No further campaign can begin now")
+            }
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The resource does not support this method")
             }
@@ -166,6 +176,10 @@ pub fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::DeviceAsleep
         | ProblemKind::QueueFull
         | ProblemKind::NotPending
+        | ProblemKind::NoSuchCampaign
+        | ProblemKind::CampaignInvalid
+        | ProblemKind::CampaignConflict
+        | ProblemKind::TooManyCampaigns
         | ProblemKind::MethodNotAllowed
         | ProblemKind::BodyTooLarge
         | ProblemKind::NotJson

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::driver::campaigns::CampaignAsk;
 use crate::driver::onlookers::Watch;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
@@ -43,6 +44,8 @@ pub enum DriverRequest {
     Command(Box<AskedCommand>),
     /// Asks for the state of a command by its endpoint name and number.
     CommandState(String, u64, oneshot::Sender<Option<CommandState>>),
+    /// Asks something of firmware campaigns.
+    Campaign(Box<CampaignAsk>),
     /// Takes a pending command out of the queue of this endpoint name.
     Withdraw(String, u64, oneshot::Sender<Withdrawal>),
     /// Tells whether a user of the console has an event stream of a device.
@@ -168,7 +171,10 @@ impl Control {
         timeout(self.patience, self.requests.send(request)).await.map_err(|_| DriverSilent)?.map_err(|_| DriverSilent)
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> DriverRequest) -> Result<T, DriverSilent> {
+    pub(super) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> DriverRequest,
+    ) -> Result<T, DriverSilent> {
         let (sender, answer) = oneshot::channel();
         let asking = async {
             self.send(request(sender)).await?;

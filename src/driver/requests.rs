@@ -27,6 +27,7 @@ impl Driver {
             DriverRequest::CommandState(endpoint, number, reply) => {
                 self.answer_onlooker(reply, |gateway| gateway.command_state(now, &endpoint, number));
             }
+            DriverRequest::Campaign(ask) => self.handle_campaign(now, *ask),
             DriverRequest::Withdraw(endpoint, number, reply) => {
                 self.answer_onlooker(reply, |gateway| gateway.withdraw(now, &endpoint, number));
             }
@@ -102,7 +103,7 @@ impl Driver {
     }
 }
 
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+pub(super) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     if reply.send(value).is_err() {
         log_unanswered();
     }

@@ -30,6 +30,7 @@ mod end_to_end;
 mod exproto_link;
 mod field_reports;
 mod firmware;
+mod firmware_campaigns;
 mod hostile;
 mod lifecycle;
 mod load;

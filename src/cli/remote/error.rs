@@ -92,6 +92,7 @@ impl ProblemDetails {
         match (self.status, self.kind.as_str()) {
             (401 | 403, _) => RemoteExit::NotAllowed,
             (404, "device-not-registered") => RemoteExit::NotRegistered,
+            (409, "campaign-conflict") => RemoteExit::Failed,
             // The gateway does not send the command: the device sleeps, its queue is full, or an application observes
             // the path.
             (409, _) => RemoteExit::NoAnswer,

@@ -1,7 +1,8 @@
 //! The commands that ask a running gateway, over the HTTP API of its console.
 //!
 //! 1. `arguments` has the options, `place` finds the console and the token, `client` sends the requests.
-//! 2. A module for each group of resources: `devices`, `gateway`, `commands`, `observe`, `events`, `traces`.
+//! 2. A module for each group of resources: `devices`, `gateway`, `commands`, `observe`, `events`, `traces`,
+//!    `firmware`.
 //! 3. `output` writes: data to the standard output, as a table or as the JSON of the API, everything else to the
 //!    standard error output.
 //! 4. `error` maps every result to an exit code.
@@ -15,6 +16,7 @@ mod commands;
 mod devices;
 mod error;
 mod events;
+mod firmware;
 mod gateway;
 mod interrupt;
 mod observe;
@@ -52,6 +54,11 @@ pub enum RemoteCommand {
         traced: arguments::TraceArguments,
         #[command(flatten)]
         connection: ConnectionArguments,
+    },
+    /// Update the firmware of many devices
+    Firmware {
+        #[command(subcommand)]
+        command: firmware::FirmwareCommand,
     },
     /// End the registration of a device: its next Update is answered 4.04, so that it registers again
     Kick {
@@ -245,6 +252,7 @@ async fn execute(command: RemoteCommand) -> Result<RemoteExit, RemoteError> {
             let (client, mut output) = connect(&connection)?;
             traces::trace(&client, &traced, &mut output).await
         }
+        RemoteCommand::Firmware { command } => firmware::run(command).await,
         RemoteCommand::Kick { endpoint, connection } => {
             let (client, output) = connect(&connection)?;
             devices::kick(&client, &endpoint, &output).await

@@ -95,6 +95,7 @@ use command_scheduler::CommandScheduler;
 use config::{BootstrapConfig, GatewayConfig, Limits};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
+use firmware::campaign_client;
 use firmware::campaigns::Campaigns;
 use firmware::image::{Image, ImageError, ImageRequestId};
 use firmware::images::ImageReader;
@@ -183,6 +184,10 @@ impl Gateway {
     /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         self.context.now = now;
+        if event.registration() == campaign_client::SESSION {
+            self.campaigns.handle_broker(&mut self.context, event);
+            return self.handle_coap();
+        }
         if event.registration() == bootstrap::SESSION {
             self.bootstrap.handle_broker(&mut self.context, event);
             return self.handle_coap();
@@ -253,6 +258,7 @@ impl Gateway {
         self.context.awaited_bootstraps.handle_timeout(now);
         self.deliver_bootstraps();
         self.registrations.devices_mut().handle_timeout(&mut self.context);
+        self.campaigns.handle_timeout(&mut self.context);
         self.run_campaigns();
         self.handle_deferred();
         self.context.flush_coap();
@@ -278,7 +284,7 @@ impl Gateway {
             intake: MessageIntake::new(&settings.limits),
             bootstrap: BootstrapServer::new(settings.bootstrap.as_ref(), now),
             registrations: Registrations::default(),
-            campaigns: Campaigns::default(),
+            campaigns: Campaigns::new(&settings.firmware, now),
             context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
         }
     }

@@ -21,9 +21,12 @@ use super::campaign::record::CampaignRecord;
 use super::campaign::spec::{CampaignName, CampaignSpec, Selection};
 use super::campaign::view::{CampaignMember, CampaignView};
 use super::campaign::{Action, Campaign, CampaignEvent, Moment, ReadAnswer, UpdateAnswer};
+use super::campaign_client::{CampaignClient, CampaignCommand};
 use super::campaign_inbox::{CampaignInput, ask_of_campaign};
 use super::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
+use super::config::FirmwareConfig;
 use super::image::{Image, ImageError, ImageRequestId};
+use crate::gateway::broker::BrokerEvent;
 use crate::gateway::console_commands::AnswerOutcome;
 use crate::gateway::context::Context;
 use crate::gateway::final_answer::FinalAnswer;
@@ -46,6 +49,7 @@ pub(in crate::gateway) struct Campaigns {
     /// The names of campaigns that were forgotten, for the store.
     forgotten: Vec<CampaignName>,
     keeps_changes: bool,
+    client: CampaignClient,
 }
 
 /// A command of a campaign.
@@ -65,6 +69,36 @@ enum AskedKind {
 
 /// What operators ask for.
 impl Campaigns {
+    /// Begins without campaigns. A client at the broker connects at once, if there is one.
+    pub fn new(config: &FirmwareConfig, now: Instant) -> Self {
+        let client = config.login.as_ref().map(|_| CampaignClient::starting_at(now));
+        Self { client: client.unwrap_or_default(), ..Self::default() }
+    }
+
+    /// Takes an event of the client at the broker.
+    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
+        let Some((command, asker)) = self.client.handle_broker(context, event) else { return };
+        let answer = match command {
+            CampaignCommand::Start(json) => {
+                let ask = self.client.expect(asker.clone());
+                let Err(refusal) = self.start(context, ask, &json) else { return };
+                self.client.forget(ask);
+                Err(refusal)
+            }
+            CampaignCommand::Control(name, action) => {
+                self.control(&name, action).map(|campaign| ("campaign", campaign.to_json()))
+            }
+            CampaignCommand::Show(name) => self.view(&name).map(|campaign| ("campaign", campaign.to_json())),
+            CampaignCommand::List => {
+                Ok(("campaigns", self.campaigns.values().map(|campaign| campaign.view().to_json()).collect()))
+            }
+        };
+        match answer {
+            Ok(content) => self.client.answer(context, &asker, "2.05", content),
+            Err(refusal) => self.client.refused(context, &asker, &refusal),
+        }
+    }
+
     /// Checks a campaign, and lets its image be described. The answer to one that is not refused here is an
     /// [`Output::Answer`](crate::gateway::Output::Answer).
     pub fn start(&mut self, context: &mut Context, ask: AskId, json: &[u8]) -> Result<(), CampaignRefusal> {
@@ -120,7 +154,7 @@ impl Campaigns {
             CampaignAction::Cancel => campaign.cancel(),
         };
         done.map_err(|reason| RefusalKind::Conflict.because(reason))?;
-        Ok(campaign.view())
+        Ok(campaign.details())
     }
 
     /// Returns all campaigns in the order of their names.
@@ -129,7 +163,7 @@ impl Campaigns {
     }
 
     pub fn view(&self, name: &str) -> Result<CampaignView, CampaignRefusal> {
-        Ok(self.named(name)?.view())
+        Ok(self.named(name)?.details())
     }
 
     /// Returns devices of a campaign in the order of their endpoint names, after this one.
@@ -162,6 +196,7 @@ impl Campaigns {
         let oldest = over.min_by_key(|campaign| campaign.ends()).map(|campaign| campaign.spec().name.clone());
         if let Some(name) = oldest {
             self.campaigns.remove(&name);
+            self.client.forget_campaign(&name);
             self.forgotten.push(name);
         }
     }
@@ -171,7 +206,7 @@ impl Campaigns {
 impl Campaigns {
     /// Gives campaigns what has happened, and carries out what they ask for.
     pub fn run(&mut self, context: &mut Context, devices: &mut RegisteredDevices) {
-        if self.campaigns.is_empty() {
+        if self.campaigns.is_empty() && context.campaign_inbox.is_empty() {
             return;
         }
         loop {
@@ -192,7 +227,19 @@ impl Campaigns {
 
     pub fn next_deadline(&self, context: &Context) -> Option<Instant> {
         let moment = moment(context);
-        self.campaigns.values().filter_map(|campaign| campaign.next_deadline(moment)).min()
+        let interval = context.settings.firmware.progress_interval;
+        // A gateway that stops begins nothing.
+        let campaigns = self.campaigns.iter().filter(|_| !context.draining);
+        let deadlines = campaigns.flat_map(|(name, campaign)| {
+            let progress = self.client.progress_due(name, campaign.counts(), interval);
+            [campaign.next_deadline(moment), progress]
+        });
+        deadlines.chain([self.client.next_deadline()]).flatten().min()
+    }
+
+    /// Connects the client at the broker, if it is time.
+    pub fn handle_timeout(&mut self, context: &mut Context) {
+        self.client.handle_timeout(context);
     }
 
     /// Returns the number of campaigns, and that of their devices.
@@ -201,7 +248,7 @@ impl Campaigns {
         (self.campaigns.len() + self.pending.len(), devices)
     }
 
-    fn take(&mut self, context: &Context, input: CampaignInput) {
+    fn take(&mut self, context: &mut Context, input: CampaignInput) {
         match input {
             CampaignInput::Heard { endpoint } => {
                 self.campaigns.values_mut().for_each(|campaign| campaign.heard_from(&endpoint));
@@ -212,6 +259,8 @@ impl Campaigns {
             CampaignInput::Answer { ask, answer } => {
                 if let Some(asked) = self.asked.remove(&ask) {
                     self.answered(context, &asked, Some(&answer));
+                } else {
+                    self.client.deliver(context, ask, &answer);
                 }
             }
         }
@@ -271,22 +320,29 @@ impl Campaigns {
 
     /// Reports and publishes what campaigns tell.
     fn tell(&mut self, context: &mut Context) {
-        for (name, campaign) in &mut self.campaigns {
+        let Self { campaigns, client, .. } = self;
+        for (name, campaign) in campaigns {
             if !self.keeps_changes {
                 campaign.forget_changes();
             }
             for event in campaign.take_events() {
-                let (campaign, counts) = (name.to_string(), *campaign.counts());
-                context.report(Report::Campaign(match event {
-                    CampaignEvent::Status(status) => CampaignReport::Status { campaign, status, counts },
+                let (text, counts) = (name.to_string(), *campaign.counts());
+                let report = match event {
+                    CampaignEvent::Status(status) => {
+                        client.tell_status(context, name, &campaign.view());
+                        CampaignReport::Status { campaign: text, status, counts }
+                    }
                     CampaignEvent::Ended { endpoint, outcome } => {
-                        CampaignReport::Ended { campaign, endpoint: endpoint.to_string(), outcome }
+                        client.tell_device(context, name, &endpoint, outcome);
+                        CampaignReport::Ended { campaign: text, endpoint: endpoint.to_string(), outcome }
                     }
                     CampaignEvent::Full { endpoint } => {
-                        CampaignReport::Full { campaign, endpoint: endpoint.to_string() }
+                        CampaignReport::Full { campaign: text, endpoint: endpoint.to_string() }
                     }
-                }));
+                };
+                context.report(Report::Campaign(report));
             }
+            client.tell_progress(context, name, campaign);
         }
     }
 

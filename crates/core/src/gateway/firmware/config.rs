@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lwm2m_base::secret::Secret;
+
 use super::pull_uri::PublicUris;
 
 /// The settings that the core needs. The folder of the images, and the largest size of one, are the shell's.
@@ -17,6 +19,15 @@ pub struct FirmwareConfig {
     pub stall_timeout: Duration,
     /// Longest time from the Update command to the Update Result.
     pub update_timeout: Duration,
+    /// The client at the broker by which applications control campaigns; `None` if there is none.
+    pub login: Option<CampaignLogin>,
+}
+
+/// The name by which the client of the campaigns connects to the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CampaignLogin {
+    pub username: String,
+    pub password: Option<Secret>,
 }
 
 /// The defaults. The program's configuration reads them from here.
@@ -28,6 +39,7 @@ impl Default for FirmwareConfig {
             poll_interval: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(600),
             update_timeout: Duration::from_secs(1800),
+            login: None,
         }
     }
 }

@@ -8,10 +8,11 @@
 //! - `job` is the update of one device as a state machine, and `jobs` has those of all devices. `update` checks what an
 //!   application asks for, and [`record`] is what the store has of a job.
 //! - [`campaign`] updates many devices, one job each. `campaigns` has all campaigns, [`campaign_request`] what operators
-//!   ask of them, and `campaign_inbox` what happens to their devices.
+//!   ask of them, `campaign_inbox` what happens to their devices, and `campaign_client` speaks with the broker for them.
 //! - [`config`] has the settings.
 
 pub mod campaign;
+pub(in crate::gateway) mod campaign_client;
 pub(in crate::gateway) mod campaign_inbox;
 pub mod campaign_request;
 pub(in crate::gateway) mod campaigns;

@@ -3,6 +3,8 @@
 use std::ops::Bound;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::member::{Member, MemberState, Outcome};
 use super::spec::CampaignSpec;
 use super::view::{CampaignMember, CampaignView, Counts};
@@ -90,6 +92,12 @@ impl Campaign {
         &self.counts
     }
 
+    /// Returns the campaign with what it is to do.
+    pub fn details(&self) -> CampaignView {
+        CampaignView { spec: serde_json::to_value(&self.spec).unwrap_or_default(), ..self.view() }
+    }
+
+    /// Returns the campaign without what it is to do, which may be long.
     pub fn view(&self) -> CampaignView {
         let spec = &self.spec;
         CampaignView {
@@ -99,7 +107,7 @@ impl Campaign {
             version: spec.version.clone(),
             ends: self.ends,
             counts: self.counts,
-            spec: serde_json::to_value(spec).unwrap_or_default(),
+            spec: Value::Null,
         }
     }
 

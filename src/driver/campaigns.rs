@@ -1,0 +1,104 @@
+//! Requests of the console about firmware campaigns.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use lwm2m_core::gateway::console_commands::ConsoleAnswer;
+use lwm2m_core::gateway::firmware::campaign::member::MemberState;
+use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView};
+use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal};
+
+use super::Driver;
+use super::control::{Control, DriverRequest, DriverSilent};
+use super::requests::answer;
+
+/// What the console asks of campaigns.
+#[derive(Debug)]
+pub enum CampaignAsk {
+    /// Begins a campaign. The answer of one that is not refused at once comes when its image was looked at.
+    Start {
+        json: Vec<u8>,
+        admission: Reply<()>,
+        answer: oneshot::Sender<ConsoleAnswer>,
+    },
+    Control {
+        name: String,
+        action: CampaignAction,
+        reply: Reply<CampaignView>,
+    },
+    List(oneshot::Sender<Vec<CampaignView>>),
+    Show(String, Reply<CampaignView>),
+    Devices(DevicesAsk, Reply<Vec<CampaignMember>>),
+}
+
+/// Devices of a campaign in the order of their endpoint names.
+#[derive(Debug)]
+pub struct DevicesAsk {
+    pub name: String,
+    /// The endpoint name before the first one that is wanted.
+    pub after: Option<String>,
+    pub state: Option<MemberState>,
+    pub most: usize,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, CampaignRefusal>>;
+
+impl Driver {
+    pub(super) fn handle_campaign(&mut self, now: Instant, ask: CampaignAsk) {
+        match ask {
+            CampaignAsk::Start { json, admission, answer: final_answer } => {
+                let ask = self.askers.add(final_answer);
+                let started = self.gateway.start_campaign(now, ask, &json);
+                if started.is_err() {
+                    self.askers.forget(ask);
+                }
+                answer(admission, started);
+            }
+            CampaignAsk::Control { name, action, reply } => {
+                answer(reply, self.gateway.control_campaign(now, &name, action));
+            }
+            CampaignAsk::List(reply) => answer(reply, self.gateway.campaign_list()),
+            CampaignAsk::Show(name, reply) => answer(reply, self.gateway.campaign(&name)),
+            CampaignAsk::Devices(DevicesAsk { name, after, state, most }, reply) => {
+                answer(reply, self.gateway.campaign_devices(&name, after.as_deref(), state, most));
+            }
+        }
+    }
+}
+
+impl Control {
+    /// Begins a campaign. Returns whether it is refused at once, and where its answer comes otherwise.
+    pub async fn start_campaign(
+        &self,
+        json: Vec<u8>,
+    ) -> Result<(Result<(), CampaignRefusal>, oneshot::Receiver<ConsoleAnswer>), DriverSilent> {
+        let (answer, final_answer) = oneshot::channel();
+        let request = |admission| DriverRequest::Campaign(Box::new(CampaignAsk::Start { json, admission, answer }));
+        Ok((self.ask(request).await?, final_answer))
+    }
+
+    /// Pauses, resumes or cancels a campaign.
+    pub async fn control_campaign(
+        &self,
+        name: String,
+        action: CampaignAction,
+    ) -> Result<Result<CampaignView, CampaignRefusal>, DriverSilent> {
+        self.ask(|reply| DriverRequest::Campaign(Box::new(CampaignAsk::Control { name, action, reply }))).await
+    }
+
+    pub async fn campaigns(&self) -> Result<Vec<CampaignView>, DriverSilent> {
+        self.ask(|reply| DriverRequest::Campaign(Box::new(CampaignAsk::List(reply)))).await
+    }
+
+    pub async fn campaign(&self, name: String) -> Result<Result<CampaignView, CampaignRefusal>, DriverSilent> {
+        self.ask(|reply| DriverRequest::Campaign(Box::new(CampaignAsk::Show(name, reply)))).await
+    }
+
+    pub async fn campaign_devices(
+        &self,
+        devices: DevicesAsk,
+    ) -> Result<Result<Vec<CampaignMember>, CampaignRefusal>, DriverSilent> {
+        self.ask(|reply| DriverRequest::Campaign(Box::new(CampaignAsk::Devices(devices, reply)))).await
+    }
+}
