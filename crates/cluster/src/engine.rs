@@ -97,6 +97,9 @@ pub struct RoundAnswer {
     pub announced: Announced,
     /// The entries that are not expired.
     pub nodes: Vec<NodeEntry>,
+    /// The nodes that announced themselves in the last day and did not drain, also those whose entries are expired. Such
+    /// a node may live without the engine.
+    pub members: Vec<NodeNumber>,
     /// The leases of all shards. They are a hint: each request checks them again.
     pub leases: Vec<(Shard, LeaseState)>,
     /// The answer to each renewal with its term; empty unless the node was announced.

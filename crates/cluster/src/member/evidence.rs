@@ -10,6 +10,9 @@ use crate::node::{Incarnation, NodeNumber, Process};
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: BTreeMap<NodeNumber, Peer>,
+    /// The nodes that are not in the engine's list any more. They are pinged, so that they learn of this one, and do not
+    /// count as evidence.
+    absent: Vec<NodeNumber>,
     /// The newest process of each number that was ever met.
     newest: BTreeMap<NodeNumber, Incarnation>,
     /// When the answers were forgotten last.
@@ -40,7 +43,7 @@ pub(super) enum Evidence {
 
 impl Peers {
     /// Replaces the peers by those of the engine's list. Who stays keeps what is known of it.
-    pub(super) fn list(&mut self, me: NodeNumber, nodes: &[NodeEntry]) {
+    pub(super) fn list(&mut self, me: NodeNumber, nodes: &[NodeEntry], members: &[NodeNumber]) {
         let mut before = std::mem::take(&mut self.peers);
         for &entry in nodes {
             self.meet(entry.process);
@@ -50,6 +53,8 @@ impl Peers {
                 self.peers.insert(entry.process.node, Peer { entry, unanswered_since, heard });
             }
         }
+        let absent = |node: &&NodeNumber| **node != me && !self.peers.contains_key(node);
+        self.absent = members.iter().filter(absent).copied().collect();
     }
 
     /// Records that a process exists, which may be unknown to the engine's last list.
@@ -66,7 +71,7 @@ impl Peers {
         for peer in self.peers.values_mut() {
             peer.unanswered_since.get_or_insert(asked);
         }
-        self.peers.keys().copied().collect()
+        self.peers.keys().chain(&self.absent).copied().collect()
     }
 
     pub(super) fn pong_from(&mut self, process: Process, asked: Instant, reaches: bool) {

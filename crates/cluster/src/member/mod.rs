@@ -358,7 +358,7 @@ impl Member {
         }
         self.note_contact(answer.asked, answer.run, now);
         self.note_clock(&answer, now);
-        self.peers.list(self.settings.process.node, &answer.nodes);
+        self.peers.list(self.settings.process.node, &answer.nodes, &answer.members);
         let in_right = self.is_in_right();
         for (shard, term, renewed) in answer.renewals {
             self.handle_renewal(shard, term, renewed, answer.asked, answer.run, in_right, now);

@@ -119,8 +119,9 @@ impl Engine {
             }
         }
         let nodes = self.stored.nodes.values().filter(|(_, until)| *until > now).map(|(entry, _)| *entry).collect();
+        let members = self.stored.nodes.keys().copied().collect();
         let leases = self.stored.leases.iter().map(|(&shard, lease)| (shard, self.view(lease, now))).collect();
-        RoundAnswer { asked, time: WallTime(now), run: self.run, announced, nodes, leases, renewals: renewed }
+        RoundAnswer { asked, time: WallTime(now), run: self.run, announced, nodes, members, leases, renewals: renewed }
     }
 
     fn view(&self, lease: &Lease, now: u64) -> LeaseState {

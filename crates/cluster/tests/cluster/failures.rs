@@ -221,3 +221,19 @@ fn a_node_whose_clock_is_wrong_takes_no_shards() {
     assert_eq!(world.processes[wrong].member.state(), State::Sure);
     assert!(shards().all(|shard| !world.owners(shard).contains(&wrong)));
 }
+
+/// Nodes 0 and 1 lose the engine after node 2 has gone, and do not know that it is back.
+#[test]
+fn nodes_without_the_engine_learn_of_a_node_that_starts_meanwhile() {
+    let mut world = three_nodes(Isolated::Suspend);
+
+    world.kill(2);
+    world.run_for(8_000);
+    world.cut_from_engine.extend([0, 1]);
+    world.run_for(6_000);
+    let back = world.start(2, 0, 0);
+    world.run_for(30_000);
+
+    assert!(shards().all(|shard| world.owners(shard) == [back]));
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}

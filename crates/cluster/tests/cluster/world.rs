@@ -95,8 +95,9 @@ pub struct Audit {
     tenures: u64,
     /// Of each shard: the latest tenure that sent something, its process, and its state when it last sent.
     latest: HashMap<Shard, (u64, usize, State)>,
-    /// Of each shard: the latest tenure whose write came through since the engine last forgot something.
-    written: HashMap<Shard, u64>,
+    /// Of each shard: the latest tenure whose write came through since the engine last forgot something, and
+    /// its process.
+    written: HashMap<Shard, (u64, usize)>,
     pub violations: Vec<String>,
     /// The moments at which a shard had two owners, one of them alone.
     pub allowed_doubles: u64,
@@ -423,7 +424,7 @@ impl World {
             }
             Request::Write { shard, term, tenure } => {
                 if self.engine.write(me, shard, term) {
-                    self.audit.wrote(shard, tenure, self.now);
+                    self.audit.wrote(id, shard, tenure, self.now);
                 }
                 return;
             }
@@ -478,12 +479,12 @@ impl Audit {
         None
     }
 
-    fn wrote(&mut self, shard: Shard, tenure: u64, now: u64) {
-        let written = self.written.entry(shard).or_insert(tenure);
-        if tenure < *written {
+    fn wrote(&mut self, id: usize, shard: Shard, tenure: u64, now: u64) {
+        let written = self.written.entry(shard).or_insert((tenure, id));
+        if tenure < written.0 && id != written.1 {
             self.violations.push(format!("{now} ms: a write of an earlier owner of shard {shard} came through"));
         }
-        *written = tenure.max(*written);
+        *written = (tenure, id).max(*written);
     }
 }
 
