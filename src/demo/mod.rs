@@ -2,13 +2,14 @@
 //! and an application that talks to them over MQTT. Each command is explained, and every message is printed.
 //!
 //! 1. A device of LwM2M 1.0 registers. The application asks: discover, read, write, observe, cancel, execute.
-//! 2. A device of LwM2M 1.1 registers. It shows composite reads and writes, and a Send with a history.
+//! 2. A device of LwM2M 1.1 registers. It shows composite reads and writes, a Send with a history, and a firmware update.
 //! 3. A device of LwM2M 1.2 registers. It shows a composite observation.
 //! 4. With `--bootstrap` the first device has no server: the gateway gives it one.
 //! 5. At a terminal it goes on with notifications until Ctrl-C.
 
 mod application;
 mod bootstrap;
+mod firmware;
 mod screen;
 mod script;
 
@@ -28,6 +29,7 @@ use lwm2m_simulator::DeviceEvent;
 
 use application::DemoApplication;
 use bootstrap::DemoAccounts;
+use firmware::DemoImages;
 use screen::Screen;
 use script::{DemoAction, DemoStep, DemoWait, TEMPERATURE};
 
@@ -59,6 +61,7 @@ pub fn with_quiet_log(mut config: Config) -> Config {
 /// `bootstrap` the first device is given its server before.
 pub async fn run(mut config: Config, once: bool, bootstrap: bool) -> anyhow::Result<()> {
     let accounts = bootstrap.then(|| DemoAccounts::write(&mut config)).transpose()?;
+    let _images = DemoImages::write(&mut config)?;
     let app = app::start(config, true).await?;
     let outcome = tokio::select! {
         outcome = demonstrate(&app, once, accounts.is_some()) => outcome,
@@ -133,7 +136,25 @@ impl Conversation<'_> {
                     }
                 }
                 DemoWait::Registration => self.wait_for_message("registration", "register").await?,
+                DemoWait::FirmwareUpdate => self.wait_for_update().await?,
             }
+        }
+        Ok(())
+    }
+
+    /// Shows the events of a firmware update up to its end.
+    async fn wait_for_update(&mut self) -> anyhow::Result<()> {
+        const ENDS: [&str; 4] = ["succeeded", "failed", "cancelled", "deferred"];
+        let end = |happening| match happening {
+            DemoHappening::Message(message) => {
+                let is_end = message["data"]["phase"].as_str().is_some_and(|phase| ENDS.contains(&phase));
+                (message["msgType"] == "firmware-status" && is_end).then_some(message)
+            }
+            DemoHappening::Device(_) => None,
+        };
+        let end = self.wait_for("end of the firmware update", end).await?;
+        if end["data"]["phase"] != "succeeded" {
+            bail!("the firmware update ended: {}", end["data"]);
         }
         Ok(())
     }

@@ -5,12 +5,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use lwm2m_core::coap::options::format;
-use lwm2m_simulator::{SimulatedDeviceConfig, SimulatedSample, SimulatedSend, SimulatedValue, SimulatedVersion};
+use lwm2m_simulator::{
+    SimulatedDeviceConfig, SimulatedFirmwareConfig, SimulatedSample, SimulatedSend, SimulatedValue, SimulatedVersion,
+};
+
+use super::firmware;
 
 pub const TEMPERATURE: &str = "/3303/0/5700";
 
 /// Interval of the thermometer's notifications.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Time that the thermometer takes to install an image.
+const UPDATE_TIME: Duration = Duration::from_secs(2);
 
 /// The part of one device.
 pub struct DemoAct {
@@ -38,6 +45,8 @@ pub enum DemoWait {
     Notifications,
     /// The device registers again.
     Registration,
+    /// The firmware update ends.
+    FirmwareUpdate,
 }
 
 /// Returns the acts. With `bootstrap` the first device is given its server before it registers.
@@ -55,7 +64,13 @@ pub fn acts(bootstrap: bool) -> Vec<DemoAct> {
         },
         DemoAct {
             explanation: "A thermometer of LwM2M 1.1 registers. Its root link announces SenML CBOR (ct=112).",
-            device: thermometer("demo-thermometer-11", SimulatedVersion::V1_1, &[format::SENML_CBOR]),
+            device: SimulatedDeviceConfig {
+                firmware: Some(SimulatedFirmwareConfig {
+                    update_time: UPDATE_TIME,
+                    ..SimulatedFirmwareConfig::default()
+                }),
+                ..thermometer("demo-thermometer-11", SimulatedVersion::V1_1, &[format::SENML_CBOR])
+            },
             steps: steps_of_1_1(),
         },
         DemoAct {
@@ -148,6 +163,12 @@ fn steps_of_1_1() -> Vec<DemoStep> {
             action: DemoAction::Send,
             then: DemoWait::Go,
         },
+        command_then(
+            "Update the firmware: the gateway pushes an image, the device installs it, restarts and tells its version.",
+            "firmware-update",
+            firmware::update(),
+            DemoWait::FirmwareUpdate,
+        ),
     ]
 }
 

@@ -297,8 +297,16 @@ fn the_demonstration_shows_a_device_that_is_given_its_server() {
         .expect("the program is built");
     let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
     assert!(output.status.success(), "{said}");
-    for expected in ["PUT /0/1, answered 2.04", "was given the server 101 at coap://127.0.0.1:", "registered, as /rd/"]
-    {
+    for expected in [
+        "PUT /0/1, answered 2.04",
+        "was given the server 101 at coap://127.0.0.1:",
+        "registered, as /rd/",
+        // The demonstration of a firmware update.
+        "demo-2.5.0.bin",
+        "downloading",
+        "verifying",
+        "succeeded",
+    ] {
         assert!(said.contains(expected), "{expected}:\n{said}");
     }
 }
