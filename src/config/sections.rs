@@ -181,6 +181,7 @@ fn coap(reader: &mut ConfigReader, default: Parameters) -> Parameters {
             choice([("received", Acknowledging::AtOnce), ("published", Acknowledging::OnDemand)]),
         ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
+        shards: default.shards,
         deduplication_entries_per_peer: reader.read(
             "coap.deduplication_entries_per_peer",
             default.deduplication_entries_per_peer,

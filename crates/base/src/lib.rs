@@ -1,7 +1,7 @@
 //! Types that all layers share: the name of a peer, the identity of a device, deadlines, rate limits and secrets.
 //!
 //! - [`Peer`] names the other end of a datagram; [`AssociationId`] names a DTLS association.
-//! - [`Shard`] names one of the 256 parts into which devices are divided.
+//! - [`Shard`] names one of the 256 parts into which devices are divided; [`ThreadShards`] are those of one thread.
 //! - [`deadlines`] orders what is due, with one deadline for each key.
 //! - [`expiring_map`] holds entries that expire, with a bound on their number.
 //! - [`identity`] names what a device proved to be.
@@ -33,4 +33,4 @@ pub mod small_map;
 pub mod total;
 
 pub use peer::{AssociationId, Peer};
-pub use shard::Shard;
+pub use shard::{Shard, ThreadShards};

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::shard::{Shard, ThreadShards};
+
 /// Identifies the peer of a device's datagrams: one of our sockets and the remote address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
@@ -21,6 +23,21 @@ pub struct Peer {
 /// A DTLS association. Never given to another one, not even after a restart that takes the associations up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AssociationId(pub u64);
+
+impl AssociationId {
+    /// Makes an id of random bits in one of these shards.
+    pub fn from_random(random: u64, shards: ThreadShards) -> Self {
+        let [first, rest @ ..] = random.to_be_bytes();
+        let [r1, r2, r3, r4, r5, r6, r7] = rest;
+        Self(u64::from_be_bytes([shards.choose(first).number(), r1, r2, r3, r4, r5, r6, r7]))
+    }
+
+    /// Returns the shard of the association: the first byte of its id, which is also its connection ID.
+    pub fn shard(self) -> Shard {
+        let [first, ..] = self.0.to_be_bytes();
+        Shard::new(first)
+    }
+}
 
 impl Peer {
     /// Returns the peer at an address over plain UDP.

@@ -1,6 +1,7 @@
 //! Shards: the fixed parts into which devices are divided, among threads or among the nodes of a cluster.
 
 use std::fmt::{self, Display};
+use std::num::NonZero;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +43,102 @@ impl Display for Shard {
     }
 }
 
+/// The shards whose ids one thread gives out: with `threads` threads those whose number modulo `threads` is the number
+/// of the thread. Together the threads have every shard once. The only thread has all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadShards {
+    thread: u8,
+    threads: NonZero<u8>,
+}
+
+impl ThreadShards {
+    /// The shards of a program with one thread: all of them.
+    pub const ALL: Self = Self { thread: 0, threads: NonZero::<u8>::MIN };
+    /// The maximum number of threads. Each of them then has two shards.
+    pub const MAX_THREADS: u8 = 128;
+
+    /// Returns the shards of a thread, whose number counts from 0. Returns `None` if there is no such thread or if there
+    /// are more than [`Self::MAX_THREADS`].
+    pub fn new(thread: u8, threads: u8) -> Option<Self> {
+        let threads = NonZero::new(threads)?;
+        let is_valid = thread < threads.get() && threads.get() <= Self::MAX_THREADS;
+        is_valid.then_some(Self { thread, threads })
+    }
+
+    /// Returns the number of the thread that has a shard, among `threads` threads.
+    pub fn thread_of(shard: Shard, threads: NonZero<u8>) -> u8 {
+        shard.number() % threads
+    }
+
+    /// Returns whether the thread has this shard.
+    pub fn contains(self, shard: Shard) -> bool {
+        Self::thread_of(shard, self.threads) == self.thread
+    }
+
+    /// Chooses a shard of the thread by a random byte. Each shard is about equally likely. With one thread the number of
+    /// the shard is the byte itself.
+    pub fn choose(self, random: u8) -> Shard {
+        let first_of_row = random - random % self.threads;
+        let number = first_of_row.checked_add(self.thread);
+        // The last row has no shard for some threads if 256 is no multiple of the threads.
+        Shard(number.unwrap_or_else(|| first_of_row - self.threads.get() + self.thread))
+    }
+}
+
+impl Default for ThreadShards {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all_thread_shards() -> impl Iterator<Item = ThreadShards> {
+        let of_threads = |threads| (0..threads).filter_map(move |thread| ThreadShards::new(thread, threads));
+        (1..=ThreadShards::MAX_THREADS).flat_map(of_threads)
+    }
+
+    #[test]
+    fn each_shard_belongs_to_exactly_one_thread() {
+        for threads in 1..=ThreadShards::MAX_THREADS {
+            let of_threads: Vec<_> = (0..threads).filter_map(|thread| ThreadShards::new(thread, threads)).collect();
+            assert_eq!(of_threads.len(), usize::from(threads));
+            for shard in Shard::all() {
+                assert_eq!(
+                    of_threads.iter().filter(|shards| shards.contains(shard)).count(),
+                    1,
+                    "{shard} of {threads}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_chooses_all_of_its_shards_and_no_other_one() {
+        for shards in all_thread_shards() {
+            let mut chosen: Vec<_> = (0..=255).map(|random| shards.choose(random)).collect();
+            chosen.sort();
+            chosen.dedup();
+            let own: Vec<_> = Shard::all().filter(|shard| shards.contains(*shard)).collect();
+            assert_eq!(chosen, own, "{shards:?}");
+        }
+    }
+
+    #[test]
+    fn the_only_thread_has_the_shard_of_each_random_byte() {
+        for random in 0..=255 {
+            assert_eq!(ThreadShards::ALL.choose(random), Shard::new(random));
+        }
+    }
+
+    #[test]
+    fn there_is_no_thread_beyond_the_last_one() {
+        assert_eq!(ThreadShards::new(0, 0), None);
+        assert_eq!(ThreadShards::new(2, 2), None);
+        assert_eq!(ThreadShards::new(0, ThreadShards::MAX_THREADS + 1), None);
+    }
 
     #[test]
     fn there_are_as_many_shards_as_a_byte_has_values() {

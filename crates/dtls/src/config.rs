@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lwm2m_base::ThreadShards;
 use lwm2m_base::rate::{Rate, RateLimit};
 
 use super::credentials::KeyRealm;
@@ -30,6 +31,8 @@ pub struct DtlsConfig {
     pub cookie_lifetime: Duration,
     /// The realms of the sockets by number. A socket beyond the list has the default realm.
     pub realms: Vec<KeyRealm>,
+    /// The shards whose connection IDs the server gives out.
+    pub shards: ThreadShards,
 }
 
 impl DtlsConfig {
@@ -67,6 +70,7 @@ impl Default for DtlsConfig {
             cached_keys: 100_000,
             cookie_lifetime: Duration::from_secs(60),
             realms: Vec::new(),
+            shards: ThreadShards::ALL,
         }
     }
 }

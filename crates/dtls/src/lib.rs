@@ -280,7 +280,7 @@ impl DtlsServer {
     /// unpredictable.
     fn new_id(&mut self) -> AssociationId {
         loop {
-            let id = AssociationId(self.rng.random());
+            let id = AssociationId::from_random(self.rng.random(), self.settings.shards);
             if self.associations.get(id).is_none() && !self.handshakes.contains(id) {
                 return id;
             }

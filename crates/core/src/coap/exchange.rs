@@ -155,7 +155,7 @@ impl Exchanges {
 
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.open.unused_token(peer, self.parameters.token_length, &mut self.rng);
+        let token = self.open.unused_token(peer, &self.parameters, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
 
@@ -166,7 +166,7 @@ impl Exchanges {
 
     /// Sends a further block of a transfer that the peer has begun to answer.
     pub(crate) fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.open.unused_token(peer, self.parameters.token_length, &mut self.rng);
+        let token = self.open.unused_token(peer, &self.parameters, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
 

@@ -6,6 +6,8 @@ use std::fmt;
 use coap_lite::{MessageClass, MessageType, Packet};
 use thiserror::Error;
 
+use lwm2m_base::Shard;
+
 use super::code::Code;
 use super::options::{Options, first_option};
 
@@ -43,6 +45,11 @@ impl Token {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Returns the shard of the gateway's token that has these bytes: its first byte. The empty token has none.
+    pub fn shard(&self) -> Option<Shard> {
+        self.as_bytes().first().copied().map(Shard::new)
     }
 }
 

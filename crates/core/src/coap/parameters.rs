@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lwm2m_base::ThreadShards;
+
 /// Says when a confirmable notification is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledging {
@@ -25,6 +27,8 @@ pub struct Parameters {
     pub acknowledge_notifications: Acknowledging,
     /// Bytes of a token of ours: 1 to 8.
     pub token_length: usize,
+    /// The shards whose tokens the endpoint gives out.
+    pub shards: ThreadShards,
     /// Limits the messages that are remembered for duplicate detection, for each peer and for all peers.
     pub deduplication_entries_per_peer: usize,
     pub deduplication_entries: usize,
@@ -51,6 +55,7 @@ impl Default for Parameters {
             processing_delay: Duration::from_secs(2),
             acknowledge_notifications: Acknowledging::AtOnce,
             token_length: 8,
+            shards: ThreadShards::ALL,
             deduplication_entries_per_peer: 64,
             deduplication_entries: 200_000,
             pending_requests: 20_000,

@@ -312,7 +312,7 @@ impl Registrations {
         let Some(mut pending) = self.pending.remove(id) else { return };
         let replaced = self.devices.replace(context, &endpoint);
 
-        let location = Location::from_random(context.rng.random());
+        let location = Location::from_random(context.rng.random(), context.settings.coap.shards);
         context.respond(pending.request, created(&location));
         let early = std::mem::take(&mut pending.early);
         self.enter(context, pending, location);

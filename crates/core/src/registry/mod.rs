@@ -26,16 +26,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::{Peer, Shard, ThreadShards};
 
 /// Names one registration of one device to both sides of the gateway. No other registration gets it while the process
 /// lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationId(pub u64);
 
-/// The last segment of a registration's Location-Path. It cannot be guessed: 72 random bits as URL-safe
-/// text. Some clients cannot keep more than these 12 characters.
+/// The last segment of a registration's Location-Path. It cannot be guessed: 72 bits as URL-safe text, of which the
+/// first eight are the shard and the others are random. Some clients cannot keep more than these 12 characters.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Location(String);
 
@@ -43,9 +43,21 @@ impl Location {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const LENGTH: usize = 12;
 
-    /// Creates a location from six bits of each byte.
-    pub(crate) fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
+    /// Creates a location in one of these shards from six bits of each byte.
+    pub(crate) fn from_random(mut bytes: [u8; Self::LENGTH], shards: ThreadShards) -> Self {
+        let shard = shards.choose(bytes[0] << 2 | bytes[1] >> 4 & 0x3).number();
+        bytes[0] = shard >> 2;
+        bytes[1] = shard << 4 | bytes[1] & 0xf;
         Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
+    }
+
+    /// Returns the shard that the text of a location names, by six bits of its first character and two of its second.
+    /// Returns `None` if no gateway gives out such a text.
+    pub fn shard_of(text: &str) -> Option<Shard> {
+        let digit = |character: u8| Self::ALPHABET.iter().position(|one| *one == character);
+        let mut digits = text.bytes().map(digit);
+        let (first, second) = (digits.next()??, digits.next()??);
+        u8::try_from(first << 2 | second >> 4).ok().map(Shard::new)
     }
 
     /// Restores a location that was given to a device before.

@@ -30,6 +30,7 @@ mod gateway_pages;
 mod gateway_registration;
 mod gateway_send;
 mod gateway_server_object;
+mod gateway_shards;
 mod gateway_stopping;
 mod gateway_traces;
 mod gateway_upstream;

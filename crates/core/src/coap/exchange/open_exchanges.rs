@@ -11,7 +11,7 @@ use lwm2m_base::id_map::IdMap;
 use super::tokens::{Expected, Tokens};
 use crate::coap::observe::Freshness;
 use crate::coap::transmission::{MessageKey, SentMessage};
-use crate::coap::{ExchangeId, MessageId, Token};
+use crate::coap::{ExchangeId, MessageId, Parameters, Token};
 
 /// Owns the exchanges and the observations, the tokens by which messages of peers belong to them, and the times at which
 /// separate responses must have come.
@@ -132,9 +132,9 @@ impl OpenExchanges {
         self.tokens.get(peer, token)
     }
 
-    /// Returns a random token that is unused with this peer, of this length in bytes or longer.
-    pub fn unused_token(&self, peer: Peer, length: usize, rng: &mut StdRng) -> Token {
-        self.tokens.random(peer, length, rng)
+    /// Returns a random token that is unused with this peer, as long as the parameters say or longer.
+    pub fn unused_token(&self, peer: Peer, parameters: &Parameters, rng: &mut StdRng) -> Token {
+        self.tokens.random(peer, parameters.token_length, parameters.shards, rng)
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use lwm2m_base::Peer;
+use lwm2m_base::{Peer, ThreadShards};
 
 use crate::coap::{ExchangeId, Token};
 
@@ -34,11 +34,13 @@ impl Tokens {
         self.change(peer, token, |expected| expected.observation = observation);
     }
 
-    /// Returns a random token that is unused with this peer. If a token of this length is taken, a longer one is tried.
-    pub fn random(&self, peer: Peer, mut length: usize, rng: &mut StdRng) -> Token {
+    /// Returns a random token in one of these shards that is unused with this peer. If a token of this length is taken, a
+    /// longer one is tried.
+    pub fn random(&self, peer: Peer, mut length: usize, shards: ThreadShards, rng: &mut StdRng) -> Token {
         loop {
             let mut bytes = [0; Token::MAX_LENGTH];
             rng.fill_bytes(&mut bytes);
+            bytes[0] = shards.choose(bytes[0]).number();
             let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
             if !self.by_peer_and_token.contains_key(&(peer, token)) {
                 return token;

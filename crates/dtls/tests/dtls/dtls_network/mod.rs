@@ -14,4 +14,5 @@ mod rate;
 mod replacing;
 mod restart;
 mod revoking;
+mod shards;
 mod unknown_peers;

@@ -1,0 +1,73 @@
+//! The ids that a gateway gives out name its shards, so that a datagram can be routed by them.
+
+use std::collections::HashSet;
+
+use lwm2m_base::{Shard, ThreadShards};
+use lwm2m_core::coap::{Code, Token};
+use lwm2m_core::registry::Location;
+use lwm2m_testkit::scene::{Scene, read};
+use proptest::prelude::*;
+
+/// Registers devices with a gateway that has these shards, sends each of them a command, and returns the shards of the
+/// Locations and of the tokens.
+fn given_out(shards: ThreadShards, token_length: usize, devices: usize) -> (Vec<Shard>, Vec<Shard>) {
+    let mut scene = Scene::with(|settings| {
+        settings.coap.shards = shards;
+        settings.coap.token_length = token_length;
+    });
+    let both = (0..devices).map(|number| {
+        scene.join(&format!("ep=dev-{number}&lt=300&lwm2m=1.0"));
+        scene.forget_what_was_said();
+        scene.command(&read(number as u64));
+        let token = scene.expect_request(Code::GET, "/3/0/0").token;
+        assert!(token.as_bytes().len() >= token_length);
+        let location = scene.location.last().expect("a registered device has a Location");
+        let shard = Location::shard_of(location).expect("a Location names a shard");
+        (shard, token.shard().expect("a token that is not empty names a shard"))
+    });
+    both.unzip()
+}
+
+#[test]
+fn locations_and_tokens_are_of_the_shards_of_the_thread() {
+    for (thread, threads) in [(0, 2), (1, 2), (2, 3), (7, 8), (100, 128)] {
+        let shards = ThreadShards::new(thread, threads).expect("there is such a thread");
+        let (locations, tokens) = given_out(shards, 4, 60);
+        assert!(locations.iter().chain(&tokens).all(|shard| shards.contains(*shard)), "{thread} of {threads}");
+        let different: HashSet<_> = locations.into_iter().collect();
+        assert!(different.len() > 1, "the shards of a thread are all in use");
+    }
+}
+
+#[test]
+fn the_only_thread_gives_out_ids_of_all_shards() {
+    let (locations, tokens) = given_out(ThreadShards::ALL, 8, 500);
+    for given in [locations, tokens] {
+        let different: HashSet<_> = given.into_iter().collect();
+        // 500 random numbers below 256 have 220 different ones on average.
+        assert!(different.len() > 180, "{}", different.len());
+    }
+}
+
+#[test]
+fn a_text_that_is_no_location_names_no_shard() {
+    for text in ["", "A", "A+", "ä", "%41A"] {
+        assert_eq!(Location::shard_of(text), None, "{text}");
+    }
+    assert_eq!(Token::EMPTY.shard(), None);
+}
+
+#[test]
+fn the_shard_of_a_location_is_in_its_first_eight_bits() {
+    for (text, number) in [("AAAAAAAAAAAA", 0), ("AQ", 1), ("BA", 4), ("BP", 4), ("_w", 255), ("__________", 255)] {
+        assert_eq!(Location::shard_of(text), Some(Shard::new(number)), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn ids_of_a_gateway_without_shards_name_a_shard_too(location in "[A-Za-z0-9_-]{12}", token in any::<[u8; 8]>()) {
+        prop_assert!(Location::shard_of(&location).is_some());
+        prop_assert_eq!(Token::new(&token).shard(), Some(Shard::new(token[0])));
+    }
+}
