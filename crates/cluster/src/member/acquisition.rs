@@ -23,6 +23,12 @@ struct Opening {
     next_attempt: Instant,
 }
 
+impl Opening {
+    fn new(kind: OpeningKind, now: Instant) -> Self {
+        Self { since: now, kind, next_attempt: now }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OpeningKind {
     /// Released, or of an earlier process of this node.
@@ -54,8 +60,10 @@ impl Openings {
             match kind {
                 None => drop(self.0.remove(&shard)),
                 Some(kind) => {
-                    let opening = self.0.entry(shard).or_insert(Opening { since: now, kind, next_attempt: now });
-                    opening.kind = kind;
+                    let opening = self.0.entry(shard).or_insert_with(|| Opening::new(kind, now));
+                    if opening.kind != kind {
+                        *opening = Opening::new(kind, now);
+                    }
                 }
             }
         }
@@ -63,7 +71,7 @@ impl Openings {
 
     /// Opens a shard that its owner released for this node.
     pub(super) fn open(&mut self, shard: Shard, now: Instant) {
-        self.0.insert(shard, Opening { since: now, kind: OpeningKind::Free, next_attempt: now });
+        self.0.insert(shard, Opening::new(OpeningKind::Free, now));
     }
 
     pub(super) fn next_attempt(&self) -> Option<Instant> {
@@ -94,17 +102,20 @@ impl Member {
                 continue;
             }
             let open_since = match opening.kind {
-                OpeningKind::Free | OpeningKind::Unknown => opening.since,
+                OpeningKind::Free => opening.since,
+                OpeningKind::Unknown => opening.since + timing.grace,
                 OpeningKind::Expired => opening.since.max(contact.since + timing.grace),
             };
             let order = rendezvous::order(shard, self.peers.entries().chain([entry]));
             let position = order.iter().position(|&node| node == entry.process.node).unwrap_or(0);
             let turn = open_since + timing.renew * u32::try_from(position).unwrap_or(u32::MAX).min(128);
-            if turn > now.monotonic {
+            // A request for a lease that may be forgotten makes the engine wait for its owner, whoever asks.
+            let begins_wait = opening.kind == OpeningKind::Unknown && now.monotonic < open_since;
+            if turn > now.monotonic && !begins_wait {
                 opening.next_attempt = turn;
                 continue;
             }
-            opening.next_attempt = now.monotonic + timing.renew / 2;
+            opening.next_attempt = now.monotonic + if begins_wait { timing.renew } else { timing.renew / 2 };
             self.commands.push_back(Command::Ask(EngineRequest::Acquire {
                 asked: now.monotonic,
                 shard,
