@@ -1,6 +1,6 @@
-//! Measures what the core needs for one notification, command, Register and Update: datagrams and commands in, datagrams
-//! and publications out, no socket between; and for one page of devices, which is a turn of the console. What the devices
-//! of the benchmark do, such as reading and writing their messages, is not counted.
+//! Measures what the core needs for one notification, command, Register and Update: datagrams and commands in,
+//! datagrams and publications out, no socket between; and for one page of devices, which is a turn of the console. What
+//! the devices of the benchmark do, such as reading and writing their messages, is not counted.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::hint::black_box;
@@ -91,7 +91,8 @@ fn composite_read(criterion: &mut Criterion) {
     });
 }
 
-/// With the broker's answer: Register, Connect, Connected, 2.01, the report. The de-registration after it is not counted.
+/// With the broker's answer: Register, Connect, Connected, 2.01, the report. The de-registration after it is not
+/// counted.
 fn register(criterion: &mut Criterion) {
     let mut bench = Bench::new();
     let mut device = 0;
@@ -120,8 +121,8 @@ fn update(criterion: &mut Criterion) {
     }
 }
 
-/// One turn of an onlooker among many devices: a page of rows, and pages that look at as many devices as one turn may and
-/// find none. Each page begins where the one before ended, as those of onlookers do.
+/// One turn of an onlooker among many devices: a page of rows, and pages that look at as many devices as one turn may
+/// and find none. Each page begins where the one before ended, as those of onlookers do.
 fn page(criterion: &mut Criterion) {
     let mut bench = Bench::new();
     (0..ONLOOKED_DEVICES).for_each(|device| drop(bench.register(device)));

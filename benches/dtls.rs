@@ -1,8 +1,9 @@
-//! What DTLS costs, beside what OpenSSL costs that does all of it: the same suite, with a cookie, in memory, in one process.
+//! What DTLS costs, beside what OpenSSL costs that does all of it: the same suite, with a cookie, in memory, in one
+//! process.
 //!
-//! `cargo bench --bench dtls`. It begins with what 50,000 associations occupy, in memory and in the store. Of the times only
-//! the server's part is counted, in processor time of this thread. Both servers keep what a handshake leaves: this one its
-//! associations, OpenSSL its sessions, the last few thousand of them.
+//! `cargo bench --bench dtls`. It begins with what 50,000 associations occupy, in memory and in the store. Of the times
+//! only the server's part is counted, in processor time of this thread. Both servers keep what a handshake leaves: this
+//! one its associations, OpenSSL its sessions, the last few thousand of them.
 
 use std::collections::VecDeque;
 use std::fs;

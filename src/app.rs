@@ -80,8 +80,8 @@ pub struct BoundAddresses {
     pub simulated: u16,
 }
 
-/// Serves until Ctrl-C, SIGTERM or `parent`, the end of the parent process. A second signal ends the program at once, and
-/// is an error. A trial has an embedded broker and a console.
+/// Serves until Ctrl-C, SIGTERM or `parent`, the end of the parent process. A second signal ends the program at once,
+/// and is an error. A trial has an embedded broker and a console.
 pub async fn run(config: Config, trial: Option<Trial>, parent: Option<oneshot::Receiver<()>>) -> anyhow::Result<()> {
     let embedded = trial.is_some();
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -170,8 +170,8 @@ impl App {
 }
 
 impl BoundAddresses {
-    /// Returns the URL that opens the console with the token of this process; `None` if there is no such token. It is for
-    /// the standard output and never for the log.
+    /// Returns the URL that opens the console with the token of this process; `None` if there is no such token. It is
+    /// for the standard output and never for the log.
     fn trial_link(&self) -> Option<String> {
         let (console, token) = self.console.as_ref().zip(self.trial_token.as_ref())?;
         Some(format!("{console}#token={}", token.reveal()))

@@ -1,6 +1,6 @@
-//! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do not
-//! serve devices are here: `check`, `emqx-config`, `objects`, `token`, `openapi`, `completion` and `man`. Those that ask
-//! a running gateway are in `remote`.
+//! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do
+//! not serve devices are here: `check`, `emqx-config`, `objects`, `token`, `openapi`, `completion` and `man`. Those
+//! that ask a running gateway are in `remote`.
 
 mod check;
 mod check_bootstrap;
@@ -81,12 +81,12 @@ enum Subcommand {
     Run {
         #[command(flatten)]
         config: ConfigFile,
-        /// End when the standard input does, which a parent process holds; its line `stop` asks for the end too, `reload`
-        /// for a reload. The output is JSON lines only
+        /// End when the standard input ends, which a parent process holds open, or when it has the line `stop`; the line
+        /// `reload` reloads the configuration. The output is JSON lines only
         #[arg(long)]
         exit_with_parent: bool,
-        /// Start a small MQTT broker in this process and use it in place of EMQX, with a console; the broker stores nothing,
-        /// and accepts every client
+        /// Start a small MQTT broker in this process and use it in place of EMQX, with a console; the broker stores
+        /// nothing, and accepts every client
         #[cfg(feature = "embedded")]
         #[arg(long, conflicts_with = "exit_with_parent")]
         embedded: bool,
@@ -112,8 +112,8 @@ enum Subcommand {
     Check {
         #[command(flatten)]
         config: ConfigFile,
-        /// Try the ports, the store, the service of keys and the broker too: a device of an invented name is connected, and
-        /// a small message is published for it
+        /// Try the ports, the store, the service of keys and the broker too: a device of an invented name is connected,
+        /// and a small message is published for it
         #[arg(long)]
         connect: bool,
     },
@@ -162,8 +162,8 @@ impl ConfigFile {
     }
 }
 
-/// Runs the program with the arguments of the process. The exit code is 0 for success, 1 for failure, 2 for wrong usage;
-/// commands that ask a running gateway have further ones.
+/// Runs the program with the arguments of the process. The exit code is 0 for success, 1 for failure, 2 for wrong
+/// usage; commands that ask a running gateway have further ones.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

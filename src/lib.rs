@@ -1,9 +1,9 @@
 //! The LwM2M gateway for EMQX: LwM2M devices on one side, EMQX or another MQTT broker on the other.
 //!
-//! This crate is the program around the core: it owns sockets, gRPC, MQTT connections, the clock, files and signals. The
-//! core, `lwm2m_core`, is a state machine without IO: it takes the time, received bytes and a seed, and returns outputs. Its
-//! documentation has the glossary; read it and [`Gateway`](lwm2m_core::gateway::Gateway) next. `docs/architecture.md` follows
-//! a notification and a command through all modules.
+//! This crate is the program around the core: it owns sockets, gRPC, MQTT connections, the clock, files and signals.
+//! The core, `lwm2m_core`, is a state machine without IO: it takes the time, received bytes and a seed, and returns
+//! outputs. Its documentation has the glossary; read it and [`Gateway`](lwm2m_core::gateway::Gateway) next.
+//! `docs/architecture.md` follows a notification and a command through all modules.
 //!
 //! ```text
 //! main -> cli -> app -> console -> admin, reload -> driver -> transport, store, credentials, upstream  this crate
@@ -15,16 +15,17 @@
 //! `reload` reads changed files while the program runs, and [`driver::control`] carries changes and questions to the
 //! driver.
 //!
-//! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `console` stands above
-//! `admin` and `reload`, these above `driver`, which stands above `store`, `credentials` and `upstream`; `observability`
-//! knows the metrics of `upstream` and nothing of the driver.
+//! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `console` stands
+//! above `admin` and `reload`, these above `driver`, which stands above `store`, `credentials` and `upstream`;
+//! `observability` knows the metrics of `upstream` and nothing of the driver.
 //!
 //! Invariants of this crate:
-//! - Only [`upstream`] knows the messages of ExProto and the packets of MQTT; only [`transport`] knows the devices' sockets.
+//! - Only [`upstream`] knows the messages of ExProto and the packets of MQTT; only [`transport`] knows the devices'
+//!   sockets.
 //! - Only [`store`] knows the file that keeps state across restarts; no device waits for it.
 //! - Only [`config`] validates the configuration.
-//! - One driver task owns the core and the state of the upstream link. The task of a device's connection to the broker owns
-//!   a socket only. No device has a timer of its own: deadlines are ordered sets.
+//! - One driver task owns the core and the state of the upstream link. The task of a device's connection to the broker
+//!   owns a socket only. No device has a timer of its own: deadlines are ordered sets.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod admin;

@@ -1,10 +1,11 @@
 //! Reloads settings, object definitions and credentials while the program runs: on SIGHUP, and when a file has changed.
 //!
-//! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that a file
-//!    is not read while an editor writes it.
+//! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that a
+//!    file is not read while an editor writes it.
 //! 2. The configuration is read. With a mistake in it everything stays as it is.
-//! 3. The settings, the object definitions, the certificates, the keys of devices and the bootstrap accounts are read in
-//!    this order, each by that configuration. What cannot be read keeps its old state, is logged, and does not stop the others.
+//! 3. The settings, the object definitions, the certificates, the keys of devices and the bootstrap accounts are read
+//!    in this order, each by that configuration. What cannot be read keeps its old state, is logged, and does not stop
+//!    the others.
 //! 4. The driver applies each change between two inputs.
 //!
 //! A changed key that cannot be reloaded is named in the log: it needs a restart.

@@ -1,7 +1,7 @@
 //! Threads with a runtime of their own.
 //!
-//! - The driver, the devices' sockets and the connections to the broker share one: whatever passes between them wakes no
-//!   other thread, and what is ready at one time is handled together.
+//! - The driver, the devices' sockets and the connections to the broker share one: whatever passes between them wakes
+//!   no other thread, and what is ready at one time is handled together.
 //! - The console has another one of low priority, so that people who look on take no processor time from devices.
 
 use std::io;
@@ -12,8 +12,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-/// The niceness of a thread of low priority (setpriority(2)): on a busy processor it has a tenth of the time of a thread
-/// of normal priority.
+/// The niceness of a thread of low priority (setpriority(2)): on a busy processor it has a tenth of the time of a
+/// thread of normal priority.
 const LOW: i32 = 10;
 
 /// The share of the processor that a thread gets beside others.

@@ -1,7 +1,7 @@
 //! Load for the built program: many simulated devices over UDP, a broker, one application.
 //!
-//! `cargo bench --bench load -- --devices 1000 --seconds 5`. It starts the server and the broker on free ports, each in a
-//! process of its own (`--upstream exproto|mqtt`, `--broker embedded|mosquitto`), and prints
+//! `cargo bench --bench load -- --devices 1000 --seconds 5`. It starts the server and the broker on free ports, each in
+//! a process of its own (`--upstream exproto|mqtt`, `--broker embedded|mosquitto`), and prints
 //!
 //! 1. how many devices it registers in a second, and the memory that each of them costs,
 //! 2. how long an application waits for the answer to a read,
@@ -13,12 +13,12 @@
 //!
 //! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
 //!
-//! With `--consoles N` so many onlookers list, search and listen, and what Updates and reads take is compared with the same
-//! without them.
+//! With `--consoles N` so many onlookers list, search and listen, and what Updates and reads take is compared with the
+//! same without them.
 //!
-//! And so does `--yardstick`: the best rate of the server is compared with that of a client that does nothing but publish
-//! (tonic's own for ExProto, plain sockets for MQTT), which is measured before and after. With `--broker emqx` all of this
-//! meets an EMQX that runs already; the server has to be stopped there.
+//! And so does `--yardstick`: the best rate of the server is compared with that of a client that does nothing but
+//! publish (tonic's own for ExProto, plain sockets for MQTT), which is measured before and after. With `--broker emqx`
+//! all of this meets an EMQX that runs already; the server has to be stopped there.
 //!
 //! Load, server and broker share the machine: processor time of the server is the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]

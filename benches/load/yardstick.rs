@@ -1,5 +1,5 @@
-//! Compares the gateway with a client that does nothing but publish to the same broker, in one run. The rate of each rises
-//! by steps until less arrives than is offered, twice; the best rate that arrived is compared.
+//! Compares the gateway with a client that does nothing but publish to the same broker, in one run. The rate of each
+//! rises by steps until less arrives than is offered, twice; the best rate that arrived is compared.
 
 use std::time::Duration;
 

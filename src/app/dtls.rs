@@ -161,8 +161,8 @@ impl DtlsSetup {
     }
 
     fn try_to_load(&mut self) -> Result<(), CredentialsError> {
-        // First, since names with a key are not for plain UDP, whatever else is wrong. There is nobody yet whose key it was
-        // before.
+        // First, since names with a key are not for plain UDP, whatever else is wrong. There is nobody yet whose key it
+        // was before.
         let PskFileContents { keys, mut warnings } = self.credentials.load_keys()?;
         let bootstrap = self.credentials.load_bootstrap_keys().map_err(CredentialsError::BootstrapPskFile)?;
         warnings.extend(bootstrap.warnings);

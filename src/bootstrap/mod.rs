@@ -14,7 +14,7 @@ use crate::errors::{one_line, plain};
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::account::PatternAccount;
-use lwm2m_core::bootstrap::file::{AccountError, AccountFile, Reading};
+use lwm2m_core::bootstrap::file::{AccountError, AccountFile, AccountReading};
 use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_core::lwm2m::model::Model;
 
@@ -69,7 +69,7 @@ impl BootstrapFiles {
             named.borrow_mut().push(file.to_owned());
             read(file).map_err(|problem| format!("{}: {problem}", file.display()))
         };
-        let accounts = written.read(Reading { model, read_file: Some(&read_file) });
+        let accounts = written.read(AccountReading { model, read_file: Some(&read_file) });
         let accounts = accounts.map_err(|error| AccountsError::Account { file: file.clone(), error })?;
         Ok(LoadedAccounts { accounts, files: named.into_inner() })
     }

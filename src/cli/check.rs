@@ -61,7 +61,21 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
         };
         writeln!(output, "devices: {protocol} at {}{role}", listener.bind)?;
     }
-    match &config.upstream {
+    write_broker(&config.upstream, output)?;
+    write_topics(config, output)?;
+    if config.store.enable.unwrap_or(true) {
+        writeln!(output, "store: {}", absolute(&config.store.file).display())?;
+    }
+    if config.admin.enable.unwrap_or(true) {
+        writeln!(output, "metrics and health: http://{}", config.admin.bind)?;
+    }
+    #[cfg(feature = "console")]
+    write_console(&config.console, output)?;
+    Ok(())
+}
+
+fn write_broker(upstream: &UpstreamConfig, output: &mut impl Write) -> io::Result<()> {
+    match upstream {
         UpstreamConfig::ExProto(exproto) => {
             for node in &exproto.nodes {
                 writeln!(
@@ -75,6 +89,11 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
         }
         UpstreamConfig::Mqtt(mqtt) => writeln!(output, "broker: MQTT, {}", mqtt.brokers.join(", "))?,
     }
+    Ok(())
+}
+
+/// Writes the topics of a device with the endpoint name `ep1`.
+fn write_topics(config: &Config, output: &mut impl Write) -> io::Result<()> {
     let names = Names {
         endpoint_name: "ep1",
         clientid: "ep1",
@@ -89,14 +108,6 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
         let send = topics.send().map(|send| format!(", {}", send.name)).unwrap_or_default();
         writeln!(output, "topics of a device ep1: {command}, {response}, {notify}{send}")?;
     }
-    if config.store.enable.unwrap_or(true) {
-        writeln!(output, "store: {}", absolute(&config.store.file).display())?;
-    }
-    if config.admin.enable.unwrap_or(true) {
-        writeln!(output, "metrics and health: http://{}", config.admin.bind)?;
-    }
-    #[cfg(feature = "console")]
-    write_console(&config.console, output)?;
     Ok(())
 }
 

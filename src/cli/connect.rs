@@ -4,9 +4,9 @@
 //! 1. Ports: each listener for devices is bound, and that of metrics and health.
 //! 2. The store: it could be opened and written. Nothing in it is read or changed.
 //! 3. Keys: the service of pre-shared keys answers to an identity of this check.
-//! 4. The broker, node by node: a device of an invented name connects as a real one would, by the same code, and publishes
-//!    one small message with QoS 1 to each of its topics. With QoS 0 MQTT has no answer to a publication, so that a denied
-//!    one is never told.
+//! 4. The broker, node by node: a device of an invented name connects as a real one would, by the same code, and
+//!    publishes one small message with QoS 1 to each of its topics. With QoS 0 MQTT has no answer to a publication, so
+//!    that a denied one is never told.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};

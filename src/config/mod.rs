@@ -68,7 +68,8 @@ pub struct Config {
     #[cfg(feature = "console")]
     pub console: ConsoleConfig,
     pub log: LogConfig,
-    /// The folder of object definitions beside those that are built in; a relative one counts from the working directory.
+    /// The folder of object definitions beside those that are built in; a relative one counts from the working
+    /// directory.
     pub xml_dir: PathBuf,
     /// Interval at which files are checked for changes; zero disables it.
     pub watch_interval: Duration,

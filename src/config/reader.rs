@@ -1,6 +1,7 @@
 //! Takes values out of a TOML table one by one, and collects everything that is wrong with them.
 //!
-//! Who reads says the key, the default and the kind of value; [`ConfigReader::finish`] adds the keys that nobody asked for.
+//! Who reads says the key, the default and the kind of value; [`ConfigReader::finish`] adds the keys that nobody asked
+//! for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -330,8 +331,8 @@ fn last_name(key: &str) -> &str {
     key.rsplit('.').next().unwrap_or(key)
 }
 
-/// Returns whether Kubernetes made the variable: it tells each container of the Services, by variables that begin with a
-/// Service's name, such as `lwm2m-gateway`.
+/// Returns whether Kubernetes made the variable: it tells each container of the Services, by variables that begin with
+/// a Service's name, such as `lwm2m-gateway`.
 fn is_of_kubernetes(rest: &str) -> bool {
     let parts: Vec<&str> = rest.split('_').collect();
     let has = |pair: [&str; 2]| parts.windows(2).any(|window| window == pair);

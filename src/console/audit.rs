@@ -10,7 +10,7 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::ConsoleServer;
-use super::guard::Peer;
+use super::guard::ConsolePeer;
 use super::problem::Problem;
 use super::time::{Timestamp, now};
 use super::tokens::Access;
@@ -71,7 +71,7 @@ pub struct AuditEntries {
 #[derive(Clone, Debug)]
 pub struct Author {
     pub access: Access,
-    pub peer: Peer,
+    pub peer: ConsolePeer,
 }
 
 impl AuditLog {
@@ -94,8 +94,8 @@ impl AuditLog {
         result: &'static str,
     ) {
         let from = match author.peer {
-            Peer::Tcp { remote, .. } => remote.to_string(),
-            Peer::Process(_) => "socket".to_owned(),
+            ConsolePeer::Tcp { remote, .. } => remote.to_string(),
+            ConsolePeer::Process(_) => "socket".to_owned(),
         };
         let by = author.access.name.clone();
         let (msg_type, path, force) = (command.msg_type, command.path.as_deref(), command.force.then_some(true));
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn the_newest_entries_are_kept() {
         let log = AuditLog::default();
-        let author = Author { access: Access::of_process(7), peer: Peer::Process(7) };
+        let author = Author { access: Access::of_process(7), peer: ConsolePeer::Process(7) };
         for number in 0..300 {
             log.record(&author, "kick", &format!("ep{number}"), "done");
         }

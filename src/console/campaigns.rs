@@ -24,7 +24,7 @@ use super::ConsoleServer;
 use super::audit::Author;
 use super::commands::read_body;
 use super::devices::silent;
-use super::guard::Peer;
+use super::guard::ConsolePeer;
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::time::Timestamp;
@@ -206,7 +206,7 @@ pub async fn campaigns(
 pub async fn begin(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     body: Body,
 ) -> Result<(StatusCode, Json<CampaignDetails>), Problem> {
     access.operator()?;
@@ -302,7 +302,7 @@ pub async fn campaign_devices(
 pub async fn act(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     path: Result<Path<(String, Action)>, PathRejection>,
 ) -> Result<Json<CampaignDetails>, Problem> {
     access.operator()?;

@@ -32,16 +32,16 @@ use lwm2m_core::gateway::console_commands::{CommandState, Withdrawal};
 use super::ConsoleServer;
 use super::audit::Author;
 use super::devices::{check_prefix, not_registered, silent, visible_endpoint};
-use super::guard::Peer;
+use super::guard::ConsolePeer;
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::tokens::Access;
 
 pub use body::{LARGE_BODIES, read as read_body};
-pub use documents::{Command, CommandRequest};
+pub use documents::{CommandDocument, CommandRequest};
 pub use giving::{Order, give};
 pub use rates::CommandRates;
-pub use records::{CommandRecord, CommandRecords};
+pub use records::{GivenCommand, GivenCommands};
 
 use records::CommandId;
 
@@ -87,8 +87,8 @@ pub enum Lasts {
     params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole"), CommandQuery),
     request_body(content = CommandRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "The command has ended", body = Command),
-        (status = 202, description = "The command goes on", body = Command,
+        (status = 200, description = "The command has ended", body = CommandDocument),
+        (status = 202, description = "The command goes on", body = CommandDocument,
             headers(("Location" = String, description = "Path of the command"))),
         Problems<400>, Problems<404>, Problems<409>, Problems<413>, Problems<415>, Problems<429>, Problems<503>
     )
@@ -96,7 +96,7 @@ pub enum Lasts {
 pub async fn command(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     endpoint: Result<Path<String>, PathRejection>,
     query: Result<Query<CommandQuery>, QueryRejection>,
     body: Body,
@@ -132,7 +132,7 @@ pub async fn command(
     tag = "commands",
     params(("id" = String, Path, description = "ID of the command")),
     responses(
-        (status = 200, description = "The command, with its answer if it has ended", body = Command),
+        (status = 200, description = "The command, with its answer if it has ended", body = CommandDocument),
         Problems<404>, Problems<503>
     )
 )]
@@ -140,7 +140,7 @@ pub async fn given(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Command>, Problem> {
+) -> Result<Json<CommandDocument>, Problem> {
     let record = visible_record(&server, &access, id)?;
     let state = present_state(&server, &record).await?;
     Ok(Json(document(&record, state)))
@@ -162,7 +162,7 @@ pub async fn given(
 pub async fn withdraw_given(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     access.operator()?;
@@ -194,7 +194,7 @@ pub async fn withdraw_given(
 pub async fn withdraw_pending(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     path: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     access.operator()?;
@@ -263,7 +263,7 @@ fn visible_record(
     server: &ConsoleServer,
     access: &Access,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Arc<CommandRecord>, Problem> {
+) -> Result<Arc<GivenCommand>, Problem> {
     let no_such = || ProblemKind::NoSuchCommand.because("the gateway knows no command with this ID, or not any more");
     let id = id.ok().and_then(|Path(id)| CommandId::parse(&id)).ok_or_else(no_such)?;
     let record = server.commands.get(monotonic_now(), id).ok_or_else(no_such)?;
@@ -272,7 +272,7 @@ fn visible_record(
 }
 
 /// Asks for the state of a command that has not ended.
-async fn present_state(server: &ConsoleServer, record: &CommandRecord) -> Result<Option<CommandState>, Problem> {
+async fn present_state(server: &ConsoleServer, record: &GivenCommand) -> Result<Option<CommandState>, Problem> {
     if record.end().is_some() {
         return Ok(None);
     }
@@ -285,7 +285,7 @@ async fn present_state(server: &ConsoleServer, record: &CommandRecord) -> Result
     Ok(state)
 }
 
-fn answer(record: &CommandRecord, state: Option<CommandState>) -> Response {
+fn answer(record: &GivenCommand, state: Option<CommandState>) -> Response {
     let document = document(record, state);
     if document.has_ended() {
         return Json(document).into_response();
@@ -294,9 +294,9 @@ fn answer(record: &CommandRecord, state: Option<CommandState>) -> Response {
     (StatusCode::ACCEPTED, [(LOCATION, location)], Json(document)).into_response()
 }
 
-fn document(record: &CommandRecord, state: Option<CommandState>) -> Command {
+fn document(record: &GivenCommand, state: Option<CommandState>) -> CommandDocument {
     match record.end() {
-        Some(end) => Command::done(record, &end),
-        None => Command::pending(record, state),
+        Some(end) => CommandDocument::done(record, &end),
+        None => CommandDocument::pending(record, state),
     }
 }

@@ -44,7 +44,7 @@ pub struct DeviceListRow {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceFacts {
     endpoint: String,
-    state: State,
+    state: DeviceState,
     /// End of the awake window; absent for a device that never sleeps.
     #[serde(skip_serializing_if = "Option::is_none")]
     awake_until: Option<Timestamp>,
@@ -75,7 +75,8 @@ pub struct DeviceFacts {
 /// `asleep`: a device in queue mode whose awake window is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+#[schema(as = State)]
+pub enum DeviceState {
     Awake,
     Asleep,
 }
@@ -90,7 +91,8 @@ pub enum Transport {
 /// Everything that is known of a device.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Device {
+#[schema(as = Device)]
+pub struct DeviceDocument {
     #[serde(flatten)]
     facts: DeviceFacts,
     /// The path that all paths of the device begin with.
@@ -111,8 +113,8 @@ pub struct Device {
     #[schema(required)]
     in_flight: Option<SentCommand>,
     /// Pending commands, in the order in which they are sent.
-    queue: Vec<PendingCommand>,
-    observed: Vec<Observation>,
+    queue: Vec<PendingCommandDocument>,
+    observed: Vec<ObservationDocument>,
 }
 
 /// An object of the object list.
@@ -170,7 +172,8 @@ struct CommandFacts {
 
 /// A command that waits for its device.
 #[derive(Debug, Serialize, ToSchema)]
-struct PendingCommand {
+#[schema(as = PendingCommand)]
+struct PendingCommandDocument {
     #[serde(flatten)]
     facts: CommandFacts,
     /// It is refused if it was not sent by then.
@@ -192,7 +195,8 @@ struct SentCommand {
 
 /// An observation that the device has accepted.
 #[derive(Debug, Serialize, ToSchema)]
-struct Observation {
+#[schema(as = Observation)]
+struct ObservationDocument {
     /// The path; absent for a composite observation.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
@@ -216,8 +220,8 @@ impl From<DeviceRow> for DeviceFacts {
         Self {
             endpoint: row.endpoint,
             state: match row.state {
-                WakeState::Awake => State::Awake,
-                WakeState::Asleep => State::Asleep,
+                WakeState::Awake => DeviceState::Awake,
+                WakeState::Asleep => DeviceState::Asleep,
             },
             awake_until: row.awake_until.map(Timestamp),
             transport: match row.transport {
@@ -238,7 +242,7 @@ impl From<DeviceRow> for DeviceFacts {
     }
 }
 
-impl Device {
+impl DeviceDocument {
     /// Adds the names of the definitions to what the core tells.
     pub fn of(view: DeviceView, model: &Model) -> Self {
         Self {
@@ -252,8 +256,8 @@ impl Device {
             formats: view.formats,
             dtls: view.dtls.map(DeviceSession::from),
             in_flight: view.in_flight.map(SentCommand::from),
-            queue: view.waiting.into_iter().map(PendingCommand::from).collect(),
-            observed: view.observations.into_iter().map(Observation::from).collect(),
+            queue: view.waiting.into_iter().map(PendingCommandDocument::from).collect(),
+            observed: view.observations.into_iter().map(ObservationDocument::from).collect(),
         }
     }
 }
@@ -305,7 +309,7 @@ impl From<CommandView> for CommandFacts {
     }
 }
 
-impl From<PendingView> for PendingCommand {
+impl From<PendingView> for PendingCommandDocument {
     fn from(view: PendingView) -> Self {
         Self { facts: view.command.into(), expires: Timestamp(view.expires) }
     }
@@ -323,7 +327,7 @@ impl From<InFlightView> for SentCommand {
     }
 }
 
-impl From<ObservationView> for Observation {
+impl From<ObservationView> for ObservationDocument {
     fn from(view: ObservationView) -> Self {
         let mut paths: Vec<String> = view.paths.iter().map(ToString::to_string).collect();
         Self {

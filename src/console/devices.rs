@@ -18,8 +18,8 @@ use lwm2m_core::gateway::view::{DeviceFilter, DevicePage, DeviceTransport, PAGE_
 
 use super::ConsoleServer;
 use super::audit::Author;
-use super::device_documents::{Device, DeviceList, DeviceListRow, State as DeviceState, Transport};
-use super::guard::Peer;
+use super::device_documents::{DeviceDocument, DeviceList, DeviceListRow, DeviceState, Transport};
+use super::guard::ConsolePeer;
 use super::parameters::{IpAddressText, Seconds};
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
@@ -123,7 +123,7 @@ pub async fn devices(
     tag = "devices",
     params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
-        (status = 200, description = "The device", body = Device),
+        (status = 200, description = "The device", body = DeviceDocument),
         Problems<404>, Problems<503>
     )
 )]
@@ -131,13 +131,13 @@ pub async fn device(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     endpoint: Result<Path<String>, PathRejection>,
-) -> Result<Json<Device>, Problem> {
+) -> Result<Json<DeviceDocument>, Problem> {
     let endpoint = visible_endpoint(&access, endpoint)?;
     let asked = server.sources.admin.control.device(endpoint.clone());
     let view = server.gate.pass(asked).await.map_err(silent)?;
     let view = view.ok_or_else(|| not_registered(&endpoint))?;
     let model = Arc::clone(&server.sources.model.borrow());
-    Ok(Json(Device::of(*view, &model)))
+    Ok(Json(DeviceDocument::of(*view, &model)))
 }
 
 /// End the registration of a device
@@ -157,7 +157,7 @@ pub async fn device(
 pub async fn kick(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     endpoint: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     access.operator()?;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::driver::onlookers::{DeviceEvent, EventKind};
+use crate::driver::onlookers::{EventKind, OnlookerEvent};
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::report::{CommandOutcome, LeaveReason};
 use lwm2m_core::gateway::view::{CommandProgress, CommandStage};
@@ -165,7 +165,7 @@ impl Event {
     }
 
     /// Makes the document of what the driver has copied.
-    pub fn of(event: &DeviceEvent, hidden: &HiddenPaths) -> Self {
+    pub fn of(event: &OnlookerEvent, hidden: &HiddenPaths) -> Self {
         let at = Timestamp(event.at);
         let endpoint = event.endpoint.clone().unwrap_or_default();
         let registration = |row| EventData::Registration(Box::new(RegistrationEvent { at, row }));

@@ -365,7 +365,7 @@ fn frame(id: u64, event: &Event) -> Bytes {
 #[cfg(test)]
 mod tests {
     use crate::console::hide::HiddenPaths;
-    use crate::driver::onlookers::{DeviceEvent, EventKind};
+    use crate::driver::onlookers::{EventKind, OnlookerEvent};
 
     use super::*;
 
@@ -387,7 +387,7 @@ mod tests {
     fn an_event_is_one_line_of_data_whatever_an_application_has_written() {
         let payload = b"{\"reqID\":\r\n{\"a\":\n1},\"msgType\":\"ack\"}".to_vec();
         let kind = EventKind::Message { topic: "up/resp".to_owned(), bytes: payload.len(), payload };
-        let event = DeviceEvent { at: Duration::ZERO, endpoint: Some("ep1".to_owned()), kind };
+        let event = OnlookerEvent { at: Duration::ZERO, endpoint: Some("ep1".to_owned()), kind };
         let written = frame(7, &Event::of(&event, &HiddenPaths::default()));
         let expected = "id: 7\nevent: message\ndata: {\"at\":\"1970-01-01T00:00:00.000Z\",\"endpoint\":\"ep1\",\
                         \"topic\":\"up/resp\",\"payload\":{\"reqID\":  {\"a\": 1},\"msgType\":\"ack\"}}\n\n";

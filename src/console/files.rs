@@ -13,7 +13,7 @@ use crate::reload::watch::FileSnapshot;
 use crate::tls;
 use lwm2m_base::secret::Secret;
 
-use super::tokens::{Access, Tokens};
+use super::tokens::{Access, ApiTokens};
 use super::{CertificateFiles, ConsoleConfig, ConsoleError, ConsoleServer};
 
 /// Interval at which the files are checked for changes: so long does a revoked token work.
@@ -29,7 +29,7 @@ pub struct ReloadedFiles {
 }
 
 struct FilesInForce {
-    tokens: Arc<Tokens>,
+    tokens: Arc<ApiTokens>,
     acceptor: Option<SslAcceptor>,
 }
 
@@ -48,7 +48,7 @@ impl ReloadedFiles {
         })
     }
 
-    pub fn tokens(&self) -> Arc<Tokens> {
+    pub fn tokens(&self) -> Arc<ApiTokens> {
         Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner).tokens)
     }
 
@@ -101,8 +101,8 @@ pub async fn watch(server: Arc<ConsoleServer>) {
     }
 }
 
-fn read_tokens(file: Option<&PathBuf>, trial: Option<&Secret>) -> Result<Tokens, ConsoleError> {
-    let tokens = file.map(|file| Tokens::read(file)).transpose()?.unwrap_or_default();
+fn read_tokens(file: Option<&PathBuf>, trial: Option<&Secret>) -> Result<ApiTokens, ConsoleError> {
+    let tokens = file.map(|file| ApiTokens::read(file)).transpose()?.unwrap_or_default();
     Ok(match trial {
         Some(token) => tokens.with(token, Access::of_trial()),
         None => tokens,

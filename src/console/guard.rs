@@ -20,7 +20,7 @@ use lwm2m_base::rate::{Limiter, Rate, RateLimit, SourceNetwork};
 
 use super::emqx;
 use super::problem::{Problem, ProblemKind};
-use super::tokens::{Access, Tokens};
+use super::tokens::{Access, ApiTokens};
 
 /// Maximum size of a request body, in bytes.
 pub const BODY_BYTES: usize = 64 * 1024;
@@ -45,7 +45,7 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// The other side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum ConsolePeer {
     Tcp {
         remote: SocketAddr,
         /// The address that the client connected to.
@@ -75,11 +75,11 @@ impl Guard {
     }
 
     /// Returns the access of a request; `None` for a resource that needs no token.
-    pub fn admit(&self, peer: Peer, request: &Parts, tokens: &Tokens) -> Result<Option<Access>, Problem> {
+    pub fn admit(&self, peer: ConsolePeer, request: &Parts, tokens: &ApiTokens) -> Result<Option<Access>, Problem> {
         if request.method == Method::OPTIONS {
             return Err(ProblemKind::MethodNotAllowed.because("OPTIONS is not supported"));
         }
-        if let Peer::Tcp { local, .. } = peer {
+        if let ConsolePeer::Tcp { local, .. } = peer {
             self.check_host(local.ip(), request)?;
         }
         check_site(request)?;
@@ -108,11 +108,11 @@ impl Guard {
         Err(ProblemKind::WrongHost.because("Host is not a name of the console; console.hosts lists further names"))
     }
 
-    fn authenticate(&self, peer: Peer, request: &Parts, tokens: &Tokens) -> Result<Access, Problem> {
+    fn authenticate(&self, peer: ConsolePeer, request: &Parts, tokens: &ApiTokens) -> Result<Access, Problem> {
         let Some(header) = request.headers.get(AUTHORIZATION) else {
             return match peer {
-                Peer::Process(uid) => Ok(Access::of_process(uid)),
-                Peer::Tcp { .. } => {
+                ConsolePeer::Process(uid) => Ok(Access::of_process(uid)),
+                ConsolePeer::Tcp { .. } => {
                     Err(ProblemKind::NotAuthenticated.because("Authorization: Bearer TOKEN is missing"))
                 }
             };
@@ -129,9 +129,9 @@ impl Guard {
         }
     }
 
-    fn wrong_token(&self, now: Instant, peer: Peer) -> Problem {
+    fn wrong_token(&self, now: Instant, peer: ConsolePeer) -> Problem {
         let wrong = ProblemKind::NotAuthenticated.because("the token is not known");
-        let Peer::Tcp { remote, .. } = peer else { return wrong };
+        let ConsolePeer::Tcp { remote, .. } = peer else { return wrong };
         let mut tokens = self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.count += 1;
         if tokens.warned.is_none_or(|warned| now - warned >= WARNING_EVERY) {
@@ -146,7 +146,7 @@ impl Guard {
 }
 
 /// Returns the access of an API key as EMQX has them: the name of the token is the key, the token is its secret.
-fn api_key(credentials: &str, tokens: &Tokens) -> Option<Access> {
+fn api_key(credentials: &str, tokens: &ApiTokens) -> Option<Access> {
     let text = String::from_utf8(STANDARD.decode(credentials).ok()?).ok()?;
     let (name, token) = text.split_once(':')?;
     tokens.access(token).filter(|access| access.name == name)
@@ -212,9 +212,9 @@ mod tests {
 
     struct TestGuard {
         guard: Guard,
-        tokens: Tokens,
+        tokens: ApiTokens,
         token: String,
-        peer: Peer,
+        peer: ConsolePeer,
     }
 
     impl TestGuard {
@@ -226,9 +226,9 @@ mod tests {
             let local = "10.0.0.1:8086".parse().unwrap();
             Self {
                 guard: Guard::new(vec!["gateway.example".to_owned()]),
-                tokens: Tokens::read(&file).ok().unwrap(),
+                tokens: ApiTokens::read(&file).ok().unwrap(),
                 token: token.reveal().to_owned(),
-                peer: Peer::Tcp { remote: "10.0.0.9:4711".parse().unwrap(), local },
+                peer: ConsolePeer::Tcp { remote: "10.0.0.9:4711".parse().unwrap(), local },
             }
         }
 
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_process_that_uses_the_socket_is_an_operator_unless_it_brings_a_token() {
-        let guard = TestGuard { peer: Peer::Process(1000), ..TestGuard::new() };
+        let guard = TestGuard { peer: ConsolePeer::Process(1000), ..TestGuard::new() };
         let access = guard.admit("GET", PATH, &[]).unwrap().unwrap();
         assert_eq!((access.name.as_str(), access.role), ("uid:1000", Role::Operator));
         let access = guard.get("", ("accept", "*/*")).unwrap().unwrap();
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_body_is_json_and_not_too_large() {
-        let guard = TestGuard { peer: Peer::Process(1000), ..TestGuard::new() };
+        let guard = TestGuard { peer: ConsolePeer::Process(1000), ..TestGuard::new() };
         let post = |headers: &[(&str, &str)]| guard.admit("POST", PATH, headers).map(|_| ());
         assert_eq!(post(&[("content-type", "application/json; charset=utf-8"), ("content-length", "65536")]), Ok(()));
         assert_eq!(post(&[("content-length", "65537")]), Err(ProblemKind::BodyTooLarge));

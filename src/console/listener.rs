@@ -37,7 +37,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::events::ConnectionCut;
-use super::guard::{Peer, most_bytes};
+use super::guard::{ConsolePeer, most_bytes};
 use super::problem;
 use super::{ConsoleError, ConsoleServer, api};
 
@@ -128,7 +128,7 @@ impl ConsoleListeners {
             match listener.accept().await {
                 Ok((stream, remote)) => match stream.local_addr() {
                     Ok(local) => self.add(|this, known| async move {
-                        let peer = Peer::Tcp { remote, local };
+                        let peer = ConsolePeer::Tcp { remote, local };
                         match this.server.files.acceptor() {
                             None => this.serve(stream, peer, &known).await,
                             Some(acceptor) => match accept_tls(&acceptor, stream).await {
@@ -149,7 +149,7 @@ impl ConsoleListeners {
             match listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(process) => {
-                        let peer = Peer::Process(process.uid());
+                        let peer = ConsolePeer::Process(process.uid());
                         self.add(|this, known| async move { this.serve(stream, peer, &known).await });
                     }
                     Err(error) => self.cut(&error),
@@ -177,7 +177,7 @@ impl ConsoleListeners {
         connections.push_back(ConsoleConnection { task, authenticated });
     }
 
-    async fn serve<S>(&self, stream: S, peer: Peer, authenticated: &AtomicBool)
+    async fn serve<S>(&self, stream: S, peer: ConsolePeer, authenticated: &AtomicBool)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -215,7 +215,7 @@ impl ConsoleListeners {
 
     async fn answer(
         &self,
-        peer: Peer,
+        peer: ConsolePeer,
         request: Request<Incoming>,
         cut: ConnectionCut,
         authenticated: &AtomicBool,

@@ -11,8 +11,8 @@
 //! All of it runs on a thread of low priority: people who look on take no processor time from devices.
 //!
 //! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
-//! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is used,
-//! so that a browser sends no credentials by itself. No answer contains a key, a password or a token.
+//! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is
+//! used, so that a browser sends no credentials by itself. No answer contains a key, a password or a token.
 
 mod api;
 mod audit;
@@ -65,7 +65,7 @@ use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
 
 use audit::AuditLog;
-use commands::{CommandRates, CommandRecords, LARGE_BODIES};
+use commands::{CommandRates, GivenCommands, LARGE_BODIES};
 use files::ReloadedFiles;
 use gate::Gate;
 use guard::Guard;
@@ -143,7 +143,7 @@ struct ConsoleServer {
     gate: Gate,
     audit: AuditLog,
     hidden: HiddenPaths,
-    commands: CommandRecords,
+    commands: GivenCommands,
     command_rates: CommandRates,
     /// Lets few large bodies at a time be read.
     large_bodies: Semaphore,
@@ -165,7 +165,7 @@ pub enum ConsoleError {
     #[error("console.socket = {}: {error}", .file.display())]
     Socket { file: PathBuf, error: io::Error },
     #[error("console.tokens = {0}")]
-    Tokens(#[from] TokensError),
+    ApiTokens(#[from] TokensError),
     #[error("console.certfile: {0}")]
     Tls(#[from] TlsError),
 }
@@ -202,7 +202,7 @@ impl Console {
             traces: TraceHub::new(copies, metrics),
             gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
             audit: AuditLog::default(),
-            commands: CommandRecords::new(sources.admin.metrics.console.commands_forgotten.clone()),
+            commands: GivenCommands::new(sources.admin.metrics.console.commands_forgotten.clone()),
             command_rates: CommandRates::default(),
             large_bodies: Semaphore::new(LARGE_BODIES),
             large_lists: Semaphore::new(LARGE_LISTS),
@@ -259,7 +259,8 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ConsoleError> {
     TcpListener::bind(address).await.map_err(|error| ConsoleError::Bind { address, error })
 }
 
-/// Binds another port if the port is in use. Nobody has set up TLS for a trial: without it other machines have no access.
+/// Binds another port if the port is in use. Nobody has set up TLS for a trial: without it other machines have no
+/// access.
 async fn bind_for_trial(config: &ConsoleConfig) -> Result<TcpListener, ConsoleError> {
     let is_safe = config.bind.ip().is_loopback() || config.certificate.is_some();
     let address = if is_safe { config.bind } else { (Ipv4Addr::LOCALHOST, config.bind.port()).into() };

@@ -1,4 +1,5 @@
-//! The files of the page, which are part of the program: without comments, types and spaces that a browser does not need.
+//! The files of the page, which are part of the program: without comments, types and spaces that a browser does not
+//! need.
 
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};

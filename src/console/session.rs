@@ -8,7 +8,8 @@ use super::tokens::{Access, Role};
 
 /// The identity and the permissions of a token.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Session {
+#[schema(as = Session)]
+pub struct TokenDocument {
     /// Name of the token, or `uid:NUMBER` of a process that uses the socket.
     name: String,
     role: Role,
@@ -25,10 +26,10 @@ pub struct Session {
     path = "/session",
     tag = "gateway",
     responses(
-        (status = 200, description = "The token", body = Session)
+        (status = 200, description = "The token", body = TokenDocument)
     )
 )]
-pub async fn session(Extension(access): Extension<Access>) -> Json<Session> {
+pub async fn session(Extension(access): Extension<Access>) -> Json<TokenDocument> {
     let Access { name, role, prefix, .. } = access;
-    Json(Session { name, role, prefix, version: env!("CARGO_PKG_VERSION") })
+    Json(TokenDocument { name, role, prefix, version: env!("CARGO_PKG_VERSION") })
 }

@@ -53,7 +53,7 @@ pub struct Access {
 
 /// The tokens of the file.
 #[derive(Default)]
-pub struct Tokens(Vec<(TokenHash, Access)>);
+pub struct ApiTokens(Vec<(TokenHash, Access)>);
 
 /// A new token with its line for the file.
 pub struct NewToken {
@@ -88,7 +88,7 @@ pub enum TokenProblem {
     TooMany,
 }
 
-impl Tokens {
+impl ApiTokens {
     /// Reads the file.
     pub fn read(file: &Path) -> Result<Self, TokensError> {
         let text = fs::read_to_string(file);
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(token.reveal().len(), "lgw_".len() + 43);
         assert!(!line.contains(token.reveal()));
 
-        let tokens = Tokens::parse(&format!("# people\n\n{line}\r\n")).ok().unwrap();
+        let tokens = ApiTokens::parse(&format!("# people\n\n{line}\r\n")).ok().unwrap();
 
         let prefix = Some("urn:imei:".to_owned());
         let access = tokens.access(token.reveal()).unwrap();
@@ -259,15 +259,15 @@ mod tests {
     fn an_access_ends_with_its_token_and_with_its_role() {
         let line_of = |random, role| NewToken::new(random, "alice", role, None).ok().unwrap();
         let NewToken { token, line } = line_of([7; 32], Role::Viewer);
-        let access = Tokens::parse(&line).ok().unwrap().access(token.reveal()).unwrap();
+        let access = ApiTokens::parse(&line).ok().unwrap().access(token.reveal()).unwrap();
         for (random, role, granted) in
             [([7; 32], Role::Viewer, true), ([7; 32], Role::Operator, false), ([8; 32], Role::Viewer, false)]
         {
-            let tokens = Tokens::parse(&line_of(random, role).line).ok().unwrap();
+            let tokens = ApiTokens::parse(&line_of(random, role).line).ok().unwrap();
             assert_eq!(tokens.grants(&access), granted, "{role}");
         }
-        assert!(!Tokens::default().grants(&access));
-        assert!(Tokens::default().grants(&Access::of_process(7)));
+        assert!(!ApiTokens::default().grants(&access));
+        assert!(ApiTokens::default().grants(&Access::of_process(7)));
         assert!(!format!("{access:?}").contains(&line[line.len() - 16..]));
     }
 
@@ -284,7 +284,7 @@ mod tests {
             (format!("{line}\n# the same\nbob viewer {digits}"), 3, TokenProblem::Twice),
             (format!("alice viewer {digits} a b"), 1, TokenProblem::Fields),
         ] {
-            let error = Tokens::parse(&text).err().unwrap();
+            let error = ApiTokens::parse(&text).err().unwrap();
             assert_eq!(error, (line, problem), "{text}");
             assert!(!problem.to_string().contains(digits));
         }

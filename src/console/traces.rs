@@ -34,7 +34,7 @@ use lwm2m_core::lwm2m::number::whole_of;
 use super::ConsoleServer;
 use super::audit::Author;
 use super::events::{ConnectionCut, EventFeed, respond};
-use super::guard::Peer;
+use super::guard::ConsolePeer;
 use super::parameters::IpAddressText;
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
@@ -115,7 +115,7 @@ pub async fn traces(
 pub async fn begin(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     body: Result<Json<NewTrace>, JsonRejection>,
 ) -> Result<Response, Problem> {
     access.operator()?;
@@ -244,7 +244,7 @@ pub async fn trace_events(
 pub async fn end(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let id = visible_trace(&server, &access, id)?;

@@ -1,8 +1,8 @@
 //! Looks up pre-shared keys for the driver: those of the files at once, those of the key service later. Nothing here
 //! blocks.
 //!
-//! A key of `bootstrap.psk_file` is found at sockets for bootstrap only, a key of `dtls.psk_file` or of the key service at
-//! sockets for registrations only. At a socket for both an identity has the key of one of them.
+//! A key of `bootstrap.psk_file` is found at sockets for bootstrap only, a key of `dtls.psk_file` or of the key service
+//! at sockets for registrations only. At a socket for both an identity has the key of one of them.
 
 use std::collections::HashSet;
 use std::future::pending;

@@ -22,7 +22,7 @@ use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::broker::{BrokerCommand, Publication, RegistrationId};
 use lwm2m_core::gateway::report::Report;
 
-pub use event::{DeviceEvent, EventKind};
+pub use event::{EventKind, OnlookerEvent};
 
 /// Maximum number of events that wait for one receiver.
 pub const EVENTS: usize = 128;
@@ -49,14 +49,14 @@ pub enum WatchTarget {
 /// The sending half of a stream of events.
 #[derive(Debug)]
 pub struct EventSender {
-    events: mpsc::Sender<Arc<DeviceEvent>>,
+    events: mpsc::Sender<Arc<OnlookerEvent>>,
     lost: Arc<AtomicU64>,
 }
 
 /// The receiving half of a stream of events.
 #[derive(Debug)]
 pub struct EventReceiver {
-    events: mpsc::Receiver<Arc<DeviceEvent>>,
+    events: mpsc::Receiver<Arc<OnlookerEvent>>,
     lost: Arc<AtomicU64>,
 }
 
@@ -88,7 +88,7 @@ pub fn event_stream() -> (EventSender, EventReceiver) {
 
 impl EventReceiver {
     /// Returns the next event; `None` if the driver has ended. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Arc<DeviceEvent>> {
+    pub async fn next(&mut self) -> Option<Arc<OnlookerEvent>> {
         self.events.recv().await
     }
 
@@ -199,7 +199,7 @@ impl Onlookers {
     fn deliver(&mut self, endpoint: Option<&str>, of_all: bool, kind: EventKind) {
         // While the clock is not set the events are of 1970.
         let at = unix_time().unwrap_or_default();
-        let event = Arc::new(DeviceEvent { at, endpoint: endpoint.map(str::to_owned), kind });
+        let event = Arc::new(OnlookerEvent { at, endpoint: endpoint.map(str::to_owned), kind });
         let mut any_closed = false;
         for watch in &mut self.watches {
             let takes = match &watch.target {
@@ -232,7 +232,7 @@ impl ActiveWatch {
 
 impl EventSender {
     /// Sends an event if there is room. Returns whether the receiver has gone.
-    fn send(&self, event: &Arc<DeviceEvent>, lost: &Counter) -> bool {
+    fn send(&self, event: &Arc<OnlookerEvent>, lost: &Counter) -> bool {
         match self.events.try_send(Arc::clone(event)) {
             Ok(()) => false,
             Err(TrySendError::Full(_)) => {

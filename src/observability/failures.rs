@@ -1,8 +1,8 @@
 //! The newest failures of devices, for people who look for the reason: who failed, with which code, and why. Equal
 //! failures are counted in one entry.
 //!
-//! Unregistered peers cause failures, so the number of entries, their size, and the number of new entries in a second are
-//! bounded.
+//! Unregistered peers cause failures, so the number of entries, their size, and the number of new entries in a second
+//! are bounded.
 
 mod of_report;
 

@@ -42,8 +42,8 @@ impl Log {
     /// Logs a report: registrations at `info`, and what prevents a device from being served once for each device and
     /// minute. All other mistakes of devices are logged at `debug`.
     pub fn log(&mut self, now: Instant, report: &Report) {
-        // At the highest level, so that no filter removes the endpoint from a line; but no span for each notification, which
-        // is hardly ever logged.
+        // At the highest level, so that no filter removes the endpoint from a line; but no span for each notification,
+        // which is hardly ever logged.
         let seen = enabled!(Level::TRACE) || !matches!(report, Report::Notification { .. });
         let _device = report.endpoint().filter(|_| seen).map(|endpoint| error_span!("device", endpoint).entered());
         match report {

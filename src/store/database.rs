@@ -53,7 +53,8 @@ const MODE: u32 = 0o600;
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// Lists by profile ID. An older program leaves them as they are: a profile ID stands for one list.
 const PROFILES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("profiles");
-/// Keys by identity; the second one is empty unless it is to replace the first. An older program leaves them as they are.
+/// Keys by identity; the second one is empty unless it is to replace the first. An older program leaves them as they
+/// are.
 const GENERATED_KEYS: TableDefinition<'_, &str, (&[u8], &[u8])> = TableDefinition::new("generated_keys");
 const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
 // Another name of the table would be another format.

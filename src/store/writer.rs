@@ -81,7 +81,8 @@ impl StoreWriter {
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), WriteError> {
-        // redb asserts what a file of its own cannot contain. The gateway goes on without a store rather than not at all.
+        // redb asserts what a file of its own cannot contain. The gateway goes on without a store rather than not at
+        // all.
         let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(changes)));
         written.unwrap_or(Err(WriteError::Senseless))?;
         let counters = &self.metrics.store;

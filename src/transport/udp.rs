@@ -24,8 +24,8 @@ pub struct UdpListener {
     pub security: Security,
     /// What devices may do here.
     pub role: SocketRole,
-    /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
-    /// from the bound address.
+    /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer
+    /// leaves from the bound address.
     pub bind: SocketAddr,
     /// Size of the system's receive buffer, in bytes; the system may grant less.
     pub recbuf: usize,
@@ -107,8 +107,8 @@ impl UdpSockets {
         outgoing.push(OutgoingDatagram { address: peer.address, datagram });
     }
 
-    /// Sends the queued datagrams without waiting, those of one socket in their order, and returns how many were sent. The
-    /// others are lost, and their errors go to `lost`: a full buffer of the system counts as a loss in the network.
+    /// Sends the queued datagrams without waiting, those of one socket in their order, and returns how many were sent.
+    /// The others are lost, and their errors go to `lost`: a full buffer of the system counts as a loss in the network.
     pub fn flush(&mut self, mut lost: impl FnMut(&io::Error)) -> usize {
         let mut total = 0;
         for DeviceSocket { socket, outgoing } in &mut self.sockets {

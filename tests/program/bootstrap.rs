@@ -1,12 +1,12 @@
-//! The bootstrap server of the built program: its files, their reload, what `check` says, and keys that hold at once and
-//! after a restart.
+//! The bootstrap server of the built program: its files, their reload, what `check` says, and keys that hold at once
+//! and after a restart.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use lwm2m_core::bootstrap::file::{AccountFile, Reading};
+use lwm2m_core::bootstrap::file::{AccountFile, AccountReading};
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_testkit::scene::{model, path_of, reply};
 use serde_json::{Value, json};
@@ -322,7 +322,7 @@ fn the_accounts_in_the_documentation_are_taken() {
         let account = &GENERATING.replace("lab-*", "*");
         let whole = if block.contains("[[account]]") { block.to_owned() } else { format!("{account}{block}") };
         let file: AccountFile = toml::from_str(&whole).expect("TOML");
-        let reading = Reading { model: &model(), read_file: None };
+        let reading = AccountReading { model: &model(), read_file: None };
         file.read(reading).unwrap_or_else(|error| panic!("{whole}: {error}"));
         shown += 1;
     }

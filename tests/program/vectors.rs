@@ -384,8 +384,8 @@ fn entries(node: &Value, above: &str, padding: usize, list: &mut Vec<Value>) {
     }
 }
 
-/// Sends a request of the device until EMQX accepts it, and returns the request and its response. EMQX rejects a client ID
-/// for a moment that connects and disconnects as fast as in this test.
+/// Sends a request of the device until EMQX accepts it, and returns the request and its response. EMQX rejects a client
+/// ID for a moment that connects and disconnects as fast as in this test.
 fn ask(sides: &mut impl VectorSides, request: impl Fn() -> Message) -> (Message, Message) {
     let until = Instant::now() + THROTTLED;
     loop {
@@ -421,8 +421,8 @@ fn deregister(sides: &mut impl VectorSides, id: &str) {
     assert_eq!(sides.device_receives().code, Code::DELETED);
 }
 
-/// What the gateway sends and publishes keeps its order: when the next thing on each side belongs to a read that is sent
-/// now, there was nothing else.
+/// What the gateway sends and publishes keeps its order: when the next thing on each side belongs to a read that is
+/// sent now, there was nothing else.
 fn nothing_came_before_the_next_read(sides: &mut impl VectorSides, prefix: &str) {
     let command = json!({ "reqID": "after", "msgType": "read", "data": { "path": "/3/0/0" } });
     sides.application_sends(COMMANDS, command.to_string().as_bytes());

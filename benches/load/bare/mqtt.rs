@@ -1,5 +1,5 @@
-//! A bare client of MQTT 5: each connection writes one PUBLISH at a time; with QoS 1 it waits for acknowledgements when as
-//! many are in flight as the gateway allows.
+//! A bare client of MQTT 5: each connection writes one PUBLISH at a time; with QoS 1 it waits for acknowledgements when
+//! as many are in flight as the gateway allows.
 
 use std::net::SocketAddr;
 

@@ -68,7 +68,7 @@ pub(super) struct ForwardedProperties {
 
 /// A message on its way to a subscriber.
 #[derive(Debug)]
-pub(super) struct Delivery {
+pub(super) struct RoutedDelivery {
     pub(super) message: Arc<RoutedMessage>,
     /// The maximum QoS of the subscription.
     pub(super) max_qos: u8,
@@ -99,7 +99,7 @@ pub(super) struct Bus(Mutex<Routes>);
 
 impl Bus {
     /// Creates a member without subscriptions, and the receiver of its messages.
-    pub(super) fn join(self: &Arc<Self>) -> (BusMember, mpsc::Receiver<Delivery>) {
+    pub(super) fn join(self: &Arc<Self>) -> (BusMember, mpsc::Receiver<RoutedDelivery>) {
         let (inbox, arriving) = mpsc::channel(INBOX);
         let id = self.with(|routes| routes.admit(inbox));
         (BusMember { id, bus: self.clone() }, arriving)
@@ -161,7 +161,7 @@ struct Routes {
 }
 
 struct Inbox {
-    sender: mpsc::Sender<Delivery>,
+    sender: mpsc::Sender<RoutedDelivery>,
     filters: BTreeMap<String, SubscriptionOptions>,
     full: Cell<bool>,
 }
@@ -187,7 +187,7 @@ impl FilterEntry for Subscribers {
 }
 
 impl Routes {
-    fn admit(&mut self, sender: mpsc::Sender<Delivery>) -> MemberId {
+    fn admit(&mut self, sender: mpsc::Sender<RoutedDelivery>) -> MemberId {
         self.last += 1;
         let id = MemberId(self.last);
         self.inboxes.insert(id, Inbox { sender, filters: BTreeMap::new(), full: Cell::new(false) });
@@ -259,7 +259,7 @@ impl Routes {
         let send = |id: &MemberId, options: &SubscriptionOptions| {
             if !(options.no_local && publisher == Some(*id)) {
                 let retain = options.retain_as_published && message.retain;
-                self.inboxes[id].put(id, Delivery { message: message.clone(), max_qos: options.max_qos, retain });
+                self.inboxes[id].put(id, RoutedDelivery { message: message.clone(), max_qos: options.max_qos, retain });
             }
         };
         self.tree.matching(&message.topic, |subscribers| {
@@ -294,7 +294,7 @@ impl Routes {
             if message.is_expired(now) {
                 return;
             }
-            let delivery = Delivery { message: message.clone(), max_qos: options.max_qos, retain: true };
+            let delivery = RoutedDelivery { message: message.clone(), max_qos: options.max_qos, retain: true };
             self.inboxes[&id].put(&id, delivery);
         };
         if filters::has_wildcard(filter) { matching.for_each(deliver) } else { exact.for_each(deliver) }
@@ -302,7 +302,7 @@ impl Routes {
 }
 
 impl Inbox {
-    fn put(&self, id: &MemberId, delivery: Delivery) {
+    fn put(&self, id: &MemberId, delivery: RoutedDelivery) {
         match self.sender.try_send(delivery) {
             Ok(()) => self.full.set(false),
             // It is about to leave.

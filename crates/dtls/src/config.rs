@@ -14,12 +14,13 @@ pub struct DtlsConfig {
     pub begun: RateLimit,
     /// Handshakes under way at once. One keeps about 70 KiB.
     pub handshakes: usize,
-    /// Handshakes of one address (of IPv6: of one network of 64 bits) at which no device has proved its key, once half of
-    /// the places are taken.
+    /// Handshakes of one address (of IPv6: of one network of 64 bits) at which no device has proved its key, once half
+    /// of the places are taken.
     pub handshakes_per_address: usize,
     /// A handshake that is not finished after so long is given up: a wrong key is silent.
     pub handshake_deadline: Duration,
-    /// Associations. When a new one finds no room, the longest unheard one goes, or one of its own device if that has many.
+    /// Associations. When a new one finds no room, the longest unheard one goes, or one of its own device if that has
+    /// many.
     pub associations: usize,
     /// An association that nothing was heard on for so long is forgotten.
     pub idle: Duration,
@@ -52,8 +53,8 @@ impl DtlsConfig {
 impl Default for DtlsConfig {
     fn default() -> Self {
         Self {
-            // A client repeats its hello until it is taken, after 1, 2, 4 ... seconds: a fleet that a power cut brings back
-            // together is spread over some seconds by this, and lost by nothing.
+            // A client repeats its hello until it is taken, after 1, 2, 4 ... seconds: a fleet that a power cut brings
+            // back together is spread over some seconds by this, and lost by nothing.
             begun: RateLimit {
                 total: Rate { per_second: 2_000, burst: 4_000 },
                 address: Rate { per_second: 1_000, burst: 2_000 },

@@ -33,8 +33,8 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none, at
-/// a socket of another realm.
+/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none,
+/// at a socket of another realm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyRealm(pub u8);
 

@@ -68,8 +68,8 @@ impl DtlsServer {
         self.report(DtlsReport::HandshakeFailed { peer, identity, reason });
     }
 
-    /// Takes the place of a handshake for another one. A client that has answered would repeat its answer for a minute: it
-    /// is told. One that has not repeats its hello, and so begins again by itself.
+    /// Takes the place of a handshake for another one. A client that has answered would repeat its answer for a minute:
+    /// it is told. One that has not repeats its hello, and so begins again by itself.
     pub(super) fn evict_handshake(&mut self, id: AssociationId) {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         let place = underway.place;

@@ -1,9 +1,9 @@
 //! The handshakes under way: how many there may be and from where, and when their flights are sent again.
 //!
 //! While less than half of the places are taken, one address may have all that are free: behind a carrier's NAT a whole
-//! fleet comes back from a power cut. Beyond that an address has a small share, unless devices have proved their keys at
-//! it: then it may have half of all places, and an eighth of all is for such addresses only. A handshake whose client does
-//! not answer makes room for others long before its deadline: see [`super::sources`].
+//! fleet comes back from a power cut. Beyond that an address has a small share, unless devices have proved their keys
+//! at it: then it may have half of all places, and an eighth of all is for such addresses only. A handshake whose
+//! client does not answer makes room for others long before its deadline: see [`super::sources`].
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ use lwm2m_base::identity::PskIdentity;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A handshake is overdue if its client does not answer the first flight for so long, or does not finish the handshake so
-/// long after that. The flight was sent twice by then. Places for as many handshakes as begin meanwhile are enough for
-/// everybody: a thousand of an attacker in a second leave room for a device in a table of two thousand.
+/// A handshake is overdue if its client does not answer the first flight for so long, or does not finish the handshake
+/// so long after that. The flight was sent twice by then. Places for as many handshakes as begin meanwhile are enough
+/// for everybody: a thousand of an attacker in a second leave room for a device in a table of two thousand.
 const OVERDUE_AFTER: Duration = Duration::from_secs(2);
 
 /// A handshake whose client has not answered for so long may make room for an address that has fewer handshakes.
@@ -147,8 +147,9 @@ impl Handshakes {
         }
     }
 
-    /// Admits one more handshake from this address; it then counts as begun. `is_known` tells whether devices have proved
-    /// their keys at this address. Returns the handshake that has to be evicted for the new one, if there is one.
+    /// Admits one more handshake from this address; it then counts as begun. `is_known` tells whether devices have
+    /// proved their keys at this address. Returns the handshake that has to be evicted for the new one, if there is
+    /// one.
     pub fn admit(
         &mut self,
         now: Instant,
@@ -202,8 +203,8 @@ impl Handshakes {
         victim.map(Some).ok_or(DtlsDropReason::TooManyHandshakes)
     }
 
-    /// Returns the oldest handshake of the unknown address with the most of them, if these are more than so many, and its
-    /// client is late.
+    /// Returns the oldest handshake of the unknown address with the most of them, if these are more than so many, and
+    /// its client is late.
     fn late_of_more_than(&self, now: Instant, count: usize) -> Option<AssociationId> {
         let oldest = self.sources.oldest_of_more_than(count)?;
         self.by_id.get(&oldest).is_some_and(|underway| underway.is_late(now)).then_some(oldest)

@@ -21,8 +21,8 @@
 //! # What this crate guarantees
 //!
 //! - Each datagram has exactly one [`DtlsDatagramOutcome`] in the reports, and no datagram makes the server panic.
-//! - A plaintext is authentic, was not received before ([RFC 6347 section 4.1.2.6]), and comes with the association that
-//!   it belongs to. After a crash at most the last 64 records of a device could be accepted again.
+//! - A plaintext is authentic, was not received before ([RFC 6347 section 4.1.2.6]), and comes with the association
+//!   that it belongs to. After a crash at most the last 64 records of a device could be accepted again.
 //! - No sequence number protects two records, not even over a restart.
 //! - A device's address changes only by an authentic record that is newer than all before it (RFC 9146 section 6).
 //! - Every table has a bound ([`DtlsConfig`]) and a gauge ([`DtlsTableSizes`]).
@@ -31,9 +31,9 @@
 //!
 //! # What it does not know
 //!
-//! CoAP, LwM2M, registrations and the broker; where keys and certificates come from; what an identity may do. It reads no
-//! clock (except that OpenSSL checks the dates of certificates), opens no socket and writes no file. Randomness comes from
-//! the seed that the owner passes, except inside OpenSSL.
+//! CoAP, LwM2M, registrations and the broker; where keys and certificates come from; what an identity may do. It reads
+//! no clock (except that OpenSSL checks the dates of certificates), opens no socket and writes no file. Randomness
+//! comes from the seed that the owner passes, except inside OpenSSL.
 //!
 //! [RFC 6347 section 4.1.2.6]: https://www.rfc-editor.org/rfc/rfc6347#section-4.1.2.6
 #![cfg_attr(test, allow(clippy::disallowed_methods))]

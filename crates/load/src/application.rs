@@ -104,13 +104,13 @@ struct NotificationData {
 
 #[derive(Deserialize)]
 struct NotifiedValue {
-    value: NumberOrText,
+    value: NotifiedNumber,
 }
 
 /// Gateways differ in how they write a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum NumberOrText {
+enum NotifiedNumber {
     Number(f64),
     Text(String),
 }
@@ -250,8 +250,8 @@ impl ApplicationReader {
         self.heard.devices.borrow_mut().insert(device);
         let Ok(notification) = serde_json::from_slice::<NotificationMessage>(payload) else { return };
         let number = notification.data.content.first().and_then(|content| match &content.value {
-            NumberOrText::Number(number) => Some(*number),
-            NumberOrText::Text(text) => text.parse().ok(),
+            NotifiedNumber::Number(number) => Some(*number),
+            NotifiedNumber::Text(text) => text.parse().ok(),
         });
         // 0 is the value before the first notification.
         if let Some(number) = number.filter(|number| *number >= 1.0) {

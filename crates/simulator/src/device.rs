@@ -1,5 +1,6 @@
 //! The device as a whole: its registration, its answers, its notifications and what it sends unasked.
 
+mod effect;
 mod notifications;
 mod requests;
 mod sending;
@@ -34,7 +35,7 @@ pub struct SimulatedDevice {
     accounts: BootstrapAccounts,
     state: RegistrationState,
     /// The changes that the next Update reports.
-    pending_update: PendingUpdate,
+    pending_update: ChangesToReport,
     observations: Observations,
     /// The Sends that have no answer yet.
     sends: Vec<Token>,
@@ -109,7 +110,7 @@ pub enum DeviceEvent {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-struct PendingUpdate {
+struct ChangesToReport {
     lifetime: bool,
     objects: bool,
 }
@@ -138,7 +139,7 @@ impl SimulatedDevice {
             objects,
             accounts: BootstrapAccounts::default(),
             state: RegistrationState::Stopped,
-            pending_update: PendingUpdate::default(),
+            pending_update: ChangesToReport::default(),
             observations: Observations::default(),
             sends: Vec::new(),
             messages: Messages::new(settings.coap.clone(), seed),
@@ -293,8 +294,8 @@ impl SimulatedDevice {
         self.timers.set(DeviceTimer::Registration, now + self.settings.coap.exchange_lifetime());
     }
 
-    /// Returns whether requests are those of a bootstrap session. The first of them may come before the answer that begins
-    /// it.
+    /// Returns whether requests are those of a bootstrap session. The first of them may come before the answer that
+    /// begins it.
     fn is_bootstrapping(&self) -> bool {
         matches!(self.state, RegistrationState::AskingForBootstrap(_) | RegistrationState::Bootstrapping)
     }
@@ -329,7 +330,7 @@ impl SimulatedDevice {
 impl SimulatedDevice {
     fn register(&mut self, now: Instant) {
         self.timers.cancel(DeviceTimer::Registration);
-        self.pending_update = PendingUpdate::default();
+        self.pending_update = ChangesToReport::default();
         let request = registration::register(&self.settings, self.lifetime, &self.objects);
         self.state = RegistrationState::Registering(self.messages.send_request(now, request));
     }
@@ -355,7 +356,7 @@ impl SimulatedDevice {
     fn update(&mut self, now: Instant) {
         let RegistrationState::Registered(location) = &self.state else { return };
         let location = location.clone();
-        let PendingUpdate { lifetime, objects } = std::mem::take(&mut self.pending_update);
+        let ChangesToReport { lifetime, objects } = std::mem::take(&mut self.pending_update);
         let request = registration::update(
             &self.settings,
             &location,
@@ -417,7 +418,7 @@ impl SimulatedDevice {
         self.state = RegistrationState::Registered(location);
         let after = registration::update_after(self.lifetime, &self.settings.coap);
         self.timers.set(DeviceTimer::Registration, now + after);
-        if self.pending_update != PendingUpdate::default() {
+        if self.pending_update != ChangesToReport::default() {
             self.update(now);
         }
     }

@@ -138,14 +138,14 @@ pub(super) enum FirmwarePhase {
     Pushed {
         header: u64,
     },
-    Pulling(Pull),
+    Pulling(ImageDownload),
     Downloaded,
     Updating,
 }
 
 /// A download from a URI.
 #[derive(Clone, Debug)]
-pub(super) struct Pull {
+pub(super) struct ImageDownload {
     /// The segments of the path.
     pub path: Vec<String>,
     /// The ETag of the first block: others are of the same image.
@@ -261,7 +261,7 @@ impl Firmware {
 }
 
 impl FirmwareInstance {
-    pub fn pull(&self) -> Option<&Pull> {
+    pub fn pull(&self) -> Option<&ImageDownload> {
         match &self.phase {
             FirmwarePhase::Pulling(pull) => Some(pull),
             FirmwarePhase::Idle
@@ -271,7 +271,7 @@ impl FirmwareInstance {
         }
     }
 
-    pub fn pull_mut(&mut self) -> Option<&mut Pull> {
+    pub fn pull_mut(&mut self) -> Option<&mut ImageDownload> {
         match &mut self.phase {
             FirmwarePhase::Pulling(pull) => Some(pull),
             FirmwarePhase::Idle

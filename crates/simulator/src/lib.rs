@@ -2,9 +2,9 @@
 //!
 //! It is a state machine like the core: it takes datagrams, the time and a seed, and returns outputs.
 //!
-//! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it. A device that is to be bootstrapped
-//!    asks for its servers first ([`DeviceEvent::Bootstrapped`]), and registers when its owner has reached one of them
-//!    ([`SimulatedDevice::register_at`]).
+//! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it. A device that is to be
+//!    bootstrapped asks for its servers first ([`DeviceEvent::Bootstrapped`]), and registers when its owner has reached
+//!    one of them ([`SimulatedDevice::register_at`]).
 //! 2. It answers requests of the server, notifies observed values and sends Updates before the lifetime ends.
 //!    [`SimulatedDevice::send`] reports values, with their times, that nobody observes.
 //! 3. With [`SimulatedFirmwareConfig`] it updates its firmware, by push and by pull, with the faults that it is given.

@@ -1,8 +1,8 @@
 //! A network between many simulated devices and the core, in virtual time: it loses, repeats, delays and so reorders
 //! datagrams, and gives devices new addresses. The broker behind the core takes its time for each Connect.
 //!
-//! Everything that will happen stands in one queue, by time; a step handles the first of it. Nothing looks at every device,
-//! so that a thousand of them cost a thousand times what one costs.
+//! Everything that will happen stands in one queue, by time; a step handles the first of it. Nothing looks at every
+//! device, so that a thousand of them cost a thousand times what one costs.
 
 mod restart;
 mod sends;

@@ -1,8 +1,8 @@
 //! The core in virtual time: the test is the devices, the broker and the clock.
 //!
 //! What comes out for devices and for the broker stands in one queue, in the order in which it came out, and every
-//! `expect_*` takes its head: a test that ends with [`Scene::expect_nothing_more`] has seen everything. Of what is said to
-//! people, the outcomes are checked at once (one for each datagram), the rest is kept for [`Scene::reports`].
+//! `expect_*` takes its head: a test that ends with [`Scene::expect_nothing_more`] has seen everything. Of what is said
+//! to people, the outcomes are checked at once (one for each datagram), the rest is kept for [`Scene::reports`].
 
 use std::collections::VecDeque;
 use std::fs;

@@ -9,7 +9,7 @@ use clap::Args;
 use lwm2m_base::secret::Secret;
 
 use super::error::RemoteError;
-use super::place::Place;
+use super::place::ConsoleAddress;
 use crate::config::{PLACE_VARIABLE, TOKEN_VARIABLE};
 
 /// Maximum duration of a trace, in minutes.
@@ -84,8 +84,8 @@ pub struct ValueArguments {
     /// Value; Opaque as base64, an object link as 3:0
     #[arg(required_unless_present = "file", allow_hyphen_values = true)]
     pub value: Option<String>,
-    /// Type; without it that of the object definition: String, Integer, "Unsigned Integer", Float, Boolean, Time, Opaque,
-    /// Objlnk, Corelnk
+    /// Type of the value: String, Integer, "Unsigned Integer", Float, Boolean, Time, Opaque, Objlnk or Corelnk; by default
+    /// the type of the object definition
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     /// Write the content of this file, - for the standard input: as Opaque, or as text of the type
@@ -96,7 +96,7 @@ pub struct ValueArguments {
 /// The time that a command has.
 #[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// Wait for the answer this long; 0 only hands the command over
+    /// Wait for the answer this long; 0 returns as soon as the gateway has accepted the command
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
     /// Refuse the command if it cannot be sent within this time; 0 for a device that must be awake
@@ -131,11 +131,11 @@ pub struct TraceArguments {
 
 impl ConnectionArguments {
     /// Returns the console to ask.
-    pub fn place(&self) -> Result<Place, RemoteError> {
+    pub fn place(&self) -> Result<ConsoleAddress, RemoteError> {
         let from_environment = || env::var(PLACE_VARIABLE).ok().filter(|place| !place.is_empty());
         match self.at.clone().or_else(from_environment) {
-            Some(place) => Place::parse(&place),
-            None => Ok(Place::by_default()),
+            Some(place) => ConsoleAddress::parse(&place),
+            None => Ok(ConsoleAddress::by_default()),
         }
     }
 

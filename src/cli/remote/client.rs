@@ -19,9 +19,10 @@ use tokio::time::timeout;
 use crate::errors::{plain, with_causes};
 use crate::tls::{Connector, TlsConfig};
 
+use super::document::Document;
 use super::error::{ProblemDetails, RemoteError};
-use super::events::EventReader;
-use super::place::Place;
+use super::event_stream::EventReader;
+use super::place::ConsoleAddress;
 
 /// The resources of the API are below this path.
 const BASE: &str = "/api/v1";
@@ -33,16 +34,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Asks a console.
-pub struct Client {
-    place: Place,
+pub struct ApiClient {
+    place: ConsoleAddress,
     authorization: Option<HeaderValue>,
     tls: Option<Connector>,
-}
-
-/// A JSON answer: its text, and what it says.
-pub struct Document {
-    pub text: String,
-    pub value: Value,
 }
 
 /// A path of the API with its query.
@@ -71,15 +66,15 @@ impl ApiPath {
     }
 }
 
-impl Client {
-    pub fn new(place: Place, token: Option<Secret>) -> Result<Self, RemoteError> {
+impl ApiClient {
+    pub fn new(place: ConsoleAddress, token: Option<Secret>) -> Result<Self, RemoteError> {
         let authorization = token.map(|token| authorization(&token)).transpose()?;
         let tls = match place {
-            Place::Tcp { tls: true, .. } => {
+            ConsoleAddress::Tcp { tls: true, .. } => {
                 let connector = Connector::new(&TlsConfig::default());
                 Some(connector.map_err(|error| unreachable(&place, error.to_string()))?)
             }
-            Place::Tcp { tls: false, .. } | Place::Socket(_) => None,
+            ConsoleAddress::Tcp { tls: false, .. } | ConsoleAddress::Socket(_) => None,
         };
         Ok(Self { place, authorization, tls })
     }
@@ -183,8 +178,8 @@ impl Client {
     async fn connect(&self) -> Result<Box<dyn Connection>, RemoteError> {
         let failed = |error: io::Error| self.unreachable(plain(&error));
         match &self.place {
-            Place::Socket(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
-            Place::Tcp { host, port, .. } => {
+            ConsoleAddress::Socket(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+            ConsoleAddress::Tcp { host, port, .. } => {
                 let host = host.trim_matches(['[', ']']);
                 let stream = TcpStream::connect((host, *port)).await.map_err(failed)?;
                 let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
@@ -203,7 +198,7 @@ trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection for S {}
 
-fn unreachable(place: &Place, reason: impl Into<String>) -> RemoteError {
+fn unreachable(place: &ConsoleAddress, reason: impl Into<String>) -> RemoteError {
     RemoteError::Unreachable { place: place.to_string(), reason: reason.into() }
 }
 

@@ -12,9 +12,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::arguments::{TargetArguments, ValueArguments, WaitArguments};
-use super::client::{ApiPath, Client, Document};
+use super::client::{ApiClient, ApiPath};
+use super::document::Document;
 use super::error::{RemoteError, RemoteExit};
-use super::output::{Cell, Output, Table, Tone, text_of};
+use super::output::{Cell, CommandOutput, Table, Tone, text_of};
 
 /// Maximum time for which one request waits at the gateway.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -25,7 +26,7 @@ const FACTORY_RESET: &str = "/3/0/5";
 
 /// A command as the MQTT interface has it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CommandRequest {
+pub struct OperationBody {
     msg_type: &'static str,
     data: Value,
     /// Whether an observation ends with the stream of events of whoever asks.
@@ -40,7 +41,7 @@ pub struct Confirmation {
     yes: bool,
 }
 
-impl CommandRequest {
+impl OperationBody {
     /// Returns a command that has nothing but a path.
     pub fn plain(msg_type: &'static str, path: &str) -> Self {
         Self::new(msg_type, json!({ "path": path }))
@@ -152,11 +153,11 @@ impl Confirmation {
 
 /// Sends a command, waits for its answer, and writes it.
 pub async fn send(
-    client: &Client,
+    client: &ApiClient,
     endpoint: &str,
-    request: &CommandRequest,
+    request: &OperationBody,
     waiting: &WaitArguments,
-    output: &mut Output,
+    output: &mut CommandOutput,
 ) -> Result<RemoteExit, RemoteError> {
     let document = ask(client, endpoint, request, waiting).await?;
     if output.json {
@@ -168,9 +169,9 @@ pub async fn send(
 
 /// Sends a command and waits; returns the state of the command when it is done, or when the time is over.
 pub async fn ask(
-    client: &Client,
+    client: &ApiClient,
     endpoint: &str,
-    request: &CommandRequest,
+    request: &OperationBody,
     waiting: &WaitArguments,
 ) -> Result<Document, RemoteError> {
     let first = waiting.wait.min(LONGEST_WAIT);
@@ -202,7 +203,7 @@ pub fn exit_of(command: &Value, wait: Duration) -> RemoteExit {
     }
 }
 
-fn write_result(command: &Value, wait: Duration, output: &Output) -> Result<RemoteExit, RemoteError> {
+fn write_result(command: &Value, wait: Duration, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
     let exit = exit_of(command, wait);
     match exit {
         RemoteExit::Done if command["state"] == "pending" => write_pending(command, output)?,
@@ -219,13 +220,13 @@ fn write_result(command: &Value, wait: Duration, output: &Output) -> Result<Remo
     Ok(exit)
 }
 
-fn write_pending(command: &Value, output: &Output) -> io::Result<()> {
+fn write_pending(command: &Value, output: &CommandOutput) -> io::Result<()> {
     let row = ["id", "state", "place", "device", "expires"].map(|member| Cell::from(&command[member]));
     Table::new(&["COMMAND", "STATE", "PLACE", "DEVICE", "EXPIRES"]).write(output, &[row.to_vec()])
 }
 
 /// Writes the values of an answer, or the paths of a discover; an answer without content is its code.
-pub fn write_answer(answer: &Value, output: &Output) -> io::Result<()> {
+pub fn write_answer(answer: &Value, output: &CommandOutput) -> io::Result<()> {
     let data = &answer["data"];
     let Some(content) = data["content"].as_array() else {
         let code = text_of(&data["code"]);
@@ -326,48 +327,48 @@ mod tests {
             file: None,
         };
         for (request, msg_type, data) in [
-            (CommandRequest::read("/3/0", vec![]), "read", json!({ "path": "/3/0" })),
+            (OperationBody::read("/3/0", vec![]), "read", json!({ "path": "/3/0" })),
             (
-                CommandRequest::read("/3/0/0", vec!["/3303".to_owned()]),
+                OperationBody::read("/3/0/0", vec!["/3303".to_owned()]),
                 "read-composite",
                 json!({ "paths": ["/3/0/0", "/3303"] }),
             ),
             (
-                CommandRequest::write("/1/0/1", &value(Some("60"), Some("Integer"))).unwrap(),
+                OperationBody::write("/1/0/1", &value(Some("60"), Some("Integer"))).unwrap(),
                 "write",
                 json!({ "path": "/1/0/1", "type": "Integer", "value": "60" }),
             ),
-            (CommandRequest::execute("/3/0/4", None), "execute", json!({ "path": "/3/0/4" })),
+            (OperationBody::execute("/3/0/4", None), "execute", json!({ "path": "/3/0/4" })),
             (
-                CommandRequest::execute("/3/0/4", Some("0='now'".to_owned())),
+                OperationBody::execute("/3/0/4", Some("0='now'".to_owned())),
                 "execute",
                 json!({ "path": "/3/0/4", "args": "0='now'" }),
             ),
             (
-                CommandRequest::create("/6/1", &pairs(&[("0", "48.1")])).unwrap(),
+                OperationBody::create("/6/1", &pairs(&[("0", "48.1")])).unwrap(),
                 "create",
                 json!({ "basePath": "/6", "content": [{ "path": "1/0", "value": "48.1" }] }),
             ),
             (
-                CommandRequest::create("/6", &pairs(&[("0", "48.1")])).unwrap(),
+                OperationBody::create("/6", &pairs(&[("0", "48.1")])).unwrap(),
                 "create",
                 json!({ "basePath": "/6", "content": [{ "path": "*/0", "value": "48.1" }] }),
             ),
             (
-                CommandRequest::write_attributes("/3303", &pairs(&[("pmin", "10"), ("gt", "25.5"), ("x", "a")])),
+                OperationBody::write_attributes("/3303", &pairs(&[("pmin", "10"), ("gt", "25.5"), ("x", "a")])),
                 "write-attr",
                 json!({ "path": "/3303", "pmin": 10, "gt": 25.5, "x": "a" }),
             ),
         ] {
             assert_eq!((request.msg_type, &request.data), (msg_type, &data));
         }
-        assert!(CommandRequest::write("/1/0/1", &value(None, None)).is_err());
-        assert!(CommandRequest::create("/6/1/0", &[]).is_err() && CommandRequest::create("6", &[]).is_err());
+        assert!(OperationBody::write("/1/0/1", &value(None, None)).is_err());
+        assert!(OperationBody::create("/6/1/0", &[]).is_err() && OperationBody::create("6", &[]).is_err());
     }
 
     #[test]
     fn a_time_to_live_is_a_header_of_the_command() {
-        let body = CommandRequest::plain("read", "/3").body(Some(Duration::from_secs(60)));
+        let body = OperationBody::plain("read", "/3").body(Some(Duration::from_secs(60)));
         assert_eq!(body, json!({ "msgType": "read", "mheaders": { "ttl": 60 }, "data": { "path": "/3" } }));
     }
 

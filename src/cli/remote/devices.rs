@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::arguments::SearchArguments;
-use super::client::{ApiPath, Client};
+use super::client::{ApiClient, ApiPath};
 use super::error::{RemoteError, RemoteExit};
-use super::output::{Cell, Output, Table, Tone, short, text_of, time_since, time_until};
+use super::output::{Cell, CommandOutput, Table, Tone, short, text_of, time_since, time_until};
 
 /// Maximum number of devices in one answer of the API.
 const PAGE: u64 = 1_000;
@@ -18,7 +18,11 @@ const DEVICE_COLUMNS: [&str; 10] =
 const QUEUE_COLUMNS: [&str; 7] = ["NUMBER", "STATE", "COMMAND", "PATH", "BYTES", "LEFT", "BY"];
 
 /// Lists devices, page by page.
-pub async fn list(client: &Client, search: &SearchArguments, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+pub async fn list(
+    client: &ApiClient,
+    search: &SearchArguments,
+    output: &mut CommandOutput,
+) -> Result<RemoteExit, RemoteError> {
     let mut remaining = if search.all { u64::MAX } else { search.limit };
     let mut table = Table::new(&DEVICE_COLUMNS);
     let mut cursor = None;
@@ -43,7 +47,7 @@ pub async fn list(client: &Client, search: &SearchArguments, output: &mut Output
 }
 
 /// Shows a device.
-pub async fn show(client: &Client, endpoint: &str, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+pub async fn show(client: &ApiClient, endpoint: &str, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&["devices", endpoint])).await?;
     if output.json {
         output.document(&document)?;
@@ -70,7 +74,7 @@ pub async fn show(client: &Client, endpoint: &str, output: &mut Output) -> Resul
 }
 
 /// Lists the commands of a device: the one that was sent, and those that wait.
-pub async fn queue(client: &Client, endpoint: &str, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+pub async fn queue(client: &ApiClient, endpoint: &str, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let device = client.get(ApiPath::new(&["devices", endpoint])).await?.value;
     match output.json {
         true => output.line(&json!({ "inFlight": device["inFlight"], "queue": device["queue"] }).to_string())?,
@@ -81,10 +85,10 @@ pub async fn queue(client: &Client, endpoint: &str, output: &mut Output) -> Resu
 
 /// Withdraws a pending command.
 pub async fn withdraw(
-    client: &Client,
+    client: &ApiClient,
     endpoint: &str,
     number: u64,
-    output: &Output,
+    output: &CommandOutput,
 ) -> Result<RemoteExit, RemoteError> {
     client.delete(ApiPath::new(&["devices", endpoint, "queue", &number.to_string()])).await?;
     output.notice(&format!("command {number} is withdrawn"));
@@ -92,7 +96,7 @@ pub async fn withdraw(
 }
 
 /// Ends the registration of a device.
-pub async fn kick(client: &Client, endpoint: &str, output: &Output) -> Result<RemoteExit, RemoteError> {
+pub async fn kick(client: &ApiClient, endpoint: &str, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
     client.delete(ApiPath::new(&["devices", endpoint])).await?;
     output.notice(&format!("the registration of {endpoint} has ended"));
     Ok(RemoteExit::Done)

@@ -48,7 +48,7 @@ pub enum RemoteError {
     Signals(io::Error),
     /// Writing to the standard output failed.
     #[error("standard output: {0}")]
-    Output(#[from] io::Error),
+    CommandOutput(#[from] io::Error),
 }
 
 /// An error of the API (RFC 9457).
@@ -68,9 +68,11 @@ impl RemoteError {
         match self {
             Self::Usage(_) => RemoteExit::Usage,
             Self::Problem(problem) => problem.exit(),
-            Self::Unreachable { .. } | Self::Answer { .. } | Self::File { .. } | Self::Signals(_) | Self::Output(_) => {
-                RemoteExit::Failed
-            }
+            Self::Unreachable { .. }
+            | Self::Answer { .. }
+            | Self::File { .. }
+            | Self::Signals(_)
+            | Self::CommandOutput(_) => RemoteExit::Failed,
         }
     }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::arguments::ConnectionArguments;
-use super::client::{ApiPath, Client};
+use super::client::{ApiClient, ApiPath};
 use super::error::{RemoteError, RemoteExit};
-use super::output::{Cell, Output, Table, Tone, text_of};
+use super::output::{Cell, CommandOutput, Table, Tone, text_of};
 
 /// The devices that one request asks for.
 const PAGE: &str = "1000";
@@ -110,7 +110,7 @@ async fn act(name: &str, action: &str, connection: &ConnectionArguments) -> Resu
     write_campaign(&campaign, &output)
 }
 
-async fn list(client: &Client, output: &Output) -> Result<RemoteExit, RemoteError> {
+async fn list(client: &ApiClient, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&CAMPAIGNS)).await?;
     if output.json {
         output.document(&document)?;
@@ -129,7 +129,7 @@ async fn list(client: &Client, output: &Output) -> Result<RemoteExit, RemoteErro
     Ok(RemoteExit::Done)
 }
 
-fn write_campaign(document: &super::client::Document, output: &Output) -> Result<RemoteExit, RemoteError> {
+fn write_campaign(document: &super::document::Document, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
     if output.json {
         output.document(document)?;
         return Ok(RemoteExit::Done);
@@ -148,10 +148,10 @@ fn write_campaign(document: &super::client::Document, output: &Output) -> Result
 
 /// Lists all devices of a campaign, page by page.
 async fn show_devices(
-    client: &Client,
+    client: &ApiClient,
     name: &str,
     state: Option<&str>,
-    output: &Output,
+    output: &CommandOutput,
 ) -> Result<RemoteExit, RemoteError> {
     let [firmware, campaigns] = CAMPAIGNS;
     let mut after = None;

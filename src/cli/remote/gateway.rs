@@ -5,23 +5,24 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::interval;
 
-use super::client::{ApiPath, Client, Document};
+use super::client::{ApiClient, ApiPath};
+use super::document::Document;
 use super::error::{RemoteError, RemoteExit};
 use super::interrupt::Interrupt;
-use super::output::{Cell, Output, Table, Tone, short, text_of, time_since};
+use super::output::{Cell, CommandOutput, Table, Tone, short, text_of, time_since};
 
 /// Interval of `top`.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Shows the state of the gateway.
-pub async fn overview(client: &Client, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+pub async fn overview(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&["overview"])).await?;
     write_overview(&document, output)?;
     Ok(RemoteExit::Done)
 }
 
 /// Shows the state of the gateway again and again, until Ctrl-C.
-pub async fn top(client: &Client, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+pub async fn top(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let mut interrupt = Interrupt::new()?;
     let mut due = interval(INTERVAL);
     let mut is_first = true;
@@ -39,7 +40,7 @@ pub async fn top(client: &Client, output: &mut Output) -> Result<RemoteExit, Rem
 }
 
 /// Lists what failed lately.
-pub async fn failures(client: &Client, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+pub async fn failures(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&["failures"])).await?;
     if output.json {
         output.document(&document)?;
@@ -61,7 +62,7 @@ fn failure_row(failure: &Value) -> Vec<Cell> {
     row
 }
 
-fn write_overview(document: &Document, output: &Output) -> Result<(), RemoteError> {
+fn write_overview(document: &Document, output: &CommandOutput) -> Result<(), RemoteError> {
     if output.json {
         return Ok(output.document(document)?);
     }

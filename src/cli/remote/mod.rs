@@ -14,7 +14,9 @@ mod arguments;
 mod client;
 mod commands;
 mod devices;
+mod document;
 mod error;
+mod event_stream;
 mod events;
 mod firmware;
 mod gateway;
@@ -28,10 +30,10 @@ use std::io;
 use std::process::ExitCode;
 
 use arguments::ConnectionArguments;
-use client::Client;
-use commands::{CommandRequest, Confirmation};
+use client::ApiClient;
+use commands::{Confirmation, OperationBody};
 use error::{RemoteError, RemoteExit};
-use output::Output;
+use output::CommandOutput;
 
 /// The commands. A device is named by its endpoint name, a path is that of LwM2M: `/3303/0/5700`.
 #[derive(Debug, clap::Subcommand)]
@@ -232,7 +234,7 @@ pub fn run(command: RemoteCommand) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(execute(command)) {
         Ok(exit) => Ok(exit.into()),
-        Err(RemoteError::Output(error)) => Err(error),
+        Err(RemoteError::CommandOutput(error)) => Err(error),
         Err(error) => {
             eprintln!("lwm2m-gateway: {}", output::printable(&error.to_string()));
             Ok(error.exit().into())
@@ -295,48 +297,47 @@ async fn look(command: LookCommand) -> Result<RemoteExit, RemoteError> {
 async fn operate(command: OperationCommand) -> Result<RemoteExit, RemoteError> {
     match command {
         OperationCommand::Read { target, more, waiting, connection } => {
-            command_of(CommandRequest::read(&target.path, more), &target, &waiting, &connection).await
+            command_of(OperationBody::read(&target.path, more), &target, &waiting, &connection).await
         }
         OperationCommand::Write { target, value, confirmation, waiting, connection } => {
-            let request = CommandRequest::write(&target.path, &value)?;
+            let request = OperationBody::write(&target.path, &value)?;
             confirmation.ask_for_write(&target)?;
             command_of(request, &target, &waiting, &connection).await
         }
         OperationCommand::Exec { target, arguments, confirmation, waiting, connection } => {
             confirmation.ask("execute", &target)?;
-            command_of(CommandRequest::execute(&target.path, arguments), &target, &waiting, &connection).await
+            command_of(OperationBody::execute(&target.path, arguments), &target, &waiting, &connection).await
         }
         OperationCommand::Create { target, resources, confirmation, waiting, connection } => {
-            let request = CommandRequest::create(&target.path, &resources)?;
+            let request = OperationBody::create(&target.path, &resources)?;
             confirmation.ask("create", &target)?;
             command_of(request, &target, &waiting, &connection).await
         }
         OperationCommand::Delete { target, confirmation, waiting, connection } => {
             confirmation.ask("delete", &target)?;
-            command_of(CommandRequest::plain("delete", &target.path), &target, &waiting, &connection).await
+            command_of(OperationBody::plain("delete", &target.path), &target, &waiting, &connection).await
         }
         OperationCommand::Discover { target, waiting, connection } => {
-            command_of(CommandRequest::plain("discover", &target.path), &target, &waiting, &connection).await
+            command_of(OperationBody::plain("discover", &target.path), &target, &waiting, &connection).await
         }
         OperationCommand::WriteAttr { target, attributes, waiting, connection } => {
-            command_of(CommandRequest::write_attributes(&target.path, &attributes), &target, &waiting, &connection)
-                .await
+            command_of(OperationBody::write_attributes(&target.path, &attributes), &target, &waiting, &connection).await
         }
         OperationCommand::Observe { target, follow: false, waiting, connection } => {
-            command_of(CommandRequest::plain("observe", &target.path), &target, &waiting, &connection).await
+            command_of(OperationBody::plain("observe", &target.path), &target, &waiting, &connection).await
         }
         OperationCommand::Observe { target, follow: true, waiting, connection } => {
             let (client, mut output) = connect(&connection)?;
             observe::follow(&client, &target, &waiting, &mut output).await
         }
         OperationCommand::Cancel { target, waiting, connection } => {
-            command_of(CommandRequest::plain("cancel-observe", &target.path), &target, &waiting, &connection).await
+            command_of(OperationBody::plain("cancel-observe", &target.path), &target, &waiting, &connection).await
         }
     }
 }
 
 async fn command_of(
-    request: CommandRequest,
+    request: OperationBody,
     target: &arguments::TargetArguments,
     waiting: &arguments::WaitArguments,
     connection: &ConnectionArguments,
@@ -345,7 +346,7 @@ async fn command_of(
     commands::send(&client, &target.endpoint, &request, waiting, &mut output).await
 }
 
-fn connect(connection: &ConnectionArguments) -> Result<(Client, Output), RemoteError> {
+fn connect(connection: &ConnectionArguments) -> Result<(ApiClient, CommandOutput), RemoteError> {
     let place = connection.place()?;
-    Ok((Client::new(place, connection.token()?)?, Output::new(connection.json)))
+    Ok((ApiClient::new(place, connection.token()?)?, CommandOutput::new(connection.json)))
 }

@@ -3,12 +3,14 @@
 use serde_json::Value;
 
 use super::arguments::{TargetArguments, WaitArguments};
-use super::client::{ApiPath, Client, Document};
-use super::commands::{self, CommandRequest};
+use super::client::{ApiClient, ApiPath};
+use super::commands::{self, OperationBody};
+use super::document::Document;
 use super::error::{RemoteError, RemoteExit};
-use super::events::{EventReader, ServerSentEvent, write_json};
+use super::event_stream::{EventReader, ServerSentEvent};
+use super::events::write_json;
 use super::interrupt::Interrupt;
-use super::output::{Cell, Output, Table, time_of_day};
+use super::output::{Cell, CommandOutput, Table, time_of_day};
 
 /// Observes a path and prints its notifications until Ctrl-C.
 ///
@@ -16,10 +18,10 @@ use super::output::{Cell, Output, Table, time_of_day};
 /// 2. The path is observed, unless an application observes it already: its notifications are the same.
 /// 3. At the end the observation is cancelled if this command has begun it.
 pub async fn follow(
-    client: &Client,
+    client: &ApiClient,
     target: &TargetArguments,
     waiting: &WaitArguments,
-    output: &mut Output,
+    output: &mut CommandOutput,
 ) -> Result<RemoteExit, RemoteError> {
     let mut interrupt = Interrupt::new()?;
     let mut stream = client.events(ApiPath::new(&["devices", &target.endpoint, "events"])).await?;
@@ -50,15 +52,15 @@ pub async fn follow(
         () = interrupt.received() => Ok(RemoteExit::Done),
     };
     if is_ours {
-        let cancel = CommandRequest::plain("cancel-observe", &target.path);
+        let cancel = OperationBody::plain("cancel-observe", &target.path);
         commands::ask(client, &target.endpoint, &cancel, waiting).await?;
         output.notice("the observation is cancelled");
     }
     ended
 }
 
-async fn begin(client: &Client, target: &TargetArguments, waiting: &WaitArguments) -> Result<Document, RemoteError> {
-    let observe = CommandRequest::plain("observe", &target.path).for_stream();
+async fn begin(client: &ApiClient, target: &TargetArguments, waiting: &WaitArguments) -> Result<Document, RemoteError> {
+    let observe = OperationBody::plain("observe", &target.path).for_stream();
     commands::ask(client, &target.endpoint, &observe, waiting).await
 }
 
@@ -74,14 +76,14 @@ impl<'a> FollowedPath<'a> {
     }
 
     /// Writes the first values, which the answer to the observe request has.
-    fn write_answer(&mut self, document: &Document, output: &Output) -> Result<(), RemoteError> {
+    fn write_answer(&mut self, document: &Document, output: &CommandOutput) -> Result<(), RemoteError> {
         match output.json {
             true => Ok(output.document(document)?),
             false => self.write_values(&Value::Null, &document.value["answer"], output),
         }
     }
 
-    async fn print(&mut self, stream: &mut EventReader, output: &Output) -> Result<RemoteExit, RemoteError> {
+    async fn print(&mut self, stream: &mut EventReader, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
         while let Some(event) = stream.next().await? {
             match event.name.as_str() {
                 "lost" => output.notice("notifications may be missing: there were too many events"),
@@ -111,7 +113,7 @@ impl<'a> FollowedPath<'a> {
         is_of_path.then_some(payload)
     }
 
-    fn write_values(&mut self, at: &Value, message: &Value, output: &Output) -> Result<(), RemoteError> {
+    fn write_values(&mut self, at: &Value, message: &Value, output: &CommandOutput) -> Result<(), RemoteError> {
         let content = message["data"]["content"].as_array().into_iter().flatten();
         let rows: Vec<Vec<Cell>> = content
             .map(|entry| {

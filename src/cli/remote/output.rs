@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::driver::unix_time;
 
-use super::client::Document;
+use super::document::Document;
 
 const BOLD: &str = "\x1b[1m";
 const PLAIN: &str = "\x1b[0m";
@@ -21,7 +21,7 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// The outputs of a command.
-pub struct Output {
+pub struct CommandOutput {
     /// Whether the JSON of the API is written in place of tables.
     pub json: bool,
     is_terminal: bool,
@@ -51,7 +51,7 @@ pub struct Table {
     has_begun: bool,
 }
 
-impl Output {
+impl CommandOutput {
     /// Returns an output with colours if it is a terminal and `NO_COLOR` is not set.
     pub fn new(json: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
@@ -146,7 +146,7 @@ impl Table {
     }
 
     /// Writes rows, and the header before the first ones.
-    pub fn write(&mut self, output: &Output, rows: &[Vec<Cell>]) -> io::Result<()> {
+    pub fn write(&mut self, output: &CommandOutput, rows: &[Vec<Cell>]) -> io::Result<()> {
         for row in rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
                 *width = cell.text.chars().count().max(*width);
@@ -159,7 +159,7 @@ impl Table {
         rows.iter().try_for_each(|row| self.write_row(output, row, None))
     }
 
-    fn write_row(&self, output: &Output, row: &[Cell], style: Option<&str>) -> io::Result<()> {
+    fn write_row(&self, output: &CommandOutput, row: &[Cell], style: Option<&str>) -> io::Result<()> {
         let last = row.len().saturating_sub(1);
         let cells = row.iter().zip(&self.widths).enumerate().map(|(index, (cell, width))| {
             let padding = if index == last { 0 } else { width.saturating_sub(cell.text.chars().count()) };

@@ -14,12 +14,12 @@ const URL: &str = "http://127.0.0.1:8086";
 
 /// The address of a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ConsoleAddress {
     Socket(PathBuf),
     Tcp { host: String, port: u16, tls: bool },
 }
 
-impl Place {
+impl ConsoleAddress {
     /// Returns the socket if it is there, else the console at its standard port.
     pub fn by_default() -> Self {
         let socket = Path::new(SOCKET);
@@ -57,7 +57,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ConsoleAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(path) => write!(f, "unix:{}", path.display()),
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn place(text: &str) -> Option<String> {
-        Place::parse(text).ok().map(|place| place.to_string())
+        ConsoleAddress::parse(text).ok().map(|place| place.to_string())
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn an_error_shows_no_token() {
-        let error = Place::parse("gateway/#token=lgw_planted").unwrap_err().to_string();
+        let error = ConsoleAddress::parse("gateway/#token=lgw_planted").unwrap_err().to_string();
         assert!(!error.contains("planted"), "{error}");
     }
 }

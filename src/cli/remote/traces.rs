@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, interval};
 
 use super::arguments::TraceArguments;
-use super::client::{ApiPath, Client};
+use super::client::{ApiClient, ApiPath};
 use super::error::{ProblemDetails, RemoteError, RemoteExit};
 use super::interrupt::Interrupt;
-use super::output::{Cell, Output, Table, Tone, text_of, time_of_day};
+use super::output::{Cell, CommandOutput, Table, Tone, text_of, time_of_day};
 
 use pcap::PcapFollower;
 
@@ -33,9 +33,9 @@ const WIDTHS: [usize; 7] = [12, 9, 21, 4, 4, 5, 16];
 
 /// Starts a trace, prints its messages until Ctrl-C or its end, and removes it.
 pub async fn trace(
-    client: &Client,
+    client: &ApiClient,
     arguments: &TraceArguments,
-    output: &mut Output,
+    output: &mut CommandOutput,
 ) -> Result<RemoteExit, RemoteError> {
     let mut interrupt = Interrupt::new()?;
     let mut sink = match &arguments.pcap {
@@ -77,7 +77,7 @@ enum TraceSink {
 
 /// Asks for the messages of a trace.
 struct TraceReader<'a> {
-    client: &'a Client,
+    client: &'a ApiClient,
     id: &'a str,
     /// Number of the last message that was written.
     printed: u64,
@@ -92,7 +92,7 @@ impl TraceReader<'_> {
         sink: &mut TraceSink,
         due: &mut Interval,
         interrupt: &mut Interrupt,
-        output: &Output,
+        output: &CommandOutput,
     ) -> Result<(), RemoteError> {
         loop {
             let is_interrupted = tokio::select! {
@@ -113,7 +113,7 @@ impl TraceReader<'_> {
         }
     }
 
-    async fn new_messages(&mut self, is_last: bool, output: &Output) -> Result<NewMessages, RemoteError> {
+    async fn new_messages(&mut self, is_last: bool, output: &CommandOutput) -> Result<NewMessages, RemoteError> {
         let path = ApiPath::new(&["traces", self.id]).with("after", &self.printed.to_string());
         let trace = self.client.get(path).await?.value;
         let is_last = is_last || trace["running"] == false;
@@ -149,7 +149,7 @@ struct NewMessages {
     is_last: bool,
 }
 
-fn write_messages(messages: &[Value], table: &mut Table, output: &Output) -> io::Result<()> {
+fn write_messages(messages: &[Value], table: &mut Table, output: &CommandOutput) -> io::Result<()> {
     if output.json {
         return messages.iter().try_for_each(|message| output.line(&message.to_string()));
     }
@@ -268,7 +268,7 @@ impl PcapFile {
     }
 
     /// Gets the messages that the gateway keeps, and adds those that are new.
-    async fn fetch(&mut self, client: &Client, id: &str) -> Result<(), RemoteError> {
+    async fn fetch(&mut self, client: &ApiClient, id: &str) -> Result<(), RemoteError> {
         let whole = client.download(ApiPath::new(&["traces", &format!("{id}.pcap")])).await?;
         let new = self.follower.new_part(&whole).ok_or_else(|| client.unexpected("no pcap file"))?;
         self.has_begun = true;

@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 use lwm2m_core::gateway::console_commands::{AnswerOutcome, CommandState};
 use lwm2m_core::gateway::view::WakeState;
 
-use super::super::device_documents::State;
+use super::super::device_documents::DeviceState;
 use super::super::time::Timestamp;
-use super::records::{CommandEnd, CommandRecord};
+use super::records::{CommandEnd, GivenCommand};
 
 /// A command as the API takes it: that of MQTT. Further members are echoed in the answer.
 #[derive(ToSchema)]
@@ -30,17 +30,18 @@ pub struct CommandRequest {
 /// A command that was given by the API.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Command {
+#[schema(as = Command)]
+pub struct CommandDocument {
     #[schema(example = "c7f3a0d1c7f3a0d1c7f3a0d1c7f3a0d1")]
     id: String,
     endpoint: String,
     /// Names the command in the queue of its device.
     number: u64,
     #[schema(inline)]
-    state: Progress,
+    state: CommandProgressDocument,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
-    outcome: Option<Outcome>,
+    outcome: Option<CommandOutcomeDocument>,
     /// Seconds from the first datagram to the device's answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     took: Option<f64>,
@@ -54,7 +55,7 @@ pub struct Command {
     /// State of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
-    device: Option<State>,
+    device: Option<DeviceState>,
     /// The command ends if it was not sent by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<Timestamp>,
@@ -63,7 +64,7 @@ pub struct Command {
 /// `pending`: the command waits, or its answer is not there yet.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Progress {
+enum CommandProgressDocument {
     Pending,
     Done,
 }
@@ -72,7 +73,7 @@ enum Progress {
 /// device is not registered any more.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-enum Outcome {
+enum CommandOutcomeDocument {
     Answered,
     Reset,
     TimedOut,
@@ -83,10 +84,10 @@ enum Outcome {
     Left,
 }
 
-impl Command {
-    pub fn done(record: &CommandRecord, end: &CommandEnd) -> Self {
+impl CommandDocument {
+    pub fn done(record: &GivenCommand, end: &CommandEnd) -> Self {
         Self {
-            state: Progress::Done,
+            state: CommandProgressDocument::Done,
             outcome: Some(end.outcome.into()),
             took: end.took.map(|took| took.as_secs_f64()),
             answer: Some(end.answer.clone()),
@@ -99,26 +100,26 @@ impl Command {
     }
 
     /// `state` is `None` for a command whose answer is on its way.
-    pub fn pending(record: &CommandRecord, state: Option<CommandState>) -> Self {
+    pub fn pending(record: &GivenCommand, state: Option<CommandState>) -> Self {
         Self {
             id: record.id.to_string(),
             endpoint: record.endpoint.clone(),
             number: record.number,
-            state: Progress::Pending,
+            state: CommandProgressDocument::Pending,
             outcome: None,
             took: None,
             answer: None,
             place: state.map(|state| state.place),
             device: state.map(|state| match state.device {
-                WakeState::Awake => State::Awake,
-                WakeState::Asleep => State::Asleep,
+                WakeState::Awake => DeviceState::Awake,
+                WakeState::Asleep => DeviceState::Asleep,
             }),
             expires: state.map(|state| Timestamp(state.expires)),
         }
     }
 }
 
-impl From<AnswerOutcome> for Outcome {
+impl From<AnswerOutcome> for CommandOutcomeDocument {
     fn from(outcome: AnswerOutcome) -> Self {
         match outcome {
             AnswerOutcome::Answered => Self::Answered,

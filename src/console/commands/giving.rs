@@ -20,7 +20,7 @@ use super::super::ConsoleServer;
 use super::super::audit::{AuditedCommand, Author};
 use super::super::devices::{not_registered, silent};
 use super::super::problem::{Problem, ProblemKind};
-use super::records::{CommandEnd, CommandId, CommandRecord};
+use super::records::{CommandEnd, CommandId, GivenCommand};
 
 /// Maximum number of paths of a composite command in the audit log.
 const AUDITED_PATHS: usize = 8;
@@ -43,7 +43,7 @@ pub async fn give(
     server: &Arc<ConsoleServer>,
     author: Author,
     order: Order,
-) -> Result<(Arc<CommandRecord>, CommandState), Problem> {
+) -> Result<(Arc<GivenCommand>, CommandState), Problem> {
     let metrics = &server.sources.admin.metrics.console;
     if let Err(problem) = server.command_rates.take(monotonic_now(), &author.access.name) {
         metrics.commands_rate_limited.inc();
@@ -58,7 +58,7 @@ async fn admit(
     server: &Arc<ConsoleServer>,
     author: &Author,
     order: Order,
-) -> Result<(Arc<CommandRecord>, CommandState), Problem> {
+) -> Result<(Arc<GivenCommand>, CommandState), Problem> {
     let Order { endpoint, payload, force, while_stream } = order;
     let command = audited(&payload, force);
     server.audit.record_command(author, &endpoint, &command, "given");
@@ -78,7 +78,7 @@ async fn admit(
     if state.place == 0 { &metrics.commands_sent } else { &metrics.commands_pending }.inc();
     let mut random = [0; 16];
     SysRng.try_fill_bytes(&mut random).map_err(|error| ProblemKind::Internal.because(error.to_string()))?;
-    let record = CommandRecord::new(CommandId::new(random), endpoint, state.number);
+    let record = GivenCommand::new(CommandId::new(random), endpoint, state.number);
     server.commands.add(monotonic_now(), Arc::clone(&record));
     let task = tokio::spawn(await_answer(Arc::clone(server), Arc::clone(&record), answer));
     record.awaited_by(task.abort_handle());
@@ -86,11 +86,7 @@ async fn admit(
 }
 
 /// Notes the answer of a command when it comes.
-async fn await_answer(
-    server: Arc<ConsoleServer>,
-    record: Arc<CommandRecord>,
-    answer: oneshot::Receiver<ConsoleAnswer>,
-) {
+async fn await_answer(server: Arc<ConsoleServer>, record: Arc<GivenCommand>, answer: oneshot::Receiver<ConsoleAnswer>) {
     // Without the driver there is no answer, and the console ends as well.
     let Ok(ConsoleAnswer { outcome, took, payload, .. }) = answer.await else { return };
     let answer = server.hidden.message(&payload);

@@ -34,7 +34,7 @@ pub struct CommandEnd {
 }
 
 /// A command that was given.
-pub struct CommandRecord {
+pub struct GivenCommand {
     pub id: CommandId,
     pub endpoint: String,
     /// Names the command in the queue of its device.
@@ -45,8 +45,8 @@ pub struct CommandRecord {
 }
 
 /// The records, the oldest first.
-pub struct CommandRecords {
-    records: Mutex<VecDeque<Arc<CommandRecord>>>,
+pub struct GivenCommands {
+    records: Mutex<VecDeque<Arc<GivenCommand>>>,
     forgotten: Counter,
 }
 
@@ -68,7 +68,7 @@ impl std::fmt::Display for CommandId {
     }
 }
 
-impl CommandRecord {
+impl GivenCommand {
     pub fn new(id: CommandId, endpoint: String, number: u64) -> Arc<Self> {
         let (end, _) = watch::channel(None);
         Arc::new(Self { id, endpoint, number, end, waiting: Mutex::default() })
@@ -108,14 +108,14 @@ impl CommandRecord {
     }
 }
 
-impl CommandRecords {
+impl GivenCommands {
     /// `forgotten` counts the records that make room before their time.
     pub fn new(forgotten: Counter) -> Self {
         Self { records: Mutex::default(), forgotten }
     }
 
     /// Adds a record. If there is no room, the oldest record of an ended command is forgotten, or else the oldest one.
-    pub fn add(&self, now: Instant, record: Arc<CommandRecord>) {
+    pub fn add(&self, now: Instant, record: Arc<GivenCommand>) {
         let mut records = self.fresh(now);
         if records.len() >= RECORDS {
             let ended = records.iter().position(|record| record.end().is_some()).unwrap_or(0);
@@ -125,17 +125,17 @@ impl CommandRecords {
         records.push_back(record);
     }
 
-    pub fn get(&self, now: Instant, id: CommandId) -> Option<Arc<CommandRecord>> {
+    pub fn get(&self, now: Instant, id: CommandId) -> Option<Arc<GivenCommand>> {
         self.fresh(now).iter().find(|record| record.id == id).cloned()
     }
 
     /// Returns the commands of a device, the oldest first.
-    pub fn of(&self, now: Instant, endpoint: &str) -> Vec<Arc<CommandRecord>> {
+    pub fn of(&self, now: Instant, endpoint: &str) -> Vec<Arc<GivenCommand>> {
         self.fresh(now).iter().filter(|record| record.endpoint == endpoint).cloned().collect()
     }
 
     /// Notes the end of a command. If all answers together are too large, the oldest ones are forgotten.
-    pub fn finish(&self, record: &CommandRecord, end: CommandEnd) {
+    pub fn finish(&self, record: &GivenCommand, end: CommandEnd) {
         let mut records = self.fresh(end.at);
         record.end.send_replace(Some(Arc::new(end)));
         let mut bytes: usize = records.iter().map(|record| record.bytes()).sum();
@@ -150,7 +150,7 @@ impl CommandRecords {
     }
 
     /// Returns the records without those whose time is over.
-    fn fresh(&self, now: Instant) -> MutexGuard<'_, VecDeque<Arc<CommandRecord>>> {
+    fn fresh(&self, now: Instant) -> MutexGuard<'_, VecDeque<Arc<GivenCommand>>> {
         // A panic while the list is locked cannot leave it half changed.
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.retain(|record| record.end().is_none_or(|end| now.saturating_duration_since(end.at) < KEPT));
@@ -165,8 +165,8 @@ mod tests {
     use super::*;
     use crate::driver::monotonic_now;
 
-    fn record(number: u64) -> Arc<CommandRecord> {
-        CommandRecord::new(CommandId(number.into()), format!("ep{number}"), number)
+    fn record(number: u64) -> Arc<GivenCommand> {
+        GivenCommand::new(CommandId(number.into()), format!("ep{number}"), number)
     }
 
     fn end(at: Instant, bytes: usize) -> CommandEnd {
@@ -174,11 +174,11 @@ mod tests {
         CommandEnd { outcome: AnswerOutcome::Answered, took: None, answer, at }
     }
 
-    fn records() -> CommandRecords {
-        CommandRecords::new(Counter::default())
+    fn records() -> GivenCommands {
+        GivenCommands::new(Counter::default())
     }
 
-    fn kept(records: &CommandRecords, now: Instant, numbers: std::ops::Range<u64>) -> Vec<u64> {
+    fn kept(records: &GivenCommands, now: Instant, numbers: std::ops::Range<u64>) -> Vec<u64> {
         let is_kept = |number: &u64| records.get(now, CommandId((*number).into())).is_some();
         numbers.filter(is_kept).collect()
     }

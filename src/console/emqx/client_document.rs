@@ -15,7 +15,7 @@ const UNLIMITED: &str = "infinity";
 /// A device as a client of EMQX.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EmqxClient)]
-pub struct Client {
+pub struct ClientDocument {
     /// Always `lwm2m-gateway`.
     node: &'static str,
     /// The endpoint name.
@@ -78,7 +78,7 @@ struct Statistics {
     reductions: u64,
 }
 
-impl From<DeviceRow> for Client {
+impl From<DeviceRow> for ClientDocument {
     fn from(row: DeviceRow) -> Self {
         let statistics = Statistics::of(&row);
         let registered = Timestamp(row.registered).to_string().replace('Z', "+00:00");

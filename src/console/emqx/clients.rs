@@ -13,12 +13,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use lwm2m_core::gateway::view::{DeviceFilter, DeviceRow, PAGE_ROWS, PageQuery};
 
-use super::client_document::Client;
+use super::client_document::ClientDocument;
 use super::error::EmqxError;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::devices;
-use crate::console::guard::Peer;
+use crate::console::guard::ConsolePeer;
 use crate::console::parameters::{IpAddressText, Seconds};
 use crate::console::responses::EmqxErrors;
 use crate::console::tokens::Access;
@@ -70,8 +70,8 @@ pub struct ClientsQuery {
 /// Some clients.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EmqxClients)]
-pub struct Clients {
-    data: Vec<Client>,
+pub struct ClientList {
+    data: Vec<ClientDocument>,
     meta: ClientsMeta,
 }
 
@@ -97,7 +97,7 @@ struct ClientsMeta {
     tag = "emqx",
     params(ClientsQuery),
     responses(
-        (status = 200, description = "Some devices", body = Clients),
+        (status = 200, description = "Some devices", body = ClientList),
         EmqxErrors<400>, EmqxErrors<503>
     )
 )]
@@ -105,7 +105,7 @@ pub async fn clients(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     query: Result<Query<ClientsQuery>, QueryRejection>,
-) -> Result<Json<Clients>, EmqxError> {
+) -> Result<Json<ClientList>, EmqxError> {
     access.unlimited()?;
     let Query(query) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
     let (page, limit) = (query.page.unwrap_or(1), query.limit.unwrap_or(CLIENTS));
@@ -121,7 +121,7 @@ pub async fn clients(
     let hasnext = rows.len() > limit;
     rows.truncate(limit);
     let meta = ClientsMeta { page, limit, count: total, hasnext };
-    Ok(Json(Clients { data: rows.into_iter().map(Client::from).collect(), meta }))
+    Ok(Json(ClientList { data: rows.into_iter().map(ClientDocument::from).collect(), meta }))
 }
 
 /// Get a device as EMQX does
@@ -131,7 +131,7 @@ pub async fn clients(
     tag = "emqx",
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
-        (status = 200, description = "The device", body = Client),
+        (status = 200, description = "The device", body = ClientDocument),
         EmqxErrors<404>, EmqxErrors<503>
     )
 )]
@@ -139,10 +139,10 @@ pub async fn client(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     clientid: Result<Path<String>, PathRejection>,
-) -> Result<Json<Client>, EmqxError> {
+) -> Result<Json<ClientDocument>, EmqxError> {
     access.unlimited()?;
     let row = row(&server, name(clientid)?, DeviceFilter::default()).await?;
-    Ok(Json(Client::from(row.ok_or_else(EmqxError::client_not_found)?)))
+    Ok(Json(ClientDocument::from(row.ok_or_else(EmqxError::client_not_found)?)))
 }
 
 /// End the registration of a device as EMQX does
@@ -162,7 +162,7 @@ pub async fn client(
 pub async fn kick(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     clientid: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, EmqxError> {
     access.operator()?;

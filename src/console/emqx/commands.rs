@@ -21,7 +21,7 @@ use super::error::EmqxError;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::commands::{Order, give};
-use crate::console::guard::Peer;
+use crate::console::guard::ConsolePeer;
 use crate::console::problem::ProblemKind;
 use crate::console::responses::EmqxErrors;
 use crate::console::tokens::Access;
@@ -92,7 +92,7 @@ pub struct Lookup {
 
 /// The parts of an answer that matter here.
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct CommandAnswer<'a> {
     #[serde(rename = "msgType")]
     action: String,
     #[serde(borrow)]
@@ -125,7 +125,7 @@ struct AnswerData {
 pub async fn read(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     clientid: Result<Path<String>, PathRejection>,
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<StatusCode, EmqxError> {
@@ -150,7 +150,7 @@ pub async fn read(
 pub async fn write(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     clientid: Result<Path<String>, PathRejection>,
     query: Result<Query<WriteQuery>, QueryRejection>,
 ) -> Result<StatusCode, EmqxError> {
@@ -176,7 +176,7 @@ pub async fn write(
 pub async fn observe(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<ConsolePeer>,
     clientid: Result<Path<String>, PathRejection>,
     query: Result<Query<ObserveQuery>, QueryRejection>,
 ) -> Result<StatusCode, EmqxError> {
@@ -255,7 +255,7 @@ async fn hand_over(
 
 /// Returns the data of an answer to a command of this type and path.
 fn answer(text: &str, action: &str, path: &str) -> Option<AnswerData> {
-    let answer: Answer<'_> = serde_json::from_str(text).ok()?;
+    let answer: CommandAnswer<'_> = serde_json::from_str(text).ok()?;
     if answer.action != action {
         return None;
     }

@@ -12,7 +12,7 @@ use lwm2m_core::gateway::view::{CommandProgress, DeviceRow};
 use super::PAYLOAD_BYTES;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct DeviceEvent {
+pub struct OnlookerEvent {
     /// The time since 1970.
     pub at: Duration,
     /// `None` for a failure of a peer whose endpoint name is not known.

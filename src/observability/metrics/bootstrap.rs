@@ -39,7 +39,7 @@ pub struct BootstrapMetrics {
     finished: Counter,
     /// By step and code, in the order of [`STEPS`] and of [`CODES`] with [`OTHER`] behind.
     failed: Vec<(FailureLabels, Counter)>,
-    rejected: RejectionCounters,
+    rejected: BootstrapRejectionCounters,
     differences: Counter,
     accounts_set: Counter,
     accounts_removed: Counter,
@@ -65,7 +65,7 @@ impl BootstrapMetrics {
             started: counter(registry, "lwm2m_bootstrap_sessions_started", "Bootstrap sessions started"),
             finished: counter(registry, "lwm2m_bootstrap_sessions_finished", "Bootstrap sessions finished"),
             failed,
-            rejected: RejectionCounters::register(registry),
+            rejected: BootstrapRejectionCounters::register(registry),
             accounts_set: accounts(ResultLabel { result: "set" }),
             accounts_removed: accounts(ResultLabel { result: "removed" }),
             accounts_rejected: accounts(ResultLabel { result: "rejected" }),
@@ -97,7 +97,7 @@ impl BootstrapMetrics {
 }
 
 #[derive(Debug)]
-struct RejectionCounters {
+struct BootstrapRejectionCounters {
     off: Counter,
     method: Counter,
     not_acceptable: Counter,
@@ -114,7 +114,7 @@ struct RejectionCounters {
     stopping: Counter,
 }
 
-impl RejectionCounters {
+impl BootstrapRejectionCounters {
     fn register(registry: &mut Registry) -> Self {
         let help = "Rejected requests for bootstrap by reason";
         let counters = counters(registry, "lwm2m_bootstrap_requests_rejected", help);

@@ -1,4 +1,5 @@
-//! The whole core under random events: datagrams of unknown peers and of devices, Sends, whatever the broker says, and time.
+//! The whole core under random events: datagrams of unknown peers and of devices, Sends, whatever the broker says, and
+//! time.
 
 #![no_main]
 

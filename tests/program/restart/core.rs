@@ -1,4 +1,5 @@
-//! The core by itself in virtual time, with a store that is a map: what a restart keeps goes through JSON, as in the file.
+//! The core by itself in virtual time, with a store that is a map: what a restart keeps goes through JSON, as in the
+//! file.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

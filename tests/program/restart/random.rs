@@ -1,4 +1,5 @@
-//! Nothing that changes is forgotten: after whatever happens, what was told of the changes is all that there is to tell.
+//! Nothing that changes is forgotten: after whatever happens, what was told of the changes is all that there is to
+//! tell.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

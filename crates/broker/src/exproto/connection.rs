@@ -25,7 +25,7 @@ use super::ending::{ConnectionEnd, RemainingEvents};
 use super::events::{EventQueue, HandlerCallError, QueuedEvent};
 use super::registry::PendingCall;
 use super::timers::{ConnectionTimeout, Timers};
-use crate::bus::{BusMember, Delivery};
+use crate::bus::{BusMember, RoutedDelivery};
 use crate::clock;
 use crate::exproto::v1::{Address, ConnInfo, SocketType};
 
@@ -52,7 +52,7 @@ pub(super) struct DeviceConnection {
 pub(super) struct AuthenticatedClient {
     pub(super) clientid: String,
     pub(super) member: Arc<BusMember>,
-    pub(super) arriving: mpsc::Receiver<Delivery>,
+    pub(super) arriving: mpsc::Receiver<RoutedDelivery>,
 }
 
 /// An event in the loop of an open connection.
@@ -61,7 +61,7 @@ enum ConnectionStep {
     Read(io::Result<usize>),
     Written(io::Result<usize>),
     Asked(PendingCall),
-    Arrived(Vec<Delivery>),
+    Arrived(Vec<RoutedDelivery>),
     TimerDue,
 }
 
@@ -233,7 +233,7 @@ fn reply(caller: oneshot::Sender<AdapterAnswer>, answer: AdapterAnswer) {
 }
 
 /// Waits for the next messages of a client; for ever without a client.
-async fn arrived(client: &mut Option<AuthenticatedClient>) -> Option<Vec<Delivery>> {
+async fn arrived(client: &mut Option<AuthenticatedClient>) -> Option<Vec<RoutedDelivery>> {
     let client = client.as_mut()?;
     let mut deliveries = Vec::new();
     client.arriving.recv_many(&mut deliveries, BATCH).await;

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use tonic::{Code, Status};
 
 use super::handler::HandlerClient;
-use crate::bus::Delivery;
+use crate::bus::RoutedDelivery;
 use crate::clock;
 use crate::exproto::v1::{
     ConnInfo, Message, ReceivedBytesRequest, ReceivedMessagesRequest, SocketClosedRequest, SocketCreatedRequest,
@@ -24,7 +24,7 @@ const NODE: &str = "embedded@127.0.0.1";
 pub(super) enum QueuedEvent {
     SocketCreated(Box<ConnInfo>),
     ReceivedBytes(Vec<u8>),
-    ReceivedMessages(Vec<Delivery>),
+    ReceivedMessages(Vec<RoutedDelivery>),
     KeepaliveTimeout,
     SocketClosed { reason: String },
 }
@@ -112,7 +112,7 @@ async fn call(mut handler: HandlerClient, conn: String, event: QueuedEvent) -> R
 }
 
 /// Converts a delivery to a message. The QoS is the publisher's, whatever was subscribed.
-fn message(delivery: &Delivery) -> Message {
+fn message(delivery: &RoutedDelivery) -> Message {
     let message = &delivery.message;
     Message {
         node: NODE.to_owned(),

@@ -18,7 +18,7 @@ use super::codec::MqttVersion;
 use super::packet::{
     ClientPacket, ConnectPacket, DisconnectCause, Grant, MalformedClientPacket, PublishPacket, ServerPacket,
 };
-use crate::bus::{Bus, BusMember, Delivery, RoutedMessage, SubscriptionOptions};
+use crate::bus::{Bus, BusMember, RoutedDelivery, RoutedMessage, SubscriptionOptions};
 use crate::clock;
 use crate::rules::Rules;
 
@@ -77,7 +77,7 @@ struct ConnectionStop {
 /// The part of a session that outlives its connection.
 struct KeptSession {
     member: Arc<BusMember>,
-    arriving: mpsc::Receiver<Delivery>,
+    arriving: mpsc::Receiver<RoutedDelivery>,
     in_flight: Vec<(u16, Option<PublishPacket>)>,
     last_packet: u16,
     until: Instant,
@@ -255,7 +255,7 @@ struct ConnectedClient {
     clientid: String,
     rules: Arc<Rules>,
     member: Arc<BusMember>,
-    arriving: mpsc::Receiver<Delivery>,
+    arriving: mpsc::Receiver<RoutedDelivery>,
     unwritten: BytesMut,
     window: usize,
     last_packet: u16,
@@ -270,7 +270,7 @@ struct ConnectedClient {
 enum SessionStep {
     Read(io::Result<()>),
     Written(io::Result<usize>),
-    Arrived(Delivery),
+    Arrived(RoutedDelivery),
     Silent,
 }
 
@@ -446,8 +446,8 @@ impl ConnectedClient {
         self.send(ServerPacket::SubAck { packet, grants })
     }
 
-    fn deliver(&mut self, delivery: Delivery) -> Result<(), MalformedClientPacket> {
-        let Delivery { message, max_qos, retain } = delivery;
+    fn deliver(&mut self, delivery: RoutedDelivery) -> Result<(), MalformedClientPacket> {
+        let RoutedDelivery { message, max_qos, retain } = delivery;
         let qos = message.qos.min(max_qos);
         let publish = PublishPacket {
             topic: message.topic.clone(),

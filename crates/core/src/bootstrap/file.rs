@@ -39,7 +39,7 @@ pub type ReadFile<'a> = &'a dyn Fn(&FilePath) -> Result<Vec<u8>, String>;
 
 /// What accounts are read with.
 #[derive(Clone, Copy)]
-pub struct Reading<'a> {
+pub struct AccountReading<'a> {
     /// The definitions of further objects.
     pub model: &'a Model,
     /// Reads the file of a secret; `None` where an account may name no files.
@@ -111,7 +111,7 @@ pub enum AccountProblem {
 
 impl AccountFile {
     /// Checks the accounts and returns them in their order.
-    pub fn read(self, reading: Reading<'_>) -> Result<Vec<PatternAccount>, AccountError> {
+    pub fn read(self, reading: AccountReading<'_>) -> Result<Vec<PatternAccount>, AccountError> {
         let accounts = self.account.into_iter().zip(1..);
         accounts.map(|(account, number)| pattern_account(account, number, reading)).collect()
     }
@@ -119,8 +119,8 @@ impl AccountFile {
 
 impl EndpointAccount {
     /// Checks the account.
-    pub fn read(self, endpoint: &str, reading: Reading<'_>) -> Result<Account, AccountError> {
-        let place = Place::of("account".to_owned());
+    pub fn read(self, endpoint: &str, reading: AccountReading<'_>) -> Result<Account, AccountError> {
+        let place = AccountPlace::of("account".to_owned());
         if self.0.pattern.is_some() {
             return Err(place.member("match").error(AccountProblem::OnlyFor("the file of accounts")));
         }
@@ -128,11 +128,15 @@ impl EndpointAccount {
     }
 }
 
-fn pattern_account(mut text: AccountText, number: usize, reading: Reading<'_>) -> Result<PatternAccount, AccountError> {
-    let place = Place::of(format!("account {number}"));
+fn pattern_account(
+    mut text: AccountText,
+    number: usize,
+    reading: AccountReading<'_>,
+) -> Result<PatternAccount, AccountError> {
+    let place = AccountPlace::of(format!("account {number}"));
     let pattern = text.pattern.take().filter(|pattern| !pattern.is_empty());
     let pattern = pattern.ok_or_else(|| place.member("match").error(AccountProblem::Missing))?;
-    let place = Place::of(format!("account {number} ({pattern})"));
+    let place = AccountPlace::of(format!("account {number} ({pattern})"));
     let pattern = EndpointPattern::new(pattern);
     let account = account(text, &place, &pattern, reading)?;
     Ok(PatternAccount { pattern, account: Arc::new(account) })
@@ -140,9 +144,9 @@ fn pattern_account(mut text: AccountText, number: usize, reading: Reading<'_>) -
 
 /// Where in the accounts something is written.
 #[derive(Clone, Debug)]
-struct Place(String);
+struct AccountPlace(String);
 
-impl Place {
+impl AccountPlace {
     fn of(text: String) -> Self {
         Self(text)
     }
@@ -161,9 +165,9 @@ const MOST: usize = 64;
 
 fn account(
     text: AccountText,
-    place: &Place,
+    place: &AccountPlace,
     pattern: &EndpointPattern,
-    reading: Reading<'_>,
+    reading: AccountReading<'_>,
 ) -> Result<Account, AccountError> {
     for (name, count) in [("server", text.server.len()), ("object", text.object.len()), ("delete", text.delete.len())] {
         if count > MOST {
@@ -192,7 +196,7 @@ fn account(
     Ok(account)
 }
 
-fn format(name: &str, place: &Place) -> Result<ContentFormat, AccountError> {
+fn format(name: &str, place: &AccountPlace) -> Result<ContentFormat, AccountError> {
     let format = ContentFormat::from_name(name).map_err(|error| place.error(error))?;
     if is_writable(format) { Ok(format) } else { Err(place.error(AccountProblem::OtherFormat(format))) }
 }
@@ -205,7 +209,7 @@ pub(crate) fn is_writable(format: ContentFormat) -> bool {
     )
 }
 
-fn deleted(text: &str, place: &Place) -> Result<Path, AccountError> {
+fn deleted(text: &str, place: &AccountPlace) -> Result<Path, AccountError> {
     let path: Path = text.parse().map_err(|error: PathError| place.error(error))?;
     if path.len() > 2 {
         return Err(place.error(AccountProblem::Expected("the root, objects and object instances")));
@@ -214,7 +218,7 @@ fn deleted(text: &str, place: &Place) -> Result<Path, AccountError> {
     if path.object() == Some(3) { Err(place.error(AccountProblem::Undeletable)) } else { Ok(path) }
 }
 
-fn server(text: ServerText, place: &Place, reading: Reading<'_>) -> Result<ServerAccount, AccountError> {
+fn server(text: ServerText, place: &AccountPlace, reading: AccountReading<'_>) -> Result<ServerAccount, AccountError> {
     let missing = |name: &str| place.member(name).error(AccountProblem::Missing);
     let security = security(&text, place, reading)?;
     let since_1_1 = text.since_1_1();
@@ -236,7 +240,11 @@ fn server(text: ServerText, place: &Place, reading: Reading<'_>) -> Result<Serve
     })
 }
 
-fn security(text: &ServerText, place: &Place, reading: Reading<'_>) -> Result<ServerSecurity, AccountError> {
+fn security(
+    text: &ServerText,
+    place: &AccountPlace,
+    reading: AccountReading<'_>,
+) -> Result<ServerSecurity, AccountError> {
     let kind = text.security.as_deref().unwrap_or("none");
     let used: &[&str] = match kind {
         "none" => &[],
@@ -278,7 +286,7 @@ fn security(text: &ServerText, place: &Place, reading: Reading<'_>) -> Result<Se
     })
 }
 
-fn identity(text: &ServerText, place: &Place) -> Result<IdentityTemplate, AccountError> {
+fn identity(text: &ServerText, place: &AccountPlace) -> Result<IdentityTemplate, AccountError> {
     let place = place.member("identity");
     let text = text.identity.as_ref().ok_or_else(|| place.error(AccountProblem::Missing))?;
     let problem = AccountProblem::Expected("a text with no other placeholder than ${endpoint_name}");
@@ -286,7 +294,7 @@ fn identity(text: &ServerText, place: &Place) -> Result<IdentityTemplate, Accoun
 }
 
 /// Reads `hex:…` or `file:…`. A file in PEM stands for the bytes in it.
-fn read_bytes(text: &BytesText, place: &Place, reading: Reading<'_>) -> Result<Vec<u8>, AccountError> {
+fn read_bytes(text: &BytesText, place: &AccountPlace, reading: AccountReading<'_>) -> Result<Vec<u8>, AccountError> {
     let written = text.0.reveal();
     let bytes = if let Some(digits) = written.strip_prefix("hex:") {
         hex(digits).ok_or_else(|| place.error(AccountProblem::Expected("hexadecimal digits behind \"hex:\"")))?
@@ -326,8 +334,8 @@ fn without_line_break(bytes: &[u8]) -> &[u8] {
 fn instance(
     path: &str,
     resources: &BTreeMap<String, serde_json::Value>,
-    place: &Place,
-    reading: Reading<'_>,
+    place: &AccountPlace,
+    reading: AccountReading<'_>,
 ) -> Result<ObjectInstance, AccountError> {
     let path: Path = path.parse().map_err(|error: PathError| place.error(error))?;
     if path.len() != 2 || matches!(path.object(), Some(0 | 1)) {
@@ -357,7 +365,7 @@ fn instance(
 
 fn numbered<'v>(
     members: &'v BTreeMap<String, serde_json::Value>,
-    place: &Place,
+    place: &AccountPlace,
 ) -> Result<BTreeMap<u16, &'v serde_json::Value>, AccountError> {
     let numbered = members.iter().map(|(id, value)| {
         let id = id.parse().map_err(|_| place.error(AccountProblem::Expected("a number from 0 to 65535 as key")))?;
@@ -366,7 +374,7 @@ fn numbered<'v>(
     numbered.collect()
 }
 
-fn resource_type(path: Path, place: &Place, model: &Model) -> Result<ResourceType, AccountError> {
+fn resource_type(path: Path, place: &AccountPlace, model: &Model) -> Result<ResourceType, AccountError> {
     let undefined = || place.error(AccountProblem::Undefined(path));
     let (object, resource) = (path.object().ok_or_else(undefined)?, path.resource().ok_or_else(undefined)?);
     let version = ObjectVersion::of(object, None, Version::LWM2M_1_2);
@@ -378,7 +386,7 @@ fn assignment(
     path: Path,
     kind: ResourceType,
     written: &serde_json::Value,
-    place: &Place,
+    place: &AccountPlace,
 ) -> Result<Assignment, AccountError> {
     let value: Result<Value, ValueError> = read_value(kind, written);
     // The error would show a value, which may be a key.

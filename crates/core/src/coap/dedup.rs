@@ -129,13 +129,13 @@ struct ReceivedMessages {
 /// The remembered messages of one peer, the oldest first.
 #[derive(Debug, Default)]
 struct PeerMessages {
-    received: VecDeque<Received>,
+    received: VecDeque<RememberedMessage>,
     /// The time at which they are looked at: that of the message that expires first, or earlier.
     deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Received {
+struct RememberedMessage {
     id: MessageId,
     fingerprint: u64,
     expires: Instant,
@@ -156,12 +156,12 @@ impl ReceivedMessages {
     }
 
     /// Returns the messages of a peer with this id that have not expired, newest first.
-    fn with_id(&self, now: Instant, peer: Peer, id: MessageId) -> impl Iterator<Item = &Received> {
+    fn with_id(&self, now: Instant, peer: Peer, id: MessageId) -> impl Iterator<Item = &RememberedMessage> {
         let received = self.by_peer.get(&peer).into_iter().flat_map(|messages| messages.received.iter().rev());
         received.filter(move |received| received.id == id && received.expires > now)
     }
 
-    fn newest(&mut self, peer: Peer, id: MessageId) -> Option<&mut Received> {
+    fn newest(&mut self, peer: Peer, id: MessageId) -> Option<&mut RememberedMessage> {
         self.by_peer.get_mut(&peer)?.received.iter_mut().rev().find(|received| received.id == id)
     }
 
@@ -186,7 +186,7 @@ impl ReceivedMessages {
             // Most devices send one message at a time; without this the memory is that of four.
             messages.received.reserve_exact(1);
         }
-        messages.received.push_back(Received { id, fingerprint, expires, reply: RememberedReply::None });
+        messages.received.push_back(RememberedMessage { id, fingerprint, expires, reply: RememberedReply::None });
         self.total += 1;
         if messages.deadline.is_none_or(|deadline| expires < deadline) {
             if let Some(former) = messages.deadline.replace(expires) {

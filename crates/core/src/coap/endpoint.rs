@@ -21,7 +21,8 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::block::{
-    Begun, BlockError, BlockSize, Body, Download, Fetched, SuppliedBody, Upload, UploadStep, WantedPart, smaller_size,
+    Begun, BlockError, BlockSize, Body, Download, DownloadStep, SuppliedBody, Upload, UploadStep, WantedPart,
+    smaller_size,
 };
 use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId, RequestMessage};
 use super::observe::Freshness;
@@ -153,8 +154,9 @@ impl Endpoint {
         id
     }
 
-    /// Sends a confirmable request whose body is supplied part by part, so that it is never held whole: `head`, and `size`
-    /// bytes behind it. The blocks have at most `block_size` bytes. Nothing is sent before the first part is supplied.
+    /// Sends a confirmable request whose body is supplied part by part, so that it is never held whole: `head`, and
+    /// `size` bytes behind it. The blocks have at most `block_size` bytes. Nothing is sent before the first part is
+    /// supplied.
     pub fn send_supplied(
         &mut self,
         peer: Peer,
@@ -173,8 +175,8 @@ impl Endpoint {
         id
     }
 
-    /// Takes the bytes of a supplied body that were wanted from this offset, and sends the next block if they are enough
-    /// for it. Other bytes than those that are wanted now have no effect.
+    /// Takes the bytes of a supplied body that were wanted from this offset, and sends the next block if they are
+    /// enough for it. Other bytes than those that are wanted now have no effect.
     pub fn supply(&mut self, now: Instant, id: ExchangeId, offset: usize, bytes: &[u8]) {
         let Some(mut transfer) = self.transfers.remove(id) else { return };
         let Stage::Upload(upload) = &mut transfer.stage else { return self.transfers.insert(id, transfer) };
@@ -259,8 +261,8 @@ impl Endpoint {
         id
     }
 
-    /// Answers a request of a peer, with the whole response or, with the Block2 option, with the block that it asked for.
-    /// Nothing is sent if the request is no longer known.
+    /// Answers a request of a peer, with the whole response or, with the Block2 option, with the block that it asked
+    /// for. Nothing is sent if the request is no longer known.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_by(now, id, response, Exchanges::respond);
     }
@@ -465,42 +467,42 @@ impl Endpoint {
     /// Continues a transfer after this response to its last step. The caller has removed it from the table.
     fn proceed(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, response: Response) {
         match self.advance(&mut transfer, response) {
-            Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
-            Ok(Step::Wait(wanted)) => {
+            Ok(TransferStep::Next(request)) => self.send_step(now, id, transfer, request),
+            Ok(TransferStep::Wait(wanted)) => {
                 self.want(id, wanted, true);
                 self.transfers.insert(id, transfer);
             }
-            Ok(Step::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),
+            Ok(TransferStep::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),
             Err(error) => self.complete(now, id, transfer.purpose, Err(error)),
         }
     }
 
-    fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<Step, ExchangeError> {
+    fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<TransferStep, ExchangeError> {
         match in_smaller_parts(transfer, &response)? {
-            UploadStep::Next(request) => return Ok(Step::Next(request)),
-            UploadStep::Wait(wanted) => return Ok(Step::Wait(wanted)),
+            UploadStep::Next(request) => return Ok(TransferStep::Next(request)),
+            UploadStep::Wait(wanted) => return Ok(TransferStep::Wait(wanted)),
             UploadStep::Answer => {}
         }
         let fetched = match &mut transfer.stage {
             Stage::Download(download) => download.answered(response)?,
             Stage::Whole(_) | Stage::Upload(_) => {
                 match Download::begin(|| transfer.repeated_request(), response, self.body_limit)? {
-                    Begun::Complete(response) => Fetched::Complete(response),
+                    Begun::Complete(response) => DownloadStep::Complete(response),
                     Begun::Partial(download, next) => {
                         transfer.stage = Stage::Download(download);
-                        Fetched::Next(next)
+                        DownloadStep::Next(next)
                     }
                 }
             }
         };
         match fetched {
-            Fetched::Next(request) => {
+            DownloadStep::Next(request) => {
                 self.make_room_for(transfer)?;
-                Ok(Step::Next(request))
+                Ok(TransferStep::Next(request))
             }
-            Fetched::Complete(mut response) => {
+            DownloadStep::Complete(mut response) => {
                 response.options.remove(number::BLOCK1);
-                Ok(Step::Complete(response))
+                Ok(TransferStep::Complete(response))
             }
         }
     }
@@ -574,8 +576,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the next block of the request's body, or what is needed for it, if this response asks for more of it: another block, or the first one
-/// of a body that was too large for one message (RFC 7959 section 2.9.3).
+/// Returns the next block of the request's body, or what is needed for it, if this response asks for more of it:
+/// another block, or the first one of a body that was too large for one message (RFC 7959 section 2.9.3).
 fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<UploadStep, BlockError> {
     match &mut transfer.stage {
         Stage::Upload(upload) => upload.answered(response),
@@ -593,7 +595,7 @@ fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Uplo
     }
 }
 
-enum Step {
+enum TransferStep {
     Next(Request),
     Wait(WantedPart),
     Complete(Response),

@@ -258,8 +258,8 @@ impl Exchanges {
         self.acknowledge(pending_ack.peer, pending_ack.id, Kind::Confirmable);
     }
 
-    /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces one that an
-    /// earlier block began: notifications have the token of the last block.
+    /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces one that
+    /// an earlier block began: notifications have the token of the last block.
     pub(crate) fn adopt_observation(&mut self, step: ExchangeId, whole: ExchangeId) {
         self.open.rename_observation(step, whole);
     }

@@ -90,7 +90,8 @@ impl Transfers {
         Self { by_id: IdMap::default(), held: 0, held_by_peer: HashMap::new(), share }
     }
 
-    /// Returns whether the peer of this transfer, which is not in the table now, may hold the received part of its body.
+    /// Returns whether the peer of this transfer, which is not in the table now, may hold the received part of its
+    /// body.
     pub(crate) fn has_room_for(&self, transfer: &Transfer) -> bool {
         let others = self.held_by_peer.get(&transfer.peer).copied().unwrap_or_default();
         transfer.held() == 0 || others + transfer.held() <= self.share

@@ -56,8 +56,8 @@ pub struct Publication {
     pub class: UplinkClass,
     /// Whether the broker retains it for later subscribers. ExProto has no such flag.
     pub retain: bool,
-    /// The Message Expiry Interval: the time after which the broker removes the publication. ExProto and MQTT 3.1.1 have
-    /// none.
+    /// The Message Expiry Interval: the time after which the broker removes the publication. ExProto and MQTT 3.1.1
+    /// have none.
     pub expiry: Option<Duration>,
     /// The Correlation Data of an answer to the Response Topic of its command ([`ResponseTopic`]).
     pub correlation: Option<Vec<u8>>,
@@ -164,8 +164,8 @@ pub enum BrokerEvent {
         registration: RegistrationId,
         ticket: Ticket,
     },
-    /// The publication with this ticket is not published: it found no room in the queue, lost its place to another one, or
-    /// was rejected by the broker.
+    /// The publication with this ticket is not published: it found no room in the queue, lost its place to another one,
+    /// or was rejected by the broker.
     Unpublished {
         registration: RegistrationId,
         ticket: Ticket,

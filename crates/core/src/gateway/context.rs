@@ -257,8 +257,8 @@ impl Context {
         self.publish(session, publication);
     }
 
-    /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent) with
-    /// the id that is returned; `None` if too many descriptions are open.
+    /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent)
+    /// with the id that is returned; `None` if too many descriptions are open.
     pub fn describe_image(&mut self, name: ImageName) -> Option<ImageRequestId> {
         let (request, output) = self.images.describe(name)?;
         self.push(output);

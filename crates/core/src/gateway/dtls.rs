@@ -3,7 +3,8 @@
 //! 1. A datagram of a DTLS socket becomes plaintext of an association, which then goes the way of any other datagram.
 //! 2. A message for the peer of an association is sealed, and leaves for the address where its device is now.
 //! 3. A new association takes over the registrations of its identity at once, so that commands and notifications
-//!    continue before the device sends a message. A closed association ends no registration, because the device may be asleep.
+//!    continue before the device sends a message. A closed association ends no registration, because the device may be
+//!    asleep.
 //!
 //! The layer knows associations and their identities. Which registrations an identity may use is decided by
 //! [`super::access`].

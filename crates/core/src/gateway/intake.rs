@@ -56,7 +56,8 @@ impl MessageIntake {
         self.deferred.take_turn()
     }
 
-    /// Passes a message, or what could not be decoded as one, to the CoAP endpoint, unless it is beyond the rate limits.
+    /// Passes a message, or what could not be decoded as one, to the CoAP endpoint, unless it is beyond the rate
+    /// limits.
     pub fn admit(
         &mut self,
         context: &mut Context,

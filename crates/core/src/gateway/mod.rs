@@ -337,7 +337,8 @@ impl Gateway {
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
     }
 
-    /// Replaces the settings of the bootstrap server; `None` switches it off. Sessions that run go on with the new ones.
+    /// Replaces the settings of the bootstrap server; `None` switches it off. Sessions that run go on with the new
+    /// ones.
     pub fn set_bootstrap(&mut self, settings: Option<BootstrapConfig>) {
         self.context.settings.bootstrap = settings;
     }
@@ -397,8 +398,8 @@ impl Gateway {
         TableSizes { campaigns, campaign_devices, ..sizes }
     }
 
-    /// Returns how many registered devices were asleep at the last [`handle_timeout`](Self::handle_timeout). The cost does
-    /// not depend on the number of devices.
+    /// Returns how many registered devices were asleep at the last [`handle_timeout`](Self::handle_timeout). The cost
+    /// does not depend on the number of devices.
     pub fn sleeping_devices(&self) -> usize {
         self.registrations.devices().registry().totals().asleep.sum()
     }

@@ -10,7 +10,8 @@ use super::console_commands::ConsoleAnswer;
 use super::firmware::image::{Image, ImageName, ImageRequestId};
 use super::report::Report;
 
-/// An obligation of the shell. Changes for the store are apart from it: [`Gateway::take_changes`](super::Gateway::take_changes).
+/// An obligation of the shell. Changes for the store are apart from it:
+/// [`Gateway::take_changes`](super::Gateway::take_changes).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// The shell sends this datagram to a device. It may be lost: the core retransmits what matters.
@@ -18,13 +19,15 @@ pub enum Output {
     /// The shell passes this to the broker's side, in order for each registration. Every [`BrokerCommand::Connect`] is
     /// answered as its documentation says.
     Broker(BrokerCommand),
-    /// A DTLS handshake needs the key of this identity. The shell answers by [`Gateway::handle_key`](super::Gateway::handle_key), now or later.
+    /// A DTLS handshake needs the key of this identity. The shell answers by
+    /// [`Gateway::handle_key`](super::Gateway::handle_key), now or later.
     FindKey(KeyQuestion),
-    /// The shell describes an image. It answers by [`Gateway::image_described`](super::Gateway::image_described). At most
-    /// [`MOST_DESCRIPTIONS`](super::firmware::image::MOST_DESCRIPTIONS) are open at once.
+    /// The shell describes an image. It answers by [`Gateway::image_described`](super::Gateway::image_described). At
+    /// most [`MOST_DESCRIPTIONS`](super::firmware::image::MOST_DESCRIPTIONS) are open at once.
     DescribeImage { request: ImageRequestId, name: ImageName },
     /// The shell reads a part of an image, if its file is still the one that was described. It answers by
-    /// [`Gateway::image_read`](super::Gateway::image_read). At most [`MOST_READS`](super::firmware::image::MOST_READS) are open at once.
+    /// [`Gateway::image_read`](super::Gateway::image_read). At most [`MOST_READS`](super::firmware::image::MOST_READS)
+    /// are open at once.
     ReadImage {
         request: ImageRequestId,
         name: ImageName,
@@ -37,7 +40,7 @@ pub enum Output {
     Answer(ConsoleAnswer),
     /// The shell counts this, and logs it.
     Report(Report),
-    /// No output is left. The shell calls [`Gateway::handle_timeout`](super::Gateway::handle_timeout) at this time, if nothing comes before; `None`
-    /// asks for no call.
+    /// No output is left. The shell calls [`Gateway::handle_timeout`](super::Gateway::handle_timeout) at this time, if
+    /// nothing comes before; `None` asks for no call.
     Idle(Option<Instant>),
 }

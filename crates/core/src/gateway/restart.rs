@@ -84,8 +84,8 @@ impl Gateway {
         self.context.generated_keys.restore(records);
     }
 
-    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device can be
-    /// asked how far it is.
+    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device
+    /// can be asked how far it is.
     pub fn restore_firmware_jobs(&mut self, now: Instant, records: Vec<FirmwareJobRecord>) {
         self.context.now = now;
         for record in records {

@@ -293,8 +293,8 @@ impl<'a> Source<'a> {
         Ok(Operation::new(path, query, kind).with_formats(formats))
     }
 
-    /// Reads the content of a create whose paths begin with `*`. Returns `None` if none does. TLV is the one format that can
-    /// leave the instance id to the device.
+    /// Reads the content of a create whose paths begin with `*`. Returns `None` if none does. TLV is the one format
+    /// that can leave the instance id to the device.
     fn content_without_id(&self, base: Path, content: &Value) -> Result<Option<Vec<Assignment>>, CommandError> {
         let items = content.as_array().map_or(&[][..], Vec::as_slice);
         let below = |item: &'_ Value| {

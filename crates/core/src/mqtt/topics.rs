@@ -213,8 +213,8 @@ impl Translators {
     }
 
     /// Rejects a topic that begins with `$` by the device's names. Such a topic means something else to the broker:
-    /// `$share/GROUP/FILTER` subscribes the topics of other devices (MQTT 5 section 4.8.2), `$SYS` belongs to the broker
-    /// (section 4.7.2). A template may have such a first level of its own.
+    /// `$share/GROUP/FILTER` subscribes the topics of other devices (MQTT 5 section 4.8.2), `$SYS` belongs to the
+    /// broker (section 4.7.2). A template may have such a first level of its own.
     fn check_beginning(&self, translator: &Translator, topic: &str) -> Result<(), TopicError> {
         let own = || self.mountpoint.followed_by(&translator.topic).fixed_first_level().is_some();
         if topic.starts_with('$') && !own() {

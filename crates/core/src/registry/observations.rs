@@ -101,8 +101,8 @@ pub enum ScheduledObservation {
 /// The observations of one device.
 #[derive(Debug, Default)]
 pub struct DeviceObservations {
-    /// In the order of the exchanges. Most devices have one or two observations, for which a map would need several times
-    /// the memory.
+    /// In the order of the exchanges. Most devices have one or two observations, for which a map would need several
+    /// times the memory.
     accepted: Vec<(ExchangeId, Box<Observation>)>,
     /// The paths that `auto_observe` has still to observe. Commands of applications come first.
     pending: VecDeque<Path>,
@@ -142,8 +142,8 @@ impl DeviceObservations {
         Some(exchange)
     }
 
-    /// Schedules these paths in front of those that `auto_observe` has still to ask for, and has all of them asked for in
-    /// this way. Returns how many paths are left out beyond `limit`.
+    /// Schedules these paths in front of those that `auto_observe` has still to ask for, and has all of them asked for
+    /// in this way. Returns how many paths are left out beyond `limit`.
     pub fn schedule(&mut self, paths: impl IntoIterator<Item = Path>, grouping: Grouping, limit: usize) -> usize {
         let mut listed = HashSet::new();
         let later = std::mem::take(&mut self.pending);

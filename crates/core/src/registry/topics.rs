@@ -9,7 +9,8 @@ pub struct Topic {
     pub qos: u8,
 }
 
-/// The topics of one device. They begin with the same text; their ends are kept once for all devices that have the same.
+/// The topics of one device. They begin with the same text; their ends are kept once for all devices that have the
+/// same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
     mountpoint: Box<str>,

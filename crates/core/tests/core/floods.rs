@@ -1,4 +1,5 @@
-//! What unregistered peers send cannot grow the memory past its bounds, cannot stop registered devices, and is not multiplied.
+//! What unregistered peers send cannot grow the memory past its bounds, cannot stop registered devices, and is not
+//! multiplied.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use rand::{RngExt, SeedableRng};
 
 const DEVICES: usize = 100;
 const TEMPERATURE: &str = "/3303/0/5700";
-/// What the devices do before unregistered peers come, how long those stay, and what is left to do after them, in seconds.
+/// What the devices do before unregistered peers come, how long those stay, and what is left to do after them, in
+/// seconds.
 const BEFORE: u64 = 20;
 const FLOOD: u64 = 15;
 const AFTER: u64 = 40;
@@ -58,7 +60,8 @@ fn a_flood_of_garbage_leaves_nothing_behind() {
     gone_when_it_is_over(network);
 }
 
-/// A hundred devices that notify and update, and unregistered peers between them; gives the most that the tables ever held.
+/// A hundred devices that notify and update, and unregistered peers between them; gives the most that the tables ever
+/// held.
 fn flooded(broker: BrokerBehaviour, of_unregistered: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
     let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
     let rate = |per_second, burst| Rate { per_second, burst };
@@ -374,7 +377,8 @@ fn a_reset_of_what_is_no_message_counts_as_an_answer_to_an_unregistered_peer() {
     assert_eq!(resets(&mut scene, &|_| device), 40);
 }
 
-// --- Registered devices -------------------------------------------------------------------------------------------------
+// --- Registered devices
+// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted() {
@@ -437,7 +441,8 @@ fn a_register_more_than_may_wait_for_the_broker_is_answered_5_03() {
     assert_eq!((world.connects, world.gateway.table_sizes().pending_registrations), (3, 2));
 }
 
-// --- Amplification ------------------------------------------------------------------------------------------------------
+// --- Amplification
+// ------------------------------------------------------------------------------------------------------
 
 type Change = fn(&mut GatewayConfig);
 
@@ -499,7 +504,8 @@ fn a_register_that_gives_way_is_answered_in_few_words() {
     assert!(bytes <= 4 * (longest + ABOUT), "{bytes}");
 }
 
-/// All that goes to the unregistered peer because of one datagram. A Register that the broker never answers is left as it is.
+/// All that goes to the unregistered peer because of one datagram. A Register that the broker never answers is left as
+/// it is.
 fn answered_bytes(change: Change, failure: Option<ConnectFailure>, delay: u64, datagram: &[u8]) -> usize {
     let mut world = World::with(change);
     // The first one, where one is all that is taken.
@@ -580,7 +586,8 @@ fn requests_of_unregistered_peers() -> Vec<Message> {
     ]
 }
 
-// --- The world ----------------------------------------------------------------------------------------------------------
+// --- The world
+// ----------------------------------------------------------------------------------------------------------
 
 /// The gateway alone, and what it says.
 struct World {
@@ -616,7 +623,8 @@ impl World {
         assert_eq!(self.said.len(), before + 1, "one verdict for each datagram");
     }
 
-    /// Sends a Register of an endpoint of its own; gives the code and the Max-Age of the answer, if there is one at once.
+    /// Sends a Register of an endpoint of its own; gives the code and the Max-Age of the answer, if there is one at
+    /// once.
     fn register_from(&mut self, from: Peer, number: u64) -> Option<(Code, u32)> {
         let query = format!("ep=unregistered-{}&lt=60", number % ENDPOINTS);
         self.sent.clear();

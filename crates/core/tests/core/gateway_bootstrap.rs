@@ -11,7 +11,7 @@ mod sequence;
 mod simulated;
 
 use lwm2m_core::bootstrap::account::PatternAccount;
-use lwm2m_core::bootstrap::file::{AccountFile, Reading};
+use lwm2m_core::bootstrap::file::{AccountFile, AccountReading};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_core::gateway::config::{BootstrapConfig, GatewayConfig};
@@ -44,7 +44,7 @@ fn generating(members: Value) -> Value {
 
 fn accounts(accounts: Value) -> Vec<PatternAccount> {
     let file: AccountFile = serde_json::from_value(json!({ "account": accounts })).expect("accounts");
-    file.read(Reading { model: &model(), read_file: None }).expect("valid accounts")
+    file.read(AccountReading { model: &model(), read_file: None }).expect("valid accounts")
 }
 
 /// Returns a scene with a bootstrap server that has this account.

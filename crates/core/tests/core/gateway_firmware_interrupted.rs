@@ -1,4 +1,5 @@
-//! Firmware updates that are interrupted: by loss, a reboot, sleep, a restart of the gateway, and an image that changes.
+//! Firmware updates that are interrupted: by loss, a reboot, sleep, a restart of the gateway, and an image that
+//! changes.
 
 use std::time::Duration;
 

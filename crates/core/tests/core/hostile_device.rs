@@ -22,7 +22,8 @@ fn allocated(work: impl FnOnce()) -> usize {
     usize::try_from(allocation_counter::measure(work).bytes_total).expect("bytes of this process")
 }
 
-// --- The cost of an Update ------------------------------------------------------------------------------------------------
+// --- The cost of an Update
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn an_update_that_changes_nothing_costs_the_same_however_long_the_list_is() {
@@ -30,7 +31,8 @@ fn an_update_that_changes_nothing_costs_the_same_however_long_the_list_is() {
     assert!(long < short + 512, "{long} bytes with 2,900 links, {short} bytes with 3");
 }
 
-/// Gives the bytes that one empty Update of a registration with so many links allocates, its record for the store included.
+/// Gives the bytes that one empty Update of a registration with so many links allocates, its record for the store
+/// included.
 fn cost_of_an_update(links: usize) -> usize {
     const UPDATES: usize = 200;
     let mut scene = Scene::with(|settings| settings.limits.registration_size = 1_000_000);
@@ -63,7 +65,8 @@ fn an_update_that_says_what_is_known_already_makes_no_record() {
     assert_eq!(scene.gateway.take_changes(scene.now, 10).len(), 1);
 }
 
-// --- The bytes of a registration ------------------------------------------------------------------------------------------
+// --- The bytes of a registration
+// ------------------------------------------------------------------------------------------
 
 #[test]
 fn a_register_that_is_too_large_is_answered_4_13_and_the_broker_is_not_asked() {
@@ -155,7 +158,8 @@ fn items(numbers: std::ops::Range<u32>, length: usize) -> String {
     numbers.map(|number| format!("&k{number}={value}")).collect()
 }
 
-// --- The bytes of commands ------------------------------------------------------------------------------------------------
+// --- The bytes of commands
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
@@ -241,7 +245,8 @@ fn reason(scene: &mut Scene) -> Option<String> {
     Some(payload["data"]["reason"].as_str().expect("a reason").to_owned())
 }
 
-// --- An hour of all of it -------------------------------------------------------------------------------------------------
+// --- An hour of all of it
+// -------------------------------------------------------------------------------------------------
 
 /// Between two of its acts, in seconds, and how many there are.
 const PAUSE: f64 = 3.0;

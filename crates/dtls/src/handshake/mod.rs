@@ -13,6 +13,7 @@
 //! is taken out.
 
 mod acceptor;
+mod acceptor_config;
 mod connection;
 mod failure;
 mod ffi;
@@ -35,7 +36,8 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 use message::{Fragment, Reassembly};
 use protection::Protection;
 
-pub use acceptor::{Acceptor, AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
+pub use acceptor::Acceptor;
+pub use acceptor_config::{AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
 pub use failure::{CertificateFault, HandshakeError};
 
 /// Bytes of a ClientHello. A ticket with a certificate in it is the largest thing there.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use lwm2m_base::identity::Identity;
 
-use super::acceptor::{CredentialError, Pinned};
+use super::acceptor_config::{CredentialError, Pinned};
 #[cfg(raw_public_keys)]
 use super::ffi;
 

@@ -6,6 +6,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Message, Response};
 use lwm2m_core::lwm2m::path::Path;
 
+use super::effect::Effect;
 use super::updating::FirmwareAnswer;
 use super::{DeviceEvent, SimulatedDevice, lifetime_path};
 use crate::objects::{SimulatedResource, SimulatedWriteMode};
@@ -15,19 +16,6 @@ use crate::value::SimulatedValue;
 
 /// The critical options that requests may have.
 const UNDERSTOOD: [u16; 5] = [number::URI_HOST, number::URI_PORT, number::URI_PATH, number::URI_QUERY, number::ACCEPT];
-
-/// The consequence of a request, which comes after its answer.
-pub(super) enum Effect {
-    None,
-    /// The values at or below these paths are new.
-    Changed(Vec<Path>),
-    /// An instance came or went at or below this path.
-    InstancesChanged(Path),
-    RebootRequested,
-    UpdateRequested,
-    /// The firmware update of this instance of object 5 is in another state.
-    FirmwareChanged(u16),
-}
 
 impl SimulatedDevice {
     pub(super) fn handle_request(&mut self, now: Instant, request: &Message) {

@@ -6,12 +6,12 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Message, Request, Response};
 use lwm2m_core::lwm2m::path::Path;
 
-use super::requests::Effect;
+use super::effect::Effect;
 use super::{DeviceEvent, DeviceTimer, SimulatedDevice};
 use crate::firmware::{
     CANCEL, CANCELLED, CONNECTION_LOST, DEFERRED, DOWNLOADED, DOWNLOADING, FIRMWARE_VERSION, Firmware, FirmwareFault,
-    FirmwareInstance, FirmwarePhase, IDLE, INTEGRITY_FAILED, INVALID_URI, NO_RESULT, OBJECT, PACKAGE, PACKAGE_URI,
-    PACKAGE_VERSION, Pull, RESULT, ReceivedPackage, RefusedUri, STATE, UPDATE, UPDATED, UPDATING,
+    FirmwareInstance, FirmwarePhase, IDLE, INTEGRITY_FAILED, INVALID_URI, ImageDownload, NO_RESULT, OBJECT, PACKAGE,
+    PACKAGE_URI, PACKAGE_VERSION, RESULT, ReceivedPackage, RefusedUri, STATE, UPDATE, UPDATED, UPDATING,
 };
 use crate::objects::{SimulatedResource, SimulatedWriteMode};
 use crate::value::SimulatedValue;
@@ -183,7 +183,7 @@ impl SimulatedDevice {
                 if let Some(instance) = self.firmware_instance(id) {
                     instance.package = ReceivedPackage::default();
                 }
-                let pull = Pull { path, etag: None, token: None, unanswered: 0 };
+                let pull = ImageDownload { path, etag: None, token: None, unanswered: 0 };
                 self.set_firmware(id, FirmwarePhase::Pulling(pull), NO_RESULT);
             }
             Err(RefusedUri(result)) => self.set_firmware(id, FirmwarePhase::Idle, result),

@@ -4,9 +4,9 @@ use crate::bootstrap::EndpointPattern;
 use crate::bootstrap::account::{Account, ServerAccount, ServerSecurity};
 use lwm2m_base::identity::PskIdentity;
 
-use super::{AccountError, AccountProblem, Place, first_twice};
+use super::{AccountError, AccountPlace, AccountProblem, first_twice};
 
-pub(super) fn check(account: &Account, place: &Place, pattern: &EndpointPattern) -> Result<(), AccountError> {
+pub(super) fn check(account: &Account, place: &AccountPlace, pattern: &EndpointPattern) -> Result<(), AccountError> {
     if account.servers.is_empty() {
         return Err(place.member("server").error(AccountProblem::Missing));
     }
@@ -22,7 +22,7 @@ pub(super) fn check(account: &Account, place: &Place, pattern: &EndpointPattern)
     Ok(())
 }
 
-fn check_server(server: &ServerAccount, place: &Place, pattern: &EndpointPattern) -> Result<(), AccountError> {
+fn check_server(server: &ServerAccount, place: &AccountPlace, pattern: &EndpointPattern) -> Result<(), AccountError> {
     // OMA LwM2M Core 1.1 appendix E.1: 0 and 65535 are reserved.
     if !(1..=65_534).contains(&server.short_server_id) {
         return Err(place.member("short_server_id").error(AccountProblem::Expected("a number from 1 to 65534")));
@@ -48,7 +48,7 @@ fn check_server(server: &ServerAccount, place: &Place, pattern: &EndpointPattern
 const SCHEMES: [(&str, bool, char); 4] =
     [("coap", false, 'U'), ("coaps", true, 'U'), ("coap+tcp", false, 'T'), ("coaps+tcp", true, 'T')];
 
-fn check_uri(server: &ServerAccount, place: &Place) -> Result<(), AccountError> {
+fn check_uri(server: &ServerAccount, place: &AccountPlace) -> Result<(), AccountError> {
     let malformed = || place.member("uri").error(AccountProblem::Uri);
     let (scheme, authority) = server.uri.split_once("://").ok_or_else(malformed)?;
     let authority = authority.split('/').next().unwrap_or_default();

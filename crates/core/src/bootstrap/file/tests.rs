@@ -34,7 +34,7 @@ fn read_file(file: &FilePath) -> Result<Vec<u8>, String> {
 fn read(account: Json) -> Result<PatternAccount, String> {
     let file: AccountFile =
         serde_json::from_value(json!({ "account": [account] })).map_err(|error| error.to_string())?;
-    let accounts = file.read(Reading { model: &model(), read_file: Some(&read_file) });
+    let accounts = file.read(AccountReading { model: &model(), read_file: Some(&read_file) });
     accounts.map(|mut accounts| accounts.remove(0)).map_err(|error| error.to_string())
 }
 
@@ -89,7 +89,7 @@ fn the_first_account_that_matches_is_that_of_an_endpoint_name_unless_it_has_its_
         "server": [{ "short_server_id": 3, "uri": "coap://gw" }],
     }))
     .unwrap();
-    let own = own.read("lab-17", Reading { model: &model(), read_file: None }).unwrap();
+    let own = own.read("lab-17", AccountReading { model: &model(), read_file: None }).unwrap();
     accounts.set_endpoint("lab-17", Some(own));
     assert_eq!((id(&accounts, "lab-17"), id(&accounts, "lab-18")), (Some(3), Some(1)));
     accounts.set_endpoint("lab-17", None);
@@ -180,7 +180,7 @@ fn an_application_names_no_files_of_the_gateway() {
         "short_server_id": 1, "uri": "coaps://gw", "security": "psk", "identity": "a", "secret": "file:key.txt",
     }] }))
     .unwrap();
-    let error = own.read("lab-7", Reading { model: &model(), read_file: None }).unwrap_err();
+    let error = own.read("lab-7", AccountReading { model: &model(), read_file: None }).unwrap_err();
     assert_eq!(error.problem, AccountProblem::NoFiles);
 }
 

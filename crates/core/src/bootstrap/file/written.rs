@@ -29,7 +29,7 @@ pub(super) struct AccountText {
     #[serde(default)]
     pub server: Vec<ServerText>,
     #[serde(default)]
-    pub object: Vec<ObjectText>,
+    pub object: Vec<AccountObjectText>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +70,7 @@ pub(super) struct ServerText {
 /// An instance of another object: its resources by ID. A resource with instances is a table of them by ID.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ObjectText {
+pub(super) struct AccountObjectText {
     pub path: String,
     pub resources: BTreeMap<String, serde_json::Value>,
 }

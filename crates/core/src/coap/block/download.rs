@@ -1,14 +1,16 @@
 //! A large body of a peer, fetched by Block2 (RFC 7959 section 2.4): each block by a request of its own.
 //!
 //! 1. The first response says that there is more; each further block is asked for in turn.
-//! 2. Where the ETag or the Content-Format of a block differs from that of the earlier ones, the body is another one now: it
-//!    is fetched from its first block, once. An option that is absent makes no statement (RFC 7252 section 5.10.6.1).
-//! 3. A body that becomes longer than is allowed is fetched to its end all the same, and discarded on the way: some devices
-//!    take no other request before.
+//! 2. Where the ETag or the Content-Format of a block differs from that of the earlier ones, the body is another one
+//!    now: it is fetched from its first block, once. An option that is absent makes no statement (RFC 7252 section
+//!    5.10.6.1).
+//! 3. A body that becomes longer than is allowed is fetched to its end all the same, and discarded on the way: some
+//!    devices take no other request before.
 //!
-//! The body of a FETCH names what is asked for, as the URI does for a GET (RFC 8132 section 2): each request of a further
-//! block repeats it. A device that makes the answer anew for each block needs it, and one that keeps the answer passes
-//! over it. A FETCH whose own body went by Block1 repeats none (RFC 7959 section 3.3): its device has kept the body.
+//! The body of a FETCH names what is asked for, as the URI does for a GET (RFC 8132 section 2): each request of a
+//! further block repeats it. A device that makes the answer anew for each block needs it, and one that keeps the answer
+//! passes over it. A FETCH whose own body went by Block1 repeats none (RFC 7959 section 3.3): its device has kept the
+//! body.
 
 use crate::coap::options::number;
 use crate::coap::{ExchangeError, Options, Request, Response};
@@ -32,7 +34,7 @@ pub struct Download {
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Fetched {
+pub enum DownloadStep {
     /// Ask for the next block so.
     Next(Request),
     /// The whole response, as if it had come in one message.
@@ -49,8 +51,8 @@ pub enum Begun {
 }
 
 impl Download {
-    /// Begins with the first response. `request` makes the request that it answers, with the payload that the requests of
-    /// further blocks repeat. `limit` is the longest body that is kept, in bytes.
+    /// Begins with the first response. `request` makes the request that it answers, with the payload that the requests
+    /// of further blocks repeat. `limit` is the longest body that is kept, in bytes.
     pub fn begin(request: impl FnOnce() -> Request, response: Response, limit: usize) -> Result<Begun, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             return Ok(Begun::Complete(response));
@@ -66,19 +68,19 @@ impl Download {
         let response = Response { code, options, payload: Vec::new() };
         let mut download = Self { request, response, received: 0, limit, begun_again: false };
         Ok(match download.append(payload, block)? {
-            Fetched::Next(next) => Begun::Partial(download, next),
-            Fetched::Complete(response) => Begun::Complete(response),
+            DownloadStep::Next(next) => Begun::Partial(download, next),
+            DownloadStep::Complete(response) => Begun::Complete(response),
         })
     }
 
     /// Takes the response to the request of the next block.
-    pub fn answered(&mut self, response: Response) -> Result<Fetched, ExchangeError> {
+    pub fn answered(&mut self, response: Response) -> Result<DownloadStep, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             // The whole body in one message after all, or an error in the place of a block.
-            return Ok(Fetched::Complete(response));
+            return Ok(DownloadStep::Complete(response));
         };
         if !response.code.is_success() {
-            return Ok(Fetched::Complete(response));
+            return Ok(DownloadStep::Complete(response));
         }
         if [number::ETAG, number::CONTENT_FORMAT].iter().any(|option| self.contradicts(&response.options, *option)) {
             return self.begin_again(response, block);
@@ -120,7 +122,7 @@ impl Download {
     }
 
     /// Fetches the body from its first block again, because it has changed (RFC 7959 section 2.4). This is done once.
-    fn begin_again(&mut self, response: Response, block: Block) -> Result<Fetched, ExchangeError> {
+    fn begin_again(&mut self, response: Response, block: Block) -> Result<DownloadStep, ExchangeError> {
         if std::mem::replace(&mut self.begun_again, true) {
             return Err(BlockError::Changed.into());
         }
@@ -130,10 +132,10 @@ impl Download {
         if block.number == 0 {
             return self.append(payload, block);
         }
-        Ok(Fetched::Next(self.request_of(Block { number: 0, more: false, size: block.size })))
+        Ok(DownloadStep::Next(self.request_of(Block { number: 0, more: false, size: block.size })))
     }
 
-    fn append(&mut self, payload: Vec<u8>, block: Block) -> Result<Fetched, ExchangeError> {
+    fn append(&mut self, payload: Vec<u8>, block: Block) -> Result<DownloadStep, ExchangeError> {
         if block.more && payload.len() != block.size.bytes() || payload.len() > block.size.bytes() {
             return Err(BlockError::OutOfOrder.into());
         }
@@ -150,10 +152,10 @@ impl Download {
         if number > Block::MAX_NUMBER || self.received >= LONGEST_DISCARDED.max(self.limit) {
             return Err(BlockError::TooLarge.into());
         }
-        Ok(Fetched::Next(self.request_of(Block { number, more: false, size: block.size })))
+        Ok(DownloadStep::Next(self.request_of(Block { number, more: false, size: block.size })))
     }
 
-    fn complete(&mut self) -> Result<Fetched, ExchangeError> {
+    fn complete(&mut self) -> Result<DownloadStep, ExchangeError> {
         if self.received > self.limit {
             return Err(ExchangeError::Discarded { size: self.received, limit: self.limit });
         }
@@ -161,7 +163,7 @@ impl Download {
         let mut response = std::mem::replace(&mut self.response, Response::new(code));
         response.options.remove(number::BLOCK2);
         response.options.remove(number::SIZE2);
-        Ok(Fetched::Complete(response))
+        Ok(DownloadStep::Complete(response))
     }
 
     fn request_of(&self, block: Block) -> Request {

@@ -1,8 +1,8 @@
 //! Block-wise transfer (RFC 7959): a body in parts, in both directions and both roles.
 //!
-//! `upload` sends a large body of ours by Block1 (`body` has its bytes), `download` fetches a large one by Block2, `assembly` puts together what
-//! peers send by Block1, `concluded` remembers what such a body was answered, and `slice` cuts our answers for Block2.
-//! Each is a plain state; `Endpoint` moves the messages.
+//! `upload` sends a large body of ours by Block1 (`body` has its bytes), `download` fetches a large one by Block2,
+//! `assembly` puts together what peers send by Block1, `concluded` remembers what such a body was answered, and `slice`
+//! cuts our answers for Block2. Each is a plain state; `Endpoint` moves the messages.
 
 mod assembly;
 mod body;
@@ -15,7 +15,7 @@ mod upload;
 pub use assembly::{Assembled, Assemblies};
 pub use body::{Body, SuppliedBody};
 pub use concluded::{Concluded, LastBlock, Repeated};
-pub use download::{Begun, Download, Fetched};
+pub use download::{Begun, Download, DownloadStep};
 pub use slice::slice;
 pub use upload::{Upload, UploadStep, WantedPart, smaller_size};
 

@@ -3,7 +3,8 @@
 //! 1. The first block, with the size of the whole as Size1.
 //! 2. 2.31 asks for the next one; the peer may ask for smaller blocks from there on.
 //! 3. 4.13 to the first block with a smaller size, and 4.08 once, begin again.
-//! 4. A success without Block1 before the last block, or 2.31 to the last one, means that the peer has not got the whole.
+//! 4. A success without Block1 before the last block, or 2.31 to the last one, means that the peer has not got the
+//!    whole.
 //! 5. Anything else is the answer.
 //!
 //! A body that is supplied part by part waits at each block whose bytes are not there: [`UploadStep::Wait`].

@@ -36,7 +36,8 @@ pub enum EndpointEvent {
         error: ExchangeError,
     },
     /// A notification has come. One without a number, or with an error code, ends the observation. If it has an
-    /// `pending_ack` acknowledgement, the owner sends that with [`Endpoint::acknowledge`](super::Endpoint::acknowledge).
+    /// `pending_ack` acknowledgement, the owner sends that with
+    /// [`Endpoint::acknowledge`](super::Endpoint::acknowledge).
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
@@ -55,7 +56,8 @@ pub enum EndpointEvent {
     NotificationSuperseded {
         observation: ExchangeId,
     },
-    /// The next block of a body that its owner supplies needs these bytes: [`Endpoint::supply`](super::Endpoint::supply).
+    /// The next block of a body that its owner supplies needs these bytes:
+    /// [`Endpoint::supply`](super::Endpoint::supply).
     BodyWanted {
         exchange: ExchangeId,
         offset: usize,

@@ -95,8 +95,8 @@ impl ReceivedBodies {
         }
     }
 
-    /// Notes the owner's answer to a complete request. Returns the message that repeated its last block meanwhile, which
-    /// gets the same answer.
+    /// Notes the owner's answer to a complete request. Returns the message that repeated its last block meanwhile,
+    /// which gets the same answer.
     pub fn answered(&mut self, id: RequestId, response: &Response) -> Option<RequestId> {
         self.concluded.answered(id, response)
     }

@@ -13,8 +13,8 @@ use crate::coap::observe::Freshness;
 use crate::coap::transmission::{MessageKey, SentMessage};
 use crate::coap::{ExchangeId, MessageId, Parameters, Token};
 
-/// Owns the exchanges and the observations, the tokens by which messages of peers belong to them, and the times at which
-/// separate responses must have come.
+/// Owns the exchanges and the observations, the tokens by which messages of peers belong to them, and the times at
+/// which separate responses must have come.
 #[derive(Debug, Default)]
 pub(super) struct OpenExchanges {
     exchanges: IdMap<ExchangeId, Exchange>,

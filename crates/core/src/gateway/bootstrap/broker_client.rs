@@ -12,7 +12,7 @@ use rand::RngExt;
 use serde_json::json;
 
 use crate::bootstrap::account::Accounts;
-use crate::bootstrap::file::{EndpointAccount, Reading};
+use crate::bootstrap::file::{AccountReading, EndpointAccount};
 use crate::coap::Code;
 use crate::mqtt::topics::is_allowed;
 use crate::registry::RegistrationId;
@@ -168,6 +168,6 @@ fn read(
     }
     let written: EndpointAccount = serde_json::from_slice(payload)
         .map_err(|error| format!("not the JSON of an account: line {}, column {}", error.line(), error.column()))?;
-    let account = written.read(endpoint, Reading { model: &context.model, read_file: None });
+    let account = written.read(endpoint, AccountReading { model: &context.model, read_file: None });
     account.map(Some).map_err(|error| error.to_string())
 }

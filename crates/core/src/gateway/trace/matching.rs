@@ -64,8 +64,8 @@ impl Trace {
         has
     }
 
-    /// Returns whether something of this peer belongs to the trace. `named` is the endpoint name that it is about, if it
-    /// names one.
+    /// Returns whether something of this peer belongs to the trace. `named` is the endpoint name that it is about, if
+    /// it names one.
     pub fn has(&self, now: Instant, facts: &PeerFacts, named: Option<&str>) -> bool {
         match &self.target {
             TraceTarget::Address(address) => facts.address.ip().to_canonical() == *address,

@@ -35,7 +35,8 @@ impl Gateway {
         self.context.traces.end(id);
     }
 
-    /// Returns the next copy. A shell that has begun a trace calls this after each [`Output::Idle`](super::super::Output).
+    /// Returns the next copy. A shell that has begun a trace calls this after each
+    /// [`Output::Idle`](super::super::Output).
     pub fn poll_trace(&mut self) -> Option<Traced> {
         loop {
             let mut traced = self.context.traces.pop()?;

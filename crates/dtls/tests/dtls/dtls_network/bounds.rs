@@ -28,7 +28,8 @@ fn handshakes_under_way_are_bounded_together_and_by_address() {
     assert_eq!(scene.server.table_sizes().handshakes, 5);
     let dropped =
         |reason| scene.outcomes.iter().filter(|outcome| **outcome == DtlsDatagramOutcome::Dropped(reason)).count();
-    // Three are admitted while less than half of the places are taken, two of the others beyond. None of them is overdue.
+    // Three are admitted while less than half of the places are taken, two of the others beyond. None of them is
+    // overdue.
     assert!(dropped(DtlsDropReason::TooManyHandshakesFromAddress) >= 1, "{:?}", scene.outcomes);
     assert!(dropped(DtlsDropReason::TooManyHandshakes) >= 1, "{:?}", scene.outcomes);
     assert_eq!(scene.failures(), []);

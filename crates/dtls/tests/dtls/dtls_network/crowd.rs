@@ -1,5 +1,5 @@
-//! A server, thousands of devices and an attacker, in virtual time. Lighter than [`crate::dtls_network::scene`]: nothing looks at every
-//! device, and the records are not opened.
+//! A server, thousands of devices and an attacker, in virtual time. Lighter than [`crate::dtls_network::scene`]:
+//! nothing looks at every device, and the records are not opened.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
