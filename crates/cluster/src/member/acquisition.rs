@@ -136,13 +136,13 @@ impl Member {
 
     /// A late answer is not used, since the lease may have expired by now: the shard is given back.
     fn handle_acquired(&mut self, asked: Instant, shard: Shard, term: Term, run: RunId, now: Now) {
-        if self.tenures.get(&shard).is_some_and(|tenure| tenure.term < term) {
+        let age = now.monotonic.saturating_duration_since(asked);
+        let in_time = age < self.settings.timing.renew && self.state == State::Sure && self.draining.is_none();
+        if in_time && self.tenures.get(&shard).is_some_and(|tenure| tenure.term < term) {
             // A second request was under way: the engine gave this process a later term.
             self.use_term(shard, term);
             return;
         }
-        let age = now.monotonic.saturating_duration_since(asked);
-        let in_time = age < self.settings.timing.renew && self.state == State::Sure && self.draining.is_none();
         let unused = !self.tenures.contains_key(&shard)
             && self.floors.as_mut().is_some_and(|floors| in_time && floors.use_term(shard, term));
         if !unused {
