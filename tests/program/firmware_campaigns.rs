@@ -24,7 +24,7 @@ const CAMPAIGN: &str = "
     concurrency = 2
     pace = 6000
     stop_after = 5
-    filter = { \"/3/0/0\" = \"Simulated\" }
+    filter = { \"/3/0/0\" = \"Weather Works\" }
 ";
 
 /// A gateway with an image and a console at a socket.
