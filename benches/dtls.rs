@@ -228,7 +228,11 @@ impl Gateway {
                 match output {
                     DtlsOutput::FindKey(question) => {
                         let key = PskKey::new(KEY).expect("a key");
-                        server.handle_key(*now, &question, KeyAnswer::Found { key, keep_for: Duration::ZERO });
+                        server.handle_key(
+                            *now,
+                            &question,
+                            KeyAnswer::Found { key: key.into(), keep_for: Duration::ZERO },
+                        );
                     }
                     output => outputs.push(output),
                 }

@@ -13,6 +13,7 @@
 mod bootstrap;
 mod credentials;
 mod definitions;
+mod keys;
 mod settings;
 pub(crate) mod status;
 pub(crate) mod watch;
@@ -33,9 +34,10 @@ use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::service;
 
-pub use bootstrap::{ReloadableAccounts, ReloadableBootstrapKeys};
-pub use credentials::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
+pub use bootstrap::ReloadableAccounts;
+pub use credentials::{ReloadableCertificates, ReloadableCredentials};
 pub use definitions::ReloadableDefinitions;
+pub use keys::ReloadableKeys;
 pub use settings::ReloadableSettings;
 use status::ReloadStatus;
 use watch::FileSnapshot;
@@ -145,11 +147,12 @@ impl Reloading {
         let limits = failures.note(ReloadPart::Settings, reason, self.settings.read(config));
         let model = failures.note(ReloadPart::Definitions, reason, self.definitions.read(&config.xml_dir));
         let mut changes: Vec<DriverRequest> = [limits, model].into_iter().flatten().collect();
-        if let Some(ReloadableCredentials { certificates, keys, bootstrap_keys }) = &mut self.credentials {
+        if let Some(ReloadableCredentials { certificates, keys }) = &mut self.credentials {
             let acceptor = certificates.read(&config.credentials);
             changes.extend(failures.note(ReloadPart::Certificates, reason, acceptor));
-            changes.extend(failures.note(ReloadPart::Keys, reason, keys.read(config)));
-            changes.extend(failures.note(ReloadPart::BootstrapKeys, reason, bootstrap_keys.read(config)));
+            let (keys, bootstrap_keys) = keys.read(&config.credentials);
+            changes.extend(failures.note(ReloadPart::Keys, reason, keys));
+            changes.extend(failures.note(ReloadPart::BootstrapKeys, reason, bootstrap_keys));
         }
         if let Some(accounts) = &mut self.accounts {
             changes.extend(failures.note(ReloadPart::Accounts, reason, accounts.read(&config.bootstrap)));

@@ -126,7 +126,7 @@ impl SwallowingGateway {
                 | Output::Answer(_) => {}
                 Output::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key that is long enough");
-                    let answer = KeyAnswer::Found { key, keep_for: Duration::ZERO };
+                    let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::ZERO };
                     self.gateway.handle_key(now, &question, answer);
                 }
                 Output::Report(report) => self.metrics.record(&report),

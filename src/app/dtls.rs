@@ -12,11 +12,12 @@ use crate::config::Config;
 use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, KeyFinder, OnError, PskFileContents};
 use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
-use crate::reload::{ReloadableBootstrapKeys, ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
+use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::OpenedStore;
 use crate::transport::{Security, UdpListener};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
+use lwm2m_dtls::credentials::{KeyKind, KeyUse};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
 
@@ -106,10 +107,13 @@ impl DtlsSetup {
         }
         let mut gateway = gateway.with_dtls(server, self.first_socket);
         gateway.set_keyed_identities(self.file_keys.identities());
-        gateway.set_bootstrap_identities(self.bootstrap_keys.identities());
+        gateway.set_bootstrap_identities(now, self.bootstrap_keys.identities());
         if self.knows_all_keys() {
-            let is_known = |identity: &_| self.file_keys.contains(identity) || self.bootstrap_keys.contains(identity);
-            gateway.revoke(now, |identity| !is_known(identity));
+            gateway.revoke(now, |KeyUse { identity, kind, .. }| match kind {
+                KeyKind::Registration => !self.file_keys.contains(identity),
+                KeyKind::Bootstrap => !self.bootstrap_keys.contains(identity),
+                KeyKind::Generated => false,
+            });
         }
         gateway
     }
@@ -131,13 +135,12 @@ impl DtlsSetup {
         let in_force = self.acceptor.is_some();
         Some(ReloadableCredentials {
             certificates: ReloadableCertificates::new(&self.credentials, in_force, self.condition, self.metrics),
-            bootstrap_keys: ReloadableBootstrapKeys::new(
+            keys: ReloadableKeys::new(
                 &self.credentials,
                 in_force,
-                self.bootstrap_keys.clone(),
-                self.file_keys.clone(),
+                (self.file_keys, self.bootstrap_keys),
+                self.listeners,
             ),
-            keys: ReloadableKeys::new(&self.credentials, in_force, self.file_keys, self.bootstrap_keys),
         })
     }
 

@@ -62,7 +62,7 @@ impl BootstrapFiles {
         let written: AccountFile = toml::from_str(&text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
-            AccountsError::NotToml { file: file.clone(), line, problem: one_line(error.message()) }
+            AccountsError::NotToml { file: file.clone(), line, problem: without_values(&one_line(error.message())) }
         })?;
         let named = RefCell::new(Vec::new());
         let read_file = |file: &Path| {
@@ -87,6 +87,15 @@ pub fn second_kind<'k>(
 /// Returns whether a DTLS listener serves both registrations and bootstrap.
 pub fn has_shared_listener(listeners: &[UdpListener]) -> bool {
     listeners.iter().any(|listener| listener.security == Security::Dtls && listener.role == SocketRole::All)
+}
+
+/// Returns the message of an error without the values that it quotes: a key may be typed into any member.
+fn without_values(message: &str) -> String {
+    match message.split_once(", expected ") {
+        Some((begin, expected)) if begin.starts_with("invalid ") => format!("invalid value, expected {expected}"),
+        Some((begin, expected)) if begin.starts_with("unknown ") => format!("unknown member, expected {expected}"),
+        Some(_) | None => message.to_owned(),
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {

@@ -6,12 +6,13 @@ use crate::bootstrap::BootstrapFiles;
 use crate::credentials::PskFileConfig;
 use crate::transport::UdpListener;
 use lwm2m_base::secret::Secret;
+use lwm2m_core::bootstrap::EndpointPattern;
 use lwm2m_core::gateway::config::{BootstrapClient, BootstrapConfig, SocketRole};
 use lwm2m_core::gateway::identity::IdentityRule;
 
 use super::dtls::{file, identity_rule, psk_encoding};
 use super::reader::ConfigReader;
-use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, switch, text, text_with_content, whole};
+use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, list, switch, text, text_with_content, whole};
 
 /// Reads the settings of the bootstrap server; `None` if it is off.
 pub fn settings(
@@ -27,6 +28,7 @@ pub fn settings(
         sessions: reader.read(&key("sessions"), default.sessions, whole(1..=MAX_COUNT)),
         generated_keys: reader.read(&key("generated_keys"), default.generated_keys, whole(0..=MAX_COUNT)),
         identity: reader.read(&key("identity"), default_rule.clone(), identity_rule),
+        certificates: certificates(reader),
         client: client(reader, is_mqtt),
     };
     let accounts = reader.read(&key("accounts"), None, file);
@@ -36,6 +38,12 @@ pub fn settings(
     }
     let files = BootstrapFiles { is_enabled, accounts, keys };
     (is_enabled.then_some(config), files)
+}
+
+/// Reads the names of the certificates and raw public keys that are for bootstrap.
+fn certificates(reader: &mut ConfigReader) -> Vec<EndpointPattern> {
+    let names: Vec<String> = reader.read("bootstrap.certificates", Vec::new(), list(text_with_content));
+    names.into_iter().map(EndpointPattern::new).collect()
 }
 
 /// Reads the client at the broker by which accounts come.

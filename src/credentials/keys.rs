@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::observability::metrics::Metrics;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::SocketRole;
-use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
+use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyQuestion};
 
 use super::psk_file;
 use super::psk_http::{KeyServiceClient, KeyServiceError};
@@ -50,9 +50,9 @@ impl FileKeys {
         self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    fn find(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
+    fn find(&self, identity: &PskIdentity, kind: KeyKind) -> Option<KeyAnswer> {
         let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(identity).map(|key| KeyAnswer::Found { key: key.clone(), keep_for: KEEP })
+        keys.get(identity).map(|key| KeyAnswer::Found { key: FoundKey::new(key.clone(), kind), keep_for: KEEP })
     }
 }
 
@@ -97,8 +97,10 @@ impl KeyFinder {
     pub fn find(&mut self, question: &KeyQuestion) -> Option<KeyAnswer> {
         let counters = &self.metrics.credentials;
         let role = SocketRole::of_realm(question.realm);
-        let bootstrap = role.serves_bootstrap().then(|| self.bootstrap.find(&question.identity)).flatten();
-        let file = || role.serves_registrations().then(|| self.file.find(&question.identity)).flatten();
+        let bootstrap =
+            role.serves_bootstrap().then(|| self.bootstrap.find(&question.identity, KeyKind::Bootstrap)).flatten();
+        let file =
+            || role.serves_registrations().then(|| self.file.find(&question.identity, KeyKind::Registration)).flatten();
         if let Some(found) = bootstrap.or_else(file) {
             counters.keys_of_file.inc();
             return Some(found);

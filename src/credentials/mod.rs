@@ -15,6 +15,6 @@ pub use files::CredentialsConfig;
 pub(crate) use files::{CredentialsError, OnError};
 pub use keys::{FileKeys, KeyFinder};
 pub use psk_file::Encoding;
-pub(crate) use psk_file::{PskFileConfig, PskFileContents, PskTable};
+pub(crate) use psk_file::{PskFileConfig, PskFileContents, PskFileError, PskTable};
 pub(crate) use psk_http::PLACEHOLDER;
 pub use psk_http::{KeyServiceClient, KeyServiceError, PskHttpConfig};

@@ -136,7 +136,7 @@ impl KeyServiceClient {
         let body = Zeroizing::new(body.to_bytes().to_vec());
         let key = decode(without_line_end(&body), settings.encoding)?;
         let key = PskKey::new(key).ok_or(LineProblem::Length)?;
-        Ok(KeyAnswer::Found { key, keep_for: settings.cache_ttl })
+        Ok(KeyAnswer::Found { key: key.into(), keep_for: settings.cache_ttl })
     }
 
     fn request(&self, identity: &PskIdentity) -> Result<Request<Empty<Bytes>>, KeyServiceError> {

@@ -9,6 +9,7 @@ use tracing::debug;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::Gateway;
+use lwm2m_dtls::credentials::{KeyKind, KeyUse};
 
 use super::control::{AskedCommand, DriverRequest};
 use super::{Driver, monotonic_now};
@@ -52,12 +53,12 @@ impl Driver {
             DriverRequest::Acceptor(acceptor) => self.gateway.set_acceptor(Some(acceptor)),
             DriverRequest::Keys { revoked, identities } => {
                 self.gateway.set_keyed_identities(identities);
-                self.revoke(now, &revoked);
+                self.revoke(now, KeyKind::Registration, &revoked);
             }
             DriverRequest::BootstrapAccounts(accounts) => self.gateway.set_bootstrap_accounts(accounts),
             DriverRequest::BootstrapKeys { revoked, identities } => {
-                self.gateway.set_bootstrap_identities(identities);
-                self.revoke(now, &revoked);
+                self.gateway.set_bootstrap_identities(now, identities);
+                self.revoke(now, KeyKind::Bootstrap, &revoked);
             }
             DriverRequest::Limits(limits) => self.gateway.set_limits(*limits),
         }
@@ -72,10 +73,10 @@ impl Driver {
         answer(reply, made);
     }
 
-    /// Clears the cached keys, and ends the sessions of identities whose key was changed or removed.
-    fn revoke(&mut self, now: Instant, revoked: &HashSet<PskIdentity>) {
+    /// Clears the cached keys, and ends the sessions of identities whose key of this kind was changed or removed.
+    fn revoke(&mut self, now: Instant, revoked_kind: KeyKind, revoked: &HashSet<PskIdentity>) {
         self.gateway.forget_keys();
-        self.gateway.revoke(now, |identity| revoked.contains(identity));
+        self.gateway.revoke(now, |KeyUse { identity, kind, .. }| kind == revoked_kind && revoked.contains(identity));
     }
 
     /// Gives a command of the console, unless the one who asked has gone.

@@ -32,6 +32,8 @@ pub enum FailureKind {
     Register,
     /// A peer used an endpoint name or a registration that it may not use.
     Forbidden,
+    /// A request for bootstrap was rejected, or a bootstrap session failed.
+    Bootstrap,
     /// A DTLS handshake failed.
     Handshake,
     /// A device did not answer a command.
@@ -135,6 +137,7 @@ impl FailureKind {
         match self {
             Self::Register => "register",
             Self::Forbidden => "forbidden",
+            Self::Bootstrap => "bootstrap",
             Self::Handshake => "handshake",
             Self::Timeout => "timeout",
             Self::Undecodable => "undecodable",

@@ -1,15 +1,13 @@
-//! Reload of the bootstrap server's files: the accounts, and the keys of bootstrap accounts. Sessions that run go on.
+//! Reload of the accounts of the bootstrap server. Sessions that run go on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::bootstrap::{BootstrapFiles, LoadedAccounts, second_kind};
+use crate::bootstrap::{BootstrapFiles, LoadedAccounts};
 use crate::conditions::{Condition, ConditionState};
-use crate::config::Config;
-use crate::credentials::{CredentialsConfig, FileKeys, PskFileConfig, PskFileContents};
 use crate::driver::control::DriverRequest;
 use lwm2m_core::lwm2m::model::Model;
 
@@ -23,14 +21,6 @@ pub struct ReloadableAccounts {
     named: Vec<PathBuf>,
     model: watch::Receiver<Arc<Model>>,
     condition: Condition,
-}
-
-/// The keys of bootstrap accounts in force.
-pub struct ReloadableBootstrapKeys {
-    keys: FileKeys,
-    /// The keys of the other kind.
-    registration: FileKeys,
-    in_force: Option<(Option<PskFileConfig>, FileSnapshot)>,
 }
 
 impl ReloadableAccounts {
@@ -65,36 +55,6 @@ impl ReloadableAccounts {
     }
 }
 
-impl ReloadableBootstrapKeys {
-    /// Creates the keys; `in_force` is whether they were loaded at the start.
-    pub fn new(config: &CredentialsConfig, in_force: bool, keys: FileKeys, registration: FileKeys) -> Self {
-        Self { keys, registration, in_force: in_force.then(|| keys_at(config)) }
-    }
-
-    pub(super) fn read(&mut self, config: &Config) -> Result<Option<DriverRequest>, String> {
-        let found = keys_at(&config.credentials);
-        if self.in_force.as_ref() == Some(&found) {
-            return Ok(None);
-        }
-        let PskFileContents { keys, warnings } =
-            config.credentials.load_bootstrap_keys().map_err(|error| format!("bootstrap.psk_file = {error}"))?;
-        if let Some(identity) = self.registration.with(|other| second_kind(&config.listeners, other, &keys).cloned()) {
-            return Err(format!("bootstrap.psk_file: {identity:?} has a key in dtls.psk_file as well"));
-        }
-        info!(keys = keys.len(), "pre-shared keys of bootstrap accounts reloaded");
-        warnings.iter().for_each(|warning| warn!("{warning}"));
-        self.in_force = Some(found);
-        let revoked = self.keys.replace(keys);
-        Ok(Some(DriverRequest::BootstrapKeys { revoked, identities: self.keys.identities() }))
-    }
-}
-
 fn accounts_at(files: &BootstrapFiles, named: &[PathBuf]) -> (BootstrapFiles, FileSnapshot) {
     (files.clone(), FileSnapshot::at(files.accounts.iter().chain(named).cloned()))
-}
-
-fn keys_at(config: &CredentialsConfig) -> (Option<PskFileConfig>, FileSnapshot) {
-    let settings = config.bootstrap_psk_file.clone();
-    let file = settings.as_ref().map(|settings| settings.file.clone());
-    (settings, FileSnapshot::at(file))
 }

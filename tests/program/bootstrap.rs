@@ -258,6 +258,15 @@ fn check_says_what_each_pattern_would_be_given_and_no_secret() {
     place.write("accounts.toml", &GENERATING.replace("generate", "hex:planted"));
     let (is_valid, said) = place.check(&place.lines());
     assert!(!is_valid && said.contains("server 1, secret: expected hexadecimal digits"), "{said}");
+    place.write(
+        "accounts.toml",
+        &GENERATING.replace("\"coaps://127.0.0.1:5684\"", "\"coaps://gw\"\n  pmin = \"planted\""),
+    );
+    let (is_valid, said) = place.check(&place.lines());
+    assert!(!is_valid && said.contains("line 7") && !said.contains("planted"), "{said}");
+    place.write("accounts.toml", &GENERATING.replace("short_server_id = 101", "short_server_id = \"planted\""));
+    let (is_valid, said) = place.check(&place.lines());
+    assert!(!is_valid && said.contains("invalid value, expected u16") && !said.contains("planted"), "{said}");
     place.write("accounts.toml", "[[account]]\nsecret = \"planted\n");
     let (is_valid, said) = place.check(&place.lines());
     assert!(!is_valid && said.contains("line 2") && !said.contains("planted"), "{said}");

@@ -92,7 +92,7 @@ fn identity(name: &str) -> PskIdentity {
 }
 
 fn found(key: &[u8]) -> KeyAnswer {
-    KeyAnswer::Found { key: PskKey::new(key).unwrap(), keep_for: FOUND }
+    KeyAnswer::Found { key: PskKey::new(key).unwrap().into(), keep_for: FOUND }
 }
 
 #[tokio::test]
@@ -168,7 +168,9 @@ async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_
     let file = FileKeys::default();
     file.replace([(identity("in-file"), PskKey::new(*b"secret").unwrap())].into());
     let mut keys = KeyFinder::new(file, Some((asker, 2)), Arc::new(Metrics::default()));
-    assert!(matches!(keys.find(&question("in-file")), Some(KeyAnswer::Found { key, .. }) if key.reveal() == b"secret"));
+    assert!(
+        matches!(keys.find(&question("in-file")), Some(KeyAnswer::Found { key, .. }) if key.key.reveal() == b"secret")
+    );
     assert_eq!(keys.find(&question("a")), None);
     assert_eq!(keys.find(&question("b")), None);
     assert_eq!(keys.find(&question("c")), Some(KeyAnswer::Unavailable));

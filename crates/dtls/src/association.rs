@@ -8,6 +8,7 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::CompletedHandshake;
 use super::cipher::{RecordKeys, RecordOpenError, RecordWriter, Sealing};
+use super::credentials::KeyKind;
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
 use super::record::{ContentType, DtlsRecord, PeerCid, SEQUENCES};
@@ -73,6 +74,8 @@ pub struct Association {
     /// Our datagrams that end the handshake, until the device is known to have them.
     pub(super) last_flight: Box<[Vec<u8>]>,
     pub(super) identity: Arc<Identity>,
+    /// The kind of the pre-shared key; `None` for a certificate or a raw public key.
+    pub(super) key_kind: Option<KeyKind>,
     /// `None` for an association of an earlier process.
     pub(super) handshake: Option<CompletedHandshake>,
     heard: Instant,
@@ -95,13 +98,19 @@ pub(super) struct RestoredAssociation {
     pub failed_tags: u64,
     pub last_flight: Vec<Vec<u8>>,
     pub identity: Identity,
+    pub key_kind: Option<KeyKind>,
 }
 
 impl Association {
     /// More records than can be sent between two changes: 18 hours of 65,536 in a second.
     pub const JUMP: u64 = 1 << 32;
 
-    pub fn new(id: AssociationId, made_at: (u16, SocketAddr), established: Established, now: Instant) -> Self {
+    pub fn new(
+        id: AssociationId,
+        made_at: (u16, SocketAddr),
+        (established, key_kind): (Established, Option<KeyKind>),
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             made_at,
@@ -114,6 +123,7 @@ impl Association {
             failed_tags: 0,
             last_flight: established.last_flight.into(),
             identity: Arc::new(established.identity),
+            key_kind,
             handshake: Some(CompletedHandshake { at: now, resumed: established.resumed }),
             heard: now,
             written_at: established.next_write_sequence,
@@ -138,6 +148,7 @@ impl Association {
             failed_tags: restored.failed_tags,
             last_flight: restored.last_flight.into(),
             identity: Arc::new(restored.identity),
+            key_kind: restored.key_kind,
             handshake: None,
             heard: now,
             written_at: next_write,

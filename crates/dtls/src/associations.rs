@@ -12,8 +12,9 @@ use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::rate::SourceNetwork;
 
 use super::association::Association;
+use super::credentials::{KeyRealm, KeyUse};
 use super::record::OwnCid;
-use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_base::identity::Identity;
 
 /// The index of a socket and the remote address.
 pub type PeerAddress = (u16, SocketAddr);
@@ -131,13 +132,22 @@ impl Associations {
         self.by_place.get(&place).and_then(|id| self.get(*id))
     }
 
-    /// Returns the associations that were established with the key of a matching identity.
-    pub(crate) fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
-        let of_wanted = self.by_identity.iter().filter(|(identity, _)| match &***identity {
-            Identity::Psk(identity) => wanted(identity),
-            Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown => false,
-        });
-        of_wanted.flat_map(|(_, ids)| ids.iter().copied()).collect()
+    /// Returns the associations that were established with a matching key.
+    pub(crate) fn with_keys(
+        &self,
+        realm_of: impl Fn(u16) -> KeyRealm,
+        wanted: impl Fn(KeyUse<'_>) -> bool,
+    ) -> Vec<AssociationId> {
+        let is_wanted = |association: &Association| match (&*association.identity, association.key_kind) {
+            (Identity::Psk(identity), Some(kind)) => {
+                wanted(KeyUse { identity, kind, realm: realm_of(association.made_at.0) })
+            }
+            (
+                Identity::Psk(_) | Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown,
+                _,
+            ) => false,
+        };
+        self.by_id.values().filter(|association| is_wanted(association)).map(|association| association.id).collect()
     }
 
     /// Returns whether a device that has proved its identity was seen last at this address.

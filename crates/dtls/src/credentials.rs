@@ -33,8 +33,53 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none,
-/// at a socket of another realm.
+/// The list that a pre-shared key is from, which tells what the key is good for. An association keeps the kind of the key
+/// that made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KeyKind {
+    /// The key is for registrations.
+    #[default]
+    Registration,
+    /// The bootstrap server generated the key, for registrations.
+    Generated,
+    /// The key is for bootstrap only.
+    Bootstrap,
+}
+
+/// The key of an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundKey {
+    pub key: PskKey,
+    /// The key before this one, which holds until the device is known to use the new one.
+    pub former: Option<PskKey>,
+    pub kind: KeyKind,
+}
+
+impl FoundKey {
+    /// Creates the only key of an identity.
+    pub fn new(key: PskKey, kind: KeyKind) -> Self {
+        Self { key, former: None, kind }
+    }
+}
+
+impl From<PskKey> for FoundKey {
+    /// Creates the only key of an identity, which is for registrations.
+    fn from(key: PskKey) -> Self {
+        Self::new(key, KeyKind::Registration)
+    }
+}
+
+/// Describes the pre-shared key of an association or of a handshake that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyUse<'a> {
+    pub identity: &'a PskIdentity,
+    pub kind: KeyKind,
+    /// The realm of the socket that the handshake came to.
+    pub realm: KeyRealm,
+}
+
+/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none, at
+/// a socket of another realm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyRealm(pub u8);
 
@@ -63,7 +108,7 @@ impl fmt::Display for KeyQuestion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyAnswer {
     Found {
-        key: PskKey,
+        key: FoundKey,
         keep_for: Duration,
     },
     Unknown {

@@ -20,8 +20,11 @@ impl DtlsServer {
         for id in self.keys.answered(now, question, &answer) {
             let Some(underway) = self.handshakes.get_mut(id) else { continue };
             underway.asking = false;
+            let source = underway.source();
             match &answer {
-                KeyAnswer::Found { key, .. } => underway.give_key(key),
+                KeyAnswer::Found { key, .. } => {
+                    underway.give_key(key, || self.key_turns.next(now, question, source, &mut self.rng))
+                }
                 KeyAnswer::Unknown { .. } => underway.handshake.handle_key(None),
                 // Without a word: the device tries again, and is not told that its identity is wrong.
                 KeyAnswer::Unavailable => self.handshake_failed(id, HandshakeFailure::KeyUnavailable),
@@ -106,7 +109,10 @@ impl DtlsServer {
         underway.identity = Some(identity.clone());
         let question = KeyQuestion { identity, realm: self.settings.realm_of(underway.place.0) };
         match self.keys.find(now, &question, id) {
-            KeyLookup::Key(key) => underway.give_key(&key),
+            KeyLookup::Key(key) => {
+                let source = underway.source();
+                underway.give_key(&key, || self.key_turns.next(now, &question, source, &mut self.rng));
+            }
             KeyLookup::Unknown => underway.handshake.handle_key(None),
             KeyLookup::Asked => underway.asking = true,
             KeyLookup::Ask => {
@@ -122,10 +128,13 @@ impl DtlsServer {
 
     fn established(&mut self, now: Instant, id: AssociationId, mut established: Established) {
         let Some(underway) = self.end_handshake(id) else { return };
-        let (place, key) = (underway.place, underway.key);
+        let (place, (key, kind)) = (underway.place, underway.key.unzip());
+        if let Some(identity) = underway.identity {
+            self.key_turns.forget(&KeyQuestion { identity, realm: self.settings.realm_of(place.0) });
+        }
         let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
-        let association = Association::new(id, place, established, now);
+        let association = Association::new(id, place, (established, kind), now);
         let (peer, identity) = (association.peer(), association.identity.clone());
         let connection_id = association.has_own_cid;
         let replaced = self.replaced_by(&association).and_then(|id| self.associations.remove(id));

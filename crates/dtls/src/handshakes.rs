@@ -14,9 +14,10 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::PeerAddress;
 use super::config::DtlsConfig;
-use super::credentials::PskKey;
+use super::credentials::{FoundKey, KeyKind, KeyRealm, KeyUse, PskKey};
 use super::handshake::Handshake;
 use super::handshake_rate::HandshakeRate;
+use super::key_turns::KeyTurn;
 use super::record::OwnCid;
 use super::report::DtlsDropReason;
 use super::sources::{HandshakeNumber, HandshakeSources};
@@ -42,8 +43,8 @@ pub struct PendingHandshake {
     pub random: [u8; 32],
     /// The client named it.
     pub identity: Option<PskIdentity>,
-    /// The key of that identity, once it is known.
-    pub key: Option<PskKey>,
+    /// The key of that identity with its kind, once it is known.
+    pub key: Option<(PskKey, KeyKind)>,
     /// The key of that identity is being looked up: the client waits for us, and is not to be asked again.
     pub asking: bool,
     number: HandshakeNumber,
@@ -72,9 +73,24 @@ impl PendingHandshake {
         }
     }
 
-    /// Continues the handshake with the key of its identity.
-    pub fn give_key(&mut self, key: &PskKey) {
-        self.key = Some(key.clone());
+    /// Continues the handshake with the key of its identity. Of two keys it takes the one of the ticket that the client
+    /// resumes with, or in a full handshake the one whose turn it is.
+    pub fn give_key(&mut self, found: &FoundKey, turn: impl FnOnce() -> KeyTurn) {
+        let key = match &found.former {
+            None => &found.key,
+            Some(former) if self.handshake.is_resuming() => {
+                if self.handshake.resumes_with(former) {
+                    former
+                } else {
+                    &found.key
+                }
+            }
+            Some(former) => match turn() {
+                KeyTurn::New => &found.key,
+                KeyTurn::Former => former,
+            },
+        };
+        self.key = Some((key.clone(), found.kind));
         self.handshake.handle_key(Some(key));
     }
 
@@ -82,7 +98,7 @@ impl PendingHandshake {
         Peer::udp(self.place.0, self.place.1)
     }
 
-    fn source(&self) -> SourceNetwork {
+    pub fn source(&self) -> SourceNetwork {
         SourceNetwork::of(self.place.1)
     }
 
@@ -267,10 +283,19 @@ impl Handshakes {
         self.by_id.get(&id).filter(|underway| underway.place == place).map(|_| id)
     }
 
-    /// Returns the handshakes that use the key of a matching identity.
-    pub(crate) fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
-        let have_key = self.by_id.iter().filter(|(_, underway)| !underway.asking);
-        have_key.filter(|(_, underway)| underway.identity.as_ref().is_some_and(&wanted)).map(|(id, _)| *id).collect()
+    /// Returns the handshakes that use a matching key.
+    pub(crate) fn with_keys(
+        &self,
+        realm_of: impl Fn(u16) -> KeyRealm,
+        wanted: impl Fn(KeyUse<'_>) -> bool,
+    ) -> Vec<AssociationId> {
+        let is_wanted = |underway: &PendingHandshake| match (&underway.identity, &underway.key) {
+            (Some(identity), Some((_, kind))) => {
+                wanted(KeyUse { identity, kind: *kind, realm: realm_of(underway.place.0) })
+            }
+            (Some(_) | None, _) => false,
+        };
+        self.by_id.iter().filter(|(_, underway)| is_wanted(underway)).map(|(id, _)| *id).collect()
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

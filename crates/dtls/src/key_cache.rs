@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use lwm2m_base::AssociationId;
 use lwm2m_base::expiring_map::ExpiringMap;
 
-use super::credentials::{KeyAnswer, KeyQuestion, PskKey};
+use super::credentials::{FoundKey, KeyAnswer, KeyQuestion};
 
 /// No answer is believed for longer: a clock cannot be asked for the end of time.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 pub struct KeyCache {
-    found: ExpiringMap<KeyQuestion, PskKey>,
+    found: ExpiringMap<KeyQuestion, FoundKey>,
     /// Apart from the others: anybody can invent identities, and they must not evict the keys of devices.
     unknown: ExpiringMap<KeyQuestion, ()>,
     /// The handshakes that wait for the key of an identity.
@@ -23,7 +23,7 @@ pub struct KeyCache {
 /// The result of a look-up in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLookup {
-    Key(PskKey),
+    Key(FoundKey),
     Unknown,
     /// The key has to be looked up now.
     Ask,
@@ -116,7 +116,7 @@ impl KeyCache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::KeyRealm;
+    use super::super::credentials::{KeyRealm, PskKey};
     use super::*;
     use lwm2m_base::identity::PskIdentity;
 
@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn found(seconds: u64) -> KeyAnswer {
-        KeyAnswer::Found { key: PskKey::new(*b"key").unwrap(), keep_for: Duration::from_secs(seconds) }
+        KeyAnswer::Found { key: PskKey::new(*b"key").unwrap().into(), keep_for: Duration::from_secs(seconds) }
     }
 
     fn unknown(seconds: u64) -> KeyAnswer {
@@ -146,7 +146,7 @@ mod tests {
         keys.leave(&identity("a"), ONE);
         assert_eq!(keys.find(now, &identity("a"), TWO), KeyLookup::Asked);
         assert_eq!(keys.answered(now, &identity("a"), &found(9)), [TWO]);
-        assert_eq!(keys.find(now, &identity("a"), ONE), KeyLookup::Key(PskKey::new(*b"key").unwrap()));
+        assert_eq!(keys.find(now, &identity("a"), ONE), KeyLookup::Key(PskKey::new(*b"key").unwrap().into()));
         assert_eq!(keys.questions(), 0);
     }
 

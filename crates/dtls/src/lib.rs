@@ -50,6 +50,7 @@ mod handshake_rate;
 mod handshakes;
 mod hello;
 mod key_cache;
+mod key_turns;
 mod prf;
 mod receiving;
 pub mod record;
@@ -74,11 +75,12 @@ use lwm2m_base::{AssociationId, Peer};
 use association::{Alert, Association};
 use associations::{Associations, PeerAddress};
 use cookie::Cookies;
-use credentials::{KeyQuestion, PskKey};
+use credentials::{KeyKind, KeyQuestion, KeyUse, PskKey};
 use handshake::Acceptor;
 use handshakes::Handshakes;
 use key_cache::KeyCache;
-use lwm2m_base::identity::{Identity, PskIdentity};
+use key_turns::KeyTurns;
+use lwm2m_base::identity::Identity;
 use record::MAX_PLAINTEXT;
 use restart::AssociationChanges;
 
@@ -125,6 +127,7 @@ pub struct DtlsServer {
     rng: StdRng,
     cookies: Cookies,
     keys: KeyCache,
+    key_turns: KeyTurns,
     handshakes: Handshakes,
     associations: Associations,
     changes: AssociationChanges,
@@ -173,6 +176,7 @@ impl DtlsServer {
             cookies: Cookies::new(settings.cookie_lifetime, &mut rng, now),
             rng,
             keys: KeyCache::new(settings.cached_keys, settings.handshakes),
+            key_turns: KeyTurns::new(settings.cached_keys),
             handshakes: Handshakes::new(&settings),
             associations: Associations::default(),
             changes: AssociationChanges::default(),
@@ -198,6 +202,7 @@ impl DtlsServer {
 
     pub fn handle_timeout(&mut self, now: Instant) {
         self.keys.handle_timeout(now);
+        self.key_turns.handle_timeout(now);
         self.handle_handshake_timeouts(now);
         while let Some(silent) = self.associations.pop_silent(now, self.settings.idle) {
             self.closed(silent, AssociationCloseReason::Idle);
@@ -224,27 +229,32 @@ impl DtlsServer {
         self.keys.forget(question);
     }
 
-    /// Closes the associations of identities whose key was removed or changed; their devices have to make a new
-    /// handshake.
-    pub fn revoke(&mut self, is_revoked: impl Fn(&PskIdentity) -> bool) {
-        for id in self.associations.of_identities(&is_revoked) {
+    /// Closes the associations whose key was removed or changed; their devices have to make a new handshake.
+    pub fn revoke(&mut self, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
+        for id in self.associations.with_keys(|socket| self.settings.realm_of(socket), &is_revoked) {
             self.alert(id, Alert::CloseNotify);
             self.close(id, AssociationCloseReason::Revoked);
         }
-        for id in self.handshakes.of_identities(&is_revoked) {
+        for id in self.handshakes.with_keys(|socket| self.settings.realm_of(socket), &is_revoked) {
             self.handshake_failed(id, HandshakeFailure::Revoked);
         }
     }
 
     /// Returns the time at which `handle_timeout` has to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.handshakes.next_deadline(), self.associations.next_deadline(), self.keys.next_deadline()];
+        let (keys, turns) = (self.keys.next_deadline(), self.key_turns.next_deadline());
+        let deadlines = [self.handshakes.next_deadline(), self.associations.next_deadline(), keys, turns];
         deadlines.into_iter().flatten().min()
     }
 
     /// Returns the identity of the device of an association.
     pub fn identity(&self, association: AssociationId) -> Option<&Arc<Identity>> {
         self.associations.get(association).map(|association| &association.identity)
+    }
+
+    /// Returns the kind of the pre-shared key that made an association; `None` without such a key.
+    pub fn key_kind(&self, association: AssociationId) -> Option<KeyKind> {
+        self.associations.get(association)?.key_kind
     }
 
     /// Returns the address that the device of an association speaks from now.

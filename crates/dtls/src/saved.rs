@@ -9,6 +9,7 @@ use lwm2m_base::AssociationId;
 
 use super::association::{Association, RestoredAssociation};
 use super::cipher::{RecordKeys, Suite};
+use super::credentials::KeyKind;
 use super::record::PeerCid;
 use super::replay_window::ReplayWindow;
 use lwm2m_base::identity::{Identity, PskIdentity};
@@ -52,13 +53,17 @@ impl AssociationChange {
 }
 
 /// The version of the format. It is raised whenever the meaning of the bytes behind it changes.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// The format without the kind of the key. All keys were for registrations.
+const FORMAT_WITHOUT_KIND: u8 = 1;
 
 /// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no
 /// copy of them is left behind by a buffer that grows.
 pub(super) fn save(association: &Association) -> SavedAssociation {
     let (window, received) = association.window.parts();
     let mut open = vec![FORMAT, suite_number(association.keys.suite()), association.has_own_cid.into()];
+    open.push(kind_number(association.key_kind));
     for number in [association.next_write, window, received, association.failed_tags] {
         open.extend_from_slice(&number.to_be_bytes());
     }
@@ -78,18 +83,22 @@ pub(super) fn save(association: &Association) -> SavedAssociation {
 /// Loads a record; `None` if [`save`] did not write it, or in another version.
 pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
     let mut reader = SavedReader(&saved.bytes);
-    if reader.byte()? != FORMAT {
+    let format = reader.byte()?;
+    if ![FORMAT, FORMAT_WITHOUT_KIND].contains(&format) {
         return None;
     }
     let suite = Suite::ALL.into_iter().find(|suite| Some(suite_number(*suite)) == saved.bytes.get(1).copied())?;
     reader.byte()?;
     let has_own_cid = reader.byte()? != 0;
+    let stored_kind = if format == FORMAT { Some(reader.kind()?) } else { None };
     let [next_write, newest, received, failed_tags] =
         [reader.number()?, reader.number()?, reader.number()?, reader.number()?];
     let peer_cid = PeerCid::new(reader.bytes()?);
     let made_at = (saved.made_at, reader.address()?);
     let place = (saved.reached_by, reader.address()?);
     let identity = reader.identity()?;
+    let of_former_format = matches!(identity, Identity::Psk(_)).then_some(KeyKind::Registration);
+    let key_kind = stored_kind.unwrap_or(of_former_format);
     let last_flight = (0..reader.length()?).map(|_| Some(reader.bytes()?.to_vec())).collect::<Option<_>>()?;
     let keys = RecordKeys::from_block(suite, reader.0)?;
     let window = ReplayWindow::from_parts(newest, received);
@@ -106,6 +115,7 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
         failed_tags,
         last_flight,
         identity,
+        key_kind,
     };
     Some(restored)
 }
@@ -121,6 +131,16 @@ fn suite_number(suite: Suite) -> u8 {
         Suite::Aes256Ccm => 6,
         Suite::Aes256Gcm => 7,
         Suite::Aes256CbcSha384 => 8,
+    }
+}
+
+/// Returns the number of a kind of keys in the stored format.
+fn kind_number(kind: Option<KeyKind>) -> u8 {
+    match kind {
+        None => 0,
+        Some(KeyKind::Registration) => 1,
+        Some(KeyKind::Generated) => 2,
+        Some(KeyKind::Bootstrap) => 3,
     }
 }
 
@@ -172,6 +192,12 @@ impl<'a> SavedReader<'a> {
         let (byte, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*byte)
+    }
+
+    fn kind(&mut self) -> Option<Option<KeyKind>> {
+        let kinds = [None, Some(KeyKind::Registration), Some(KeyKind::Generated), Some(KeyKind::Bootstrap)];
+        let number = self.byte()?;
+        kinds.into_iter().find(|kind| kind_number(*kind) == number)
     }
 
     fn length(&mut self) -> Option<usize> {

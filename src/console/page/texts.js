@@ -138,6 +138,11 @@ export const FAILURES = {
     "Block-wise transfer failed",
     "Send a smaller body, or raise coap.received_body_size or limits.sent_body_size.",
   ],
+  bootstrap: [
+    "Bootstrap failed",
+    "The reason names what is missing: an account for the endpoint name, a key for bootstrap, DTLS, or a value that the " +
+      "device accepts.",
+  ],
   notRestored: ["Not restored after the restart", "The device registers again by itself, at its next Update."],
 };
 

@@ -3,7 +3,7 @@
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::coap::Code;
-use lwm2m_core::gateway::report::{CommandOutcome, Report};
+use lwm2m_core::gateway::report::{BootstrapReport, CommandOutcome, Report};
 use lwm2m_dtls::handshake::HandshakeError;
 use lwm2m_dtls::{DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 
@@ -25,6 +25,7 @@ impl Failure {
                 let failure = Self::at(*peer, FailureKind::Forbidden, forbidden_reason(*reason));
                 Some(Self { identity: identity.clone(), ..failure.answered(Some(endpoint), Code::FORBIDDEN) })
             }
+            Report::Bootstrap(report) => Self::of_bootstrap(report),
             Report::Dtls(report) => Self::of_dtls(report),
             Report::NotRestored { endpoint, reason } => {
                 Some(Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason)))
@@ -71,8 +72,30 @@ impl Failure {
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
-            | Report::ProfilesEvicted { .. }
-            | Report::Bootstrap(_) => None,
+            | Report::ProfilesEvicted { .. } => None,
+        }
+    }
+
+    /// A failed session has its step as path.
+    fn of_bootstrap(report: &BootstrapReport) -> Option<Self> {
+        match report {
+            BootstrapReport::Rejected { peer, endpoint, code, refusal } => {
+                let failure = Self::at(*peer, FailureKind::Bootstrap, refusal.reason());
+                Some(failure.answered(endpoint.as_deref(), *code))
+            }
+            BootstrapReport::Failed { endpoint, peer, step, code, reason } => {
+                let failure = Self::at(*peer, FailureKind::Bootstrap, reason.as_str()).about(&step.to_string());
+                Some(Self { endpoint: Some(endpoint.clone()), code: *code, ..failure })
+            }
+            BootstrapReport::AccountRejected { endpoint, reason } => {
+                Some(Self::of_device(endpoint, FailureKind::Bootstrap, format!("account rejected: {reason}")))
+            }
+            BootstrapReport::Started { .. }
+            | BootstrapReport::Finished { .. }
+            | BootstrapReport::Differs { .. }
+            | BootstrapReport::AccountSet { .. }
+            | BootstrapReport::AccountRemoved { .. }
+            | BootstrapReport::Pack { .. } => None,
         }
     }
 
@@ -149,7 +172,7 @@ fn alert_words(number: u8) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use lwm2m_core::gateway::report::NotificationOutcome;
+    use lwm2m_core::gateway::report::{BootstrapStep, NotificationOutcome};
 
     use super::*;
 
@@ -191,6 +214,25 @@ mod tests {
             address: Some(peer().address),
             code: Some(Code::BAD_REQUEST),
             ..Failure::new(FailureKind::Register, "ep is missing")
+        };
+        assert_eq!(Failure::of(&report), Some(expected));
+    }
+
+    #[test]
+    fn a_failed_bootstrap_session_has_its_step_its_code_and_the_reason() {
+        let report = Report::Bootstrap(BootstrapReport::Failed {
+            endpoint: "ep1".to_owned(),
+            peer: peer(),
+            step: BootstrapStep::Finish,
+            code: Some(Code::NOT_ACCEPTABLE),
+            reason: "the device found the account inconsistent".to_owned(),
+        });
+        let expected = Failure {
+            endpoint: Some("ep1".to_owned()),
+            address: Some(peer().address),
+            code: Some(Code::NOT_ACCEPTABLE),
+            path: Some("POST /bs".to_owned()),
+            ..Failure::new(FailureKind::Bootstrap, "the device found the account inconsistent")
         };
         assert_eq!(Failure::of(&report), Some(expected));
     }

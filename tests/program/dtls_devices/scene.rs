@@ -245,7 +245,7 @@ impl DtlsDevicesScene {
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::FindKey(question) => {
                     let key = PskKey::new(KEY.to_vec()).expect("a key");
-                    let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };
+                    let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::from_secs(60) };
                     self.gateway.handle_key(self.now, &question, answer);
                 }
                 Output::Broker(

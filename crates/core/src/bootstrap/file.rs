@@ -301,7 +301,13 @@ fn read_bytes(text: &BytesText, place: &AccountPlace, reading: AccountReading<'_
     } else if let Some(file) = written.strip_prefix("file:") {
         let read = reading.read_file.ok_or_else(|| place.error(AccountProblem::NoFiles))?;
         let bytes = read(FilePath::new(file)).map_err(|problem| place.error(AccountProblem::File(problem)))?;
-        of_pem(&bytes).unwrap_or_else(|| without_line_break(&bytes).to_vec())
+        match of_pem(&bytes) {
+            Some((label, _)) if OTHER_KEY_FORMATS.contains(&label) => {
+                return Err(place.error(AccountProblem::Expected(PKCS_8)));
+            }
+            Some((_, decoded)) => decoded,
+            None => without_line_break(&bytes).to_vec(),
+        }
     } else {
         return Err(place.error(AccountProblem::Expected("\"generate\", \"hex:...\" or \"file:...\"")));
     };
@@ -315,13 +321,18 @@ fn hex(digits: &str) -> Option<Vec<u8>> {
     bytes.filter(|_| odd.is_empty())
 }
 
-/// Returns the bytes of the first part of a PEM file (RFC 7468).
-fn of_pem(bytes: &[u8]) -> Option<Vec<u8>> {
+/// The PEM labels of private keys in other formats than PKCS #8, and of what may precede one of them in its file.
+const OTHER_KEY_FORMATS: [&str; 4] = ["EC PRIVATE KEY", "EC PARAMETERS", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"];
+
+const PKCS_8: &str = "a private key in PKCS #8 without password (openssl pkcs8 -topk8 -nocrypt)";
+
+/// Returns the label and the bytes of the first part of a PEM file (RFC 7468).
+fn of_pem(bytes: &[u8]) -> Option<(&str, Vec<u8>)> {
     let text = std::str::from_utf8(bytes).ok()?;
-    let (_, body) = text.split_once("-----BEGIN ")?.1.split_once("-----")?;
+    let (label, body) = text.split_once("-----BEGIN ")?.1.split_once("-----")?;
     let (body, _) = body.split_once("-----END ")?;
     let body: String = body.chars().filter(|character| !character.is_ascii_whitespace()).collect();
-    STANDARD.decode(body).ok()
+    Some((label, STANDARD.decode(body).ok()?))
 }
 
 /// A text file ends with a line break, which belongs to no key.

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::bootstrap::EndpointPattern;
 use crate::coap::Parameters;
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
@@ -81,6 +82,8 @@ pub struct BootstrapConfig {
     pub generated_keys: usize,
     /// The endpoint names that a DTLS identity may ask bootstrap for.
     pub identity: IdentityRule,
+    /// The names of the certificates and raw public keys that are for bootstrap, and so for nothing else.
+    pub certificates: Vec<EndpointPattern>,
     /// The client at the broker by which accounts come; `None` if they are those of the file only.
     pub client: Option<BootstrapClient>,
 }
@@ -123,6 +126,7 @@ impl Default for BootstrapConfig {
             sessions: 1_000,
             generated_keys: 100_000,
             identity: IdentityRule::default(),
+            certificates: Vec::new(),
             client: None,
         }
     }

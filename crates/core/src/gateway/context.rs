@@ -21,7 +21,7 @@ use crate::mqtt::downlink::CommandContext;
 use crate::registry::{Device, RegistrationId};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
-use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion};
 use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
 use super::bootstrap::awaited_bootstraps::AwaitedBootstraps;
@@ -159,10 +159,39 @@ impl Context {
         }
     }
 
-    /// Returns the generated key that a handshake tries; `None` if there is none, or if the socket is for bootstrap.
-    pub fn generated_key(&mut self, question: &KeyQuestion) -> Option<KeyAnswer> {
-        let is_registration = SocketRole::of_realm(question.realm).serves_registrations();
-        if is_registration { self.generated_keys.answer(&question.identity) } else { None }
+    /// Returns the generated key of an identity; `None` if there is none, or if the socket is for bootstrap. At a socket
+    /// for both an identity is of one kind: a key of `bootstrap.psk_file` comes before a generated one.
+    pub fn generated_key(&self, question: &KeyQuestion) -> Option<KeyAnswer> {
+        let holds = match SocketRole::of_realm(question.realm) {
+            SocketRole::Registration => true,
+            SocketRole::All => !self.bootstrap_identities.contains(&question.identity),
+            SocketRole::Bootstrap => false,
+        };
+        if holds { self.generated_keys.answer(&question.identity) } else { None }
+    }
+
+    /// Returns whether a look-up that began earlier answers with a key of another kind than the identity has now.
+    pub fn is_second_kind(&self, question: &KeyQuestion, answer: &KeyAnswer) -> bool {
+        let is_bootstrap = self.bootstrap_identities.contains(&question.identity);
+        let is_shared = SocketRole::of_realm(question.realm) == SocketRole::All;
+        match answer {
+            KeyAnswer::Found { key, .. } => is_shared && is_bootstrap != (key.kind == KeyKind::Bootstrap),
+            KeyAnswer::Unknown { .. } | KeyAnswer::Unavailable => false,
+        }
+    }
+
+    /// Notes that a device has registered over this peer: a rotated key replaces the former one if the device uses it.
+    pub fn has_registered(&mut self, peer: Peer) {
+        let (Some(association), Some(identity)) = (peer.association, self.identity(peer)) else { return };
+        let Identity::Psk(identity) = &*identity else { return };
+        if self.generated_keys.registered(identity, association) {
+            self.forget_key(identity);
+        }
+    }
+
+    /// Returns the kind of the pre-shared key that this peer has proved; `None` without one.
+    pub fn key_kind(&self, peer: Peer) -> Option<KeyKind> {
+        self.dtls.as_ref()?.server.key_kind(peer.association?)
     }
 
     /// Makes the DTLS server look up the key of an identity anew.

@@ -85,14 +85,14 @@ use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
-use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion, PskKey};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse, PskKey};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
 use broker::BrokerEvent;
 use command_scheduler::CommandScheduler;
-use config::{BootstrapConfig, GatewayConfig, Limits};
+use config::{BootstrapConfig, GatewayConfig, Limits, SocketRole};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
 use firmware::campaign_client;
@@ -215,12 +215,9 @@ impl Gateway {
 
     /// Takes the answer to [`Output::FindKey`].
     pub fn handle_key(&mut self, now: Instant, question: &KeyQuestion, answer: KeyAnswer) {
-        // A key may have been generated meanwhile.
-        let generated = match &answer {
-            KeyAnswer::Found { .. } => None,
-            KeyAnswer::Unknown { .. } | KeyAnswer::Unavailable => self.context.generated_key(question),
-        };
-        let answer = generated.unwrap_or(answer);
+        // A key may have been generated meanwhile: it comes before any other key for registrations.
+        let answer = self.context.generated_key(question).unwrap_or(answer);
+        let answer = if self.context.is_second_kind(question, &answer) { KeyAnswer::Unavailable } else { answer };
         self.with_dtls_server(now, |server| server.handle_key(now, question, answer));
     }
 
@@ -280,13 +277,12 @@ impl Gateway {
 impl Gateway {
     /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
     pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
-        Self {
-            intake: MessageIntake::new(&settings.limits),
-            bootstrap: BootstrapServer::new(settings.bootstrap.as_ref(), now),
-            registrations: Registrations::default(),
-            campaigns: Campaigns::new(&settings.firmware, now),
-            context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
-        }
+        let intake = MessageIntake::new(&settings.limits);
+        let campaigns = Campaigns::new(&settings.firmware, now);
+        let bootstrap_settings = settings.bootstrap.clone();
+        let mut context = Context::new(settings, model, seed, WallClock::new(now, unix_time));
+        let bootstrap = BootstrapServer::new(bootstrap_settings.as_ref(), now, &mut context.rng);
+        Self { context, intake, bootstrap, registrations: Registrations::default(), campaigns }
     }
 
     /// Adds DTLS at this socket and all after it.
@@ -329,11 +325,9 @@ impl Gateway {
         }
     }
 
-    /// Closes the associations of identities whose key was changed or removed. The registrations stay, and their
-    /// devices cannot use them before they have the new keys.
-    pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
-        let is_generated: HashSet<PskIdentity> = self.context.generated_keys.identities().cloned().collect();
-        let is_revoked = |identity: &PskIdentity| !is_generated.contains(identity) && is_revoked(identity);
+    /// Closes the associations whose key was changed or removed. The registrations stay, and their devices cannot use them
+    /// before they have the new keys.
+    pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
     }
 
@@ -353,9 +347,18 @@ impl Gateway {
         self.bootstrap.accounts_mut().set_endpoint(endpoint, account);
     }
 
-    /// Replaces the list of identities whose keys are for bootstrap only.
-    pub fn set_bootstrap_identities(&mut self, identities: HashSet<PskIdentity>) {
+    /// Replaces the list of identities that have a key for bootstrap. At a socket for both registrations and bootstrap such
+    /// an identity has no other key: the associations there that were made with another one are closed.
+    pub fn set_bootstrap_identities(&mut self, now: Instant, identities: HashSet<PskIdentity>) {
         self.context.bootstrap_identities = identities;
+        self.context.now = now;
+        let Context { dtls: Some(dtls), bootstrap_identities, .. } = &mut self.context else { return };
+        dtls.server.forget_keys();
+        dtls.server.revoke(|KeyUse { identity, kind, realm }| {
+            let is_shared = SocketRole::of_realm(realm) == SocketRole::All;
+            is_shared && kind != KeyKind::Bootstrap && bootstrap_identities.contains(identity)
+        });
+        self.handle_dtls();
     }
 
     /// Replaces the list of identities that have a key of their own: their devices need no plain UDP.
@@ -475,8 +478,8 @@ impl Gateway {
         if is_for_bootstrap(context, peer, identity) {
             return;
         }
-        if let (Identity::Psk(identity), Some(key)) = (&**identity, key) {
-            context.generated_keys.proved(identity, key);
+        if let (Identity::Psk(identity), Some(key), Some(association)) = (&**identity, key, peer.association) {
+            context.generated_keys.proved(identity, key, association);
         }
         registrations.devices_mut().established(context, peer, identity);
     }

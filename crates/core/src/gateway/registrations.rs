@@ -355,6 +355,7 @@ impl Registrations {
         let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
         let skipped = auto_observe::schedule(context, device);
         context.changed(device);
+        context.has_registered(peer);
         context.publish(id, publication);
         publish_status(context, device);
         context.report(Report::Registered { endpoint, peer, lifetime });

@@ -20,6 +20,7 @@ impl Default for Making {
 
 pub fn association(making: Making) -> Association {
     let id = AssociationId(7);
+    let key_kind = matches!(making.identity, Identity::Psk(_)).then_some(KeyKind::Registration);
     let established = Established {
         keys: RecordKeys::derive(making.suite, &[3; 48], &[1; 32], &[2; 32]),
         own_cid: making.own_cid.then(|| OwnCid(id.0.to_be_bytes())),
@@ -31,7 +32,7 @@ pub fn association(making: Making) -> Association {
         identity: making.identity,
         resumed: false,
     };
-    Association::new(id, (1, "192.0.2.1:5000".parse().unwrap()), established, Instant::now())
+    Association::new(id, (1, "192.0.2.1:5000".parse().unwrap()), (established, key_kind), Instant::now())
 }
 
 /// The other end of an association of a test.

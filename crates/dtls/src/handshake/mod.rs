@@ -221,6 +221,21 @@ impl Handshake {
         }
     }
 
+    /// Returns whether the client resumes a session by a ticket, and its key is awaited.
+    pub(crate) fn is_resuming(&self) -> bool {
+        matches!(self.stage, HandshakeStage::Resuming { .. })
+    }
+
+    /// Returns whether the session that the client resumes was made with this key.
+    pub(crate) fn resumes_with(&self, key: &PskKey) -> bool {
+        match &self.stage {
+            HandshakeStage::Resuming { connection, identity } => {
+                self.acceptor.tickets().belongs_to(connection.ticket_note(), identity, key)
+            }
+            HandshakeStage::Hello | HandshakeStage::Exchanging { .. } | HandshakeStage::Over => false,
+        }
+    }
+
     /// Returns whether the client has answered the first flight. Until the handshake is finished that is no proof of
     /// who it is, but a client that only floods hellos does not do it.
     pub(crate) fn is_answered(&self) -> bool {

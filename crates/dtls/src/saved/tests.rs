@@ -31,6 +31,7 @@ fn what_is_saved_is_loaded() {
             assert_eq!((loaded.keys, loaded.window), (original.keys.clone(), original.window));
             assert_eq!((loaded.has_own_cid, &loaded.peer_cid), (original.has_own_cid, &original.peer_cid));
             assert_eq!((loaded.next_write, loaded.failed_tags), (original.next_write, 9));
+            assert_eq!(loaded.key_kind, original.key_kind);
             assert_eq!((&loaded.identity, loaded.last_flight), (&*original.identity, original.last_flight.to_vec()));
         }
     }
@@ -53,10 +54,21 @@ fn what_was_not_saved_here_is_not_loaded() {
 }
 
 #[test]
+fn a_key_of_the_former_format_is_for_registrations() {
+    for identity in identities() {
+        let is_psk = matches!(identity, Identity::Psk(_));
+        let mut saved = save(&association(Making { identity, ..Making::default() }));
+        saved.bytes[0] = FORMAT_WITHOUT_KIND;
+        saved.bytes.remove(3);
+        assert_eq!(load(&saved).unwrap().key_kind, is_psk.then_some(KeyKind::Registration));
+    }
+}
+
+#[test]
 fn an_association_takes_little_room() {
     let mut small = association(Making::default());
     small.last_flight = Box::default();
-    assert_eq!(save(&small).bytes.len(), 110, "AES-128 with connection ids, a PSK identity of 10 bytes");
+    assert_eq!(save(&small).bytes.len(), 111, "AES-128 with connection ids, a PSK identity of 10 bytes");
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn read_file(file: &FilePath) -> Result<Vec<u8>, String> {
     match file.to_str() {
         Some("key.txt") => Ok(b"a key of a file\r\n".to_vec()),
         Some("key.pem") => Ok(b"-----BEGIN PRIVATE KEY-----\nAQID\nBA==\n-----END PRIVATE KEY-----\n".to_vec()),
+        Some("sec1.pem") => Ok(b"-----BEGIN EC PRIVATE KEY-----\nAQID\n-----END EC PRIVATE KEY-----\n".to_vec()),
         _ => Err("no such file".to_owned()),
     }
 }
@@ -119,12 +120,22 @@ fn what_a_client_would_refuse_at_the_end_of_bootstrap_is_refused_when_the_accoun
         (json!({ "secret": null }), "secret: is missing"),
         (json!({ "secret": "file:missing" }), "secret: no such file"),
         (json!({ "secret": "hex:" }), "secret: expected at least one byte"),
+        (json!({ "secret": "file:sec1.pem" }), "secret: expected a private key in PKCS #8"),
         (json!({ "secret": "generate", "identity": "all" }), "a generated key needs an identity with ${endpoint_name}"),
     ] {
         let problem = problem(changes.clone());
         assert!(problem.starts_with("account 1 (lab-*), ") || problem.contains("whole"), "{problem}");
         assert!(problem.contains(expected), "{changes}: {problem}");
     }
+}
+
+#[test]
+fn neither_an_error_nor_a_debug_print_shows_a_value_that_may_be_a_secret() {
+    assert!(!problem(json!({ "lifetime": "planted-key" })).contains("planted-key"));
+    let mut account = server_with(json!({ "secret": "planted-key" }));
+    account["object"] = json!([{ "path": "/9/0", "resources": { "1": "planted-key" } }]);
+    let file: AccountFile = serde_json::from_value(json!({ "account": [account] })).unwrap();
+    assert!(!format!("{file:?}").contains("planted-key"), "{file:?}");
 }
 
 #[test]

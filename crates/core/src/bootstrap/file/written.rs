@@ -67,8 +67,9 @@ pub(super) struct ServerText {
     mute_send: Option<bool>,
 }
 
-/// An instance of another object: its resources by ID. A resource with instances is a table of them by ID.
-#[derive(Debug, Deserialize)]
+/// An instance of another object: its resources by ID. A resource with instances is a table of them by ID. The values may
+/// be secrets: `Debug` shows none.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AccountObjectText {
     pub path: String,
@@ -82,6 +83,12 @@ pub(super) struct Period(pub Duration);
 /// `generate`, `hex:…` or `file:…`.
 #[derive(Debug)]
 pub(super) struct BytesText(pub Secret);
+
+impl fmt::Debug for AccountObjectText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccountObjectText({} with {} resources)", self.path, self.resources.len())
+    }
+}
 
 impl ServerText {
     /// Returns the names of the members for credentials, and whether each is written.
@@ -153,9 +160,10 @@ impl Visitor<'_> for PeriodVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Period, E> {
-        let time = humantime::parse_duration(text).map_err(|_| E::custom(format!("{text:?} is no duration")))?;
+        let time =
+            humantime::parse_duration(text).map_err(|_| E::custom("no duration such as \"90s\" or \"1h 30m\""))?;
         if time.subsec_nanos() != 0 {
-            return Err(E::custom(format!("{text:?} is no number of whole seconds")));
+            return Err(E::custom("no number of whole seconds"));
         }
         self.visit_u64(time.as_secs())
     }

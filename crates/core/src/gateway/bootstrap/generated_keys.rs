@@ -1,9 +1,8 @@
 //! Pre-shared keys that the bootstrap server generates for devices.
 //!
 //! 1. The first bootstrap of a device generates its key, which holds at once. Later ones give the same key again.
-//! 2. An account with `rotate` generates a next key. Until the device has proved it in a handshake both hold: a handshake
-//!    can try only one key, so they take turns.
-//! 3. The proof of the next key removes the former one.
+//! 2. An account with `rotate` generates a next key. Both hold until the device has registered with the next one.
+//! 3. The registration removes the former key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,15 +11,16 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::bootstrap::secret::SecretBytes;
+use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
-use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
+use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, PskKey};
 
 use super::super::record::{Change, GeneratedKeyRecord};
 
 /// The bytes of a generated key.
 const LENGTH: usize = 16;
 
-/// The cache time of a key that is the only one. The cache is cleared when a next one is generated.
+/// The cache time of a key. The cache is cleared when a next one is generated, and when the former one holds no longer.
 const KEEP: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
@@ -38,12 +38,12 @@ struct GeneratedKey {
     next: Option<NextKey>,
 }
 
-/// A key that the device has not proved yet.
+/// A key that the device has not registered with yet.
 #[derive(Debug)]
 struct NextKey {
     key: SecretBytes,
-    /// Whether the next handshake tries the former key.
-    former_is_due: bool,
+    /// The newest association that was made with this key.
+    association: Option<AssociationId>,
 }
 
 impl GeneratedKeys {
@@ -54,7 +54,7 @@ impl GeneratedKeys {
 
     pub fn restore(&mut self, records: Vec<GeneratedKeyRecord>) {
         for GeneratedKeyRecord { identity, key, next } in records {
-            let next = next.map(|key| NextKey { key, former_is_due: false });
+            let next = next.map(|key| NextKey { key, association: None });
             self.keys.insert(identity, GeneratedKey { key, next });
         }
     }
@@ -83,7 +83,7 @@ impl GeneratedKeys {
             Some(next) => Some(next.key.clone()),
             None if rotate => {
                 let key = generate();
-                known.next = Some(NextKey { key: key.clone(), former_is_due: false });
+                known.next = Some(NextKey { key: key.clone(), association: None });
                 self.changed(identity);
                 Some(key)
             }
@@ -91,35 +91,37 @@ impl GeneratedKeys {
         }
     }
 
-    /// Returns the key that the next handshake of this identity tries; `None` if none was generated.
-    pub fn answer(&mut self, identity: &PskIdentity) -> Option<KeyAnswer> {
-        let known = self.keys.get_mut(identity)?;
-        let (key, keep_for) = match &mut known.next {
-            Some(next) => {
-                let is_former = next.former_is_due;
-                next.former_is_due = !is_former;
-                (if is_former { &known.key } else { &next.key }, Duration::ZERO)
-            }
-            None => (&known.key, KEEP),
+    /// Returns the key of this identity, and the former one while it holds; `None` if none was generated.
+    pub fn answer(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
+        let known = self.keys.get(identity)?;
+        let current = PskKey::new(known.key.reveal())?;
+        let (key, former) = match &known.next {
+            Some(next) => (PskKey::new(next.key.reveal())?, Some(current)),
+            None => (current, None),
         };
-        Some(KeyAnswer::Found { key: PskKey::new(key.reveal())?, keep_for })
+        Some(KeyAnswer::Found { key: FoundKey { key, former, kind: KeyKind::Generated }, keep_for: KEEP })
     }
 
-    /// Notes that a handshake proved this key: if it is the next one the former one does not hold any more.
-    pub fn proved(&mut self, identity: &PskIdentity, key: &PskKey) {
-        let Some(known) = self.keys.get_mut(identity) else { return };
-        if let Some(next) = known.next.take_if(|next| next.key.reveal() == key.reveal()) {
-            known.key = next.key;
-            self.changed(identity);
+    /// Notes that a handshake proved this key.
+    pub fn proved(&mut self, identity: &PskIdentity, key: &PskKey, association: AssociationId) {
+        let next = self.keys.get_mut(identity).and_then(|known| known.next.as_mut());
+        if let Some(next) = next.filter(|next| next.key.reveal() == key.reveal()) {
+            next.association = Some(association);
         }
+    }
+
+    /// Notes that a device has registered over this association. If the association was made with the next key, the former
+    /// one holds no longer; returns whether it is so.
+    pub fn registered(&mut self, identity: &PskIdentity, association: AssociationId) -> bool {
+        let Some(known) = self.keys.get_mut(identity) else { return false };
+        let Some(next) = known.next.take_if(|next| next.association == Some(association)) else { return false };
+        known.key = next.key;
+        self.changed(identity);
+        true
     }
 
     pub fn contains(&self, identity: &PskIdentity) -> bool {
         self.keys.contains_key(identity)
-    }
-
-    pub fn identities(&self) -> impl Iterator<Item = &PskIdentity> {
-        self.keys.keys()
     }
 
     pub fn len(&self) -> usize {
@@ -161,9 +163,12 @@ mod tests {
         PskIdentity::new(name.as_bytes()).unwrap()
     }
 
-    fn tried(keys: &mut GeneratedKeys) -> Vec<u8> {
+    /// Returns the key of the identity `a`, and the former one.
+    fn held(keys: &GeneratedKeys) -> (Vec<u8>, Option<Vec<u8>>) {
         match keys.answer(&identity("a")) {
-            Some(KeyAnswer::Found { key, .. }) => key.reveal().to_vec(),
+            Some(KeyAnswer::Found { key: FoundKey { key, former, kind: KeyKind::Generated }, .. }) => {
+                (key.reveal().to_vec(), former.map(|former| former.reveal().to_vec()))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -176,30 +181,33 @@ mod tests {
         assert_eq!(keys.issue(&identity("a"), false, 2, &mut rng), Some(first.clone()));
         assert_ne!(keys.issue(&identity("b"), false, 2, &mut rng), Some(first.clone()));
         assert_eq!(keys.issue(&identity("c"), false, 2, &mut rng), None, "there are two already");
-        assert_eq!(tried(&mut keys), first.reveal());
+        assert_eq!(held(&keys), (first.reveal().to_vec(), None));
         assert_eq!(keys.answer(&identity("c")), None);
     }
 
     #[test]
-    fn a_rotated_key_and_the_former_one_hold_until_the_device_has_proved_the_new_one() {
+    fn a_rotated_key_and_the_former_one_hold_until_the_device_has_registered_with_the_new_one() {
         let (mut keys, mut rng) = (GeneratedKeys::default(), StdRng::from_seed([7; 32]));
         keys.keep_changes();
         let former = keys.issue(&identity("a"), true, 9, &mut rng).unwrap();
         let next = keys.issue(&identity("a"), true, 9, &mut rng).unwrap();
         assert_ne!(former, next);
-        assert_eq!(keys.issue(&identity("a"), true, 9, &mut rng), Some(next.clone()), "it was not proved yet");
-        let turns = [(); 4].map(|()| tried(&mut keys));
-        assert_eq!(turns, [next.reveal(), former.reveal(), next.reveal(), former.reveal()]);
+        assert_eq!(keys.issue(&identity("a"), true, 9, &mut rng), Some(next.clone()), "it was not used yet");
+        let both = (next.reveal().to_vec(), Some(former.reveal().to_vec()));
+        assert_eq!(held(&keys), both);
 
-        keys.proved(&identity("a"), &PskKey::new(former.reveal()).unwrap());
+        keys.proved(&identity("a"), &PskKey::new(former.reveal()).unwrap(), AssociationId(1));
+        assert!(!keys.registered(&identity("a"), AssociationId(1)), "it is the former key");
         let stored = GeneratedKeyRecord { identity: identity("a"), key: former, next: Some(next.clone()) };
         assert_eq!(keys.take_changes(9), [Change::GeneratedKey(stored.clone())]);
         let mut restored = GeneratedKeys::default();
         restored.restore(vec![stored]);
-        assert_eq!(tried(&mut restored), next.reveal());
+        assert_eq!(held(&restored), both);
 
-        keys.proved(&identity("a"), &PskKey::new(next.reveal()).unwrap());
-        assert_eq!([(); 2].map(|()| tried(&mut keys)), [next.reveal(), next.reveal()]);
+        keys.proved(&identity("a"), &PskKey::new(next.reveal()).unwrap(), AssociationId(2));
+        assert_eq!(held(&keys), both, "the device has not registered");
+        assert!(keys.registered(&identity("a"), AssociationId(2)));
+        assert_eq!(held(&keys), (next.reveal().to_vec(), None));
         assert_eq!(keys.take_changes(9).len(), 1);
         assert_ne!(keys.issue(&identity("a"), true, 9, &mut rng), Some(next), "each later bootstrap has a new one");
     }

@@ -11,7 +11,7 @@
 //! # Peers without DTLS
 //!
 //! Their addresses may be forged. They get accounts without secrets only; their session begins with a Discover, which is
-//! smaller than the request and has to be answered within seconds; they can take half of the sessions; and a pack comes in
+//! smaller than the request, is repeated once and has to be answered within seconds; they can take half of the sessions; and a pack comes in
 //! the smallest blocks. They cannot end a session that runs over DTLS.
 
 pub(super) mod awaited_bootstraps;
@@ -23,8 +23,12 @@ mod request;
 mod session;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
 
 use crate::bootstrap::account::{Account, Accounts};
 use crate::bootstrap::secret::SecretBytes;
@@ -57,8 +61,13 @@ const PATH: &str = "bs";
 /// The path of requests for a pack.
 const PACK_PATH: &str = "bspack";
 
-/// The time in which a peer without DTLS has to answer the first request: enough for two retransmissions.
-const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time in which a peer without DTLS has to answer the first request, in units of `ACK_TIMEOUT`. The first
+/// retransmission comes after 1 to 1.5 units and the second after 3 at least, so there is one: an answer and two Discovers
+/// are less than three times the shortest request (RFC 7252 section 11.3).
+const PROOF_TIMEOUT: f64 = 2.5;
+
+/// That time if the peer has acknowledged the request, which is not repeated then.
+const PROOF_TIMEOUT_ACKNOWLEDGED: f64 = 5.0;
 
 /// The bytes of a block for a peer whose address may be forged.
 const UNPROVEN_BLOCK: usize = 16;
@@ -79,6 +88,8 @@ pub(super) struct BootstrapServer {
     /// The number of sessions over plain UDP.
     plain_sessions: usize,
     last_id: u64,
+    /// The secret key of the ETags of packs.
+    pack_tag_key: [u64; 2],
 }
 
 struct RunningSession {
@@ -91,10 +102,10 @@ struct RunningSession {
 
 impl BootstrapServer {
     /// Creates a server, whose client connects to the broker at once if there is one.
-    pub fn new(settings: Option<&BootstrapConfig>, now: Instant) -> Self {
+    pub fn new(settings: Option<&BootstrapConfig>, now: Instant, rng: &mut StdRng) -> Self {
         let has_client = settings.is_some_and(|settings| settings.client.is_some());
         let client = if has_client { BrokerClient::starting_at(now) } else { BrokerClient::default() };
-        Self { client, ..Self::default() }
+        Self { client, pack_tag_key: rng.random(), ..Self::default() }
     }
 
     /// Takes an event of the client at the broker.
@@ -137,9 +148,9 @@ impl BootstrapServer {
             EndpointEvent::Reset { .. } => self.fail(context, id, None, "the device reset the request"),
             EndpointEvent::TimedOut { .. } => self.fail(context, id, None, "the device did not answer"),
             EndpointEvent::Failed { error, .. } => self.fail(context, id, None, &error.to_string()),
-            // The answer comes later, or these are no events of requests.
-            EndpointEvent::Acknowledged { .. }
-            | EndpointEvent::BodyWanted { .. }
+            EndpointEvent::Acknowledged { .. } => self.acknowledged(context, id),
+            // These are no events of requests.
+            EndpointEvent::BodyWanted { .. }
             | EndpointEvent::Request { .. }
             | EndpointEvent::Notification { .. }
             | EndpointEvent::NotificationFailed { .. }
@@ -181,7 +192,7 @@ impl BootstrapServer {
         }
         let (asked, account) = self.authorize(context, &settings, received)?;
         let named = |refusal| (Some(asked.endpoint.clone()), refusal);
-        self.make_room(context, &settings, &asked.endpoint, peer).map_err(named)?;
+        let former = self.check_room(&settings, &asked.endpoint, peer).map_err(named)?;
         let endpoint: Arc<str> = asked.endpoint.as_str().into();
         let is_proven = peer.association.is_some();
         let begun = {
@@ -192,11 +203,16 @@ impl BootstrapServer {
             session::PlanError::TooManyKeys => named(BootstrapRefusal::TooManyKeys),
             session::PlanError::Identity | session::PlanError::BootstrapAccount => named(BootstrapRefusal::Unwritable),
         })?;
+        if let Some(former) = former {
+            // A command that awaits the session awaits the next one.
+            self.end_failed(context, former, None, "the device asked for another session");
+        }
         context.respond(id, Response::new(Code::CHANGED));
         context.report(Report::Bootstrap(BootstrapReport::Started { endpoint: asked.endpoint, peer }));
         let id = self.new_id();
         let exchange = context.coap.send_request(context.now, peer, first);
-        let patience = if is_proven { settings.session_timeout } else { PROOF_TIMEOUT.min(settings.session_timeout) };
+        let proof_timeout = context.settings.coap.ack_timeout.mul_f64(PROOF_TIMEOUT);
+        let patience = if is_proven { settings.session_timeout } else { proof_timeout.min(settings.session_timeout) };
         self.deadlines.set(id, context.now + patience);
         self.exchanges.insert(exchange, id);
         self.by_endpoint.insert(endpoint, id);
@@ -233,26 +249,33 @@ impl BootstrapServer {
         Ok((asked, account))
     }
 
-    /// Ends the session of an endpoint, and makes sure that there is room for another one.
-    fn make_room(
-        &mut self,
-        context: &mut Context,
+    /// Makes sure that there is room for a session. Returns the session of the endpoint that ends for it.
+    fn check_room(
+        &self,
         settings: &BootstrapConfig,
         endpoint: &str,
         peer: Peer,
-    ) -> Result<(), BootstrapRefusal> {
-        if let Some(id) = self.by_endpoint.get(endpoint).copied() {
-            let is_secured = self.sessions.get(&id).is_some_and(|running| running.session.peer.association.is_some());
-            if is_secured && peer.association.is_none() {
+    ) -> Result<Option<SessionId>, BootstrapRefusal> {
+        let former = self.by_endpoint.get(endpoint).and_then(|id| Some((*id, self.sessions.get(id)?)));
+        let is_plain = |peer: Peer| peer.association.is_none();
+        let (mut sessions, mut plain_sessions) = (self.sessions.len(), self.plain_sessions);
+        if let Some((_, running)) = former {
+            if is_plain(peer) && !is_plain(running.session.peer) {
                 return Err(BootstrapRefusal::Secured);
             }
-            // A command that awaits the session awaits the next one.
-            self.end_failed(context, id, None, "the device asked for another session");
+            sessions -= 1;
+            plain_sessions -= usize::from(is_plain(running.session.peer));
         }
         let most_plain = settings.sessions.div_ceil(2);
-        let is_full =
-            self.sessions.len() >= settings.sessions || peer.association.is_none() && self.plain_sessions >= most_plain;
-        if is_full { Err(BootstrapRefusal::Busy) } else { Ok(()) }
+        let is_full = sessions >= settings.sessions || is_plain(peer) && plain_sessions >= most_plain;
+        if is_full { Err(BootstrapRefusal::Busy) } else { Ok(former.map(|(id, _)| id)) }
+    }
+
+    /// Gives a peer that has not proved its address more time for its separate response.
+    fn acknowledged(&mut self, context: &Context, id: SessionId) {
+        let Some(running) = self.sessions.get(&id).filter(|running| !running.is_proven) else { return };
+        let timeout = context.settings.coap.ack_timeout.mul_f64(PROOF_TIMEOUT_ACKNOWLEDGED);
+        self.deadlines.set(id, running.began + timeout);
     }
 
     fn answered(&mut self, context: &mut Context, id: SessionId, response: &Response) {
@@ -368,6 +391,16 @@ impl BootstrapServer {
         }
     }
 
+    /// Returns the ETag of a pack, by which a device knows blocks of two versions apart (RFC 7959 section 2.4). It is keyed,
+    /// because it is shown in traces and a pack may hold guessable secrets.
+    fn pack_tag(&self, pack: &[u8]) -> [u8; 4] {
+        let mut hasher = DefaultHasher::new();
+        self.pack_tag_key.hash(&mut hasher);
+        pack.hash(&mut hasher);
+        let [a, b, c, d, ..] = hasher.finish().to_be_bytes();
+        [a, b, c, d]
+    }
+
     fn pack(&self, context: &mut Context, received: ReceivedRequest) -> Result<(String, Response), Refused> {
         let ReceivedRequest { peer, request, .. } = received;
         let settings = serving(context, peer).map_err(|refusal| (None, refusal))?;
@@ -391,7 +424,9 @@ impl BootstrapServer {
                 refused(BootstrapRefusal::Unwritable)
             }
         })?;
-        let mut response = Response { payload, ..Response::new(Code::CONTENT) };
+        let mut response = Response::new(Code::CONTENT);
+        response.options.add(number::ETAG, &self.pack_tag(&payload));
+        response.payload = payload;
         response.options.add_uint(number::CONTENT_FORMAT, format.number().into());
         Ok((asked.endpoint, response))
     }

@@ -5,9 +5,11 @@ use crate::coap::{Code, Request};
 use crate::lwm2m::content_format::ContentFormat;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
+use lwm2m_dtls::credentials::KeyKind;
 
 use super::super::config::{BootstrapConfig, SocketRole};
 use super::super::context::Context;
+use super::super::identity::names;
 use super::super::report::{BootstrapRefusal, Forbidden};
 
 /// Limits the bytes of an endpoint name, as in a Register.
@@ -64,14 +66,16 @@ pub(super) fn forbids(
     (!is_allowed).then_some(BootstrapRefusal::OtherIdentity)
 }
 
-/// Returns whether the credentials that a peer has proved are for bootstrap, and so for nothing else. At a socket for
-/// everything these are the identities of `bootstrap.psk_file`.
+/// Returns whether the credentials that a peer has proved are for bootstrap, and so for nothing else: a key of
+/// `bootstrap.psk_file`, or a certificate or raw public key that `bootstrap.certificates` names.
 pub(in super::super) fn is_for_bootstrap(context: &Context, peer: Peer, identity: &Identity) -> bool {
-    match (context.settings.role_of(peer.socket), identity) {
-        (SocketRole::Bootstrap, _) => true,
-        (SocketRole::Registration, _) => false,
-        (SocketRole::All, Identity::Psk(identity)) => context.bootstrap_identities.contains(identity),
-        (SocketRole::All, Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown) => false,
+    match identity {
+        Identity::Psk(_) => context.key_kind(peer) == Some(KeyKind::Bootstrap),
+        Identity::Certificate { .. } | Identity::RawPublicKey { .. } => {
+            let patterns = context.settings.bootstrap.as_ref().map(|settings| settings.certificates.as_slice());
+            names(identity).any(|name| patterns.unwrap_or_default().iter().any(|pattern| pattern.matches(name)))
+        }
+        Identity::Unknown => false,
     }
 }
 

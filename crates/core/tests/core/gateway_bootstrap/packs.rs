@@ -49,6 +49,20 @@ fn a_pack_has_all_instances_with_their_whole_paths() {
 }
 
 #[test]
+fn each_block_of_a_pack_has_the_etag_of_its_version() {
+    let mut scene = scene(account(json!({})));
+    let etag = |scene: &mut Scene, block: u32| {
+        let answer = ask_pack(scene, "ep=dev-7", Some(112), Some(block << 4));
+        answer.options.first(number::ETAG).expect("an ETag").to_vec()
+    };
+    let first = etag(&mut scene, 0);
+    assert_eq!(etag(&mut scene, 1), first);
+    let server = json!({ "short_server_id": 101, "uri": "coap://gw.example.com:5683", "lifetime": "2h" });
+    scene.gateway.set_bootstrap_accounts(accounts(json!([account(json!({ "server": [server] }))])));
+    assert_ne!(etag(&mut scene, 1), first, "the account has changed meanwhile");
+}
+
+#[test]
 fn a_pack_is_refused_with_the_code_of_its_reason() {
     let mut scene = scene(json!({ "match": "dev-*", "server": [{ "short_server_id": 1, "uri": "coap://gw" }] }));
     for (query, accept, code) in [

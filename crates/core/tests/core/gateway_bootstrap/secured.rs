@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::bootstrap::EndpointPattern;
 use lwm2m_core::coap::{MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget, TracedEvent};
 use lwm2m_core::gateway::{Gateway, Output};
-use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
-use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyQuestion, KeyUse, PskKey};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, PemSecret, VerifyMode};
+use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_dtls::{DtlsConfig, DtlsServer};
 use lwm2m_testkit::scene::beginning;
@@ -75,7 +77,7 @@ impl Secured {
         self.bootstrap.insert(identity.to_owned(), BOOTSTRAP_KEY.to_vec());
         let identities: HashSet<PskIdentity> =
             self.bootstrap.keys().filter_map(|identity| PskIdentity::new(identity.as_bytes())).collect();
-        self.gateway.set_bootstrap_identities(identities);
+        self.gateway.set_bootstrap_identities(self.now, identities);
         self
     }
 
@@ -86,8 +88,11 @@ impl Secured {
 
     /// Makes a handshake with a socket; `None` if it does not succeed within two minutes.
     fn connect(&mut self, socket: u16, identity: &str, key: &[u8]) -> Option<Client> {
+        self.connect_with(socket, DtlsClientConfig::psk(identity, key))
+    }
+
+    fn connect_with(&mut self, socket: u16, config: DtlsClientConfig) -> Option<Client> {
         self.ports += 1;
-        let config = DtlsClientConfig::psk(identity, key);
         let address = SocketAddr::from(([192, 0, 2, 1], self.ports));
         let mut client = Client { dtls: DtlsClient::new(self.now, config), socket, address };
         for _ in 0..120 {
@@ -132,9 +137,13 @@ impl Secured {
                     let of = |keys: &HashMap<String, Vec<u8>>| keys.get(question.identity.as_str()).cloned();
                     let bootstrap = role.serves_bootstrap().then(|| of(&self.bootstrap)).flatten();
                     let registration = role.serves_registrations().then(|| of(&self.registration)).flatten();
-                    let key = bootstrap.or(registration).and_then(PskKey::new);
+                    let bootstrap = bootstrap.map(|key| (key, KeyKind::Bootstrap));
+                    let key = bootstrap.or(registration.map(|key| (key, KeyKind::Registration)));
                     let keep_for = Duration::from_secs(3600);
-                    let answer = key.map_or(KeyAnswer::Unknown { keep_for }, |key| KeyAnswer::Found { key, keep_for });
+                    let answer = key.map_or(KeyAnswer::Unknown { keep_for }, |(key, kind)| {
+                        let key = FoundKey::new(PskKey::new(key).expect("a key"), kind);
+                        KeyAnswer::Found { key, keep_for }
+                    });
                     self.gateway.handle_key(self.now, &question, answer);
                 }
                 Output::Broker(BrokerCommand::Connect { registration, .. }) => {
@@ -267,6 +276,96 @@ fn a_key_of_one_kind_is_not_accepted_for_the_other() {
 }
 
 #[test]
+fn a_removed_key_closes_the_associations_of_its_own_kind_only() {
+    let mut secured = Secured::new(&APART, generating(json!({}))).with_bootstrap_identity("dev-7");
+    let mut bootstrap = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    let key = secured.bootstrap(&mut bootstrap, "ep=dev-7");
+    let mut registered = secured.connect(1, "dev-7", &key).expect("the generated key");
+    assert_eq!(secured.post(&mut registered, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
+    for (removed, closed) in [(KeyKind::Registration, false), (KeyKind::Bootstrap, true)] {
+        secured.gateway.revoke(secured.now, |KeyUse { kind, .. }| kind == removed);
+        secured.exchange(&mut bootstrap);
+        secured.exchange(&mut registered);
+        assert_eq!(secured.gateway.associations().associations, if closed { 1 } else { 2 }, "{removed:?}");
+    }
+    assert_eq!(secured.post(&mut registered, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
+}
+
+#[test]
+fn a_generated_key_ends_at_a_shared_socket_when_its_identity_gets_a_key_for_bootstrap() {
+    let mut secured = Secured::new(&[SocketRole::All], generating(json!({}))).with_bootstrap_identity("bs-dev-7");
+    secured.set_rule("bs-${endpoint_name}");
+    let mut client = secured.connect(0, "bs-dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    let key = secured.bootstrap(&mut client, "ep=dev-7");
+    assert!(secured.connect(0, "dev-7", &key).is_some());
+    secured = secured.with_bootstrap_identity("dev-7");
+    assert_eq!(secured.gateway.associations().associations, 1, "that of bs-dev-7 is left");
+    assert!(secured.connect(0, "dev-7", &key).is_none(), "an identity is of one kind");
+    let mut bootstrap = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("the key for bootstrap");
+    assert_eq!(secured.post(&mut bootstrap, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::FORBIDDEN);
+}
+
+#[test]
+fn a_key_of_a_look_up_under_way_does_not_replace_a_key_that_was_generated_meanwhile() {
+    let mut secured = Secured::new(&APART, generating(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    let key = secured.bootstrap(&mut client, "ep=dev-7");
+    let question = KeyQuestion {
+        identity: PskIdentity::new(b"dev-7").expect("an identity"),
+        realm: SocketRole::Registration.realm(),
+    };
+    let late = KeyAnswer::Found { key: PskKey::new(KEY).expect("a key").into(), keep_for: Duration::from_secs(3600) };
+    secured.gateway.handle_key(secured.now, &question, late);
+    assert!(secured.connect(1, "dev-7", KEY).is_none());
+    assert!(secured.connect(1, "dev-7", &key).is_some());
+}
+
+#[test]
+fn a_certificate_is_good_for_bootstrap_or_for_registrations_at_every_socket() {
+    let authority = Certified::authority("CA");
+    let server = CertificateRequest::new("gateway").issue(Some(&authority));
+    let acceptor = AcceptorConfig {
+        certificate_chain: Some(server.certificate_pem()),
+        private_key: Some(PemSecret::new(server.key_pem())),
+        authorities: Some(authority.certificate_pem()),
+        verify: VerifyMode::Peer { required: true },
+        ..AcceptorConfig::default()
+    };
+    let client = |name: &str| {
+        let device = CertificateRequest::new(name).issue(Some(&authority));
+        DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8")
+    };
+    for roles in [&APART[..], &[SocketRole::All, SocketRole::All]] {
+        let mut secured = Secured::new(roles, account(json!({})));
+        secured.gateway.set_acceptor(Some(Acceptor::new(&acceptor).expect("an acceptor")));
+        let certificates = vec![EndpointPattern::new("factory-*")];
+        secured.gateway.set_bootstrap(Some(BootstrapConfig { certificates, ..BootstrapConfig::default() }));
+        for (name, at_bootstrap, at_registration) in
+            [("factory-1", Code::CHANGED, Code::FORBIDDEN), ("dev-7", Code::BAD_REQUEST, Code::CREATED)]
+        {
+            let mut bootstrap = secured.connect_with(0, client(name)).expect("a certificate");
+            assert_eq!(secured.post(&mut bootstrap, "bs", &format!("ep={name}")), at_bootstrap, "{name}");
+            let mut registration = secured.connect_with(1, client(name)).expect("a certificate");
+            let register = format!("ep={name}&lt=300&lwm2m=1.1");
+            assert_eq!(secured.post(&mut registration, "rd", &register), at_registration, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_cannot_begin_a_session_does_not_end_the_one_that_runs() {
+    let mut secured = Secured::new(&APART, account(json!({}))).with_bootstrap_identity("dev-7");
+    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
+    assert_eq!(secured.post(&mut client, "bs", "ep=dev-7"), Code::CHANGED);
+    secured.receive(&mut client).expect("the Discover");
+    let server = json!({ "short_server_id": 101, "uri": "coap://gw.example.com", "security_instance": 0 });
+    let unwritable = account(json!({ "discover": false, "server": [server] }));
+    secured.gateway.set_bootstrap_accounts(accounts(json!([unwritable])));
+    assert_eq!(secured.post(&mut client, "bs", "ep=dev-7"), Code::BAD_REQUEST);
+    assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 1);
+}
+
+#[test]
 fn an_association_for_bootstrap_takes_over_no_registration() {
     let mut secured = Secured::new(&APART, account(json!({})));
     secured = secured.with_bootstrap_identity("dev-7").with_identity("dev-7");
@@ -297,7 +396,11 @@ fn a_rotated_key_holds_beside_the_former_one_until_the_device_uses_it() {
     let tries = |secured: &mut Secured, key: &[u8]| (0..2).any(|_| secured.connect(1, "dev-7", key).is_some());
     assert!(tries(&mut secured, &former));
     assert!(tries(&mut secured, &next));
-    assert!(!tries(&mut secured, &former), "the device has proved the next one");
+    assert!(tries(&mut secured, &former), "the device has not registered with the next one");
+    let mut registered = secured.connect(1, "dev-7", &next).or_else(|| secured.connect(1, "dev-7", &next));
+    let registered = registered.as_mut().expect("the next key");
+    assert_eq!(secured.post(registered, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
+    assert!(!tries(&mut secured, &former), "the device has registered with the next one");
     assert!(secured.connect(1, "dev-7", &next).is_some());
 }
 

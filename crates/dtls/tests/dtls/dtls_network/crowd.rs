@@ -210,7 +210,7 @@ impl Crowd {
                 DtlsOutput::Transmit { datagram, .. } => self.to_attacker.push(datagram),
                 DtlsOutput::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key");
-                    let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(3600) };
+                    let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::from_secs(3600) };
                     self.server.handle_key(self.now, &question, answer);
                 }
                 DtlsOutput::Report(DtlsReport::HandshakeFailed { reason, .. }) => {

@@ -13,7 +13,7 @@ fn what_was_made_by_a_key_that_is_gone_is_over_and_its_device_is_told() {
         let stays = scene.peer();
         scene.save();
 
-        scene.server.revoke(|identity| identity.as_str() == "urn:imei:1");
+        scene.server.revoke(|key| key.identity.as_str() == "urn:imei:1");
         scene.drain();
         scene.settle();
 
@@ -39,7 +39,7 @@ fn a_handshake_that_has_such_a_key_ends_and_one_that_still_waits_for_its_key_get
         scene.settle();
         assert_eq!((scene.asked.len(), scene.server.table_sizes().handshakes), (1, 1));
 
-        scene.server.revoke(|identity| identity.as_str() == "urn:imei:1");
+        scene.server.revoke(|key| key.identity.as_str() == "urn:imei:1");
         scene.drain();
 
         let expected = if has_key { vec![HandshakeFailure::Revoked] } else { vec![] };

@@ -247,7 +247,7 @@ impl DtlsNetwork {
     pub fn answer(&self, identity: &PskIdentity) -> KeyAnswer {
         let keep_for = Duration::from_secs(300);
         match self.keys.get(identity.as_str()) {
-            Some(key) => KeyAnswer::Found { key: PskKey::new(key.as_slice()).expect("a key"), keep_for },
+            Some(key) => KeyAnswer::Found { key: PskKey::new(key.as_slice()).expect("a key").into(), keep_for },
             None => KeyAnswer::Unknown { keep_for },
         }
     }
