@@ -190,6 +190,10 @@ fn heal(world: &mut World, random: &mut StdRng) {
     world.come_back();
     for id in 0..world.processes.len() {
         world.go_on(id);
+        // All nodes may have been told to drain while the engine was away: then nobody would be left.
+        if world.processes[id].draining {
+            world.kill(id);
+        }
     }
     for number in 0..NODES {
         if world.current(number).is_none() {

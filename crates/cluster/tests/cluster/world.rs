@@ -56,6 +56,7 @@ pub struct Running {
     pub alive: bool,
     stopped: bool,
     pub ended: Option<Ended>,
+    pub draining: bool,
     pub drained: bool,
     clock_offset: i64,
     /// The rate of the monotonic clock, in millionths off.
@@ -143,6 +144,7 @@ impl World {
             alive: true,
             stopped: false,
             ended: None,
+            draining: false,
             drained: false,
             clock_offset,
             drift,
@@ -175,6 +177,7 @@ impl World {
     }
 
     pub fn drain(&mut self, id: usize) {
+        self.processes[id].draining = true;
         self.deliver(0, Delivery::ToProcess(id, Event::Drain));
     }
 
