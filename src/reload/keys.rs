@@ -206,7 +206,7 @@ mod tests {
         let mut shared = SharedKeys::new("one:first\n", "two:second\n");
         // The listener gets another role in the file only.
         shared.config.listeners.clear();
-        shared.write("one:first\ntwo:other keys\n", "two:second\n");
+        fs::write(shared.folder.path().join("keys.psk"), "one:first\ntwo:other keys\n").unwrap();
         let (registration, bootstrap) = shared.read();
         assert!(registration.is_err_and(|why| why.contains("\"two\" has a key in dtls.psk_file and in bootstrap")));
         assert!(matches!(bootstrap, Ok(None)));
