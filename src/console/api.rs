@@ -79,7 +79,7 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
         .routes(routes!(failures::failures))
-        .routes(routes!(campaigns::campaigns, campaigns::begin))
+        .routes(routes!(campaigns::campaigns, campaigns::begin_campaign))
         .routes(routes!(campaigns::campaign))
         .routes(routes!(campaigns::campaign_devices))
         .routes(routes!(campaigns::act))

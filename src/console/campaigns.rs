@@ -203,7 +203,7 @@ pub async fn campaigns(
         Problems<400>, Problems<409>, Problems<413>, Problems<415>, Problems<503>
     )
 )]
-pub async fn begin(
+pub async fn begin_campaign(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     Extension(peer): Extension<ConsolePeer>,
