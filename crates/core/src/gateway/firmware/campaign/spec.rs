@@ -89,8 +89,8 @@ pub struct CampaignText {
     pattern: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     endpoints: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    filter: BTreeMap<String, OneOrMany>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filter: Option<BTreeMap<String, OneOrMany>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrency: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,7 +285,8 @@ impl TryFrom<CampaignText> for CampaignSpec {
         if text.version.is_empty() {
             return Err(SpecError::NoVersion);
         }
-        let who = selection(text.pattern, text.endpoints, text.filter.is_empty())?;
+        let wanted = text.filter.unwrap_or_default();
+        let who = selection(text.pattern, text.endpoints, wanted.is_empty())?;
         let concurrency = text.concurrency.unwrap_or(CONCURRENCY);
         let pace = text.pace.unwrap_or(PACE);
         if !(1..=MOST_AT_ONCE).contains(&concurrency) {
@@ -301,7 +302,7 @@ impl TryFrom<CampaignText> for CampaignSpec {
             image,
             version: text.version,
             who,
-            filter: filter(text.filter)?,
+            filter: filter(wanted)?,
             concurrency,
             pace,
             stop_after: text.stop_after.as_ref().map(limit).transpose()?,
@@ -327,7 +328,9 @@ impl From<CampaignSpec> for CampaignText {
             FailureLimit::Number(number) => NumberOrText::Number(number),
             FailureLimit::Percent(percent) => NumberOrText::Text(format!("{percent}%")),
         });
-        let filter = spec.filter.into_iter().map(|(path, values)| (path.to_string(), OneOrMany::Many(values)));
+        let filter = (!spec.filter.is_empty()).then(|| {
+            spec.filter.into_iter().map(|(path, values)| (path.to_string(), OneOrMany::Many(values))).collect()
+        });
         let UpdateOptions { method, sha256, instance, block_size, attempts } = spec.options;
         Self {
             name: spec.name.as_str().to_owned(),
@@ -335,7 +338,7 @@ impl From<CampaignSpec> for CampaignText {
             version: spec.version,
             pattern,
             endpoints,
-            filter: filter.collect(),
+            filter,
             concurrency: Some(spec.concurrency),
             pace: Some(spec.pace),
             stop_after,
@@ -456,6 +459,13 @@ mod tests {
         assert!(spec.selects("any"));
         assert_eq!((spec.concurrency, spec.pace, spec.duration), (10, 60, Duration::from_secs(7 * 86_400)));
         assert_eq!((spec.stop_after, spec.window, spec.instance), (None, None, 0));
+    }
+
+    #[test]
+    fn null_is_a_member_that_is_left_out() {
+        let text =
+            r#"{"name":"c","image":"app.bin","version":"2","pattern":"*","filter":null,"window":null,"pace":null}"#;
+        assert_eq!(CampaignSpec::read(text.as_bytes()), read(json!({})));
     }
 
     #[test]
