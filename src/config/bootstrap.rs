@@ -7,7 +7,7 @@ use crate::credentials::PskFileConfig;
 use crate::transport::UdpListener;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::bootstrap::EndpointPattern;
-use lwm2m_core::gateway::config::{BootstrapClient, BootstrapConfig, SocketRole};
+use lwm2m_core::gateway::config::{BootstrapConfig, BrokerLogin, SocketRole};
 use lwm2m_core::gateway::identity::IdentityRule;
 
 use super::dtls::{file, identity_rule, psk_encoding};
@@ -29,11 +29,11 @@ pub fn settings(
         generated_keys: reader.read(&key("generated_keys"), default.generated_keys, whole(0..=MAX_COUNT)),
         identity: reader.read(&key("identity"), default_rule.clone(), identity_rule),
         certificates: certificates(reader),
-        client: client(reader, is_mqtt),
+        login: login(reader, is_mqtt),
     };
     let accounts = reader.read(&key("accounts"), None, file);
     let keys = psk_file(reader);
-    if is_enabled && accounts.is_none() && config.client.is_none() {
+    if is_enabled && accounts.is_none() && config.login.is_none() {
         reader.refuse(&key("accounts"), "bootstrap.enable requires a file of accounts, or bootstrap.mqtt");
     }
     let files = BootstrapFiles { is_enabled, accounts, keys };
@@ -47,14 +47,14 @@ fn certificates(reader: &mut ConfigReader) -> Vec<EndpointPattern> {
 }
 
 /// Reads the client at the broker by which accounts come.
-fn client(reader: &mut ConfigReader, is_mqtt: bool) -> Option<BootstrapClient> {
+fn login(reader: &mut ConfigReader, is_mqtt: bool) -> Option<BrokerLogin> {
     let is_wanted = reader.read("bootstrap.mqtt", false, switch);
     if is_wanted && !is_mqtt {
         reader.refuse("bootstrap.mqtt", "requires upstream.kind = \"mqtt\"");
     }
     let username = reader.read("bootstrap.mqtt_username", "lwm2m-bootstrap".to_owned(), text);
     let password = reader.read_secret("bootstrap.mqtt_password").map(Secret::new);
-    is_wanted.then_some(BootstrapClient { username, password })
+    is_wanted.then_some(BrokerLogin { username, password })
 }
 
 /// Reads the file with the keys of bootstrap accounts.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::firmware::ImagesConfig;
 use lwm2m_base::secret::Secret;
-use lwm2m_core::gateway::firmware::config::{CampaignLogin, FirmwareConfig};
+use lwm2m_core::gateway::config::BrokerLogin;
+use lwm2m_core::gateway::firmware::config::FirmwareConfig;
 use lwm2m_core::gateway::firmware::pull_uri::{PublicUri, PublicUriError, PublicUris};
 
 use super::reader::ConfigReader;
@@ -55,12 +56,12 @@ pub fn updates(reader: &mut ConfigReader, default: FirmwareConfig) -> FirmwareCo
 }
 
 /// Reads the client at the broker by which applications control campaigns.
-pub fn login(reader: &mut ConfigReader, is_mqtt: bool) -> Option<CampaignLogin> {
+pub fn login(reader: &mut ConfigReader, is_mqtt: bool) -> Option<BrokerLogin> {
     let is_wanted = reader.read("firmware.mqtt", false, switch);
     if is_wanted && !is_mqtt {
         reader.refuse("firmware.mqtt", "requires upstream.kind = \"mqtt\"");
     }
     let username = reader.read("firmware.mqtt_username", "lwm2m-firmware".to_owned(), text);
     let password = reader.read_secret("firmware.mqtt_password").map(Secret::new);
-    is_wanted.then_some(CampaignLogin { username, password })
+    is_wanted.then_some(BrokerLogin { username, password })
 }

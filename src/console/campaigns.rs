@@ -58,7 +58,6 @@ pub struct NewCampaign {
     /// Updates that begin in a minute; 60 by default.
     pace: Option<u32>,
     /// Failures at which the campaign stops: a number, or a percentage such as `"10%"`.
-    #[schema(value_type = Option<Object>)]
     stop_after: Option<Value>,
     window: Option<Window>,
     /// Time after which no update begins, such as `7d`, which is the default.

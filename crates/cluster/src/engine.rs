@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
 
-use crate::node::Process;
+use crate::node::NodeProcess;
 use crate::node::{Incarnation, NodeNumber};
 use crate::term::{Term, WallTime};
 
@@ -81,7 +81,7 @@ pub struct Renewal {
 /// A node as it announces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
-    pub process: Process,
+    pub process: NodeProcess,
     /// The share of shards that the node takes, relative to other nodes. A node of weight 0 takes none.
     pub weight: u16,
     /// Whether the node takes shards now: it does not drain, and it has reached its first term.
@@ -135,7 +135,7 @@ pub enum LeaseState {
     /// It was not written in this run of the engine, which may have forgotten its owner.
     Unknown,
     Expired(NodeNumber),
-    Held(Process),
+    Held(NodeProcess),
 }
 
 /// The answer to [`EngineRequest::Acquire`].

@@ -1,10 +1,10 @@
 //! Decides which node of a cluster owns which shard, and which DTLS record numbers it may use, without IO.
 //!
 //! - [`Term`] counts the tenures of a shard by a clock of 4 seconds.
-//! - [`NodeNumber`], [`Incarnation`] and [`Process`] name the nodes of a cluster and their processes.
+//! - [`NodeNumber`], [`Incarnation`] and [`NodeProcess`] name the nodes of a cluster and their processes.
 //! - [`WriteNumbers`] gives each DTLS record of an association a number that no other record gets.
 //! - [`Floors`] tells which terms a process may use.
-//! - [`Member`] is one node: it acquires, renews and releases leases, and tells when a shard may be served.
+//! - [`ClusterMember`] is one node: it acquires, renews and releases leases, and tells when a shard may be served.
 //! - [`endpoint_move`] moves a device from one shard to another.
 //! - [`engine`] has the requests to the store of leases, and what each does there.
 //!
@@ -14,8 +14,8 @@
 //! - No two records of one association have the same number, whatever the store of leases forgets or brings back. This
 //!   rests on the conditions that [`write_number`] names.
 //! - A shard is served by one node at a time. A process that was stopped serves nothing of what another one acquired
-//!   meanwhile, if it calls [`Member::handle_timeout`] before it sends. There is one exception: with
-//!   [`Isolated::Serve`] a node in [`State::Alone`] serves, although silent peers may reach the engine.
+//!   meanwhile, if it calls [`ClusterMember::handle_timeout`] before it sends. There is one exception: with
+//!   [`Isolated::Serve`] a node in [`EngineContact::Alone`] serves, although silent peers may reach the engine.
 //! - After the last failure each shard has an owner within 13 s, if the caller does as it is told. The tests play
 //!   random schedules of failures in virtual time.
 //! - Own terms of a process without the engine are few, five for each shard. An association that has used their
@@ -38,8 +38,8 @@ mod term;
 pub mod write_number;
 
 pub use floors::Floors;
-pub use member::{Command, Ended, Event, Isolated, Member, Now, Settings, State};
+pub use member::{ClusterMember, Ended, EngineContact, Isolated, MemberCommand, MemberEvent, Now, Settings};
 pub use message::PeerMessage;
-pub use node::{Incarnation, NodeNumber, NodeNumberError, Process};
+pub use node::{Incarnation, NodeNumber, NodeNumberError, NodeProcess};
 pub use term::{Term, WallTime};
 pub use write_number::WriteNumbers;

@@ -4,16 +4,16 @@ use std::time::Instant;
 
 use lwm2m_base::Shard;
 
-use crate::node::{Incarnation, Process};
+use crate::node::{Incarnation, NodeProcess};
 use crate::term::Term;
 
 /// A message from one node to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMessage {
     /// Asks for a [`PeerMessage::Pong`], which repeats `asked`.
-    Ping { from: Process, asked: Instant },
+    Ping { from: NodeProcess, asked: Instant },
     Pong {
-        from: Process,
+        from: NodeProcess,
         asked: Instant,
         /// Whether the engine answered a request that the node made within the last two intervals of renewal.
         reaches: bool,
@@ -22,7 +22,7 @@ pub enum PeerMessage {
         /// The shards that the node holds, with the terms in which it acquired them.
         acquired: Vec<(Shard, Term)>,
         /// The other nodes that the node knows. A node that was stopped may not know those that joined meanwhile.
-        others: Vec<Process>,
+        others: Vec<NodeProcess>,
     },
     /// Tells that a lease was released for the receiver.
     Yours { shard: Shard },

@@ -45,12 +45,12 @@ pub struct Incarnation(pub u64);
 
 /// Identifies one process of one node: the owner of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Process {
+pub struct NodeProcess {
     pub node: NodeNumber,
     pub incarnation: Incarnation,
 }
 
-impl Display for Process {
+impl Display for NodeProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.node, self.incarnation.0)
     }

@@ -35,11 +35,11 @@ fn mix(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Incarnation, Process};
+    use crate::node::{Incarnation, NodeProcess};
 
     fn nodes(weights: &[u16]) -> Vec<NodeEntry> {
         let entry = |(number, &weight): (usize, &u16)| NodeEntry {
-            process: Process { node: NodeNumber::try_from(number as u64).unwrap(), incarnation: Incarnation(1) },
+            process: NodeProcess { node: NodeNumber::try_from(number as u64).unwrap(), incarnation: Incarnation(1) },
             weight,
             takes: true,
         };

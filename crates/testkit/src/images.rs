@@ -1,8 +1,10 @@
 //! The folder of firmware images, as the shell would read it.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use lwm2m_core::gateway::firmware::image::{FileIdentity, Image, ImageDigest, ImageError, ImageName};
+use lwm2m_core::gateway::{Gateway, Output};
 use sha2::{Digest, Sha256};
 
 /// Files by name. Each time that one is written, it is another file.
@@ -38,6 +40,20 @@ impl ImageFolder {
         let (bytes, file) = self.files.get(name.as_str()).ok_or(ImageError::NotFound)?;
         let sha256 = ImageDigest::new(Sha256::digest(bytes).into());
         Ok(Image { size: bytes.len() as u64, sha256, file: *file })
+    }
+
+    /// Answers a request for an image as the shell would.
+    ///
+    /// # Panics
+    /// If the output is no request for an image.
+    pub fn answer(&self, gateway: &mut Gateway, now: Instant, request: Output) {
+        match request {
+            Output::DescribeImage { request, name } => gateway.image_described(now, request, self.describe(&name)),
+            Output::ReadImage { request, name, image, offset, length } => {
+                gateway.image_read(now, request, self.read(&name, &image, offset, length));
+            }
+            other => panic!("no request for an image: {other:?}"),
+        }
     }
 
     /// Returns what the shell answers to a request for a part.

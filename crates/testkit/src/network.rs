@@ -308,7 +308,7 @@ impl Network {
             }
             Happening::FromBroker(event) => self.broker_says(event),
             Happening::FromDisk(request) => {
-                self.disk_answers(*request);
+                self.images.answer(&mut self.gateway, self.now, *request);
                 assert_eq!(self.drain_gateway(), 0, "an outcome without a datagram");
             }
             Happening::ToDevice(to, datagram) => {
@@ -430,19 +430,6 @@ impl Network {
                     return outcomes;
                 }
             }
-        }
-    }
-
-    fn disk_answers(&mut self, request: Output) {
-        match request {
-            Output::DescribeImage { request, name } => {
-                self.gateway.image_described(self.now, request, self.images.describe(&name));
-            }
-            Output::ReadImage { request, name, image, offset, length } => {
-                let read = self.images.read(&name, &image, offset, length);
-                self.gateway.image_read(self.now, request, read);
-            }
-            other => panic!("no request for an image: {other:?}"),
         }
     }
 

@@ -293,7 +293,7 @@ impl Scene {
     /// Answers the requests for images that wait, and those that come meanwhile.
     pub fn disk_answers(&mut self) {
         while let Some(request) = self.image_requests.pop_front() {
-            self.answer_image_request(request);
+            self.images.answer(&mut self.gateway, self.now, request);
             self.settle();
         }
     }
@@ -301,19 +301,6 @@ impl Scene {
     /// Returns how many requests for images wait.
     pub fn image_requests(&self) -> usize {
         self.image_requests.len()
-    }
-
-    fn answer_image_request(&mut self, request: Output) {
-        match request {
-            Output::DescribeImage { request, name } => {
-                self.gateway.image_described(self.now, request, self.images.describe(&name));
-            }
-            Output::ReadImage { request, name, image, offset, length } => {
-                let read = self.images.read(&name, &image, offset, length);
-                self.gateway.image_read(self.now, request, read);
-            }
-            other => panic!("no request for an image: {other:?}"),
-        }
     }
 
     // --- The clock ---------------------------------------------------------------------------------------------------
@@ -524,7 +511,9 @@ impl Scene {
                 Output::DescribeImage { .. } | Output::ReadImage { .. } if self.disk_waits => {
                     self.image_requests.push_back(output);
                 }
-                Output::DescribeImage { .. } | Output::ReadImage { .. } => self.answer_image_request(output),
+                Output::DescribeImage { .. } | Output::ReadImage { .. } => {
+                    self.images.answer(&mut self.gateway, self.now, output)
+                }
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return outcomes;

@@ -17,7 +17,7 @@ const STATES: [&str; 9] =
 
 /// The commands about campaigns.
 #[derive(Debug, clap::Subcommand)]
-pub enum FirmwareCommand {
+pub enum FirmwareSubcommand {
     /// Begin a campaign: the firmware update of many devices
     Campaign {
         /// The campaign, a TOML file
@@ -68,19 +68,19 @@ pub enum FirmwareCommand {
 }
 
 /// Runs a command about campaigns.
-pub async fn run(command: FirmwareCommand) -> Result<RemoteExit, RemoteError> {
+pub async fn run(command: FirmwareSubcommand) -> Result<RemoteExit, RemoteError> {
     match command {
-        FirmwareCommand::Campaign { file, connection } => {
+        FirmwareSubcommand::Campaign { file, connection } => {
             let campaign = read(&file)?;
             let (client, output) = super::connect(&connection)?;
             let (_, begun) = client.post(ApiPath::new(&CAMPAIGNS), &campaign).await?;
             write_campaign(&begun, &output)
         }
-        FirmwareCommand::List { connection } => {
+        FirmwareSubcommand::List { connection } => {
             let (client, output) = super::connect(&connection)?;
             list(&client, &output).await
         }
-        FirmwareCommand::Show { name, devices, state, connection } => {
+        FirmwareSubcommand::Show { name, devices, state, connection } => {
             let (client, output) = super::connect(&connection)?;
             if devices || state.is_some() {
                 return show_devices(&client, &name, state.as_deref(), &output).await;
@@ -88,9 +88,9 @@ pub async fn run(command: FirmwareCommand) -> Result<RemoteExit, RemoteError> {
             let [firmware, campaigns] = CAMPAIGNS;
             write_campaign(&client.get(ApiPath::new(&[firmware, campaigns, &name])).await?, &output)
         }
-        FirmwareCommand::Pause { name, connection } => act(&name, "pause", &connection).await,
-        FirmwareCommand::Resume { name, connection } => act(&name, "resume", &connection).await,
-        FirmwareCommand::Cancel { name, connection } => act(&name, "cancel", &connection).await,
+        FirmwareSubcommand::Pause { name, connection } => act(&name, "pause", &connection).await,
+        FirmwareSubcommand::Resume { name, connection } => act(&name, "resume", &connection).await,
+        FirmwareSubcommand::Cancel { name, connection } => act(&name, "cancel", &connection).await,
     }
 }
 

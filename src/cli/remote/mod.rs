@@ -60,7 +60,7 @@ pub enum RemoteCommand {
     /// Update the firmware of many devices
     Firmware {
         #[command(subcommand)]
-        command: firmware::FirmwareCommand,
+        command: firmware::FirmwareSubcommand,
     },
     /// End the registration of a device: its next Update is answered 4.04, so that it registers again
     Kick {

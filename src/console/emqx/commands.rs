@@ -92,7 +92,7 @@ pub struct Lookup {
 
 /// The parts of an answer that matter here.
 #[derive(Deserialize)]
-struct CommandAnswer<'a> {
+struct PublishedAnswer<'a> {
     #[serde(rename = "msgType")]
     action: String,
     #[serde(borrow)]
@@ -255,7 +255,7 @@ async fn hand_over(
 
 /// Returns the data of an answer to a command of this type and path.
 fn answer(text: &str, action: &str, path: &str) -> Option<AnswerData> {
-    let answer: CommandAnswer<'_> = serde_json::from_str(text).ok()?;
+    let answer: PublishedAnswer<'_> = serde_json::from_str(text).ok()?;
     if answer.action != action {
         return None;
     }

@@ -8,7 +8,7 @@ use lwm2m_core::command::MSG_TYPES;
 use lwm2m_core::command::firmware::{JobLabel, JobStatus, Phase, UpdateError};
 use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::firmware::campaign::CampaignStatus;
-use lwm2m_core::gateway::firmware::campaign::member::Outcome;
+use lwm2m_core::gateway::firmware::campaign::member::MemberOutcome;
 use lwm2m_core::gateway::firmware::campaign::view::Counts;
 use lwm2m_core::gateway::report::{
     CampaignReport, CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored,
@@ -209,13 +209,13 @@ fn core_reports() -> Vec<Report> {
         counts: Counts::default(),
     });
     let outcomes = [
-        Outcome::Succeeded,
-        Outcome::UpToDate,
-        Outcome::FilterMismatch,
-        Outcome::Failed(UpdateError::Stalled),
-        Outcome::Cancelled,
-        Outcome::Deferred,
-        Outcome::Absent,
+        MemberOutcome::Succeeded,
+        MemberOutcome::UpToDate,
+        MemberOutcome::FilterMismatch,
+        MemberOutcome::Failed(UpdateError::Stalled),
+        MemberOutcome::Cancelled,
+        MemberOutcome::Deferred,
+        MemberOutcome::Absent,
     ];
     let outcomes =
         outcomes.map(|outcome| CampaignReport::Ended { campaign: campaign(), endpoint: endpoint(), outcome });

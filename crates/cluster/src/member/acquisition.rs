@@ -6,7 +6,7 @@ use std::time::Instant;
 use lwm2m_base::Shard;
 
 use super::tenure::Tenure;
-use super::{Command, Member, Now, State};
+use super::{ClusterMember, EngineContact, MemberCommand, Now};
 use crate::engine::{Acquisition, EngineRequest, LeaseState, RunId};
 use crate::node::NodeNumber;
 use crate::rendezvous;
@@ -83,13 +83,13 @@ impl Openings {
     }
 }
 
-impl Member {
+impl ClusterMember {
     /// Asks for the open shards whose turn it is: the node that a shard prefers asks at once, the next one a second later.
     pub(super) fn acquire_open(&mut self, now: Now) {
         let Some((contact, told)) = self.contact.zip(self.told) else { return };
         let Some(floors) = self.floors.as_ref() else { return };
         let entry = self.entry();
-        if self.state != State::Sure || !self.clock_agrees || self.draining.is_some() {
+        if self.state != EngineContact::Sure || !self.clock_agrees || self.draining.is_some() {
             return;
         }
         let timing = self.settings.timing;
@@ -116,7 +116,7 @@ impl Member {
                 continue;
             }
             opening.next_attempt = now.monotonic + if begins_wait { timing.renew } else { timing.renew / 2 };
-            self.commands.push_back(Command::Ask(EngineRequest::Acquire {
+            self.commands.push_back(MemberCommand::Ask(EngineRequest::Acquire {
                 asked: now.monotonic,
                 shard,
                 floor: floors.floor(shard),
@@ -137,7 +137,7 @@ impl Member {
     /// A late answer is not used, since the lease may have expired by now: the shard is given back.
     fn handle_acquired(&mut self, asked: Instant, shard: Shard, term: Term, run: RunId, now: Now) {
         let age = now.monotonic.saturating_duration_since(asked);
-        let in_time = age < self.settings.timing.renew && self.state == State::Sure && self.draining.is_none();
+        let in_time = age < self.settings.timing.renew && self.state == EngineContact::Sure && self.draining.is_none();
         if in_time && self.tenures.get(&shard).is_some_and(|tenure| tenure.term < term) {
             // A second request was under way: the engine gave this process a later term.
             self.use_term(shard, term);
@@ -146,11 +146,11 @@ impl Member {
         let unused = !self.tenures.contains_key(&shard)
             && self.floors.as_mut().is_some_and(|floors| in_time && floors.use_term(shard, term));
         if !unused {
-            self.commands.push_back(Command::Ask(EngineRequest::Release { shard, term }));
+            self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term }));
             return;
         }
         self.openings.remove(shard);
         self.tenures.insert(shard, Tenure::new(term, run, now.monotonic));
-        self.commands.push_back(Command::Load { shard, term });
+        self.commands.push_back(MemberCommand::Load { shard, term });
     }
 }

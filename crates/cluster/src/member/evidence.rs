@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::engine::{NodeEntry, Timing};
-use crate::node::{Incarnation, NodeNumber, Process};
+use crate::node::{Incarnation, NodeNumber, NodeProcess};
 
 /// The other nodes. There are at most 127, since each has a number of its own.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    peers: BTreeMap<NodeNumber, Peer>,
+    peers: BTreeMap<NodeNumber, PeerEvidence>,
     /// The nodes that are not in the engine's list any more. They are pinged, so that they learn of this one, and do not
     /// count as evidence.
     absent: Vec<NodeNumber>,
@@ -20,7 +20,7 @@ pub(super) struct Peers {
 }
 
 #[derive(Debug)]
-struct Peer {
+struct PeerEvidence {
     entry: NodeEntry,
     /// When the first ping was sent that no pong has followed.
     unanswered_since: Option<Instant>,
@@ -50,7 +50,7 @@ impl Peers {
             if entry.process.node != me {
                 let known = before.remove(&entry.process.node);
                 let (unanswered_since, heard) = known.map_or((None, None), |peer| (peer.unanswered_since, peer.heard));
-                self.peers.insert(entry.process.node, Peer { entry, unanswered_since, heard });
+                self.peers.insert(entry.process.node, PeerEvidence { entry, unanswered_since, heard });
             }
         }
         let absent = |node: &&NodeNumber| **node != me && !self.peers.contains_key(node);
@@ -58,11 +58,11 @@ impl Peers {
     }
 
     /// Records that a process exists, which may be unknown to the engine's last list.
-    pub(super) fn meet_process(&mut self, me: NodeNumber, process: Process) {
+    pub(super) fn meet_process(&mut self, me: NodeNumber, process: NodeProcess) {
         self.meet(process);
         if process.node != me {
             let entry = NodeEntry { process, weight: 0, takes: false };
-            self.peers.entry(process.node).or_insert(Peer { entry, unanswered_since: None, heard: None });
+            self.peers.entry(process.node).or_insert(PeerEvidence { entry, unanswered_since: None, heard: None });
         }
     }
 
@@ -74,7 +74,7 @@ impl Peers {
         self.peers.keys().chain(&self.absent).copied().collect()
     }
 
-    pub(super) fn pong_from(&mut self, process: Process, asked: Instant, reaches: bool) {
+    pub(super) fn pong_from(&mut self, process: NodeProcess, asked: Instant, reaches: bool) {
         self.meet(process);
         if let Some(peer) = self.peers.get_mut(&process.node)
             && peer.heard.is_none_or(|(before, _)| before < asked)
@@ -103,11 +103,11 @@ impl Peers {
         };
         for peer in self.peers.values() {
             match peer.answer(timing, now) {
-                Answer::Reaches => return Evidence::Reached,
-                Answer::Without => {}
-                Answer::Silent if all == Evidence::AllWithout => all = Evidence::SomeSilent,
-                Answer::Silent => {}
-                Answer::Open => all = Evidence::Missing,
+                PeerAnswer::Reaches => return Evidence::Reached,
+                PeerAnswer::Without => {}
+                PeerAnswer::Silent if all == Evidence::AllWithout => all = Evidence::SomeSilent,
+                PeerAnswer::Silent => {}
+                PeerAnswer::Open => all = Evidence::Missing,
             }
         }
         all
@@ -121,14 +121,14 @@ impl Peers {
         self.newest.get(&node).copied()
     }
 
-    fn meet(&mut self, process: Process) {
+    fn meet(&mut self, process: NodeProcess) {
         let newest = self.newest.entry(process.node).or_insert(process.incarnation);
         *newest = process.incarnation.max(*newest);
     }
 }
 
 /// What a peer says of the engine.
-enum Answer {
+enum PeerAnswer {
     Reaches,
     Without,
     Silent,
@@ -136,14 +136,14 @@ enum Answer {
     Open,
 }
 
-impl Peer {
-    fn answer(&self, timing: Timing, now: Instant) -> Answer {
+impl PeerEvidence {
+    fn answer(&self, timing: Timing, now: Instant) -> PeerAnswer {
         let within = |since: Instant, limit: Duration| now.saturating_duration_since(since) < limit;
         match (self.heard, self.unanswered_since) {
-            (Some((asked, true)), _) if within(asked, timing.renew * 3) => Answer::Reaches,
-            (Some((asked, false)), _) if within(asked, timing.renew * 3) => Answer::Without,
-            (_, Some(since)) if !within(since, timing.renew * 2) => Answer::Silent,
-            (_, _) => Answer::Open,
+            (Some((asked, true)), _) if within(asked, timing.renew * 3) => PeerAnswer::Reaches,
+            (Some((asked, false)), _) if within(asked, timing.renew * 3) => PeerAnswer::Without,
+            (_, Some(since)) if !within(since, timing.renew * 2) => PeerAnswer::Silent,
+            (_, _) => PeerAnswer::Open,
         }
     }
 }

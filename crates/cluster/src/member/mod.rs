@@ -20,7 +20,7 @@ use lwm2m_base::Shard;
 use crate::engine::{Acquisition, Announced, EngineRequest, NodeEntry, RoundAnswer, RunId, Timing};
 use crate::floors::Floors;
 use crate::message::PeerMessage;
-use crate::node::{Incarnation, NodeNumber, Process};
+use crate::node::{Incarnation, NodeNumber, NodeProcess};
 use crate::term::{Term, WallTime};
 use acquisition::Openings;
 use evidence::{Evidence, Peers};
@@ -32,7 +32,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(1_500);
 /// The settings of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    pub process: Process,
+    pub process: NodeProcess,
     /// The share of shards that the node takes, relative to other nodes.
     pub weight: u16,
     pub timing: Timing,
@@ -60,7 +60,7 @@ pub struct Now {
 
 /// What the caller reports to the node.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum MemberEvent {
     Round(RoundAnswer),
     Acquired {
         asked: Instant,
@@ -72,7 +72,7 @@ pub enum Event {
     NeedsTerm(Shard),
     /// A fenced write of the shard failed. The next round tells whether the lease is lost.
     Fenced(Shard),
-    /// After [`Command::HandOver`]: nothing of the shard is in flight, and everything is written.
+    /// After [`MemberCommand::HandOver`]: nothing of the shard is in flight, and everything is written.
     WoundDown(Shard),
     /// The node gives up all shards, for the process is about to end.
     Drain,
@@ -80,7 +80,7 @@ pub enum Event {
 
 /// What the caller does for the node.
 #[derive(Clone, Debug)]
-pub enum Command {
+pub enum MemberCommand {
     Ask(EngineRequest),
     Send {
         to: NodeNumber,
@@ -96,10 +96,10 @@ pub enum Command {
         shard: Shard,
         term: Term,
     },
-    /// Send, publish and answer nothing for the shard until [`Command::Resume`].
+    /// Send, publish and answer nothing for the shard until [`MemberCommand::Resume`].
     Suspend(Shard),
     Resume(Shard),
-    /// End what is in flight, write everything, and report [`Event::WoundDown`].
+    /// End what is in flight, write everything, and report [`MemberEvent::WoundDown`].
     HandOver {
         shard: Shard,
         to: Option<NodeNumber>,
@@ -123,7 +123,7 @@ pub enum Ended {
 
 /// The state of a node towards the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum EngineContact {
     /// The engine renewed the leases in time.
     Sure,
     /// Neither the node nor any other one reaches the engine, so nobody can take a shard. The node serves from memory.
@@ -137,7 +137,7 @@ pub enum State {
 
 /// The state machine of one node.
 #[derive(Debug)]
-pub struct Member {
+pub struct ClusterMember {
     settings: Settings,
     peers: Peers,
     floors: Option<Floors>,
@@ -155,12 +155,12 @@ pub struct Member {
     review_places: bool,
     tenures: BTreeMap<Shard, Tenure>,
     openings: Openings,
-    state: State,
+    state: EngineContact,
     draining: Option<Draining>,
     /// The older process that has the entry of this number, and when its entry expires.
     occupied: Option<(Incarnation, WallTime)>,
     ended: bool,
-    commands: VecDeque<Command>,
+    commands: VecDeque<MemberCommand>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ struct Contact {
     asked: Instant,
 }
 
-impl Member {
+impl ClusterMember {
     pub fn new(settings: Settings, now: Now) -> Self {
         Self {
             settings,
@@ -194,7 +194,7 @@ impl Member {
             review_places: false,
             tenures: BTreeMap::new(),
             openings: Openings::default(),
-            state: State::Unsure,
+            state: EngineContact::Unsure,
             draining: None,
             occupied: None,
             ended: false,
@@ -218,19 +218,19 @@ impl Member {
         }
     }
 
-    pub fn handle(&mut self, event: Event, now: Now) {
+    pub fn handle(&mut self, event: MemberEvent, now: Now) {
         self.handle_timeout(now);
         if self.ended {
             return;
         }
         match event {
-            Event::Round(answer) => self.handle_round(answer, now),
-            Event::Acquired { asked, shard, answer } => self.handle_acquisition(asked, shard, answer, now),
-            Event::Message(message) => self.handle_message(message, now),
-            Event::NeedsTerm(shard) => self.handle_needs_term(shard),
-            Event::Fenced(_) => self.last_round = None,
-            Event::WoundDown(shard) => self.handle_wound_down(shard),
-            Event::Drain => {
+            MemberEvent::Round(answer) => self.handle_round(answer, now),
+            MemberEvent::Acquired { asked, shard, answer } => self.handle_acquisition(asked, shard, answer, now),
+            MemberEvent::Message(message) => self.handle_message(message, now),
+            MemberEvent::NeedsTerm(shard) => self.handle_needs_term(shard),
+            MemberEvent::Fenced(_) => self.last_round = None,
+            MemberEvent::WoundDown(shard) => self.handle_wound_down(shard),
+            MemberEvent::Drain => {
                 self.draining.get_or_insert(Draining::Under);
                 self.review_places = true;
             }
@@ -240,16 +240,16 @@ impl Member {
         }
     }
 
-    pub fn poll_command(&mut self) -> Option<Command> {
+    pub fn poll_command(&mut self) -> Option<MemberCommand> {
         self.commands.pop_front()
     }
 
-    /// Returns when [`Member::handle_timeout`] has to be called at the latest.
+    /// Returns when [`ClusterMember::handle_timeout`] has to be called at the latest.
     pub fn next_deadline(&self) -> Instant {
         self.deadline
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EngineContact {
         self.state
     }
 
@@ -282,8 +282,10 @@ impl Member {
     fn following_deadline(&self, now: Now) -> Instant {
         let round = self.last_round.map(|last| last + self.settings.timing.renew);
         let state = match self.state {
-            State::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
-            State::AllWithout | State::Alone | State::Unsure => Some(now.monotonic + self.settings.timing.renew / 10),
+            EngineContact::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
+            EngineContact::AllWithout | EngineContact::Alone | EngineContact::Unsure => {
+                Some(now.monotonic + self.settings.timing.renew / 10)
+            }
         };
         let contact = self.contact.map(|contact| contact.asked + self.reach());
         let settled = self.tenures.values().filter_map(|tenure| tenure.settles).min();
@@ -295,20 +297,20 @@ impl Member {
     fn update_state(&mut self, now: Now) {
         let sure = self.renewed.is_some_and(|at| now.monotonic.saturating_duration_since(at) < self.sure_for());
         self.state = match self.peers.evidence(self.settings.timing, now.monotonic) {
-            _ if sure => State::Sure,
+            _ if sure => EngineContact::Sure,
             // A process that was never announced has no shards, and a stopped one no evidence.
-            _ if self.renewed.is_none() => State::Unsure,
-            Evidence::Reached | Evidence::Missing => State::Unsure,
-            Evidence::AllWithout => State::AllWithout,
-            Evidence::SomeSilent => State::Alone,
+            _ if self.renewed.is_none() => EngineContact::Unsure,
+            Evidence::Reached | Evidence::Missing => EngineContact::Unsure,
+            Evidence::AllWithout => EngineContact::AllWithout,
+            Evidence::SomeSilent => EngineContact::Alone,
         };
     }
 
     /// Returns whether nobody else can have acquired the shards of the node.
     fn is_in_right(&self) -> bool {
         match self.state {
-            State::Sure | State::AllWithout => true,
-            State::Alone | State::Unsure => false,
+            EngineContact::Sure | EngineContact::AllWithout => true,
+            EngineContact::Alone | EngineContact::Unsure => false,
         }
     }
 
@@ -328,13 +330,13 @@ impl Member {
         let in_right = self.is_in_right();
         let renewals = self.tenures.iter().map(|(&shard, tenure)| tenure.renewal(shard, in_right)).collect();
         let entry = self.entry();
-        self.commands.push_back(Command::Ask(EngineRequest::Round { asked, entry, renewals }));
+        self.commands.push_back(MemberCommand::Ask(EngineRequest::Round { asked, entry, renewals }));
         if self.renewed.is_none() {
             return;
         }
         let from = self.settings.process;
         for to in self.peers.pinged(asked) {
-            self.commands.push_back(Command::Send { to, message: PeerMessage::Ping { from, asked } });
+            self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Ping { from, asked } });
         }
     }
 
@@ -405,14 +407,14 @@ impl Member {
                 let newest = self.peers.newest(from.node);
                 let others = self.peers.entries().map(|entry| entry.process).collect();
                 let message = PeerMessage::Pong { from: me, asked, reaches, newest, acquired, others };
-                self.commands.push_back(Command::Send { to: from.node, message });
+                self.commands.push_back(MemberCommand::Send { to: from.node, message });
             }
             PeerMessage::Pong { from, asked, reaches, newest, acquired, others } => {
                 self.peers.pong_from(from, asked, reaches);
                 if newest.is_some_and(|newest| newest > me.incarnation) {
                     return self.end(Ended::Replaced);
                 }
-                if self.state != State::Sure {
+                if self.state != EngineContact::Sure {
                     self.drop_outdated(&acquired);
                     for process in others {
                         self.peers.meet_process(me.node, process);
@@ -429,10 +431,10 @@ impl Member {
 
     fn end(&mut self, reason: Ended) {
         for shard in std::mem::take(&mut self.tenures).into_keys() {
-            self.commands.push_back(Command::Drop(shard));
+            self.commands.push_back(MemberCommand::Drop(shard));
         }
-        self.commands.push_back(Command::End(reason));
-        self.state = State::Unsure;
+        self.commands.push_back(MemberCommand::End(reason));
+        self.state = EngineContact::Unsure;
         self.ended = true;
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lwm2m_base::Shard;
 
-use super::{Command, Draining, Isolated, Member, Now, State};
+use super::{ClusterMember, Draining, EngineContact, Isolated, MemberCommand, Now};
 use crate::engine::{EngineRequest, Renewal, Renewed, RunId};
 use crate::message::PeerMessage;
 use crate::node::NodeNumber;
@@ -26,13 +26,13 @@ pub(super) struct Tenure {
     since: Instant,
     /// Until when the shard is suspended: another owner may not know yet that the engine forgot it.
     pub(super) settles: Option<Instant>,
-    pub(super) phase: Phase,
+    pub(super) phase: TenurePhase,
     /// Whether the caller serves the shard.
     pub(super) served: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum TenurePhase {
     Held,
     /// The caller ends what is in flight.
     WindingDown {
@@ -55,7 +55,7 @@ impl Tenure {
             run,
             since,
             settles,
-            phase: Phase::Held,
+            phase: TenurePhase::Held,
             served: true,
         }
     }
@@ -66,7 +66,7 @@ impl Tenure {
     }
 }
 
-impl Member {
+impl ClusterMember {
     #[expect(clippy::too_many_arguments, reason = "one renewal, and what its round has in common")]
     pub(super) fn handle_renewal(
         &mut self,
@@ -116,7 +116,7 @@ impl Member {
         let mut unwritten = Vec::new();
         for (&shard, tenure) in self.tenures.iter_mut().filter(|(_, tenure)| tenure.wants_term && tenure.served) {
             let Some(term) = floors.own_term(shard, told) else { continue };
-            if self.state == State::Sure {
+            if self.state == EngineContact::Sure {
                 tenure.proposed.get_or_insert(term);
             } else {
                 unwritten.push((shard, term));
@@ -133,29 +133,33 @@ impl Member {
             tenure.term = term;
             tenure.proposed = None;
             tenure.wants_term = false;
-            self.commands.push_back(Command::UseTerm { shard, term });
+            self.commands.push_back(MemberCommand::UseTerm { shard, term });
         }
     }
 
     /// Suspends and resumes shards as the state of the node demands.
     pub(super) fn update_service(&mut self, now: Now) {
         let may_serve = match self.state {
-            State::Sure | State::AllWithout => true,
-            State::Alone => self.settings.isolated == Isolated::Serve,
-            State::Unsure => false,
+            EngineContact::Sure | EngineContact::AllWithout => true,
+            EngineContact::Alone => self.settings.isolated == Isolated::Serve,
+            EngineContact::Unsure => false,
         };
         for (&shard, tenure) in &mut self.tenures {
             if tenure.settles.is_some_and(|settled| settled <= now.monotonic) {
                 tenure.settles = None;
             }
             // No shard moves while nobody reaches the engine.
-            if may_serve && self.state != State::Sure && matches!(tenure.phase, Phase::WoundDown { .. }) {
-                tenure.phase = Phase::Held;
+            if may_serve && self.state != EngineContact::Sure && matches!(tenure.phase, TenurePhase::WoundDown { .. }) {
+                tenure.phase = TenurePhase::Held;
             }
-            let serve = may_serve && tenure.settles.is_none() && !matches!(tenure.phase, Phase::WoundDown { .. });
+            let serve = may_serve && tenure.settles.is_none() && !matches!(tenure.phase, TenurePhase::WoundDown { .. });
             if serve != tenure.served {
                 tenure.served = serve;
-                self.commands.push_back(if serve { Command::Resume(shard) } else { Command::Suspend(shard) });
+                self.commands.push_back(if serve {
+                    MemberCommand::Resume(shard)
+                } else {
+                    MemberCommand::Suspend(shard)
+                });
             }
         }
         self.choose_own_terms();
@@ -163,10 +167,10 @@ impl Member {
 
     /// Begins to hand over shards that another node should have.
     pub(super) fn begin_handovers(&mut self, now: Now) {
-        if self.state != State::Sure || !std::mem::take(&mut self.review_places) {
+        if self.state != EngineContact::Sure || !std::mem::take(&mut self.review_places) {
             return;
         }
-        let under_way = self.tenures.values().filter(|tenure| tenure.phase != Phase::Held).count();
+        let under_way = self.tenures.values().filter(|tenure| tenure.phase != TenurePhase::Held).count();
         let mut free = self.settings.moves_at_once.saturating_sub(under_way);
         let (entry, draining) = (self.entry(), self.draining.is_some());
         if !draining && !entry.takes {
@@ -175,44 +179,44 @@ impl Member {
         let rest = self.settings.timing.grace;
         for (&shard, tenure) in &mut self.tenures {
             let rested = draining || now.monotonic.saturating_duration_since(tenure.since) >= rest;
-            if free == 0 || tenure.phase != Phase::Held || !rested || tenure.settles.is_some() {
+            if free == 0 || tenure.phase != TenurePhase::Held || !rested || tenure.settles.is_some() {
                 continue;
             }
             let to = rendezvous::order(shard, self.peers.entries().chain([entry])).first().copied();
             if to != Some(entry.process.node) {
                 free -= 1;
-                tenure.phase = Phase::WindingDown { to };
-                self.commands.push_back(Command::HandOver { shard, to });
+                tenure.phase = TenurePhase::WindingDown { to };
+                self.commands.push_back(MemberCommand::HandOver { shard, to });
             }
         }
         if draining && self.tenures.is_empty() && self.draining == Some(Draining::Under) {
             self.draining = Some(Draining::Reported);
-            self.commands.push_back(Command::Drained);
+            self.commands.push_back(MemberCommand::Drained);
         }
     }
 
     pub(super) fn handle_wound_down(&mut self, shard: Shard) {
         if let Some(tenure) = self.tenures.get_mut(&shard)
-            && let Phase::WindingDown { to } = tenure.phase
+            && let TenurePhase::WindingDown { to } = tenure.phase
         {
-            tenure.phase = Phase::WoundDown { to };
+            tenure.phase = TenurePhase::WoundDown { to };
         }
     }
 
     pub(super) fn release_wound_down(&mut self) {
-        if self.state != State::Sure {
+        if self.state != EngineContact::Sure {
             return;
         }
         let wound_down = |(&shard, tenure): (&Shard, &Tenure)| match tenure.phase {
-            Phase::WoundDown { to } if tenure.settles.is_none() => Some((shard, tenure.term, to)),
-            Phase::WoundDown { .. } | Phase::Held | Phase::WindingDown { .. } => None,
+            TenurePhase::WoundDown { to } if tenure.settles.is_none() => Some((shard, tenure.term, to)),
+            TenurePhase::WoundDown { .. } | TenurePhase::Held | TenurePhase::WindingDown { .. } => None,
         };
         for (shard, term, to) in self.tenures.iter().filter_map(wound_down).collect::<Vec<_>>() {
-            self.commands.push_back(Command::Ask(EngineRequest::Release { shard, term }));
+            self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term }));
             self.drop_shard(shard);
             self.review_places = true;
             if let Some(to) = to {
-                self.commands.push_back(Command::Send { to, message: PeerMessage::Yours { shard } });
+                self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Yours { shard } });
             }
         }
     }
@@ -233,7 +237,7 @@ impl Member {
 
     fn drop_shard(&mut self, shard: Shard) {
         if self.tenures.remove(&shard).is_some() {
-            self.commands.push_back(Command::Drop(shard));
+            self.commands.push_back(MemberCommand::Drop(shard));
         }
     }
 }

@@ -7,7 +7,7 @@ use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{
     Acquisition, Announced, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
 };
-use lwm2m_cluster::{NodeNumber, Process, Term, WallTime};
+use lwm2m_cluster::{NodeNumber, NodeProcess, Term, WallTime};
 
 /// The scripts of the engine, as they are or without one of their rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Stored {
 
 #[derive(Clone)]
 pub struct Lease {
-    pub owner: Option<Process>,
+    pub owner: Option<NodeProcess>,
     pub term: Term,
     until: u64,
     run: Option<RunId>,
@@ -133,7 +133,7 @@ impl Engine {
         }
     }
 
-    fn renew(&mut self, me: Process, renewal: &Renewal, now: u64) -> Renewed {
+    fn renew(&mut self, me: NodeProcess, renewal: &Renewal, now: u64) -> Renewed {
         let (run, rules) = (self.run, self.rules);
         let Some(lease) = self.stored.leases.get_mut(&renewal.shard) else { return Renewed::Fenced };
         if lease.owner != Some(me) || lease.term > renewal.term {
@@ -158,7 +158,7 @@ impl Engine {
         renewed
     }
 
-    pub fn acquire(&mut self, me: Process, ask: &Acquire, world: u64) -> Acquisition {
+    pub fn acquire(&mut self, me: NodeProcess, ask: &Acquire, world: u64) -> Acquisition {
         let time = self.time(world);
         let (now, run, rules) = (time.0, self.run, self.rules);
         let Some(lease) = self.stored.leases.get(&ask.shard).cloned() else { return Acquisition::Later };
@@ -193,7 +193,7 @@ impl Engine {
         Acquisition::Acquired { term, run }
     }
 
-    pub fn release(&mut self, me: Process, shard: Shard, term: Term) {
+    pub fn release(&mut self, me: NodeProcess, shard: Shard, term: Term) {
         let any_term = self.rules == Rules::ReleaseByOwnerOnly;
         let run = self.run;
         self.keep();
@@ -206,7 +206,7 @@ impl Engine {
     }
 
     /// Executes a write that is fenced by owner and term, and returns whether it came through.
-    pub fn write(&self, me: Process, shard: Shard, term: Term) -> bool {
+    pub fn write(&self, me: NodeProcess, shard: Shard, term: Term) -> bool {
         self.stored.leases.get(&shard).is_some_and(|lease| lease.owner == Some(me) && lease.term == term)
     }
 }

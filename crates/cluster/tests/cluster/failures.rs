@@ -1,7 +1,7 @@
 //! Single failures, each with what devices notice of it.
 
 use lwm2m_base::Shard;
-use lwm2m_cluster::{Ended, Incarnation, Isolated, State};
+use lwm2m_cluster::{Ended, EngineContact, Incarnation, Isolated};
 
 use crate::engine::Rules;
 use crate::world::{Away, SHARDS, World};
@@ -73,7 +73,7 @@ fn while_the_engine_is_away_all_nodes_serve_from_memory_and_no_shard_moves() {
         world.run_for(100);
         assert!(world.all_shards_owned(), "at {} ms\n{}", world.now, world.describe());
     }
-    assert_eq!(world.processes[0].member.state(), State::AllWithout);
+    assert_eq!(world.processes[0].member.state(), EngineContact::AllWithout);
     world.come_back();
     world.run_for(20_000);
 
@@ -87,7 +87,7 @@ fn a_node_without_the_engine_suspends_its_shards_before_others_acquire_them() {
     world.cut_from_engine.insert(0);
     world.run_for(4_900);
 
-    assert_eq!(world.processes[0].member.state(), State::Unsure);
+    assert_eq!(world.processes[0].member.state(), EngineContact::Unsure);
     assert!(shards().all(|shard| !world.owners(shard).contains(&0)));
     assert!(time_to_owners(&mut world) < 4_000);
 }
@@ -103,8 +103,8 @@ fn an_isolated_node_serves_or_suspends_as_it_is_set() {
         (world.processes[0].member.state(), serves)
     };
 
-    assert_eq!(state_and_shards(Isolated::Serve), (State::Alone, true));
-    assert_eq!(state_and_shards(Isolated::Suspend), (State::Alone, false));
+    assert_eq!(state_and_shards(Isolated::Serve), (EngineContact::Alone, true));
+    assert_eq!(state_and_shards(Isolated::Suspend), (EngineContact::Alone, false));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_node_whose_clock_is_wrong_takes_no_shards() {
 
     world.run_for(60_000);
 
-    assert_eq!(world.processes[wrong].member.state(), State::Sure);
+    assert_eq!(world.processes[wrong].member.state(), EngineContact::Sure);
     assert!(shards().all(|shard| !world.owners(shard).contains(&wrong)));
 }
 

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{Acquisition, NodeEntry, Renewal, Timing};
-use lwm2m_cluster::{Incarnation, Isolated, NodeNumber, Process, State, Term, WallTime};
+use lwm2m_cluster::{EngineContact, Incarnation, Isolated, NodeNumber, NodeProcess, Term, WallTime};
 
 use crate::engine::{Acquire, Engine, Rules};
 use crate::world::{SHARDS, World};
 
 const SHARD: Shard = Shard::new(3);
 
-fn process(number: u64) -> Process {
-    Process { node: NodeNumber::try_from(number).unwrap(), incarnation: Incarnation(1) }
+fn process(number: u64) -> NodeProcess {
+    NodeProcess { node: NodeNumber::try_from(number).unwrap(), incarnation: Incarnation(1) }
 }
 
 fn acquire(engine: &mut Engine, number: u64, world: u64) -> Option<Term> {
@@ -114,7 +114,7 @@ fn an_owner_that_the_engine_brings_back_waits_until_no_other_one_can_be_sure() {
         world.run_for(20);
         let serving = |number: usize| shards.iter().any(|&shard| world.owners(shard).contains(&number));
         assert!(!(serving(0) && (serving(1) || serving(2))), "two owners");
-        if world.processes[0].member.state() == State::Sure {
+        if world.processes[0].member.state() == EngineContact::Sure {
             let since = *sure_since.get_or_insert(world.now);
             longest = if serving(1) || serving(2) { world.now - since } else { longest };
         }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
 use lwm2m_cluster::{
-    Command, Ended, Event, Incarnation, Isolated, Member, NodeNumber, Now, PeerMessage, Process, Settings, State, Term,
-    WallTime, WriteNumbers,
+    ClusterMember, Ended, EngineContact, Incarnation, Isolated, MemberCommand, MemberEvent, NodeNumber, NodeProcess,
+    Now, PeerMessage, Settings, Term, WallTime, WriteNumbers,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -51,8 +51,8 @@ pub struct World {
 
 /// A process, alive or not.
 pub struct Running {
-    pub process: Process,
-    pub member: Member,
+    pub process: NodeProcess,
+    pub member: ClusterMember,
     pub alive: bool,
     stopped: bool,
     pub ended: Option<Ended>,
@@ -61,7 +61,7 @@ pub struct Running {
     clock_offset: i64,
     /// The rate of the monotonic clock, in millionths off.
     drift: i64,
-    inbox: VecDeque<Event>,
+    inbox: VecDeque<MemberEvent>,
     shards: BTreeMap<Shard, Service>,
     winding: Vec<(u64, Shard)>,
     /// The records that each turn sends for a shard.
@@ -83,7 +83,7 @@ enum Request {
 enum Delivery {
     Turn(usize),
     ToEngine(usize, Request),
-    ToProcess(usize, Event),
+    ToProcess(usize, MemberEvent),
     Go(usize),
 }
 
@@ -95,7 +95,7 @@ pub struct Audit {
     born: HashMap<Shard, Term>,
     tenures: u64,
     /// Of each shard: the latest tenure that sent something, its process, and its state when it last sent.
-    latest: HashMap<Shard, (u64, usize, State)>,
+    latest: HashMap<Shard, (u64, usize, EngineContact)>,
     /// Of each shard: the latest tenure whose write came through since the engine last forgot something, and
     /// its process.
     written: HashMap<Shard, (u64, usize)>,
@@ -134,13 +134,13 @@ impl World {
     pub fn start(&mut self, number: u8, clock_offset: i64, drift: i64) -> usize {
         let node = NodeNumber::try_from(u64::from(number)).unwrap();
         let id = self.processes.len();
-        let process = Process { node, incarnation: Incarnation(id as u64 + 1) };
+        let process = NodeProcess { node, incarnation: Incarnation(id as u64 + 1) };
         let settings =
             Settings { process, weight: 1, timing: Timing::default(), isolated: self.isolated, moves_at_once: 2 };
         let now = clock(self.start, self.now, clock_offset, drift);
         self.processes.push(Running {
             process,
-            member: Member::new(settings, now),
+            member: ClusterMember::new(settings, now),
             alive: true,
             stopped: false,
             ended: None,
@@ -178,7 +178,7 @@ impl World {
 
     pub fn drain(&mut self, id: usize) {
         self.processes[id].draining = true;
-        self.deliver(0, Delivery::ToProcess(id, Event::Drain));
+        self.deliver(0, Delivery::ToProcess(id, MemberEvent::Drain));
     }
 
     pub fn fail_over(&mut self, lost: usize, offset: i64) {
@@ -288,7 +288,7 @@ impl World {
         self.deliver(TURN + jitter, Delivery::Turn(id));
     }
 
-    fn handle(&mut self, id: usize, event: Event) {
+    fn handle(&mut self, id: usize, event: MemberEvent) {
         let now = self.now_of(id);
         self.processes[id].member.handle(event, now);
         self.obey(id);
@@ -299,17 +299,17 @@ impl World {
         let (done, under_way) = self.processes[id].winding.drain(..).partition(|(at, _)| *at <= now);
         self.processes[id].winding = under_way;
         for (_, shard) in done {
-            self.handle(id, Event::WoundDown(shard));
+            self.handle(id, MemberEvent::WoundDown(shard));
         }
     }
 
     fn obey(&mut self, id: usize) {
         while let Some(command) = self.processes[id].member.poll_command() {
             match command {
-                Command::Ask(request) => self.send_to_engine(id, Request::Engine(request)),
-                Command::Send { to, message } => self.send_to_peer(id, to, message),
-                Command::Load { shard, term } => self.load(id, shard, term),
-                Command::UseTerm { shard, term } => {
+                MemberCommand::Ask(request) => self.send_to_engine(id, Request::Engine(request)),
+                MemberCommand::Send { to, message } => self.send_to_peer(id, to, message),
+                MemberCommand::Load { shard, term } => self.load(id, shard, term),
+                MemberCommand::UseTerm { shard, term } => {
                     self.audit.own_terms += 1;
                     if let Some(service) = self.processes[id].shards.get_mut(&shard) {
                         // An association that was made in a term which the engine forgot waits for a later one.
@@ -317,18 +317,18 @@ impl World {
                     }
                 }
                 // The model asks the member before each record.
-                Command::Suspend(_) | Command::Resume(_) => {}
-                Command::HandOver { shard, .. } => {
+                MemberCommand::Suspend(_) | MemberCommand::Resume(_) => {}
+                MemberCommand::HandOver { shard, .. } => {
                     let takes = self.random.random_range(0..2_000);
                     self.processes[id].winding.push((self.now + takes, shard));
                     self.audit.handovers += 1;
                 }
-                Command::Drop(shard) => drop(self.processes[id].shards.remove(&shard)),
-                Command::Drained => {
+                MemberCommand::Drop(shard) => drop(self.processes[id].shards.remove(&shard)),
+                MemberCommand::Drained => {
                     self.processes[id].drained = true;
                     self.processes[id].alive = false;
                 }
-                Command::End(reason) => {
+                MemberCommand::End(reason) => {
                     if self.verbose {
                         eprintln!("{} ms: process {} ends: {reason:?}", self.now, self.processes[id].process);
                     }
@@ -372,7 +372,7 @@ impl World {
             service.tenure = tenure;
         }
         if needs_term {
-            self.handle(id, Event::NeedsTerm(shard));
+            self.handle(id, MemberEvent::NeedsTerm(shard));
         }
         self.send_to_engine(id, Request::Write { shard, term, tenure });
     }
@@ -396,10 +396,10 @@ impl World {
             // One message in twenty arrives twice.
             for _ in 0..self.random.random_range(0..20_u8) / 19 {
                 let delay = self.random.random_range(1..=300);
-                self.deliver(delay, Delivery::ToProcess(receiver, Event::Message(message.clone())));
+                self.deliver(delay, Delivery::ToProcess(receiver, MemberEvent::Message(message.clone())));
             }
             let delay = self.random.random_range(1..=10 + self.slowness / 2);
-            self.deliver(delay, Delivery::ToProcess(receiver, Event::Message(message)));
+            self.deliver(delay, Delivery::ToProcess(receiver, MemberEvent::Message(message)));
         }
     }
 
@@ -416,11 +416,11 @@ impl World {
         let me = self.processes[id].process;
         let answer = match request {
             Request::Engine(EngineRequest::Round { asked, entry, renewals }) => {
-                Event::Round(self.engine.round(asked, entry, &renewals, self.now))
+                MemberEvent::Round(self.engine.round(asked, entry, &renewals, self.now))
             }
             Request::Engine(EngineRequest::Acquire { asked, shard, floor, contact, not_after }) => {
                 let ask = Acquire { shard, floor, contact, not_after };
-                Event::Acquired { asked, shard, answer: self.engine.acquire(me, &ask, self.now) }
+                MemberEvent::Acquired { asked, shard, answer: self.engine.acquire(me, &ask, self.now) }
             }
             Request::Engine(EngineRequest::Release { shard, term }) => {
                 return self.engine.release(me, shard, term);
@@ -455,7 +455,7 @@ impl Audit {
         id: usize,
         shard: Shard,
         tenure: u64,
-        state: State,
+        state: EngineContact,
         other_serves: bool,
         now: u64,
     ) -> Option<u64> {
@@ -471,7 +471,7 @@ impl Audit {
             *latest = (self.tenures, id, state);
             return Some(self.tenures);
         }
-        if state == State::Alone || other_state == State::Alone {
+        if state == EngineContact::Alone || other_state == EngineContact::Alone {
             self.allowed_doubles += 1;
         } else {
             self.violations.push(format!(

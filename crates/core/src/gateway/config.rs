@@ -85,12 +85,12 @@ pub struct BootstrapConfig {
     /// The names of the certificates and raw public keys that are for bootstrap, and so for nothing else.
     pub certificates: Vec<EndpointPattern>,
     /// The client at the broker by which accounts come; `None` if they are those of the file only.
-    pub client: Option<BootstrapClient>,
+    pub login: Option<BrokerLogin>,
 }
 
-/// The bootstrap server as a client of the broker.
+/// The name and password with which a client of the gateway's own connects to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BootstrapClient {
+pub struct BrokerLogin {
     pub username: String,
     pub password: Option<Secret>,
 }
@@ -127,7 +127,7 @@ impl Default for BootstrapConfig {
             generated_keys: 100_000,
             identity: IdentityRule::default(),
             certificates: Vec::new(),
-            client: None,
+            login: None,
         }
     }
 }

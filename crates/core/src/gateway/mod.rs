@@ -54,6 +54,7 @@ mod intake;
 mod notification;
 mod operators;
 mod output;
+mod own_client;
 mod pending_changes;
 mod pending_registrations;
 mod presence;

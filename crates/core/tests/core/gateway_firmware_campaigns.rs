@@ -4,7 +4,7 @@ use lwm2m_core::coap::{Code, Message};
 use lwm2m_core::command::AskId;
 use lwm2m_core::gateway::console_commands::AnswerOutcome;
 use lwm2m_core::gateway::firmware::campaign::CampaignStatus;
-use lwm2m_core::gateway::firmware::campaign::member::{MemberState, Outcome};
+use lwm2m_core::gateway::firmware::campaign::member::{MemberOutcome, MemberState};
 use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
 use lwm2m_core::gateway::report::{CampaignReport, Report};
 use lwm2m_testkit::scene::Scene;
@@ -90,8 +90,11 @@ fn a_campaign_is_told_from_its_first_question_to_the_new_version_of_its_device()
     scene.expect_nothing_more();
 
     let reports = reports(&mut scene);
-    let ended =
-        CampaignReport::Ended { campaign: "spring".into(), endpoint: "dev-7".into(), outcome: Outcome::Succeeded };
+    let ended = CampaignReport::Ended {
+        campaign: "spring".into(),
+        endpoint: "dev-7".into(),
+        outcome: MemberOutcome::Succeeded,
+    };
     assert!(reports.contains(&ended), "{reports:?}");
     let completed = |report: &CampaignReport| {
         matches!(report, CampaignReport::Status { status: CampaignStatus::Completed, counts, .. }

@@ -82,13 +82,7 @@ fn a_pull_goes_on_under_the_same_uri_after_a_restart_of_the_gateway() {
 #[test]
 fn an_update_that_was_installed_while_the_gateway_was_down_succeeds() {
     let mut scene = public_scene();
-    let (key, name, [state, _]) = pulling(&mut scene);
-    (1..4).for_each(|block| drop(fetch(&mut scene, (&key, &name), block)));
-    notify(&mut scene, &state, 3, 2);
-    expect_event(&mut scene, "downloaded");
-    let execute = expect_execute(&mut scene, "/5/0/2");
-    scene.answer(&execute, Code::CHANGED);
-    expect_event(&mut scene, "updating");
+    install(&mut scene);
     let mut store = MemoryStore::default();
     restart(&mut scene, &mut store, public);
     let read = scene.expect_request(Code::GET, "/5/0");
@@ -105,13 +99,7 @@ fn an_update_that_was_installed_while_the_gateway_was_down_succeeds() {
 #[test]
 fn a_device_that_reboots_to_install_tells_its_result_after_its_register() {
     let mut scene = public_scene();
-    let (key, name, [state, _]) = pulling(&mut scene);
-    (1..4).for_each(|block| drop(fetch(&mut scene, (&key, &name), block)));
-    notify(&mut scene, &state, 3, 2);
-    expect_event(&mut scene, "downloaded");
-    let execute = expect_execute(&mut scene, "/5/0/2");
-    scene.answer(&execute, Code::CHANGED);
-    expect_event(&mut scene, "updating");
+    install(&mut scene);
     register(&mut scene, QUERY);
     let read = scene.expect_request(Code::GET, "/5/0");
     scene.device_sends(&object(&read, 0, 8, 2));
@@ -352,13 +340,7 @@ fn an_update_outlives_a_registration_that_ended_while_the_gateway_was_down() {
 #[test]
 fn an_update_whose_time_passed_while_the_gateway_was_down_is_looked_at_first() {
     let mut scene = public_scene();
-    let (key, name, [state, _]) = pulling(&mut scene);
-    (1..4).for_each(|block| drop(fetch(&mut scene, (&key, &name), block)));
-    notify(&mut scene, &state, 3, 2);
-    expect_event(&mut scene, "downloaded");
-    let execute = expect_execute(&mut scene, "/5/0/2");
-    scene.answer(&execute, Code::CHANGED);
-    expect_event(&mut scene, "updating");
+    install(&mut scene);
     let mut store = MemoryStore::default();
     restart_after(&mut scene, &mut store, public, Duration::from_secs(2100));
     let read = scene.expect_request(Code::GET, "/5/0");
@@ -505,4 +487,15 @@ fn a_device_that_does_not_answer_the_end_of_a_cancelled_update_is_asked_three_ti
     let update = scene.update("");
     scene.ask(&update, Code::CHANGED);
     scene.expect_nothing_more();
+}
+
+/// Lets the device fetch the whole image and begin to install it.
+fn install(scene: &mut Scene) {
+    let (key, name, [state, _]) = pulling(scene);
+    (1..4).for_each(|block| drop(fetch(scene, (&key, &name), block)));
+    notify(scene, &state, 3, 2);
+    expect_event(scene, "downloaded");
+    let execute = expect_execute(scene, "/5/0/2");
+    scene.answer(&execute, Code::CHANGED);
+    expect_event(scene, "updating");
 }

@@ -5,10 +5,8 @@
 //! 2. A message is the account of its endpoint name, before the accounts of patterns. An empty one removes it.
 //! 3. The end of each session is published to `lwm2m-bootstrap/{endpoint}/status`. It has no secret.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rand::RngExt;
 use serde_json::json;
 
 use crate::bootstrap::account::Accounts;
@@ -17,62 +15,38 @@ use crate::coap::Code;
 use crate::mqtt::topics::is_allowed;
 use crate::registry::RegistrationId;
 
-use super::super::broker::{BrokerCommand, BrokerEvent, ClientInfo, Publication, UplinkClass};
-use super::super::config::BootstrapClient;
+use super::super::broker::BrokerEvent;
 use super::super::context::Context;
+use super::super::own_client::OwnClient;
 use super::super::report::{BootstrapReport, BootstrapStep, Report};
 
 /// The session of the client. Those of devices count from 1.
 pub(in super::super) const SESSION: RegistrationId = RegistrationId(0);
 
 const PREFIX: &str = "lwm2m-bootstrap";
-/// The time after which the client connects again if the broker has closed its session.
-const RETRY: Duration = Duration::from_secs(30);
-/// How long the broker keeps messages for the client while it is not connected.
-const LIFETIME: Duration = Duration::from_secs(3600);
 /// The largest account, in bytes.
 const LARGEST: usize = 64 * 1024;
 
-/// The client, which is connected or is to be connected at a time.
-#[derive(Debug, Default)]
+/// The client by which accounts come and the ends of sessions are published.
+#[derive(Debug)]
 pub(super) struct BrokerClient {
-    connects_at: Option<Instant>,
-    is_connected: bool,
+    connection: OwnClient,
 }
 
 impl BrokerClient {
-    pub fn starting_at(now: Instant) -> Self {
-        Self { connects_at: Some(now), is_connected: false }
+    /// Creates a client that connects at this time; never, if there is none.
+    pub fn new(connects_at: Option<Instant>) -> Self {
+        Self { connection: OwnClient::new(SESSION, connects_at) }
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.connects_at
+        self.connection.next_deadline()
     }
 
     /// Connects, if it is time.
     pub fn handle_timeout(&mut self, context: &mut Context) {
-        if self.connects_at.is_none_or(|at| at > context.now) {
-            return;
-        }
-        self.connects_at = None;
-        let settings = context.settings.bootstrap.as_ref().and_then(|settings| settings.client.clone());
-        let Some(BootstrapClient { username, password }) = settings else { return };
-        self.is_connected = true;
-        // Each process is another client: a former one may still be connected.
-        let number: u64 = context.rng.random();
-        let client = ClientInfo {
-            endpoint: PREFIX.to_owned(),
-            clientid: format!("{PREFIX}-{number:016x}"),
-            username,
-            password,
-            proto_ver: "1.1".to_owned(),
-            peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            command_filter: format!("{PREFIX}/+/account"),
-            command_qos: 1,
-            lifetime: LIFETIME,
-            will: None,
-        };
-        context.command_broker(BrokerCommand::Resume { registration: SESSION, client });
+        let login = context.settings.bootstrap.as_ref().and_then(|settings| settings.login.clone());
+        self.connection.handle_timeout(context, login, PREFIX, format!("{PREFIX}/+/account"));
     }
 
     /// Takes an event of the session.
@@ -84,8 +58,7 @@ impl BrokerClient {
                 }
             }
             BrokerEvent::Closed { .. } | BrokerEvent::ConnectFailed { .. } => {
-                self.is_connected = false;
-                self.connects_at = Some(context.now + RETRY);
+                self.connection.closed(context.now);
             }
             BrokerEvent::Connected { .. }
             | BrokerEvent::Reconnected { .. }
@@ -118,13 +91,10 @@ impl BrokerClient {
         let topic = format!("{PREFIX}/{endpoint}/status");
         // The name of a device may be no level of a topic.
         let is_level = !endpoint.contains(['/', '+', '#']) && is_allowed(&topic);
-        if !self.is_connected || !is_level {
-            return;
+        if is_level {
+            let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into_bytes();
+            self.connection.publish(context, topic, payload);
         }
-        let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into_bytes();
-        let (retain, expiry, correlation, ticket) = (false, None, None, None);
-        let class = UplinkClass::Report;
-        context.publish(SESSION, Publication { topic, qos: 1, payload, class, retain, expiry, correlation, ticket });
     }
 }
 

@@ -77,7 +77,6 @@ const UNPROVEN_BLOCK: usize = 16;
 struct SessionId(u64);
 
 /// Owns the accounts and the sessions.
-#[derive(Default)]
 pub(super) struct BootstrapServer {
     accounts: Accounts,
     client: BrokerClient,
@@ -103,9 +102,19 @@ struct RunningSession {
 impl BootstrapServer {
     /// Creates a server, whose client connects to the broker at once if there is one.
     pub fn new(settings: Option<&BootstrapConfig>, now: Instant, rng: &mut StdRng) -> Self {
-        let has_client = settings.is_some_and(|settings| settings.client.is_some());
-        let client = if has_client { BrokerClient::starting_at(now) } else { BrokerClient::default() };
-        Self { client, pack_tag_key: rng.random(), ..Self::default() }
+        let login = settings.and_then(|settings| settings.login.as_ref());
+        let client = BrokerClient::new(login.map(|_| now));
+        Self {
+            accounts: Accounts::default(),
+            client,
+            sessions: IdMap::default(),
+            by_endpoint: HashMap::new(),
+            exchanges: IdMap::default(),
+            deadlines: IdDeadlines::default(),
+            plain_sessions: 0,
+            last_id: 0,
+            pack_tag_key: rng.random(),
+        }
     }
 
     /// Takes an event of the client at the broker.

@@ -31,7 +31,7 @@ use crate::command::firmware::{JobLabel, JobStatus, Phase};
 use crate::lwm2m::firmware::{OBJECT, resource};
 use crate::lwm2m::path::Path;
 
-use member::{Member, MemberState, Outcome};
+use member::{Member, MemberOutcome, MemberState};
 use spec::{CampaignSpec, Selection};
 use view::Counts;
 
@@ -106,7 +106,7 @@ pub enum CampaignEvent {
     /// It has another status. The first one is told as well.
     Status(CampaignStatus),
     /// It is done with a device.
-    Ended { endpoint: Arc<str>, outcome: Outcome },
+    Ended { endpoint: Arc<str>, outcome: MemberOutcome },
     /// A device does not take part, because there are [`MOST_MEMBERS`]. Only the first one is told.
     Full { endpoint: Arc<str> },
 }
@@ -233,7 +233,7 @@ impl Campaign {
                 self.set(&key, Member::Waiting { is_queued: true });
                 self.retries.push_back((now + RETRY, key));
             }
-            UpdateAnswer::Refused(code) => self.end(&key, Outcome::Refused(code)),
+            UpdateAnswer::Refused(code) => self.end(&key, MemberOutcome::Refused(code)),
         }
     }
 
@@ -243,7 +243,7 @@ impl Campaign {
         if job != status.job {
             return;
         }
-        if let Some(outcome) = Outcome::of(status.phase, status.error) {
+        if let Some(outcome) = MemberOutcome::of(status.phase, status.error) {
             return self.end(&key, outcome);
         }
         let waits = status.phase == Phase::Waiting;
@@ -259,7 +259,7 @@ impl Campaign {
         }
         if moment.unix >= self.ends && !self.begins_nothing() {
             self.has_expired = true;
-            self.end_waiting(Outcome::Absent);
+            self.end_waiting(MemberOutcome::Absent);
         }
         self.complete();
     }
@@ -340,13 +340,13 @@ impl Campaign {
     }
 
     /// Returns what a value means for the device; `None` if it takes part so far.
-    fn judge(&self, path: Path, value: Option<&str>) -> Option<Outcome> {
+    fn judge(&self, path: Path, value: Option<&str>) -> Option<MemberOutcome> {
         if self.versions().contains(&Some(path)) && value == Some(self.spec.version.as_str()) {
-            return Some(Outcome::UpToDate);
+            return Some(MemberOutcome::UpToDate);
         }
         let (_, wanted) = self.spec.filter.iter().find(|(filtered, _)| *filtered == path)?;
         let matches = value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value));
-        (!matches).then_some(Outcome::FilterMismatch)
+        (!matches).then_some(MemberOutcome::FilterMismatch)
     }
 
     /// Returns the resources that a device is asked for: those of the filter, then those that may have its version.
@@ -368,7 +368,7 @@ impl Campaign {
     }
 
     /// Ends the part of all devices that have not begun.
-    fn end_waiting(&mut self, outcome: Outcome) {
+    fn end_waiting(&mut self, outcome: MemberOutcome) {
         let waiting = |member: &Member| matches!(member, Member::Waiting { .. } | Member::Ready { .. });
         let keys: Vec<Arc<str>> =
             self.members.iter().filter(|(_, member)| waiting(member)).map(|(key, _)| Arc::clone(key)).collect();
@@ -378,7 +378,7 @@ impl Campaign {
         self.retries.clear();
     }
 
-    fn end(&mut self, key: &Arc<str>, outcome: Outcome) {
+    fn end(&mut self, key: &Arc<str>, outcome: MemberOutcome) {
         self.set(key, Member::Ended(outcome));
         self.events.push(CampaignEvent::Ended { endpoint: Arc::clone(key), outcome });
         let Progress { failures, ended } = Progress::of(&self.counts).since(self.resumed_at);
@@ -412,8 +412,8 @@ impl Campaign {
         self.active < self.spec.concurrency as usize
     }
 
-    fn outcome_at_end(&self) -> Outcome {
-        if self.status == CampaignStatus::Cancelled { Outcome::Cancelled } else { Outcome::Absent }
+    fn outcome_at_end(&self) -> MemberOutcome {
+        if self.status == CampaignStatus::Cancelled { MemberOutcome::Cancelled } else { MemberOutcome::Absent }
     }
 
     fn question(&self, key: &Arc<str>) -> Option<Action> {

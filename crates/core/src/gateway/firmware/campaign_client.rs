@@ -6,10 +6,8 @@
 //!    of each device.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use rand::RngExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -19,15 +17,15 @@ use crate::mqtt::downlink::usable_reply;
 use crate::registry::RegistrationId;
 
 use super::campaign::Campaign;
-use super::campaign::member::Outcome;
+use super::campaign::member::MemberOutcome;
 use super::campaign::spec::CampaignName;
 use super::campaign::view::{CampaignView, Counts};
 use super::campaign_inbox::ask_of_campaign;
 use super::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
-use super::config::CampaignLogin;
-use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, Publication, UplinkClass};
+use crate::gateway::broker::BrokerEvent;
 use crate::gateway::context::Context;
 use crate::gateway::final_answer::FinalAnswer;
+use crate::gateway::own_client::OwnClient;
 
 /// The session of the client. Those of devices count from 1.
 pub(in crate::gateway) const SESSION: RegistrationId = RegistrationId(u64::MAX);
@@ -35,18 +33,13 @@ pub(in crate::gateway) const SESSION: RegistrationId = RegistrationId(u64::MAX);
 const PREFIX: &str = "lwm2m-firmware";
 const COMMANDS: &str = "lwm2m-firmware/command";
 const ANSWERS: &str = "lwm2m-firmware/answer";
-/// The time after which the client connects again if the broker has closed its session.
-const RETRY: Duration = Duration::from_secs(30);
-/// How long the broker keeps messages for the client while it is not connected.
-const LIFETIME: Duration = Duration::from_secs(3600);
 /// The largest message, in bytes: a campaign with a long list of devices.
 const LARGEST: usize = 4 * 1024 * 1024;
 
-/// The client, which is connected or is to be connected at a time.
-#[derive(Debug, Default)]
+/// The client by which applications control campaigns and learn how they go.
+#[derive(Debug)]
 pub(in crate::gateway) struct CampaignClient {
-    connects_at: Option<Instant>,
-    is_connected: bool,
+    connection: OwnClient,
     /// The requests that are answered when an image was looked at.
     asked: HashMap<AskId, Asker>,
     /// The progress of each campaign that was published last.
@@ -87,37 +80,20 @@ struct CommandText<'a> {
 
 /// The connection.
 impl CampaignClient {
-    pub fn starting_at(now: Instant) -> Self {
-        Self { connects_at: Some(now), ..Self::default() }
+    /// Creates a client that connects at this time; never, if there is none.
+    pub fn new(connects_at: Option<Instant>) -> Self {
+        let connection = OwnClient::new(SESSION, connects_at);
+        Self { connection, asked: HashMap::new(), told: BTreeMap::new(), last_ask: 0 }
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.connects_at
+        self.connection.next_deadline()
     }
 
     /// Connects, if it is time.
     pub fn handle_timeout(&mut self, context: &mut Context) {
-        if self.connects_at.is_none_or(|at| at > context.now) {
-            return;
-        }
-        self.connects_at = None;
-        let Some(CampaignLogin { username, password }) = context.settings.firmware.login.clone() else { return };
-        self.is_connected = true;
-        // Each process is another client: a former one may still be connected.
-        let number: u64 = context.rng.random();
-        let client = ClientInfo {
-            endpoint: PREFIX.to_owned(),
-            clientid: format!("{PREFIX}-{number:016x}"),
-            username,
-            password,
-            proto_ver: "1.1".to_owned(),
-            peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            command_filter: COMMANDS.to_owned(),
-            command_qos: 1,
-            lifetime: LIFETIME,
-            will: None,
-        };
-        context.command_broker(BrokerCommand::Resume { registration: SESSION, client });
+        let login = context.settings.firmware.login.clone();
+        self.connection.handle_timeout(context, login, PREFIX, COMMANDS.to_owned());
     }
 
     /// Takes an event of the session. Returns what a message asks for.
@@ -137,8 +113,7 @@ impl CampaignClient {
                 }
             }
             BrokerEvent::Closed { .. } | BrokerEvent::ConnectFailed { .. } => {
-                self.is_connected = false;
-                self.connects_at = Some(context.now + RETRY);
+                self.connection.closed(context.now);
             }
             BrokerEvent::Connected { .. }
             | BrokerEvent::Reconnected { .. }
@@ -205,7 +180,7 @@ impl CampaignClient {
         if let Some(reply) = &asker.reply {
             context.publish_reply(SESSION, 1, reply, &payload);
         }
-        self.publish(context, ANSWERS.to_owned(), payload);
+        self.connection.publish(context, ANSWERS.to_owned(), payload);
     }
 }
 
@@ -222,7 +197,7 @@ impl CampaignClient {
     pub fn tell_progress(&mut self, context: &mut Context, name: &CampaignName, campaign: &Campaign) {
         let interval = context.settings.firmware.progress_interval;
         let is_due = |told: &(Instant, Counts)| told.1 != *campaign.counts() && context.now >= told.0 + interval;
-        if self.is_connected && self.told.get(name).is_none_or(is_due) {
+        if self.connection.is_connected() && self.told.get(name).is_none_or(is_due) {
             self.tell_status(context, name, &campaign.view());
         }
     }
@@ -230,11 +205,11 @@ impl CampaignClient {
     /// Returns when the progress of a campaign is to be published.
     pub fn progress_due(&self, name: &CampaignName, counts: &Counts, interval: Duration) -> Option<Instant> {
         let (at, told) = self.told.get(name)?;
-        (self.is_connected && told != counts).then(|| *at + interval)
+        (self.connection.is_connected() && told != counts).then(|| *at + interval)
     }
 
     /// Publishes the outcome of a device.
-    pub fn tell_device(&self, context: &mut Context, name: &CampaignName, endpoint: &str, outcome: Outcome) {
+    pub fn tell_device(&self, context: &mut Context, name: &CampaignName, endpoint: &str, outcome: MemberOutcome) {
         let mut data = json!({ "name": name.as_str(), "ep": endpoint, "state": outcome.state().name() });
         if let Some(error) = outcome.error() {
             data["error"] = json!(error);
@@ -248,16 +223,7 @@ impl CampaignClient {
 
     fn tell(&self, context: &mut Context, name: &CampaignName, msg_type: &str, data: Value) {
         let payload = json!({ "msgType": msg_type, "data": data }).to_string().into_bytes();
-        self.publish(context, format!("{PREFIX}/campaigns/{name}"), payload);
-    }
-
-    fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>) {
-        if !self.is_connected {
-            return;
-        }
-        let (retain, expiry, correlation, ticket) = (false, None, None, None);
-        let class = UplinkClass::Report;
-        context.publish(SESSION, Publication { topic, qos: 1, payload, class, retain, expiry, correlation, ticket });
+        self.connection.publish(context, format!("{PREFIX}/campaigns/{name}"), payload);
     }
 }
 

@@ -38,7 +38,7 @@ use crate::gateway::report::{CampaignReport, Report};
 pub const MOST_CAMPAIGNS: usize = 32;
 
 /// Owns the campaigns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::gateway) struct Campaigns {
     campaigns: BTreeMap<CampaignName, Campaign>,
     /// The campaigns whose image is being described, and who is to be answered.
@@ -71,8 +71,15 @@ enum AskedKind {
 impl Campaigns {
     /// Begins without campaigns. A client at the broker connects at once, if there is one.
     pub fn new(config: &FirmwareConfig, now: Instant) -> Self {
-        let client = config.login.as_ref().map(|_| CampaignClient::starting_at(now));
-        Self { client: client.unwrap_or_default(), ..Self::default() }
+        Self {
+            campaigns: BTreeMap::new(),
+            pending: Vec::new(),
+            asked: HashMap::new(),
+            last_ask: 0,
+            forgotten: Vec::new(),
+            keeps_changes: false,
+            client: CampaignClient::new(config.login.is_some().then_some(now)),
+        }
     }
 
     /// Takes an event of the client at the broker.

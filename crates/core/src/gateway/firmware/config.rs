@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use lwm2m_base::secret::Secret;
-
 use super::pull_uri::PublicUris;
+use crate::gateway::config::BrokerLogin;
 
 /// The settings that the core needs. The folder of the images, and the largest size of one, are the shell's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,14 +19,7 @@ pub struct FirmwareConfig {
     /// Longest time from the Update command to the Update Result.
     pub update_timeout: Duration,
     /// The client at the broker by which applications control campaigns; `None` if there is none.
-    pub login: Option<CampaignLogin>,
-}
-
-/// The name by which the client of the campaigns connects to the broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CampaignLogin {
-    pub username: String,
-    pub password: Option<Secret>,
+    pub login: Option<BrokerLogin>,
 }
 
 /// The defaults. The program's configuration reads them from here.

@@ -1,7 +1,7 @@
 //! Reports of firmware campaigns.
 
 use crate::gateway::firmware::campaign::CampaignStatus;
-use crate::gateway::firmware::campaign::member::Outcome;
+use crate::gateway::firmware::campaign::member::MemberOutcome;
 use crate::gateway::firmware::campaign::view::Counts;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum CampaignReport {
     /// The campaign has another status. The first one is reported as well.
     Status { campaign: String, status: CampaignStatus, counts: Counts },
     /// The campaign is done with a device.
-    Ended { campaign: String, endpoint: String, outcome: Outcome },
+    Ended { campaign: String, endpoint: String, outcome: MemberOutcome },
     /// A device does not take part because the campaign has too many. Only the first one is reported.
     Full { campaign: String, endpoint: String },
 }

@@ -3,7 +3,7 @@
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, RegistrationId, UplinkClass,
 };
-use lwm2m_core::gateway::config::BootstrapClient;
+use lwm2m_core::gateway::config::BrokerLogin;
 
 use super::*;
 
@@ -12,8 +12,8 @@ const OWN: RegistrationId = RegistrationId(0);
 
 fn connected() -> Scene {
     let mut scene = scene_with(account(json!({ "delete": [] })), |settings| {
-        let client = BootstrapClient { username: "bs".to_owned(), password: None };
-        settings.bootstrap.as_mut().expect("it is on").client = Some(client);
+        let client = BrokerLogin { username: "bs".to_owned(), password: None };
+        settings.bootstrap.as_mut().expect("it is on").login = Some(client);
     });
     scene.advance(0.0);
     expect_client(&mut scene);

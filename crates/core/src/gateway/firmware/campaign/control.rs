@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::member::{Member, MemberState, Outcome};
+use super::member::{Member, MemberOutcome, MemberState};
 use super::spec::CampaignSpec;
 use super::view::{CampaignMember, CampaignView, Counts};
 use super::{Campaign, CampaignEvent, CampaignStatus, Progress};
@@ -46,7 +46,7 @@ impl Campaign {
             return Err(OVER);
         }
         self.set_status(CampaignStatus::Cancelled);
-        self.end_waiting(Outcome::Cancelled);
+        self.end_waiting(MemberOutcome::Cancelled);
         let running = self.members.iter().filter(|(_, member)| matches!(member, Member::Updating { .. }));
         let running: Vec<_> = running.map(|(key, _)| key.clone()).collect();
         running.iter().for_each(|key| self.cancel_update(key));
@@ -119,7 +119,7 @@ impl Campaign {
         let members = members.map(|(endpoint, member)| CampaignMember {
             endpoint: endpoint.to_string(),
             state: member.state(),
-            error: member.outcome().and_then(Outcome::error),
+            error: member.outcome().and_then(MemberOutcome::error),
         });
         members.take(most).collect()
     }

@@ -21,13 +21,13 @@ pub enum Member {
     /// The update runs. `is_away` while it waits for a message of the device, and `is_cancelled` if it was told to end.
     Updating { job: JobLabel, is_away: bool, is_cancelled: bool },
     /// The campaign is done with the device.
-    Ended(Outcome),
+    Ended(MemberOutcome),
 }
 
 /// What became of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum MemberOutcome {
     /// It was updated, and runs the version.
     Succeeded,
     /// It ran the version before.
@@ -73,7 +73,7 @@ impl Member {
         matches!(self, Self::Starting | Self::Updating { is_away: false, .. })
     }
 
-    pub fn outcome(self) -> Option<Outcome> {
+    pub fn outcome(self) -> Option<MemberOutcome> {
         match self {
             Self::Ended(outcome) => Some(outcome),
             Self::Waiting { .. }
@@ -85,7 +85,7 @@ impl Member {
     }
 }
 
-impl Outcome {
+impl MemberOutcome {
     /// Returns the outcome of an update that has ended in this phase; `None` if it goes on.
     pub fn of(phase: Phase, error: Option<UpdateError>) -> Option<Self> {
         match phase {

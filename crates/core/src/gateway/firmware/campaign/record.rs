@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::firmware::JobLabel;
 
-use super::member::{Member, Outcome};
+use super::member::{Member, MemberOutcome};
 use super::spec::CampaignSpec;
 use super::{Campaign, CampaignStatus, Progress};
 
@@ -36,7 +36,7 @@ struct StoredCampaign {
 #[serde(rename_all = "snake_case")]
 enum StoredMember {
     Updating(JobLabel),
-    Ended(Outcome),
+    Ended(MemberOutcome),
 }
 
 /// Returns whether there is a record of a device in this state.

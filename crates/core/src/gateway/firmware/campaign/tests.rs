@@ -241,9 +241,9 @@ fn a_device_with_the_version_or_with_another_value_than_the_filter_is_not_update
     assert_eq!(fleet.updating, ["dev-00"]);
     assert_eq!(fleet.counts(), [("updating", 1), ("up_to_date", 2), ("filter_mismatch", 4)]);
     let ended = |endpoint: &str, outcome| CampaignEvent::Ended { endpoint: endpoint.into(), outcome };
-    assert!(fleet.events.contains(&ended("dev-01", Outcome::UpToDate)));
-    assert!(fleet.events.contains(&ended("dev-06", Outcome::UpToDate)), "PkgVersion has it");
-    assert!(fleet.events.contains(&ended("dev-without-model", Outcome::FilterMismatch)));
+    assert!(fleet.events.contains(&ended("dev-01", MemberOutcome::UpToDate)));
+    assert!(fleet.events.contains(&ended("dev-06", MemberOutcome::UpToDate)), "PkgVersion has it");
+    assert!(fleet.events.contains(&ended("dev-without-model", MemberOutcome::FilterMismatch)));
 }
 
 #[test]

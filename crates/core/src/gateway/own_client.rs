@@ -1,0 +1,84 @@
+//! A client of the gateway's own at the broker, beside those of the devices: it receives the messages of one topic filter
+//! and publishes. The bootstrap server has one, and so have firmware campaigns.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use crate::registry::RegistrationId;
+
+use super::broker::{BrokerCommand, ClientInfo, Publication, UplinkClass};
+use super::config::BrokerLogin;
+use super::context::Context;
+
+/// The time after which the client connects again if the broker has closed its session. The link reconnects it after
+/// all other interruptions.
+const RETRY: Duration = Duration::from_secs(30);
+/// How long the broker keeps messages for the client while it is not connected.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// The connection of the client, which exists or is to be made at a time.
+#[derive(Debug)]
+pub(in crate::gateway) struct OwnClient {
+    session: RegistrationId,
+    connects_at: Option<Instant>,
+    is_connected: bool,
+}
+
+impl OwnClient {
+    /// Creates a client that connects at this time; never, if there is none.
+    pub fn new(session: RegistrationId, connects_at: Option<Instant>) -> Self {
+        Self { session, connects_at, is_connected: false }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.connects_at
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.is_connected
+    }
+
+    /// Connects, if it is time. The client ID begins with the prefix.
+    pub fn handle_timeout(&mut self, context: &mut Context, login: Option<BrokerLogin>, prefix: &str, filter: String) {
+        if self.connects_at.is_none_or(|at| at > context.now) {
+            return;
+        }
+        self.connects_at = None;
+        let Some(BrokerLogin { username, password }) = login else { return };
+        self.is_connected = true;
+        // Each process is another client: a former one may still be connected.
+        let number: u64 = context.rng.random();
+        let client = ClientInfo {
+            endpoint: prefix.to_owned(),
+            clientid: format!("{prefix}-{number:016x}"),
+            username,
+            password,
+            proto_ver: "1.1".to_owned(),
+            peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            command_filter: filter,
+            command_qos: 1,
+            lifetime: LIFETIME,
+            will: None,
+        };
+        context.command_broker(BrokerCommand::Resume { registration: self.session, client });
+    }
+
+    /// Takes that the broker has closed the session, or refused it.
+    pub fn closed(&mut self, now: Instant) {
+        self.is_connected = false;
+        self.connects_at = Some(now + RETRY);
+    }
+
+    /// Publishes a message, unless the client is not connected.
+    pub fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>) {
+        if !self.is_connected {
+            return;
+        }
+        let (retain, expiry, correlation, ticket) = (false, None, None, None);
+        let class = UplinkClass::Report;
+        let publication = Publication { topic, qos: 1, payload, class, retain, expiry, correlation, ticket };
+        context.publish(self.session, publication);
+    }
+}
