@@ -26,7 +26,7 @@ use crate::observability::failures::{Failure, FailureKind, FailureLog};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
 use crate::service::Watchdog;
-use crate::store::Store;
+use crate::store::{Store, StoreEvent};
 use crate::transport::{ReceiveBatch, UdpSockets};
 use crate::upstream::UpstreamLink;
 use lwm2m_core::gateway::report::Report;
@@ -78,6 +78,7 @@ enum DriverInput {
     Broker(lwm2m_core::gateway::broker::BrokerEvent),
     Key(KeyQuestion, KeyAnswer),
     Image(ImageAnswer),
+    Store(StoreEvent),
     Asked(DriverRequest),
     Deadline,
     Stop,
@@ -179,6 +180,7 @@ impl Driver {
                 event = self.link.event() => DriverInput::Broker(event),
                 (question, answer) = self.keys.answer() => DriverInput::Key(question, answer),
                 answer = image_answer(self.images.as_mut()) => DriverInput::Image(answer),
+                event = store_event(self.store.as_mut()) => DriverInput::Store(event),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
                 () = sleep_until(deadline.into()) => DriverInput::Deadline,
                 () = &mut stop => DriverInput::Stop,
@@ -189,6 +191,8 @@ impl Driver {
                 DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
                 DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
                 DriverInput::Image(answer) => self.handle_image(now, answer),
+                // There is room for changes again.
+                DriverInput::Store(StoreEvent::Stored { .. }) => {}
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
                 DriverInput::Stop => return,
@@ -388,6 +392,13 @@ impl Driver {
 async fn image_answer(images: Option<&mut ImageReader>) -> ImageAnswer {
     match images {
         Some(images) => images.answer().await,
+        None => pending().await,
+    }
+}
+
+async fn store_event(store: Option<&mut Store>) -> StoreEvent {
+    match store {
+        Some(store) => store.event().await,
         None => pending().await,
     }
 }

@@ -108,7 +108,7 @@ fn try_store(config: &Config) -> Vec<ConnectCheck> {
     if !config.store.enable.unwrap_or(true) {
         return Vec::new();
     }
-    vec![match store::try_out(&config.store) {
+    vec![match store::file::try_out(&config.store) {
         Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
         Err(error) => problem(one_line(&error.to_string())),
     }]

@@ -1,48 +1,30 @@
-//! The persistent store: keeps the state of devices in one file, so that it survives the process. Writes are collected
-//! and carried out behind the event loop (write-behind).
+//! Keeps what has to survive the process: registrations, observations, commands, DTLS associations and the other records
+//! of the core.
 //!
-//! 1. [`Store::open`] reads the file, or renames one that cannot be read, and returns its contents.
-//!    [`OpenedStore::write_now`] writes what must be on the disk before anything is sent to a device.
-//! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a
-//!    bounded channel. It never waits: while the channel is full, the core keeps the changes. The event loop calls it
-//!    once per `store.flush_interval`.
-//! 3. [`Store::close`] waits until the last change is written.
+//! The store is to the driver what the link to the broker is: it takes commands ([`StoreCommand`]) and returns events
+//! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file.
 //!
-//! The file holds the passwords of devices, because the broker asks for them when a device is connected again, and the
-//! keys of DTLS associations: only its owner can read it. A write ends with `fsync`, so that it survives a power
-//! failure too.
+//! 1. At the start the program opens the store, which returns its contents.
+//! 2. While the program runs, the driver hands over batches of changes. The store writes them in this order, each batch as a
+//!    whole, and confirms each when it is durable. Batches that have come meanwhile are written together.
+//! 3. At the end the driver closes the store, which writes the remaining changes.
 
-mod database;
-mod writer;
+pub mod file;
 
-use std::fs::{OpenOptions, TryLockError};
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tracing::{error, info, warn};
 
-use crate::conditions::Condition;
-use crate::observability::metrics::Metrics;
-use crate::transport::UdpListener;
-use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::{ChangeBatch, Gateway, Version};
 
-use database::{Database, StoreOpenError};
+use file::FileStore;
 
-pub use database::StoreContents;
-use writer::StoreWriter;
+pub use file::{OpenedStore, StoreContents};
 
 /// Maximum number of changes in a batch.
 const BATCH: usize = 256;
-/// Maximum number of batches that wait for the writer.
-const BATCHES: usize = 64;
 
 /// The configuration of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,178 +53,87 @@ pub enum StoreError {
     NotWritten { file: PathBuf, problem: String },
 }
 
-/// The driver's end of the store.
-pub struct Store {
-    batches: SyncSender<Vec<Change>>,
-    /// A batch for which the channel had no room. It is older than all changes that the core still holds.
-    held: Option<Vec<Change>>,
-    writer: JoinHandle<()>,
-    closing: Arc<AtomicBool>,
-    interval: Duration,
-    metrics: Arc<Metrics>,
+/// A request of the driver to the store.
+#[derive(Debug)]
+pub enum StoreCommand {
+    /// Writes a batch of changes of this driver's gateway. [`StoreEvent::Stored`] follows when it is durable; a store that
+    /// cannot write retries.
+    Write { version: Version, changes: Vec<Change> },
 }
 
-/// A store whose file has been read, before its writer has started.
-pub struct OpenedStore {
-    database: Database,
-    settings: StoreConfig,
-    listeners: Vec<UdpListener>,
-    metrics: Arc<Metrics>,
+/// A message of the store to the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// All batches of this driver's gateway up to this one are durable.
+    Stored { version: Version },
 }
 
-impl OpenedStore {
-    /// Writes changes at once, and waits until they are on the disk.
-    pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let written = catch_unwind(AssertUnwindSafe(|| self.database.write(changes)));
-        let problem = match written {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the pages of the file contradict each other".to_owned(),
-        };
-        self.metrics.store.write_errors.inc();
-        Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
-    }
-
-    /// Starts the writer. The condition shows whether it succeeds.
-    pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
-        let (batches, receiver) = sync_channel(BATCHES);
-        let closing = Arc::new(AtomicBool::new(false));
-        let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
-        let metrics = Arc::clone(&self.metrics);
-        let writer = StoreWriter::new(self, receiver, Arc::clone(&closing), condition);
-        let writer = thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(|| writer.run())
-            .map_err(|error| StoreError::NotOpened { file, error })?;
-        Ok(Store { batches, held: None, writer, closing, interval, metrics })
-    }
+/// The end of the store that one driver has.
+pub enum Store {
+    File(FileStore),
 }
 
 impl Store {
-    /// Opens the file, or creates it, and returns its contents. A device comes back to the listener of the same name.
-    /// `unix_time` names a file that is moved aside.
-    pub fn open(
-        settings: &StoreConfig,
-        listeners: &[UdpListener],
-        unix_time: Duration,
-        metrics: Arc<Metrics>,
-    ) -> Result<(OpenedStore, StoreContents), StoreError> {
-        let (database, contents) = open_or_put_aside(settings, listeners, unix_time)?;
-        let StoreContents { devices, associations, .. } = &contents;
-        let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
-        info!(%file, devices, associations, "store opened");
-        let opened = OpenedStore { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
-        Ok((opened, contents))
+    /// Takes a command. Never waits.
+    pub fn submit(&mut self, command: StoreCommand) {
+        match self {
+            Self::File(store) => store.submit(command),
+        }
+    }
+
+    /// Returns whether the store takes another batch. If it does not, the driver keeps its changes as marks.
+    pub fn has_room(&self) -> bool {
+        match self {
+            Self::File(store) => store.has_room(),
+        }
+    }
+
+    /// Returns the next event. Cancel-safe. Without a living writer there is none.
+    pub async fn event(&mut self) -> StoreEvent {
+        match self {
+            Self::File(store) => store.event().await,
+        }
     }
 
     /// Returns when the present changes have to be handed over; `None` without changes.
     pub(crate) fn next_flush(&self, now: Instant, gateway: &Gateway) -> Option<Instant> {
-        gateway.has_changes().then(|| now + self.interval)
+        gateway.has_changes().then(|| now + self.interval())
     }
 
     /// Hands over a batch of changes, and returns when the next one is due. Never blocks.
     pub fn flush(&mut self, now: Instant, gateway: &mut Gateway) -> Option<Instant> {
-        let batch = self.held.take().unwrap_or_else(|| gateway.take_changes(now, BATCH));
-        match self.batches.try_send(batch) {
-            Ok(()) => gateway.has_changes().then_some(now),
-            Err(TrySendError::Full(batch)) => {
-                self.metrics.store.queue_full.inc();
-                self.held = Some(batch);
-                Some(now + self.interval)
-            }
-            Err(TrySendError::Disconnected(_)) => unreachable!("the writer stays as long as somebody sends to it"),
+        if !gateway.has_changes() {
+            return None;
         }
+        if !self.has_room() {
+            self.count_full();
+            return Some(now + self.interval());
+        }
+        self.write(gateway.take_batch(now, BATCH));
+        gateway.has_changes().then_some(now)
     }
 
     /// Hands over all remaining changes, and waits until they are written, but not longer than `patience`.
-    pub async fn close(self, now: Instant, mut gateway: Gateway, patience: Duration) {
-        let Self { batches, held, writer, closing, .. } = self;
-        gateway.change_all();
-        closing.store(true, Ordering::Relaxed);
-        writer.thread().unpark();
-        let last = tokio::task::spawn_blocking(move || {
-            let mut next = held;
-            while let Some(batch) = next.or_else(|| Some(gateway.take_changes(now, BATCH)))
-                && !batch.is_empty()
-                && batches.send(batch).is_ok()
-            {
-                next = None;
-            }
-            drop(batches);
-            writer.join()
-        });
-        match tokio::time::timeout(patience, last).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(_)) | Err(_)) => error!("store writer failed"),
-            Err(_) => warn!("store closed with unwritten changes"),
+    pub async fn close(self, now: Instant, gateway: Gateway, patience: Duration) {
+        match self {
+            Self::File(store) => store.close(now, gateway, patience).await,
         }
     }
-}
 
-/// Tests whether the file could be opened and written; it is neither read nor changed nor created.
-///
-/// # Errors
-/// If another process uses it, or the system does not allow it.
-pub(crate) fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
-    let file = &settings.file;
-    let not_opened = |error| StoreError::NotOpened { file: file.clone(), error };
-    match OpenOptions::new().read(true).write(true).open(file) {
-        Ok(opened) => match opened.try_lock() {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(file.clone())),
-            Err(TryLockError::Error(error)) => Err(not_opened(error)),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => try_folder(file).map_err(not_opened),
-        Err(error) => Err(not_opened(error)),
+    fn write(&mut self, batch: ChangeBatch) {
+        let ChangeBatch { version, changes } = batch;
+        self.submit(StoreCommand::Write { version, changes });
     }
-}
 
-/// Tests whether a file can be created in the folder of the store.
-fn try_folder(file: &Path) -> io::Result<()> {
-    let mut beside = file.to_owned().into_os_string();
-    beside.push(format!(".check-{}", std::process::id()));
-    OpenOptions::new().write(true).create_new(true).open(&beside)?;
-    std::fs::remove_file(&beside)
-}
+    fn interval(&self) -> Duration {
+        match self {
+            Self::File(store) => store.interval(),
+        }
+    }
 
-fn open_or_put_aside(
-    settings: &StoreConfig,
-    listeners: &[UdpListener],
-    unix_time: Duration,
-) -> Result<(Database, StoreContents), StoreError> {
-    let file = &settings.file;
-    let (problem, mark) = match Database::open(file, listeners) {
-        Ok(opened) => return Ok(opened),
-        Err(StoreOpenError::InUse) => return Err(StoreError::InUse(file.clone())),
-        Err(StoreOpenError::Io(error)) => return Err(StoreError::NotOpened { file: file.clone(), error }),
-        Err(StoreOpenError::Damaged(problem)) => (problem, "damaged"),
-        Err(StoreOpenError::Newer(format)) => {
-            (format!("it is of format {format}, which a newer version of this program writes"), "newer")
+    fn count_full(&self) {
+        match self {
+            Self::File(store) => store.count_full(),
         }
-    };
-    let mut aside = file.clone().into_os_string();
-    aside.push(format!(".{mark}-{}", unix_time.as_secs()));
-    let aside = PathBuf::from(aside);
-    std::fs::rename(file, &aside).map_err(|error| StoreError::NotPutAside {
-        file: file.clone(),
-        problem: problem.clone(),
-        error,
-    })?;
-    error!(
-        file = %file.display(),
-        problem,
-        put_aside = %aside.display(),
-        "the store cannot be read: the devices that it knew have to register again; \
-         a store of a newer version can be put back for that version, a damaged one can be deleted"
-    );
-    Database::open(file, listeners).map_err(|error| match error {
-        StoreOpenError::InUse => StoreError::InUse(file.clone()),
-        StoreOpenError::Io(error) => StoreError::NotOpened { file: file.clone(), error },
-        StoreOpenError::Damaged(_) | StoreOpenError::Newer(_) => {
-            StoreError::NotOpened { file: file.clone(), error: std::io::Error::other("a new file cannot be read back") }
-        }
-    })
+    }
 }

@@ -28,6 +28,7 @@ use super::bootstrap::awaited_bootstraps::AwaitedBootstraps;
 use super::bootstrap::generated_keys::GeneratedKeys;
 use super::bootstrap::redaction::without_secrets;
 use super::broker::{BrokerCommand, Publication, UplinkClass};
+use super::change_batch::Version;
 use super::config::{GatewayConfig, SocketRole};
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
@@ -59,6 +60,8 @@ pub(super) struct Context {
     pub bootstrap_identities: HashSet<PskIdentity>,
     /// The endpoints whose record in the store is out of date.
     pub changes: PendingChanges,
+    /// The number of the newest batch of changes that the store was given.
+    pub last_batch: Version,
     pub wall_clock: WallClock,
     /// The program shuts down: no new work begins.
     pub draining: bool,
@@ -87,6 +90,7 @@ impl Context {
             model,
             rng,
             changes: PendingChanges::default(),
+            last_batch: Version::default(),
             wall_clock,
             draining: false,
             has_onlookers: false,

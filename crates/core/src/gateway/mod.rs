@@ -35,6 +35,7 @@ mod admission;
 mod auto_observe;
 mod bootstrap;
 pub mod broker;
+mod change_batch;
 mod client;
 mod command_outcome;
 mod command_scheduler;
@@ -108,6 +109,7 @@ use registrations::Registrations;
 use report::Report;
 use wall_clock::WallClock;
 
+pub use change_batch::{ChangeBatch, Version};
 pub use output::Output;
 pub use table_sizes::TableSizes;
 
@@ -120,8 +122,8 @@ pub use table_sizes::TableSizes;
 ///   time has passed, [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for, and
 ///   [`image_described`](Self::image_described) and [`image_read`](Self::image_read) what is known of a firmware image.
 /// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
-/// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces
-///   nothing before [`restore`](Self::restore) was called.
+/// - [`take_batch`](Self::take_batch) and [`take_changes`](Self::take_changes) return what the store has to write, for
+///   those who keep one; they produce nothing before [`restore`](Self::restore) was called.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
 ///   [`set_keyed_identities`](Self::set_keyed_identities),
 ///   [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a

@@ -18,6 +18,7 @@ use crate::registry::{Device, Location, NewDevice};
 
 use super::Gateway;
 use super::broker::BrokerCommand;
+use super::change_batch::ChangeBatch;
 use super::client::{allowed_silence, client};
 use super::command_scheduler::{CommandScheduler, refuse_restored};
 use super::context::Context;
@@ -109,6 +110,14 @@ impl Gateway {
             || self.campaigns.has_changes()
             || self.context.generated_keys.has_changes()
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
+    }
+
+    /// Returns a batch of at most `most` changes, as [`Gateway::take_changes`] does, with the number by which the store
+    /// confirms it.
+    pub fn take_batch(&mut self, now: Instant, most: usize) -> ChangeBatch {
+        let changes = self.take_changes(now, most);
+        self.context.last_batch = self.context.last_batch.next();
+        ChangeBatch { version: self.context.last_batch, changes }
     }
 
     /// Returns at most `most` changes since the last call, of associations, devices and the other records; those that

@@ -1,7 +1,8 @@
 //! Writer thread. Disk writes block, so they run off the event loop.
 //!
-//! What cannot be written is kept and tried again. Meanwhile nothing more is taken, so that the channel fills, and the
-//! changes wait in the core: as marks, one for each device.
+//! Batches that have come while the disk was busy are written together, in one transaction. Each batch is answered when it
+//! is on the disk. What cannot be written is kept and tried again. Meanwhile nothing is answered, so that the drivers hand
+//! over no more, and the changes wait in the core: as marks, one for each device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -12,11 +13,13 @@ use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info};
 
 use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
+use lwm2m_core::gateway::Version;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::AssociationChange;
 
@@ -29,12 +32,28 @@ const TOGETHER: usize = 4;
 /// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A batch of one driver, and where it is answered.
+pub struct PendingWrite {
+    pub version: Version,
+    pub changes: Vec<Change>,
+    pub result: UnboundedSender<BatchResult>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum BatchResult {
+    /// It is on the disk.
+    Stored(Version),
+    /// The program shuts down, and the disk rejects writes.
+    GivenUp,
+}
+
 pub struct StoreWriter {
     /// `None` after an error: redb accepts no writes until the file is opened again.
     database: Option<Database>,
     file: PathBuf,
     listeners: Vec<UdpListener>,
-    batches: Receiver<Vec<Change>>,
+    batches: Receiver<PendingWrite>,
     /// Set during the shutdown: failed writes are not retried any more.
     closing: Arc<AtomicBool>,
     failing: bool,
@@ -56,7 +75,7 @@ impl StoreWriter {
     /// Creates a writer that reports its state by the condition of the store.
     pub fn new(
         opened: OpenedStore,
-        batches: Receiver<Vec<Change>>,
+        batches: Receiver<PendingWrite>,
         closing: Arc<AtomicBool>,
         condition: Condition,
     ) -> Self {
@@ -66,27 +85,39 @@ impl StoreWriter {
         Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }
     }
 
-    /// Writes batches until the channel is closed and empty.
+    /// Writes batches until all drivers have closed their ends.
     pub fn run(mut self) {
-        while let Ok(mut changes) = self.batches.recv() {
-            changes.extend(self.batches.try_iter().take(TOGETHER - 1).flatten());
-            while let Err(error) = self.write(&changes) {
-                self.failed(&error);
-                if self.closing.load(Ordering::Relaxed) {
-                    break;
-                }
-                thread::park_timeout(PAUSE);
+        while let Ok(first) = self.batches.recv() {
+            let batches: Vec<PendingWrite> =
+                std::iter::once(first).chain(self.batches.try_iter().take(TOGETHER - 1)).collect();
+            let is_written = self.write_until_closing(&batches);
+            for PendingWrite { version, result, .. } in batches {
+                let answer = if is_written { BatchResult::Stored(version) } else { BatchResult::GivenUp };
+                // A driver that has closed its end does not wait for the answer.
+                let (Ok(()) | Err(_)) = result.send(answer);
             }
         }
     }
 
-    fn write(&mut self, changes: &[Change]) -> Result<(), WriteError> {
+    /// Writes these batches, and retries until the shutdown. Returns whether they are written.
+    fn write_until_closing(&mut self, batches: &[PendingWrite]) -> bool {
+        while let Err(error) = self.write(batches) {
+            self.failed(&error);
+            if self.closing.load(Ordering::Relaxed) {
+                return false;
+            }
+            thread::park_timeout(PAUSE);
+        }
+        true
+    }
+
+    fn write(&mut self, batches: &[PendingWrite]) -> Result<(), WriteError> {
         // redb asserts what a file of its own cannot contain. The gateway goes on without a store rather than not at
         // all.
-        let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(changes)));
+        let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(batches)));
         written.unwrap_or(Err(WriteError::Senseless))?;
         let counters = &self.metrics.store;
-        for change in changes {
+        for change in changes(batches) {
             let counter = match change {
                 Change::Put(_) => &counters.put,
                 Change::Remove { .. } => &counters.removed,
@@ -108,13 +139,13 @@ impl StoreWriter {
         Ok(())
     }
 
-    fn try_to_write(&mut self, changes: &[Change]) -> Result<(), WriteError> {
+    fn try_to_write(&mut self, batches: &[PendingWrite]) -> Result<(), WriteError> {
         // Put back only when it went well.
         let database = match self.database.take() {
             Some(database) => database,
             None => Database::reopen(&self.file, &self.listeners)?,
         };
-        database.write(changes)?;
+        database.write(changes(batches))?;
         self.database = Some(database);
         Ok(())
     }
@@ -131,4 +162,8 @@ impl StoreWriter {
             );
         }
     }
+}
+
+fn changes(batches: &[PendingWrite]) -> impl Iterator<Item = &Change> {
+    batches.iter().flat_map(|batch| &batch.changes)
 }

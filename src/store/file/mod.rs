@@ -1,0 +1,245 @@
+//! The store in a file, which one process uses at a time.
+
+mod database;
+mod writer;
+
+use std::fs::{OpenOptions, TryLockError};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc as replies, watch};
+use tracing::{error, info, warn};
+
+use crate::conditions::Condition;
+use crate::observability::metrics::Metrics;
+use crate::transport::UdpListener;
+use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::{ChangeBatch, Gateway};
+
+use super::{BATCH, Store, StoreCommand, StoreConfig, StoreError, StoreEvent};
+use database::{Database, StoreOpenError};
+use writer::{BatchResult, PendingWrite, StoreWriter};
+
+pub use database::StoreContents;
+
+/// Maximum number of batches of one driver that wait for the writer.
+const BATCHES: usize = 64;
+
+/// A driver's end of the file: it hands batches to the writer thread.
+pub struct FileStore {
+    writes: mpsc::Sender<PendingWrite>,
+    /// Given to the writer with each batch.
+    results: replies::UnboundedSender<BatchResult>,
+    /// At most as many as there are batches that wait.
+    answers: replies::UnboundedReceiver<BatchResult>,
+    /// The batches that the writer has not answered.
+    waiting: usize,
+    writer: Thread,
+    /// Closed when the writer has closed the file.
+    closed: watch::Receiver<()>,
+    closing: Arc<AtomicBool>,
+    interval: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// A store whose file has been read, before its writer has started.
+pub struct OpenedStore {
+    database: Database,
+    settings: StoreConfig,
+    listeners: Vec<UdpListener>,
+    metrics: Arc<Metrics>,
+}
+
+impl OpenedStore {
+    /// Writes changes at once, and waits until they are on the disk.
+    pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let written = catch_unwind(AssertUnwindSafe(|| self.database.write(changes)));
+        let problem = match written {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the pages of the file contradict each other".to_owned(),
+        };
+        self.metrics.store.write_errors.inc();
+        Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
+    }
+
+    /// Starts the writer. The condition shows whether it succeeds.
+    pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
+        let (writes, pending) = mpsc::channel();
+        let (results, answers) = replies::unbounded_channel();
+        let (open, closed) = watch::channel(());
+        let closing = Arc::new(AtomicBool::new(false));
+        let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
+        let metrics = Arc::clone(&self.metrics);
+        let writer = StoreWriter::new(self, pending, Arc::clone(&closing), condition);
+        let run = || {
+            writer.run();
+            drop(open);
+        };
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(run)
+            .map_err(|error| StoreError::NotOpened { file, error })?;
+        let writer = writer.thread().clone();
+        let store = FileStore { writes, results, answers, waiting: 0, writer, closed, closing, interval, metrics };
+        Ok(Store::File(store))
+    }
+}
+
+impl Store {
+    /// Opens the file, or creates it, and returns its contents. A device comes back to the listener of the same name.
+    /// `unix_time` names a file that is moved aside.
+    pub fn open(
+        settings: &StoreConfig,
+        listeners: &[UdpListener],
+        unix_time: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<(OpenedStore, StoreContents), StoreError> {
+        let (database, contents) = open_or_put_aside(settings, listeners, unix_time)?;
+        let StoreContents { devices, associations, .. } = &contents;
+        let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
+        info!(%file, devices, associations, "store opened");
+        let opened = OpenedStore { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
+        Ok((opened, contents))
+    }
+}
+
+impl FileStore {
+    /// Takes a command. Never waits.
+    pub fn submit(&mut self, command: StoreCommand) {
+        let StoreCommand::Write { version, changes } = command;
+        let write = PendingWrite { version, changes, result: self.results.clone() };
+        // Without a writer nothing is confirmed any more.
+        if self.writes.send(write).is_ok() {
+            self.waiting += 1;
+        }
+    }
+
+    /// Returns whether the writer takes another batch.
+    pub fn has_room(&self) -> bool {
+        self.waiting < BATCHES
+    }
+
+    /// Returns the next event. Cancel-safe.
+    pub async fn event(&mut self) -> StoreEvent {
+        loop {
+            // `self` has a sender, so that the channel is never closed.
+            let Some(result) = self.answers.recv().await else { std::future::pending().await };
+            self.waiting -= 1;
+            if let BatchResult::Stored(version) = result {
+                return StoreEvent::Stored { version };
+            }
+        }
+    }
+
+    /// Hands over all remaining changes, and waits until they are written, but not longer than `patience`.
+    pub async fn close(mut self, now: Instant, mut gateway: Gateway, patience: Duration) {
+        gateway.change_all();
+        self.closing.store(true, Ordering::Relaxed);
+        self.writer.unpark();
+        let last = async {
+            while gateway.has_changes() && self.closed.has_changed().is_ok() {
+                if self.has_room() {
+                    let ChangeBatch { version, changes } = gateway.take_batch(now, BATCH);
+                    self.submit(StoreCommand::Write { version, changes });
+                } else if self.answers.recv().await.is_some() {
+                    self.waiting -= 1;
+                }
+            }
+            // The writer ends when all drivers have closed their ends.
+            let Self { writes, mut closed, mut answers, waiting, .. } = self;
+            drop(writes);
+            while closed.changed().await.is_ok() {}
+            let answered = std::iter::from_fn(|| answers.try_recv().ok()).count();
+            if answered < waiting {
+                error!("store writer failed");
+            }
+        };
+        if tokio::time::timeout(patience, last).await.is_err() {
+            warn!("store closed with unwritten changes");
+        }
+    }
+
+    /// Returns how long changes are collected.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Counts that changes have to wait for the writer.
+    pub fn count_full(&self) {
+        self.metrics.store.queue_full.inc();
+    }
+}
+/// Tests whether the file could be opened and written; it is neither read nor changed nor created.
+///
+/// # Errors
+/// If another process uses it, or the system does not allow it.
+pub(crate) fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
+    let file = &settings.file;
+    let not_opened = |error| StoreError::NotOpened { file: file.clone(), error };
+    match OpenOptions::new().read(true).write(true).open(file) {
+        Ok(opened) => match opened.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(file.clone())),
+            Err(TryLockError::Error(error)) => Err(not_opened(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => try_folder(file).map_err(not_opened),
+        Err(error) => Err(not_opened(error)),
+    }
+}
+
+/// Tests whether a file can be created in the folder of the store.
+fn try_folder(file: &Path) -> io::Result<()> {
+    let mut beside = file.to_owned().into_os_string();
+    beside.push(format!(".check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&beside)?;
+    std::fs::remove_file(&beside)
+}
+
+fn open_or_put_aside(
+    settings: &StoreConfig,
+    listeners: &[UdpListener],
+    unix_time: Duration,
+) -> Result<(Database, StoreContents), StoreError> {
+    let file = &settings.file;
+    let (problem, mark) = match Database::open(file, listeners) {
+        Ok(opened) => return Ok(opened),
+        Err(StoreOpenError::InUse) => return Err(StoreError::InUse(file.clone())),
+        Err(StoreOpenError::Io(error)) => return Err(StoreError::NotOpened { file: file.clone(), error }),
+        Err(StoreOpenError::Damaged(problem)) => (problem, "damaged"),
+        Err(StoreOpenError::Newer(format)) => {
+            (format!("it is of format {format}, which a newer version of this program writes"), "newer")
+        }
+    };
+    let mut aside = file.clone().into_os_string();
+    aside.push(format!(".{mark}-{}", unix_time.as_secs()));
+    let aside = PathBuf::from(aside);
+    std::fs::rename(file, &aside).map_err(|error| StoreError::NotPutAside {
+        file: file.clone(),
+        problem: problem.clone(),
+        error,
+    })?;
+    error!(
+        file = %file.display(),
+        problem,
+        put_aside = %aside.display(),
+        "the store cannot be read: the devices that it knew have to register again; \
+         a store of a newer version can be put back for that version, a damaged one can be deleted"
+    );
+    Database::open(file, listeners).map_err(|error| match error {
+        StoreOpenError::InUse => StoreError::InUse(file.clone()),
+        StoreOpenError::Io(error) => StoreError::NotOpened { file: file.clone(), error },
+        StoreOpenError::Damaged(_) | StoreOpenError::Newer(_) => {
+            StoreError::NotOpened { file: file.clone(), error: std::io::Error::other("a new file cannot be read back") }
+        }
+    })
+}
