@@ -24,6 +24,14 @@ impl Shard {
         (0..=u8::MAX).map(Self)
     }
 
+    /// Returns the shard that a URL-safe text of the gateway names (a location, or the key of an image's URI): by six bits
+    /// of its first character and two of its second one. The characters stand for six bits each, as in Base64url
+    /// (RFC 4648 section 5). Returns `None` if the gateway gives out no such text.
+    pub fn of_text(text: &[u8]) -> Option<Self> {
+        let (first, second) = (sextet(*text.first()?)?, sextet(*text.get(1)?)?);
+        Some(Self(first << 2 | second >> 4))
+    }
+
     /// Returns the number of the shard: the byte that stands for it in ids, messages and records.
     pub const fn number(self) -> u8 {
         self.0
@@ -83,11 +91,45 @@ impl ThreadShards {
         // The last row has no shard for some threads if 256 is no multiple of the threads.
         Shard(number.unwrap_or_else(|| first_of_row - self.threads.get() + self.thread))
     }
+
+    /// Makes a URL-safe text that names a shard of the thread from six bits of each byte ([`Shard::of_text`]). With one
+    /// thread each character follows from its own byte.
+    pub fn text<const LENGTH: usize>(self, mut random: [u8; LENGTH]) -> [u8; LENGTH] {
+        if let [first, second, ..] = random.as_mut_slice() {
+            let shard = self.choose(*first << 2 | *second >> 4 & 0x3).number();
+            (*first, *second) = (shard >> 2, shard << 4 | *second & 0xf);
+        }
+        random.map(|byte| ALPHABET[usize::from(byte & 0x3f)])
+    }
+
+    /// Returns the number of the thread, counted from 0.
+    pub fn thread(self) -> u8 {
+        self.thread
+    }
+
+    /// Returns the number of threads.
+    pub fn threads(self) -> NonZero<u8> {
+        self.threads
+    }
 }
 
 impl Default for ThreadShards {
     fn default() -> Self {
         Self::ALL
+    }
+}
+
+/// The characters that stand for 0 to 63 (RFC 4648 section 5).
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+fn sextet(character: u8) -> Option<u8> {
+    match character {
+        b'A'..=b'Z' => Some(character - b'A'),
+        b'a'..=b'z' => Some(character - b'a' + 26),
+        b'0'..=b'9' => Some(character - b'0' + 52),
+        b'-' => Some(62),
+        b'_' => Some(63),
+        _ => None,
     }
 }
 
@@ -131,6 +173,25 @@ mod tests {
         for random in 0..=255 {
             assert_eq!(ThreadShards::ALL.choose(random), Shard::new(random));
         }
+    }
+
+    #[test]
+    fn a_text_names_a_shard_of_the_thread_that_made_it() {
+        for shards in all_thread_shards() {
+            for first in 0..=255 {
+                let text = shards.text([first, first.rotate_left(3), 77]);
+                let shard = Shard::of_text(&text).expect("it is a text of the gateway");
+                assert!(shards.contains(shard), "{shard} in {text:?} of {shards:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_only_thread_makes_a_text_of_the_characters_of_its_bytes() {
+        assert_eq!(&ThreadShards::ALL.text([0, 25, 26, 51, 52, 61, 62, 63, 64, 255]), b"AZaz09-_A_");
+        let of = |text: &str| Shard::of_text(text.as_bytes()).map(Shard::number);
+        assert_eq!([of("AAxx"), of("AQ"), of("BA"), of("_w"), of("__")], [0, 1, 4, 255, 255].map(Some));
+        assert_eq!([of(""), of("A"), of("A="), of("/A")], [None; 4]);
     }
 
     #[test]

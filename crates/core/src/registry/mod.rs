@@ -40,24 +40,17 @@ pub struct RegistrationId(pub u64);
 pub struct Location(String);
 
 impl Location {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const LENGTH: usize = 12;
 
     /// Creates a location in one of these shards from six bits of each byte.
-    pub(crate) fn from_random(mut bytes: [u8; Self::LENGTH], shards: ThreadShards) -> Self {
-        let shard = shards.choose(bytes[0] << 2 | bytes[1] >> 4 & 0x3).number();
-        bytes[0] = shard >> 2;
-        bytes[1] = shard << 4 | bytes[1] & 0xf;
-        Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
+    pub(crate) fn from_random(bytes: [u8; Self::LENGTH], shards: ThreadShards) -> Self {
+        Self(shards.text(bytes).into_iter().map(char::from).collect())
     }
 
-    /// Returns the shard that the text of a location names, by six bits of its first character and two of its second.
-    /// Returns `None` if no gateway gives out such a text.
+    /// Returns the shard that the text of a location names ([`Shard::of_text`]). Returns `None` if no gateway gives out
+    /// such a text.
     pub fn shard_of(text: &str) -> Option<Shard> {
-        let digit = |character: u8| Self::ALPHABET.iter().position(|one| *one == character);
-        let mut digits = text.bytes().map(digit);
-        let (first, second) = (digits.next()??, digits.next()??);
-        u8::try_from(first << 2 | second >> 4).ok().map(Shard::new)
+        Shard::of_text(text.as_bytes())
     }
 
     /// Restores a location that was given to a device before.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use lwm2m_base::ThreadShards;
 use lwm2m_base::secret::Secret;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -20,8 +21,8 @@ const PACKAGE_URI: u16 = 1;
 /// The first segment of the path.
 pub(in crate::gateway) const PATH: &str = "fw";
 
-/// The secret in the URI of one job: 96 random bits as 16 characters that need no escape in a URI. Its `Debug` does not
-/// show it.
+/// The secret in the URI of one job: 96 bits as 16 characters that need no escape in a URI. The first eight are the
+/// shard of the job and the others are random. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PullKey([u8; PullKey::LENGTH]);
@@ -67,9 +68,9 @@ impl PullKey {
     pub const LENGTH: usize = 16;
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-    /// Makes a key of random bytes. Six bits of each byte are used.
-    pub fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
-        Self(bytes.map(|byte| Self::ALPHABET[usize::from(byte & 0x3f)]))
+    /// Makes a key in one of these shards of random bytes. Six bits of each byte are used.
+    pub fn from_random(bytes: [u8; Self::LENGTH], shards: ThreadShards) -> Self {
+        Self(shards.text(bytes))
     }
 
     /// Returns the key, for the URI that is sent to the device and for the store.
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     fn key() -> PullKey {
-        PullKey::from_random([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 61, 62, 63, 64, 255, 26])
+        PullKey::from_random([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 61, 62, 63, 64, 255, 26], ThreadShards::ALL)
     }
 
     #[test]

@@ -151,7 +151,7 @@ pub(in crate::gateway) fn spec_of_uri(
 fn spec(context: &mut Context, instance: u16, request: UpdateRequest, package: Package) -> JobSpec {
     let UpdateRequest { method, activate, version, block_size, attempts, .. } = request;
     let label = JobLabel::from_random(context.rng.random());
-    let key = PullKey::from_random(context.rng.random());
+    let key = PullKey::from_random(context.rng.random(), context.settings.coap.shards);
     JobSpec { label, key, instance, package, method, activate, version, block_size, attempts }
 }
 

@@ -1,0 +1,117 @@
+//! The addresses whose device another thread has.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The address of a datagram at one of the listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Index of the listener in the configuration's order.
+    pub socket: u16,
+    /// The remote address.
+    pub address: SocketAddr,
+}
+
+/// The time for which an address is remembered without a datagram. It may be twice as long.
+const IDLE: Duration = Duration::from_secs(5 * 60);
+
+/// Maps addresses to threads. There are two generations: a use moves an address to the younger one, which becomes the
+/// older one after [`IDLE`], or when it has half of the addresses. So the addresses that were used last stay, and
+/// neither a use nor the end of a generation costs more with more addresses.
+#[derive(Debug)]
+pub(crate) struct FlowTable {
+    young: HashMap<Flow, u8>,
+    old: HashMap<Flow, u8>,
+    /// The addresses of an earlier process, which do not expire.
+    restored: HashMap<Flow, u8>,
+    /// The begin of the younger generation.
+    began: Option<Instant>,
+    most: usize,
+    evicted: u64,
+}
+
+impl FlowTable {
+    pub fn new(most: usize) -> Self {
+        let empty = HashMap::new;
+        Self { young: empty(), old: empty(), restored: empty(), began: None, most, evicted: 0 }
+    }
+
+    /// Returns the thread of an address, and counts this as a use of the address.
+    pub fn get(&mut self, now: Instant, flow: Flow) -> Option<u8> {
+        if self.is_empty() {
+            return None;
+        }
+        self.expire(now);
+        if let Some(thread) = self.young.get(&flow) {
+            return Some(*thread);
+        }
+        match self.old.get(&flow).copied() {
+            Some(thread) => {
+                self.insert(now, flow, thread);
+                Some(thread)
+            }
+            None => self.restored.get(&flow).copied(),
+        }
+    }
+
+    pub fn insert(&mut self, now: Instant, flow: Flow, thread: u8) {
+        if self.most < 2 {
+            self.evicted += 1;
+            return;
+        }
+        self.expire(now);
+        self.restored.remove(&flow);
+        self.old.remove(&flow);
+        let is_full = self.young.len() >= self.most / 2;
+        if is_full && !self.young.contains_key(&flow) {
+            self.evicted += self.old.len() as u64;
+            self.end_generation(now);
+        }
+        self.young.insert(flow, thread);
+    }
+
+    /// Removes an address if it is that of this thread.
+    pub fn remove(&mut self, flow: Flow, thread: u8) {
+        for generation in [&mut self.young, &mut self.old, &mut self.restored] {
+            if generation.get(&flow) == Some(&thread) {
+                generation.remove(&flow);
+            }
+        }
+    }
+
+    pub fn restore(&mut self, flow: Flow, thread: u8) {
+        if self.restored.len() < self.most {
+            self.restored.insert(flow, thread);
+        } else {
+            self.evicted += 1;
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len() + self.restored.len()
+    }
+
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(*self.began.get_or_insert(now));
+        if age >= IDLE {
+            self.end_generation(now);
+        }
+        if age >= 2 * IDLE {
+            self.old.clear();
+        }
+    }
+
+    fn end_generation(&mut self, now: Instant) {
+        self.old = std::mem::take(&mut self.young);
+        self.began = Some(now);
+    }
+}
