@@ -208,7 +208,9 @@ impl Gateway {
             let outputs: Vec<_> = datagrams.iter().flat_map(|datagram| self.hear(address, datagram)).collect();
             for output in outputs {
                 match output {
-                    DtlsOutput::Transmit { datagram, .. } => client.handle_datagram(self.now, &datagram),
+                    DtlsOutput::Transmit { datagram, .. } | DtlsOutput::TransmitLastFlight { datagram, .. } => {
+                        client.handle_datagram(self.now, &datagram);
+                    }
                     DtlsOutput::Established { peer, .. } => association = peer.association,
                     DtlsOutput::Report(_) => {}
                     other => panic!("not a handshake: {other:?}"),

@@ -191,8 +191,7 @@ impl Driver {
                 DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
                 DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
                 DriverInput::Image(answer) => self.handle_image(now, answer),
-                // There is room for changes again.
-                DriverInput::Store(StoreEvent::Stored { .. }) => {}
+                DriverInput::Store(StoreEvent::Stored { version }) => self.gateway.handle_stored(now, version),
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
                 DriverInput::Stop => return,
@@ -279,13 +278,17 @@ impl Driver {
         }
     }
 
-    /// Plans the next hand-over to the store: changes within its interval are written together.
+    /// Plans the next hand-over to the store: changes within its interval are written together. Those that a device or an
+    /// application waits for are handed over at once.
     fn plan_flush(&mut self) -> Option<Instant> {
-        if self.next_flush.is_none() {
-            let now = monotonic_now();
-            self.next_flush = self.store.as_ref().and_then(|store| store.next_flush(now, &self.gateway));
+        let Self { gateway, store: Some(store), next_flush, .. } = self else { return None };
+        if gateway.has_urgent_changes() && store.has_room() {
+            *next_flush = store.flush(monotonic_now(), gateway);
         }
-        self.next_flush
+        if next_flush.is_none() {
+            *next_flush = store.next_flush(monotonic_now(), gateway);
+        }
+        *next_flush
     }
 
     fn flush(&mut self, now: Instant) {

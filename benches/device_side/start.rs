@@ -1,6 +1,6 @@
 //! Measures a start with stored devices: from the file to a core that serves them. The broker is not part of it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::ensure;
 use lwm2m_gateway::config::Config;
@@ -18,11 +18,7 @@ const STARTS: usize = 3;
 
 pub fn measure(devices: u32) -> anyhow::Result<()> {
     let folder = TempDir::new()?;
-    let settings = StoreConfig {
-        enable: Some(true),
-        file: folder.path().join("store.redb"),
-        flush_interval: Duration::from_secs(1),
-    };
+    let settings = StoreConfig { file: folder.path().join("store.redb"), ..Config::default().store };
     write(&settings, devices)?;
     let size = std::fs::metadata(&settings.file)?.len();
     println!("{devices} stored devices, {:.0} MiB", size as f64 / f64::from(1 << 20));

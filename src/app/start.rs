@@ -32,7 +32,7 @@ use crate::reload::status::ReloadStatus;
 use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::service::Watchdog;
-use crate::store::{OpenedStore, Store, StoreContents};
+use crate::store::{Confirm, OpenedStore, Store, StoreConfig, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
 #[cfg(feature = "embedded")]
 use crate::upstream;
@@ -249,6 +249,7 @@ fn start_driver(config: &Config, prepared: &Prepared, parts: DriverParts) -> any
     if let Some(PreparedAccounts { loaded: Some(loaded), .. }) = accounts {
         gateway.set_bootstrap_accounts(loaded.accounts.clone());
     }
+    let store = (&config.store, store);
     let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
@@ -378,7 +379,7 @@ fn install_restored_state(
     mut gateway: Gateway,
     now: Instant,
     secured: Option<&DtlsSetup>,
-    store: Option<(OpenedStore, StoreContents)>,
+    (settings, store): (&StoreConfig, Option<(OpenedStore, StoreContents)>),
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
     let (store, contents) = match store {
@@ -401,6 +402,10 @@ fn install_restored_state(
     gateway.restore_profiles(profiles);
     gateway.restore_firmware_jobs(now, firmware_jobs);
     gateway.restore_campaigns(now, campaigns);
+    match settings.confirm {
+        Confirm::Stored => gateway.tell_when_stored(settings.patience),
+        Confirm::Behind => {}
+    }
     Ok((gateway, Some(store.start(condition)?)))
 }
 

@@ -11,7 +11,7 @@ use toml::Value;
 use crate::admin;
 use crate::definitions::DEFAULT_FOLDER;
 use crate::observability::logging::{LogConfig, LogFormat, filter};
-use crate::store;
+use crate::store::{self, Confirm};
 use crate::upstream;
 use lwm2m_core::coap::{Acknowledging, Parameters};
 use lwm2m_core::gateway::config::{AutoObserve, ClientTemplates, GatewayConfig, Limits, PasswordSource, UpdatePublish};
@@ -333,6 +333,12 @@ fn store(reader: &mut ConfigReader) -> store::StoreConfig {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
         file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
         flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),
+        confirm: reader.read(
+            "store.confirm",
+            Confirm::default(),
+            choice([("stored", Confirm::Stored), ("behind", Confirm::Behind)]),
+        ),
+        patience: reader.read("store.patience", SECOND / 2, duration(MILLISECOND..=10 * SECOND)),
     }
 }
 

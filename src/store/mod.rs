@@ -35,6 +35,20 @@ pub struct StoreConfig {
     pub file: PathBuf,
     /// Maximum time that a change waits to be written together with others.
     pub flush_interval: Duration,
+    /// When devices and applications are told what has changed.
+    pub confirm: Confirm,
+    /// Maximum time that a message to a device or an application waits for its write.
+    pub patience: Duration,
+}
+
+/// When devices and applications are told what has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confirm {
+    /// When it is durable. A crash loses nothing that was told.
+    #[default]
+    Stored,
+    /// At once; it is written after that. A crash loses what was told just before it.
+    Behind,
 }
 
 /// Reasons why the store cannot be used. A damaged file is not among them: it is moved aside.

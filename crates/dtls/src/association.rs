@@ -212,6 +212,11 @@ impl Association {
         std::mem::replace(&mut self.queued, true)
     }
 
+    /// Returns whether the association is marked as changed.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queued
+    }
+
     /// Marks the current state as written.
     pub fn written(&mut self) {
         self.queued = false;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use lwm2m_base::AssociationId;
 
 use super::association::{Alert, Association};
+use super::associations::PeerAddress;
 use super::credentials::{KeyAnswer, KeyQuestion};
 use super::handshake::{Established, HandshakeOutput};
 use super::handshakes::PendingHandshake;
@@ -35,20 +36,34 @@ impl DtlsServer {
 
     /// Does what the handshake wants, until there is nothing more.
     pub(super) fn drive_handshake(&mut self, now: Instant, id: AssociationId) {
+        let mut flight = Vec::new();
         while let Some(underway) = self.handshakes.get_mut(id) {
             let place = underway.place;
-            match underway.handshake.poll() {
-                Some(HandshakeOutput::Transmit(datagram)) => {
-                    underway.sent(now);
-                    self.transmit(place, datagram);
-                }
+            let output = underway.handshake.poll();
+            if let Some(HandshakeOutput::Transmit(datagram)) = output {
+                underway.sent(now);
+                flight.push(datagram);
+                continue;
+            }
+            let is_last = matches!(output, Some(HandshakeOutput::Established(_)));
+            for datagram in flight.drain(..) {
+                self.transmit_flight(id, place, datagram, is_last);
+            }
+            match output {
                 Some(HandshakeOutput::FindKey(identity)) => self.find_key(now, id, identity),
                 Some(HandshakeOutput::Established(established)) => self.established(now, id, *established),
                 Some(HandshakeOutput::Failed(failure)) => self.handshake_failed(id, HandshakeFailure::Failed(failure)),
-                None => break,
+                Some(HandshakeOutput::Transmit(_)) | None => break,
             }
         }
         self.handshakes.set_deadline(id);
+    }
+
+    fn transmit_flight(&mut self, id: AssociationId, (socket, to): PeerAddress, datagram: Vec<u8>, is_last: bool) {
+        self.push(match is_last {
+            true => DtlsOutput::TransmitLastFlight { association: id, socket, to, datagram },
+            false => DtlsOutput::Transmit { socket, to, datagram },
+        });
     }
 
     /// Flights that wait for an answer for too long, and handshakes.

@@ -54,6 +54,17 @@ impl DtlsServer {
         taken.into_iter().map(|id| self.change(id)).collect()
     }
 
+    /// Returns the change of this association out of turn; `None` if it has none.
+    pub fn take_change(&mut self, id: AssociationId) -> Option<AssociationChange> {
+        self.associations.get(id).filter(|association| association.is_queued())?;
+        Some(self.change(id))
+    }
+
+    /// Marks this association as changed.
+    pub fn mark_changed(&mut self, id: AssociationId) {
+        self.changed(id);
+    }
+
     /// Marks every association as changed, because the store has lost its contents.
     pub fn change_all(&mut self) {
         for id in self.associations.ids().collect::<Vec<_>>() {

@@ -71,6 +71,7 @@ impl EventKind {
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
             | Report::ProfilesEvicted { .. }
+            | Report::ToldUnstored { .. }
             | Report::UndecodableContent { .. }
             | Report::TransferFailed { .. }
             | Report::PublishRefused { .. } => None,

@@ -72,7 +72,8 @@ impl Failure {
             | Report::LinksLeftOut { .. }
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
-            | Report::ProfilesEvicted { .. } => None,
+            | Report::ProfilesEvicted { .. }
+            | Report::ToldUnstored { .. } => None,
         }
     }
 

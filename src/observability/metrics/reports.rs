@@ -44,6 +44,7 @@ pub struct CoreMetrics {
     malformed_link_lists: Counter,
     undefined_objects: Counter,
     profiles_evicted: Counter,
+    told_unstored: Counter,
     transfers_failed: TransferFailureCounters,
     publications_refused: Counter,
 }
@@ -58,6 +59,7 @@ impl CoreMetrics {
         let undefined = "Objects that devices announced in a version without definition";
         let evicted = "Object lists by profile ID that were evicted for a new one (limit: limits.profiles)";
         let refused = "Publications that the broker did not authorize";
+        let unstored = "Messages sent before the store had what they tell, because it took longer than store.patience";
         Self {
             datagrams: DatagramCounters::register(registry),
             retransmissions: counter(registry, "lwm2m_retransmissions", "Retransmitted confirmable CoAP messages"),
@@ -84,6 +86,7 @@ impl CoreMetrics {
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
             undefined_objects: counter(registry, "lwm2m_undefined_objects", undefined),
             profiles_evicted: counter(registry, "lwm2m_profile_evictions", evicted),
+            told_unstored: counter(registry, "lwm2m_store_waits_missed", unstored),
             transfers_failed: TransferFailureCounters::register(registry),
             publications_refused: counter(registry, "lwm2m_publications_refused", refused),
         }
@@ -128,6 +131,10 @@ impl CoreMetrics {
             }
             Report::ProfilesEvicted { profiles } => {
                 self.profiles_evicted.inc_by(*profiles as u64);
+                return;
+            }
+            Report::ToldUnstored { outputs } => {
+                self.told_unstored.inc_by(*outputs as u64);
                 return;
             }
             Report::TransferFailed { error, .. } => self.transfers_failed.of(*error),

@@ -27,7 +27,7 @@ use super::OpenedStore;
 use super::database::{Database, StoreOpenError};
 
 /// Maximum number of batches in one transaction.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 64;
 
 /// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);

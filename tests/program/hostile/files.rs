@@ -179,7 +179,7 @@ fn live_with(records: Vec<DeviceRecord>) {
 }
 
 fn settings(file: &Path) -> StoreConfig {
-    StoreConfig { enable: Some(true), file: PathBuf::from(file), flush_interval: Duration::from_millis(50) }
+    StoreConfig { file: PathBuf::from(file), ..Config::default().store }
 }
 
 fn listeners() -> Vec<UdpListener> {

@@ -13,6 +13,7 @@ use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedC
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 use lwm2m_gateway::conditions::{Condition, Conditions};
+use lwm2m_gateway::config::Config;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::store::{Store, StoreConfig, StoreError};
 use lwm2m_gateway::transport::{Security, UdpListener};
@@ -347,7 +348,7 @@ impl StoreFolder {
     }
 
     fn settings(&self) -> StoreConfig {
-        StoreConfig { enable: Some(true), file: self.file(), flush_interval: Duration::from_millis(50) }
+        StoreConfig { file: self.file(), ..Config::default().store }
     }
 
     fn open(&self) -> (Store, Vec<DeviceRecord>) {

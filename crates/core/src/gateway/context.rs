@@ -38,6 +38,7 @@ use super::firmware::image::{ImageError, ImageName, ImageRequestId};
 use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
+use super::held_outputs::{Awaited, HeldOutputs};
 use super::output::Output;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
@@ -60,8 +61,8 @@ pub(super) struct Context {
     pub bootstrap_identities: HashSet<PskIdentity>,
     /// The endpoints whose record in the store is out of date.
     pub changes: PendingChanges,
-    /// The number of the newest batch of changes that the store was given.
-    pub last_batch: Version,
+    /// The outputs that wait for the store.
+    pub held: HeldOutputs,
     pub wall_clock: WallClock,
     /// The program shuts down: no new work begins.
     pub draining: bool,
@@ -90,7 +91,7 @@ impl Context {
             model,
             rng,
             changes: PendingChanges::default(),
-            last_batch: Version::default(),
+            held: HeldOutputs::default(),
             wall_clock,
             draining: false,
             has_onlookers: false,
@@ -106,7 +107,42 @@ impl Context {
     /// first.
     pub fn push(&mut self, output: Output) {
         self.flush_coap();
-        self.outputs.push_back(output);
+        self.emit(output);
+    }
+
+    /// Sends and publishes what is true only if it survives a crash: after the store has confirmed the present record of
+    /// `awaited`, which is marked as changed. Without a store, or if outputs are not held, it leaves at once.
+    pub fn tell_when_stored(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self)) {
+        self.flush_coap();
+        match awaited {
+            Awaited::Device(endpoint) => self.changes.mark(endpoint),
+            Awaited::Association(association) => {
+                if let Some(dtls) = &mut self.dtls {
+                    dtls.server.mark_changed(association);
+                }
+            }
+        }
+        let was_telling = self.held.begin(awaited);
+        tell(self);
+        self.flush_coap();
+        self.held.end(was_telling);
+    }
+
+    /// Takes the confirmation of the store.
+    pub fn handle_stored(&mut self, version: Version) {
+        self.outputs.extend(self.held.handle_stored(version));
+    }
+
+    /// Lets the outputs leave that have waited for the store for too long.
+    pub fn release_overdue(&mut self) {
+        let (outputs, missed) = self.held.handle_timeout(self.now);
+        self.released(outputs, missed);
+    }
+
+    /// Lets all outputs leave that wait for the store.
+    pub fn release_held(&mut self) {
+        let (outputs, missed) = self.held.release_all();
+        self.released(outputs, missed);
     }
 
     pub fn pop_output(&mut self) -> Option<Output> {
@@ -120,7 +156,8 @@ impl Context {
 
     pub fn report(&mut self, report: Report) {
         self.flush_coap();
-        self.push_report(report);
+        self.trace_report(&report);
+        self.emit(Output::Report(report));
     }
 
     pub fn command_broker(&mut self, command: BrokerCommand) {
@@ -129,7 +166,9 @@ impl Context {
 
     pub fn next_deadline(&self) -> Option<Instant> {
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.server.next_deadline());
-        [self.coap.next_deadline(), dtls, self.awaited_bootstraps.next_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.coap.next_deadline(), dtls, self.awaited_bootstraps.next_deadline(), self.held.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     pub fn associations(&self) -> DtlsTableSizes {
@@ -154,11 +193,18 @@ impl Context {
 
     /// Moves what the DTLS server has to send and to report to the outputs.
     pub fn flush_dtls(&mut self) {
-        while let Some(output) = self.dtls.as_mut().and_then(DtlsLayer::poll_output) {
+        while let Some((awaited, output)) = self.dtls.as_mut().and_then(DtlsLayer::poll_output) {
             match output {
                 Output::Report(report) => self.push_report(report),
                 Output::FindKey(question) => self.find_key(question),
-                output => self.outputs.push_back(output),
+                output => match awaited {
+                    Some(association) => {
+                        let was_telling = self.held.begin(Awaited::Association(association));
+                        self.emit(output);
+                        self.held.end(was_telling);
+                    }
+                    None => self.emit(output),
+                },
             }
         }
     }
@@ -369,16 +415,36 @@ impl Context {
             (Some(association), None) => {
                 self.push_report(Report::Dtls(DtlsReport::Unsent { association }));
             }
-            (None, _) => self.outputs.push_back(Output::Transmit(transmit)),
+            (None, _) => self.emit(Output::Transmit(transmit)),
         }
     }
 
-    fn push_report(&mut self, report: Report) {
-        if !self.traces.is_empty() {
-            let facts = self.traced_peer(&report);
-            self.traces.report(self.trace_time(), facts.as_ref(), &report);
+    /// Appends an output, unless it has to wait for the store.
+    fn emit(&mut self, output: Output) {
+        self.outputs.extend(self.held.pass(self.now, output));
+        if self.held.is_full() {
+            self.release_held();
         }
+    }
+
+    fn released(&mut self, outputs: Vec<Output>, missed: usize) {
+        self.outputs.extend(outputs);
+        if missed > 0 {
+            self.push_report(Report::ToldUnstored { outputs: missed });
+        }
+    }
+
+    /// Appends a report that never waits for the store.
+    fn push_report(&mut self, report: Report) {
+        self.trace_report(&report);
         self.outputs.push_back(Output::Report(report));
+    }
+
+    fn trace_report(&mut self, report: &Report) {
+        if !self.traces.is_empty() {
+            let facts = self.traced_peer(report);
+            self.traces.report(self.trace_time(), facts.as_ref(), report);
+        }
     }
 
     /// Returns what is known of the peer that a report is about, for traces.

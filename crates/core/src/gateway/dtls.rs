@@ -40,13 +40,18 @@ impl DtlsLayer {
         Self { server, first_socket, events: VecDeque::new() }
     }
 
-    /// Returns what leaves the gateway, in order. Events for the gateway itself wait for [`DtlsLayer::next_event`], or
-    /// a message would be handled in the middle of another.
-    pub fn poll_output(&mut self) -> Option<Output> {
+    /// Returns what leaves the gateway, in order, with the association whose record it has to wait for, if there is one.
+    /// Events for the gateway itself wait for [`DtlsLayer::next_event`], or a message would be handled in the middle of
+    /// another.
+    pub fn poll_output(&mut self) -> Option<(Option<AssociationId>, Output)> {
         loop {
-            return Some(match self.server.poll_output()? {
+            let output = match self.server.poll_output()? {
                 DtlsOutput::Transmit { socket, to, datagram } => {
                     Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
+                }
+                DtlsOutput::TransmitLastFlight { association, socket, to, datagram } => {
+                    let transmit = coap::Transmit { peer: Peer::udp(socket, to), datagram };
+                    return Some((Some(association), Output::Transmit(transmit)));
                 }
                 DtlsOutput::FindKey(question) => Output::FindKey(question),
                 DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
@@ -59,7 +64,8 @@ impl DtlsLayer {
                     self.events.push_back(DtlsEvent::Established { peer, identity, key });
                     continue;
                 }
-            });
+            };
+            return Some((None, output));
         }
     }
 

@@ -49,6 +49,7 @@ mod final_answer;
 pub mod firmware;
 #[cfg(test)]
 mod fixtures;
+mod held_outputs;
 pub mod identity;
 mod inspection;
 mod intake;
@@ -123,7 +124,8 @@ pub use table_sizes::TableSizes;
 ///   [`image_described`](Self::image_described) and [`image_read`](Self::image_read) what is known of a firmware image.
 /// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
 /// - [`take_batch`](Self::take_batch) and [`take_changes`](Self::take_changes) return what the store has to write, for
-///   those who keep one; they produce nothing before [`restore`](Self::restore) was called.
+///   those who keep one; they produce nothing before [`restore`](Self::restore) was called. After
+///   [`tell_when_stored`](Self::tell_when_stored), [`handle_stored`](Self::handle_stored) takes what the store confirms.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
 ///   [`set_keyed_identities`](Self::set_keyed_identities),
 ///   [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a
@@ -250,6 +252,7 @@ impl Gateway {
     /// Does what is due at this time: retransmits messages, expires commands, ends registrations.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.context.now = now;
+        self.context.release_overdue();
         self.intake.handle_timeout(now);
         self.with_dtls_server(now, |server| server.handle_timeout(now));
         self.context.coap.handle_timeout(now);
@@ -381,9 +384,10 @@ impl Gateway {
         self.context.flush_coap();
     }
 
-    /// Returns whether no request and no body is in transfer, after [`Gateway::drain`].
+    /// Returns whether no request and no body is in transfer and no output waits for the store, after
+    /// [`Gateway::drain`].
     pub fn is_drained(&self) -> bool {
-        self.context.draining && !self.context.coap.is_transferring()
+        self.context.draining && !self.context.coap.is_transferring() && self.context.held.len() == 0
     }
 
     /// Ends the commands that are still in flight, each with its final answer. The registrations stay: they survive the
@@ -392,6 +396,7 @@ impl Gateway {
         self.context.now = now;
         self.registrations.devices_mut().give_up_in_flight(&mut self.context);
         self.handle_coap();
+        self.context.release_held();
     }
 }
 

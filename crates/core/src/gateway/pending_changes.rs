@@ -28,13 +28,21 @@ impl PendingChanges {
 
     /// Takes the endpoint that was marked first.
     pub fn take(&mut self) -> Option<Arc<str>> {
-        let endpoint = self.order.pop_front()?;
-        self.marked.remove(&endpoint);
-        Some(endpoint)
+        // Those that were taken out of turn are still in the order.
+        std::iter::from_fn(|| self.order.pop_front()).find(|endpoint| self.marked.remove(endpoint))
+    }
+
+    /// Takes this endpoint out of turn. Returns whether it was marked.
+    pub fn take_one(&mut self, endpoint: &str) -> bool {
+        let was_marked = self.marked.remove(endpoint);
+        if self.marked.is_empty() {
+            self.order.clear();
+        }
+        was_marked
     }
 
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.marked.is_empty()
     }
 }
 
@@ -51,6 +59,17 @@ mod tests {
         assert!(changes.is_empty());
         changes.mark("a");
         assert_eq!(changes.take().as_deref(), Some("a"), "it changed again");
+    }
+
+    #[test]
+    fn an_endpoint_that_was_taken_out_of_turn_is_taken_again_only_if_it_is_marked_again() {
+        let mut changes = PendingChanges::default();
+        changes.keep();
+        ["a", "b", "c"].into_iter().for_each(|endpoint| changes.mark(endpoint));
+        assert!(changes.take_one("b") && !changes.take_one("b"));
+        changes.mark("b");
+        assert_eq!(std::iter::from_fn(|| changes.take()).collect::<Vec<_>>(), ["a".into(), "b".into(), "c".into()]);
+        assert!(changes.is_empty() && changes.take().is_none());
     }
 
     #[test]

@@ -31,6 +31,7 @@ use super::config::{GatewayConfig, UpdatePublish};
 use super::context::Context;
 use super::diagnostic::{fitting, room, unavailable};
 use super::firmware::{ImageEvent, pull_uri, serving};
+use super::held_outputs::Awaited;
 use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
 use super::presence::publish_status;
 use super::profiles::Profiles;
@@ -251,8 +252,11 @@ impl Registrations {
         match received.request.method {
             Code::POST | Code::PUT => self.update(context, id, received),
             Code::DELETE => {
-                context.respond(received.id, Response::new(Code::DELETED));
-                self.devices.leave(context, id, LeaveReason::Deregistered);
+                let endpoint = device.registration.endpoint.clone();
+                context.tell_when_stored(Awaited::Device(&endpoint), |context| {
+                    context.respond(received.id, Response::new(Code::DELETED));
+                    self.devices.leave(context, id, LeaveReason::Deregistered);
+                });
             }
             _ => context.respond(received.id, Response::new(Code::METHOD_NOT_ALLOWED)),
         }
@@ -269,13 +273,21 @@ impl Registrations {
                 return reject(context, received, endpoint, code, diagnostic);
             }
         };
+        let is_news = !update.is_empty();
         let change = self.devices.update(context, id, received.peer, update);
         let Some((device, commands)) = self.devices.with_commands(id) else { return };
-        context.respond(received.id, Response::new(Code::CHANGED));
-        if is_published(&context.settings, change) {
-            let payload = uplink::update(&device.registration, proven(&context.settings, device.identity.as_deref()));
-            let topic = device.topics.update();
-            context.publish(device.session, Publication::new(topic, payload, UplinkClass::Report));
+        let answer = |context: &mut Context| {
+            context.respond(received.id, Response::new(Code::CHANGED));
+            if is_published(&context.settings, change) {
+                let proven = proven(&context.settings, device.identity.as_deref());
+                let (payload, topic) = (uplink::update(&device.registration, proven), device.topics.update());
+                context.publish(device.session, Publication::new(topic, payload, UplinkClass::Report));
+            }
+        };
+        match is_news {
+            true => context.tell_when_stored(Awaited::Device(&device.registration.endpoint), answer),
+            // What the store learns late of such an Update is the time at which the device was heard.
+            false => answer(context),
         }
         context.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
         report_left_out(context, device);
@@ -313,9 +325,11 @@ impl Registrations {
         let replaced = self.devices.replace(context, &endpoint);
 
         let location = Location::from_random(context.rng.random(), context.settings.coap.shards);
-        context.respond(pending.request, created(&location));
         let early = std::mem::take(&mut pending.early);
-        self.enter(context, pending, location);
+        context.tell_when_stored(Awaited::Device(&endpoint), |context| {
+            context.respond(pending.request, created(&location));
+            self.enter(context, pending, location);
+        });
         self.devices.resume_job(context, id);
 
         let Some((device, commands)) = self.devices.with_commands(id) else { return };

@@ -72,6 +72,10 @@ pub enum Report {
         endpoint: String,
         peer: Peer,
     },
+    /// Outputs left before the store had confirmed what they tell, because it took longer than `store.patience`.
+    ToldUnstored {
+        outputs: usize,
+    },
     /// A device of an earlier process was not restored. Its next Update is answered 4.04.
     NotRestored {
         endpoint: String,
@@ -188,6 +192,7 @@ impl Report {
             | Self::Retransmitted { .. }
             | Self::DuplicateForgotten { .. }
             | Self::ProfilesEvicted { .. }
+            | Self::ToldUnstored { .. }
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
             Self::Bootstrap(report) => report.endpoint(),

@@ -12,17 +12,18 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::registry::{Device, Location, NewDevice};
 
 use super::Gateway;
 use super::broker::BrokerCommand;
-use super::change_batch::ChangeBatch;
+use super::change_batch::{ChangeBatch, Version};
 use super::client::{allowed_silence, client};
 use super::command_scheduler::{CommandScheduler, refuse_restored};
 use super::context::Context;
 use super::firmware::record::FirmwareJobRecord;
+use super::held_outputs::UrgentRecord;
 use super::record::{
     CampaignRecord, Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord,
     RetainedCommandsRecord,
@@ -112,20 +113,42 @@ impl Gateway {
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
+    /// Holds what the gateway tells devices and applications until the store has confirmed the record behind it with
+    /// [`Gateway::handle_stored`], but no longer than `patience`. Without this call it leaves at once.
+    pub fn tell_when_stored(&mut self, patience: Duration) {
+        self.context.held.enable(patience);
+    }
+
     /// Returns a batch of at most `most` changes, as [`Gateway::take_changes`] does, with the number by which the store
-    /// confirms it.
+    /// confirms it. Records that outputs wait for are always in the next batch, which may exceed `most` for that reason.
     pub fn take_batch(&mut self, now: Instant, most: usize) -> ChangeBatch {
-        let changes = self.take_changes(now, most);
-        self.context.last_batch = self.context.last_batch.next();
-        ChangeBatch { version: self.context.last_batch, changes }
+        self.context.now = now;
+        let version = self.context.held.next_batch();
+        ChangeBatch { version, changes: self.changes(most) }
+    }
+
+    /// Takes the confirmation of the store that it has this batch and all before it, and will have them after a crash.
+    pub fn handle_stored(&mut self, now: Instant, version: Version) {
+        self.context.now = now;
+        self.context.handle_stored(version);
+    }
+
+    /// Returns whether outputs wait for the next batch, which is therefore written without delay.
+    pub fn has_urgent_changes(&self) -> bool {
+        self.context.held.is_urgent()
     }
 
     /// Returns at most `most` changes since the last call, of associations, devices and the other records; those that
     /// were marked first come first.
     pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
-        self.context.now = now;
-        let mut changes = take_changes(&mut self.context, &mut self.registrations, most);
-        changes.extend(self.campaigns.take_changes(most - changes.len()));
+        self.take_batch(now, most).changes
+    }
+
+    fn changes(&mut self, most: usize) -> Vec<Change> {
+        let mut changes = take_urgent(&mut self.context, &mut self.registrations);
+        let rest = most.saturating_sub(changes.len());
+        changes.extend(take_changes(&mut self.context, &mut self.registrations, rest));
+        changes.extend(self.campaigns.take_changes(most.saturating_sub(changes.len())));
         changes
     }
 
@@ -141,6 +164,18 @@ impl Gateway {
     }
 }
 
+/// Returns the changes of the records that outputs wait for.
+fn take_urgent(context: &mut Context, registrations: &mut Registrations) -> Vec<Change> {
+    let urgent = context.held.take_urgent();
+    let change_of = |record| match record {
+        UrgentRecord::Association(id) => context.dtls.as_mut()?.server.take_change(id).map(Change::Association),
+        UrgentRecord::Device(endpoint) => {
+            context.changes.take_one(&endpoint).then(|| device_change(context, registrations, &endpoint))
+        }
+    };
+    urgent.into_iter().filter_map(change_of).collect()
+}
+
 /// Returns what has changed since the changes were taken last, at most so many, the longest changed first.
 fn take_changes(context: &mut Context, registrations: &mut Registrations, most: usize) -> Vec<Change> {
     // Associations first: a device whose association is not in the store yet could not be spoken to.
@@ -152,17 +187,20 @@ fn take_changes(context: &mut Context, registrations: &mut Registrations, most: 
     changes.extend(devices.commands_mut().retained.take_changes(most - changes.len()));
     let commands = registrations.devices_mut().commands_mut();
     changes.extend(commands.jobs.take_changes(context, most - changes.len()));
-    let devices = registrations.devices_mut();
     while changes.len() < most
         && let Some(endpoint) = context.changes.take()
     {
-        let registered = devices.registry().id_by_endpoint(&endpoint).and_then(|id| devices.with_commands(id));
-        changes.push(match registered {
-            Some((device, commands)) => Change::Put(Box::new(record(context, commands, device))),
-            None => Change::Remove { endpoint: endpoint.to_string() },
-        });
+        changes.push(device_change(context, registrations, &endpoint));
     }
     changes
+}
+
+fn device_change(context: &Context, registrations: &mut Registrations, endpoint: &str) -> Change {
+    let devices = registrations.devices_mut();
+    match devices.registry().id_by_endpoint(endpoint).and_then(|id| devices.with_commands(id)) {
+        Some((device, commands)) => Change::Put(Box::new(record(context, commands, device))),
+        None => Change::Remove { endpoint: endpoint.to_owned() },
+    }
 }
 
 /// Restores the device of a record, unless the configuration of today rejects it.

@@ -57,6 +57,8 @@ pub struct TableSizes {
     pub deadlines: usize,
     /// Outputs that were not polled yet.
     pub outputs: usize,
+    /// Outputs that wait for the store.
+    pub held_outputs: usize,
     pub coap: coap::CoapTableSizes,
     pub dtls: dtls::DtlsTableSizes,
 }
@@ -96,6 +98,7 @@ impl TableSizes {
             image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),
             outputs: context.outputs(),
+            held_outputs: context.held.len(),
             coap: context.coap.table_sizes(),
             dtls: context.associations(),
         }

@@ -306,6 +306,31 @@ fn a_device_registers_is_read_and_notifies_over_dtls() {
 }
 
 #[test]
+fn the_end_of_a_handshake_is_told_when_the_store_has_the_association() {
+    for client in each_kind() {
+        let mut scene = DtlsGatewayScene::with_silent_device(client);
+        scene.gateway.tell_when_stored(Duration::from_secs(3600));
+        scene.run_for(Duration::from_secs(5));
+        assert!(scene.gateway.has_urgent_changes() && !scene.client.is_established(), "{:?}", scene.reports);
+        let batch = scene.gateway.take_batch(scene.now, 1);
+        assert_eq!(batch.changes.len(), 1);
+        batch.changes.into_iter().for_each(|change| scene.keep(change));
+        scene.run_for(Duration::from_secs(5));
+        assert!(!scene.client.is_established(), "the store is late");
+        scene.gateway.handle_stored(scene.now, batch.version);
+        scene.drain();
+        scene.run_for(Duration::from_secs(1));
+        assert!(scene.client.is_established(), "{:?} {:?}", scene.client.state(), scene.reports);
+
+        scene.restart();
+        scene.device.start(scene.now);
+        scene.run_for(Duration::from_secs(30));
+        assert!(scene.device.is_registered(), "{:?}", scene.reports);
+        assert_eq!(scene.handshakes(), 1);
+    }
+}
+
+#[test]
 fn whichever_of_the_first_forty_datagrams_is_lost_the_device_is_registered_once() {
     for client in each_kind() {
         for lost in 1..=40 {

@@ -32,6 +32,7 @@ mod gateway_send;
 mod gateway_server_object;
 mod gateway_shards;
 mod gateway_stopping;
+mod gateway_told_when_stored;
 mod gateway_traces;
 mod gateway_upstream;
 mod gateway_views;

@@ -195,6 +195,7 @@ impl Report {
             | Self::UndefinedVersions { .. }
             | Self::FormatRejected { .. }
             | Self::ProfilesEvicted { .. }
+            | Self::ToldUnstored { .. }
             | Self::PublishRefused { .. } => return None,
         };
         Some(TracedPeer { peer, identity })

@@ -204,10 +204,14 @@ impl Crowd {
     fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                DtlsOutput::Transmit { to, datagram, .. } if self.devices.contains_key(&to) => {
+                DtlsOutput::Transmit { to, datagram, .. } | DtlsOutput::TransmitLastFlight { to, datagram, .. }
+                    if self.devices.contains_key(&to) =>
+                {
                     self.schedule(self.now + LATENCY, CrowdEvent::ToDevice(to, datagram));
                 }
-                DtlsOutput::Transmit { datagram, .. } => self.to_attacker.push(datagram),
+                DtlsOutput::Transmit { datagram, .. } | DtlsOutput::TransmitLastFlight { datagram, .. } => {
+                    self.to_attacker.push(datagram);
+                }
                 DtlsOutput::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key");
                     let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::from_secs(3600) };

@@ -222,7 +222,8 @@ impl DtlsNetwork {
     pub fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                DtlsOutput::Transmit { socket, to, datagram } => {
+                DtlsOutput::Transmit { socket, to, datagram }
+                | DtlsOutput::TransmitLastFlight { socket, to, datagram, .. } => {
                     assert_eq!(socket, SOCKET);
                     self.watch(&datagram);
                     self.transmitted.push((to, datagram.clone()));
