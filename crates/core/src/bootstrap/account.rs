@@ -128,6 +128,11 @@ impl Accounts {
         }
     }
 
+    /// Removes the accounts of single endpoint names that are not to be kept. Returns their endpoint names.
+    pub fn retain_endpoints(&mut self, is_kept: impl Fn(&str) -> bool) -> Vec<String> {
+        self.endpoints.extract_if(|endpoint, _| !is_kept(endpoint)).map(|(endpoint, _)| endpoint).collect()
+    }
+
     /// Returns the account of an endpoint name: its own, or else the first whose pattern matches.
     pub fn of(&self, endpoint: &str) -> Option<&Arc<Account>> {
         let first = || self.patterns.iter().find(|account| account.pattern.matches(endpoint));

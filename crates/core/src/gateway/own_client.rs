@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use crate::registry::RegistrationId;
 
-use super::broker::{BrokerCommand, ClientInfo, Publication, UplinkClass};
+use super::broker::{BrokerCommand, ClientInfo, Publication, Ticket, UplinkClass};
 use super::config::BrokerLogin;
 use super::context::Context;
 
@@ -71,12 +71,12 @@ impl OwnClient {
         self.connects_at = Some(now + RETRY);
     }
 
-    /// Publishes a message, unless the client is not connected.
-    pub fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>) {
+    /// Publishes a message, unless the client is not connected. With a ticket, an event tells what becomes of it.
+    pub fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>, ticket: Option<Ticket>) {
         if !self.is_connected {
             return;
         }
-        let (retain, expiry, correlation, ticket) = (false, None, None, None);
+        let (retain, expiry, correlation) = (false, None, None);
         let class = UplinkClass::Report;
         let publication = Publication { topic, qos: 1, payload, class, retain, expiry, correlation, ticket };
         context.publish(self.session, publication);

@@ -2,9 +2,11 @@
 //! sessions end.
 //!
 //! 1. The client connects, and subscribes to `lwm2m-bootstrap/+/account`. The link reconnects it.
-//! 2. A message is the account of its endpoint name, before the accounts of patterns. An empty one removes it.
+//! 2. A message is the account of its endpoint name, before the accounts of patterns. An empty one removes it. An account
+//!    that the broker does not retain any more is removed after the next subscription ([`super::account_arrival`]).
 //! 3. The end of each session is published to `lwm2m-bootstrap/{endpoint}/status`. It has no secret.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use serde_json::json;
@@ -19,11 +21,14 @@ use super::super::broker::BrokerEvent;
 use super::super::context::Context;
 use super::super::own_client::OwnClient;
 use super::super::report::{BootstrapReport, BootstrapStep, Report};
+use super::account_arrival::AccountArrival;
 
 /// The session of the client. Those of devices count from 1.
 pub(in super::super) const SESSION: RegistrationId = RegistrationId(0);
 
 const PREFIX: &str = "lwm2m-bootstrap";
+/// The topic of the message that asks the broker whether it has sent all accounts.
+const OWN_STATUS: &str = "lwm2m-bootstrap/gateway/status";
 /// The largest account, in bytes.
 const LARGEST: usize = 64 * 1024;
 
@@ -31,41 +36,62 @@ const LARGEST: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct BrokerClient {
     connection: OwnClient,
+    arrival: AccountArrival,
 }
 
 impl BrokerClient {
     /// Creates a client that connects at this time; never, if there is none.
     pub fn new(connects_at: Option<Instant>) -> Self {
-        Self { connection: OwnClient::new(SESSION, connects_at) }
+        let arrival = AccountArrival::new(connects_at.is_some());
+        Self { connection: OwnClient::new(SESSION, connects_at), arrival }
+    }
+
+    /// Returns whether all published accounts are known. Before that, only those that have come may be given.
+    pub fn knows_all_accounts(&self) -> bool {
+        self.arrival.is_complete()
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.connection.next_deadline()
+        [self.connection.next_deadline(), self.arrival.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Connects, if it is time.
-    pub fn handle_timeout(&mut self, context: &mut Context) {
+    /// Connects, if it is time, and asks the broker whether it has sent all accounts.
+    pub fn handle_timeout(&mut self, context: &mut Context, accounts: &Accounts) {
         let login = context.settings.bootstrap.as_ref().and_then(|settings| settings.login.clone());
         self.connection.handle_timeout(context, login, PREFIX, format!("{PREFIX}/+/account"));
+        if let Some(ticket) = self.arrival.handle_timeout(context.now) {
+            let data = json!({ "accounts": accounts.endpoints() });
+            let payload = json!({ "msgType": "accounts", "data": data }).to_string().into_bytes();
+            self.connection.publish(context, OWN_STATUS.to_owned(), payload, Some(ticket));
+        }
     }
 
     /// Takes an event of the session.
     pub fn handle_broker(&mut self, context: &mut Context, accounts: &mut Accounts, event: BrokerEvent) {
         match event {
-            BrokerEvent::Message { topic, payload, .. } => {
+            BrokerEvent::Message { topic, payload, properties, .. } => {
                 if let Some(endpoint) = endpoint_of(&topic) {
                     receive(context, accounts, endpoint, &payload);
+                    let exists = accounts.has_endpoint(endpoint);
+                    self.arrival.heard(context.now, endpoint, properties.retained, exists);
                 }
             }
             BrokerEvent::Closed { .. } | BrokerEvent::ConnectFailed { .. } => {
                 self.connection.closed(context.now);
+                self.arrival.ended();
             }
-            BrokerEvent::Connected { .. }
-            | BrokerEvent::Reconnected { .. }
-            | BrokerEvent::Published { .. }
-            | BrokerEvent::Queued { .. }
-            | BrokerEvent::Unpublished { .. }
-            | BrokerEvent::PublishRefused { .. } => {}
+            // The link subscribes at each connection.
+            BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. } => self.arrival.subscribed(context.now),
+            BrokerEvent::Published { ticket, .. } => {
+                let arrived = self.arrival.confirmed(ticket);
+                keep_arrived(context, accounts, arrived);
+            }
+            BrokerEvent::PublishRefused { topic, .. } if topic == OWN_STATUS => {
+                let arrived = self.arrival.refused();
+                keep_arrived(context, accounts, arrived);
+            }
+            BrokerEvent::Unpublished { ticket, .. } => self.arrival.unpublished(context.now, ticket),
+            BrokerEvent::PublishRefused { .. } | BrokerEvent::Queued { .. } => {}
         }
     }
 
@@ -93,8 +119,16 @@ impl BrokerClient {
         let is_level = !endpoint.contains(['/', '+', '#']) && is_allowed(&topic);
         if is_level {
             let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into_bytes();
-            self.connection.publish(context, topic, payload);
+            self.connection.publish(context, topic, payload, None);
         }
+    }
+}
+
+/// Removes the accounts that the broker does not retain any more: all but these.
+fn keep_arrived(context: &mut Context, accounts: &mut Accounts, arrived: Option<HashSet<String>>) {
+    let Some(arrived) = arrived else { return };
+    for endpoint in accounts.retain_endpoints(|endpoint| arrived.contains(endpoint)) {
+        context.report(Report::Bootstrap(BootstrapReport::AccountRemoved { endpoint }));
     }
 }
 

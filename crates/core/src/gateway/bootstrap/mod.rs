@@ -14,6 +14,7 @@
 //! smaller than the request, is repeated once and has to be answered within seconds; they can take half of the sessions; and a pack comes in
 //! the smallest blocks. They cannot end a session that runs over DTLS.
 
+mod account_arrival;
 pub(super) mod awaited_bootstraps;
 mod broker_client;
 mod discovered;
@@ -169,7 +170,7 @@ impl BootstrapServer {
     }
 
     pub fn handle_timeout(&mut self, context: &mut Context) {
-        self.client.handle_timeout(context);
+        self.client.handle_timeout(context, &self.accounts);
         while let Some(id) = self.deadlines.pop_expired(context.now) {
             let is_proven = self.sessions.get(&id).is_some_and(|running| running.is_proven);
             let reason = match is_proven {
@@ -247,6 +248,9 @@ impl BootstrapServer {
         if let Some(refusal) = forbids(settings, &asked.endpoint, (context, peer, identity.as_deref())) {
             return Err(refused(refusal));
         }
+        if !self.client.knows_all_accounts() && !self.accounts.has_endpoint(&asked.endpoint) {
+            return Err(refused(BootstrapRefusal::AccountsAwaited));
+        }
         let account = self.accounts.of(&asked.endpoint).ok_or_else(|| refused(BootstrapRefusal::NoAccount))?;
         if peer.association.is_none() && !account.is_public() && !account.allow_plaintext {
             return Err(refused(BootstrapRefusal::Plaintext));
@@ -282,9 +286,10 @@ impl BootstrapServer {
 
     /// Gives a peer that has not proved its address more time for its separate response.
     fn acknowledged(&mut self, context: &Context, id: SessionId) {
+        let Some(settings) = &context.settings.bootstrap else { return };
         let Some(running) = self.sessions.get(&id).filter(|running| !running.is_proven) else { return };
         let timeout = context.settings.coap.ack_timeout.mul_f64(PROOF_TIMEOUT_ACKNOWLEDGED);
-        self.deadlines.set(id, running.began + timeout);
+        self.deadlines.set(id, running.began + timeout.min(settings.session_timeout));
     }
 
     fn answered(&mut self, context: &mut Context, id: SessionId, response: &Response) {

@@ -103,7 +103,7 @@ impl BootstrapRefusal {
             | Self::SecondKind
             | Self::Secured
             | Self::Unwritable => Code::BAD_REQUEST,
-            Self::Busy | Self::TooManyKeys | Self::Stopping => Code::SERVICE_UNAVAILABLE,
+            Self::AccountsAwaited | Self::Busy | Self::TooManyKeys | Self::Stopping => Code::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -128,6 +128,7 @@ impl BootstrapRefusal {
             Self::Format => "pct is no format of bootstrap",
             Self::Malformed => "the query is malformed",
             Self::NoEndpoint => "the query item ep is missing",
+            Self::AccountsAwaited => "the accounts have not come from the broker yet",
             Self::NoAccount => "no account for this endpoint name",
             Self::OtherIdentity => "the identity is not for this endpoint name, or not for bootstrap",
             Self::Plaintext => "the account has secrets: use DTLS",

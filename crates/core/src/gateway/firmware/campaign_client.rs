@@ -180,7 +180,7 @@ impl CampaignClient {
         if let Some(reply) = &asker.reply {
             context.publish_reply(SESSION, 1, reply, &payload);
         }
-        self.connection.publish(context, ANSWERS.to_owned(), payload);
+        self.connection.publish(context, ANSWERS.to_owned(), payload, None);
     }
 }
 
@@ -223,7 +223,7 @@ impl CampaignClient {
 
     fn tell(&self, context: &mut Context, name: &CampaignName, msg_type: &str, data: Value) {
         let payload = json!({ "msgType": msg_type, "data": data }).to_string().into_bytes();
-        self.connection.publish(context, format!("{PREFIX}/campaigns/{name}"), payload);
+        self.connection.publish(context, format!("{PREFIX}/campaigns/{name}"), payload, None);
     }
 }
 

@@ -82,6 +82,8 @@ pub enum BootstrapRefusal {
     Format,
     Malformed,
     NoEndpoint,
+    /// The accounts that applications have published have not come from the broker yet.
+    AccountsAwaited,
     NoAccount,
     /// The DTLS identity may not be used for this endpoint name, or not for bootstrap.
     OtherIdentity,

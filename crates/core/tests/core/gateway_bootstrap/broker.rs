@@ -1,7 +1,7 @@
 //! Accounts that applications publish, and what they hear of the sessions.
 
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, RegistrationId, UplinkClass,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, RegistrationId, Ticket, UplinkClass,
 };
 use lwm2m_core::gateway::config::BrokerLogin;
 
@@ -19,6 +19,41 @@ fn connected() -> Scene {
     expect_client(&mut scene);
     scene.broker_says(BrokerEvent::Connected { registration: OWN });
     scene
+}
+
+/// A client that has all accounts, of which these came after the subscription.
+fn settled(published: &[(&str, &str)]) -> Scene {
+    let mut scene = connected();
+    published.iter().for_each(|(topic, payload)| publishes(&mut scene, topic, payload));
+    scene.advance(5.0);
+    let ticket = expect_question(&mut scene, published.len());
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket });
+    scene
+}
+
+/// Takes the message whose acknowledgement tells that the connection was not lost, with this number of accounts.
+fn expect_question(scene: &mut Scene, accounts: usize) -> Ticket {
+    match scene.expect_broker_command() {
+        BrokerCommand::Publish { registration: OWN, publication } => {
+            let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
+            assert_eq!(publication.topic, "lwm2m-bootstrap/gateway/status");
+            assert_eq!(payload, json!({ "msgType": "accounts", "data": { "accounts": accounts } }));
+            assert_eq!((publication.qos, publication.retain), (1, false));
+            publication.ticket.expect("its acknowledgement is awaited")
+        }
+        other => panic!("a message of the client is expected, not {other:?}"),
+    }
+}
+
+/// Sends a request for a session, and returns the code of the answer.
+fn code_for(scene: &mut Scene, endpoint: &str) -> Code {
+    let request = scene.request(Code::POST, &["bs"], &format!("ep={endpoint}"));
+    scene.device_sends(&request);
+    let (_, answer) = scene.expect_sent();
+    if answer.code == Code::CHANGED {
+        scene.expect_request(Code::GET, "");
+    }
+    answer.code
 }
 
 fn expect_client(scene: &mut Scene) -> ClientInfo {
@@ -65,8 +100,7 @@ const OWN_ACCOUNT: &str = r#"{"delete":[],"server":[{"short_server_id":7,"uri":"
 
 #[test]
 fn a_published_account_comes_before_those_of_the_file_until_it_is_removed() {
-    let mut scene = connected();
-    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT);
+    let mut scene = settled(&[("lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT)]);
     let finished = |endpoint: &str| json!({ "ep": endpoint, "result": "finished" });
     assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com");
     expect_status(&mut scene, "lwm2m-bootstrap/dev-7/status", finished("dev-7"));
@@ -102,7 +136,7 @@ fn an_account_that_cannot_be_used_leaves_the_former_in_force_and_no_report_shows
 
 #[test]
 fn a_failed_session_is_published_with_its_step_and_code() {
-    let mut scene = connected();
+    let mut scene = settled(&[]);
     begin(&mut scene, "ep=dev-7");
     // The instance 1 of the device is another server's, for nothing was deleted.
     let security = scene.expect_request(Code::PUT, "/0/2");
@@ -116,7 +150,7 @@ fn a_failed_session_is_published_with_its_step_and_code() {
 
 #[test]
 fn an_endpoint_name_that_is_no_level_of_a_topic_has_no_status() {
-    let mut scene = connected();
+    let mut scene = settled(&[]);
     given(&mut scene, "a/b");
     scene.expect_nothing_more();
     publishes(&mut scene, "lwm2m-bootstrap/a/b/account", OWN_ACCOUNT);
@@ -126,13 +160,94 @@ fn an_endpoint_name_that_is_no_level_of_a_topic_has_no_status() {
 
 #[test]
 fn a_client_whose_session_the_broker_has_closed_connects_again() {
-    let mut scene = connected();
+    let mut scene = settled(&[]);
     scene.broker_says(BrokerEvent::Closed { registration: OWN, reason: CloseReason::Kicked });
     scene.advance(29.0);
     scene.expect_nothing_more();
     scene.advance(2.0);
     expect_client(&mut scene);
     scene.expect_nothing_more();
+}
+
+#[test]
+fn before_all_accounts_have_come_a_device_gets_its_own_or_none() {
+    let mut scene = connected();
+    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT);
+    assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com");
+    scene.forget_what_was_said();
+    assert_eq!(code_for(&mut scene, "dev-8"), Code::SERVICE_UNAVAILABLE);
+    // Retained messages come in batches; each postpones the end.
+    scene.advance(4.0);
+    scene.forget_what_was_said();
+    publishes(&mut scene, "lwm2m-bootstrap/dev-9/account", OWN_ACCOUNT);
+    scene.advance(4.0);
+    scene.expect_nothing_more();
+    assert_eq!(code_for(&mut scene, "dev-8"), Code::SERVICE_UNAVAILABLE);
+    scene.forget_what_was_said();
+    scene.advance(1.0);
+    let ticket = expect_question(&mut scene, 2);
+    assert_eq!(code_for(&mut scene, "dev-8"), Code::SERVICE_UNAVAILABLE, "the broker has not answered");
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket });
+    assert_eq!(code_for(&mut scene, "dev-8"), Code::CHANGED);
+}
+
+#[test]
+fn an_account_that_was_removed_while_the_client_was_away_is_removed_after_the_next_subscription() {
+    let other = OWN_ACCOUNT.replace("own", "other");
+    let mut scene = settled(&[
+        ("lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT),
+        ("lwm2m-bootstrap/dev-8/account", OWN_ACCOUNT),
+        ("lwm2m-bootstrap/dev-9/account", OWN_ACCOUNT),
+    ]);
+    scene.broker_says(BrokerEvent::Reconnected { registration: OWN });
+    publishes(&mut scene, "lwm2m-bootstrap/dev-8/account", &other);
+    // One that cannot be used leaves the former in force.
+    publishes(&mut scene, "lwm2m-bootstrap/dev-9/account", "{}}");
+    assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com", "it may still come");
+    scene.forget_what_was_said();
+    scene.advance(5.0);
+    let ticket = expect_question(&mut scene, 3);
+    reports(&mut scene);
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket });
+    assert_eq!(reports(&mut scene), [BootstrapReport::AccountRemoved { endpoint: "dev-7".to_owned() }]);
+    for (endpoint, uri) in [
+        ("dev-7", "coap://gw.example.com:5683"),
+        ("dev-8", "coap://other.example.com"),
+        ("dev-9", "coap://own.example.com"),
+    ] {
+        assert_eq!(given(&mut scene, endpoint), uri);
+        scene.forget_what_was_said();
+    }
+}
+
+#[test]
+fn a_connection_that_was_lost_meanwhile_removes_no_account() {
+    let mut scene = settled(&[("lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT)]);
+    scene.broker_says(BrokerEvent::Reconnected { registration: OWN });
+    scene.advance(5.0);
+    let first = expect_question(&mut scene, 1);
+    scene.broker_says(BrokerEvent::Reconnected { registration: OWN });
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket: first });
+    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", OWN_ACCOUNT);
+    scene.advance(5.0);
+    let second = expect_question(&mut scene, 1);
+    scene.broker_says(BrokerEvent::Unpublished { registration: OWN, ticket: second });
+    scene.advance(5.0);
+    let third = expect_question(&mut scene, 1);
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket: third });
+    assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com");
+}
+
+#[test]
+fn a_broker_that_refuses_the_question_has_answered_it() {
+    let mut scene = connected();
+    scene.advance(5.0);
+    let ticket = expect_question(&mut scene, 0);
+    scene.broker_says(BrokerEvent::Unpublished { registration: OWN, ticket });
+    assert_eq!(code_for(&mut scene, "dev-7"), Code::SERVICE_UNAVAILABLE);
+    let topic = "lwm2m-bootstrap/gateway/status".to_owned();
+    scene.broker_says(BrokerEvent::PublishRefused { registration: OWN, topic });
+    assert_eq!(code_for(&mut scene, "dev-7"), Code::CHANGED);
 }
 
 #[test]

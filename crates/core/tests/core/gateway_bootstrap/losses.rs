@@ -1,5 +1,7 @@
 //! Loss, repetition, silence, resets, refusals and second requests, at each step of a session.
 
+use std::time::Duration;
+
 use lwm2m_core::coap::MessageId;
 use lwm2m_testkit::scene::Said;
 
@@ -202,4 +204,21 @@ fn a_device_that_has_rebooted_asks_from_another_port() {
     answer_next(&mut scene);
     scene.expect_nothing_more();
     assert!(matches!(reports(&mut scene).last(), Some(BootstrapReport::Finished { .. })));
+}
+
+#[test]
+fn a_device_that_only_acknowledges_the_discover_has_no_more_time_than_a_session() {
+    for (session_timeout, ends_after) in [(4, 4.0), (240, 10.0)] {
+        let mut scene = scene_with(account(json!({})), |settings| {
+            let settings = settings.bootstrap.as_mut().expect("it is on");
+            settings.session_timeout = Duration::from_secs(session_timeout);
+        });
+        ask(&mut scene, "ep=dev-7");
+        let discover = scene.expect_request(Code::GET, "");
+        scene.device_sends(&Message::empty(Kind::Acknowledgement, discover.id));
+        scene.advance(ends_after - 0.5);
+        assert_eq!(scene.gateway.table_sizes().bootstrap_sessions, 1);
+        scene.advance(1.0);
+        assert_eq!(scene.gateway.table_sizes().bootstrap_sessions, 0);
+    }
 }
