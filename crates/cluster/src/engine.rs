@@ -46,9 +46,10 @@ pub enum EngineRequest {
     /// 2. If the lease was not written in this run, the engine may have forgotten its owner: it sets `run` and
     ///    `unknown_until` to the end of [`Timing::grace`], and answers [`Acquisition::Later`].
     /// 3. If another process has the lease and it is not expired, it answers [`Acquisition::Busy`].
-    /// 4. Before `unknown_until` it answers [`Acquisition::Later`]. If `unknown_until` is set, or if the lease is of
-    ///    another node, it also does so while `contact` is shorter than the grace: the owner may have been without the
-    ///    engine, too.
+    /// 4. Before `unknown_until` it answers [`Acquisition::Later`]. If `unknown_until` is set, or unless the owner is
+    ///    this process or an older one of its number, it also does so while `contact` is shorter than the grace: the
+    ///    owner may have been without the engine, too. An older process of the number has ended before this one is
+    ///    announced; a newer one may live.
     /// 5. The new term is the greatest of the stored term + 1, the tick, `floor`, and, if `unknown_until` is set, the
     ///    tick + [`Term::AHEAD`]. If it is above [`Term::last_at`] the engine answers [`Acquisition::Later`].
     /// 6. It writes owner, term, expiry and run, removes `unknown_until`, and answers [`Acquisition::Acquired`].
@@ -134,8 +135,18 @@ pub enum LeaseState {
     Free,
     /// It was not written in this run of the engine, which may have forgotten its owner.
     Unknown,
-    Expired(NodeNumber),
+    Expired(NodeProcess),
     Held(NodeProcess),
+}
+
+impl LeaseState {
+    /// Returns the process that wrote the lease last, unless it released it or the engine may have forgotten it.
+    pub fn owner(self) -> Option<NodeProcess> {
+        match self {
+            Self::Free | Self::Unknown => None,
+            Self::Expired(owner) | Self::Held(owner) => Some(owner),
+        }
+    }
 }
 
 /// The answer to [`EngineRequest::Acquire`].

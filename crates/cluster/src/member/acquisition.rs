@@ -52,7 +52,7 @@ impl Openings {
                 _ if tenures.contains_key(&shard) => None,
                 LeaseState::Free => Some(OpeningKind::Free),
                 LeaseState::Unknown => Some(OpeningKind::Unknown),
-                LeaseState::Expired(node) if node == me => Some(OpeningKind::Free),
+                LeaseState::Expired(owner) if owner.node == me => Some(OpeningKind::Free),
                 LeaseState::Expired(_) => Some(OpeningKind::Expired),
                 // An acquisition of this process whose answer was lost is among them, and expires.
                 LeaseState::Held(_) => None,

@@ -358,6 +358,11 @@ impl ClusterMember {
                 self.renewed = self.renewed.max(Some(answer.asked));
             }
         }
+        let me = self.settings.process;
+        let is_newer = |owner: NodeProcess| owner.node == me.node && owner.incarnation > me.incarnation;
+        if answer.leases.iter().filter_map(|(_, lease)| lease.owner()).any(is_newer) {
+            return self.end(Ended::Replaced);
+        }
         self.note_contact(answer.asked, answer.run, now);
         self.note_clock(&answer, now);
         self.peers.list(self.settings.process.node, &answer.nodes, &answer.members);

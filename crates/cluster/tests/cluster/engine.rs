@@ -129,7 +129,7 @@ impl Engine {
             _ if lease.run != Some(self.run) || lease.unknown_until.is_some() => LeaseState::Unknown,
             None => LeaseState::Free,
             Some(owner) if lease.until > now => LeaseState::Held(owner),
-            Some(owner) => LeaseState::Expired(owner.node),
+            Some(owner) => LeaseState::Expired(owner),
         }
     }
 
@@ -174,7 +174,8 @@ impl Engine {
         if lease.owner.is_some_and(|owner| owner != me) && lease.until > now {
             return Acquisition::Busy;
         }
-        let may_come_back = lease.unknown_until.is_some() || lease.owner.is_some_and(|owner| owner.node != me.node);
+        let is_over = |owner: NodeProcess| owner.node == me.node && owner.incarnation <= me.incarnation;
+        let may_come_back = lease.unknown_until.is_some() || lease.owner.is_some_and(|owner| !is_over(owner));
         let young = may_come_back && ask.contact < self.timing.grace;
         if lease.unknown_until.is_some_and(|until| until > now) || young {
             return Acquisition::Later;

@@ -211,6 +211,28 @@ fn two_living_processes_of_one_node_never_use_a_number_twice() {
     assert_eq!(world.audit.violations, Vec::<String>::new());
 }
 
+/// The newer process has the leases. After an outage of the engine they are expired and it serves from memory, when the
+/// older one is the first to reach the engine again.
+#[test]
+fn an_older_process_ends_where_it_sees_a_lease_of_a_newer_one_of_its_number() {
+    let mut world = three_nodes(Isolated::Serve);
+    world.cut_processes.insert(0);
+    world.cut_pairs.extend([(0, 1), (0, 2)]);
+    let newer = world.start(0, 0, 0);
+    world.run_for(40_000);
+    assert!(shards().any(|shard| world.processes[newer].member.holds(shard).is_some()));
+    world.away = Away::Gone;
+    world.run_for(10_000);
+
+    world.cut_processes = [newer].into();
+    world.come_back();
+    world.run_for(3_000);
+
+    assert_eq!(world.processes[0].ended, Some(Ended::Replaced));
+    assert!(world.processes[newer].alive);
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
 #[test]
 fn a_node_whose_clock_is_wrong_takes_no_shards() {
     let mut world = three_nodes(Isolated::Serve);
