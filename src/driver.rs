@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
@@ -44,6 +45,9 @@ const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 const LINK_EVENTS: usize = 64;
 /// Upper bound on one sleep when no deadline is set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// Maximum number of turns in a row for deadlines that are over. After them the loop waits for the next tick of the
+/// timer, 1 ms, so that a deadline that stays in the past cannot occupy the processor.
+const OVERDUE_TURNS: u32 = 64;
 /// Minimum interval between two looks at the number of publications that were dropped.
 const DROPPED_EVERY: Duration = Duration::from_secs(1);
 const DROPPED: &str = "publications dropped: the queue for the broker was full, or the broker was away for too long";
@@ -167,6 +171,8 @@ impl Driver {
     /// Runs until `stop` completes, or the gateway is `done`.
     async fn run_until(&mut self, stop: impl Future<Output = ()>, done: impl Fn(&Gateway) -> bool) {
         tokio::pin!(stop);
+        // The number of turns in a row that were for a deadline.
+        let mut overdue_turns = 0;
         loop {
             let deadline = self.carry_out_all();
             if done(&self.gateway) {
@@ -175,6 +181,8 @@ impl Driver {
             let deadline = self.plan_flush().map_or(deadline, |flush| flush.min(deadline));
             let deadline = self.log.next_deadline().map_or(deadline, |told| told.min(deadline));
             let deadline = self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.next().min(deadline));
+            // The timer rounds up to its ticks: work that continues in the next turn would wait up to 1 ms for it.
+            let overdue = overdue_turns < OVERDUE_TURNS && deadline <= monotonic_now();
             let input = tokio::select! {
                 index = self.sockets.readable() => DriverInput::Readable(index),
                 event = self.link.event() => DriverInput::Broker(event),
@@ -182,9 +190,11 @@ impl Driver {
                 answer = image_answer(self.images.as_mut()) => DriverInput::Image(answer),
                 event = store_event(self.store.as_mut()) => DriverInput::Store(event),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
-                () = sleep_until(deadline.into()) => DriverInput::Deadline,
+                () = take_turns(overdue_turns), if overdue => DriverInput::Deadline,
+                () = sleep_until(deadline.into()), if !overdue => DriverInput::Deadline,
                 () = &mut stop => DriverInput::Stop,
             };
+            overdue_turns = if matches!(input, DriverInput::Deadline) && overdue { overdue_turns + 1 } else { 0 };
             let now = self.now();
             match input {
                 DriverInput::Readable(index) => self.receive(now, index),
@@ -403,6 +413,13 @@ async fn store_event(store: Option<&mut Store>) -> StoreEvent {
     match store {
         Some(store) => store.event().await,
         None => pending().await,
+    }
+}
+
+/// Completes at once, or lets other input go first if the turn before was for a deadline, too.
+async fn take_turns(overdue_turns: u32) {
+    if overdue_turns > 0 {
+        yield_now().await;
     }
 }
 
