@@ -17,7 +17,7 @@ use crate::store::OpenedStore;
 use crate::transport::{Security, UdpListener};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_dtls::credentials::{KeyKind, KeyUse};
+use lwm2m_dtls::credentials::KeyKind;
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
 
@@ -109,12 +109,13 @@ impl DtlsSetup {
         gateway.set_keyed_identities(self.file_keys.identities());
         gateway.set_bootstrap_identities(now, self.bootstrap_keys.identities());
         if self.knows_all_keys() {
-            gateway.revoke(now, |KeyUse { identity, kind, .. }| match kind {
-                KeyKind::Registration => !self.file_keys.contains(identity),
-                KeyKind::Bootstrap => !self.bootstrap_keys.contains(identity),
+            gateway.revoke(now, |used| match used.kind {
+                KeyKind::Registration => !self.file_keys.may_be_used(used),
+                KeyKind::Bootstrap => !self.bootstrap_keys.may_be_used(used),
                 KeyKind::Generated => false,
             });
         }
+        gateway.close_former_associations(now);
         gateway
     }
 

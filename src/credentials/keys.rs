@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::observability::metrics::Metrics;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::SocketRole;
-use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyQuestion};
+use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyQuestion, KeyUse};
 
 use super::psk_file;
 use super::psk_http::{KeyServiceClient, KeyServiceError};
@@ -41,8 +41,9 @@ impl FileKeys {
         look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub fn contains(&self, identity: &PskIdentity) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(identity)
+    /// Returns whether the key of an association may be the one of its identity in the file.
+    pub fn may_be_used(&self, used: KeyUse<'_>) -> bool {
+        self.with(|keys| keys.get(used.identity).is_some_and(|key| used.is_of(key) != Some(false)))
     }
 
     /// Returns the identities that have a key.

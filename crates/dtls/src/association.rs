@@ -8,7 +8,7 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::CompletedHandshake;
 use super::cipher::{RecordKeys, RecordOpenError, RecordWriter, Sealing};
-use super::credentials::KeyKind;
+use super::credentials::{KeyMark, KeyRealm, KeyUse, UsedKey};
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
 use super::record::{ContentType, DtlsRecord, PeerCid, SEQUENCES};
@@ -74,8 +74,8 @@ pub struct Association {
     /// Our datagrams that end the handshake, until the device is known to have them.
     pub(super) last_flight: Box<[Vec<u8>]>,
     pub(super) identity: Arc<Identity>,
-    /// The kind of the pre-shared key; `None` for a certificate or a raw public key.
-    pub(super) key_kind: Option<KeyKind>,
+    /// The pre-shared key that made it; `None` for a certificate or a raw public key.
+    pub(super) key: Option<KeyMark>,
     /// `None` for an association of an earlier process.
     pub(super) handshake: Option<CompletedHandshake>,
     heard: Instant,
@@ -98,7 +98,7 @@ pub(super) struct RestoredAssociation {
     pub failed_tags: u64,
     pub last_flight: Vec<Vec<u8>>,
     pub identity: Identity,
-    pub key_kind: Option<KeyKind>,
+    pub key: Option<KeyMark>,
 }
 
 impl Association {
@@ -108,7 +108,7 @@ impl Association {
     pub fn new(
         id: AssociationId,
         made_at: (u16, SocketAddr),
-        (established, key_kind): (Established, Option<KeyKind>),
+        (established, key): (Established, Option<KeyMark>),
         now: Instant,
     ) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Association {
             failed_tags: 0,
             last_flight: established.last_flight.into(),
             identity: Arc::new(established.identity),
-            key_kind,
+            key,
             handshake: Some(CompletedHandshake { at: now, resumed: established.resumed }),
             heard: now,
             written_at: established.next_write_sequence,
@@ -148,7 +148,7 @@ impl Association {
             failed_tags: restored.failed_tags,
             last_flight: restored.last_flight.into(),
             identity: Arc::new(restored.identity),
-            key_kind: restored.key_kind,
+            key: restored.key,
             handshake: None,
             heard: now,
             written_at: next_write,
@@ -222,6 +222,13 @@ impl Association {
         self.queued = false;
         self.written_at = self.next_write;
         self.received_since = 0;
+    }
+
+    /// Describes the pre-shared key that made the association; `None` without one.
+    pub(super) fn key_use(&self, realm_of: impl Fn(u16) -> KeyRealm) -> Option<KeyUse<'_>> {
+        let (Identity::Psk(identity), Some(KeyMark { kind, tag })) = (&*self.identity, self.key) else { return None };
+        let key = tag.map_or(UsedKey::Unknown, |tag| UsedKey::Marked(self.id, tag));
+        Some(KeyUse { identity, kind, realm: realm_of(self.made_at.0), key })
     }
 
     pub fn peer(&self) -> Peer {

@@ -138,16 +138,13 @@ impl Associations {
         realm_of: impl Fn(u16) -> KeyRealm,
         wanted: impl Fn(KeyUse<'_>) -> bool,
     ) -> Vec<AssociationId> {
-        let is_wanted = |association: &Association| match (&*association.identity, association.key_kind) {
-            (Identity::Psk(identity), Some(kind)) => {
-                wanted(KeyUse { identity, kind, realm: realm_of(association.made_at.0) })
-            }
-            (
-                Identity::Psk(_) | Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown,
-                _,
-            ) => false,
-        };
+        let is_wanted = |association: &Association| association.key_use(&realm_of).is_some_and(&wanted);
         self.by_id.values().filter(|association| is_wanted(association)).map(|association| association.id).collect()
+    }
+
+    /// Returns the associations of an identity.
+    pub(crate) fn of(&self, identity: &Identity) -> &[AssociationId] {
+        self.by_identity.get(identity).map_or(&[], |ids| ids.as_slice())
     }
 
     /// Returns whether a device that has proved its identity was seen last at this address.

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 
 /// A pre-shared key. Overwritten when it goes; its `Debug` says nothing.
@@ -24,6 +27,39 @@ impl PskKey {
     /// Returns the key, for the handshake.
     pub fn reveal(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Returns what an association that is made with this key remembers of it.
+    pub(super) fn tag(&self, association: AssociationId) -> KeyTag {
+        let mut digest = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of every length");
+        digest.update(&association.0.to_be_bytes());
+        let digest = digest.finalize().into_bytes();
+        let mut tag = [0; KeyTag::LENGTH];
+        tag.copy_from_slice(&digest[..KeyTag::LENGTH]);
+        KeyTag(tag)
+    }
+}
+
+/// A digest by which an association knows the pre-shared key that made it, after the key was changed too. It differs from
+/// one association to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyTag(pub [u8; Self::LENGTH]);
+
+impl KeyTag {
+    pub const LENGTH: usize = 8;
+}
+
+/// What an association remembers of the pre-shared key that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyMark {
+    pub kind: KeyKind,
+    /// `None` for an association that an earlier version of the program saved.
+    pub tag: Option<KeyTag>,
+}
+
+impl KeyMark {
+    pub fn new(key: &PskKey, kind: KeyKind, association: AssociationId) -> Self {
+        Self { kind, tag: Some(key.tag(association)) }
     }
 }
 
@@ -76,6 +112,35 @@ pub struct KeyUse<'a> {
     pub kind: KeyKind,
     /// The realm of the socket that the handshake came to.
     pub realm: KeyRealm,
+    pub(super) key: UsedKey<'a>,
+}
+
+/// What is known of a key that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UsedKey<'a> {
+    /// The key of a handshake.
+    Key(&'a PskKey),
+    /// The mark of the key of an association.
+    Marked(AssociationId, KeyTag),
+    /// The key of an association that an earlier version of the program saved.
+    Unknown,
+}
+
+impl<'a> KeyUse<'a> {
+    /// Describes the use of a key in a handshake at the default realm.
+    pub fn of_handshake(identity: &'a PskIdentity, kind: KeyKind, key: &'a PskKey) -> Self {
+        Self { identity, kind, realm: KeyRealm::default(), key: UsedKey::Key(key) }
+    }
+
+    /// Returns whether this key is the one that is used; `None` for an association that an earlier version of the program
+    /// saved without a mark of its key.
+    pub fn is_of(&self, key: &PskKey) -> Option<bool> {
+        match self.key {
+            UsedKey::Key(used) => Some(used == key),
+            UsedKey::Marked(association, tag) => Some(key.tag(association) == tag),
+            UsedKey::Unknown => None,
+        }
+    }
 }
 
 /// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none, at

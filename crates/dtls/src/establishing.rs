@@ -6,7 +6,7 @@ use lwm2m_base::AssociationId;
 
 use super::association::{Alert, Association};
 use super::associations::PeerAddress;
-use super::credentials::{KeyAnswer, KeyQuestion};
+use super::credentials::{KeyAnswer, KeyMark, KeyQuestion};
 use super::handshake::{Established, HandshakeOutput};
 use super::handshakes::PendingHandshake;
 use super::key_cache::KeyLookup;
@@ -143,13 +143,14 @@ impl DtlsServer {
 
     fn established(&mut self, now: Instant, id: AssociationId, mut established: Established) {
         let Some(underway) = self.end_handshake(id) else { return };
-        let (place, (key, kind)) = (underway.place, underway.key.unzip());
+        let place = underway.place;
+        let key = underway.key.map(|(key, kind)| KeyMark::new(&key, kind, id));
         if let Some(identity) = underway.identity {
             self.key_turns.forget(&KeyQuestion { identity, realm: self.settings.realm_of(place.0) });
         }
         let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
-        let association = Association::new(id, place, (established, kind), now);
+        let association = Association::new(id, place, (established, key), now);
         let (peer, identity) = (association.peer(), association.identity.clone());
         let connection_id = association.has_own_cid;
         let replaced = self.replaced_by(&association).and_then(|id| self.associations.remove(id));
@@ -157,7 +158,7 @@ impl DtlsServer {
         self.associations.insert(association, self.settings.idle);
         self.changed(id);
         self.report(DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed });
-        self.push(DtlsOutput::Established { peer, identity, key });
+        self.push(DtlsOutput::Established { peer, identity });
         if let Some(replaced) = replaced {
             self.closed(replaced, AssociationCloseReason::Replaced);
         }

@@ -14,7 +14,7 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::PeerAddress;
 use super::config::DtlsConfig;
-use super::credentials::{FoundKey, KeyKind, KeyRealm, KeyUse, PskKey};
+use super::credentials::{FoundKey, KeyKind, KeyRealm, KeyUse, PskKey, UsedKey};
 use super::handshake::Handshake;
 use super::handshake_rate::HandshakeRate;
 use super::key_turns::KeyTurn;
@@ -290,8 +290,9 @@ impl Handshakes {
         wanted: impl Fn(KeyUse<'_>) -> bool,
     ) -> Vec<AssociationId> {
         let is_wanted = |underway: &PendingHandshake| match (&underway.identity, &underway.key) {
-            (Some(identity), Some((_, kind))) => {
-                wanted(KeyUse { identity, kind: *kind, realm: realm_of(underway.place.0) })
+            (Some(identity), Some((key, kind))) => {
+                let realm = realm_of(underway.place.0);
+                wanted(KeyUse { identity, kind: *kind, realm, key: UsedKey::Key(key) })
             }
             (Some(_) | None, _) => false,
         };

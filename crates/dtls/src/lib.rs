@@ -75,12 +75,12 @@ use lwm2m_base::{AssociationId, Peer};
 use association::{Alert, Association};
 use associations::{Associations, PeerAddress};
 use cookie::Cookies;
-use credentials::{KeyKind, KeyQuestion, KeyUse, PskKey};
+use credentials::{KeyKind, KeyQuestion, KeyUse};
 use handshake::Acceptor;
 use handshakes::Handshakes;
 use key_cache::KeyCache;
 use key_turns::KeyTurns;
-use lwm2m_base::identity::Identity;
+use lwm2m_base::identity::{Identity, PskIdentity};
 use record::MAX_PLAINTEXT;
 use restart::AssociationChanges;
 
@@ -116,8 +116,6 @@ pub enum DtlsOutput {
     Established {
         peer: Peer,
         identity: Arc<Identity>,
-        /// The pre-shared key that the device has proved, if it has one.
-        key: Option<PskKey>,
     },
     Closed {
         peer: Peer,
@@ -239,13 +237,20 @@ impl DtlsServer {
 
     /// Closes the associations whose key was removed or changed; their devices have to make a new handshake.
     pub fn revoke(&mut self, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
-        for id in self.associations.with_keys(|socket| self.settings.realm_of(socket), &is_revoked) {
-            self.alert(id, Alert::CloseNotify);
-            self.close(id, AssociationCloseReason::Revoked);
-        }
-        for id in self.handshakes.with_keys(|socket| self.settings.realm_of(socket), &is_revoked) {
-            self.handshake_failed(id, HandshakeFailure::Revoked);
-        }
+        let realm_of = |socket| self.settings.realm_of(socket);
+        let closed = self.associations.with_keys(realm_of, &is_revoked);
+        let ended = self.handshakes.with_keys(realm_of, &is_revoked);
+        self.end_revoked(closed, ended);
+    }
+
+    /// Closes the associations of one identity whose key was removed or changed, and ends its handshakes.
+    pub fn revoke_of(&mut self, identity: &PskIdentity, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
+        let realm_of = |socket| self.settings.realm_of(socket);
+        let of_identity = self.associations.of(&Identity::Psk(identity.clone())).iter().copied();
+        let is_closed = |id: &AssociationId| self.key_use(*id).is_some_and(&is_revoked);
+        let closed: Vec<AssociationId> = of_identity.filter(is_closed).collect();
+        let ended = self.handshakes.with_keys(realm_of, |key| key.identity == identity && is_revoked(key));
+        self.end_revoked(closed, ended);
     }
 
     /// Returns the time at which `handle_timeout` has to be called.
@@ -262,7 +267,12 @@ impl DtlsServer {
 
     /// Returns the kind of the pre-shared key that made an association; `None` without such a key.
     pub fn key_kind(&self, association: AssociationId) -> Option<KeyKind> {
-        self.associations.get(association)?.key_kind
+        Some(self.associations.get(association)?.key?.kind)
+    }
+
+    /// Describes the pre-shared key of an association; `None` without one.
+    pub fn key_use(&self, association: AssociationId) -> Option<KeyUse<'_>> {
+        self.associations.get(association)?.key_use(|socket| self.settings.realm_of(socket))
     }
 
     /// Returns the address that the device of an association speaks from now.
@@ -287,6 +297,16 @@ impl DtlsServer {
             cached_keys: self.keys.remembered(),
             key_questions: self.keys.questions(),
             outputs: self.outputs.len(),
+        }
+    }
+
+    fn end_revoked(&mut self, associations: Vec<AssociationId>, handshakes: Vec<AssociationId>) {
+        for id in associations {
+            self.alert(id, Alert::CloseNotify);
+            self.close(id, AssociationCloseReason::Revoked);
+        }
+        for id in handshakes {
+            self.handshake_failed(id, HandshakeFailure::Revoked);
         }
     }
 

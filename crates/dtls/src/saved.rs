@@ -9,7 +9,7 @@ use lwm2m_base::AssociationId;
 
 use super::association::{Association, RestoredAssociation};
 use super::cipher::{RecordKeys, Suite};
-use super::credentials::KeyKind;
+use super::credentials::{KeyKind, KeyMark, KeyTag};
 use super::record::PeerCid;
 use super::replay_window::ReplayWindow;
 use lwm2m_base::identity::{Identity, PskIdentity};
@@ -53,7 +53,10 @@ impl AssociationChange {
 }
 
 /// The version of the format. It is raised whenever the meaning of the bytes behind it changes.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+
+/// The format without the tag of the key.
+const FORMAT_WITHOUT_TAG: u8 = 2;
 
 /// The format without the kind of the key. All keys were for registrations.
 const FORMAT_WITHOUT_KIND: u8 = 1;
@@ -63,7 +66,9 @@ const FORMAT_WITHOUT_KIND: u8 = 1;
 pub(super) fn save(association: &Association) -> SavedAssociation {
     let (window, received) = association.window.parts();
     let mut open = vec![FORMAT, suite_number(association.keys.suite()), association.has_own_cid.into()];
-    open.push(kind_number(association.key_kind));
+    open.push(kind_number(association.key.map(|key| key.kind)));
+    let tag = association.key.and_then(|key| key.tag);
+    put(&mut open, tag.as_ref().map_or(&[], |tag| &tag.0));
     for number in [association.next_write, window, received, association.failed_tags] {
         open.extend_from_slice(&number.to_be_bytes());
     }
@@ -84,13 +89,14 @@ pub(super) fn save(association: &Association) -> SavedAssociation {
 pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
     let mut reader = SavedReader(&saved.bytes);
     let format = reader.byte()?;
-    if ![FORMAT, FORMAT_WITHOUT_KIND].contains(&format) {
+    if ![FORMAT, FORMAT_WITHOUT_TAG, FORMAT_WITHOUT_KIND].contains(&format) {
         return None;
     }
     let suite = Suite::ALL.into_iter().find(|suite| Some(suite_number(*suite)) == saved.bytes.get(1).copied())?;
     reader.byte()?;
     let has_own_cid = reader.byte()? != 0;
-    let stored_kind = if format == FORMAT { Some(reader.kind()?) } else { None };
+    let stored_kind = if format == FORMAT_WITHOUT_KIND { None } else { Some(reader.kind()?) };
+    let tag = if format == FORMAT { reader.tag()? } else { None };
     let [next_write, newest, received, failed_tags] =
         [reader.number()?, reader.number()?, reader.number()?, reader.number()?];
     let peer_cid = PeerCid::new(reader.bytes()?);
@@ -98,7 +104,7 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
     let place = (saved.reached_by, reader.address()?);
     let identity = reader.identity()?;
     let of_former_format = matches!(identity, Identity::Psk(_)).then_some(KeyKind::Registration);
-    let key_kind = stored_kind.unwrap_or(of_former_format);
+    let key = stored_kind.unwrap_or(of_former_format).map(|kind| KeyMark { kind, tag });
     let last_flight = (0..reader.length()?).map(|_| Some(reader.bytes()?.to_vec())).collect::<Option<_>>()?;
     let keys = RecordKeys::from_block(suite, reader.0)?;
     let window = ReplayWindow::from_parts(newest, received);
@@ -115,7 +121,7 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
         failed_tags,
         last_flight,
         identity,
-        key_kind,
+        key,
     };
     Some(restored)
 }
@@ -198,6 +204,13 @@ impl<'a> SavedReader<'a> {
         let kinds = [None, Some(KeyKind::Registration), Some(KeyKind::Generated), Some(KeyKind::Bootstrap)];
         let number = self.byte()?;
         kinds.into_iter().find(|kind| kind_number(*kind) == number)
+    }
+
+    fn tag(&mut self) -> Option<Option<KeyTag>> {
+        match self.bytes()? {
+            [] => Some(None),
+            tag => Some(Some(KeyTag(tag.try_into().ok()?))),
+        }
     }
 
     fn length(&mut self) -> Option<usize> {

@@ -230,13 +230,23 @@ impl Context {
         }
     }
 
-    /// Notes that a device has registered over this peer: a rotated key replaces the former one if the device uses it.
+    /// Notes that a device has registered over this peer. If it uses a rotated key, the former one ends, and so do the
+    /// associations that were made with it.
     pub fn has_registered(&mut self, peer: Peer) {
-        let (Some(association), Some(identity)) = (peer.association, self.identity(peer)) else { return };
-        let Identity::Psk(identity) = &*identity else { return };
-        if self.generated_keys.registered(identity, association) {
-            self.forget_key(identity);
+        let Some(dtls) = &self.dtls else { return };
+        let Some(used) = peer.association.and_then(|association| dtls.server.key_use(association)) else { return };
+        if self.generated_keys.registered(used) {
+            let identity = used.identity.clone();
+            self.forget_key(&identity);
+            self.close_former_associations(&identity);
         }
+    }
+
+    /// Closes the associations of an identity that were made with a generated key which holds no longer.
+    pub fn close_former_associations(&mut self, identity: &PskIdentity) {
+        let Some(dtls) = &mut self.dtls else { return };
+        dtls.server.revoke_of(identity, |used| self.generated_keys.is_former(used));
+        self.flush_dtls();
     }
 
     /// Returns the kind of the pre-shared key that this peer has proved; `None` without one.

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use crate::coap;
 use lwm2m_base::identity::Identity;
 use lwm2m_base::{AssociationId, Peer};
-use lwm2m_dtls::credentials::PskKey;
 use lwm2m_dtls::{DtlsOutput, DtlsServer};
 
 use super::output::Output;
@@ -32,7 +31,7 @@ pub(super) struct DtlsLayer {
 /// An event that the gateway handles when the server has nothing more to send.
 pub(super) enum DtlsEvent {
     Plaintext { peer: Peer, plaintext: Vec<u8> },
-    Established { peer: Peer, identity: Arc<Identity>, key: Option<PskKey> },
+    Established { peer: Peer, identity: Arc<Identity> },
 }
 
 impl DtlsLayer {
@@ -60,8 +59,8 @@ impl DtlsLayer {
                     self.events.push_back(DtlsEvent::Plaintext { peer, plaintext });
                     continue;
                 }
-                DtlsOutput::Established { peer, identity, key } => {
-                    self.events.push_back(DtlsEvent::Established { peer, identity, key });
+                DtlsOutput::Established { peer, identity } => {
+                    self.events.push_back(DtlsEvent::Established { peer, identity });
                     continue;
                 }
             };

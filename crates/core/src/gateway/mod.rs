@@ -88,7 +88,7 @@ use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
-use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse, PskKey};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
@@ -360,7 +360,7 @@ impl Gateway {
         self.context.now = now;
         let Context { dtls: Some(dtls), bootstrap_identities, .. } = &mut self.context else { return };
         dtls.server.forget_keys();
-        dtls.server.revoke(|KeyUse { identity, kind, realm }| {
+        dtls.server.revoke(|KeyUse { identity, kind, realm, .. }| {
             let is_shared = SocketRole::of_realm(realm) == SocketRole::All;
             is_shared && kind != KeyKind::Bootstrap && bootstrap_identities.contains(identity)
         });
@@ -471,9 +471,7 @@ impl Gateway {
         while let Some(event) = self.context.dtls.as_mut().and_then(DtlsLayer::next_event) {
             match event {
                 DtlsEvent::Plaintext { peer, plaintext } => self.handle_message(peer, &plaintext),
-                DtlsEvent::Established { peer, identity, key } => {
-                    self.handle_established(peer, &identity, key.as_ref())
-                }
+                DtlsEvent::Established { peer, identity } => self.handle_established(peer, &identity),
             }
             self.context.flush_dtls();
         }
@@ -481,13 +479,10 @@ impl Gateway {
     }
 
     /// Gives the registrations of an identity to its new association. One that is for bootstrap has none.
-    fn handle_established(&mut self, peer: Peer, identity: &Arc<Identity>, key: Option<&PskKey>) {
+    fn handle_established(&mut self, peer: Peer, identity: &Arc<Identity>) {
         let Self { context, registrations, .. } = self;
         if is_for_bootstrap(context, peer, identity) {
             return;
-        }
-        if let (Identity::Psk(identity), Some(key), Some(association)) = (&**identity, key, peer.association) {
-            context.generated_keys.proved(identity, key, association);
         }
         registrations.devices_mut().established(context, peer, identity);
     }

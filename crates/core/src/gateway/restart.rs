@@ -86,6 +86,17 @@ impl Gateway {
         self.context.generated_keys.restore(records);
     }
 
+    /// Closes the associations of an earlier process that were made with a generated key which holds no longer, after
+    /// [`Gateway::restore_generated_keys`] and [`Gateway::with_dtls`].
+    pub fn close_former_associations(&mut self, now: Instant) {
+        self.context.now = now;
+        let Context { dtls, generated_keys, .. } = &mut self.context;
+        if let Some(dtls) = dtls {
+            dtls.server.revoke(|used| generated_keys.is_former(used));
+        }
+        self.handle_dtls();
+    }
+
     /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device
     /// can be asked how far it is.
     pub fn restore_firmware_jobs(&mut self, now: Instant, records: Vec<FirmwareJobRecord>) {

@@ -6,6 +6,7 @@ mod command;
 mod losses;
 mod packs;
 mod refusals;
+mod rotation;
 mod secured;
 mod sequence;
 mod simulated;

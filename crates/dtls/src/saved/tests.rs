@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use super::super::association::tests::{Making, association};
+use super::super::credentials::{KeyRealm, PskKey};
 use super::*;
 
 fn identities() -> Vec<Identity> {
@@ -31,7 +32,7 @@ fn what_is_saved_is_loaded() {
             assert_eq!((loaded.keys, loaded.window), (original.keys.clone(), original.window));
             assert_eq!((loaded.has_own_cid, &loaded.peer_cid), (original.has_own_cid, &original.peer_cid));
             assert_eq!((loaded.next_write, loaded.failed_tags), (original.next_write, 9));
-            assert_eq!(loaded.key_kind, original.key_kind);
+            assert_eq!(loaded.key, original.key);
             assert_eq!((&loaded.identity, loaded.last_flight), (&*original.identity, original.last_flight.to_vec()));
         }
     }
@@ -59,16 +60,31 @@ fn a_key_of_the_former_format_is_for_registrations() {
         let is_psk = matches!(identity, Identity::Psk(_));
         let mut saved = save(&association(Making { identity, ..Making::default() }));
         saved.bytes[0] = FORMAT_WITHOUT_KIND;
-        saved.bytes.remove(3);
-        assert_eq!(load(&saved).unwrap().key_kind, is_psk.then_some(KeyKind::Registration));
+        saved.bytes.drain(3..if is_psk { 14 } else { 6 });
+        let of_registrations = KeyMark { kind: KeyKind::Registration, tag: None };
+        assert_eq!(load(&saved).unwrap().key, is_psk.then_some(of_registrations));
     }
+}
+
+#[test]
+fn an_association_knows_the_key_that_made_it_unless_a_former_version_saved_it() {
+    let [own, other] = [b"0123456789abcdef", b"fedcba9876543210"].map(|key| PskKey::new(*key).unwrap());
+    let mut saved = save(&association(Making::default()));
+    let is_of = |saved: &SavedAssociation, key| {
+        let restored = Association::restored(load(saved).unwrap(), Instant::now()).unwrap();
+        restored.key_use(|_| KeyRealm::default()).unwrap().is_of(key)
+    };
+    assert_eq!((is_of(&saved, &own), is_of(&saved, &other)), (Some(true), Some(false)));
+    saved.bytes[0] = FORMAT_WITHOUT_TAG;
+    saved.bytes.drain(4..14);
+    assert_eq!((is_of(&saved, &own), is_of(&saved, &other)), (None, None));
 }
 
 #[test]
 fn an_association_takes_little_room() {
     let mut small = association(Making::default());
     small.last_flight = Box::default();
-    assert_eq!(save(&small).bytes.len(), 111, "AES-128 with connection ids, a PSK identity of 10 bytes");
+    assert_eq!(save(&small).bytes.len(), 121, "AES-128 with connection ids, a PSK identity of 10 bytes");
 }
 
 #[test]

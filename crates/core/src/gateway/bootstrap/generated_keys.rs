@@ -2,7 +2,7 @@
 //!
 //! 1. The first bootstrap of a device generates its key, which holds at once. Later ones give the same key again.
 //! 2. An account with `rotate` generates a next key. Both hold until the device has registered with the next one.
-//! 3. The registration removes the former key.
+//! 3. The registration removes the former key, and ends the DTLS sessions that were made with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,9 +11,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::bootstrap::secret::SecretBytes;
-use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
-use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, PskKey};
+use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyUse, PskKey};
 
 use super::super::record::{Change, GeneratedKeyRecord};
 
@@ -35,15 +34,8 @@ pub(in super::super) struct GeneratedKeys {
 #[derive(Debug)]
 struct GeneratedKey {
     key: SecretBytes,
-    next: Option<NextKey>,
-}
-
-/// A key that the device has not registered with yet.
-#[derive(Debug)]
-struct NextKey {
-    key: SecretBytes,
-    /// The newest association that was made with this key.
-    association: Option<AssociationId>,
+    /// A key that the device has not registered with yet.
+    next: Option<SecretBytes>,
 }
 
 impl GeneratedKeys {
@@ -54,7 +46,6 @@ impl GeneratedKeys {
 
     pub fn restore(&mut self, records: Vec<GeneratedKeyRecord>) {
         for GeneratedKeyRecord { identity, key, next } in records {
-            let next = next.map(|key| NextKey { key, association: None });
             self.keys.insert(identity, GeneratedKey { key, next });
         }
     }
@@ -80,10 +71,10 @@ impl GeneratedKeys {
         }
         let known = self.keys.get_mut(identity)?;
         match &known.next {
-            Some(next) => Some(next.key.clone()),
+            Some(next) => Some(next.clone()),
             None if rotate => {
                 let key = generate();
-                known.next = Some(NextKey { key: key.clone(), association: None });
+                known.next = Some(key.clone());
                 self.changed(identity);
                 Some(key)
             }
@@ -96,28 +87,31 @@ impl GeneratedKeys {
         let known = self.keys.get(identity)?;
         let current = PskKey::new(known.key.reveal())?;
         let (key, former) = match &known.next {
-            Some(next) => (PskKey::new(next.key.reveal())?, Some(current)),
+            Some(next) => (PskKey::new(next.reveal())?, Some(current)),
             None => (current, None),
         };
         Some(KeyAnswer::Found { key: FoundKey { key, former, kind: KeyKind::Generated }, keep_for: KEEP })
     }
 
-    /// Notes that a handshake proved this key.
-    pub fn proved(&mut self, identity: &PskIdentity, key: &PskKey, association: AssociationId) {
-        let next = self.keys.get_mut(identity).and_then(|known| known.next.as_mut());
-        if let Some(next) = next.filter(|next| next.key.reveal() == key.reveal()) {
-            next.association = Some(association);
-        }
+    /// Notes that a device has registered over an association that was made with this key. If it is the next key, the
+    /// former one holds no longer; returns whether it is so.
+    pub fn registered(&mut self, used: KeyUse<'_>) -> bool {
+        let Some(known) = self.keys.get_mut(used.identity) else { return false };
+        let is_of_next = |next: &mut SecretBytes| is_of(used, next) == Some(true);
+        let Some(next) = known.next.take_if(is_of_next) else { return false };
+        known.key = next;
+        self.changed(used.identity);
+        true
     }
 
-    /// Notes that a device has registered over this association. If the association was made with the next key, the former
-    /// one holds no longer; returns whether it is so.
-    pub fn registered(&mut self, identity: &PskIdentity, association: AssociationId) -> bool {
-        let Some(known) = self.keys.get_mut(identity) else { return false };
-        let Some(next) = known.next.take_if(|next| next.association == Some(association)) else { return false };
-        known.key = next.key;
-        self.changed(identity);
-        true
+    /// Returns whether an association was made with a generated key that holds no longer.
+    pub fn is_former(&self, used: KeyUse<'_>) -> bool {
+        let is_known = |known: &GeneratedKey| {
+            let mut keys = [Some(&known.key), known.next.as_ref()].into_iter().flatten();
+            // An association of an earlier version does not tell its key.
+            keys.any(|key| is_of(used, key) != Some(false))
+        };
+        used.kind == KeyKind::Generated && !self.keys.get(used.identity).is_some_and(is_known)
     }
 
     pub fn contains(&self, identity: &PskIdentity) -> bool {
@@ -139,7 +133,7 @@ impl GeneratedKeys {
             && let Some(identity) = self.changes.pop_first()
         {
             if let Some(GeneratedKey { key, next }) = self.keys.get(&identity) {
-                let (key, next) = (key.clone(), next.as_ref().map(|next| next.key.clone()));
+                let (key, next) = (key.clone(), next.clone());
                 changes.push(Change::GeneratedKey(GeneratedKeyRecord { identity, key, next }));
             }
         }
@@ -151,6 +145,11 @@ impl GeneratedKeys {
             self.changes.insert(identity.clone());
         }
     }
+}
+
+/// Returns whether a key in use is this one; `None` if it is not known.
+fn is_of(used: KeyUse<'_>, secret: &SecretBytes) -> Option<bool> {
+    used.is_of(&PskKey::new(secret.reveal())?)
 }
 
 #[cfg(test)]
@@ -196,17 +195,19 @@ mod tests {
         let both = (next.reveal().to_vec(), Some(former.reveal().to_vec()));
         assert_eq!(held(&keys), both);
 
-        keys.proved(&identity("a"), &PskKey::new(former.reveal()).unwrap(), AssociationId(1));
-        assert!(!keys.registered(&identity("a"), AssociationId(1)), "it is the former key");
+        let name = identity("a");
+        let [of_former, of_next] = [&former, &next].map(|key| PskKey::new(key.reveal()).unwrap());
+        let used = |key| KeyUse::of_handshake(&name, KeyKind::Generated, key);
+        assert!(!keys.registered(used(&of_former)), "it is the former key");
         let stored = GeneratedKeyRecord { identity: identity("a"), key: former, next: Some(next.clone()) };
         assert_eq!(keys.take_changes(9), [Change::GeneratedKey(stored.clone())]);
         let mut restored = GeneratedKeys::default();
         restored.restore(vec![stored]);
         assert_eq!(held(&restored), both);
 
-        keys.proved(&identity("a"), &PskKey::new(next.reveal()).unwrap(), AssociationId(2));
-        assert_eq!(held(&keys), both, "the device has not registered");
-        assert!(keys.registered(&identity("a"), AssociationId(2)));
+        assert!(!keys.is_former(used(&of_former)));
+        assert!(keys.registered(used(&of_next)));
+        assert!(keys.is_former(used(&of_former)));
         assert_eq!(held(&keys), (next.reveal().to_vec(), None));
         assert_eq!(keys.take_changes(9).len(), 1);
         assert_ne!(keys.issue(&identity("a"), true, 9, &mut rng), Some(next), "each later bootstrap has a new one");

@@ -10,43 +10,70 @@ use lwm2m_core::bootstrap::EndpointPattern;
 use lwm2m_core::coap::{MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 use lwm2m_core::gateway::config::SocketRole;
+use lwm2m_core::gateway::record::{Change, GeneratedKeyRecord};
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget, TracedEvent};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyQuestion, KeyUse, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, PemSecret, VerifyMode};
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
-use lwm2m_dtls::{DtlsConfig, DtlsServer};
+use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsReport, DtlsServer, SavedAssociation};
 use lwm2m_testkit::scene::beginning;
 
 use super::*;
 
-const BOOTSTRAP_KEY: &[u8] = b"planted-bootstrap";
-const KEY: &[u8] = b"planted-registration";
+pub(super) const BOOTSTRAP_KEY: &[u8] = b"planted-bootstrap";
+pub(super) const KEY: &[u8] = b"planted-registration";
 
 /// A gateway with DTLS sockets of these roles and one device, whose datagrams arrive at once.
-struct Secured {
-    gateway: Gateway,
-    now: Instant,
+pub(super) struct Secured {
+    pub(super) gateway: Gateway,
+    pub(super) now: Instant,
     /// The keys of the PSK file of each kind.
     registration: HashMap<String, Vec<u8>>,
     bootstrap: HashMap<String, Vec<u8>>,
-    reports: Vec<Report>,
+    pub(super) reports: Vec<Report>,
     traced: String,
     ports: u16,
     next_id: u16,
 }
 
+/// What an earlier process has left in the store.
+#[derive(Clone, Default)]
+pub(super) struct Left {
+    pub(super) associations: Vec<SavedAssociation>,
+    pub(super) keys: Vec<GeneratedKeyRecord>,
+}
+
+impl Left {
+    /// Takes what has changed.
+    pub(super) fn by(secured: &mut Secured) -> Self {
+        let mut left = Self::default();
+        for change in secured.gateway.take_changes(secured.now, 1000) {
+            match change {
+                Change::Association(AssociationChange::Put(saved)) => left.associations.push(saved),
+                Change::GeneratedKey(record) => left.keys.push(record),
+                _ => {}
+            }
+        }
+        left
+    }
+}
+
 /// A client with its socket of the gateway.
-struct Client {
-    dtls: DtlsClient,
+pub(super) struct Client {
+    pub(super) dtls: DtlsClient,
     socket: u16,
     address: SocketAddr,
 }
 
 impl Secured {
-    fn new(roles: &[SocketRole], account: Value) -> Self {
-        let now = beginning();
+    pub(super) fn new(roles: &[SocketRole], account: Value) -> Self {
+        Self::begin(beginning(), roles, account, Left::default())
+    }
+
+    /// Creates a gateway at this time, which gets what an earlier process has left.
+    pub(super) fn begin(now: Instant, roles: &[SocketRole], account: Value, left: Left) -> Self {
         let settings = GatewayConfig {
             bootstrap: Some(BootstrapConfig::default()),
             roles: roles.to_vec(),
@@ -54,11 +81,15 @@ impl Secured {
         };
         let dtls = DtlsConfig { realms: roles.iter().map(|role| role.realm()).collect(), ..DtlsConfig::default() };
         let acceptor = Acceptor::new(&AcceptorConfig { psk: true, ..AcceptorConfig::default() }).expect("an acceptor");
-        let server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
-        let gateway = Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
-        let mut gateway = gateway.with_dtls(server, 0);
-        gateway.restore(now, Vec::new());
+        let mut server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
+        let restored = server.restore(now, left.associations);
+        let mut gateway = Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
         gateway.set_bootstrap_accounts(accounts(json!([account])));
+        gateway.restore_generated_keys(left.keys);
+        let mut gateway = gateway.with_dtls(server, 0);
+        gateway.close_former_associations(now);
+        gateway.restore(now, Vec::new());
+        assert!(restored.iter().all(|change| matches!(change, AssociationChange::Put(_))));
         let trace = TraceTarget::Address([192, 0, 2, 1].into());
         assert!(gateway.trace(now, TraceId(1), trace));
         Self {
@@ -73,7 +104,7 @@ impl Secured {
         }
     }
 
-    fn with_bootstrap_identity(mut self, identity: &str) -> Self {
+    pub(super) fn with_bootstrap_identity(mut self, identity: &str) -> Self {
         self.bootstrap.insert(identity.to_owned(), BOOTSTRAP_KEY.to_vec());
         let identities: HashSet<PskIdentity> =
             self.bootstrap.keys().filter_map(|identity| PskIdentity::new(identity.as_bytes())).collect();
@@ -81,19 +112,18 @@ impl Secured {
         self
     }
 
-    fn with_identity(mut self, identity: &str) -> Self {
+    pub(super) fn with_identity(mut self, identity: &str) -> Self {
         self.registration.insert(identity.to_owned(), KEY.to_vec());
         self
     }
 
     /// Makes a handshake with a socket; `None` if it does not succeed within two minutes.
-    fn connect(&mut self, socket: u16, identity: &str, key: &[u8]) -> Option<Client> {
+    pub(super) fn connect(&mut self, socket: u16, identity: &str, key: &[u8]) -> Option<Client> {
         self.connect_with(socket, DtlsClientConfig::psk(identity, key))
     }
 
     fn connect_with(&mut self, socket: u16, config: DtlsClientConfig) -> Option<Client> {
-        self.ports += 1;
-        let address = SocketAddr::from(([192, 0, 2, 1], self.ports));
+        let address = self.new_address();
         let mut client = Client { dtls: DtlsClient::new(self.now, config), socket, address };
         for _ in 0..120 {
             self.exchange(&mut client);
@@ -107,8 +137,24 @@ impl Secured {
         None
     }
 
+    /// Resumes the session of a client by its ticket, from another port; `None` if the client needs a full handshake.
+    pub(super) fn resume(&mut self, client: &Client) -> Option<Client> {
+        let address = self.new_address();
+        let mut client = Client { dtls: client.dtls.resume(self.now), socket: client.socket, address };
+        self.reports.clear();
+        self.exchange(&mut client);
+        let has_resumed =
+            |report: &Report| matches!(report, Report::Dtls(DtlsReport::HandshakeCompleted { resumed: true, .. }));
+        (client.dtls.is_established() && self.reports.iter().any(has_resumed)).then_some(client)
+    }
+
+    fn new_address(&mut self) -> SocketAddr {
+        self.ports += 1;
+        SocketAddr::from(([192, 0, 2, 1], self.ports))
+    }
+
     /// Carries datagrams until none is under way.
-    fn exchange(&mut self, client: &mut Client) {
+    pub(super) fn exchange(&mut self, client: &mut Client) {
         loop {
             let mut has_sent = false;
             while let Some(datagram) = client.dtls.poll_transmit() {
@@ -165,7 +211,7 @@ impl Secured {
         has_sent
     }
 
-    fn send(&mut self, client: &mut Client, message: &Message) -> Option<Message> {
+    pub(super) fn send(&mut self, client: &mut Client, message: &Message) -> Option<Message> {
         client.dtls.send(&message.encode());
         self.exchange(client);
         self.receive(client)
@@ -175,12 +221,12 @@ impl Secured {
         client.dtls.poll_plaintext().map(|datagram| Message::decode(&datagram).expect("a message"))
     }
 
-    fn post(&mut self, client: &mut Client, path: &str, query: &str) -> Code {
+    pub(super) fn post(&mut self, client: &mut Client, path: &str, query: &str) -> Code {
         let request = self.request(Code::POST, path, query);
         self.send(client, &request).expect("an answer").code
     }
 
-    fn request(&mut self, method: Code, path: &str, query: &str) -> Message {
+    pub(super) fn request(&mut self, method: Code, path: &str, query: &str) -> Message {
         self.next_id += 1;
         let id = MessageId(self.next_id);
         let token = Token::new(&self.next_id.to_be_bytes());
@@ -194,7 +240,7 @@ impl Secured {
     }
 
     /// Asks for a session, obeys to its end, and returns the key that was written to `/0/1/5`.
-    fn bootstrap(&mut self, client: &mut Client, query: &str) -> Vec<u8> {
+    pub(super) fn bootstrap(&mut self, client: &mut Client, query: &str) -> Vec<u8> {
         let request = self.request(Code::POST, "bs", query);
         assert_eq!(self.send(client, &request).expect("an answer").code, Code::CHANGED);
         let mut key = Vec::new();
@@ -216,7 +262,7 @@ impl Secured {
 }
 
 /// The sockets of a gateway with a listener for each purpose.
-const APART: [SocketRole; 2] = [SocketRole::Bootstrap, SocketRole::Registration];
+pub(super) const APART: [SocketRole; 2] = [SocketRole::Bootstrap, SocketRole::Registration];
 
 #[test]
 fn a_generated_key_holds_at_once_at_the_listeners_for_registrations() {
@@ -385,26 +431,6 @@ fn an_account_with_an_identity_of_bootstrap_is_not_written_where_a_listener_serv
 }
 
 #[test]
-fn a_rotated_key_holds_beside_the_former_one_until_the_device_uses_it() {
-    let mut secured = Secured::new(&APART, generating(json!({ "rotate": true }))).with_bootstrap_identity("dev-7");
-    let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
-    let former = secured.bootstrap(&mut client, "ep=dev-7");
-    assert!(secured.connect(1, "dev-7", &former).is_some());
-    let next = secured.bootstrap(&mut client, "ep=dev-7");
-    assert_ne!(former, next);
-    // A handshake tries one of the two.
-    let tries = |secured: &mut Secured, key: &[u8]| (0..2).any(|_| secured.connect(1, "dev-7", key).is_some());
-    assert!(tries(&mut secured, &former));
-    assert!(tries(&mut secured, &next));
-    assert!(tries(&mut secured, &former), "the device has not registered with the next one");
-    let mut registered = secured.connect(1, "dev-7", &next).or_else(|| secured.connect(1, "dev-7", &next));
-    let registered = registered.as_mut().expect("the next key");
-    assert_eq!(secured.post(registered, "rd", "ep=dev-7&lt=300&lwm2m=1.1"), Code::CREATED);
-    assert!(!tries(&mut secured, &former), "the device has registered with the next one");
-    assert!(secured.connect(1, "dev-7", &next).is_some());
-}
-
-#[test]
 fn a_session_over_dtls_is_not_ended_without_dtls() {
     let mut secured = Secured::new(&APART, account(json!({}))).with_bootstrap_identity("dev-7");
     let mut client = secured.connect(0, "dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
@@ -434,7 +460,7 @@ fn no_report_record_output_or_trace_shows_a_key() {
 }
 
 impl Secured {
-    fn set_rule(&mut self, pattern: &str) {
+    pub(super) fn set_rule(&mut self, pattern: &str) {
         use lwm2m_core::gateway::identity::IdentityRule;
         let rule = IdentityRule::Pattern(pattern.parse().expect("a pattern"));
         self.gateway.set_bootstrap(Some(BootstrapConfig { identity: rule, ..BootstrapConfig::default() }));
