@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All conditions of the program. A clone shares the list.
 #[derive(Clone, Debug, Default)]
-pub struct Conditions(Arc<Mutex<BTreeMap<&'static str, ConditionStatus>>>);
+pub struct Conditions(Arc<Mutex<BTreeMap<&'static str, Vec<ConditionStatus>>>>);
 
 /// The handle by which a part of the program sets its condition.
 #[derive(Clone, Debug)]
 pub struct Condition {
     name: &'static str,
+    /// The index of this part among those of the condition.
+    part: usize,
     conditions: Conditions,
 }
 
@@ -37,29 +39,44 @@ pub enum ConditionState {
 impl Conditions {
     /// Adds a condition, which is down until it is set.
     pub fn add(&self, name: &'static str) -> Condition {
-        let condition = Condition { name, conditions: self.clone() };
-        condition.set(ConditionState::Down, "not there yet");
-        condition
+        let mut conditions = self.lock();
+        let parts = conditions.entry(name).or_default();
+        parts.push(ConditionStatus { state: ConditionState::Down, detail: "not there yet".to_owned() });
+        Condition { name, part: parts.len() - 1, conditions: self.clone() }
     }
 
-    /// Returns the status of each condition, ordered by name.
+    /// Returns the status of each condition, ordered by name. If several parts of the program, such as threads, have
+    /// added a condition of one name, its status is the worst of theirs.
     pub fn statuses(&self) -> BTreeMap<&'static str, ConditionStatus> {
-        self.lock().clone()
+        let conditions = self.lock();
+        let worst = |parts: &[ConditionStatus]| parts.iter().rev().max_by_key(|status| status.state.badness()).cloned();
+        conditions.iter().filter_map(|(name, parts)| Some((*name, worst(parts)?))).collect()
     }
 
     // A panic while the list is locked cannot leave it half changed.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, ConditionStatus>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Vec<ConditionStatus>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Condition {
     pub fn set(&self, state: ConditionState, detail: impl Into<String>) {
-        self.conditions.lock().insert(self.name, ConditionStatus { state, detail: detail.into() });
+        if let Some(status) = self.conditions.lock().get_mut(self.name).and_then(|parts| parts.get_mut(self.part)) {
+            *status = ConditionStatus { state, detail: detail.into() };
+        }
     }
 }
 
 impl ConditionState {
+    fn badness(self) -> u8 {
+        match self {
+            Self::Up => 0,
+            Self::Off => 1,
+            Self::Degraded => 2,
+            Self::Down => 3,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -67,5 +84,27 @@ impl ConditionState {
             Self::Down => "down",
             Self::Off => "off",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_of_several_parts_is_as_bad_as_the_worst_of_them() {
+        let conditions = Conditions::default();
+        let parts = [(); 3].map(|()| conditions.add("broker"));
+        let shown = || {
+            let ConditionStatus { state, detail } = conditions.statuses()["broker"].clone();
+            (state, detail)
+        };
+        assert_eq!(shown(), (ConditionState::Down, "not there yet".to_owned()));
+        parts.iter().zip(["one", "two", "three"]).for_each(|(part, name)| part.set(ConditionState::Up, name));
+        assert_eq!(shown(), (ConditionState::Up, "one".to_owned()));
+        parts[1].set(ConditionState::Degraded, "slow");
+        assert_eq!(shown(), (ConditionState::Degraded, "slow".to_owned()));
+        parts[2].set(ConditionState::Down, "gone");
+        assert_eq!(shown(), (ConditionState::Down, "gone".to_owned()));
     }
 }

@@ -8,6 +8,8 @@ mod askers;
 pub mod campaigns;
 pub mod control;
 pub mod onlookers;
+pub mod owners;
+mod pages;
 mod requests;
 pub mod traced;
 

@@ -28,7 +28,7 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
-use crate::driver::control::{Control, DriverRequest};
+use crate::driver::control::{Control, SettingsChange};
 use crate::driver::unix_time;
 use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
@@ -134,7 +134,7 @@ impl Reloading {
     }
 
     /// Reads everything, and returns what the driver has to apply, in this order.
-    fn read(&mut self, reason: ReloadReason) -> Vec<DriverRequest> {
+    fn read(&mut self, reason: ReloadReason) -> Vec<SettingsChange> {
         let failures = &mut self.failures;
         match Config::load(self.config.file.as_deref(), env::vars_os()) {
             Ok(config) => self.config = config,
@@ -146,7 +146,7 @@ impl Reloading {
         let config = &self.config;
         let limits = failures.note(ReloadPart::Settings, reason, self.settings.read(config));
         let model = failures.note(ReloadPart::Definitions, reason, self.definitions.read(&config.xml_dir));
-        let mut changes: Vec<DriverRequest> = [limits, model].into_iter().flatten().collect();
+        let mut changes: Vec<SettingsChange> = [limits, model].into_iter().flatten().collect();
         if let Some(ReloadableCredentials { certificates, keys }) = &mut self.credentials {
             let acceptor = certificates.read(&config.credentials);
             changes.extend(failures.note(ReloadPart::Certificates, reason, acceptor));
@@ -167,8 +167,8 @@ impl ReloadFailures {
         &mut self,
         part: ReloadPart,
         reason: ReloadReason,
-        read: Result<Option<DriverRequest>, String>,
-    ) -> Option<DriverRequest> {
+        read: Result<Option<SettingsChange>, String>,
+    ) -> Option<SettingsChange> {
         match read {
             Ok(change) => {
                 self.succeeded(part);
@@ -222,9 +222,9 @@ async fn pause(interval: Duration) {
     sleep(interval).await;
 }
 
-async fn apply(control: &Control, changes: Vec<DriverRequest>) {
+async fn apply(control: &Control, changes: Vec<SettingsChange>) {
     for change in changes {
-        if let Err(silent) = control.send(change).await {
+        if let Err(silent) = control.change(change).await {
             error!(%silent, "reloaded settings are not in force");
         }
     }

@@ -21,11 +21,7 @@ impl TestAdmin {
                     DriverRequest::Snapshot(asker) => {
                         asker.send(DriverSnapshot { asleep: 3, ..DriverSnapshot::default() }).unwrap()
                     }
-                    DriverRequest::Model(_)
-                    | DriverRequest::BootstrapAccounts(_)
-                    | DriverRequest::BootstrapKeys { .. }
-                    | DriverRequest::Limits(_)
-                    | DriverRequest::Acceptor(_)
+                    DriverRequest::Change(_)
                     | DriverRequest::Page(..)
                     | DriverRequest::Device(..)
                     | DriverRequest::Kick(..)
@@ -37,8 +33,7 @@ impl TestAdmin {
                     | DriverRequest::Trace { .. }
                     | DriverRequest::EndTrace(_)
                     | DriverRequest::Watch(..)
-                    | DriverRequest::Unwatch
-                    | DriverRequest::Keys { .. } => {}
+                    | DriverRequest::Unwatch => {}
                 }
             }
         });

@@ -26,7 +26,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 use utoipa::IntoParams;
 
-use crate::driver::control::DriverRequest;
 use crate::driver::monotonic_now;
 use crate::driver::onlookers::{EventReceiver, Watch, WatchTarget, event_stream};
 use lwm2m_core::lwm2m::model::Model;
@@ -262,7 +261,7 @@ impl Drop for EventFeed {
         // While the runtime shuts down the event loop has ended, too.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            if let Err(silent) = server.sources.admin.control.send(DriverRequest::Unwatch).await {
+            if let Err(silent) = server.sources.admin.control.unwatch().await {
                 debug!(%silent, "the event loop does not know of the end of an event stream");
             }
         });

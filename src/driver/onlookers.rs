@@ -32,7 +32,7 @@ pub const PAYLOAD_BYTES: usize = 2 * 1024;
 const EVENTS_OF_ALL: u32 = 50;
 
 /// Asks for the events of devices.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Watch {
     pub target: WatchTarget,
     pub events: EventSender,
@@ -46,8 +46,8 @@ pub enum WatchTarget {
     All,
 }
 
-/// The sending half of a stream of events.
-#[derive(Debug)]
+/// The sending half of a stream of events. Clones send to the same stream.
+#[derive(Clone, Debug)]
 pub struct EventSender {
     events: mpsc::Sender<Arc<OnlookerEvent>>,
     lost: Arc<AtomicU64>,

@@ -11,7 +11,7 @@ use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_dtls::credentials::{KeyKind, KeyUse};
 
-use super::control::{AskedCommand, DriverRequest};
+use super::control::{AskedCommand, DriverRequest, SettingsChange};
 use super::{Driver, monotonic_now};
 
 impl Driver {
@@ -49,18 +49,24 @@ impl Driver {
                 self.onlookers.forget_closed();
                 self.gateway.set_onlookers(!self.onlookers.is_empty());
             }
-            DriverRequest::Model(model) => self.gateway.set_model(model),
-            DriverRequest::Acceptor(acceptor) => self.gateway.set_acceptor(Some(acceptor)),
-            DriverRequest::Keys { revoked, identities } => {
+            DriverRequest::Change(change) => self.apply(now, change),
+        }
+    }
+
+    fn apply(&mut self, now: Instant, change: SettingsChange) {
+        match change {
+            SettingsChange::Model(model) => self.gateway.set_model(model),
+            SettingsChange::Acceptor(acceptor) => self.gateway.set_acceptor(Some(acceptor)),
+            SettingsChange::Keys { revoked, identities } => {
                 self.gateway.set_keyed_identities(identities);
                 self.revoke(now, KeyKind::Registration, &revoked);
             }
-            DriverRequest::BootstrapAccounts(accounts) => self.gateway.set_bootstrap_accounts(accounts),
-            DriverRequest::BootstrapKeys { revoked, identities } => {
+            SettingsChange::BootstrapAccounts(accounts) => self.gateway.set_bootstrap_accounts(accounts),
+            SettingsChange::BootstrapKeys { revoked, identities } => {
                 self.gateway.set_bootstrap_identities(now, identities);
                 self.revoke(now, KeyKind::Bootstrap, &revoked);
             }
-            DriverRequest::Limits(limits) => self.gateway.set_limits(*limits),
+            SettingsChange::Limits(limits) => self.gateway.set_limits(*limits),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The way of traced messages from the driver to the console: a bounded queue. The driver never waits for the console.
+//! The way of traced messages from the drivers to the console: a bounded queue. No driver waits for the console.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use lwm2m_core::gateway::trace::{Traced, TracedEvent};
 const QUEUED: usize = 1_024;
 const QUEUED_BYTES: usize = 1024 * 1024;
 
-/// The end of the driver.
+/// The end of the drivers.
 #[derive(Clone, Debug)]
 pub struct TraceSender {
     copies: mpsc::Sender<Traced>,
@@ -38,9 +38,7 @@ impl TraceSender {
     /// Queues a copy if there is room.
     pub fn send(&self, traced: Traced) {
         let bytes = bytes_of(&traced);
-        let has_room = self.bytes.load(Ordering::Relaxed) + bytes <= QUEUED_BYTES;
-        // Only the driver adds.
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= QUEUED_BYTES;
         if !has_room || self.copies.try_send(traced).is_err() {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.lost.inc();

@@ -29,10 +29,13 @@ pub use reloads::ReloadMetrics;
 pub(crate) use reloads::ReloadPart;
 pub use reports::CoreMetrics;
 
-/// The metrics of the whole program. A single instance is shared by all parts that count.
+/// The metrics of one driver thread. Those of the first thread are also shared by all parts of the program that count and
+/// belong to no thread.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// The metrics of the other threads, which the page adds to these.
+    others: Vec<Arc<Metrics>>,
     pub core: CoreMetrics,
     pub transport: TransportMetrics,
     pub upstream: Arc<UpstreamMetrics>,
@@ -69,11 +72,24 @@ impl Default for Metrics {
             reload: ReloadMetrics::register(&mut registry),
             dtls_up: gauge(&mut registry, "lwm2m_dtls_up", dtls_up),
             registry,
+            others: Vec::new(),
         }
     }
 }
 
 impl Metrics {
+    /// Makes the metrics of so many threads, at least one. Those of the first thread know the others.
+    pub fn of_threads(threads: usize) -> Vec<Arc<Self>> {
+        let others: Vec<_> = (1..threads).map(|_| Arc::<Self>::default()).collect();
+        let first = Self { others: others.clone(), ..Self::default() };
+        std::iter::once(Arc::new(first)).chain(others).collect()
+    }
+
+    /// Iterates over the registries of all threads, that of the first one first.
+    pub fn registries(&self) -> impl Iterator<Item = &Registry> {
+        std::iter::once(&self.registry).chain(self.others.iter().map(|other| &other.registry))
+    }
+
     /// Counts a report of the core.
     pub fn record(&self, report: &Report) {
         self.core.record(report);

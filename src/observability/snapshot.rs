@@ -22,6 +22,16 @@ pub struct DriverSnapshot {
 }
 
 impl DriverSnapshot {
+    /// Adds the sizes of the tables of another driver.
+    pub fn add(&mut self, other: Self) {
+        let Self { gateway, asleep, devices_limit, command_bytes_limit, upstream } = other;
+        self.gateway += gateway;
+        self.asleep += asleep;
+        self.devices_limit += devices_limit;
+        self.command_bytes_limit += command_bytes_limit;
+        self.upstream.add(upstream);
+    }
+
     /// Writes the gauges of the page of metrics.
     pub(super) fn encode(&self, page: &mut DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_devices(page)?;

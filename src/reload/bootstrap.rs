@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::bootstrap::{BootstrapFiles, LoadedAccounts};
 use crate::conditions::{Condition, ConditionState};
-use crate::driver::control::DriverRequest;
+use crate::driver::control::SettingsChange;
 use lwm2m_core::lwm2m::model::Model;
 
 use super::watch::FileSnapshot;
@@ -41,7 +41,7 @@ impl ReloadableAccounts {
         files.accounts.iter().chain(&self.named).cloned().collect()
     }
 
-    pub(super) fn read(&mut self, files: &BootstrapFiles) -> Result<Option<DriverRequest>, String> {
+    pub(super) fn read(&mut self, files: &BootstrapFiles) -> Result<Option<SettingsChange>, String> {
         if self.in_force.as_ref() == Some(&accounts_at(files, &self.named)) {
             return Ok(None);
         }
@@ -51,7 +51,7 @@ impl ReloadableAccounts {
         self.in_force = Some(accounts_at(files, &loaded.files));
         self.named = loaded.files;
         self.condition.set(ConditionState::Up, "accounts are served");
-        Ok(Some(DriverRequest::BootstrapAccounts(loaded.accounts)))
+        Ok(Some(SettingsChange::BootstrapAccounts(loaded.accounts)))
     }
 }
 

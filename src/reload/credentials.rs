@@ -1,7 +1,7 @@
 //! Reload of DTLS credentials: certificates, and the files of pre-shared keys (`keys`). New handshakes use the new
 //! credentials; existing sessions continue, except those whose pre-shared key was removed or changed.
 //!
-//! The event loop takes the result as a [`DriverRequest`], and passes it to `Gateway::set_acceptor` or
+//! The event loop takes the result as a [`SettingsChange`], and passes it to `Gateway::set_acceptor` or
 //! `Gateway::revoke`.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::conditions::{Condition, ConditionState};
 use crate::credentials::CredentialsConfig;
-use crate::driver::control::DriverRequest;
+use crate::driver::control::SettingsChange;
 use crate::observability::metrics::Metrics;
 
 use super::keys::ReloadableKeys;
@@ -37,7 +37,7 @@ impl ReloadableCertificates {
         Self { condition, metrics, in_force: in_force.then(|| certificates_at(config)) }
     }
 
-    pub(super) fn read(&mut self, config: &CredentialsConfig) -> Result<Option<DriverRequest>, String> {
+    pub(super) fn read(&mut self, config: &CredentialsConfig) -> Result<Option<SettingsChange>, String> {
         let found = certificates_at(config);
         if self.in_force.as_ref() == Some(&found) {
             return Ok(None);
@@ -47,7 +47,7 @@ impl ReloadableCertificates {
         self.in_force = Some(found);
         self.condition.set(ConditionState::Up, "handshakes are accepted");
         self.metrics.dtls_up.set(1);
-        Ok(Some(DriverRequest::Acceptor(acceptor)))
+        Ok(Some(SettingsChange::Acceptor(acceptor)))
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::definitions;
-use crate::driver::control::DriverRequest;
+use crate::driver::control::SettingsChange;
 use crate::observability::metrics::Metrics;
 use crate::reload::status::ReloadStatus;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
@@ -34,7 +34,7 @@ impl ReloadableDefinitions {
     }
 
     /// Reads the folder. If another file than before is broken the definitions in force stay.
-    pub(super) fn read(&mut self, folder: &Path) -> Result<Option<DriverRequest>, String> {
+    pub(super) fn read(&mut self, folder: &Path) -> Result<Option<SettingsChange>, String> {
         let read = definitions::read(folder).map_err(|error| format!("xml_dir: {}: {error}", folder.display()))?;
         self.status.set_broken(read.broken.clone());
         let fresh: Vec<String> = read
@@ -53,7 +53,7 @@ impl ReloadableDefinitions {
         info!(objects, "object definitions reloaded");
         let model = Arc::new(read.model);
         self.model.send_replace(Arc::clone(&model));
-        Ok(Some(DriverRequest::Model(model)))
+        Ok(Some(SettingsChange::Model(model)))
     }
 }
 

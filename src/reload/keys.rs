@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::bootstrap::second_kind;
 use crate::credentials::{CredentialsConfig, FileKeys, PskFileConfig, PskFileContents, PskFileError, PskTable};
-use crate::driver::control::DriverRequest;
+use crate::driver::control::SettingsChange;
 use crate::transport::UdpListener;
 use lwm2m_base::identity::PskIdentity;
 
@@ -22,7 +22,7 @@ pub struct ReloadableKeys {
 }
 
 /// The result of reading one of the files.
-type KeysRead = Result<Option<DriverRequest>, String>;
+type KeysRead = Result<Option<SettingsChange>, String>;
 
 /// A file of keys.
 struct KeyFile {
@@ -94,16 +94,16 @@ impl ReloadableKeys {
         }
     }
 
-    fn apply_registration(&mut self, new: NewKeys) -> Option<DriverRequest> {
+    fn apply_registration(&mut self, new: NewKeys) -> Option<SettingsChange> {
         info!(keys = new.contents.keys.len(), "pre-shared keys reloaded");
         let revoked = self.registration.apply(new);
-        Some(DriverRequest::Keys { revoked, identities: self.registration.keys.identities() })
+        Some(SettingsChange::Keys { revoked, identities: self.registration.keys.identities() })
     }
 
-    fn apply_bootstrap(&mut self, new: NewKeys) -> Option<DriverRequest> {
+    fn apply_bootstrap(&mut self, new: NewKeys) -> Option<SettingsChange> {
         info!(keys = new.contents.keys.len(), "pre-shared keys of bootstrap accounts reloaded");
         let revoked = self.bootstrap.apply(new);
-        Some(DriverRequest::BootstrapKeys { revoked, identities: self.bootstrap.keys.identities() })
+        Some(SettingsChange::BootstrapKeys { revoked, identities: self.bootstrap.keys.identities() })
     }
 }
 
@@ -185,7 +185,7 @@ mod tests {
 
     fn revoked(read: KeysRead) -> Vec<String> {
         match read.unwrap() {
-            Some(DriverRequest::Keys { revoked, .. } | DriverRequest::BootstrapKeys { revoked, .. }) => {
+            Some(SettingsChange::Keys { revoked, .. } | SettingsChange::BootstrapKeys { revoked, .. }) => {
                 revoked.iter().map(|identity| identity.as_str().to_owned()).collect()
             }
             _ => panic!("no keys"),

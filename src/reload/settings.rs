@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, ConfigValues, takes_effect_at_once};
 use crate::descriptors::DeviceCapacity;
-use crate::driver::control::DriverRequest;
+use crate::driver::control::SettingsChange;
 use crate::observability::logging;
 
 /// The settings in force, and the messages about them that were logged.
@@ -27,7 +27,7 @@ impl ReloadableSettings {
     }
 
     /// Applies the log level, and returns the limits, if a key has changed that takes effect at once.
-    pub(super) fn read(&mut self, config: &Config) -> Result<Option<DriverRequest>, String> {
+    pub(super) fn read(&mut self, config: &Config) -> Result<Option<SettingsChange>, String> {
         self.name_those_that_need_a_restart(config);
         self.log_new_warnings(config);
         let mut changed = self.in_force.differences(&config.written);
@@ -38,7 +38,7 @@ impl ReloadableSettings {
         }
         logging::set_filter(&config.log.filter).map_err(|error| error.to_string())?;
         info!(keys = changed.join(", "), "changed settings are in force");
-        Ok(Some(DriverRequest::Limits(Box::new(self.room.bound(&config.gateway.limits)))))
+        Ok(Some(SettingsChange::Limits(Box::new(self.room.bound(&config.gateway.limits)))))
     }
 
     fn log_new_warnings(&mut self, config: &Config) {

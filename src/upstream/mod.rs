@@ -142,6 +142,35 @@ pub struct UpstreamTableSizes {
     pub nodes: Vec<NodeState>,
 }
 
+impl UpstreamTableSizes {
+    /// Adds the tables of the link of another thread, which has the same nodes.
+    pub(crate) fn add(&mut self, other: Self) {
+        let Self { connected, connecting, publications, publications_limit, nodes, .. } = other;
+        self.connected += connected;
+        self.connecting += connecting;
+        self.publications += publications;
+        self.publications_limit += publications_limit;
+        for node in nodes {
+            match self.nodes.iter_mut().find(|known| known.name == node.name) {
+                Some(known) => known.add(node),
+                None => self.nodes.push(node),
+            }
+        }
+        self.nodes_available = self.nodes.iter().filter(|node| node.is_available).count();
+        self.nodes_unavailable = self.nodes.len() - self.nodes_available;
+    }
+}
+
+impl NodeState {
+    /// Adds what another thread knows of the node, which is available if it is for all threads.
+    fn add(&mut self, other: Self) {
+        if self.is_available && !other.is_available {
+            (self.is_available, self.detail) = (false, other.detail);
+        }
+        self.clients += other.clients;
+    }
+}
+
 /// The state of a node of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeState {
@@ -152,4 +181,30 @@ pub struct NodeState {
     pub clients: usize,
     /// The reason why it is not available, or what is known of it otherwise.
     pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_available_if_it_is_for_the_links_of_all_threads() {
+        let node = |name: &str, is_available| NodeState {
+            name: name.to_owned(),
+            is_available,
+            clients: 2,
+            detail: format!("{is_available}"),
+        };
+        let sizes = |second| UpstreamTableSizes {
+            connected: 4,
+            nodes_available: 1,
+            nodes: vec![node("a", true), node("b", second)],
+            ..UpstreamTableSizes::default()
+        };
+        let mut sum = sizes(true);
+        sum.add(sizes(false));
+        assert_eq!((sum.connected, sum.nodes_available, sum.nodes_unavailable), (8, 1, 1));
+        let b = NodeState { clients: 4, ..node("b", false) };
+        assert_eq!(sum.nodes, [NodeState { clients: 4, ..node("a", true) }, b]);
+    }
 }

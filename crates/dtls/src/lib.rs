@@ -153,6 +153,18 @@ pub struct DtlsTableSizes {
     pub outputs: usize,
 }
 
+/// Adds the sizes of the tables of another instance.
+impl std::ops::AddAssign for DtlsTableSizes {
+    fn add_assign(&mut self, other: Self) {
+        let Self { handshakes, associations, cached_keys, key_questions, outputs } = other;
+        self.handshakes += handshakes;
+        self.associations += associations;
+        self.cached_keys += cached_keys;
+        self.key_questions += key_questions;
+        self.outputs += outputs;
+    }
+}
+
 /// Describes an association without its secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AssociationFacts {

@@ -29,3 +29,39 @@ pub struct CoapTableSizes {
     /// Outputs and events that were not polled yet.
     pub outputs: usize,
 }
+
+/// Adds the sizes of the tables of another instance.
+impl std::ops::AddAssign for CoapTableSizes {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            exchanges,
+            observations,
+            tokens,
+            transmissions,
+            pending_requests,
+            remembered_messages,
+            message_ids,
+            transfers,
+            assemblies,
+            concluded_bodies,
+            block_transfer_bytes,
+            waiting_notifications,
+            deadlines,
+            outputs,
+        } = other;
+        self.exchanges += exchanges;
+        self.observations += observations;
+        self.tokens += tokens;
+        self.transmissions += transmissions;
+        self.pending_requests += pending_requests;
+        self.remembered_messages += remembered_messages;
+        self.message_ids += message_ids;
+        self.transfers += transfers;
+        self.assemblies += assemblies;
+        self.concluded_bodies += concluded_bodies;
+        self.block_transfer_bytes += block_transfer_bytes;
+        self.waiting_notifications += waiting_notifications;
+        self.deadlines += deadlines;
+        self.outputs += outputs;
+    }
+}

@@ -63,6 +63,68 @@ pub struct TableSizes {
     pub dtls: dtls::DtlsTableSizes,
 }
 
+/// Adds the sizes of the tables of another instance.
+impl std::ops::AddAssign for TableSizes {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            devices,
+            registration_bytes,
+            pending_registrations,
+            early_commands,
+            pending_commands,
+            command_bytes,
+            retained_commands,
+            profiles,
+            bootstrap_sessions,
+            awaited_bootstraps,
+            generated_keys,
+            exchanges,
+            deferred_acks,
+            to_observe,
+            addresses,
+            senders,
+            image_requests,
+            deferred_pulls,
+            firmware_jobs,
+            campaigns,
+            campaign_devices,
+            image_offers,
+            deadlines,
+            outputs,
+            held_outputs,
+            coap,
+            dtls,
+        } = other;
+        self.devices += devices;
+        self.registration_bytes += registration_bytes;
+        self.pending_registrations += pending_registrations;
+        self.early_commands += early_commands;
+        self.pending_commands += pending_commands;
+        self.command_bytes += command_bytes;
+        self.retained_commands += retained_commands;
+        self.profiles += profiles;
+        self.bootstrap_sessions += bootstrap_sessions;
+        self.awaited_bootstraps += awaited_bootstraps;
+        self.generated_keys += generated_keys;
+        self.exchanges += exchanges;
+        self.deferred_acks += deferred_acks;
+        self.to_observe += to_observe;
+        self.addresses += addresses;
+        self.senders += senders;
+        self.image_requests += image_requests;
+        self.deferred_pulls += deferred_pulls;
+        self.firmware_jobs += firmware_jobs;
+        self.campaigns += campaigns;
+        self.campaign_devices += campaign_devices;
+        self.image_offers += image_offers;
+        self.deadlines += deadlines;
+        self.outputs += outputs;
+        self.held_outputs += held_outputs;
+        self.coap += coap;
+        self.dtls += dtls;
+    }
+}
+
 impl TableSizes {
     /// Reads the sizes of all tables. The cost does not depend on the number of devices.
     pub(super) fn of(

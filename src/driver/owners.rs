@@ -1,0 +1,27 @@
+//! The table of endpoint names that all driver threads share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lwm2m_router::Claims;
+
+/// Tells which driver thread has an endpoint name. Clones share the table; a program with one thread has none.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointOwners(Option<Arc<Mutex<Claims>>>);
+
+impl EndpointOwners {
+    /// Makes the table of several threads.
+    pub fn new(claims: Claims) -> Self {
+        Self(Some(Arc::new(Mutex::new(claims))))
+    }
+
+    /// Returns the thread that has an endpoint name.
+    pub fn find(&self, endpoint: &str) -> Option<u8> {
+        self.lock()?.find(endpoint)
+    }
+
+    /// Locks the table, for one call.
+    // A panic while the table is locked cannot leave it half changed.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Claims>> {
+        Some(self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
