@@ -58,8 +58,8 @@ Environment:
   LWM2M_GATEWAY_TOKEN          a token of that console
   NO_COLOR                     no colours
 
-Exit codes: 0 success, 1 failure, 2 wrong usage. Commands for a device also: 3 the device answered 4.xx or 5.xx, 4 it did
-not answer, 5 the command still waits, 6 the device is not registered, 7 the token does not allow it.
+Exit codes: 0 success, 1 failure, 2 wrong usage. Commands for a device also: 3 the device answered 4.xx or 5.xx, 4 it
+did not answer, 5 the command still waits, 6 the device is not registered, 7 the token does not allow it.
 
 deploy/lwm2m-gateway.toml has every key of the configuration with its default, docs/ has the manual.";
 
@@ -81,8 +81,8 @@ enum Subcommand {
     Run {
         #[command(flatten)]
         config: ConfigFile,
-        /// End when the standard input ends, which a parent process holds open, or when it has the line `stop`; the line
-        /// `reload` reloads the configuration. The output is JSON lines only
+        /// End when the standard input ends, which a parent process holds open, or when it has the line `stop`; the
+        /// line `reload` reloads the configuration. The output is JSON lines only
         #[arg(long)]
         exit_with_parent: bool,
         /// Start a small MQTT broker in this process and use it in place of EMQX, with a console; the broker stores

@@ -290,8 +290,8 @@ impl Driver {
         }
     }
 
-    /// Plans the next hand-over to the store: changes within its interval are written together. Those that a device or an
-    /// application waits for are handed over at once.
+    /// Plans the next hand-over to the store: changes within its interval are written together. Those that a device or
+    /// an application waits for are handed over at once.
     fn plan_flush(&mut self) -> Option<Instant> {
         let Self { gateway, store: Some(store), next_flush, .. } = self else { return None };
         if gateway.has_urgent_changes() && store.has_room() {

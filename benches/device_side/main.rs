@@ -28,7 +28,8 @@ struct Arguments {
     #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u32).range(2_000..=1_000_000))]
     crowd: Option<u32>,
     /// Start with so many stored devices, in the place of all else
-    #[arg(long, value_name = "DEVICES", conflicts_with = "crowd", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "DEVICES", conflicts_with = "crowd")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     start: Option<u32>,
     /// Rounds of each measurement; the median counts
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -96,8 +96,8 @@ struct Arguments {
     /// Stop the broker's exproto gateway under load for so long, in the place of all else
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     outage: Option<u64>,
-    /// Let so many consoles look on, in the place of all else: rounds of so many `--seconds` without them and with them.
-    /// It needs `--features swallow`
+    /// Let so many consoles look on, in the place of all else: rounds of so many `--seconds` without them and with
+    /// them. It needs `--features swallow`
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=32))]
     consoles: Option<u16>,
     /// Rounds of each kind, with `--consoles`

@@ -68,7 +68,8 @@ pub async fn gateway(
 pub fn compare(upstream: Upstream, [before, after]: [Best; 2], gateway: Best) {
     let mean = f64::midpoint(before.0, after.0);
     println!(
-        "best over {upstream}: bare client {:.0}/s before and {:.0}/s after, gateway {:.0}/s: {:.0} % of the bare client",
+        "best over {upstream}: bare client {:.0}/s before and {:.0}/s after, gateway {:.0}/s: {:.0} % of the bare \
+         client",
         before.0,
         after.0,
         gateway.0,

@@ -1,7 +1,7 @@
 //! The files of the bootstrap server: the accounts, and the keys of bootstrap accounts.
 //!
-//! The core is given what is in them ([`lwm2m_core::bootstrap`]), never where it is. `reload` reads them again while the
-//! program runs.
+//! The core is given what is in them ([`lwm2m_core::bootstrap`]), never where it is. `reload` reads them again while
+//! the program runs.
 
 use std::cell::RefCell;
 use std::fs;

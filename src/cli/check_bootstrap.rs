@@ -105,8 +105,8 @@ fn second_kind(config: &Config, account: &PatternAccount, keys: &PskTable) -> Op
     let (pattern, identity) = (&account.pattern, identity.as_str());
     has_shared_listener(&config.listeners).then(|| {
         format!(
-            "bootstrap: {pattern}: {identity:?} is in bootstrap.psk_file and is given to devices, and a listener serves \
-             both; a listener with role = \"bootstrap\" and one with role = \"registration\" allow it"
+            "bootstrap: {pattern}: {identity:?} is in bootstrap.psk_file and is given to devices, and a listener \
+             serves both; a listener with role = \"bootstrap\" and one with role = \"registration\" allow it"
         )
     })
 }

@@ -17,15 +17,16 @@ const INTRODUCTION: &str = "# Configuration
 
 <!-- Generated from deploy/lwm2m-gateway.toml and the program: UPDATE_DOCS=1 cargo test --lib config::reference -->
 
-The configuration is a TOML file: `lwm2m-gateway run --config FILE`. Without a file all defaults apply. A file needs only the keys that
-differ. [`deploy/lwm2m-gateway.toml`](../deploy/lwm2m-gateway.toml) is this page as a file. Unknown keys are rejected, and
-`lwm2m-gateway check` reports all mistakes at once.
+The configuration is a TOML file: `lwm2m-gateway run --config FILE`. Without a file all defaults apply. A file needs
+only the keys that differ. [`deploy/lwm2m-gateway.toml`](../deploy/lwm2m-gateway.toml) is this page as a file. Unknown
+keys are rejected, and `lwm2m-gateway check` reports all mistakes at once.
 
 Environment variables override the file: `LWM2M_GATEWAY__SECTION__KEY=value`, with two underscores for each dot, such as
-`LWM2M_GATEWAY__COAP__ACK_TIMEOUT=3s`. The value is TOML, or else a string. Durations are strings (`\"90s\"`, `\"1h 30m\"`) or whole seconds.
+`LWM2M_GATEWAY__COAP__ACK_TIMEOUT=3s`. The value is TOML, or else a string. Durations are strings (`\"90s\"`,
+`\"1h 30m\"`) or whole seconds.
 
-A key of a section is written `section.key`: `coap.ack_timeout` is `ack_timeout` in `[coap]`. Keys with a star take effect while the program
-runs (on `SIGHUP`, or when the file has changed); the others at the next start.
+A key of a section is written `section.key`: `coap.ack_timeout` is `ack_timeout` in `[coap]`. Keys with a star take
+effect while the program runs (on `SIGHUP`, or when the file has changed); the others at the next start.
 ";
 
 /// The description of a duration in an error; the introduction explains it once.

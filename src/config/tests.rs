@@ -62,8 +62,10 @@ fn every_mistake_is_reported_at_once() {
         "translators.response.topic = \"up/${serial}\": unknown placeholder \"${serial}\"; \
          expected one of ${endpoint_name}, ${clientid}, ${username}, ${imei}, ${peerhost}, %e, %a",
         "translators.response.qos = 3: expected a whole number from 0 to 2",
-        "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is no whole number from 0 to 65535",
-        "update_msg_publish_condition = \"never\": expected \"object_list_changed\" or \"contains_object_list\" or \"always\"",
+        "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is no whole number from 0 to \
+         65535",
+        "update_msg_publish_condition = \"never\": expected \"object_list_changed\" or \"contains_object_list\" or \
+         \"always\"",
         "mountpiont: unknown key; did you mean mountpoint?",
     ];
     assert_eq!(mistakes, expected);
@@ -89,12 +91,13 @@ fn a_console_that_others_reach_needs_tls_or_says_that_a_proxy_has_it() {
 fn the_uris_of_images_are_one_for_each_protocol_and_of_a_listener() {
     let section = |uris: &str| format!("[firmware]\npublic_uri = {uris}\n");
     let expected = [
-        r#"firmware.public_uri = ["coap://a", "coap://b"]: coap://b is a second URI with coap://; expected at most one of each"#,
+        "firmware.public_uri = [\"coap://a\", \"coap://b\"]: coap://b is a second URI with coap://; expected at most \
+             one of each",
     ];
     assert_eq!(mistakes(&section(r#"["coap://a", "coap://b"]"#)), expected);
-    let expected = [
-        r#"firmware.public_uri = "http://a": "http://a": expected coap://HOST:PORT or coaps://HOST:PORT, such as "coap://gw.example.com:5683""#,
-    ];
+    let expected =
+        ["firmware.public_uri = \"http://a\": \"http://a\": expected coap://HOST:PORT or coaps://HOST:PORT, such as \
+             \"coap://gw.example.com:5683\""];
     assert_eq!(mistakes(&section(r#""http://a""#)), expected);
     let both = section(r#"["coap://a:5683", "coaps://a:5684"]"#);
     let warned = config(&both).warnings;
@@ -167,8 +170,8 @@ fn variables_that_are_not_understood_are_warnings_but_for_those_of_kubernetes() 
 #[test]
 fn credentials_without_a_listener_for_dtls_are_a_warning() {
     let warnings = |text: &str| config(text).warnings;
-    let expected = "dtls.psk_file: it has no effect without a listener for DTLS; [listeners.dtls.default] adds one on port \
-                    5684";
+    let expected = "dtls.psk_file: it has no effect without a listener for DTLS; [listeners.dtls.default] adds one on \
+                    port 5684";
     assert_eq!(warnings("[dtls]\npsk_file = \"keys.psk\""), [expected]);
     assert_eq!(warnings("[listeners.dtls.default]\n[dtls]\npsk_file = \"keys.psk\""), [""; 0]);
     assert_eq!(warnings("[dtls]\nmtu = 1200"), [""; 0]);
@@ -179,8 +182,8 @@ fn credentials_without_a_listener_for_dtls_are_a_warning() {
 #[test]
 fn tls_without_an_address_that_has_it_is_a_warning() {
     let warnings = |text: &str| config(text).warnings;
-    let expected = "upstream.exproto.ssl.cacertfile: it has no effect, since no address in upstream.exproto.listener begins \
-                    with ssl://";
+    let expected = "upstream.exproto.ssl.cacertfile: it has no effect, since no address in upstream.exproto.listener \
+                    begins with ssl://";
     assert_eq!(warnings("[upstream.exproto.ssl]\ncacertfile = \"ca.pem\""), [expected]);
     let secure =
         "[upstream.exproto]\nlistener = \"ssl://127.0.0.1:7994\"\n[upstream.exproto.ssl]\ncacertfile = \"ca.pem\"";
@@ -257,9 +260,8 @@ fn an_unknown_section_is_one_mistake() {
 fn a_value_in_the_place_of_a_section_is_a_mistake() {
     assert_eq!(
         mistakes("coap = 3"),
-        [
-            "coap = 3: expected a section: [coap] with ack_random_factor, ack_timeout, block_size, block_transfer_bytes ..."
-        ]
+        ["coap = 3: expected a section: [coap] with ack_random_factor, ack_timeout, block_size, block_transfer_bytes \
+             ..."]
     );
     assert_eq!(
         mistakes("[listeners]\nudp = 5683"),

@@ -57,8 +57,8 @@ fn other_upstream(config: &Config, others: &UpstreamSections) -> Option<String> 
             if others.exproto.nodes != others.default_exproto.nodes && mqtt.brokers == others.default_mqtt.brokers =>
         {
             Some(format!(
-                "upstream.exproto: this section has no effect, since upstream.kind is \"mqtt\", and upstream.mqtt.brokers \
-                 is {}",
+                "upstream.exproto: this section has no effect, since upstream.kind is \"mqtt\", and \
+                 upstream.mqtt.brokers is {}",
                 mqtt.brokers.join(", ")
             ))
         }
@@ -128,16 +128,16 @@ fn topics(config: &Config) -> Vec<String> {
     let shared = one.iter().zip(&other).find(|((_, one), (_, other))| one == other);
     if let Some(((key, topic), _)) = shared {
         warnings.push(format!(
-            "mountpoint: all devices share the topic {topic:?} ({key}); a placeholder such as ${{endpoint_name}} keeps them \
-             apart"
+            "mountpoint: all devices share the topic {topic:?} ({key}); a placeholder such as ${{endpoint_name}} keeps \
+             them apart"
         ));
     }
     if mountpoint.starts_with('/') {
         warnings.push("mountpoint: it begins with \"/\", so that the first level of each topic is empty".to_owned());
     } else if first_level_differs(&one, &other) {
         warnings.push(
-            "mountpoint: it begins with a placeholder, so that devices choose the first level of their topics; begin it \
-             with a text of its own, such as \"lwm2m/\""
+            "mountpoint: it begins with a placeholder, so that devices choose the first level of their topics; begin \
+             it with a text of its own, such as \"lwm2m/\""
                 .to_owned(),
         );
     }
@@ -165,8 +165,8 @@ fn clientid(config: &Config) -> Option<String> {
     let (one, other) = (template.render(ONE.names()), template.render(OTHER.names()));
     if one == other && !one.is_empty() {
         return Some(format!(
-            "clientinfo.clientid: all devices are the client {one:?}, and each one that registers ends the connection of \
-             the one before; ${{endpoint_name}} keeps them apart"
+            "clientinfo.clientid: all devices are the client {one:?}, and each one that registers ends the connection \
+             of the one before; ${{endpoint_name}} keeps them apart"
         ));
     }
     let UpstreamConfig::Mqtt(_) = config.upstream else { return None };
@@ -175,8 +175,8 @@ fn clientid(config: &Config) -> Option<String> {
     let begins = one.chars().next() == other.chars().next();
     let ends = one.chars().next_back() == other.chars().next_back();
     (!proven && !begins && !ends).then(|| {
-        "clientinfo.clientid: it has no fixed part, so that a device can take the client ID of an application; a prefix \
-         such as \"lwm2m-${endpoint_name}\" with an access rule prevents that (docs/security.md)"
+        "clientinfo.clientid: it has no fixed part, so that a device can take the client ID of an application; a \
+         prefix such as \"lwm2m-${endpoint_name}\" with an access rule prevents that (docs/security.md)"
             .to_owned()
     })
 }
@@ -185,8 +185,8 @@ fn proto_name(exproto: &exproto::ExProtoConfig) -> Option<String> {
     let name = &exproto.proto_name;
     (name != PROTO_NAME).then(|| {
         format!(
-            "clientinfo.proto_name = {name:?}: EMQX asks the authenticators of this name; where it has none, it accepts \
-             every device with any password. The exproto gateway has them for {PROTO_NAME:?}"
+            "clientinfo.proto_name = {name:?}: EMQX asks the authenticators of this name; where it has none, it \
+             accepts every device with any password. The exproto gateway has them for {PROTO_NAME:?}"
         )
     })
 }

@@ -133,7 +133,8 @@ pub struct CampaignList {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CampaignDevice {
     endpoint: String,
-    /// `waiting`, `updating`, `succeeded`, `failed`, `up_to_date`, `filter_mismatch`, `cancelled`, `deferred` or `absent`.
+    /// `waiting`, `updating`, `succeeded`, `failed`, `up_to_date`, `filter_mismatch`, `cancelled`, `deferred` or
+    /// `absent`.
     #[schema(example = "failed")]
     state: &'static str,
     /// Reason of a failure: the error of the update, or the code with which it was refused.

@@ -243,7 +243,9 @@ impl EventFeed {
         };
         tokio::select! {
             event = next_of_device => event.map(|event| Event::of(&event, &server.hidden)),
-            followed = next_of_trace => followed.map(|followed| Event::traced(&followed, &server.sources.model.borrow())),
+            followed = next_of_trace => {
+                followed.map(|followed| Event::traced(&followed, &server.sources.model.borrow()))
+            }
             Ok(()) = model.changed() => Some(Event::definitions()),
         }
     }

@@ -27,7 +27,8 @@ pub struct FailureList {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Failure)]
 pub struct FailureDocument {
-    /// `register`, `forbidden`, `bootstrap`, `handshake`, `timeout`, `undecodable`, `publish`, `transfer` or `notRestored`.
+    /// `register`, `forbidden`, `bootstrap`, `handshake`, `timeout`, `undecodable`, `publish`, `transfer` or
+    /// `notRestored`.
     #[schema(example = "register")]
     kind: &'static str,
     /// Time of the last occurrence.

@@ -215,7 +215,8 @@ mod tests {
         let answer = json!({ "reqID": 1, "msgType": "read-composite", "data": { "reqPaths": ["/"], "code": "2.05",
             "content": [{ "path": "/0/0/5", "value": "a2V5" }, { "path": "/3/0/0", "value": "ACME" }] } });
         let expected = json!({ "reqID": 1, "msgType": "read-composite", "data": { "reqPaths": ["/"], "code": "2.05",
-            "content": [{ "path": "/0/0/5", "value": "***", "hidden": true }, { "path": "/3/0/0", "value": "ACME" }] } });
+            "content": [{ "path": "/0/0/5", "value": "***", "hidden": true },
+            { "path": "/3/0/0", "value": "ACME" }] } });
         assert_eq!(shown(&keys(), &answer), expected);
         let relative = json!({ "data": { "reqPath": "0/0", "content": [{ "path": "0/0/5", "value": 1 }] } });
         assert_eq!(shown(&keys(), &relative)["data"]["content"][0]["value"], COVERED);

@@ -189,8 +189,8 @@ mod tests {
             let lines = parse(text.as_bytes(), separator, Encoding::Text).ok().unwrap();
             lines.warnings(Path::new("keys.psk"), separator)
         };
-        let cut = "dtls.psk_file = keys.psk, line 1 and 1 more: the identity is \"urn\", for the first \":\" of a line ends \
-                   it; identities such as urn:imei:1 need another dtls.psk_separator, such as \"=\"";
+        let cut = "dtls.psk_file = keys.psk, line 1 and 1 more: the identity is \"urn\", for the first \":\" of a line \
+                   ends it; identities such as urn:imei:1 need another dtls.psk_separator, such as \"=\"";
         assert_eq!(warnings("urn:imei:1:hunter2\nurn:imei:2:hunter3", ":"), [cut]);
         assert_eq!(warnings("urn:imei:1=hunter2\nurn:imei:2=hunter3", "="), [""; 0]);
         let again = "dtls.psk_file = keys.psk, line 3: this identity stands in the file already; the last line counts";

@@ -2,7 +2,8 @@
 //! and an application that talks to them over MQTT. Each command is explained, and every message is printed.
 //!
 //! 1. A device of LwM2M 1.0 registers. The application asks: discover, read, write, observe, cancel, execute.
-//! 2. A device of LwM2M 1.1 registers. It shows composite reads and writes, a Send with a history, and a firmware update.
+//! 2. A device of LwM2M 1.1 registers. It shows composite reads and writes, a Send with a history, and a firmware
+//!    update.
 //! 3. A device of LwM2M 1.2 registers. It shows a composite observation.
 //! 4. With `--bootstrap` the first device has no server: the gateway gives it one.
 //! 5. At a terminal it goes on with notifications until Ctrl-C.

@@ -449,13 +449,13 @@ mod tests {
         let expected = [
             "INFO device{endpoint=\"ep1\"}: registration rejected peer=192.0.2.1:56830 code=4.03 \
              reason=\"Authenticate: not_authorized\"",
-            "INFO device{endpoint=\"ep1\"}: request forbidden peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the DTLS \
-             identity belongs to another endpoint name (dtls.identity)\"",
-            "INFO DTLS handshake failed peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the device has another key for \
-             this identity\"",
+            "INFO device{endpoint=\"ep1\"}: request forbidden peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the \
+             DTLS identity belongs to another endpoint name (dtls.identity)\"",
+            "INFO DTLS handshake failed peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the device has another key \
+             for this identity\"",
             "INFO registration rejected again device=\"ep1\" times=2 reason=\"Authenticate: not_authorized\"",
-            "INFO request forbidden again device=\"ep1\" times=2 reason=\"the DTLS identity belongs to another endpoint \
-             name (dtls.identity)\"",
+            "INFO request forbidden again device=\"ep1\" times=2 reason=\"the DTLS identity belongs to another \
+             endpoint name (dtls.identity)\"",
             "INFO DTLS handshake failed again device=\"dev-7\" times=2 reason=\"the device has another key for this \
              identity\"",
         ];

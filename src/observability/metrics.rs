@@ -29,8 +29,8 @@ pub use reloads::ReloadMetrics;
 pub(crate) use reloads::ReloadPart;
 pub use reports::CoreMetrics;
 
-/// The metrics of one driver thread. Those of the first thread are also shared by all parts of the program that count and
-/// belong to no thread.
+/// The metrics of one driver thread. Those of the first thread are also shared by all parts of the program that count
+/// and belong to no thread.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,

@@ -95,7 +95,8 @@ impl DriverSnapshot {
             ("held_messages", gateway.held_outputs),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \
-                    the firmware updates and their images, the bootstrap server, and the messages that wait for the store.";
+                    the firmware updates and their images, the bootstrap server, and the messages that wait for \
+                    the store.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
         gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)

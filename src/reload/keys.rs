@@ -1,5 +1,5 @@
-//! Reload of the files of pre-shared keys: those for registrations and those of bootstrap accounts. Both are read before
-//! either is in force, so that an identity can move from one file to the other in one edit.
+//! Reload of the files of pre-shared keys: those for registrations and those of bootstrap accounts. Both are read
+//! before either is in force, so that an identity can move from one file to the other in one edit.
 
 use std::collections::HashSet;
 

@@ -1,12 +1,12 @@
-//! Keeps what has to survive the process: registrations, observations, commands, DTLS associations and the other records
-//! of the core.
+//! Keeps what has to survive the process: registrations, observations, commands, DTLS associations and the other
+//! records of the core.
 //!
 //! The store is to the driver what the link to the broker is: it takes commands ([`StoreCommand`]) and returns events
 //! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file.
 //!
 //! 1. At the start the program opens the store, which returns its contents.
-//! 2. While the program runs, the driver hands over batches of changes. The store writes them in this order, each batch as a
-//!    whole, and confirms each when it is durable. Batches that have come meanwhile are written together.
+//! 2. While the program runs, the driver hands over batches of changes. The store writes them in this order, each batch
+//!    as a whole, and confirms each when it is durable. Batches that have come meanwhile are written together.
 //! 3. At the end the driver closes the store, which writes the remaining changes.
 
 pub mod file;
@@ -70,8 +70,8 @@ pub enum StoreError {
 /// A request of the driver to the store.
 #[derive(Debug)]
 pub enum StoreCommand {
-    /// Writes a batch of changes of this driver's gateway. [`StoreEvent::Stored`] follows when it is durable; a store that
-    /// cannot write retries.
+    /// Writes a batch of changes of this driver's gateway. [`StoreEvent::Stored`] follows when it is durable; a store
+    /// that cannot write retries.
     Write { version: Version, changes: Vec<Change> },
 }
 

@@ -1,5 +1,5 @@
-//! An upstream that accepts every device and forgets what devices publish: a benchmark measures everything else, with more
-//! devices than a process may have connections. No release has it (the Cargo feature `swallow`).
+//! An upstream that accepts every device and forgets what devices publish: a benchmark measures everything else, with
+//! more devices than a process may have connections. No release has it (the Cargo feature `swallow`).
 //!
 //! The benchmark is the application. It sends datagrams to a Unix socket, each with an endpoint name, a line feed and a
 //! command, and gets the answers as datagrams.

@@ -74,13 +74,13 @@ async fn what_does_not_work_is_told_with_the_key_and_the_next_step() {
     for (kind, why) in [
         (
             "exproto",
-            "failed: the broker 127.0.0.1:1 is unavailable: its exproto listener (upstream.exproto.listener) cannot be reached: \
-                     connection refused. Is EMQX running, and exproto enabled? \"emqx ctl gateway list\" tells\n",
+            "failed: the broker 127.0.0.1:1 is unavailable: its exproto listener (upstream.exproto.listener) cannot be \
+                     reached: connection refused. Is EMQX running, and exproto enabled? \"emqx ctl gateway list\" tells\n",
         ),
         (
             "mqtt",
-            "failed: the broker 127.0.0.1:1 is unavailable: it cannot be reached (upstream.mqtt.brokers): connection refused. Is it \
-                  running, and its MQTT listener here?\n",
+            "failed: the broker 127.0.0.1:1 is unavailable: it cannot be reached (upstream.mqtt.brokers): connection \
+                  refused. Is it running, and its MQTT listener here?\n",
         ),
     ] {
         let (code, said) = check(&nowhere, kind, &lines);

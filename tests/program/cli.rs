@@ -12,7 +12,8 @@ const TEMPERATURE: &str = r#"<?xml version="1.0" encoding="utf-8"?>
     <MultipleInstances>Multiple</MultipleInstances><Mandatory>Optional</Mandatory><Resources>
     <Item ID="5700"><Name>Sensor Value</Name><Operations>R</Operations><MultipleInstances>Single</MultipleInstances>
     <Mandatory>Mandatory</Mandatory><Type>Float</Type><Units>Cel</Units></Item>
-    <Item ID="5605"><Name>Reset Min and Max</Name><Operations>E</Operations><MultipleInstances>Single</MultipleInstances>
+    <Item ID="5605"><Name>Reset Min and Max</Name><Operations>E</Operations>
+<MultipleInstances>Single</MultipleInstances>
     <Mandatory>Optional</Mandatory><Type></Type></Item></Resources></Object></LWM2M>"#;
 
 #[test]
@@ -107,7 +108,8 @@ fn check_warns_of_what_is_hardly_meant_and_is_content() {
     let said = text(&output.stdout);
     let warnings: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
     let begins = [
-        "LWM2M_GATEWAY_UPSTREAM_KIND: this environment variable has no effect; did you mean LWM2M_GATEWAY__UPSTREAM__KIND?",
+        "LWM2M_GATEWAY_UPSTREAM_KIND: this environment variable has no effect; did you mean \
+             LWM2M_GATEWAY__UPSTREAM__KIND?",
         "upstream.mqtt: this section has no effect",
         "mountpoint: all devices share the topic",
         "upstream.exproto.handler_bind = \"127.0.0.1:9001\": EMQX at 10.0.0.5:9100 cannot call",

@@ -174,7 +174,9 @@ fn without_tokens_and_socket_there_is_no_console() {
 fn a_token_gives_its_role_and_its_prefix_and_anything_else_gives_nothing() {
     let console = TestConsole::start("");
     let session = |token: &str| console.ask("GET /api/v1/session", token).json();
-    let expected = |name, role, prefix: Value| json!({ "name": name, "role": role, "prefix": prefix, "version": env!("CARGO_PKG_VERSION") });
+    let version = env!("CARGO_PKG_VERSION");
+    let expected =
+        |name, role, prefix: Value| json!({ "name": name, "role": role, "prefix": prefix, "version": version });
     assert_eq!(session(console.token("viewer")), expected("viewer", "viewer", Value::Null));
     assert_eq!(session(console.token("operator")), expected("operator", "operator", Value::Null));
     assert_eq!(session(console.token("limited")), expected("limited", "viewer", json!("urn:imei:")));

@@ -127,7 +127,8 @@ async fn a_device_is_shown_with_its_objects_by_name_and_without_its_password() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let shown = answer.json();
     let expected = json!({ "endpoint": name, "state": "awake", "transport": "udp", "lwm2m": "1.1", "lifetime": 300,
-        "waiting": 0, "observations": 0, "alternatePath": "/", "items": { "imei": "123" }, "inFlight": null, "queue": [],
+        "waiting": 0, "observations": 0, "alternatePath": "/", "items": { "imei": "123" },
+        "inFlight": null, "queue": [],
         "observed": [], "formats": [11542] });
     for (member, value) in expected.as_object().expect("members") {
         assert_eq!(&shown[member], value, "{member} of {shown}");

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 /// Long enough for everything that the gateway does at once.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
+/// The object Device with Manufacturer, Available Power Sources and Current Time, in TLV.
+const TLV_INSTANCE: &[u8] = b"\xc4\x00Acme\x86\x06\x41\x00\x01\x41\x01\x05\xc4\x0d\x67\x74\x85\x80";
+
 // --- The registration interface
 // -----------------------------------------------------------------------------------------
 
@@ -286,7 +289,8 @@ async fn every_command_is_its_request_and_its_answer_echoes_all_members() {
 
 /// The device answers 4.05: so every command is answered alike.
 fn expect_whole_round(scene: &mut ProgramScene, id: usize, asked: &ExpectedCommand) {
-    let command = json!({ "reqID": id, "imei": 490154203237518_u64, "cacheID": [null, 1.5], "msgType": asked.kind, "data": asked.data });
+    let (imei, kind, data) = (490154203237518_u64, asked.kind, &asked.data);
+    let command = json!({ "reqID": id, "imei": imei, "cacheID": [null, 1.5], "msgType": kind, "data": data });
     scene.command(&command);
     let request = scene.device.receive();
     assert_eq!(
@@ -403,12 +407,13 @@ async fn values_come_up_with_their_json_types_in_every_format() {
         ("/3303/0/5700", format::TEXT, b"-3.25", one("/3303/0/5700", json!(-3.25))),
         ("/5/0/0", format::OCTET_STREAM, &[0xde, 0xad], one("/5/0/0", json!("3q0="))),
         ("/5/0/0", format::TEXT, b"3q0=", one("/5/0/0", json!("3q0="))),
-        ("/3/0", format::TLV, b"\xc4\x00Acme\x86\x06\x41\x00\x01\x41\x01\x05\xc4\x0d\x67\x74\x85\x80", instance.clone()),
-        ("/3/0", format::LEGACY_TLV, b"\xc4\x00Acme\x86\x06\x41\x00\x01\x41\x01\x05\xc4\x0d\x67\x74\x85\x80", instance.clone()),
+        ("/3/0", format::TLV, TLV_INSTANCE, instance.clone()),
+        ("/3/0", format::LEGACY_TLV, TLV_INSTANCE, instance.clone()),
         (
             "/3/0",
             format::LWM2M_JSON,
-            br#"{"bn":"/3/0/","e":[{"n":"0","sv":"Acme"},{"n":"6/0","v":1},{"n":"6/1","v":5},{"n":"13","v":1735689600}]}"#,
+            br#"{"bn":"/3/0/","e":[{"n":"0","sv":"Acme"},{"n":"6/0","v":1},{"n":"6/1","v":5},
+                {"n":"13","v":1735689600}]}"#,
             instance,
         ),
         ("/3303/0", format::TLV, b"", json!([])),
@@ -559,7 +564,8 @@ async fn a_silent_device_is_asked_again_and_the_time_out_is_told_once() {
 async fn commands_go_out_one_by_one_in_their_order() {
     let mut scene = ProgramScene::registered("ordered").await;
     let commands: Vec<Value> = (0..10)
-        .map(|resource| json!({ "reqID": resource, "msgType": "execute", "data": { "path": format!("/3/0/{resource}") } }))
+        .map(|resource| (resource, format!("/3/0/{resource}")))
+        .map(|(resource, path)| json!({ "reqID": resource, "msgType": "execute", "data": { "path": path } }))
         .filter(|command| ["/3/0/4", "/3/0/5"].contains(&command["data"]["path"].as_str().expect("a path")))
         .cycle()
         .take(10)

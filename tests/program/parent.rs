@@ -92,7 +92,8 @@ impl Drop for FollowedProgram {
 fn write_config(folder: &TempDir, level: &str) {
     let text = format!(
         "watch_interval = 0\nlisteners.udp.default.bind = \"127.0.0.1:0\"\nadmin.bind = \"127.0.0.1:0\"\n\
-         log.level = \"{level}\"\nlog.format = \"text\"\nupstream.kind = \"mqtt\"\nupstream.mqtt.brokers = [\"127.0.0.1:1\"]\n"
+         log.level = \"{level}\"\nlog.format = \"text\"\nupstream.kind = \"mqtt\"\n\
+             upstream.mqtt.brokers = [\"127.0.0.1:1\"]\n"
     );
     fs::write(folder.path().join("gateway.toml"), text).expect("a place for it");
 }

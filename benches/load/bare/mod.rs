@@ -18,8 +18,12 @@ use crate::site::{BenchSite, Upstream};
 use crate::yardstick::Stage;
 use crate::{WARM_UP, settle};
 
-/// Publishes like a notification of the simulated devices.
-const PAYLOAD: &[u8] = br#"{"msgType":"notify","seqNum":12345,"data":{"reqPath":"/3303/0/5700","code":"2.05","codeMsg":"content","content":[{"path":"/3303/0/5700","value":12345.0}]}}"#;
+/// The payload of a notification of the simulated devices.
+const PAYLOAD: &[u8] = concat!(
+    r#"{"msgType":"notify","seqNum":12345,"data":{"reqPath":"/3303/0/5700","code":"2.05","codeMsg":"content","#,
+    r#""content":[{"path":"/3303/0/5700","value":12345.0}]}}"#
+)
+.as_bytes();
 
 /// The parts of the time between two publications at which connections publish.
 const TURNS: u32 = 50;

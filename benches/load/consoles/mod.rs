@@ -4,8 +4,8 @@
 //! Each console lists all devices page by page or searches them all, again and again; it reads the events of a
 //! device or of all devices as well, and eight devices are traced. Rounds without and with consoles take turns, so that
 //! the other load of the machine meets both. The consoles have the lowest priority: real ones run on other machines,
-//! and what is measured is what the gateway does for them. The upstream swallows what devices publish (the Cargo feature
-//! `swallow`), so that neither a broker nor the connections to it take part.
+//! and what is measured is what the gateway does for them. The upstream swallows what devices publish (the Cargo
+//! feature `swallow`), so that neither a broker nor the connections to it take part.
 
 mod clients;
 mod commands;
@@ -143,7 +143,8 @@ fn print_times(name: &str, without: &Sample, with: &Sample) {
     for (kind, sample) in [("without", without), ("with", with)] {
         let rounds = sample.rounds(99);
         println!(
-            "{name:<7} {kind:<8} p50 {:>8.2?}, p90 {:>8.2?}, p99 {:>8.2?} of {} (p99 of single rounds {:.2?} to {:.2?})",
+            "{name:<7} {kind:<8} p50 {:>8.2?}, p90 {:>8.2?}, p99 {:>8.2?} of {} \
+         (p99 of single rounds {:.2?} to {:.2?})",
             sample.at(50),
             sample.at(90),
             sample.at(99),

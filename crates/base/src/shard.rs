@@ -24,8 +24,8 @@ impl Shard {
         (0..=u8::MAX).map(Self)
     }
 
-    /// Returns the shard that a URL-safe text of the gateway names (a location, or the key of an image's URI): by six bits
-    /// of its first character and two of its second one. The characters stand for six bits each, as in Base64url
+    /// Returns the shard that a URL-safe text of the gateway names (a location, or the key of an image's URI): by six
+    /// bits of its first character and two of its second one. The characters stand for six bits each, as in Base64url
     /// (RFC 4648 section 5). Returns `None` if the gateway gives out no such text.
     pub fn of_text(text: &[u8]) -> Option<Self> {
         let (first, second) = (sextet(*text.first()?)?, sextet(*text.get(1)?)?);
@@ -65,8 +65,8 @@ impl ThreadShards {
     /// The maximum number of threads. Each of them then has two shards.
     pub const MAX_THREADS: u8 = 128;
 
-    /// Returns the shards of a thread, whose number counts from 0. Returns `None` if there is no such thread or if there
-    /// are more than [`Self::MAX_THREADS`].
+    /// Returns the shards of a thread, whose number counts from 0. Returns `None` if there is no such thread or if
+    /// there are more than [`Self::MAX_THREADS`].
     pub fn new(thread: u8, threads: u8) -> Option<Self> {
         let threads = NonZero::new(threads)?;
         let is_valid = thread < threads.get() && threads.get() <= Self::MAX_THREADS;
@@ -83,8 +83,8 @@ impl ThreadShards {
         Self::thread_of(shard, self.threads) == self.thread
     }
 
-    /// Chooses a shard of the thread by a random byte. Each shard is about equally likely. With one thread the number of
-    /// the shard is the byte itself.
+    /// Chooses a shard of the thread by a random byte. Each shard is about equally likely. With one thread the number
+    /// of the shard is the byte itself.
     pub fn choose(self, random: u8) -> Shard {
         let first_of_row = random - random % self.threads;
         let number = first_of_row.checked_add(self.thread);

@@ -65,8 +65,8 @@ pub enum EngineRequest {
 ///    [`Renewed::Fenced`]. Otherwise the engine has forgotten this owner.
 /// 3. If the owner is `sure`, it answers [`Renewed::Restored`].
 /// 4. If the lease was written in this run, it answers [`Renewed::Fenced`].
-/// 5. It sets `unknown_until` as for [`EngineRequest::Acquire`], unless it is set, and answers [`Renewed::Later`] in the
-///    first half of that time, since an owner that is sure comes first. Then it answers [`Renewed::Restored`].
+/// 5. It sets `unknown_until` as for [`EngineRequest::Acquire`], unless it is set, and answers [`Renewed::Later`] in
+///    the first half of that time, since an owner that is sure comes first. Then it answers [`Renewed::Restored`].
 ///
 /// With `Mine` and `Restored` the engine writes owner, `term`, expiry and run, and removes `unknown_until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub struct RoundAnswer {
     pub announced: Announced,
     /// The entries that are not expired.
     pub nodes: Vec<NodeEntry>,
-    /// The nodes that announced themselves in the last day and did not drain, also those whose entries are expired. Such
-    /// a node may live without the engine.
+    /// The nodes that announced themselves in the last day and did not drain, also those whose entries are expired.
+    /// Such a node may live without the engine.
     pub members: Vec<NodeNumber>,
     /// The leases of all shards. They are a hint: each request checks them again.
     pub leases: Vec<(Shard, LeaseState)>,

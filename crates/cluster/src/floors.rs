@@ -33,8 +33,8 @@ impl Floors {
     }
 
     /// Returns the term that an owner may give its shard by itself, or `None` while all terms that may be taken by the
-    /// engine's last known time are used up. The time is not extrapolated: a later process of the same node begins above
-    /// all terms of that time, but not above those of a clock that nobody confirmed.
+    /// engine's last known time are used up. The time is not extrapolated: a later process of the same node begins
+    /// above all terms of that time, but not above those of a clock that nobody confirmed.
     pub fn own_term(&self, shard: Shard, told: WallTime) -> Option<Term> {
         let term = self.floor(shard).max(Term::at(told));
         (term <= Term::last_at(told)).then_some(term)

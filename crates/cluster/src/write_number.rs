@@ -14,11 +14,11 @@
 //!
 //! 1. Two nodes differ in the 7 bits. This needs one node for each number.
 //! 2. One process uses each term of a shard once ([`Floors`](crate::Floors)).
-//! 3. Two processes of one node use different terms. By itself a process takes no term above the engine's last time that
-//!    it was told plus 4 ticks, and it is told none while the entry of another process has its number. It acquires a
-//!    term at most 5 s after its last renewal. The next process begins 7 ticks above the engine's time at its start, and
-//!    ends if it sees the earlier one renew its entry. This needs that the clocks of engines differ by at most 3 s, and
-//!    that two living processes of one number do not each reach an engine of their own for more than 8 s.
+//! 3. Two processes of one node use different terms. By itself a process takes no term above the engine's last time
+//!    that it was told plus 4 ticks, and it is told none while the entry of another process has its number. It acquires
+//!    a term at most 5 s after its last renewal. The next process begins 7 ticks above the engine's time at its start,
+//!    and ends if it sees the earlier one renew its entry. This needs that the clocks of engines differ by at most 3 s,
+//!    and that two living processes of one number do not each reach an engine of their own for more than 8 s.
 //! 4. Within a term the owner keeps the counter in memory. This needs that an owner which drops an association from
 //!    memory and loads it again does so in a new term.
 //!

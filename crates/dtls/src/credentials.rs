@@ -40,8 +40,8 @@ impl PskKey {
     }
 }
 
-/// A digest by which an association knows the pre-shared key that made it, after the key was changed too. It differs from
-/// one association to the next.
+/// A digest by which an association knows the pre-shared key that made it, after the key was changed too. It differs
+/// from one association to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyTag(pub [u8; Self::LENGTH]);
 
@@ -69,8 +69,8 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// The list that a pre-shared key is from, which tells what the key is good for. An association keeps the kind of the key
-/// that made it.
+/// The list that a pre-shared key is from, which tells what the key is good for. An association keeps the kind of the
+/// key that made it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KeyKind {
     /// The key is for registrations.
@@ -132,8 +132,8 @@ impl<'a> KeyUse<'a> {
         Self { identity, kind, realm: KeyRealm::default(), key: UsedKey::Key(key) }
     }
 
-    /// Returns whether this key is the one that is used; `None` for an association that an earlier version of the program
-    /// saved without a mark of its key.
+    /// Returns whether this key is the one that is used; `None` for an association that an earlier version of the
+    /// program saved without a mark of its key.
     pub fn is_of(&self, key: &PskKey) -> Option<bool> {
         match self.key {
             UsedKey::Key(used) => Some(used == key),
@@ -143,8 +143,8 @@ impl<'a> KeyUse<'a> {
     }
 }
 
-/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none, at
-/// a socket of another realm.
+/// A set of keys. Each socket has one ([`super::DtlsConfig::realms`]): the same identity may have another key, or none,
+/// at a socket of another realm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyRealm(pub u8);
 

@@ -1,9 +1,10 @@
-//! Which of two keys of an identity a full handshake tries: the new one or the former one. A handshake can try one only.
+//! Which of two keys of an identity a full handshake tries: the new one or the former one. A handshake can try one
+//! only.
 //!
 //! 1. The first handshake from an address tries the new key, and the next one from there the other key. Handshakes from
 //!    elsewhere do not change this order, so that nobody can keep a device from its key by asking for it.
-//! 2. A device may come from another address each time. Where handshakes of several addresses have failed, a handshake from
-//!    one more address tries either key at random.
+//! 2. A device may come from another address each time. Where handshakes of several addresses have failed, a handshake
+//!    from one more address tries either key at random.
 //! 3. The first finished handshake ends the count.
 
 use std::time::{Duration, Instant};

@@ -97,8 +97,8 @@ pub enum DtlsOutput {
         to: SocketAddr,
         datagram: Vec<u8>,
     },
-    /// The datagrams by which the handshake of an association ends. A device that has received them uses its keys, so they
-    /// may be sent only after [`AssociationChange::Put`] is durable; an owner without a store sends them at once.
+    /// The datagrams by which the handshake of an association ends. A device that has received them uses its keys, so
+    /// they may be sent only after [`AssociationChange::Put`] is durable; an owner without a store sends them at once.
     TransmitLastFlight {
         association: AssociationId,
         socket: u16,

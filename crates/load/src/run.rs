@@ -236,8 +236,8 @@ impl<P: Fn(&str)> Run<P> {
         let recent = self.journal.borrow_mut().take_recent();
         let totals = self.journal.borrow().totals();
         (self.progress)(&format!(
-            "{:>4.0} s: {} sent, {} received, {} under way; in the last second {} received, p50 {:.1?}, p99 {:.1?}; {} reads \
-             answered, {} images fetched",
+            "{:>4.0} s: {} sent, {} received, {} under way; in the last second {} received, p50 {:.1?}, p99 {:.1?}; {} \
+             reads answered, {} images fetched",
             elapsed.as_secs_f64(),
             totals.sent,
             totals.received,

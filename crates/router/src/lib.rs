@@ -19,7 +19,8 @@
 //!
 //! - It reads no clock and does no IO: time and datagrams are arguments. No datagram makes it panic.
 //! - A router reads a datagram once, without a copy of it, and keeps nothing of addresses whose devices the receiving
-//!   thread has. A forged address teaches it nothing: it learns an address only from the thread that has a device there.
+//!   thread has. A forged address teaches it nothing: it learns an address only from the thread that has a device
+//!   there.
 //! - Every table has a bound, and a count of what the bound has cost.
 //!
 //! # What it does not know

@@ -1,5 +1,5 @@
-//! Bootstrap, from the device's side (OMA LwM2M Core 1.1 section 6.1): the device asks for its servers, answers the requests of
-//! the session, and checks at its end what it was given.
+//! Bootstrap, from the device's side (OMA LwM2M Core 1.1 section 6.1): the device asks for its servers, answers the
+//! requests of the session, and checks at its end what it was given.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -84,8 +84,8 @@ pub struct ValueArguments {
     /// Value; Opaque as base64, an object link as 3:0
     #[arg(required_unless_present = "file", allow_hyphen_values = true)]
     pub value: Option<String>,
-    /// Type of the value: String, Integer, "Unsigned Integer", Float, Boolean, Time, Opaque, Objlnk or Corelnk; by default
-    /// the type of the object definition
+    /// Type of the value: String, Integer, "Unsigned Integer", Float, Boolean, Time, Opaque, Objlnk or Corelnk; by
+    /// default the type of the object definition
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     /// Write the content of this file, - for the standard input: as Opaque, or as text of the type

@@ -111,7 +111,8 @@ fn detail_part(detail: &str) -> String {
 fn hint(status: &u16, kind: &str) -> &'static str {
     match (status, kind) {
         (401, _) => {
-            ". Set LWM2M_GATEWAY_TOKEN or --token-file; `lwm2m-gateway token NAME` makes a token, console.tokens lists it"
+            ". Set LWM2M_GATEWAY_TOKEN or --token-file; `lwm2m-gateway token NAME` makes a token, console.tokens lists \
+             it"
         }
         (409, "observed-already") => ". --force replaces the observation",
         _ => "",

@@ -458,7 +458,8 @@ fn write_campaign(table: &mut Table<'_, (&str, &str), &str>, record: &CampaignRe
     match json {
         Some(json) => drop(table.insert((name, endpoint), json.as_str())?),
         None if endpoint.is_empty() => {
-            // Nothing lies between a name and the same name with a zero byte: these are the records of this campaign only.
+            // Nothing lies between a name and the same name with a zero byte: these are the records of this campaign
+            // only.
             let end = format!("{name}\0");
             table.retain_in((name, "")..(end.as_str(), ""), |_, _| false)?;
         }

@@ -1,8 +1,8 @@
 //! Writer thread. Disk writes block, so they run off the event loop.
 //!
-//! Batches that have come while the disk was busy are written together, in one transaction. Each batch is answered when it
-//! is on the disk. What cannot be written is kept and tried again. Meanwhile nothing is answered, so that the drivers hand
-//! over no more, and the changes wait in the core: as marks, one for each device.
+//! Batches that have come while the disk was busy are written together, in one transaction. Each batch is answered when
+//! it is on the disk. What cannot be written is kept and tried again. Meanwhile nothing is answered, so that the
+//! drivers hand over no more, and the changes wait in the core: as marks, one for each device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

@@ -73,8 +73,8 @@ impl Disturbances {
 }
 
 const REFUSES_ALL: &str = "the broker refuses every device. It needs an authenticator that accepts what `clientinfo` \
-                           makes of a device, and access rules that allow its topics: see docs/emqx.md, \"Authentication \
-                           and authorization\"";
+                           makes of a device, and access rules that allow its topics: see docs/emqx.md, \
+                           \"Authentication and authorization\"";
 
 #[cfg(test)]
 mod tests {

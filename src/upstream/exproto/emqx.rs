@@ -11,8 +11,8 @@ const LISTENER: &str = include_str!("emqx/listener.hocon");
 const SSL_OPTIONS: &str = include_str!("emqx/ssl_options.hocon");
 
 const FOR_ONE_NODE: &str = "\
-## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`. Save it as exproto.hocon, and
-## load it into the running EMQX, without a restart:
+## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`. Save it as
+## exproto.hocon, and load it into the running EMQX, without a restart:
 ##
 ## emqx ctl conf load --merge exproto.hocon
 ##
@@ -21,8 +21,9 @@ const FOR_ONE_NODE: &str = "\
 ";
 
 const FOR_EACH_NODE: &str = "\
-## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`. There is a part for each node:
-## put it into etc/emqx.conf of that node, and restart the node. (`emqx ctl conf load` would give all nodes the same part.)
+## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`. There is a part for each
+## node: put it into etc/emqx.conf of that node, and restart the node. (`emqx ctl conf load` would give all nodes the
+## same part.)
 ## Then `emqx ctl gateway list` shows exproto as running, and each LwM2M device is a client there: see
 ## `emqx ctl gateway-clients list exproto`.
 ";
@@ -48,8 +49,8 @@ impl fmt::Display for EmqxConfig<'_> {
         let size = self.limits.command_size.div_ceil(MIB);
         write!(
             f,
-            "\n## The largest message that an application may publish. EMQX's default of 1MB is less than a firmware image of\n\
-             ## 1 MiB in base64; the gateway accepts {size}MB (`limits.command_size`).\n\
+            "\n## The largest message that an application may publish. EMQX's default of 1MB is less than a firmware\n\
+             ## image of 1 MiB in base64; the gateway accepts {size}MB (`limits.command_size`).\n\
              ##\n## mqtt.max_packet_size = {size}MB\n",
         )
     }

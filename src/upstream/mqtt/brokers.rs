@@ -232,7 +232,8 @@ mod tests {
         let brokers = two();
         assert_eq!(
             brokers.target(A).in_words(BrokerFault::NotReached("a:1883: connection refused")),
-            "it cannot be reached (upstream.mqtt.brokers): connection refused. Is it running, and its MQTT listener here?"
+            "it cannot be reached (upstream.mqtt.brokers): connection refused. Is it running, and its MQTT listener \
+             here?"
         );
     }
 

@@ -43,7 +43,9 @@ fn drain(server: &mut DtlsServer, sent: &mut Vec<Vec<u8>>) -> usize {
         match output {
             DtlsOutput::Transmit { datagram, .. } => sent.push(datagram),
             DtlsOutput::Report(DtlsReport::Datagram { .. }) => outcomes += 1,
-            DtlsOutput::TransmitLastFlight { .. } | DtlsOutput::Plaintext { .. } | DtlsOutput::Established { .. } => panic!("nobody here knows a key"),
+            DtlsOutput::TransmitLastFlight { .. } | DtlsOutput::Plaintext { .. } | DtlsOutput::Established { .. } => {
+                panic!("nobody here knows a key")
+            }
             DtlsOutput::FindKey(_) | DtlsOutput::Closed { .. } | DtlsOutput::Report(_) => {}
         }
     }

@@ -131,7 +131,8 @@ fn mosquitto() -> Option<String> {
 fn write_files(folder: &Path, port: u16, secure: bool, lines: &str) {
     let place = |name: &str| folder.join(name);
     let mut config = format!(
-        "user root\nper_listener_settings false\nallow_anonymous false\npassword_file {}\nacl_file {}\npersistence true\n\
+        "user root\nper_listener_settings false\nallow_anonymous false\npassword_file {}\nacl_file {}\n\
+         persistence true\n\
          persistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages 100\nlistener {port} 127.0.0.1\n\
          set_tcp_nodelay true\n{lines}\n",
         place("passwords").display(),

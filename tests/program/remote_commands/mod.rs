@@ -45,7 +45,8 @@ fn answered(code: &str, data: Value) -> Value {
     for (name, value) in data.as_object().expect("members") {
         all[name] = value.clone();
     }
-    json!({ "id": "c1", "state": "done", "outcome": "answered", "took": 0.4, "answer": { "msgType": "read", "data": all } })
+    json!({ "id": "c1", "state": "done", "outcome": "answered", "took": 0.4,
+        "answer": { "msgType": "read", "data": all } })
 }
 
 const POST: &str = "POST /devices/ep1/commands";
@@ -230,7 +231,10 @@ fn each_command_is_the_json_of_the_mqtt_interface() {
         ),
         (
             &["create", "ep1", "/6", "0=48.1", "1=2", "--yes"],
-            json!({ "msgType": "create", "data": { "basePath": "/6", "content": [{ "path": "*/0", "value": "48.1" }, { "path": "*/1", "value": "2" }] } }),
+            json!({ "msgType": "create", "data": { "basePath": "/6", "content": [
+            { "path": "*/0", "value": "48.1" },
+            { "path": "*/1", "value": "2" },
+        ] } }),
         ),
         (
             &["write-attr", "ep1", "/3303", "pmin=10"],

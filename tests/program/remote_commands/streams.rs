@@ -8,8 +8,10 @@ use tempfile::TempDir;
 use super::stub::{Stub, wait_until};
 use super::{POST, answered};
 
-const MOVED: &str = "id: 3\nevent: moved\ndata: {\"at\":\"2026-11-27T20:31:05.120Z\",\"endpoint\":\"ep1\",\"from\":\"a\",\"to\":\"b\"}\n\n";
-const NOTIFY: &str = "id: 4\nevent: message\ndata: {\"at\":\"2026-11-27T20:31:06.000Z\",\"topic\":\"lwm2m/ep1/up/notify\",\
+const MOVED: &str = "id: 3\nevent: moved\ndata: {\"at\":\"2026-11-27T20:31:05.120Z\",\
+    \"endpoint\":\"ep1\",\"from\":\"a\",\"to\":\"b\"}\n\n";
+const NOTIFY: &str = "id: 4\nevent: message\ndata: {\"at\":\"2026-11-27T20:31:06.000Z\",\
+    \"topic\":\"lwm2m/ep1/up/notify\",\
     \"payload\":{\"msgType\":\"notify\",\"data\":{\"reqPath\":\"/3303/0/5700\",\"content\":[{\"path\":\"/3303/0/5700\",\
     \"value\":22.5}]}}}\n\n";
 const EVENTS: &str = "GET /devices/ep1/events";
@@ -76,7 +78,8 @@ fn message(n: u64, verdict: Option<&str>) -> Value {
     let mut message = json!({ "n": n, "at": "2026-11-27T20:31:05.120Z", "direction": "in", "peer": "10.0.0.9:56830",
         "type": "CON", "code": "2.05", "name": "Content", "mid": n, "token": "5f01",
         "options": [{ "number": 6, "name": "Observe", "value": "12" }],
-        "payload": { "bytes": 12, "hex": "c4", "entries": [{ "path": "/3303/0/5700", "value": 21.5, "units": "Cel" }] } });
+        "payload": { "bytes": 12, "hex": "c4",
+        "entries": [{ "path": "/3303/0/5700", "value": 21.5, "units": "Cel" }] } });
     if let Some(verdict) = verdict {
         message["verdict"] = verdict.into();
     }

@@ -124,7 +124,10 @@ impl Sessions {
     /// Removes the connection, unless another one has taken its place.
     fn leave(&self, clientid: &str, end: &Arc<ConnectionStop>, kept: Option<KeptSession>) {
         let mut places = self.0.lock().expect(UNPOISONED);
-        let mine = matches!(places.get(clientid), Some(SessionEntry::Connected { end: current, .. }) if Arc::ptr_eq(current, end));
+        let mine = matches!(
+            places.get(clientid),
+            Some(SessionEntry::Connected { end: current, .. }) if Arc::ptr_eq(current, end)
+        );
         if mine {
             match kept {
                 Some(kept) => drop(places.insert(clientid.to_owned(), SessionEntry::Kept(Box::new(kept)))),
@@ -208,7 +211,10 @@ impl ClientConnection {
         client.send_again()?;
         let outcome = tokio::select! {
             outcome = client.run(&mut self.socket, &mut self.unread) => outcome,
-            () = end.told.cancelled() => Err(SessionError::Told(end.why.lock().expect(UNPOISONED).unwrap_or(DisconnectCause::TakenOver))),
+            () = end.told.cancelled() => {
+                let cause = *end.why.lock().expect(UNPOISONED);
+                Err(SessionError::Told(cause.unwrap_or(DisconnectCause::TakenOver)))
+            }
             () = stopped => Err(SessionError::Told(DisconnectCause::Stopped)),
         };
         if let Err(SessionError::Told(ending)) = &outcome

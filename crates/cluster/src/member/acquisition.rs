@@ -84,7 +84,8 @@ impl Openings {
 }
 
 impl ClusterMember {
-    /// Asks for the open shards whose turn it is: the node that a shard prefers asks at once, the next one a second later.
+    /// Asks for the open shards whose turn it is: the node that a shard prefers asks at once, the next one a second
+    /// later.
     pub(super) fn acquire_open(&mut self, now: Now) {
         let Some((contact, told)) = self.contact.zip(self.told) else { return };
         let Some(floors) = self.floors.as_ref() else { return };

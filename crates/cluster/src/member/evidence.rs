@@ -10,8 +10,8 @@ use crate::node::{Incarnation, NodeNumber, NodeProcess};
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: BTreeMap<NodeNumber, PeerEvidence>,
-    /// The nodes that are not in the engine's list any more. They are pinged, so that they learn of this one, and do not
-    /// count as evidence.
+    /// The nodes that are not in the engine's list any more. They are pinged, so that they learn of this one, and do
+    /// not count as evidence.
     absent: Vec<NodeNumber>,
     /// The newest process of each number that was ever met.
     newest: BTreeMap<NodeNumber, Incarnation>,

@@ -128,8 +128,8 @@ pub enum EngineContact {
     Sure,
     /// Neither the node nor any other one reaches the engine, so nobody can take a shard. The node serves from memory.
     AllWithout,
-    /// No peer that answers reaches the engine, but a peer does not answer, or there is none. [`Isolated`] says what the
-    /// node does.
+    /// No peer that answers reaches the engine, but a peer does not answer, or there is none. [`Isolated`] says what
+    /// the node does.
     Alone,
     /// The leases may be lost. Shards are suspended.
     Unsure,

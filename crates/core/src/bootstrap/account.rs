@@ -239,8 +239,8 @@ impl PatternAccount {
 }
 
 impl ObjectInstance {
-    /// Returns whether a resource of the object may be secret. The core objects but Security (0) and Firmware Update (5,
-    /// whose URI may have a password) and the sensors of IPSO have none; of others it is not known.
+    /// Returns whether a resource of the object may be secret. The core objects but Security (0) and Firmware Update
+    /// (5, whose URI may have a password) and the sensors of IPSO have none; of others it is not known.
     fn may_be_secret(&self) -> bool {
         !matches!(self.path.object(), Some(1..=4 | 6 | 7 | 3200..=3350))
     }

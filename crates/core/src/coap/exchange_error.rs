@@ -11,8 +11,8 @@ pub enum ExchangeError {
     Transfer(#[from] BlockError),
     /// The whole body was fetched, because some devices take no other request before, and nothing of it was kept.
     #[error(
-        "the body is larger than is allowed: it has {size} bytes, coap.received_body_size is {limit}; it was fetched to its \
-         end and discarded"
+        "the body is larger than is allowed: it has {size} bytes, coap.received_body_size is {limit}; it was fetched \
+         to its end and discarded"
     )]
     Discarded { size: usize, limit: usize },
     /// The header and the token say which request was answered; the rest cannot be read.

@@ -110,8 +110,8 @@ impl Context {
         self.emit(output);
     }
 
-    /// Sends and publishes what is true only if it survives a crash: after the store has confirmed the present record of
-    /// `awaited`, which is marked as changed. Without a store, or if outputs are not held, it leaves at once.
+    /// Sends and publishes what is true only if it survives a crash: after the store has confirmed the present record
+    /// of `awaited`, which is marked as changed. Without a store, or if outputs are not held, it leaves at once.
     pub fn tell_when_stored(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self)) {
         self.flush_coap();
         match awaited {
@@ -209,8 +209,8 @@ impl Context {
         }
     }
 
-    /// Returns the generated key of an identity; `None` if there is none, or if the socket is for bootstrap. At a socket
-    /// for both an identity is of one kind: a key of `bootstrap.psk_file` comes before a generated one.
+    /// Returns the generated key of an identity; `None` if there is none, or if the socket is for bootstrap. At a
+    /// socket for both an identity is of one kind: a key of `bootstrap.psk_file` comes before a generated one.
     pub fn generated_key(&self, question: &KeyQuestion) -> Option<KeyAnswer> {
         let holds = match SocketRole::of_realm(question.realm) {
             SocketRole::Registration => true,

@@ -39,9 +39,9 @@ impl DtlsLayer {
         Self { server, first_socket, events: VecDeque::new() }
     }
 
-    /// Returns what leaves the gateway, in order, with the association whose record it has to wait for, if there is one.
-    /// Events for the gateway itself wait for [`DtlsLayer::next_event`], or a message would be handled in the middle of
-    /// another.
+    /// Returns what leaves the gateway, in order, with the association whose record it has to wait for, if there is
+    /// one. Events for the gateway itself wait for [`DtlsLayer::next_event`], or a message would be handled in the
+    /// middle of another.
     pub fn poll_output(&mut self) -> Option<(Option<AssociationId>, Output)> {
         loop {
             let output = match self.server.poll_output()? {

@@ -1,10 +1,11 @@
 //! Outputs that wait until the store has what they tell.
 //!
-//! After a crash the gateway has to know what it has told a device or an application, such as a Location or the end of a
-//! handshake. Such an output therefore leaves after the store has confirmed the record behind it:
+//! After a crash the gateway has to know what it has told a device or an application, such as a Location or the end of
+//! a handshake. Such an output therefore leaves after the store has confirmed the record behind it:
 //!
-//! 1. A part of the gateway sends and publishes by [`Context::tell_when_stored`](super::context::Context::tell_when_stored),
-//!    which marks the record. What it sends and publishes waits.
+//! 1. A part of the gateway sends and publishes by
+//!    [`Context::tell_when_stored`](super::context::Context::tell_when_stored), which marks the record. What it sends
+//!    and publishes waits.
 //! 2. Later outputs for the same address or the same session wait behind it, so that their order is kept.
 //! 3. The next batch of changes has the record, however many changes there are.
 //! 4. The store confirms the batch, or the patience is over: the outputs leave.
@@ -203,8 +204,8 @@ impl HeldOutputs {
         (in_order(released), missed)
     }
 
-    /// Moves the first outputs of a lane out, up to the first one that has to wait. `is_over`: the first one that waits for a
-    /// batch waits no longer.
+    /// Moves the first outputs of a lane out, up to the first one that has to wait. `is_over`: the first one that waits
+    /// for a batch waits no longer.
     fn release(&mut self, lane: Lane, is_over: bool, released: &mut Vec<HeldOutput>) {
         let Entry::Occupied(mut entry) = self.lanes.entry(lane) else { return };
         let mut is_over = is_over;

@@ -125,7 +125,8 @@ pub use table_sizes::TableSizes;
 /// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
 /// - [`take_batch`](Self::take_batch) and [`take_changes`](Self::take_changes) return what the store has to write, for
 ///   those who keep one; they produce nothing before [`restore`](Self::restore) was called. After
-///   [`tell_when_stored`](Self::tell_when_stored), [`handle_stored`](Self::handle_stored) takes what the store confirms.
+///   [`tell_when_stored`](Self::tell_when_stored), [`handle_stored`](Self::handle_stored) takes what the store
+///   confirms.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
 ///   [`set_keyed_identities`](Self::set_keyed_identities),
 ///   [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a
@@ -331,8 +332,8 @@ impl Gateway {
         }
     }
 
-    /// Closes the associations whose key was changed or removed. The registrations stay, and their devices cannot use them
-    /// before they have the new keys.
+    /// Closes the associations whose key was changed or removed. The registrations stay, and their devices cannot use
+    /// them before they have the new keys.
     pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
     }
@@ -353,8 +354,8 @@ impl Gateway {
         self.bootstrap.accounts_mut().set_endpoint(endpoint, account);
     }
 
-    /// Replaces the list of identities that have a key for bootstrap. At a socket for both registrations and bootstrap such
-    /// an identity has no other key: the associations there that were made with another one are closed.
+    /// Replaces the list of identities that have a key for bootstrap. At a socket for both registrations and bootstrap
+    /// such an identity has no other key: the associations there that were made with another one are closed.
     pub fn set_bootstrap_identities(&mut self, now: Instant, identities: HashSet<PskIdentity>) {
         self.context.bootstrap_identities = identities;
         self.context.now = now;

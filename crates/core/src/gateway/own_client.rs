@@ -1,5 +1,5 @@
-//! A client of the gateway's own at the broker, beside those of the devices: it receives the messages of one topic filter
-//! and publishes. The bootstrap server has one, and so have firmware campaigns.
+//! A client of the gateway's own at the broker, beside those of the devices: it receives the messages of one topic
+//! filter and publishes. The bootstrap server has one, and so have firmware campaigns.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};

@@ -131,7 +131,8 @@ impl Gateway {
     }
 
     /// Returns a batch of at most `most` changes, as [`Gateway::take_changes`] does, with the number by which the store
-    /// confirms it. Records that outputs wait for are always in the next batch, which may exceed `most` for that reason.
+    /// confirms it. Records that outputs wait for are always in the next batch, which may exceed `most` for that
+    /// reason.
     pub fn take_batch(&mut self, now: Instant, most: usize) -> ChangeBatch {
         self.context.now = now;
         let version = self.context.held.next_batch();

@@ -14,8 +14,8 @@ use lwm2m_dtls::cipher::Suite;
 
 use super::command_outcome::CommandOutcome;
 
-/// The maximum number of rows that one page has. The messages of devices wait while a page is made: the bounds of a page
-/// keep that below a tenth of a millisecond.
+/// The maximum number of rows that one page has. The messages of devices wait while a page is made: the bounds of a
+/// page keep that below a tenth of a millisecond.
 pub const PAGE_ROWS: usize = 50;
 /// The maximum number of devices that are looked at for one page.
 pub const PAGE_EXAMINED: usize = 500;

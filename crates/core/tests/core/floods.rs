@@ -30,7 +30,8 @@ const RATE: u64 = 2_500;
 const ADDRESSES: u64 = 50;
 const ENDPOINTS: u64 = 10_000;
 
-// --- Floods -------------------------------------------------------------------------------------------------------------
+// --- Floods
+// -------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_flood_of_registers_that_the_broker_takes_stays_within_the_bounds() {
@@ -158,7 +159,12 @@ fn gone_when_it_is_over(mut network: Network) {
     network.gateway.handle_timeout(network.now);
     while !matches!(network.gateway.poll_output(), Output::Idle(_)) {}
     assert_eq!(network.gateway.table_sizes(), TableSizes::default());
-    let over = |report: &&Report| matches!(report, Report::Left { reason: LeaveReason::LifetimeOver, endpoint } if endpoint.starts_with("dev-"));
+    let over = |report: &&Report| {
+        matches!(
+            report,
+            Report::Left { reason: LeaveReason::LifetimeOver, endpoint } if endpoint.starts_with("dev-")
+        )
+    };
     assert_eq!(network.reports.iter().filter(over).count(), 0);
 }
 
@@ -198,7 +204,8 @@ fn garbage(number: u64, rng: &mut StdRng) -> Vec<u8> {
     }
 }
 
-// --- Limits -------------------------------------------------------------------------------------------------------------
+// --- Limits
+// -------------------------------------------------------------------------------------------------------------
 
 fn narrow(settings: &mut GatewayConfig) {
     let rate = |per_second, burst| Rate { per_second, burst };

@@ -115,7 +115,10 @@ fn observations_of_both_kinds_count_against_one_limit() {
 }
 
 fn batch(id: u64) -> Value {
-    json!({ "reqID": id, "msgType": "write", "data": { "basePath": "/1/0", "content": [{ "path": "1", "value": 60 }] } })
+    json!({ "reqID": id, "msgType": "write", "data": {
+            "basePath": "/1/0",
+            "content": [{ "path": "1", "value": 60 }],
+        } })
 }
 
 /// Nothing else goes to the device between the requests of one command, and the application gets one answer.

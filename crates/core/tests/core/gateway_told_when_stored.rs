@@ -1,5 +1,5 @@
-//! What the gateway tells devices and applications waits for the store, in virtual time, with a store that is late, that
-//! fails, or that loses what it has not confirmed.
+//! What the gateway tells devices and applications waits for the store, in virtual time, with a store that is late,
+//! that fails, or that loses what it has not confirmed.
 
 mod crashes;
 

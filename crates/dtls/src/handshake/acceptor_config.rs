@@ -88,8 +88,8 @@ pub enum CredentialError {
     #[error("pinned {name}: neither a certificate nor a public key in PEM")]
     Pinned { name: String },
     #[error(
-        "no such cipher suites, or none that this can do (DTLS 1.2 with PSK or ECDHE, AES in CCM, CCM_8, GCM, or CBC with \
-         SHA-2): {}",
+        "no such cipher suites, or none that this can do (DTLS 1.2 with PSK or ECDHE, AES in CCM, CCM_8, GCM, or CBC \
+         with SHA-2): {}",
         names.join(", ")
     )]
     CipherSuites { names: Vec<String> },

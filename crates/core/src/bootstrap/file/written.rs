@@ -67,8 +67,8 @@ pub(super) struct ServerText {
     mute_send: Option<bool>,
 }
 
-/// An instance of another object: its resources by ID. A resource with instances is a table of them by ID. The values may
-/// be secrets: `Debug` shows none.
+/// An instance of another object: its resources by ID. A resource with instances is a table of them by ID. The values
+/// may be secrets: `Debug` shows none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AccountObjectText {

@@ -34,8 +34,8 @@ impl Tokens {
         self.change(peer, token, |expected| expected.observation = observation);
     }
 
-    /// Returns a random token in one of these shards that is unused with this peer. If a token of this length is taken, a
-    /// longer one is tried.
+    /// Returns a random token in one of these shards that is unused with this peer. If a token of this length is taken,
+    /// a longer one is tried.
     pub fn random(&self, peer: Peer, mut length: usize, shards: ThreadShards, rng: &mut StdRng) -> Token {
         loop {
             let mut bytes = [0; Token::MAX_LENGTH];

@@ -2,9 +2,9 @@
 //!
 //! 1. The client subscribes, at the start and after each lost connection. The broker then sends every account that it
 //!    retains (MQTT 5 section 3.8.3.1). It sends nothing for an account that was removed while the client was away.
-//! 2. MQTT does not tell which retained message is the last one. Brokers send them beside other messages, so that an echo
-//!    of a message of the client's own may overtake them. The client therefore waits until no retained message has come for
-//!    some seconds.
+//! 2. MQTT does not tell which retained message is the last one. Brokers send them beside other messages, so that an
+//!    echo of a message of the client's own may overtake them. The client therefore waits until no retained message has
+//!    come for some seconds.
 //! 3. It then publishes a message. The acknowledgement proves that the connection was there all the time: a connection
 //!    that was lost meanwhile is followed by another subscription before the message is published.
 //! 4. The accounts that did not come again are removed.
@@ -89,8 +89,8 @@ impl AccountArrival {
         if self.phase == Phase::Confirming(ticket) { self.complete() } else { None }
     }
 
-    /// Takes that the broker has refused the message, which is an answer as well. Returns the endpoint names whose account
-    /// has come.
+    /// Takes that the broker has refused the message, which is an answer as well. Returns the endpoint names whose
+    /// account has come.
     pub fn refused(&mut self) -> Option<HashSet<String>> {
         if self.has_asked && self.phase != Phase::Settled { self.complete() } else { None }
     }

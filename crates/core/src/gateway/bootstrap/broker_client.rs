@@ -1,9 +1,10 @@
-//! The bootstrap server's own client at the broker: it receives accounts of single endpoint names, and publishes how their
-//! sessions end.
+//! The bootstrap server's own client at the broker: it receives accounts of single endpoint names, and publishes how
+//! their sessions end.
 //!
 //! 1. The client connects, and subscribes to `lwm2m-bootstrap/+/account`. The link reconnects it.
-//! 2. A message is the account of its endpoint name, before the accounts of patterns. An empty one removes it. An account
-//!    that the broker does not retain any more is removed after the next subscription ([`super::account_arrival`]).
+//! 2. A message is the account of its endpoint name, before the accounts of patterns. An empty one removes it. An
+//!    account that the broker does not retain any more is removed after the next subscription
+//!    ([`super::account_arrival`]).
 //! 3. The end of each session is published to `lwm2m-bootstrap/{endpoint}/status`. It has no secret.
 
 use std::collections::HashSet;

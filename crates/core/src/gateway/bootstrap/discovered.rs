@@ -23,8 +23,8 @@ impl Default for DiscoveredDevice {
 }
 
 impl DiscoveredDevice {
-    /// Reads the answer to a Bootstrap-Discover of the root. A device of LwM2M 1.0 begins it with `lwm2m="1.0"`, which is
-    /// no link.
+    /// Reads the answer to a Bootstrap-Discover of the root. A device of LwM2M 1.0 begins it with `lwm2m="1.0"`, which
+    /// is no link.
     pub fn read(payload: &[u8]) -> Result<Self, LinkError> {
         let mut device = Self { accounts: BTreeMap::new(), version: None };
         for link in link::parse(payload)?.links {

@@ -1,18 +1,19 @@
 //! The bootstrap server (OMA LwM2M Core 1.1 section 6.1): gives devices the servers that they register with, and their
 //! keys.
 //!
-//! 1. A device asks for a session: POST `/bs`. Nothing is kept of a peer without an account, or with an identity that is
-//!    not for the endpoint name.
-//! 2. The session ([`session`]) runs: one request at a time. A second request of the endpoint ends it and begins another.
+//! 1. A device asks for a session: POST `/bs`. Nothing is kept of a peer without an account, or with an identity that
+//!    is not for the endpoint name.
+//! 2. The session ([`session`]) runs: one request at a time. A second request of the endpoint ends it and begins
+//!    another.
 //! 3. It has finished or failed, which is reported.
 //!
 //! A device of LwM2M 1.2 may ask for everything at once instead: GET `/bspack`.
 //!
 //! # Peers without DTLS
 //!
-//! Their addresses may be forged. They get accounts without secrets only; their session begins with a Discover, which is
-//! smaller than the request, is repeated once and has to be answered within seconds; they can take half of the sessions; and a pack comes in
-//! the smallest blocks. They cannot end a session that runs over DTLS.
+//! Their addresses may be forged. They get accounts without secrets only; their session begins with a Discover, which
+//! is smaller than the request, is repeated once and has to be answered within seconds; they can take half of the
+//! sessions; and a pack comes in the smallest blocks. They cannot end a session that runs over DTLS.
 
 mod account_arrival;
 pub(super) mod awaited_bootstraps;
@@ -63,8 +64,8 @@ const PATH: &str = "bs";
 const PACK_PATH: &str = "bspack";
 
 /// The time in which a peer without DTLS has to answer the first request, in units of `ACK_TIMEOUT`. The first
-/// retransmission comes after 1 to 1.5 units and the second after 3 at least, so there is one: an answer and two Discovers
-/// are less than three times the shortest request (RFC 7252 section 11.3).
+/// retransmission comes after 1 to 1.5 units and the second after 3 at least, so there is one: an answer and two
+/// Discovers are less than three times the shortest request (RFC 7252 section 11.3).
 const PROOF_TIMEOUT: f64 = 2.5;
 
 /// That time if the peer has acknowledged the request, which is not repeated then.
@@ -405,8 +406,8 @@ impl BootstrapServer {
         }
     }
 
-    /// Returns the ETag of a pack, by which a device knows blocks of two versions apart (RFC 7959 section 2.4). It is keyed,
-    /// because it is shown in traces and a pack may hold guessable secrets.
+    /// Returns the ETag of a pack, by which a device knows blocks of two versions apart (RFC 7959 section 2.4). It is
+    /// keyed, because it is shown in traces and a pack may hold guessable secrets.
     fn pack_tag(&self, pack: &[u8]) -> [u8; 4] {
         let mut hasher = DefaultHasher::new();
         self.pack_tag_key.hash(&mut hasher);
@@ -470,8 +471,8 @@ struct RequestedBlock {
 }
 
 impl RequestedBlock {
-    /// Reads Block2 (RFC 7959 section 2.2): the number stands above the lowest four bits, the size in the lowest three. A
-    /// request without it asks for the first block.
+    /// Reads Block2 (RFC 7959 section 2.2): the number stands above the lowest four bits, the size in the lowest three.
+    /// A request without it asks for the first block.
     fn of(request: &Request, default_size: usize) -> Self {
         let block = request.options.uint(number::BLOCK2).ok().flatten();
         let (number, size) = block.map_or((0, default_size), |block| ((block >> 4) as usize, 16 << (block & 7)));

@@ -1,4 +1,5 @@
-//! Requests for bootstrap: whose they are, and what they ask for (OMA LwM2M Core 1.1 section 6.1.6.1, 1.2 section 6.1.8).
+//! Requests for bootstrap: whose they are, and what they ask for (OMA LwM2M Core 1.1 section 6.1.6.1, 1.2 section
+//! 6.1.8).
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request};

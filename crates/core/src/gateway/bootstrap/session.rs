@@ -1,5 +1,5 @@
-//! A bootstrap session as a state machine without IO (OMA LwM2M Core 1.1 section 6.1): each answer of the device leads to
-//! the next request, until the session has finished or failed.
+//! A bootstrap session as a state machine without IO (OMA LwM2M Core 1.1 section 6.1): each answer of the device leads
+//! to the next request, until the session has finished or failed.
 //!
 //! 1. Discover: GET `/`.
 //! 2. Delete: DELETE of each path of the account.

@@ -4,8 +4,8 @@
 //!    members. It asks for one action at a time ([`Campaign::next_action`]), and is told what came of it.
 //! 2. A member that is awake is asked for the resources of the filter and for its version. It is done with if it has
 //!    the version or does not match.
-//! 3. It is updated when there is room ([`spec::CampaignSpec::concurrency`]), the pace allows it, the window is open and
-//!    the campaign runs. The job of the device does the rest, and its end is the outcome.
+//! 3. It is updated when there is room ([`spec::CampaignSpec::concurrency`]), the pace allows it, the window is open
+//!    and the campaign runs. The job of the device does the rest, and its end is the outcome.
 //! 4. A device that sleeps or does not answer waits for its next message, and takes no place of others meanwhile.
 //! 5. The campaign is over when all listed devices have an outcome, when its duration is over, or when it is cancelled.
 //!
@@ -356,7 +356,8 @@ impl Campaign {
         filtered.chain(versions.into_iter().flatten()).collect()
     }
 
-    /// Returns the resources that may have the version: Firmware Version, and PkgVersion for devices that keep it there.
+    /// Returns the resources that may have the version: Firmware Version, and PkgVersion for devices that keep it
+    /// there.
     fn versions(&self) -> [Option<Path>; 2] {
         [Path::of(&FIRMWARE_VERSION), Path::of(&[OBJECT, self.spec.instance, resource::PACKAGE_VERSION])]
     }

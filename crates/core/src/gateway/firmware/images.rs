@@ -1,8 +1,8 @@
 //! What the shell is asked for, and the parts of images that it has read last.
 //!
 //! An image is read in parts of [`READ_LENGTH`] bytes, since many devices need the same part at about the same time. A
-//! part that is being read is not asked for again: those who need it wait together. Beyond [`MOST_READS`] parts at once,
-//! parts wait for their turn. Nobody else waits: a block of a part that was read lately is answered at once.
+//! part that is being read is not asked for again: those who need it wait together. Beyond [`MOST_READS`] parts at
+//! once, parts wait for their turn. Nobody else waits: a block of a part that was read lately is answered at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

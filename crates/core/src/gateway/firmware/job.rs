@@ -1,7 +1,7 @@
 //! The firmware update of one device as a state machine without IO.
 //!
-//! 1. *Preparing*: the object is read; a device that has a package already goes back to idle. State and Update Result are
-//!    observed, or read now and then if the device does not let itself be observed.
+//! 1. *Preparing*: the object is read; a device that has a package already goes back to idle. State and Update Result
+//!    are observed, or read now and then if the device does not let itself be observed.
 //! 2. *Downloading*: the device fetches the package from a URI (pull), or the gateway writes it block by block (push).
 //! 3. *Downloaded*: the device has the package, and installs it by the Update command, at once or when the application
 //!    says so.
@@ -9,9 +9,9 @@
 //! 5. *Verifying*: the version that runs is compared with the one that the application wants.
 //!
 //! A request that is not answered makes the job wait for the next message of the device. Then, and after each Register,
-//! the object is read again, and the job goes on from what the device tells: [`answers`](self). There is no limit on the
-//! whole. A job fails if nothing has moved for `firmware.stall_timeout` of the time that the device is awake, or if an
-//! Update Result is not there after `firmware.update_timeout`.
+//! the object is read again, and the job goes on from what the device tells: [`answers`](self). There is no limit on
+//! the whole. A job fails if nothing has moved for `firmware.stall_timeout` of the time that the device is awake, or if
+//! an Update Result is not there after `firmware.update_timeout`.
 
 mod answers;
 mod awake;
@@ -38,8 +38,8 @@ use told::Told;
 
 pub(in crate::gateway) use answers::Answer;
 
-/// Limits the changes of the state that count as progress while no bytes of the image move. An update that goes well has
-/// four.
+/// Limits the changes of the state that count as progress while no bytes of the image move. An update that goes well
+/// has four.
 const MOST_STATE_CHANGES: u32 = 64;
 
 /// Limits the requests to drop a package that a device leaves unanswered.
@@ -451,7 +451,8 @@ impl Job {
         self.tell_progress(now, config);
     }
 
-    /// Returns when [`Job::handle_timeout`] has to be called; `None` if nothing is due before the device does something.
+    /// Returns when [`Job::handle_timeout`] has to be called; `None` if nothing is due before the device does
+    /// something.
     pub fn next_deadline(&self, config: &FirmwareConfig) -> Option<Instant> {
         if self.is_over() {
             return None;

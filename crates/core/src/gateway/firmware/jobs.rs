@@ -34,8 +34,8 @@ use crate::gateway::pending_changes::PendingChanges;
 use crate::gateway::record::Change;
 use crate::gateway::report::Report;
 
-/// Owns the jobs, and the updates that wait for the description of their image. It sends nothing to devices: the command
-/// scheduler asks it for the next request.
+/// Owns the jobs, and the updates that wait for the description of their image. It sends nothing to devices: the
+/// command scheduler asks it for the next request.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct FirmwareJobs {
     jobs: IdMap<JobId, OwnedJob>,
@@ -174,8 +174,8 @@ impl FirmwareJobs {
         }
     }
 
-    /// Does what is due for the job of this device. `uploaded` is how far a push has come. Returns whether its next bytes
-    /// are to be asked for again.
+    /// Does what is due for the job of this device. `uploaded` is how far a push has come. Returns whether its next
+    /// bytes are to be asked for again.
     pub fn handle_timeout(&mut self, context: &Context, device: &Device, uploaded: Option<u64>) -> bool {
         let Some(owned) = self.of_mut(device.id) else { return false };
         let (now, config) = (context.now, &context.settings.firmware);
@@ -277,8 +277,8 @@ impl FirmwareJobs {
         self.changes.mark(&owned.endpoint);
     }
 
-    /// Sets when something is due. A deadline that has moved to a later time is noticed when the former one has come, so
-    /// that a block which a device fetches costs little.
+    /// Sets when something is due. A deadline that has moved to a later time is noticed when the former one has come,
+    /// so that a block which a device fetches costs little.
     fn schedule(&mut self, context: &Context, id: JobId) {
         let Some(owned) = self.jobs.get(&id) else { return };
         let due = [owned.job.next_deadline(&context.settings.firmware), owned.ends, owned.read_again];
@@ -432,7 +432,8 @@ impl FirmwareJobs {
             || self.of(device.id).is_some_and(|owned| !owned.job.is_over())
     }
 
-    /// Lets an update wait for the description of its image. Returns whether it may: not if too many images are described.
+    /// Lets an update wait for the description of its image. Returns whether it may: not if too many images are
+    /// described.
     pub fn wait_for_image(&mut self, context: &mut Context, name: &ImageName, update: PendingUpdate) -> bool {
         let endpoint = Arc::clone(&update.endpoint);
         if let Some((_, updates)) = self.pending.get_mut(name) {

@@ -7,8 +7,9 @@
 //! - `deferral` lets them wait while other messages come.
 //! - `job` is the update of one device as a state machine, and `jobs` has those of all devices. `update` checks what an
 //!   application asks for, and [`record`] is what the store has of a job.
-//! - [`campaign`] updates many devices, one job each. `campaigns` has all campaigns, [`campaign_request`] what operators
-//!   ask of them, `campaign_inbox` what happens to their devices, and `campaign_client` speaks with the broker for them.
+//! - [`campaign`] updates many devices, one job each. `campaigns` has all campaigns, [`campaign_request`] what
+//!   operators ask of them, `campaign_inbox` what happens to their devices, and `campaign_client` speaks with the
+//!   broker for them.
 //! - [`config`] has the settings.
 
 pub mod campaign;

@@ -411,7 +411,8 @@ fn a_profile_id_and_the_bindings_of_1_2_are_taken_as_they_are() {
 
 #[test]
 fn the_attributes_of_links_are_kept_where_reports_need_them() {
-    let list = "</m2m>;rt=\"oma.lwm2m\";ct=\"60 112\",</m2m/19>;ver=1.1;obs;ver=2.0,</m2m/3/0>,</m2m/19>;title=\"a \\\"b\\\"\"";
+    let list = "</m2m>;rt=\"oma.lwm2m\";ct=\"60 112\",\
+                </m2m/19>;ver=1.1;obs;ver=2.0,</m2m/3/0>,</m2m/19>;title=\"a \\\"b\\\"\"";
     let lifetimes = lifetimes();
     let rules = RegistrationRules { lifetimes: &lifetimes, keep_attributes: true };
     let registration = Registration::from_register(&request(&["ep=a"], list), rules, None).unwrap();

@@ -1,5 +1,5 @@
-//! The commands about firmware updates: `firmware-update`, `firmware-activate`, `firmware-cancel` and `firmware-status`.
-//! The gateway carries them out itself, by requests to the Firmware Update object of the device.
+//! The commands about firmware updates: `firmware-update`, `firmware-activate`, `firmware-cancel` and
+//! `firmware-status`. The gateway carries them out itself, by requests to the Firmware Update object of the device.
 
 use serde_json::{Map, Value};
 

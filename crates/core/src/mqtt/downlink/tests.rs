@@ -158,8 +158,8 @@ fn what_is_no_command_is_refused_with_the_reason() {
         ("{\"msgtype\":\"read\"}", "msgType is missing; the command has \"msgtype\""),
         (
             "{\"msgType\":\"reboot\",\"data\":{\"path\":\"/3/0/4\"}}",
-            "unknown msgType \"reboot\"; known are read, discover, write, write-attr, execute, create, delete, observe, \
-             cancel-observe, read-composite, write-composite, observe-composite, cancel-observe-composite",
+            "unknown msgType \"reboot\"; known are read, discover, write, write-attr, execute, create, delete, \
+             observe, cancel-observe, read-composite, write-composite, observe-composite, cancel-observe-composite",
         ),
         ("{\"msgType\":\"raed\"}", "unknown msgType \"raed\"; did you mean \"read\"? Known are read, "),
         ("{\"msgType\":\"write_attr\"}", "did you mean \"write-attr\"?"),
@@ -304,7 +304,8 @@ fn the_values_of_a_batch_count_from_its_base_path() {
         other => Err(format!("{other:?} is no write")),
     };
     let data = json!({ "basePath": "3/0/", "content": [
-        { "path": "/0", "value": "a" }, { "path": "0", "value": "b" }, { "path": 6, "value": 1 }, { "path": "22/1", "value": "3:0" },
+        { "path": "/0", "value": "a" }, { "path": "0", "value": "b" }, { "path": 6, "value": 1 },
+            { "path": "22/1", "value": "3:0" },
     ]});
     let (target, values) = write(data).unwrap();
     assert_eq!((target, values.len(), &values[0]), (path("/3/0"), 3, &text("/3/0/0", "b")));
@@ -319,7 +320,10 @@ fn the_values_of_a_batch_count_from_its_base_path() {
         json!({ "basePath": "/3/0", "content": [{ "path": "0" }] }),
         json!({ "basePath": "/3", "content": [{ "path": "0/0", "value": "a" }] }),
         json!({ "basePath": "/3/0/22", "content": [{ "path": "1/1", "value": "3:0" }] }),
-        json!({ "basePath": "/3/0", "content": [{ "path": "22", "value": "3:0" }, { "path": "22/1", "value": "3:0" }] }),
+        json!({ "basePath": "/3/0", "content": [
+                { "path": "22", "value": "3:0" },
+                { "path": "22/1", "value": "3:0" },
+            ] }),
         json!({ "content": [{ "path": "0", "value": "a" }] }),
     ] {
         assert!(write(data.clone()).is_err(), "{data}");
@@ -356,7 +360,10 @@ fn an_observation_of_our_own_says_so() {
 
 proptest! {
     #[test]
-    fn any_payload_is_a_command_or_a_refusal(payload in r#"\{"msgType":"(write|read|create|write-attr)","data":\{("(path|basePath|content|value|type)":("/3/0/[0-9]{1,2}"|[0-9.e-]{1,4}|null|\[\{\}\]),?){0,4}\}\}?"#) {
+    fn any_payload_is_a_command_or_a_refusal(payload in concat!(
+        r#"\{"msgType":"(write|read|create|write-attr)","data":"#,
+        r#"\{("(path|basePath|content|value|type)":("/3/0/[0-9]{1,2}"|[0-9.e-]{1,4}|null|\[\{\}\]),?){0,4}\}\}?"#
+    )) {
         match read_command(payload.as_bytes()) {
             Ok(command) => prop_assert!(!command.operation.path.is_empty()),
             Err(refusal) => prop_assert!(!refusal.reason.is_empty()),

@@ -75,7 +75,11 @@ fn send_over(line: &mut Line, length: usize) -> Option<EndpointEvent> {
             Some(EndpointEvent::Acknowledged { .. }) | None => {}
             Some(event) => {
                 assert!(
-                    matches!(&event, EndpointEvent::Response { exchange: id, .. } | EndpointEvent::TimedOut { exchange: id } if *id == exchange),
+                    matches!(
+                        &event,
+                        EndpointEvent::Response { exchange: id, .. } | EndpointEvent::TimedOut { exchange: id }
+                            if *id == exchange
+                    ),
                     "{event:?}"
                 );
                 return Some(event);

@@ -140,9 +140,10 @@ fn a_block_that_comes_again_with_other_bytes_is_refused_and_a_first_one_begins_a
         assert_eq!(scene.request(&[(number::BLOCK1, value)], &[4; 16]).map(|answer| answer.code), Some(Code::CONTINUE));
     }
     assert_eq!(scene.request(&[(number::BLOCK1, block(2, false, 16))], b"end"), None);
-    assert!(
-        matches!(scene.event(), Some(EndpointEvent::Request { request, .. }) if request.payload == [&[4; 32][..], b"end"].concat())
-    );
+    assert!(matches!(
+        scene.event(),
+        Some(EndpointEvent::Request { request, .. }) if request.payload == [&[4; 32][..], b"end"].concat()
+    ));
 }
 
 #[test]

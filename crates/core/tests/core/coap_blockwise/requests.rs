@@ -55,7 +55,10 @@ fn too_large_a_first_block_begins_again_with_the_size_of_the_device() {
     scene.answer(&again, Code::REQUEST_ENTITY_TOO_LARGE, &[], b"");
     let told = scene.event();
     assert!(
-        matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE),
+        matches!(
+            &told,
+            Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE
+        ),
         "without a smaller size it is the answer: {told:?}"
     );
     scene.expect_nothing_more();
@@ -74,7 +77,10 @@ fn an_incomplete_body_is_sent_again_once() {
     scene.answer(&again, Code::REQUEST_ENTITY_INCOMPLETE, &[], b"");
     let told = scene.event();
     assert!(
-        matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_INCOMPLETE),
+        matches!(
+            &told,
+            Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_INCOMPLETE
+        ),
         "{told:?}"
     );
     scene.expect_nothing_more();
@@ -86,9 +92,11 @@ fn an_error_in_the_middle_is_the_answer() {
     scene.send(put(1500));
     let first = scene.sent();
     scene.answer(&first, Code::FORBIDDEN, &[], b"no");
-    assert!(
-        matches!(scene.event(), Some(EndpointEvent::Response { response, .. }) if response.code == Code::FORBIDDEN && response.payload == b"no")
-    );
+    assert!(matches!(
+        scene.event(),
+        Some(EndpointEvent::Response { response, .. })
+            if response.code == Code::FORBIDDEN && response.payload == b"no"
+    ));
     scene.expect_nothing_more();
 }
 
@@ -188,7 +196,12 @@ fn a_request_that_is_too_large_for_one_message_goes_again_in_blocks() {
 
 #[test]
 fn blocks_that_would_not_help_are_not_tried() {
-    let too_large = |told: &Option<EndpointEvent>| matches!(told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE);
+    let too_large = |told: &Option<EndpointEvent>| {
+        matches!(
+            told,
+            Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE
+        )
+    };
     let cases: [(usize, &[(u16, u32)]); 3] = [(16, &[]), (0, &[]), (300, &[(number::SIZE1, 200)])];
     for (length, options) in cases {
         let mut scene = BlockwiseScene::new();

@@ -21,7 +21,8 @@ fn a_device_is_answered_and_reported_only_when_the_broker_has_it() {
     let data = scene.expect_reported("register");
     let objects = json!(["/1/0", "/3/0", "/3303/0"]);
     let expected = json!({
-        "ep": "dev-7", "lt": 300, "lwm2m": "1.1", "b": "U", "imei": "490154", "alternatePath": "/", "objectList": objects,
+        "ep": "dev-7", "lt": 300, "lwm2m": "1.1", "b": "U", "imei": "490154", "alternatePath": "/",
+            "objectList": objects,
     });
     assert_eq!(data, expected);
     scene.expect_nothing_more();

@@ -7,9 +7,11 @@ use lwm2m_dtls::handshake::{
 use openssl::hash::MessageDigest;
 use openssl::symm::Cipher;
 
-use lwm2m_dtls::test_client::credentials::{Certified, ClientCredentials, CertificateRequest, ec_key, public_key_pem, short_rsa_key};
-use lwm2m_dtls::test_client::{DtlsClientConfig, ClientState};
 use crate::dtls_handshake::scene::{HandshakeScene, with_certificate};
+use lwm2m_dtls::test_client::credentials::{
+    CertificateRequest, Certified, ClientCredentials, ec_key, public_key_pem, short_rsa_key,
+};
+use lwm2m_dtls::test_client::{ClientState, DtlsClientConfig};
 
 const SUITE: &str = "ECDHE-ECDSA-AES128-CCM8";
 const REQUIRED: VerifyMode = VerifyMode::Peer { required: true };
@@ -120,7 +122,9 @@ fn signatures_of_sha_1_are_not_spoken() {
     let device = CertificateRequest::new("device").issue(Some(&authority));
     let with = |signatures: &'static str| DtlsClientConfig { signatures: Some(signatures), ..client(&device) };
     HandshakeScene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA256")).run().assert_established();
-    HandshakeScene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1")).run().assert_failed(HandshakeError::NoCommonSuite);
+    HandshakeScene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1"))
+        .run()
+        .assert_failed(HandshakeError::NoCommonSuite);
 }
 
 #[test]
@@ -172,7 +176,8 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
         ..AcceptorConfig::default()
     };
     for cid in [None, Some(b"cid".to_vec())] {
-        let client = DtlsClientConfig { cid, ..DtlsClientConfig::new(ClientCredentials::RawPublicKey(theirs.clone()), SUITE) };
+        let credentials = ClientCredentials::RawPublicKey(theirs.clone());
+        let client = DtlsClientConfig { cid, ..DtlsClientConfig::new(credentials, SUITE) };
         let mut scene = HandshakeScene::new(&settings, client);
 
         scene.run().assert_established().assert_data_flows();
@@ -185,7 +190,8 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "meter 7".to_owned() });
     }
     let unknown = DtlsClientConfig::new(ClientCredentials::RawPublicKey(ec_key()), SUITE);
-    HandshakeScene::new(&settings, unknown).run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownKey));
+    let refused = HandshakeError::CertificateRefused(CertificateFault::UnknownKey);
+    HandshakeScene::new(&settings, unknown).run().assert_failed(refused);
 }
 
 #[cfg(raw_public_keys)]

@@ -268,7 +268,10 @@ fn a_device_with_another_key_hears_nothing_and_its_handshake_ends_at_the_deadlin
         assert_eq!((scene.established.len(), scene.failures()), (0, vec![HandshakeFailure::WrongKey]));
         assert_eq!(scene.server.table_sizes().handshakes, 0);
         let named = scene.reports.iter().any(|report| {
-            matches!(report, DtlsReport::HandshakeFailed { identity: Some(identity), .. } if identity.as_str() == "urn:imei:1")
+            matches!(
+                report,
+                DtlsReport::HandshakeFailed { identity: Some(identity), .. } if identity.as_str() == "urn:imei:1"
+            )
         });
         assert!(named, "{:?}", scene.reports);
     }

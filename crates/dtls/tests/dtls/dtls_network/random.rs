@@ -118,7 +118,8 @@ proptest! {
     ) {
         let mut scene = DtlsNetwork::with(DtlsConfig { associations: 6, ..DtlsConfig::default() });
         scene.set_network(badly(seed, loss));
-        for client in [psk(), other_psk().with_cid(&[]), lwm2m_dtls::test_client::DtlsClientConfig::psk("urn:imei:3", KEY).with_cid(b"dev")] {
+        let third = lwm2m_dtls::test_client::DtlsClientConfig::psk("urn:imei:3", KEY).with_cid(b"dev");
+        for client in [psk(), other_psk().with_cid(&[]), third] {
             scene.add(client);
         }
         let mut seen = Vec::new();

@@ -40,7 +40,8 @@ impl Campaign {
         }
     }
 
-    /// Ends the campaign: nothing begins, and the updates that run are cancelled. A device that installs already goes on.
+    /// Ends the campaign: nothing begins, and the updates that run are cancelled. A device that installs already goes
+    /// on.
     pub fn cancel(&mut self) -> Result<(), NotNow> {
         if self.is_over() {
             return Err(OVER);

@@ -1,5 +1,5 @@
-//! Records of campaigns for the store: one of the campaign, and one of each device that is being updated or is done with.
-//! What a device is without a record follows from the campaign.
+//! Records of campaigns for the store: one of the campaign, and one of each device that is being updated or is done
+//! with. What a device is without a record follows from the campaign.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -33,7 +33,10 @@ fn as_read(value: &Value) -> Value {
 
 proptest! {
     #[test]
-    fn what_was_written_is_read_again(values in proptest::collection::vec(any_value(), 1..6), instance in any::<u16>()) {
+    fn what_was_written_is_read_again(
+        values in proptest::collection::vec(any_value(), 1..6),
+        instance in any::<u16>(),
+    ) {
         let scene = CodecScene::new();
         let mut seen = std::collections::BTreeSet::new();
         let assignments: Vec<_> = values
@@ -66,7 +69,10 @@ proptest! {
     }
 
     #[test]
-    fn patches_that_were_written_are_read_again(values in proptest::collection::vec(any_value(), 1..6), instance in any::<u16>()) {
+    fn patches_that_were_written_are_read_again(
+        values in proptest::collection::vec(any_value(), 1..6),
+        instance in any::<u16>(),
+    ) {
         let scene = CodecScene::with_object_list("</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
         let mut seen = std::collections::BTreeSet::new();
         let patches: Vec<_> = values
@@ -74,7 +80,8 @@ proptest! {
             .filter(|(id, _)| seen.insert(*id))
             .map(|(id, value)| Patch { path: Path::of(&[3, instance, id]).unwrap(), value: Some(value) })
             .collect();
-        let expected: Vec<_> = patches.iter().map(|patch| (patch.path.to_string(), patch.value.clone().unwrap())).collect();
+        let expected: Vec<_> =
+            patches.iter().map(|patch| (patch.path.to_string(), patch.value.clone().unwrap())).collect();
         for chosen in [ContentFormat::SenmlJson, ContentFormat::SenmlCbor, ContentFormat::Lwm2mCbor] {
             let payload = encode_patches(chosen, "/m2m", &patches);
             let read = scene.decode_of(Requested::Paths(&[Path::ROOT]), chosen.number(), &payload);
@@ -92,7 +99,13 @@ proptest! {
             let target = Path::of(&[4321, 0, id]).unwrap();
             let values = [Assignment { path: target, value: value.clone() }];
             let formats =
-                [ContentFormat::SenmlJson, ContentFormat::SenmlCbor, ContentFormat::Lwm2mJson, ContentFormat::Lwm2mCbor, ContentFormat::Cbor];
+                [
+                ContentFormat::SenmlJson,
+                ContentFormat::SenmlCbor,
+                ContentFormat::Lwm2mJson,
+                ContentFormat::Lwm2mCbor,
+                ContentFormat::Cbor,
+            ];
             for chosen in formats {
                 let payload = encode(chosen, "", target, &values);
                 let read = CodecScene::new().values(&target.to_string(), chosen.number(), &payload);
@@ -221,7 +234,9 @@ proptest! {
     }
 
     #[test]
-    fn any_tlv_that_is_read_is_written_as_a_tree_that_is_the_same(payload in proptest::collection::vec(any::<u8>(), 0..120)) {
+    fn any_tlv_that_is_read_is_written_as_a_tree_that_is_the_same(
+        payload in proptest::collection::vec(any::<u8>(), 0..120),
+    ) {
         if let Ok(tree) = tlv::parse(&payload) {
             let written = tlv::encode(&tree);
             prop_assert_eq!(tlv::parse(&written), Ok(tree));

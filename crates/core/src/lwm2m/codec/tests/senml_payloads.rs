@@ -16,7 +16,8 @@ fn a_typed_format_tells_the_values_of_unknown_objects() {
 fn senml_base_fields_hold_until_the_next_ones() {
     let scene = CodecScene::new();
     let payload = br#"[{"bn":"/3/0/","bt":1500000000,"n":"9","v":81},{"n":"0","vs":"ACME","t":10,"u":"x"},
-        {"bn":"/3/0/22/","n":"0","vlo":"1:0"},{"n":"1","vlo":"3:65535"},{"bn":"/3/0/"},{"n":"12","vb":false},{"n":"14","vd":"-_8"}]"#;
+        {"bn":"/3/0/22/","n":"0","vlo":"1:0"},{"n":"1","vlo":"3:65535"},
+        {"bn":"/3/0/"},{"n":"12","vb":false},{"n":"14","vd":"-_8"}]"#;
     let entries = scene.decode("/3/0", format::SENML_JSON, payload).unwrap();
     let values: Vec<_> = entries.iter().map(|entry| (entry.path.to_string(), entry.value.clone())).collect();
     assert_eq!(
@@ -104,9 +105,8 @@ fn senml_cbor_says_the_same_in_numbers() {
     let scene = CodecScene::new();
     let definite =
         hex("83 a3 21 652f332f302f 00 6130 03 6441434d45 a2 00 6139 02 185f a2 00 6432322f30 63766c6f 63313a30");
-    let indefinite = hex(
-        "9f bf 21 652f332f302f 00 6130 03 7f 6141 6343 4d45 ff ff bf 00 6139 02 185f ff a2 00 6432322f30 63766c6f 63313a30 ff",
-    );
+    let indefinite = hex("9f bf 21 652f332f302f 00 6130 03 7f 6141 6343 4d45 ff ff bf 00 6139 02 185f ff \
+         a2 00 6432322f30 63766c6f 63313a30 ff");
     for payload in [definite, indefinite] {
         assert_eq!(
             scene.values("/3/0", format::SENML_CBOR, &payload),

@@ -8,9 +8,8 @@ use super::*;
 #[test]
 fn records_of_an_instance_have_the_base_name_of_the_instance() {
     let scene = CodecScene::new();
-    let payload = hex(
-        "9f a3 21 65 2f332f302f 00 61 30 03 66 5a6570687972 bf 00 61 39 02 18 5f ff a2 00 62 3132 04 f5 a2 00 62 3134 08 42 0102 ff",
-    );
+    let payload = hex("9f a3 21 65 2f332f302f 00 61 30 03 66 5a6570687972 bf 00 61 39 02 18 5f ff \
+         a2 00 62 3132 04 f5 a2 00 62 3134 08 42 0102 ff");
     assert_eq!(
         scene.values("/3/0", format::SENML_CBOR, &payload),
         Ok(vec![
