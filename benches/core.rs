@@ -302,9 +302,14 @@ impl Bench {
                 Output::Broker(BrokerCommand::Connect { registration: device, .. }) => outcome.connect = Some(device),
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => outcome.publication = Some(publication),
                 Output::Broker(
-                    BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
+                    BrokerCommand::Resume { .. }
+                    | BrokerCommand::SetLifetime { .. }
+                    | BrokerCommand::Disconnect { .. }
+                    | BrokerCommand::HandOver { .. },
                 )
                 | Output::FindKey(_)
+                | Output::Claim(_)
+                | Output::Unclaim { .. }
                 | Output::DescribeImage { .. }
                 | Output::ReadImage { .. }
                 | Output::Answer(_)

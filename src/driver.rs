@@ -248,6 +248,8 @@ impl Driver {
                         self.gateway.handle_key(now, &question, answer);
                     }
                 }
+                // The only gateway has all devices, and asks nobody.
+                Output::Claim(_) | Output::Unclaim { .. } => {}
                 Output::DescribeImage { request, name } => self.ask_for_image(ImageRequest::Describe { request, name }),
                 Output::ReadImage { request, name, image, offset, length } => {
                     self.ask_for_image(ImageRequest::Read { request, name, image, offset, length });

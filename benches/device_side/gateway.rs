@@ -120,10 +120,15 @@ impl SwallowingGateway {
                 }
                 Output::Broker(BrokerCommand::Publish { .. }) => self.published += 1,
                 Output::Broker(BrokerCommand::Resume { .. }) => self.resumed += 1,
-                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. })
+                Output::Broker(
+                    BrokerCommand::SetLifetime { .. }
+                    | BrokerCommand::Disconnect { .. }
+                    | BrokerCommand::HandOver { .. },
+                )
                 | Output::DescribeImage { .. }
                 | Output::ReadImage { .. }
                 | Output::Answer(_) => {}
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key that is long enough");
                     let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::ZERO };

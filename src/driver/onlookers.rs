@@ -158,7 +158,9 @@ impl Onlookers {
                 }
             }
             BrokerCommand::Publish { registration, publication } => self.publication(*registration, publication),
-            BrokerCommand::Disconnect { registration } => drop(self.sessions.remove(registration)),
+            BrokerCommand::Disconnect { registration } | BrokerCommand::HandOver { registration } => {
+                drop(self.sessions.remove(registration))
+            }
             BrokerCommand::SetLifetime { .. } => {}
         }
     }

@@ -92,6 +92,7 @@ impl DriverSnapshot {
             ("image_requests", gateway.image_requests),
             ("image_offers", gateway.image_offers),
             ("deferred_image_blocks", gateway.deferred_pulls),
+            ("claim_questions", gateway.claim_questions),
             ("held_messages", gateway.held_outputs),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \

@@ -335,6 +335,8 @@ impl<B: BrokerModel> RaceWorld<B> {
                 Output::Report(_)
                 | Output::Answer(_)
                 | Output::FindKey(_)
+                | Output::Claim(_)
+                | Output::Unclaim { .. }
                 | Output::DescribeImage { .. }
                 | Output::ReadImage { .. } => {}
                 Output::Idle(deadline) => {

@@ -172,6 +172,7 @@ impl VectorCore {
                 Output::Broker(command) => self.obey(command),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }
@@ -195,7 +196,10 @@ impl VectorCore {
                 let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
                 self.published.push_back((publication.topic, payload));
             }
-            BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. } => {}
+            BrokerCommand::Resume { .. }
+            | BrokerCommand::SetLifetime { .. }
+            | BrokerCommand::Disconnect { .. }
+            | BrokerCommand::HandOver { .. } => {}
         }
     }
 }

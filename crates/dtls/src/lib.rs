@@ -292,6 +292,11 @@ impl DtlsServer {
         self.associations.get(association).map(|association| association.place.1)
     }
 
+    /// Returns whether the device of an association speaks from this address.
+    pub fn has_association_at(&self, socket: u16, address: SocketAddr) -> bool {
+        self.associations.by_place((socket, address)).is_some()
+    }
+
     /// Returns what is to be told of an association; `None` if there is none.
     pub fn facts(&self, association: AssociationId) -> Option<AssociationFacts> {
         let association = self.associations.get(association)?;

@@ -417,6 +417,7 @@ impl Network {
                 }
                 Output::Report(report) => self.reports.push(report),
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => {
                     let at = self.now + self.weather.delay.mul_f64(self.rng.random_range(0.0..1.0));
                     self.schedule(at, Happening::FromDisk(Box::new(output)));
@@ -466,7 +467,7 @@ impl Network {
                 self.published.push((device, publication));
             }
             BrokerCommand::SetLifetime { .. } => {}
-            BrokerCommand::Disconnect { registration: device } => {
+            BrokerCommand::Disconnect { registration: device } | BrokerCommand::HandOver { registration: device } => {
                 let Some(clientid) = self.clientids.remove(&device) else { return };
                 if self.connected.get(&clientid) == Some(&device) {
                     self.connected.remove(&clientid);

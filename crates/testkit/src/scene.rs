@@ -508,6 +508,7 @@ impl Scene {
                 Output::Report(Report::Datagram { peer, outcome }) => outcomes.push((peer, outcome)),
                 Output::Report(report) => self.reports.push_back(report),
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } if self.disk_waits => {
                     self.image_requests.push_back(output);
                 }
@@ -612,6 +613,8 @@ fn keeps_the_secret(output: &Output) {
         Output::Answer(answer) => &answer.payload[..],
         Output::Broker(_)
         | Output::FindKey(_)
+        | Output::Claim(_)
+        | Output::Unclaim { .. }
         | Output::DescribeImage { .. }
         | Output::ReadImage { .. }
         | Output::Report(_)

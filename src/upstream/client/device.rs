@@ -75,6 +75,8 @@ pub enum Leaving {
     ForGood,
     /// The gateway shuts down. A broker that keeps sessions keeps this one, with the messages that arrive for it.
     ForNow,
+    /// Another link of the program connects the device. The broker keeps the session and publishes no will.
+    HandedOver,
 }
 
 /// Says where a connection goes.

@@ -220,6 +220,7 @@ impl<P: Protocol> Devices<P> {
                     device.client.lifetime = lifetime;
                 }
             }
+            BrokerCommand::HandOver { registration: device } => self.disconnect(now, device, Leaving::HandedOver),
             BrokerCommand::Disconnect { registration: device } => self.disconnect(now, device, Leaving::ForGood),
         }
     }

@@ -378,11 +378,12 @@ impl Run {
                 Output::Broker(BrokerCommand::Publish { registration, publication }) => {
                     self.published(registration, &publication);
                 }
-                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. }) => {}
+                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. } | BrokerCommand::HandOver { .. }) => {}
                 Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;

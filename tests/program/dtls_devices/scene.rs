@@ -243,6 +243,7 @@ impl DtlsDevicesScene {
                     self.heard.push_back((transmit.peer.address, message));
                 }
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::FindKey(question) => {
                     let key = PskKey::new(KEY.to_vec()).expect("a key");
                     let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::from_secs(60) };
@@ -261,7 +262,11 @@ impl DtlsDevicesScene {
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => {
                     self.published.push_back(serde_json::from_slice(&publication.payload).expect("JSON"));
                 }
-                Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
+                Output::Broker(
+                    BrokerCommand::Disconnect { .. }
+                    | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::SetLifetime { .. },
+                ) => {}
                 Output::Report(report) => self.reports.push(report),
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
             }

@@ -132,6 +132,7 @@ impl Player {
                 }
                 Output::Broker(_) | Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }

@@ -197,13 +197,17 @@ impl RestartedCore {
                     let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
                     self.published.push_back((publication.topic, payload));
                 }
-                Output::Broker(BrokerCommand::Disconnect { registration: device }) => {
+                Output::Broker(
+                    BrokerCommand::Disconnect { registration: device }
+                    | BrokerCommand::HandOver { registration: device },
+                ) => {
                     self.devices.retain(|_, other| *other != device);
                 }
                 Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(_) => return,
             }

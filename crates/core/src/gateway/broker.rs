@@ -93,6 +93,10 @@ pub enum BrokerCommand {
     Publish { registration: RegistrationId, publication: Publication },
     /// Changes the lifetime: [`ClientInfo::lifetime`].
     SetLifetime { registration: RegistrationId, lifetime: Duration },
+    /// Disconnects the device after its queued publications, or at a deadline, because another gateway of this program
+    /// has it now and connects it by the same client ID. The session at the broker stays. No event of this registration
+    /// follows.
+    HandOver { registration: RegistrationId },
     /// Disconnects the device after its queued publications, or at a deadline. No event of this device follows.
     Disconnect { registration: RegistrationId },
 }

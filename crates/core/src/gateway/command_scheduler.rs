@@ -48,7 +48,7 @@ use answering::{give_up, refuse, refuse_command, report, report_undecodable};
 pub(super) use console::state;
 pub(super) use early::refuse_early;
 pub(super) use firmware::answer_left;
-pub(super) use restart::refuse_restored;
+pub(super) use restart::{NotTaken, refuse_restored};
 
 /// The reason of a refusal.
 const LEFT: &str = "the device is not registered any more";

@@ -39,6 +39,7 @@ use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
 use super::held_outputs::{Awaited, HeldOutputs};
+use super::moves::ClaimQuestions;
 use super::output::Output;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
@@ -61,6 +62,8 @@ pub(super) struct Context {
     pub bootstrap_identities: HashSet<PskIdentity>,
     /// The endpoints whose record in the store is out of date.
     pub changes: PendingChanges,
+    /// The messages that wait until it is known which gateway has their device.
+    pub claims: ClaimQuestions,
     /// The outputs that wait for the store.
     pub held: HeldOutputs,
     pub wall_clock: WallClock,
@@ -91,6 +94,7 @@ impl Context {
             model,
             rng,
             changes: PendingChanges::default(),
+            claims: ClaimQuestions::default(),
             held: HeldOutputs::default(),
             wall_clock,
             draining: false,

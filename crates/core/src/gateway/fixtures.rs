@@ -137,7 +137,9 @@ impl Outputs {
                 Output::Report(Report::Datagram { .. }) => {}
                 Output::Report(report) => outputs.reports.push(report),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => outputs.image_requests.push(output),
-                Output::FindKey(_) | Output::Idle(_) => panic!("no part without DTLS asks for this: {output:?}"),
+                Output::FindKey(_) | Output::Claim(_) | Output::Unclaim { .. } | Output::Idle(_) => {
+                    panic!("no part without DTLS asks for this: {output:?}")
+                }
             }
         }
         outputs
@@ -149,7 +151,8 @@ impl Outputs {
             BrokerCommand::Connect { .. }
             | BrokerCommand::Resume { .. }
             | BrokerCommand::SetLifetime { .. }
-            | BrokerCommand::Disconnect { .. } => None,
+            | BrokerCommand::Disconnect { .. }
+            | BrokerCommand::HandOver { .. } => None,
         });
         published.collect()
     }

@@ -230,6 +230,8 @@ impl Lane {
             Output::Broker(command) => Some(Self::Session(session(command))),
             Output::Report(_) => Some(Self::Reports),
             Output::FindKey(_)
+            | Output::Claim(_)
+            | Output::Unclaim { .. }
             | Output::DescribeImage { .. }
             | Output::ReadImage { .. }
             | Output::Answer(_)
@@ -249,6 +251,7 @@ fn session(command: &BrokerCommand) -> RegistrationId {
         | BrokerCommand::Resume { registration, .. }
         | BrokerCommand::Publish { registration, .. }
         | BrokerCommand::SetLifetime { registration, .. }
+        | BrokerCommand::HandOver { registration }
         | BrokerCommand::Disconnect { registration } => *registration,
     }
 }

@@ -99,6 +99,6 @@ impl MessageIntake {
     }
 }
 
-fn drop_datagram(context: &mut Context, peer: Peer, reason: DropReason) {
+pub(super) fn drop_datagram(context: &mut Context, peer: Peer, reason: DropReason) {
     context.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) });
 }

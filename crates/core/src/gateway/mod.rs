@@ -27,7 +27,7 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `inspection` makes the views of devices, whose types are in `view`; `operators` has the
+//! restores them. `moves` gives devices to other gateways and takes theirs. `inspection` makes the views of devices, whose types are in `view`; `operators` has the
 //! methods for people who look at devices and command them. `trace` copies messages for people who look for a fault.
 
 mod access;
@@ -53,6 +53,7 @@ mod held_outputs;
 pub mod identity;
 mod inspection;
 mod intake;
+pub mod moves;
 mod notification;
 mod operators;
 mod output;
@@ -104,10 +105,11 @@ use firmware::image::{Image, ImageError, ImageRequestId};
 use firmware::images::ImageReader;
 use firmware::{ImageEvent, serving};
 use intake::MessageIntake;
+use moves::Waits;
 use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
 use registrations::Registrations;
-use report::Report;
+use report::{DropReason, Report};
 use wall_clock::WallClock;
 
 pub use change_batch::{ChangeBatch, Version};
@@ -139,6 +141,8 @@ pub use table_sizes::TableSizes;
 ///   [`poll_trace`](Self::poll_trace) returns, until [`end_trace`](Self::end_trace).
 /// - [`start_campaign`](Self::start_campaign), [`control_campaign`](Self::control_campaign) and their like serve
 ///   firmware campaigns.
+/// - [`share_endpoints`](Self::share_endpoints), [`handle_claim`](Self::handle_claim), [`release`](Self::release) and
+///   [`handed_over`](Self::handed_over) move devices between the gateways of several threads ([`moves`]).
 /// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
 ///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`console_commands`]).
 /// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
@@ -270,7 +274,9 @@ impl Gateway {
 
     /// Returns the next output. It is called after every `handle_*` until it returns [`Output::Idle`].
     pub fn poll_output(&mut self) -> Output {
-        self.context.pop_output().unwrap_or_else(|| {
+        let output = self.context.pop_output();
+        let output = output.or_else(|| self.next_unclaimed().map(|endpoint| Output::Unclaim { endpoint }));
+        output.unwrap_or_else(|| {
             let devices = self.registrations.devices().next_deadline();
             let intake = self.intake.next_deadline(self.context.now);
             let campaigns = self.campaigns.next_deadline(&self.context);
@@ -453,6 +459,15 @@ impl Gateway {
     }
 
     fn handle_decoded(&mut self, peer: Peer, decoded: Result<Message, MessageDecodeError>, datagram: &[u8]) {
+        match self.waits_for_claim(peer, decoded.as_ref().ok(), datagram) {
+            Waits::No => self.admit(peer, decoded, datagram),
+            Waits::Kept => self.context.flush_coap(),
+            Waits::Full => intake::drop_datagram(&mut self.context, peer, DropReason::TooManyRequests),
+        }
+    }
+
+    /// Handles a message, unless it is beyond the rate limits.
+    fn admit(&mut self, peer: Peer, decoded: Result<Message, MessageDecodeError>, datagram: &[u8]) {
         let Self { context, intake, registrations, .. } = self;
         intake.admit(context, registrations, peer, decoded, datagram);
         self.handle_coap();
@@ -486,6 +501,7 @@ impl Gateway {
             return;
         }
         registrations.devices_mut().established(context, peer, identity);
+        self.ask_for_devices_of(peer, identity);
     }
 
     /// Carries out the events of the CoAP endpoint until it has no more.

@@ -8,6 +8,7 @@ use lwm2m_dtls::credentials::KeyQuestion;
 use super::broker::BrokerCommand;
 use super::console_commands::ConsoleAnswer;
 use super::firmware::image::{Image, ImageName, ImageRequestId};
+use super::moves::ClaimQuestion;
 use super::report::Report;
 
 /// An obligation of the shell. Changes for the store are apart from it:
@@ -22,6 +23,12 @@ pub enum Output {
     /// A DTLS handshake needs the key of this identity. The shell answers by
     /// [`Gateway::handle_key`](super::Gateway::handle_key), now or later.
     FindKey(KeyQuestion),
+    /// The shell finds out which gateway has a device. It answers by
+    /// [`Gateway::handle_claim`](super::Gateway::handle_claim), each question once, now or later. A gateway that has all
+    /// devices does not ask.
+    Claim(ClaimQuestion),
+    /// The gateway does not have this endpoint name any more: another one may claim it.
+    Unclaim { endpoint: String },
     /// The shell describes an image. It answers by [`Gateway::image_described`](super::Gateway::image_described). At
     /// most [`MOST_DESCRIPTIONS`](super::firmware::image::MOST_DESCRIPTIONS) are open at once.
     DescribeImage { request: ImageRequestId, name: ImageName },

@@ -11,7 +11,7 @@ use lwm2m_base::id_map::IdMap;
 use lwm2m_base::identity::Identity;
 use lwm2m_base::total::Contribution;
 
-use super::broker::{CloseReason, MessageProperties};
+use super::broker::{ClientInfo, CloseReason, MessageProperties};
 
 /// A Register that waits for the broker.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ pub(super) struct PendingRegistration {
     pub early: VecDeque<EarlyCommand>,
     /// The broker has ended the session of the registration before this one already.
     pub predecessor_closed: Option<CloseReason>,
+    /// The client for the broker, until it is known that no other gateway has the endpoint name.
+    pub unclaimed: Option<ClientInfo>,
+    /// The registration before this one came from another gateway, and has no session of its own.
+    pub predecessor_adopted: bool,
 }
 
 /// A command for a device whose Register is not answered yet.
@@ -74,6 +78,7 @@ impl PendingRegistrations {
         let mut superseded = earlier.and_then(|earlier| self.by_id.remove(&earlier));
         if let Some(superseded) = &mut superseded {
             pending.predecessor_closed = superseded.predecessor_closed;
+            pending.predecessor_adopted = superseded.predecessor_adopted;
             pending.early = std::mem::take(&mut superseded.early);
         }
         self.by_id.insert(pending.id, pending);
@@ -139,6 +144,8 @@ mod tests {
             topics: Topics::new("t".to_owned(), TopicEnds::default()),
             early: VecDeque::new(),
             predecessor_closed: None,
+            unclaimed: None,
+            predecessor_adopted: false,
         }
     }
 

@@ -22,6 +22,7 @@ use super::eviction::SilentDevices;
 use super::firmware::ImageEvent;
 use super::firmware::image::ImageError;
 use super::firmware::record::FirmwareJobRecord;
+use super::moves::MovedDevice;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
 use super::presence::change_presence;
 use super::queue_mode::{QueueMode, awake_window};
@@ -127,6 +128,22 @@ impl RegisteredDevices {
         let endpoint = device.registration.endpoint.clone();
         context.report(Report::Left { endpoint, reason: LeaveReason::Replaced });
         Some(device)
+    }
+
+    /// Removes a device that another gateway has from now on, without a final answer to its commands: they move with it.
+    /// The console is told that its commands have left, since nobody could give it their answers.
+    pub fn release(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
+        let Self { registry, commands, .. } = self;
+        let device = registry.device_mut(id)?;
+        commands.tell_console_left(context, device);
+        let record = commands.record_without_asked(context, device);
+        let endpoint = device.registration.endpoint.clone();
+        let job = commands.jobs.release(context, &endpoint);
+        self.remove(context, id)?;
+        let retained = self.commands.retained.release(&endpoint);
+        context.gave_away(&endpoint);
+        context.command_broker(BrokerCommand::HandOver { registration: id });
+        Some(MovedDevice { record, retained, job })
     }
 
     /// Returns whether a device that the broker has accepted can be registered; another one may be evicted for it.
@@ -295,6 +312,7 @@ impl RegisteredDevices {
     fn remove(&mut self, context: &mut Context, id: RegistrationId) -> Option<Device> {
         let mut device = self.registry.remove(id)?;
         context.changed(&device);
+        context.claims.mark_unclaimed(&device.registration.endpoint);
         self.notifications.forget(context, &mut device);
         self.silent.forget(id);
         self.commands.jobs.left(context, &device);

@@ -23,7 +23,7 @@ use lwm2m_base::identity::Identity;
 use super::access::{AccessControl, forbidden, forbids_request};
 use super::auto_observe;
 use super::broker::{
-    BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, UplinkClass,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, UplinkClass,
 };
 use super::client::client;
 use super::command_scheduler::{refuse_early, report_links_left_out};
@@ -32,6 +32,7 @@ use super::context::Context;
 use super::diagnostic::{fitting, room, unavailable};
 use super::firmware::{ImageEvent, pull_uri, serving};
 use super::held_outputs::Awaited;
+use super::moves::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
 use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
 use super::presence::publish_status;
 use super::profiles::Profiles;
@@ -46,6 +47,7 @@ use super::{send, send_request};
 type TurnedAway = (&'static str, &'static str);
 const TOO_MANY_DEVICES: TurnedAway = ("too many devices", "the limit of devices is reached");
 const BUSY: TurnedAway = ("busy", "the limit of Registers under way is reached");
+const SUPERSEDED: TurnedAway = ("superseded", "the device registers at another gateway of this program");
 const STOPPING: TurnedAway = ("stopping", "the gateway is stopping");
 
 /// Owns all registrations, those that are pending and those of registered devices. It passes commands and notifications
@@ -218,15 +220,27 @@ impl Registrations {
             topics,
             early: VecDeque::new(),
             predecessor_closed: None,
+            unclaimed: None,
+            predecessor_adopted: false,
         };
-        self.wait_for_broker(context, pending, BrokerCommand::Connect { registration: id, client });
+        self.wait_for_broker(context, pending, client);
     }
 
-    /// Asks the broker for a device. A Register of the same endpoint that still waits gives way.
-    fn wait_for_broker(&mut self, context: &mut Context, pending: PendingRegistration, connect: BrokerCommand) {
+    /// Asks the broker for a device, after another gateway has given it away if one has it. A Register of the same
+    /// endpoint that still waits gives way.
+    fn wait_for_broker(&mut self, context: &mut Context, mut pending: PendingRegistration, client: ClientInfo) {
         let id = pending.id;
-        let Some(superseded) = self.pending.insert(pending) else { return context.command_broker(connect) };
-        if superseded.predecessor_closed.is_some() {
+        let connect = if context.claims.is_enabled() && !self.is_claimed(&pending.registration.endpoint) {
+            context.ask_for_register(&pending.registration.endpoint, pending.peer, pending.identity.clone());
+            pending.unclaimed = Some(client);
+            None
+        } else {
+            Some(BrokerCommand::Connect { registration: id, client })
+        };
+        let Some(superseded) = self.pending.insert(pending) else {
+            return connect.into_iter().for_each(|connect| context.command_broker(connect));
+        };
+        if superseded.predecessor_closed.is_some() || superseded.predecessor_adopted {
             let endpoint = &superseded.registration.endpoint;
             if let Some(predecessor) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) {
                 predecessor.session = id;
@@ -235,8 +249,111 @@ impl Registrations {
         let response = unavailable("superseded", context.settings.limits.retry_after);
         self.respond_to_register(context, superseded.peer, superseded.request, response);
         // The newer one is asked for first: it inherits what waits for the earlier one.
-        context.command_broker(connect);
-        context.command_broker(BrokerCommand::Disconnect { registration: superseded.id });
+        connect.into_iter().for_each(|connect| context.command_broker(connect));
+        disconnect(context, &superseded);
+    }
+
+    /// Returns whether this gateway has the endpoint name, so that no other one has it.
+    fn is_claimed(&self, endpoint: &str) -> bool {
+        self.devices.registry().id_by_endpoint(endpoint).is_some()
+            || self.pending.by_endpoint(endpoint).is_some_and(|pending| pending.unclaimed.is_none())
+    }
+}
+
+/// Moves of devices between gateways.
+impl Registrations {
+    /// Takes the answer to the question who has the endpoint name of a Register from this peer.
+    pub fn claimed(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), answer: ClaimAnswer) {
+        let Some(pending) = self.pending.by_endpoint_mut(endpoint) else {
+            return context.claims.mark_unclaimed(endpoint);
+        };
+        let (id, is_asked) = (pending.id, pending.peer == peer && pending.unclaimed.is_some());
+        match answer {
+            ClaimAnswer::Mine | ClaimAnswer::Arrived(_) => {
+                if let Some(client) = pending.unclaimed.take() {
+                    context.command_broker(BrokerCommand::Connect { registration: id, client });
+                }
+            }
+            ClaimAnswer::Forbidden(reason) if is_asked => self.forbid_pending(context, id, reason),
+            ClaimAnswer::Absent | ClaimAnswer::Unknown if is_asked => self.turn_away(context, id, BUSY),
+            // A newer Register asks by itself.
+            ClaimAnswer::Forbidden(_) | ClaimAnswer::Absent | ClaimAnswer::Unknown => {}
+        }
+    }
+
+    /// Gives a device away to the peer of a question. `Err` tells why not: `None` if it is not here, or stays.
+    pub fn release(
+        &mut self,
+        context: &mut Context,
+        question: &ClaimQuestion,
+    ) -> Result<MovedDevice, Option<Forbidden>> {
+        let ClaimQuestion { device, purpose, peer, identity } = question;
+        let registry = self.devices.registry();
+        let id = match device {
+            DeviceName::Endpoint(endpoint) => registry.id_by_endpoint(endpoint),
+            DeviceName::Location(location) => registry.id_by_location(location),
+        };
+        match (purpose, device) {
+            (ClaimPurpose::Register, DeviceName::Endpoint(endpoint)) => {
+                if let Some(reason) = self.forbids_name(context, endpoint, *peer, identity.as_deref()) {
+                    return Err(Some(reason));
+                }
+                if let Some(pending) = self.pending.by_endpoint(endpoint).map(|pending| pending.id) {
+                    self.turn_away(context, pending, SUPERSEDED);
+                }
+            }
+            (ClaimPurpose::Register, DeviceName::Location(_)) => return Err(None),
+            (ClaimPurpose::Request | ClaimPurpose::Handshake, _) => {
+                let device = id.and_then(|id| registry.device(id)).ok_or(None)?;
+                if self.pending.by_endpoint(&device.registration.endpoint).is_some() {
+                    // Its next registration is here.
+                    return Err(None);
+                }
+                let of_identity = device.identity.is_some() && device.identity == *identity;
+                if *purpose == ClaimPurpose::Handshake {
+                    // As for `RegisteredDevices::established`: the association may be there to fetch an image.
+                    let fetches = identity.as_ref().is_some_and(|identity| context.pulls.has_offer_for(identity));
+                    if fetches || !of_identity {
+                        return Err(None);
+                    }
+                } else if let Some(reason) =
+                    forbids_request(&context.settings.identity, device, *peer, || identity.clone())
+                {
+                    return Err(Some(reason));
+                }
+            }
+        }
+        id.and_then(|id| self.devices.release(context, id)).ok_or(None)
+    }
+
+    /// Lets a restored device use the session of the Register of its endpoint that is pending. Returns whether there is
+    /// one.
+    pub fn join_pending(&mut self, id: RegistrationId) -> bool {
+        let Some(device) = self.devices.registry_mut().device_mut(id) else { return false };
+        let Some(pending) = self.pending.by_endpoint_mut(&device.registration.endpoint) else { return false };
+        pending.predecessor_adopted = true;
+        device.session = pending.id;
+        true
+    }
+
+    /// Returns whether a device of this name is registered, or about to be.
+    pub fn has_endpoint(&self, endpoint: &str) -> bool {
+        self.devices.registry().id_by_endpoint(endpoint).is_some() || self.pending.by_endpoint(endpoint).is_some()
+    }
+
+    fn forbid_pending(&mut self, context: &mut Context, id: RegistrationId, reason: Forbidden) {
+        let Some(pending) = self.pending.remove(id) else { return };
+        let PendingRegistration { request, peer, room, registration, identity, .. } = pending;
+        context.claims.mark_unclaimed(&registration.endpoint);
+        context.report(forbidden(&registration.endpoint, (peer, identity.as_deref()), reason));
+        self.respond_to_register(context, peer, request, forbidding(reason, room));
+    }
+}
+
+/// Ends the session of a pending registration, if the broker was asked for one.
+fn disconnect(context: &mut Context, pending: &PendingRegistration) {
+    if pending.unclaimed.is_none() {
+        context.command_broker(BrokerCommand::Disconnect { registration: pending.id });
     }
 }
 
@@ -299,16 +416,20 @@ impl Registrations {
         let ReceivedRequest { id, peer, request } = received;
         let identity = context.identity(peer);
         context.report(forbidden(endpoint, (peer, identity.as_deref()), reason));
-        let why = match reason {
-            Forbidden::OtherName => "the identity stands for another endpoint name",
-            Forbidden::OtherIdentity => "the registration is of another identity",
-            Forbidden::Unsecured => "this endpoint name is registered over DTLS",
-            Forbidden::HasKey => "this endpoint name has a key: use DTLS",
-            Forbidden::BootstrapOnly => "only for bootstrap",
-        };
-        let response = Response::with_diagnostic(Code::FORBIDDEN, fitting(why, "identity", room(request)));
-        self.respond_to_register(context, peer, id, response);
+        self.respond_to_register(context, peer, id, forbidding(reason, room(request)));
     }
+}
+
+/// Returns the answer 4.03 to a request, whose diagnostic may have so many bytes.
+fn forbidding(reason: Forbidden, room: usize) -> Response {
+    let why = match reason {
+        Forbidden::OtherName => "the identity stands for another endpoint name",
+        Forbidden::OtherIdentity => "the registration is of another identity",
+        Forbidden::Unsecured => "this endpoint name is registered over DTLS",
+        Forbidden::HasKey => "this endpoint name has a key: use DTLS",
+        Forbidden::BootstrapOnly => "only for bootstrap",
+    };
+    Response::with_diagnostic(Code::FORBIDDEN, fitting(why, "identity", room))
 }
 
 /// Takes the decision of the broker about pending registrations.
@@ -383,16 +504,18 @@ impl Registrations {
         for EarlyCommand { payload, properties, .. } in std::mem::take(&mut pending.early) {
             refuse_early(context, &pending, (&payload, properties), CommandOutcome::Expired, reason);
         }
-        self.give_session_back(&pending);
+        self.give_session_back(context, &pending);
         let response = unavailable(word, context.settings.limits.retry_after);
-        let PendingRegistration { request, peer, registration, .. } = pending;
-        self.answer_rejected(context, (peer, request), registration.endpoint, response, reason.to_owned());
-        context.command_broker(BrokerCommand::Disconnect { registration: id });
+        let (endpoint, peer) = (pending.registration.endpoint.clone(), pending.peer);
+        context.claims.mark_unclaimed(&endpoint);
+        self.answer_rejected(context, (peer, pending.request), endpoint, response, reason.to_owned());
+        disconnect(context, &pending);
     }
 
     fn connect_failed(&mut self, context: &mut Context, id: RegistrationId, error: ConnectError) {
         let Some(pending) = self.pending.remove(id) else { return };
-        self.give_session_back(&pending);
+        self.give_session_back(context, &pending);
+        context.claims.mark_unclaimed(&pending.registration.endpoint);
         let PendingRegistration { request, room, registration, peer, predecessor_closed, .. } = pending;
         let (response, reason) = match error {
             ConnectError::Refused(reason) => {
@@ -443,9 +566,15 @@ impl Registrations {
     }
 
     /// The device that this registration would have replaced publishes by its own session again.
-    fn give_session_back(&mut self, pending: &PendingRegistration) {
-        if let Some(device) = self.devices.registry_mut().device_by_endpoint_mut(&pending.registration.endpoint) {
-            device.session = device.id;
+    fn give_session_back(&mut self, context: &mut Context, pending: &PendingRegistration) {
+        let endpoint = &pending.registration.endpoint;
+        let Some(device) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) else { return };
+        device.session = device.id;
+        if pending.predecessor_adopted
+            && let Ok((client, _)) =
+                client(&context.settings, &device.registration, device.peer, device.identity.as_deref())
+        {
+            context.command_broker(BrokerCommand::Resume { registration: device.id, client });
         }
     }
 }

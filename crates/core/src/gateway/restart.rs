@@ -14,13 +14,13 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::registry::{Device, Location, NewDevice};
+use crate::registry::{Device, Location, NewDevice, RegistrationId};
 
 use super::Gateway;
-use super::broker::BrokerCommand;
+use super::broker::{BrokerCommand, ClientInfo};
 use super::change_batch::{ChangeBatch, Version};
 use super::client::{allowed_silence, client};
-use super::command_scheduler::{CommandScheduler, refuse_restored};
+use super::command_scheduler::{CommandScheduler, NotTaken, refuse_restored};
 use super::context::Context;
 use super::firmware::record::FirmwareJobRecord;
 use super::held_outputs::UrgentRecord;
@@ -215,8 +215,30 @@ fn device_change(context: &Context, registrations: &mut Registrations, endpoint:
     }
 }
 
+/// A device that was restored from its record, and what is still to be done for it.
+pub(super) struct Restoration {
+    pub id: RegistrationId,
+    pub client: ClientInfo,
+    /// The commands that the current object model or the current limits reject.
+    refused: Vec<NotTaken>,
+}
+
 /// Restores the device of a record, unless the configuration of today rejects it.
 fn restore(context: &mut Context, registrations: &mut Registrations, record: DeviceRecord) -> Result<(), NotRestored> {
+    if registrations.devices().registry().len() >= context.settings.limits.devices {
+        return Err(NotRestored::TooMany);
+    }
+    let restoration = take_up(context, registrations, record)?;
+    registrations.resume(context, restoration);
+    Ok(())
+}
+
+/// Registers the device of a record. Nothing is sent to the broker yet.
+pub(super) fn take_up(
+    context: &mut Context,
+    registrations: &mut Registrations,
+    record: DeviceRecord,
+) -> Result<Restoration, NotRestored> {
     let DeviceRecord { mut registration, password, location, peer, observations, commands: records, .. } = record;
     registration.set_password(password);
     if !context.settings.report_attributes {
@@ -225,9 +247,6 @@ fn restore(context: &mut Context, registrations: &mut Registrations, record: Dev
     registration.lifetime = registration.lifetime.min(FURTHEST);
     let limits = &context.settings.limits;
     let observations_limit = limits.observations;
-    if registrations.devices().registry().len() >= limits.devices {
-        return Err(NotRestored::TooMany);
-    }
     if registration.size() > limits.registration_size {
         return Err(NotRestored::TooLarge);
     }
@@ -245,22 +264,36 @@ fn restore(context: &mut Context, registrations: &mut Registrations, record: Dev
     let device = NewDevice { id, registration, location, peer, identity, topics, last_heard };
     registrations.devices_mut().insert(context, device);
 
-    let Some((device, commands)) = registrations.devices_mut().with_commands(id) else { return Ok(()) };
-    note_undefined_versions(context, device);
-    device.observations.schedule(record.to_observe, record.grouping, usize::MAX);
-    for observation in observations.into_iter().take(observations_limit) {
-        commands.restore_observation(context, device, observation);
+    let mut refused = Vec::new();
+    if let Some((device, commands)) = registrations.devices_mut().with_commands(id) {
+        note_undefined_versions(context, device);
+        device.observations.schedule(record.to_observe, record.grouping, usize::MAX);
+        for observation in observations.into_iter().take(observations_limit) {
+            commands.restore_observation(context, device, observation);
+        }
+        refused = commands.restore_commands(context, device, records);
+        commands.watch_expiry(device);
     }
-    let refused = commands.restore_commands(context, device, records);
-    commands.watch_expiry(device);
-    context.command_broker(BrokerCommand::Resume { registration: id, client });
-    for command in refused {
-        refuse_restored(context, device, command);
-    }
-    Ok(())
+    Ok(Restoration { id, client, refused })
 }
 
-fn record(context: &Context, commands: &mut CommandScheduler, device: &mut Device) -> DeviceRecord {
+impl Registrations {
+    /// Lets the broker connect a restored device. If a Register of its endpoint is pending, the session of that one is
+    /// used.
+    pub(super) fn resume(&mut self, context: &mut Context, restoration: Restoration) {
+        let Restoration { id, client, refused } = restoration;
+        let is_connected = self.join_pending(id);
+        if !is_connected {
+            context.command_broker(BrokerCommand::Resume { registration: id, client });
+        }
+        let Some((device, _)) = self.devices_mut().with_commands(id) else { return };
+        for command in refused {
+            refuse_restored(context, device, command);
+        }
+    }
+}
+
+pub(super) fn record(context: &Context, commands: &mut CommandScheduler, device: &mut Device) -> DeviceRecord {
     device.recorded();
     let commands = commands.records(context, device);
     let unix_time = |at| context.wall_clock.unix_time(at);

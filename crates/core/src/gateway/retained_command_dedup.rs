@@ -108,6 +108,27 @@ impl RetainedCommandDedup {
         self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
     }
 
+    /// Takes what is remembered of an endpoint that another gateway has now.
+    pub fn release(&mut self, endpoint: &str) -> RetainedCommandsRecord {
+        let record = self.record(endpoint);
+        let departure = self.by_endpoint.remove(endpoint).and_then(|memory| memory.departure);
+        if let Some(departure) = departure {
+            self.departed.remove(&departure);
+        }
+        // The record in the store is that of the other gateway.
+        self.changes.take_one(endpoint);
+        record
+    }
+
+    /// Takes what another gateway remembered of an endpoint.
+    pub fn adopt(&mut self, record: RetainedCommandsRecord) {
+        self.release(&record.endpoint);
+        if !record.commands.is_empty() {
+            self.changes.mark(&record.endpoint);
+            self.restore(record);
+        }
+    }
+
     /// Returns the record of an endpoint; without commands if nothing is remembered of it.
     fn record(&self, endpoint: &str) -> RetainedCommandsRecord {
         let commands = self.by_endpoint.get(endpoint).into_iter().flat_map(|memory| &memory.commands);

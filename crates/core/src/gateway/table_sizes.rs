@@ -57,6 +57,8 @@ pub struct TableSizes {
     pub deadlines: usize,
     /// Outputs that were not polled yet.
     pub outputs: usize,
+    /// Peers whose messages wait until it is known which gateway of the program has their device.
+    pub claim_questions: usize,
     /// Outputs that wait for the store.
     pub held_outputs: usize,
     pub coap: coap::CoapTableSizes,
@@ -91,6 +93,7 @@ impl std::ops::AddAssign for TableSizes {
             image_offers,
             deadlines,
             outputs,
+            claim_questions,
             held_outputs,
             coap,
             dtls,
@@ -119,6 +122,7 @@ impl std::ops::AddAssign for TableSizes {
         self.image_offers += image_offers;
         self.deadlines += deadlines;
         self.outputs += outputs;
+        self.claim_questions += claim_questions;
         self.held_outputs += held_outputs;
         self.coap += coap;
         self.dtls += dtls;
@@ -160,6 +164,7 @@ impl TableSizes {
             image_offers: context.pulls.len(),
             deadlines: devices.deadlines(),
             outputs: context.outputs(),
+            claim_questions: context.claims.len(),
             held_outputs: context.held.len(),
             coap: context.coap.table_sizes(),
             dtls: context.associations(),

@@ -141,9 +141,14 @@ fn come_out(scene: &mut Scene) -> CameOut {
             Output::Broker(BrokerCommand::Connect { registration, .. }) => out.asked = Some(registration),
             Output::Broker(BrokerCommand::Publish { .. }) => out.publications += 1,
             Output::Broker(
-                BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
+                BrokerCommand::Resume { .. }
+                | BrokerCommand::SetLifetime { .. }
+                | BrokerCommand::Disconnect { .. }
+                | BrokerCommand::HandOver { .. },
             )
             | Output::FindKey(_)
+            | Output::Claim(_)
+            | Output::Unclaim { .. }
             | Output::DescribeImage { .. }
             | Output::ReadImage { .. }
             | Output::Answer(_)

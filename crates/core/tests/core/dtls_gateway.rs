@@ -175,6 +175,7 @@ impl DtlsGatewayScene {
                     self.carry(Datagram::Down(peer.address, datagram));
                 }
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::FindKey(question) => {
                     let key = PskKey::new(KEY).expect("a key");
                     let answer = KeyAnswer::Found { key: key.into(), keep_for: Duration::from_secs(60) };
@@ -192,7 +193,11 @@ impl DtlsGatewayScene {
                         self.gateway.handle_broker(self.now, BrokerEvent::Published { registration, ticket });
                     }
                 }
-                Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
+                Output::Broker(
+                    BrokerCommand::Disconnect { .. }
+                    | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::SetLifetime { .. },
+                ) => {}
                 Output::Report(report) => self.reports.push(report),
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
                 Output::Idle(next) => return next,

@@ -666,6 +666,7 @@ impl World {
                 Output::Report(Report::Datagram { outcome: verdict, .. }) => self.said.push(verdict),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;

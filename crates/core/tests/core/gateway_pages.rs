@@ -70,6 +70,8 @@ impl Crowd {
                 }
                 Output::Broker(_)
                 | Output::FindKey(_)
+                | Output::Claim(_)
+                | Output::Unclaim { .. }
                 | Output::DescribeImage { .. }
                 | Output::ReadImage { .. }
                 | Output::Answer(_)

@@ -549,7 +549,12 @@ fn goodbye(device: &UpstreamDevice<MqttProtocol>, packet: PacketId, leaving: Lea
         }
         // Only a connection that ends without a word has its will published.
         (Leaving::ForNow, ProtocolVersion::V311) if client.will.is_some() => Ok(Vec::new()),
-        (Leaving::ForNow, ProtocolVersion::V311) => codec::disconnect(ProtocolVersion::V311, Duration::ZERO, false),
+        (Leaving::HandedOver, ProtocolVersion::V5) => {
+            codec::disconnect(ProtocolVersion::V5, session_expiry(client), false)
+        }
+        (Leaving::ForNow | Leaving::HandedOver, ProtocolVersion::V311) => {
+            codec::disconnect(ProtocolVersion::V311, Duration::ZERO, false)
+        }
     };
     said.unwrap_or_else(|error| {
         debug!(%error, "DISCONNECT not sent");

@@ -14,7 +14,9 @@ use super::super::console_commands::{
 use super::super::context::Context;
 use super::super::final_answer::{FinalAnswer, Recipient};
 use super::super::inspection;
+use super::super::record::DeviceRecord;
 use super::super::report::CommandOutcome;
+use super::super::restart;
 use super::sending::{NOW_OR_NEVER, NotAdmitted, admit};
 use super::{CommandScheduler, LEFT, refuse_command, too_long};
 
@@ -86,6 +88,22 @@ impl CommandScheduler {
                 context.answer_console(*ask, answer);
             }
         }
+    }
+}
+
+/// Moves of devices to other gateways.
+impl CommandScheduler {
+    /// Returns the record of a device without the commands whose answer somebody of this gateway waits for.
+    pub fn record_without_asked(&mut self, context: &Context, device: &mut Device) -> DeviceRecord {
+        let mut record = restart::record(context, self, device);
+        let is_asked = |serial: Option<u64>, command: &Command| {
+            serial.filter(|_| matches!(Recipient::of(command).reply, Some(Reply::Asker(_))))
+        };
+        let in_flight = device.in_flight().and_then(|in_flight| is_asked(in_flight.serial, &in_flight.command));
+        let waiting = device.waiting.iter().filter_map(|waiting| is_asked(waiting.serial, &waiting.command));
+        let asked: Vec<u64> = in_flight.into_iter().chain(waiting).collect();
+        record.commands.retain(|command| !asked.contains(&command.serial));
+        record
     }
 }
 

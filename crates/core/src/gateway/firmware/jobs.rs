@@ -522,6 +522,16 @@ impl FirmwareJobs {
         changes
     }
 
+    /// Takes the job of an endpoint that another gateway has now.
+    pub fn release(&mut self, context: &mut Context, endpoint: &str) -> Option<FirmwareJobRecord> {
+        let id = self.by_endpoint.get(endpoint).copied()?;
+        let job = self.jobs.get(&id).map(|owned| Box::new(record(context, owned)));
+        self.forget(context, id);
+        // The record in the store is that of the other gateway.
+        self.changes.take_one(endpoint);
+        Some(FirmwareJobRecord { endpoint: endpoint.to_owned(), job })
+    }
+
     /// Restores the job of an earlier process. `device` is its device, if it is registered.
     pub fn restore(&mut self, context: &mut Context, device: Option<&Device>, endpoint: &str, record: JobRecord) {
         let JobRecord { spec, progress, echo, update_ends, silence, ends } = record;

@@ -313,12 +313,15 @@ impl CountedGateway {
                 Output::Broker(BrokerCommand::Publish { registration, publication }) => {
                     self.tickets.extend(publication.ticket.map(|ticket| (registration, ticket)));
                 }
-                Output::Broker(BrokerCommand::Disconnect { registration }) => {
+                Output::Broker(
+                    BrokerCommand::Disconnect { registration } | BrokerCommand::HandOver { registration },
+                ) => {
                     self.sessions.retain(|(session, _)| *session != registration);
                 }
                 Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. })
                 | Output::Report(_)
                 | Output::Answer(_) => {}
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(Some(at)) if at <= self.now => self.gateway.handle_timeout(self.now),

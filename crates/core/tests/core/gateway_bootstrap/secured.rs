@@ -178,6 +178,7 @@ impl Secured {
                         client.dtls.handle_datagram(self.now, &transmit.datagram);
                     }
                 }
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::FindKey(question) => {
                     let role = SocketRole::of_realm(question.realm);
                     let of = |keys: &HashMap<String, Vec<u8>>| keys.get(question.identity.as_str()).cloned();

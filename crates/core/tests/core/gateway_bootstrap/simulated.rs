@@ -109,6 +109,7 @@ impl Line {
                 Output::Report(Report::Bootstrap(report)) => self.reports.push(report),
                 Output::Report(_) | Output::Broker(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
+                Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
                 Output::Idle(deadline) => return deadline,
             }
