@@ -17,7 +17,7 @@ use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
 use super::{
     ConsoleServer, audit, campaigns, commands, devices, emqx, events, failures, objects, overview, page, responses,
-    session, traces,
+    session, token_uses, traces,
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
@@ -86,6 +86,7 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(traces::traces, traces::begin))
         .routes(routes!(traces::trace, traces::end))
         .routes(routes!(traces::trace_events))
+        .routes(routes!(token_uses::tokens))
         .routes(routes!(audit::audit))
         .routes(routes!(openapi));
     let emqx = OpenApiRouter::new()

@@ -221,11 +221,13 @@ impl ConsoleListeners {
         authenticated: &AtomicBool,
     ) -> Response {
         let (mut parts, body) = request.into_parts();
-        match self.server.guard.admit(peer, &parts, &self.server.files.tokens()) {
+        let tokens = self.server.files.tokens();
+        match self.server.guard.admit(peer, &parts, &tokens) {
             Err(problem) => return problem.into_response(),
             Ok(None) => {}
             Ok(Some(access)) => {
                 authenticated.store(true, Ordering::Relaxed);
+                self.server.note_use(&access, &tokens);
                 parts.extensions.insert(access);
                 parts.extensions.insert(peer);
                 parts.extensions.insert(cut);

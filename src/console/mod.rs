@@ -40,6 +40,7 @@ mod responses;
 mod session;
 mod streams;
 mod time;
+mod token_uses;
 pub(crate) mod tokens;
 mod traces;
 
@@ -74,6 +75,7 @@ use history::History;
 use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
 use polls::Polls;
 use streams::Streams;
+use token_uses::TokenUses;
 use tokens::TokensError;
 use traces::hub::TraceHub;
 
@@ -141,6 +143,7 @@ struct ConsoleServer {
     files: ReloadedFiles,
     guard: Guard,
     gate: Gate,
+    token_uses: TokenUses,
     audit: AuditLog,
     hidden: HiddenPaths,
     commands: GivenCommands,
@@ -201,6 +204,7 @@ impl Console {
         let server = Arc::new(ConsoleServer {
             traces: TraceHub::new(copies, metrics),
             gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
+            token_uses: TokenUses::default(),
             audit: AuditLog::default(),
             commands: GivenCommands::new(sources.admin.metrics.console.commands_forgotten.clone()),
             command_rates: CommandRates::default(),

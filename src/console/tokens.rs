@@ -124,11 +124,16 @@ impl ApiTokens {
 
     /// Returns whether this access, which was given before, is still that of a token. A process needs no token.
     pub fn grants(&self, access: &Access) -> bool {
-        access.fingerprint.is_none() || self.0.iter().any(|(_, known)| known == access)
+        access.fingerprint.is_none() || self.all().any(|known| known == access)
     }
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns the access of each token, in the order of the file.
+    pub fn all(&self) -> impl Iterator<Item = &Access> {
+        self.0.iter().map(|(_, access)| access)
     }
 
     /// Returns the access of a token. The time that it takes tells nothing about the tokens: all are compared, in

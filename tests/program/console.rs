@@ -191,11 +191,31 @@ fn a_token_gives_its_role_and_its_prefix_and_anything_else_gives_nothing() {
         assert!(answer.head.contains("www-authenticate: Bearer\r\n"), "{}", answer.head);
         assert!(answer.json()["detail"].as_str().is_some_and(|detail| detail.contains(reason)), "{}", answer.body);
     }
-    for path in ["overview", "failures", "audit"] {
+    for path in ["overview", "failures", "tokens", "audit"] {
         let answer = console.ask(&format!("GET /api/v1/{path}"), console.token("limited"));
         assert_eq!(answer.problem(), (403, "not-allowed".to_owned()), "{path}");
         assert_eq!(answer.json()["instance"], format!("/api/v1/{path}"));
     }
+}
+
+#[test]
+fn an_operator_sees_which_tokens_are_used_and_no_secret_of_them() {
+    let console = TestConsole::start("");
+    assert_eq!(console.ask("GET /api/v1/session", console.token("limited")).status, 200);
+    let answer = console.ask("GET /api/v1/tokens", console.token("operator"));
+    let list = answer.json();
+    let used = |at: usize| (list["tokens"][at]["name"].clone(), list["tokens"][at]["lastUse"].is_string());
+    assert_eq!(
+        [used(0), used(1), used(2)],
+        [(json!("limited"), true), (json!("operator"), true), (json!("viewer"), false)]
+    );
+    assert_eq!(list["tokens"][0]["prefix"], "urn:imei:");
+    assert_eq!(list["tokens"][1]["role"], "operator");
+    for token in console.tokens.values() {
+        assert!(!answer.body.contains(token.as_str()), "{}", answer.body);
+    }
+    let refused = console.ask("GET /api/v1/tokens", console.token("viewer"));
+    assert_eq!(refused.problem(), (403, "not-allowed".to_owned()));
 }
 
 #[test]

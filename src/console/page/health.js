@@ -1,4 +1,4 @@
-// Conditions, reloads, bounds, traces and the audit log.
+// Conditions, reloads, bounds, traces, tokens and the audit log.
 
 import { call, get, has, repeat } from "./api.js";
 import { fill, h } from "./dom.js";
@@ -10,7 +10,7 @@ import { button, conditionLine, deviceLink, empty, failed, loading, panel, table
 
 /** @param {{signal: AbortSignal, operator: boolean}} context */
 export function openHealth({ signal, operator }) {
-  const parts = { overview: h("div", loading("health")), traces: h("div"), audit: h("div") };
+  const parts = { overview: h("div", loading("health")), traces: h("div"), tokens: h("div"), audit: h("div") };
   /** @param {string} path @param {(found: any) => void} draw */
   const listed = async (path, draw) => operator && has(path) && draw(await get(path, signal));
   const load = async () => {
@@ -19,6 +19,7 @@ export function openHealth({ signal, operator }) {
       fill(parts.overview, h("div.columns", conditions(overview), bounds(overview)));
       await Promise.all([
         listed("/traces", (found) => fill(parts.traces, traces(found.traces, load))),
+        listed("/tokens", (found) => fill(parts.tokens, tokens(found.tokens))),
         listed("/audit", (found) => fill(parts.audit, audit(found.entries))),
       ]);
     } catch (problem) {
@@ -81,6 +82,15 @@ function traces(list, again) {
     grid.row([h("a", { href }, of), by, time(ends, "left"), stop]);
   }
   return panel("Traces", list.length ? grid.element : empty(EMPTY.traces));
+}
+
+/** @param {any[]} list */
+function tokens(list) {
+  const grid = table([["Token", "name"], ["Role"], ["Devices", "name"], ["Last use", "when"]], "Tokens");
+  for (const { name, role, prefix, lastUse } of list) {
+    grid.row([name, role, prefix ? h("code", `${prefix}…`) : "all", lastUse ? time(lastUse, "ago") : "not since the start"]);
+  }
+  return panel("Tokens", list.length ? grid.element : empty(EMPTY.tokens));
 }
 
 /** @param {any[]} entries */

@@ -191,6 +191,7 @@ export const EMPTY = {
   ended: ["This trace has ended", "Start a new one at a device or at a failure."],
   traces: ["No trace runs", "Start one at a device or at a failure."],
   messages: ["No message yet", "Messages appear as the device sends and receives them."],
+  tokens: ["No token in force", "The command lwm2m-gateway token makes one, and its line for the tokens file."],
   audit: ["No entry yet", "Each command, kick and trace is listed here with its token."],
 };
 
