@@ -247,7 +247,7 @@ fn start_driver(config: &Config, prepared: &Prepared, parts: DriverParts) -> any
     let mut gateway =
         Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, driver::unix_time()?);
     if let Some(PreparedAccounts { loaded: Some(loaded), .. }) = accounts {
-        gateway.set_bootstrap_accounts(loaded.accounts.clone());
+        gateway.set_bootstrap_accounts(now, loaded.accounts.clone());
     }
     let store = (&config.store, store);
     let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;

@@ -61,7 +61,7 @@ impl Driver {
                 self.gateway.set_keyed_identities(identities);
                 self.revoke(now, KeyKind::Registration, &revoked);
             }
-            SettingsChange::BootstrapAccounts(accounts) => self.gateway.set_bootstrap_accounts(accounts),
+            SettingsChange::BootstrapAccounts(accounts) => self.gateway.set_bootstrap_accounts(now, accounts),
             SettingsChange::BootstrapKeys { revoked, identities } => {
                 self.gateway.set_bootstrap_identities(now, identities);
                 self.revoke(now, KeyKind::Bootstrap, &revoked);

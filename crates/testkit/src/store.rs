@@ -48,6 +48,9 @@ impl MemoryStore {
                 Change::Profile(record) => {
                     self.profiles.insert(record.key.clone(), record);
                 }
+                Change::GeneratedKey(record) if record.keys.is_none() => {
+                    self.generated_keys.remove(record.identity.as_str());
+                }
                 Change::GeneratedKey(record) => {
                     self.generated_keys.insert(record.identity.as_str().to_owned(), record);
                 }

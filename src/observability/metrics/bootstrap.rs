@@ -112,6 +112,7 @@ struct BootstrapRejectionCounters {
     unwritable: Counter,
     session_limit: Counter,
     key_limit: Counter,
+    unstored: Counter,
     stopping: Counter,
 }
 
@@ -135,6 +136,7 @@ impl BootstrapRejectionCounters {
             unwritable: reason("unwritable"),
             session_limit: reason("session_limit"),
             key_limit: reason("key_limit"),
+            unstored: reason("unstored"),
             stopping: reason("stopping"),
         }
     }
@@ -155,6 +157,7 @@ impl BootstrapRejectionCounters {
             BootstrapRefusal::Unwritable => &self.unwritable,
             BootstrapRefusal::Busy => &self.session_limit,
             BootstrapRefusal::TooManyKeys => &self.key_limit,
+            BootstrapRefusal::Unstored => &self.unstored,
             BootstrapRefusal::Stopping => &self.stopping,
         }
     }
@@ -199,6 +202,7 @@ pub(super) fn reports() -> Vec<BootstrapReport> {
         BootstrapRefusal::Unwritable,
         BootstrapRefusal::Busy,
         BootstrapRefusal::TooManyKeys,
+        BootstrapRefusal::Unstored,
         BootstrapRefusal::Stopping,
     ];
     let rejected =

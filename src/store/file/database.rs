@@ -31,7 +31,8 @@ use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::secret::SecretBytes;
 use lwm2m_core::gateway::record::{
-    CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+    CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord, ProfileRecord,
+    RetainedCommandsRecord,
 };
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
@@ -149,10 +150,7 @@ impl Database {
                     }
                     Change::RetainedCommands(record) => write_retained_commands(&mut retained_commands, record)?,
                     Change::Profile(record) => write_profile(&mut profiles, record)?,
-                    Change::GeneratedKey(GeneratedKeyRecord { identity, key, next }) => {
-                        let next = next.as_ref().map(SecretBytes::reveal).unwrap_or_default();
-                        generated_keys.insert(identity.as_str(), (key.reveal(), next))?;
-                    }
+                    Change::GeneratedKey(record) => write_generated_key(&mut generated_keys, record)?,
                     Change::FirmwareJob(record) => write_firmware_job(&mut firmware_jobs, record)?,
                     Change::Campaign(record) => write_campaign(&mut campaigns, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
@@ -285,7 +283,8 @@ impl Database {
             let (key, next) = keys.value();
             let Some(identity) = PskIdentity::new(identity.value().as_bytes()) else { continue };
             let next = (!next.is_empty()).then(|| SecretBytes::new(next));
-            records.push(GeneratedKeyRecord { identity, key: SecretBytes::new(key), next });
+            records
+                .push(GeneratedKeyRecord { identity, keys: Some(KeyPairRecord { key: SecretBytes::new(key), next }) });
         }
         Ok(records)
     }
@@ -437,6 +436,21 @@ fn write_profile(table: &mut Table<'_, &str, &[u8]>, record: &ProfileRecord) -> 
             table.insert(record.key.as_str(), json.as_slice())?;
         }
         None => drop(table.remove(record.key.as_str())?),
+    }
+    Ok(())
+}
+
+fn write_generated_key(
+    table: &mut Table<'_, &str, (&[u8], &[u8])>,
+    record: &GeneratedKeyRecord,
+) -> Result<(), StorageError> {
+    let identity = record.identity.as_str();
+    match &record.keys {
+        Some(KeyPairRecord { key, next }) => {
+            let next = next.as_ref().map(SecretBytes::reveal).unwrap_or_default();
+            table.insert(identity, (key.reveal(), next))?;
+        }
+        None => drop(table.remove(identity)?),
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct Accounts {
     patterns: Arc<[PatternAccount]>,
     /// The accounts of single endpoint names, which applications published.
     endpoints: HashMap<String, Arc<Account>>,
+    /// The identities whose key the accounts of single endpoint names generate, each with the number of such accounts.
+    generated: HashMap<PskIdentity, usize>,
 }
 
 /// An account with the endpoint names that it is for.
@@ -122,15 +124,28 @@ impl Accounts {
 
     /// Sets or removes the account of one endpoint name.
     pub fn set_endpoint(&mut self, endpoint: &str, account: Option<Account>) {
-        match account {
-            Some(account) => drop(self.endpoints.insert(endpoint.to_owned(), Arc::new(account))),
-            None => drop(self.endpoints.remove(endpoint)),
+        for identity in account.iter().flat_map(|account| account.generated_identities(endpoint)) {
+            *self.generated.entry(identity).or_default() += 1;
+        }
+        let former = match account {
+            Some(account) => self.endpoints.insert(endpoint.to_owned(), Arc::new(account)),
+            None => self.endpoints.remove(endpoint),
+        };
+        if let Some(former) = former {
+            self.generates_no_longer(endpoint, &former);
         }
     }
 
     /// Removes the accounts of single endpoint names that are not to be kept. Returns their endpoint names.
     pub fn retain_endpoints(&mut self, is_kept: impl Fn(&str) -> bool) -> Vec<String> {
-        self.endpoints.extract_if(|endpoint, _| !is_kept(endpoint)).map(|(endpoint, _)| endpoint).collect()
+        let removed: Vec<_> = self.endpoints.extract_if(|endpoint, _| !is_kept(endpoint)).collect();
+        removed.iter().for_each(|(endpoint, account)| self.generates_no_longer(endpoint, account));
+        removed.into_iter().map(|(endpoint, _)| endpoint).collect()
+    }
+
+    /// Returns whether a device may be given a generated key with this identity.
+    pub fn generates(&self, identity: &PskIdentity) -> bool {
+        self.generated.contains_key(identity) || self.patterns.iter().any(|account| self.gives(account, identity))
     }
 
     /// Returns the account of an endpoint name: its own, or else the first whose pattern matches.
@@ -148,6 +163,26 @@ impl Accounts {
     pub fn endpoints(&self) -> usize {
         self.endpoints.len()
     }
+
+    /// Returns whether an endpoint name has this account of a pattern, and with it a generated key with this identity.
+    fn gives(&self, PatternAccount { account, .. }: &PatternAccount, identity: &PskIdentity) -> bool {
+        let has_account = |endpoint: &str| self.of(endpoint).is_some_and(|of| Arc::ptr_eq(of, account));
+        let gives = |template: &IdentityTemplate| match template.endpoint_of(identity) {
+            Some(endpoint) => !template.has_placeholder() || has_account(endpoint),
+            None => false,
+        };
+        account.servers.iter().filter_map(ServerAccount::generated_identity).any(gives)
+    }
+
+    fn generates_no_longer(&mut self, endpoint: &str, account: &Account) {
+        for identity in account.generated_identities(endpoint) {
+            let Some(count) = self.generated.get_mut(&identity) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.generated.remove(&identity);
+            }
+        }
+    }
 }
 
 impl Account {
@@ -155,6 +190,11 @@ impl Account {
     pub fn is_public(&self) -> bool {
         self.servers.iter().all(|server| server.security == ServerSecurity::None)
             && self.objects.iter().all(|object| !object.may_be_secret())
+    }
+
+    /// Returns the identities of the keys that are generated for this device.
+    pub fn generated_identities(&self, endpoint: &str) -> Vec<PskIdentity> {
+        self.servers.iter().filter_map(|server| server.generated_identity()?.of(endpoint)).collect()
     }
 
     /// Returns whether a key is generated for each device.

@@ -84,7 +84,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::bootstrap::account::{Account, PatternAccount};
+use crate::bootstrap::account::PatternAccount;
 use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
@@ -280,7 +280,8 @@ impl Gateway {
             let devices = self.registrations.devices().next_deadline();
             let intake = self.intake.next_deadline(self.context.now);
             let campaigns = self.campaigns.next_deadline(&self.context);
-            let deadlines = [self.context.next_deadline(), self.bootstrap.next_deadline(), devices, campaigns, intake];
+            let deadlines =
+                [self.context.next_deadline(), self.bootstrap.next_deadline(&self.context), devices, campaigns, intake];
             Output::Idle(deadlines.into_iter().flatten().min())
         })
     }
@@ -351,13 +352,20 @@ impl Gateway {
     }
 
     /// Replaces the accounts of patterns of endpoint names. Sessions that run go on with the accounts of before.
-    pub fn set_bootstrap_accounts(&mut self, accounts: Vec<PatternAccount>) {
-        self.bootstrap.accounts_mut().set_patterns(accounts);
+    /// The generated keys end that no account generates any more.
+    pub fn set_bootstrap_accounts(&mut self, now: Instant, accounts: Vec<PatternAccount>) {
+        self.context.now = now;
+        self.bootstrap.set_accounts(&mut self.context, accounts);
+        self.handle_dtls();
     }
 
-    /// Sets or removes the account of one endpoint name, which comes before those of patterns.
-    pub fn set_bootstrap_account(&mut self, endpoint: &str, account: Option<Account>) {
-        self.bootstrap.accounts_mut().set_endpoint(endpoint, account);
+    /// Removes the key that the bootstrap server generated for an identity, with its DTLS sessions. Returns whether there
+    /// was one.
+    pub fn forget_generated_key(&mut self, now: Instant, identity: &PskIdentity) -> bool {
+        self.context.now = now;
+        let was_there = self.bootstrap.forget_generated_key(&mut self.context, identity);
+        self.handle_dtls();
+        was_there
     }
 
     /// Replaces the list of identities that have a key for bootstrap. At a socket for both registrations and bootstrap

@@ -33,7 +33,7 @@ pub enum Change {
     RetainedCommands(RetainedCommandsRecord),
     /// Replaces the object list of a profile ID.
     Profile(ProfileRecord),
-    /// Replaces the generated key of an identity.
+    /// Replaces or removes the generated key of an identity.
     GeneratedKey(GeneratedKeyRecord),
     /// Replaces or removes the firmware update of an endpoint.
     FirmwareJob(FirmwareJobRecord),
@@ -54,8 +54,14 @@ pub struct RetainedCommandsRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeneratedKeyRecord {
     pub identity: PskIdentity,
+    /// `None`: the key is removed.
+    pub keys: Option<KeyPairRecord>,
+}
+
+/// A generated key, and the one that takes its place once the device has registered with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPairRecord {
     pub key: SecretBytes,
-    /// The key that takes its place once the device has proved it.
     pub next: Option<SecretBytes>,
 }
 

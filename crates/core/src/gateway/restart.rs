@@ -84,6 +84,7 @@ impl Gateway {
     /// Restores the keys that an earlier process generated for devices, before the first datagram.
     pub fn restore_generated_keys(&mut self, records: Vec<GeneratedKeyRecord>) {
         self.context.generated_keys.restore(records);
+        self.bootstrap.review_all_keys(&mut self.context);
     }
 
     /// Closes the associations of an earlier process that were made with a generated key which holds no longer, after
@@ -136,18 +137,22 @@ impl Gateway {
     pub fn take_batch(&mut self, now: Instant, most: usize) -> ChangeBatch {
         self.context.now = now;
         let version = self.context.held.next_batch();
-        ChangeBatch { version, changes: self.changes(most) }
+        ChangeBatch { version, changes: self.changes(version, most) }
     }
 
     /// Takes the confirmation of the store that it has this batch and all before it, and will have them after a crash.
     pub fn handle_stored(&mut self, now: Instant, version: Version) {
         self.context.now = now;
         self.context.handle_stored(version);
+        if self.context.generated_keys.handle_stored(version) {
+            self.bootstrap.handle_stored_keys(&mut self.context);
+            self.handle_coap();
+        }
     }
 
-    /// Returns whether outputs wait for the next batch, which is therefore written without delay.
+    /// Returns whether outputs or bootstrap sessions wait for the next batch, which is therefore written without delay.
     pub fn has_urgent_changes(&self) -> bool {
-        self.context.held.is_urgent()
+        self.context.held.is_urgent() || self.context.generated_keys.has_changes()
     }
 
     /// Returns at most `most` changes since the last call, of associations, devices and the other records; those that
@@ -156,8 +161,11 @@ impl Gateway {
         self.take_batch(now, most).changes
     }
 
-    fn changes(&mut self, most: usize) -> Vec<Change> {
+    fn changes(&mut self, version: Version, most: usize) -> Vec<Change> {
         let mut changes = take_urgent(&mut self.context, &mut self.registrations);
+        // Devices wait for them.
+        let rest = most.saturating_sub(changes.len());
+        changes.extend(self.context.generated_keys.take_changes(version, rest));
         let rest = most.saturating_sub(changes.len());
         changes.extend(take_changes(&mut self.context, &mut self.registrations, rest));
         changes.extend(self.campaigns.take_changes(most.saturating_sub(changes.len())));
@@ -193,7 +201,6 @@ fn take_changes(context: &mut Context, registrations: &mut Registrations, most: 
     // Associations first: a device whose association is not in the store yet could not be spoken to.
     let associations = context.dtls.as_mut().map(|dtls| dtls.server.take_changes(most)).unwrap_or_default();
     let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
-    changes.extend(context.generated_keys.take_changes(most - changes.len()));
     changes.extend(registrations.profiles_mut().take_changes(most - changes.len()));
     let devices = registrations.devices_mut();
     changes.extend(devices.commands_mut().retained.take_changes(most - changes.len()));

@@ -10,6 +10,7 @@ mod rotation;
 mod secured;
 mod sequence;
 mod simulated;
+mod stored_keys;
 
 use lwm2m_core::bootstrap::account::PatternAccount;
 use lwm2m_core::bootstrap::file::{AccountFile, AccountReading};
@@ -58,7 +59,7 @@ fn scene_with(account: Value, change: impl FnOnce(&mut GatewayConfig)) -> Scene 
         settings.bootstrap = Some(BootstrapConfig::default());
         change(settings);
     });
-    scene.gateway.set_bootstrap_accounts(accounts(json!([account])));
+    scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account])));
     scene
 }
 

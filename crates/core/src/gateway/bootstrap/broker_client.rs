@@ -17,11 +17,13 @@ use crate::bootstrap::file::{AccountReading, EndpointAccount};
 use crate::coap::Code;
 use crate::mqtt::topics::is_allowed;
 use crate::registry::RegistrationId;
+use lwm2m_base::identity::PskIdentity;
 
 use super::super::broker::BrokerEvent;
 use super::super::context::Context;
 use super::super::own_client::OwnClient;
 use super::super::report::{BootstrapReport, BootstrapStep, Report};
+use super::AccountsChange;
 use super::account_arrival::AccountArrival;
 
 /// The session of the client. Those of devices count from 1.
@@ -67,32 +69,46 @@ impl BrokerClient {
         }
     }
 
-    /// Takes an event of the session.
-    pub fn handle_broker(&mut self, context: &mut Context, accounts: &mut Accounts, event: BrokerEvent) {
+    /// Takes an event of the session. Returns what has changed of the accounts.
+    pub fn handle_broker(
+        &mut self,
+        context: &mut Context,
+        accounts: &mut Accounts,
+        event: BrokerEvent,
+    ) -> AccountsChange {
         match event {
             BrokerEvent::Message { topic, payload, properties, .. } => {
-                if let Some(endpoint) = endpoint_of(&topic) {
-                    receive(context, accounts, endpoint, &payload);
-                    let exists = accounts.has_endpoint(endpoint);
-                    self.arrival.heard(context.now, endpoint, properties.retained, exists);
-                }
+                let Some(endpoint) = endpoint_of(&topic) else { return AccountsChange::None };
+                let before = generated_identities(accounts, endpoint);
+                receive(context, accounts, endpoint, &payload);
+                let exists = accounts.has_endpoint(endpoint);
+                self.arrival.heard(context.now, endpoint, properties.retained, exists);
+                let after = generated_identities(accounts, endpoint);
+                AccountsChange::Of(before.into_iter().chain(after).collect())
             }
             BrokerEvent::Closed { .. } | BrokerEvent::ConnectFailed { .. } => {
                 self.connection.closed(context.now);
                 self.arrival.ended();
+                AccountsChange::None
             }
             // The link subscribes at each connection.
-            BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. } => self.arrival.subscribed(context.now),
+            BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. } => {
+                self.arrival.subscribed(context.now);
+                AccountsChange::None
+            }
             BrokerEvent::Published { ticket, .. } => {
                 let arrived = self.arrival.confirmed(ticket);
-                keep_arrived(context, accounts, arrived);
+                keep_arrived(context, accounts, arrived)
             }
             BrokerEvent::PublishRefused { topic, .. } if topic == OWN_STATUS => {
                 let arrived = self.arrival.refused();
-                keep_arrived(context, accounts, arrived);
+                keep_arrived(context, accounts, arrived)
             }
-            BrokerEvent::Unpublished { ticket, .. } => self.arrival.unpublished(context.now, ticket),
-            BrokerEvent::PublishRefused { .. } | BrokerEvent::Queued { .. } => {}
+            BrokerEvent::Unpublished { ticket, .. } => {
+                self.arrival.unpublished(context.now, ticket);
+                AccountsChange::None
+            }
+            BrokerEvent::PublishRefused { .. } | BrokerEvent::Queued { .. } => AccountsChange::None,
         }
     }
 
@@ -126,11 +142,17 @@ impl BrokerClient {
 }
 
 /// Removes the accounts that the broker does not retain any more: all but these.
-fn keep_arrived(context: &mut Context, accounts: &mut Accounts, arrived: Option<HashSet<String>>) {
-    let Some(arrived) = arrived else { return };
+fn keep_arrived(context: &mut Context, accounts: &mut Accounts, arrived: Option<HashSet<String>>) -> AccountsChange {
+    let Some(arrived) = arrived else { return AccountsChange::None };
     for endpoint in accounts.retain_endpoints(|endpoint| arrived.contains(endpoint)) {
         context.report(Report::Bootstrap(BootstrapReport::AccountRemoved { endpoint }));
     }
+    AccountsChange::Any
+}
+
+/// Returns the identities of the keys that the account of an endpoint name generates.
+fn generated_identities(accounts: &Accounts, endpoint: &str) -> Vec<PskIdentity> {
+    accounts.of(endpoint).map(|account| account.generated_identities(endpoint)).unwrap_or_default()
 }
 
 fn endpoint_of(topic: &str) -> Option<&str> {

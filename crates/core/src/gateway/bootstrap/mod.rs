@@ -20,19 +20,19 @@ pub(super) mod awaited_bootstraps;
 mod broker_client;
 mod discovered;
 pub(super) mod generated_keys;
+mod key_review;
+mod packs;
 pub(super) mod redaction;
 mod request;
 mod session;
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::bootstrap::account::{Account, Accounts};
+use crate::bootstrap::account::{Account, Accounts, PatternAccount};
 use crate::bootstrap::secret::SecretBytes;
 use crate::coap::options::number;
 use crate::coap::{Code, EndpointEvent, ExchangeId, Message, Request, Response};
@@ -55,7 +55,8 @@ pub(super) use broker_client::SESSION;
 pub(super) use request::{forbids_other, is_for_bootstrap};
 
 use broker_client::BrokerClient;
-use request::{BootstrapRequest, accepted, forbids};
+use packs::Packs;
+use request::{BootstrapRequest, UNSTORED, forbids};
 use session::{Progress, Session, path_of_servers};
 
 /// The path of requests for a session.
@@ -71,9 +72,6 @@ const PROOF_TIMEOUT: f64 = 2.5;
 /// That time if the peer has acknowledged the request, which is not repeated then.
 const PROOF_TIMEOUT_ACKNOWLEDGED: f64 = 5.0;
 
-/// The bytes of a block for a peer whose address may be forged.
-const UNPROVEN_BLOCK: usize = 16;
-
 /// Names a session. It is never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct SessionId(u64);
@@ -81,6 +79,8 @@ struct SessionId(u64);
 /// Owns the accounts and the sessions.
 pub(super) struct BootstrapServer {
     accounts: Accounts,
+    /// The accounts of patterns were set once.
+    knows_patterns: bool,
     client: BrokerClient,
     sessions: IdMap<SessionId, RunningSession>,
     by_endpoint: HashMap<Arc<str>, SessionId>,
@@ -88,14 +88,18 @@ pub(super) struct BootstrapServer {
     deadlines: IdDeadlines<SessionId>,
     /// The number of sessions over plain UDP.
     plain_sessions: usize,
+    /// The sessions whose next request waits until the store has the generated keys.
+    held: BTreeSet<SessionId>,
     last_id: u64,
-    /// The secret key of the ETags of packs.
-    pack_tag_key: [u64; 2],
+    packs: Packs,
 }
 
 struct RunningSession {
     session: Session,
-    exchange: ExchangeId,
+    /// The request that is under way.
+    exchange: Option<ExchangeId>,
+    /// The next request, which waits until the store has the generated keys.
+    held: Option<Request>,
     began: Instant,
     /// The device has answered, or its DTLS association proves its address.
     is_proven: bool,
@@ -108,24 +112,39 @@ impl BootstrapServer {
         let client = BrokerClient::new(login.map(|_| now));
         Self {
             accounts: Accounts::default(),
+            knows_patterns: false,
             client,
             sessions: IdMap::default(),
             by_endpoint: HashMap::new(),
             exchanges: IdMap::default(),
             deadlines: IdDeadlines::default(),
             plain_sessions: 0,
+            held: BTreeSet::new(),
             last_id: 0,
-            pack_tag_key: rng.random(),
+            packs: Packs::new(rng),
         }
     }
 
     /// Takes an event of the client at the broker.
     pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
-        self.client.handle_broker(context, &mut self.accounts, event);
+        let change = self.client.handle_broker(context, &mut self.accounts, event);
+        self.review_keys(context, change);
     }
 
-    pub fn accounts_mut(&mut self) -> &mut Accounts {
-        &mut self.accounts
+    /// Replaces the accounts of patterns.
+    pub fn set_accounts(&mut self, context: &mut Context, accounts: Vec<PatternAccount>) {
+        self.accounts.set_patterns(accounts);
+        self.knows_patterns = true;
+        self.review_keys(context, AccountsChange::Any);
+    }
+
+    /// Takes that the store has written generated keys.
+    pub fn handle_stored_keys(&mut self, context: &mut Context) {
+        for id in self.held.clone() {
+            let Some(request) = self.sessions.get_mut(&id).and_then(|running| running.held.take()) else { continue };
+            self.send(context, id, request);
+        }
+        self.resume_packs(context);
     }
 
     /// Answers a request for bootstrap.
@@ -173,17 +192,22 @@ impl BootstrapServer {
     pub fn handle_timeout(&mut self, context: &mut Context) {
         self.client.handle_timeout(context, &self.accounts);
         while let Some(id) = self.deadlines.pop_expired(context.now) {
-            let is_proven = self.sessions.get(&id).is_some_and(|running| running.is_proven);
-            let reason = match is_proven {
-                true => "the session took longer than bootstrap.session_timeout",
-                false => "the device did not answer",
+            let Some(running) = self.sessions.get(&id) else { continue };
+            let reason = match running {
+                RunningSession { held: Some(_), .. } => UNSTORED,
+                RunningSession { is_proven: false, .. } => "the device did not answer",
+                RunningSession { is_proven: true, .. } => "the session took longer than bootstrap.session_timeout",
             };
             self.fail(context, id, None, reason);
         }
+        self.refuse_overdue_packs(context);
+        context.generated_keys.handle_timeout(context.now);
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.client.next_deadline()].into_iter().flatten().min()
+    pub fn next_deadline(&self, context: &Context) -> Option<Instant> {
+        let keys = context.generated_keys.next_deadline();
+        let deadlines = [self.deadlines.next(), self.client.next_deadline(), self.packs.next_deadline(), keys];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Returns the number of sessions that run.
@@ -221,14 +245,14 @@ impl BootstrapServer {
         context.respond(id, Response::new(Code::CHANGED));
         context.report(Report::Bootstrap(BootstrapReport::Started { endpoint: asked.endpoint, peer }));
         let id = self.new_id();
-        let exchange = context.coap.send_request(context.now, peer, first);
         let proof_timeout = context.settings.coap.ack_timeout.mul_f64(PROOF_TIMEOUT);
         let patience = if is_proven { settings.session_timeout } else { proof_timeout.min(settings.session_timeout) };
         self.deadlines.set(id, context.now + patience);
-        self.exchanges.insert(exchange, id);
         self.by_endpoint.insert(endpoint, id);
         self.plain_sessions += usize::from(!is_proven);
-        self.sessions.insert(id, RunningSession { session, exchange, began: context.now, is_proven });
+        let running = RunningSession { session, exchange: None, held: None, began: context.now, is_proven };
+        self.sessions.insert(id, running);
+        self.send(context, id, first);
         Ok(())
     }
 
@@ -325,10 +349,18 @@ impl BootstrapServer {
         }
     }
 
+    /// Sends a request of a session, as soon as the store has the keys that the session writes.
     fn send(&mut self, context: &mut Context, id: SessionId, request: Request) {
         let Some(running) = self.sessions.get_mut(&id) else { return };
-        running.exchange = context.coap.send_request(context.now, running.session.peer, request);
-        self.exchanges.insert(running.exchange, id);
+        if !running.session.generated().iter().all(|identity| context.generated_keys.is_stored(identity)) {
+            running.held = Some(request);
+            self.held.insert(id);
+            return;
+        }
+        self.held.remove(&id);
+        let exchange = context.coap.send_request(context.now, running.session.peer, request);
+        running.exchange = Some(exchange);
+        self.exchanges.insert(exchange, id);
     }
 
     fn fail(&mut self, context: &mut Context, id: SessionId, code: Option<Code>, reason: &str) {
@@ -363,8 +395,11 @@ impl BootstrapServer {
         self.deadlines.cancel(id);
         self.by_endpoint.remove(&running.session.endpoint);
         self.plain_sessions -= usize::from(running.session.peer.association.is_none());
-        if self.exchanges.remove(&running.exchange).is_some() {
-            context.coap.forget(running.exchange);
+        self.held.remove(&id);
+        if let Some(exchange) = running.exchange
+            && self.exchanges.remove(&exchange).is_some()
+        {
+            context.coap.forget(exchange);
         }
         Some(running)
     }
@@ -375,76 +410,13 @@ impl BootstrapServer {
     }
 }
 
-/// Packs.
-impl BootstrapServer {
-    fn handle_pack_request(&mut self, context: &mut Context, received: ReceivedRequest) {
-        match self.pack(context, received) {
-            Ok((endpoint, response)) => {
-                let mut block_size = context.settings.coap.block_size;
-                if received.peer.association.is_none() {
-                    block_size = UNPROVEN_BLOCK;
-                    context.coap.limit_blocks(received.id, UNPROVEN_BLOCK);
-                }
-                let block = RequestedBlock::of(received.request, block_size);
-                let is_last = block.begin + block.size.min(block_size) >= response.payload.len();
-                context.respond(received.id, response);
-                if is_last {
-                    context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
-                    self.client.publish_finished(context, &endpoint);
-                }
-                if block.begin == 0 {
-                    context.report(Report::Bootstrap(BootstrapReport::Pack { endpoint, peer: received.peer }));
-                }
-            }
-            Err((endpoint, refusal)) => {
-                let mut response = refused(refusal.code_of_pack(), refusal, received.request);
-                if response.code == Code::SERVICE_UNAVAILABLE {
-                    add_max_age(&mut response, context.settings.limits.retry_after);
-                }
-                reject(context, received, endpoint, response, refusal);
-            }
-        }
-    }
-
-    /// Returns the ETag of a pack, by which a device knows blocks of two versions apart (RFC 7959 section 2.4). It is
-    /// keyed, because it is shown in traces and a pack may hold guessable secrets.
-    fn pack_tag(&self, pack: &[u8]) -> [u8; 4] {
-        let mut hasher = DefaultHasher::new();
-        self.pack_tag_key.hash(&mut hasher);
-        pack.hash(&mut hasher);
-        let [a, b, c, d, ..] = hasher.finish().to_be_bytes();
-        [a, b, c, d]
-    }
-
-    fn pack(&self, context: &mut Context, received: ReceivedRequest) -> Result<(String, Response), Refused> {
-        let ReceivedRequest { peer, request, .. } = received;
-        let settings = serving(context, peer).map_err(|refusal| (None, refusal))?;
-        if request.method != Code::GET {
-            return Err((None, BootstrapRefusal::Method));
-        }
-        let format = accepted(request).map_err(|refusal| (None, refusal))?;
-        let (asked, account) = self.authorize(context, &settings, received)?;
-        let refused = |refusal| (Some(asked.endpoint.clone()), refusal);
-        if peer.association.is_none() && account.generates_keys() {
-            // Nothing is kept for a peer that has not proved its address.
-            return Err(refused(BootstrapRefusal::TooManyKeys));
-        }
-        let packed = {
-            let mut issue = issuing(context, &settings);
-            session::pack(&account, &asked.endpoint, format, &mut issue)
-        };
-        let payload = packed.map_err(|error| match error {
-            session::PlanError::TooManyKeys => refused(BootstrapRefusal::TooManyKeys),
-            session::PlanError::Identity | session::PlanError::BootstrapAccount => {
-                refused(BootstrapRefusal::Unwritable)
-            }
-        })?;
-        let mut response = Response::new(Code::CONTENT);
-        response.options.add(number::ETAG, &self.pack_tag(&payload));
-        response.payload = payload;
-        response.options.add_uint(number::CONTENT_FORMAT, format.number().into());
-        Ok((asked.endpoint, response))
-    }
+/// What has changed of the accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum AccountsChange {
+    None,
+    /// Accounts that generate the keys of these identities, or generated them before.
+    Of(Vec<PskIdentity>),
+    Any,
 }
 
 /// A request that is refused, with the endpoint name if it is known.
@@ -462,22 +434,6 @@ pub(super) fn begins_session(message: &Message) -> bool {
 
 fn is_pack(request: &Request) -> bool {
     request.options.all(number::URI_PATH).eq([PACK_PATH.as_bytes()])
-}
-
-/// The block of a body that a request asks for, in bytes.
-struct RequestedBlock {
-    begin: usize,
-    size: usize,
-}
-
-impl RequestedBlock {
-    /// Reads Block2 (RFC 7959 section 2.2): the number stands above the lowest four bits, the size in the lowest three.
-    /// A request without it asks for the first block.
-    fn of(request: &Request, default_size: usize) -> Self {
-        let block = request.options.uint(number::BLOCK2).ok().flatten();
-        let (number, size) = block.map_or((0, default_size), |block| ((block >> 4) as usize, 16 << (block & 7)));
-        Self { begin: number * size, size }
-    }
 }
 
 /// Returns the settings, if the socket of this peer serves bootstrap.

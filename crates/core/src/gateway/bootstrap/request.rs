@@ -16,6 +16,9 @@ use super::super::report::{BootstrapRefusal, Forbidden};
 /// Limits the bytes of an endpoint name, as in a Register.
 const LONGEST_NAME: usize = 255;
 
+/// The generated key is not in the store, so that it cannot be given to a device.
+pub(super) const UNSTORED: &str = "the store has not written the generated key";
+
 /// What a device asks for.
 pub(super) struct BootstrapRequest {
     pub endpoint: String,
@@ -104,7 +107,9 @@ impl BootstrapRefusal {
             | Self::SecondKind
             | Self::Secured
             | Self::Unwritable => Code::BAD_REQUEST,
-            Self::AccountsAwaited | Self::Busy | Self::TooManyKeys | Self::Stopping => Code::SERVICE_UNAVAILABLE,
+            Self::AccountsAwaited | Self::Busy | Self::TooManyKeys | Self::Unstored | Self::Stopping => {
+                Code::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -138,6 +143,7 @@ impl BootstrapRefusal {
             Self::Unwritable => "the account does not fit this endpoint name",
             Self::Busy => "too many sessions",
             Self::TooManyKeys => "too many generated keys",
+            Self::Unstored => UNSTORED,
             Self::Stopping => "the gateway is stopping",
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct Session {
     rest: VecDeque<(BootstrapStep, Request)>,
     /// The resources of the object 1 that were written.
     written: Vec<Assignment>,
+    /// The identities of the generated keys that are written.
+    generated: Vec<PskIdentity>,
 }
 
 /// What follows from an answer of the device.
@@ -86,6 +88,7 @@ impl Session {
             step: BootstrapStep::Discover,
             rest: VecDeque::new(),
             written: Vec::new(),
+            generated: Vec::new(),
         };
         if discovers {
             return Ok((session, discover()));
@@ -133,6 +136,11 @@ impl Session {
         &self.written
     }
 
+    /// Returns the identities of the generated keys that the session writes.
+    pub fn generated(&self) -> &[PskIdentity] {
+        &self.generated
+    }
+
     fn discovered(&mut self, response: &Response, issue: IssueKey<'_>) -> Progress {
         let device = match response.code {
             Code::CONTENT => match DiscoveredDevice::read(&response.payload) {
@@ -167,6 +175,7 @@ impl Session {
         for path in &account.delete {
             self.rest.push_back((BootstrapStep::Delete(*path), request(Code::DELETE, *path)));
         }
+        self.generated = account.generated_identities(&self.endpoint);
         let has_1_1 = has_1_1(self.format, device.version);
         for (instance, values) in instances(&account, &self.endpoint, &mut device, has_1_1, issue)? {
             if instance.object() == Some(SERVER) {

@@ -99,6 +99,8 @@ pub enum BootstrapRefusal {
     Busy,
     /// There are too many generated keys.
     TooManyKeys,
+    /// The store has not written the generated key in time.
+    Unstored,
     /// The gateway stops.
     Stopping,
 }

@@ -4,6 +4,7 @@ use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, RegistrationId, Ticket, UplinkClass,
 };
 use lwm2m_core::gateway::config::BrokerLogin;
+use lwm2m_testkit::scene::Said;
 
 use super::*;
 
@@ -236,6 +237,70 @@ fn a_connection_that_was_lost_meanwhile_removes_no_account() {
     let third = expect_question(&mut scene, 1);
     scene.broker_says(BrokerEvent::Published { registration: OWN, ticket: third });
     assert_eq!(given(&mut scene, "dev-7"), "coap://own.example.com");
+}
+
+/// Returns whether a device with a generated key is kept from plain UDP, and so whether the key holds.
+fn key_holds(scene: &mut Scene, endpoint: &str) -> bool {
+    let register = scene.register_message(&format!("ep={endpoint}&lt=300&lwm2m=1.1"));
+    scene.device_sends(&register);
+    let is_refused = match scene.next_said() {
+        Some(Said::ToDevice(_, answer)) => answer.code == Code::FORBIDDEN,
+        _ => false,
+    };
+    scene.forget_what_was_said();
+    is_refused
+}
+
+#[test]
+fn a_key_ends_when_its_published_account_is_removed_but_not_before_all_accounts_have_come() {
+    let generating = generating(json!({ "delete": [] })).to_string().replace("\"match\":\"*\",", "");
+    let topic = "lwm2m-bootstrap/dev-7/account";
+    let mut scene = settled(&[(topic, &generating)]);
+    begin(&mut scene, "ep=dev-7");
+    obey_and_ignore(&mut scene);
+    assert!(key_holds(&mut scene, "dev-7"));
+    // After a lost connection the account may still come, whatever else changes.
+    scene.broker_says(BrokerEvent::Reconnected { registration: OWN });
+    scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account(json!({}))])));
+    assert!(key_holds(&mut scene, "dev-7"));
+    scene.advance(5.0);
+    let ticket = expect_question(&mut scene, 1);
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket });
+    assert!(!key_holds(&mut scene, "dev-7"), "it is not retained any more");
+    publishes(&mut scene, topic, &generating);
+    assert!(key_holds(&mut scene, "dev-7"));
+    publishes(&mut scene, topic, "");
+    assert!(!key_holds(&mut scene, "dev-7"));
+}
+
+#[test]
+fn keys_of_an_earlier_process_hold_until_all_accounts_have_come() {
+    use lwm2m_core::bootstrap::secret::SecretBytes;
+    use lwm2m_core::gateway::record::{GeneratedKeyRecord, KeyPairRecord};
+
+    let mut scene = connected();
+    let record = |name: &str| GeneratedKeyRecord {
+        identity: lwm2m_base::identity::PskIdentity::new(name.as_bytes()).expect("an identity"),
+        keys: Some(KeyPairRecord { key: SecretBytes::new([7; 16]), next: None }),
+    };
+    scene.gateway.restore_generated_keys(vec![record("dev-7"), record("dev-8")]);
+    assert!(key_holds(&mut scene, "dev-7") && key_holds(&mut scene, "dev-8"));
+    let generating = generating(json!({})).to_string().replace("\"match\":\"*\",", "");
+    publishes(&mut scene, "lwm2m-bootstrap/dev-7/account", &generating);
+    assert!(key_holds(&mut scene, "dev-7") && key_holds(&mut scene, "dev-8"));
+    scene.advance(5.0);
+    scene.reports();
+    let ticket = expect_question(&mut scene, 1);
+    scene.broker_says(BrokerEvent::Published { registration: OWN, ticket });
+    assert!(key_holds(&mut scene, "dev-7") && !key_holds(&mut scene, "dev-8"));
+}
+
+fn obey_and_ignore(scene: &mut Scene) {
+    for _ in 0..3 {
+        let request = next_request(scene).expect("a request");
+        scene.answer(&request, success(&request));
+    }
+    scene.forget_what_was_said();
 }
 
 #[test]

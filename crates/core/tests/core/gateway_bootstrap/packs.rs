@@ -58,7 +58,7 @@ fn each_block_of_a_pack_has_the_etag_of_its_version() {
     let first = etag(&mut scene, 0);
     assert_eq!(etag(&mut scene, 1), first);
     let server = json!({ "short_server_id": 101, "uri": "coap://gw.example.com:5683", "lifetime": "2h" });
-    scene.gateway.set_bootstrap_accounts(accounts(json!([account(json!({ "server": [server] }))])));
+    scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account(json!({ "server": [server] }))])));
     assert_ne!(etag(&mut scene, 1), first, "the account has changed meanwhile");
 }
 

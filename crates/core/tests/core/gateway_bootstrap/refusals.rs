@@ -74,7 +74,7 @@ fn objects_that_may_have_secrets_are_not_written_without_dtls() {
 #[test]
 fn without_a_bootstrap_server_there_is_nothing() {
     let mut scene = Scene::new();
-    scene.gateway.set_bootstrap_accounts(accounts(json!([account(json!({}))])));
+    scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account(json!({}))])));
     assert_eq!(refused(&mut scene, Code::POST, "bs", "ep=dev-7"), Code::NOT_FOUND);
     assert_eq!(refused(&mut scene, Code::GET, "bspack", "ep=dev-7"), Code::NOT_IMPLEMENTED);
     scene.register("ep=dev-7&lt=300&lwm2m=1.0");

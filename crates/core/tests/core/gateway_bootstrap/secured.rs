@@ -1,6 +1,6 @@
 //! Devices with DTLS: which keys are good for what, and generated keys that hold at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,10 @@ pub(super) struct Secured {
     registration: HashMap<String, Vec<u8>>,
     bootstrap: HashMap<String, Vec<u8>>,
     pub(super) reports: Vec<Report>,
+    /// The changes that the store has.
+    pub(super) stored: Vec<Change>,
+    /// The store writes what is urgent.
+    pub(super) is_disk_working: bool,
     traced: String,
     ports: u16,
     next_id: u16,
@@ -46,17 +50,19 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// Takes what has changed.
+    /// Takes what the store has.
     pub(super) fn by(secured: &mut Secured) -> Self {
-        let mut left = Self::default();
-        for change in secured.gateway.take_changes(secured.now, 1000) {
+        secured.store();
+        let (mut associations, mut keys) = (BTreeMap::new(), BTreeMap::new());
+        for change in secured.stored.clone() {
             match change {
-                Change::Association(AssociationChange::Put(saved)) => left.associations.push(saved),
-                Change::GeneratedKey(record) => left.keys.push(record),
+                Change::Association(AssociationChange::Put(saved)) => drop(associations.insert(saved.id, saved)),
+                Change::Association(AssociationChange::Remove(id)) => drop(associations.remove(&id)),
+                Change::GeneratedKey(record) => drop(keys.insert(record.identity.clone(), record)),
                 _ => {}
             }
         }
-        left
+        Self { associations: associations.into_values().collect(), keys: keys.into_values().collect() }
     }
 }
 
@@ -84,7 +90,7 @@ impl Secured {
         let mut server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
         let restored = server.restore(now, left.associations);
         let mut gateway = Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
-        gateway.set_bootstrap_accounts(accounts(json!([account])));
+        gateway.set_bootstrap_accounts(now, accounts(json!([account])));
         gateway.restore_generated_keys(left.keys);
         let mut gateway = gateway.with_dtls(server, 0);
         gateway.close_former_associations(now);
@@ -98,6 +104,8 @@ impl Secured {
             registration: HashMap::new(),
             bootstrap: HashMap::new(),
             reports: Vec::new(),
+            stored: Vec::new(),
+            is_disk_working: true,
             traced: String::new(),
             ports: 5000,
             next_id: 0,
@@ -146,6 +154,13 @@ impl Secured {
         let has_resumed =
             |report: &Report| matches!(report, Report::Dtls(DtlsReport::HandshakeCompleted { resumed: true, .. }));
         (client.dtls.is_established() && self.reports.iter().any(has_resumed)).then_some(client)
+    }
+
+    /// Writes what has changed, and confirms it.
+    pub(super) fn store(&mut self) {
+        let batch = self.gateway.take_batch(self.now, usize::MAX);
+        self.stored.extend(batch.changes);
+        self.gateway.handle_stored(self.now, batch.version);
     }
 
     fn new_address(&mut self) -> SocketAddr {
@@ -199,6 +214,7 @@ impl Secured {
                 Output::Report(report) => self.reports.push(report),
                 Output::Broker(_) | Output::Answer(_) => {}
                 Output::DescribeImage { .. } | Output::ReadImage { .. } => panic!("nobody asks for an image here"),
+                Output::Idle(_) if self.is_disk_working && self.gateway.has_urgent_changes() => self.store(),
                 Output::Idle(_) => break,
             }
         }
@@ -218,7 +234,7 @@ impl Secured {
         self.receive(client)
     }
 
-    fn receive(&mut self, client: &mut Client) -> Option<Message> {
+    pub(super) fn receive(&mut self, client: &mut Client) -> Option<Message> {
         client.dtls.poll_plaintext().map(|datagram| Message::decode(&datagram).expect("a message"))
     }
 
@@ -407,7 +423,7 @@ fn a_request_that_cannot_begin_a_session_does_not_end_the_one_that_runs() {
     secured.receive(&mut client).expect("the Discover");
     let server = json!({ "short_server_id": 101, "uri": "coap://gw.example.com", "security_instance": 0 });
     let unwritable = account(json!({ "discover": false, "server": [server] }));
-    secured.gateway.set_bootstrap_accounts(accounts(json!([unwritable])));
+    secured.gateway.set_bootstrap_accounts(secured.now, accounts(json!([unwritable])));
     assert_eq!(secured.post(&mut client, "bs", "ep=dev-7"), Code::BAD_REQUEST);
     assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 1);
 }
@@ -453,7 +469,8 @@ fn no_report_record_output_or_trace_shows_a_key() {
     let answer = secured.send(&mut client, &pack).expect("a pack");
     assert!(answer.payload.windows(16).any(|part| part == key), "the pack has the key");
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let changes = secured.gateway.take_changes(secured.now, 100);
+    secured.store();
+    let changes = std::mem::take(&mut secured.stored);
     let shown = format!("{:?} {changes:?}", secured.reports);
     assert!(!changes.is_empty() && !shown.contains(&format!("{key:?}")) && !shown.contains(&hex), "{shown}");
     assert!(secured.traced.contains("ep=dev-7"), "the trace has the session");

@@ -33,7 +33,7 @@ impl Line {
         let settings = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
         let unix_time = Duration::from_secs(1_700_000_000);
         let mut gateway = Gateway::new(settings, model(), [seed; 32], now, unix_time);
-        gateway.set_bootstrap_accounts(accounts(json!([account(json!({ "verify": true }))])));
+        gateway.set_bootstrap_accounts(now, accounts(json!([account(json!({ "verify": true }))])));
         let settings = SimulatedDeviceConfig {
             bootstrap: true,
             bootstrap_format: format,
