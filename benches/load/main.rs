@@ -34,6 +34,7 @@ mod restart;
 mod server;
 mod site;
 mod soak;
+mod stage;
 mod yardstick;
 
 use std::cell::RefCell;
@@ -53,7 +54,7 @@ use bare::BareArguments;
 use consoles::ConsoleLoad;
 use server::BenchServer;
 use site::{BenchSite, BrokerKind, Upstream};
-use yardstick::Stage;
+use stage::Stage;
 
 /// Notifications in a second that the devices offer together, one stage after the other.
 const RATES: [u32; 8] = [1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000];

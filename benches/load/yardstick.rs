@@ -8,6 +8,7 @@ use lwm2m_load::{Application, Fleet};
 use crate::bare::{self, BareLoad};
 use crate::server::BenchServer;
 use crate::site::{BenchSite, Upstream};
+use crate::stage::Stage;
 use crate::{Arguments, notify};
 
 /// The first rate of the first search.
@@ -16,24 +17,6 @@ const FIRST: f64 = 2_000.0;
 const STEP: f64 = 1.25;
 /// A later search begins with this share of the best rate of the first one.
 const BEGIN: f64 = 0.6;
-/// A rate with less of it received, or with more of it lost, ends a search.
-const SUSTAINED: f64 = 0.97;
-const LOST: f64 = 0.01;
-
-/// The result of one offered rate.
-#[derive(Clone, Copy, Debug)]
-pub struct Stage {
-    /// Publications in a second that were offered.
-    pub wanted: u32,
-    /// Publications in a second that reached the application.
-    pub received: f64,
-    /// The share that never reached it.
-    pub lost: f64,
-    /// Processor time of the publisher for each publication, in microseconds.
-    pub cpu: f64,
-    /// Processor time of the broker for each publication, in microseconds.
-    pub broker: f64,
-}
 
 /// The best rate of a search.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +70,7 @@ async fn search(
     loop {
         let stage = measure(rate as u32).await?;
         stage.print(name);
-        if stage.lost <= LOST {
+        if stage.has_arrived() {
             best = best.max(stage.received);
         }
         failures = if stage.is_sustained() { 0 } else { failures + 1 };
@@ -97,22 +80,5 @@ async fn search(
             1 => {}
             2.. => return Ok(Best(best)),
         }
-    }
-}
-
-impl Stage {
-    fn is_sustained(&self) -> bool {
-        self.received >= f64::from(self.wanted) * SUSTAINED && self.lost <= LOST
-    }
-
-    pub fn print(&self, name: &str) {
-        println!(
-            "{:>7}/s wanted: {:>7.0}/s received, {:>5.2} % lost; cpu each: {name} {:>5.1} us, broker {:>4.0} us",
-            self.wanted,
-            self.received,
-            self.lost * 100.0,
-            self.cpu,
-            self.broker,
-        );
     }
 }

@@ -7,7 +7,8 @@ use crate::credentials::PskFileConfig;
 use crate::transport::UdpListener;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::bootstrap::EndpointPattern;
-use lwm2m_core::gateway::config::{BootstrapConfig, BrokerLogin, SocketRole};
+use lwm2m_core::gateway::broker::BrokerLogin;
+use lwm2m_core::gateway::config::{BootstrapConfig, SocketRole};
 use lwm2m_core::gateway::identity::IdentityRule;
 
 use super::dtls::{file, identity_rule, psk_encoding};

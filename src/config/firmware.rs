@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::firmware::ImagesConfig;
 use lwm2m_base::secret::Secret;
-use lwm2m_core::gateway::config::BrokerLogin;
+use lwm2m_core::gateway::broker::BrokerLogin;
 use lwm2m_core::gateway::firmware::config::FirmwareConfig;
 use lwm2m_core::gateway::firmware::pull_uri::{PublicUri, PublicUriError, PublicUris};
 

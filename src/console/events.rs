@@ -5,7 +5,6 @@
 //! `lost` says how much. A stream ends after an hour, and when its token is removed or changed.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,32 +19,26 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::Frame;
 use serde::Deserialize;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
-use tracing::debug;
 use utoipa::IntoParams;
 
 use crate::driver::monotonic_now;
-use crate::driver::onlookers::{EventReceiver, Watch, WatchTarget, event_stream};
-use lwm2m_core::lwm2m::model::Model;
 
 use super::ConsoleServer;
-use super::devices::{silent, visible_endpoint};
+use super::devices::visible_endpoint;
 use super::event_documents::{Event, EventData};
+use super::event_feed::{CHECK_EVERY, EventFeed};
 use super::polls::{self, EventList};
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::streams::OpenStream;
-use super::tokens::{Access, Role};
-use super::traces::follower::TraceFollower;
+use super::tokens::Access;
 
 /// Maximum duration of a stream.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Interval of the comments that keep proxies from closing the connection.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
-/// Interval at which the token of a stream is checked.
-pub const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Time in which a client has to read the end of its stream before its connection is cut.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Maximum number of events that wait for the connection, besides those in the queue of the driver.
@@ -72,15 +65,6 @@ pub struct EventsQuery {
     /// Maximum time that a poll waits for an event, such as `4s`; at most 30 s.
     #[param(example = "4s")]
     max: Option<String>,
-}
-
-/// The events of one watch, and the messages of traces, as documents.
-pub struct EventFeed {
-    server: Arc<ConsoleServer>,
-    /// `None` if only a trace is followed.
-    events: Option<EventReceiver>,
-    model: watch::Receiver<Arc<Model>>,
-    traced: Option<TraceFollower>,
 }
 
 /// A stream to a client.
@@ -168,7 +152,7 @@ pub async fn all_events(
 ) -> Result<Response, Problem> {
     access.unlimited()?;
     let open = server.streams.open(&access.name, None)?;
-    let feed = EventFeed::open(&server, WatchTarget::All).await?;
+    let feed = EventFeed::of_all(&server).await?;
     Ok(respond(access, cut, open, feed))
 }
 
@@ -189,85 +173,6 @@ pub fn respond(access: Access, cut: ConnectionCut, open: OpenStream, feed: Event
     });
     let body = Body::new(EventBody { chunks: body, _read: read });
     ([(CONTENT_TYPE, EVENT_STREAM), (X_ACCEL_BUFFERING, "no")], body).into_response()
-}
-
-impl EventFeed {
-    /// Begins to watch a device. An operator gets the messages of its traces as well.
-    pub async fn of_device(server: &Arc<ConsoleServer>, access: &Access, endpoint: &str) -> Result<Self, Problem> {
-        let traced = (access.role == Role::Operator).then(|| TraceFollower::of_device(&server.traces, endpoint));
-        let mut feed = Self::open(server, WatchTarget::Device(endpoint.to_owned())).await?;
-        feed.traced = traced;
-        Ok(feed)
-    }
-
-    /// Begins to watch.
-    async fn open(server: &Arc<ConsoleServer>, target: WatchTarget) -> Result<Self, Problem> {
-        let (sender, events) = event_stream();
-        server.sources.admin.control.watch(Watch { target, events: sender }).await.map_err(silent)?;
-        let mut feed = Self::without_events(server);
-        feed.events = Some(events);
-        Ok(feed)
-    }
-
-    /// Follows a trace.
-    pub fn of_trace(server: &Arc<ConsoleServer>, traced: TraceFollower) -> Self {
-        let mut feed = Self::without_events(server);
-        feed.traced = Some(traced);
-        feed
-    }
-
-    fn without_events(server: &Arc<ConsoleServer>) -> Self {
-        let mut model = server.sources.model.clone();
-        model.mark_unchanged();
-        Self { server: Arc::clone(server), events: None, model, traced: None }
-    }
-
-    /// Returns the next event; `None` if the event loop or the trace has ended. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
-        let Self { server, events, model, traced } = self;
-        match events.as_ref().map_or(0, EventReceiver::take_lost) {
-            0 => {}
-            lost => return Some(Event::lost(Some(lost))),
-        }
-        let next_of_device = async {
-            match events {
-                Some(events) => events.next().await,
-                None => pending().await,
-            }
-        };
-        let next_of_trace = async {
-            match traced {
-                Some(traced) => traced.next(&server.traces).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            event = next_of_device => event.map(|event| Event::of(&event, &server.hidden)),
-            followed = next_of_trace => {
-                followed.map(|followed| Event::traced(&followed, &server.sources.model.borrow()))
-            }
-            Ok(()) = model.changed() => Some(Event::definitions()),
-        }
-    }
-
-    pub fn server(&self) -> &Arc<ConsoleServer> {
-        &self.server
-    }
-}
-
-impl Drop for EventFeed {
-    fn drop(&mut self) {
-        let server = Arc::clone(&self.server);
-        let Some(events) = &mut self.events else { return };
-        events.close();
-        // While the runtime shuts down the event loop has ended, too.
-        let Ok(runtime) = Handle::try_current() else { return };
-        runtime.spawn(async move {
-            if let Err(silent) = server.sources.admin.control.unwatch().await {
-                debug!(%silent, "the event loop does not know of the end of an event stream");
-            }
-        });
-    }
 }
 
 impl EventStream {

@@ -22,6 +22,7 @@ mod device_documents;
 mod devices;
 mod emqx;
 mod event_documents;
+mod event_feed;
 mod events;
 mod failures;
 mod files;

@@ -14,7 +14,7 @@ use crate::driver::monotonic_now;
 
 use super::ConsoleServer;
 use super::event_documents::Event;
-use super::events::{CHECK_EVERY, EventFeed};
+use super::event_feed::{CHECK_EVERY, EventFeed};
 use super::problem::Problem;
 use super::streams::OpenStream;
 use super::tokens::Access;

@@ -33,7 +33,8 @@ use lwm2m_core::lwm2m::number::whole_of;
 
 use super::ConsoleServer;
 use super::audit::Author;
-use super::events::{ConnectionCut, EventFeed, respond};
+use super::event_feed::EventFeed;
+use super::events::{ConnectionCut, respond};
 use super::guard::ConsolePeer;
 use super::parameters::IpAddressText;
 use super::problem::{Problem, ProblemKind};

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Interval, interval_at};
 
 use crate::process;
 use crate::site::{BenchSite, Upstream};
-use crate::yardstick::Stage;
+use crate::stage::Stage;
 use crate::{WARM_UP, settle};
 
 /// The payload of a notification of the simulated devices.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::pending;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lwm2m_core::lwm2m::path::Path;
@@ -13,10 +13,11 @@ use lwm2m_simulator::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedFirmwareConfig, SimulatedValue,
 };
 use tokio::net::UdpSocket;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::sleep_until;
 
-use crate::fleet::{FleetConfig, FleetCounts, NOTIFIED_PATH, Orders};
+use crate::fleet_config::{FleetConfig, NOTIFIED_PATH};
+use crate::fleet_counts::FleetCounts;
 use crate::journal::Journal;
 
 /// State of the firmware update when the image is there (LwM2M Core 1.1 appendix E.6).
@@ -45,6 +46,14 @@ pub(crate) struct FleetDevice {
     next_update: Option<Instant>,
     /// The time of an Update that was ordered and is not answered.
     updating: Option<Instant>,
+}
+
+/// The orders that a device follows.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    pub interval: watch::Receiver<Option<Duration>>,
+    pub update_interval: watch::Receiver<Option<Duration>>,
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// The device's end of DTLS.

@@ -22,12 +22,16 @@
 mod application;
 mod device;
 mod fleet;
+mod fleet_config;
+mod fleet_counts;
 mod journal;
 mod report;
 mod run;
 
 pub use application::{Application, ApplicationConfig, CommandAnswer};
-pub use fleet::{Fleet, FleetConfig, FleetCounts, NOTIFIED_PATH, sleeps};
+pub use fleet::Fleet;
+pub use fleet_config::{FleetConfig, NOTIFIED_PATH, sleeps};
+pub use fleet_counts::FleetCounts;
 pub use journal::{Journal, JournalTotals, Latencies};
 pub use report::{DownloadReport, LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
 pub use run::{RunConfig, run};

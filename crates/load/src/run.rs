@@ -10,7 +10,8 @@ use anyhow::{bail, ensure};
 use tokio::time::{MissedTickBehavior, interval, interval_at, sleep};
 
 use crate::application::{Application, ApplicationConfig};
-use crate::fleet::{Fleet, FleetConfig, NOTIFIED_PATH};
+use crate::fleet::Fleet;
+use crate::fleet_config::{FleetConfig, NOTIFIED_PATH};
 use crate::journal::{Journal, Latencies};
 use crate::report::{DownloadReport, LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
 

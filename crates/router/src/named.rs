@@ -51,13 +51,13 @@ impl<'d> Named<'d> {
         let (token, options) = rest.split_at_checked(token_length)?;
         // RFC 7252 section 3: the class stands in the upper three bits of the code.
         match code >> 5 {
-            0 if *code != 0 => Self::in_request(*code, Options { rest: options, number: 0 }),
+            0 if *code != 0 => Self::in_request(*code, OptionIter { rest: options, number: 0 }),
             2 | 4 | 5 => token.first().map(|first| Self::Shard(Shard::new(*first))),
             _ => None,
         }
     }
 
-    fn in_request(code: u8, options: Options<'d>) -> Option<Self> {
+    fn in_request(code: u8, options: OptionIter<'d>) -> Option<Self> {
         let (mut path, mut depth) = ([b"".as_slice(); 2], 0);
         let mut endpoint = None;
         for (number, value) in options {
@@ -83,12 +83,12 @@ impl<'d> Named<'d> {
 }
 
 /// The options of a message in their order (RFC 7252 section 3.1), up to the first malformed one.
-struct Options<'d> {
+struct OptionIter<'d> {
     rest: &'d [u8],
     number: u32,
 }
 
-impl<'d> Iterator for Options<'d> {
+impl<'d> Iterator for OptionIter<'d> {
     type Item = (u32, &'d [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -18,7 +18,7 @@ pub struct UpstreamDevice<P: Protocol> {
     pub client: ClientInfo,
     pub key: ClientKey,
     /// Is replaced by [`set_state`](Self::set_state) only.
-    pub state: DeviceState<P>,
+    pub state: UpstreamState<P>,
     /// The target of the connection that there is, or of the last one.
     pub destination: Option<Destination>,
     /// Tells that the last target did not serve the device, so that the next attempt prefers another one.
@@ -45,7 +45,7 @@ pub struct UpstreamDevice<P: Protocol> {
 }
 
 /// Lists the states of a device, in the order in which it goes through them.
-pub enum DeviceState<P: Protocol> {
+pub enum UpstreamState<P: Protocol> {
     /// The device waits: an older registration of the client ID still publishes what is queued before it leaves, or the
     /// broker may still accept it.
     Held,
@@ -104,7 +104,7 @@ pub struct ClientShared<Record> {
 impl<P: Protocol> UpstreamDevice<P> {
     /// Creates the record of a device that the core knows as connected by an earlier process.
     pub fn resumed(client: ClientInfo, key: ClientKey, ready: &Total) -> Self {
-        let state = DeviceState::WaitingToReconnect(Wait::Turn);
+        let state = UpstreamState::WaitingToReconnect(Wait::Turn);
         Self { state, connected_before: true, resumed: true, ..Self::new(client, key, ready) }
     }
 
@@ -118,7 +118,7 @@ impl<P: Protocol> UpstreamDevice<P> {
         Self {
             client,
             key,
-            state: DeviceState::Held,
+            state: UpstreamState::Held,
             destination: None,
             elsewhere: false,
             connected_before: false,
@@ -135,7 +135,7 @@ impl<P: Protocol> UpstreamDevice<P> {
     }
 
     /// Enters another state, and returns the former one.
-    pub fn set_state(&mut self, state: DeviceState<P>) -> DeviceState<P> {
+    pub fn set_state(&mut self, state: UpstreamState<P>) -> UpstreamState<P> {
         let former = std::mem::replace(&mut self.state, state);
         self.ready.set(usize::from(self.is_ready()));
         former
@@ -157,12 +157,12 @@ impl<P: Protocol> UpstreamDevice<P> {
     }
 
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, DeviceState::Ready(_))
+        matches!(self.state, UpstreamState::Ready(_))
     }
 }
 
 impl<P: Protocol> super::Devices<P> {
-    pub(in crate::upstream) fn state(&self, device: RegistrationId) -> Option<&DeviceState<P>> {
+    pub(in crate::upstream) fn state(&self, device: RegistrationId) -> Option<&UpstreamState<P>> {
         self.devices.get(&device).map(|device| &device.state)
     }
 

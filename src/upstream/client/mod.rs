@@ -45,7 +45,7 @@ use lwm2m_base::total::Total;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, RegistrationId};
 
 use clients::{ClientKey, Clients};
-use device::{ClientShared, ConnectionId, Destination, DeviceState, Leaving, UpstreamDevice};
+use device::{ClientShared, ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState};
 use disturbances::Disturbances;
 use pace::Turns;
 use queue::Queues;
@@ -316,10 +316,10 @@ impl<P: Protocol> Devices<P> {
 
     fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
         match self.state(id) {
-            Some(DeviceState::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
-            Some(DeviceState::Held) => self.gave_up(now, id, "the registration before it is still under way"),
-            Some(DeviceState::Connecting(_)) => P::attempt_timed_out(self, now, id),
-            Some(DeviceState::Ready(_)) => P::connection_due(self, now, id),
+            Some(UpstreamState::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
+            Some(UpstreamState::Held) => self.gave_up(now, id, "the registration before it is still under way"),
+            Some(UpstreamState::Connecting(_)) => P::attempt_timed_out(self, now, id),
+            Some(UpstreamState::Ready(_)) => P::connection_due(self, now, id),
             None => {}
         }
     }

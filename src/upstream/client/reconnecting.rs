@@ -8,7 +8,7 @@ use tracing::debug;
 
 use lwm2m_core::gateway::broker::{ClientInfo, RegistrationId};
 
-use super::device::{Destination, DeviceState, UpstreamDevice, Wait};
+use super::device::{Destination, UpstreamDevice, UpstreamState, Wait};
 use super::pace::back_off;
 use super::{ClientTimer, Devices, Protocol};
 
@@ -40,7 +40,7 @@ impl<P: Protocol> Devices<P> {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures = device.failures.saturating_add(1);
-        device.set_state(DeviceState::WaitingToReconnect(Wait::BackOff));
+        device.set_state(UpstreamState::WaitingToReconnect(Wait::BackOff));
         self.deadlines.set(ClientTimer::Device(id), now + wait);
         self.serve_turns(now);
     }
@@ -67,11 +67,11 @@ impl<P: Protocol> Devices<P> {
     /// Gives a turn to every device that waits, whatever for.
     pub(super) fn connect_waiting(&mut self, now: Instant) {
         let waits = |device: &UpstreamDevice<P>| match &device.state {
-            DeviceState::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
-            DeviceState::WaitingToReconnect(Wait::Superseded)
-            | DeviceState::Held
-            | DeviceState::Connecting(_)
-            | DeviceState::Ready(_) => false,
+            UpstreamState::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
+            UpstreamState::WaitingToReconnect(Wait::Superseded)
+            | UpstreamState::Held
+            | UpstreamState::Connecting(_)
+            | UpstreamState::Ready(_) => false,
         };
         let waiting: Vec<_> = self.devices.iter().filter(|(_, device)| waits(device)).map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| self.queue_for_turn(id));
@@ -91,7 +91,7 @@ impl<P: Protocol> Devices<P> {
 
     pub(in crate::upstream) fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
         if let Some(device) = self.devices.get_mut(&id) {
-            device.set_state(DeviceState::WaitingToReconnect(wait));
+            device.set_state(UpstreamState::WaitingToReconnect(wait));
         }
     }
 

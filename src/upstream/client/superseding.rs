@@ -15,7 +15,7 @@ use tracing::debug;
 use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, RegistrationId};
 
 use super::clients::ClientKey;
-use super::device::{ConnectionId, DeviceState, UpstreamDevice, Wait};
+use super::device::{ConnectionId, UpstreamDevice, UpstreamState, Wait};
 use super::{ClientTimer, Devices, EARLY_MESSAGES, Protocol};
 
 /// Limits how long the broker may take to answer a request before a newer registration of the client ID connects all
@@ -62,7 +62,7 @@ impl<P: Protocol> Devices<P> {
     /// Connects the newest registration of the client ID, if it waits for its first attempt and nothing holds it.
     pub(super) fn advance(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.clients.newest(key) else { return };
-        if matches!(self.state(id), Some(DeviceState::Held)) && !self.is_held(now, key, id) {
+        if matches!(self.state(id), Some(UpstreamState::Held)) && !self.is_held(now, key, id) {
             self.first_attempt(now, id);
         }
     }
@@ -107,8 +107,8 @@ impl<P: Protocol> Devices<P> {
     pub(in crate::upstream) fn go_on_with(&mut self, now: Instant, key: ClientKey) {
         let Some(newest) = self.clients.newest(key) else { return self.forget_client(key) };
         match self.state(newest) {
-            Some(DeviceState::Held) => self.advance(now, key),
-            Some(DeviceState::WaitingToReconnect(Wait::Superseded)) => self.come_back(now, newest),
+            Some(UpstreamState::Held) => self.advance(now, key),
+            Some(UpstreamState::WaitingToReconnect(Wait::Superseded)) => self.come_back(now, newest),
             Some(_) | None => {}
         }
         P::publish_next(self, now, key);

@@ -29,6 +29,13 @@ pub struct ClientInfo {
     pub will: Option<Will>,
 }
 
+/// The name and password with which a client of the gateway's own connects to the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerLogin {
+    pub username: String,
+    pub password: Option<Secret>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {
     pub topic: String,

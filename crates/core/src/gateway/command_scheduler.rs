@@ -11,6 +11,7 @@
 mod answering;
 mod campaign;
 mod console;
+mod console_observations;
 mod early;
 mod firmware;
 mod restart;

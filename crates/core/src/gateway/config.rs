@@ -10,9 +10,9 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::RegistrationRules;
 use crate::mqtt::topics::{Template, Translators};
 use lwm2m_base::rate::{Rate, RateLimit};
-use lwm2m_base::secret::Secret;
 use lwm2m_dtls::credentials::KeyRealm;
 
+use super::broker::BrokerLogin;
 use super::firmware::config::FirmwareConfig;
 use super::identity::IdentityRule;
 
@@ -86,13 +86,6 @@ pub struct BootstrapConfig {
     pub certificates: Vec<EndpointPattern>,
     /// The client at the broker by which accounts come; `None` if they are those of the file only.
     pub login: Option<BrokerLogin>,
-}
-
-/// The name and password with which a client of the gateway's own connects to the broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokerLogin {
-    pub username: String,
-    pub password: Option<Secret>,
 }
 
 impl SocketRole {

@@ -35,7 +35,7 @@ use super::dtls::DtlsLayer;
 use super::final_answer::{FinalAnswer, Recipient};
 use super::firmware::campaign_inbox::{CampaignInbox, is_of_campaign};
 use super::firmware::image::{ImageError, ImageName, ImageRequestId};
-use super::firmware::images::{ImageBytes, ImageReader, Images, ReadBytes, Wanted};
+use super::firmware::images::{ImageBytes, ImageConsumer, Images, ReadBytes, Wanted};
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
 use super::held_outputs::{Awaited, HeldOutputs};
@@ -359,7 +359,7 @@ impl Context {
     }
 
     /// Returns bytes of an image, now or when the shell has read them.
-    pub fn read_image(&mut self, reader: ImageReader, wanted: Wanted) -> ImageBytes {
+    pub fn read_image(&mut self, reader: ImageConsumer, wanted: Wanted) -> ImageBytes {
         let (bytes, output) = self.images.read(reader, wanted, self.settings.image_readers());
         output.into_iter().for_each(|output| self.push(output));
         bytes

@@ -78,7 +78,7 @@ pub(super) struct HeldOutputs {
     urgent: Vec<UrgentRecord>,
     lanes: HashMap<Lane, VecDeque<HeldOutput>>,
     /// The outputs that wait for a batch, in the order in which they were made.
-    waits: VecDeque<Wait>,
+    waits: VecDeque<PendingConfirmation>,
     /// The number of outputs in all lanes.
     len: usize,
     /// The number of outputs that have waited, those that have left included.
@@ -95,7 +95,7 @@ struct HeldOutput {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Wait {
+struct PendingConfirmation {
     lane: Lane,
     until: Version,
     deadline: Instant,
@@ -131,7 +131,7 @@ impl HeldOutputs {
         let number = self.counted;
         if let Some(patience) = self.patience.filter(|_| self.is_telling) {
             let until = self.taken.next();
-            self.waits.push_back(Wait { lane, until, deadline: now + patience });
+            self.waits.push_back(PendingConfirmation { lane, until, deadline: now + patience });
             self.lanes.entry(lane).or_default().push_back(HeldOutput { number, output, until: Some(until) });
         } else if let Some(lane) = self.lanes.get_mut(&lane) {
             lane.push_back(HeldOutput { number, output, until: None });
@@ -194,7 +194,7 @@ impl HeldOutputs {
         self.len
     }
 
-    fn overdue(&mut self, is_over: impl Fn(&Wait) -> bool) -> (Vec<Output>, usize) {
+    fn overdue(&mut self, is_over: impl Fn(&PendingConfirmation) -> bool) -> (Vec<Output>, usize) {
         let (mut released, mut missed) = (Vec::new(), 0);
         while let Some(wait) = self.waits.front().copied().filter(&is_over) {
             self.waits.pop_front();

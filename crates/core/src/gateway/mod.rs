@@ -102,7 +102,7 @@ use dtls::{DtlsEvent, DtlsLayer};
 use firmware::campaign_client;
 use firmware::campaigns::Campaigns;
 use firmware::image::{Image, ImageError, ImageRequestId};
-use firmware::images::ImageReader;
+use firmware::images::ImageConsumer;
 use firmware::{ImageEvent, serving};
 use intake::MessageIntake;
 use moves::Waits;
@@ -246,8 +246,8 @@ impl Gateway {
         self.context.now = now;
         for (reader, result) in self.context.have_read(request, result) {
             let event = match reader {
-                ImageReader::Pull(pending) => serving::have_read(&mut self.context, pending, result),
-                ImageReader::Push(part) => Some(ImageEvent::Read { part, result }),
+                ImageConsumer::Pull(pending) => serving::have_read(&mut self.context, pending, result),
+                ImageConsumer::Push(part) => Some(ImageEvent::Read { part, result }),
             };
             event.into_iter().for_each(|event| self.handle_image_event(event));
         }

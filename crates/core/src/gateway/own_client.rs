@@ -8,8 +8,7 @@ use rand::RngExt;
 
 use crate::registry::RegistrationId;
 
-use super::broker::{BrokerCommand, ClientInfo, Publication, Ticket, UplinkClass};
-use super::config::BrokerLogin;
+use super::broker::{BrokerCommand, BrokerLogin, ClientInfo, Publication, Ticket, UplinkClass};
 use super::context::Context;
 
 /// The time after which the client connects again if the broker has closed its session. The link reconnects it after

@@ -27,7 +27,7 @@ pub(super) struct OpenSslHandshake {
     next_sequence: u64,
 }
 
-pub(super) enum Progress {
+pub(super) enum HandshakeProgress {
     /// OpenSSL waits for more records.
     Going,
     Finished,
@@ -70,19 +70,19 @@ impl OpenSslHandshake {
     }
 
     /// Passes a record of the client to OpenSSL.
-    pub fn feed(&mut self, record: Vec<u8>) -> Progress {
+    pub fn feed(&mut self, record: Vec<u8>) -> HandshakeProgress {
         self.give(record);
         self.accept()
     }
 
-    pub fn accept(&mut self) -> Progress {
+    pub fn accept(&mut self) -> HandshakeProgress {
         let accepted = self.stream.accept();
         forget_errors();
-        let Err(error) = accepted else { return Progress::Finished };
+        let Err(error) = accepted else { return HandshakeProgress::Finished };
         if error.code() == ErrorCode::WANT_READ {
-            return Progress::Going;
+            return HandshakeProgress::Going;
         }
-        Progress::Failed(HandshakeError::of(&error, self.stream.ssl().verify_result()))
+        HandshakeProgress::Failed(HandshakeError::of(&error, self.stream.ssl().verify_result()))
     }
 
     /// Takes the datagrams that OpenSSL has written since the last call. Each has one or more records.

@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 use super::cipher::RecordKeys;
 use super::credentials::PskKey;
 use super::record::{ContentType, DtlsRecord, EPOCH, OwnCid, PeerCid, VERSION, records, write_plain};
-use connection::{OpenSslHandshake, Progress, ResumedBy};
+use connection::{HandshakeProgress, OpenSslHandshake, ResumedBy};
 use flight::Flight;
 use lwm2m_base::identity::{Identity, PskIdentity};
 use message::{Fragment, Reassembly};
@@ -296,7 +296,7 @@ impl Handshake {
     fn resume(&mut self, connection: Box<OpenSslHandshake>, identity: PskIdentity, key: Option<&PskKey>) {
         let tickets = self.acceptor.tickets();
         if key.is_some_and(|key| tickets.belongs_to(connection.ticket_note(), &identity, key)) {
-            self.go_on(connection, ClientPsk::Given(identity), Progress::Going);
+            self.go_on(connection, ClientPsk::Given(identity), HandshakeProgress::Going);
         } else {
             self.open(false);
         }
@@ -467,18 +467,18 @@ impl Handshake {
     }
 
     /// Continues after a call of OpenSSL: sends what it wrote, and checks its progress.
-    fn go_on(&mut self, mut connection: Box<OpenSslHandshake>, key: ClientPsk, progress: Progress) {
+    fn go_on(&mut self, mut connection: Box<OpenSslHandshake>, key: ClientPsk, progress: HandshakeProgress) {
         if self.protection.is_none() {
             self.protection = Protection::of(&connection);
         }
         self.send(connection.take_written());
         match progress {
-            Progress::Going => {
+            HandshakeProgress::Going => {
                 self.stage = HandshakeStage::Exchanging { connection, key };
                 self.feed_what_waits();
             }
-            Progress::Finished => self.establish(connection, key),
-            Progress::Failed(failure) => self.fail(failure),
+            HandshakeProgress::Finished => self.establish(connection, key),
+            HandshakeProgress::Failed(failure) => self.fail(failure),
         }
     }
 

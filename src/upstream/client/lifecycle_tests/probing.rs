@@ -1,7 +1,7 @@
 //! What the gateway knows of a broker from probes and dials, and how devices come back.
 
 use super::*;
-use crate::upstream::client::device::{DeviceState, Wait};
+use crate::upstream::client::device::{UpstreamState, Wait};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -103,7 +103,7 @@ pub fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_an
     broker.advance(Duration::from_millis(100));
     broker.expect(&[]);
     let states = broker.devices().devices.values().map(|device| &device.state);
-    let back_off = states.filter(|state| matches!(state, DeviceState::WaitingToReconnect(Wait::BackOff)));
+    let back_off = states.filter(|state| matches!(state, UpstreamState::WaitingToReconnect(Wait::BackOff)));
     assert!(back_off.count() > 5);
     broker.recover();
 

@@ -11,8 +11,8 @@ use crate::upstream::exproto::nodes::NodeFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::{
-    AdapterCall, AnchorOwner, CallOutcome, DeviceState, ExProtoAction, ExProtoAttempt, ExProtoDevices, ExProtoProtocol,
-    Protocol,
+    AdapterCall, AnchorOwner, CallOutcome, ExProtoAction, ExProtoAttempt, ExProtoDevices, ExProtoProtocol, Protocol,
+    UpstreamState,
 };
 use crate::upstream::client::ClientTimer;
 
@@ -53,7 +53,7 @@ impl ExProtoDevices {
             Some(AnchorOwner::Probe(node)) => return self.probe_anchor_ended(now, node),
             None => return,
         };
-        if let Some(DeviceState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })) =
+        if let Some(UpstreamState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })) =
             self.state(id)
         {
             self.blame_node(now, id, NodeFault::AnchorClosed);
@@ -66,7 +66,7 @@ impl ExProtoDevices {
     pub(super) fn dial_node(&mut self, id: RegistrationId, anchor: ConnectionId, node: TargetId) {
         let token = self.dial_for(AnchorOwner::Device(id), anchor, node);
         if let Some(device) = self.devices.get_mut(&id) {
-            device.set_state(DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token }));
+            device.set_state(UpstreamState::Connecting(ExProtoAttempt::Dialing { anchor, token }));
         }
     }
 
@@ -81,8 +81,8 @@ impl ExProtoDevices {
     fn anchor_open(&mut self, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         // Where the broker was faster the device is past this.
-        if let DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token }) = &device.state {
-            device.set_state(DeviceState::Connecting(ExProtoAttempt::Announced {
+        if let UpstreamState::Connecting(ExProtoAttempt::Dialing { anchor, token }) = &device.state {
+            device.set_state(UpstreamState::Connecting(ExProtoAttempt::Announced {
                 anchor: *anchor,
                 token: token.clone(),
             }));
@@ -93,7 +93,7 @@ impl ExProtoDevices {
     pub(super) fn announced(&mut self, now: Instant, id: RegistrationId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };
-        device.set_state(DeviceState::Connecting(ExProtoAttempt::Authenticating { anchor }));
+        device.set_state(UpstreamState::Connecting(ExProtoAttempt::Authenticating { anchor }));
         device.protocol.announced = Some(anchor);
         let key = device.key;
         self.protocol.calls.insert(anchor, key);
@@ -130,7 +130,7 @@ impl ExProtoDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };
         let Some(conn) = device.protocol.conn.clone() else { return };
-        device.set_state(DeviceState::Connecting(ExProtoAttempt::Subscribing { anchor, early: Vec::new() }));
+        device.set_state(UpstreamState::Connecting(ExProtoAttempt::Subscribing { anchor, early: Vec::new() }));
         let call = AdapterCall::Subscribe {
             conn,
             filter: device.client.command_filter.clone(),
@@ -166,7 +166,7 @@ impl ExProtoDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(anchor) = device.state.anchor() else { return };
         let key = device.key;
-        let before = device.set_state(DeviceState::Ready(anchor));
+        let before = device.set_state(UpstreamState::Ready(anchor));
         let passed_on = mem::take(&mut device.passed_on);
         device.failures = 0;
         let node = device.target();
@@ -175,7 +175,7 @@ impl ExProtoDevices {
             self.counters().moved.inc();
         }
         self.accepted(id);
-        if let DeviceState::Connecting(ExProtoAttempt::Subscribing { mut early, .. }) = before {
+        if let UpstreamState::Connecting(ExProtoAttempt::Subscribing { mut early, .. }) = before {
             // A retained command comes to each connection that subscribes.
             early.retain(|message| !passed_on.contains(message));
             passed_on.into_iter().chain(early).for_each(|message| ExProtoProtocol::deliver(self, now, id, message));

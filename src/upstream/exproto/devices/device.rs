@@ -8,7 +8,7 @@ use crate::upstream::client::queue::Serial;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::exproto::announcements::AnchorToken;
 
-use super::{DeviceState, ExProtoMessage, ExProtoProtocol};
+use super::{ExProtoMessage, ExProtoProtocol, UpstreamState};
 
 /// Keeps the connections of one device to EMQX.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ impl ExProtoAttempt {
     }
 }
 
-impl DeviceState<ExProtoProtocol> {
+impl UpstreamState<ExProtoProtocol> {
     pub fn anchor(&self) -> Option<ConnectionId> {
         match self {
             Self::Connecting(attempt) => Some(attempt.anchor()),

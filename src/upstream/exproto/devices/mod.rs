@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::device::{ConnectionId, Destination, DeviceState, Leaving, UpstreamDevice};
+use crate::upstream::client::device::{ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState};
 use crate::upstream::client::targets::{TargetId, Targets};
 use crate::upstream::client::{self, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
@@ -325,22 +325,24 @@ impl ExProtoDevices {
 
     fn device_called(&mut self, now: Instant, device: RegistrationId, outcome: CallOutcome) {
         match self.state(device) {
-            Some(DeviceState::Connecting(ExProtoAttempt::Authenticating { .. })) => {
+            Some(UpstreamState::Connecting(ExProtoAttempt::Authenticating { .. })) => {
                 self.authenticated(now, device, outcome)
             }
-            Some(DeviceState::Connecting(ExProtoAttempt::Subscribing { .. })) => self.subscribed(now, device, outcome),
-            Some(DeviceState::Ready(_)) => self.published(now, device, outcome),
+            Some(UpstreamState::Connecting(ExProtoAttempt::Subscribing { .. })) => {
+                self.subscribed(now, device, outcome)
+            }
+            Some(UpstreamState::Ready(_)) => self.published(now, device, outcome),
             Some(
-                DeviceState::Held
-                | DeviceState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
-                | DeviceState::WaitingToReconnect(_),
+                UpstreamState::Held
+                | UpstreamState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
+                | UpstreamState::WaitingToReconnect(_),
             )
             | None => {}
         }
     }
 
     fn attempt_timed_out(&mut self, now: Instant, id: RegistrationId) {
-        let Some(DeviceState::Connecting(attempt)) = self.state(id) else { return };
+        let Some(UpstreamState::Connecting(attempt)) = self.state(id) else { return };
         let (fault, why) = match attempt {
             ExProtoAttempt::Dialing { .. } => (NodeFault::NotReached("no answer"), "EMQX's listener does not answer"),
             ExProtoAttempt::Announced { .. } => {
@@ -386,14 +388,14 @@ impl ExProtoDevices {
     fn connection_gone(&mut self, now: Instant, id: RegistrationId, reason: &str) {
         match self.state(id) {
             Some(
-                DeviceState::Connecting(ExProtoAttempt::Authenticating { .. } | ExProtoAttempt::Subscribing { .. })
-                | DeviceState::Ready(_),
+                UpstreamState::Connecting(ExProtoAttempt::Authenticating { .. } | ExProtoAttempt::Subscribing { .. })
+                | UpstreamState::Ready(_),
             ) => self.lost(now, id, reason),
             // It is the connection before, of which the anchor's end told.
             Some(
-                DeviceState::Held
-                | DeviceState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
-                | DeviceState::WaitingToReconnect(_),
+                UpstreamState::Held
+                | UpstreamState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
+                | UpstreamState::WaitingToReconnect(_),
             )
             | None => {}
         }
@@ -424,15 +426,15 @@ impl ExProtoDevices {
         }
         let count = messages.len();
         let kept = match &mut device.state {
-            DeviceState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => {
+            UpstreamState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => {
                 let room = EARLY_MESSAGES.saturating_sub(early.len());
                 early.extend(messages.into_iter().take(room));
                 count.min(room)
             }
-            DeviceState::Held
-            | DeviceState::Connecting(_)
-            | DeviceState::Ready(_)
-            | DeviceState::WaitingToReconnect(_) => 0,
+            UpstreamState::Held
+            | UpstreamState::Connecting(_)
+            | UpstreamState::Ready(_)
+            | UpstreamState::WaitingToReconnect(_) => 0,
         };
         self.counters().messages_dropped.inc_by((count - kept) as u64);
     }

@@ -238,13 +238,13 @@ impl RandomEmqx {
         let clients = self.devices.devices.values().filter(|device| device.is_ready()).count();
         assert_eq!((self.devices.targets.clients(), self.devices.table_sizes().connected), (clients, clients));
         for (id, device) in &self.devices.devices {
-            let waits = |wait| matches!(&device.state, DeviceState::WaitingToReconnect(waiting) if *waiting == wait);
+            let waits = |wait| matches!(&device.state, UpstreamState::WaitingToReconnect(waiting) if *waiting == wait);
             assert_eq!(self.devices.turns.contains(*id), waits(Wait::Turn));
             assert_eq!(self.devices.parked.contains(id), waits(Wait::Parked));
         }
         for id in self.devices.turns.under_way() {
             let state = &self.devices.devices[&id].state;
-            assert!(matches!(state, DeviceState::Connecting(_)), "{id:?} has no attempt under way");
+            assert!(matches!(state, UpstreamState::Connecting(_)), "{id:?} has no attempt under way");
         }
         let next = self.devices.turns.next(self.now);
         assert!(next.is_none() || next == self.devices.deadlines.get(ClientTimer::Turn), "{next:?}");
@@ -262,7 +262,7 @@ impl RandomEmqx {
     /// Of each client ID.
     fn check_that_only_the_newest_connects(&self) {
         for (id, device) in &self.devices.devices {
-            let connects = matches!(device.state, DeviceState::Connecting(_));
+            let connects = matches!(device.state, UpstreamState::Connecting(_));
             assert!(!(connects && self.devices.clients.is_superseded(device.key, *id)), "{id:?} is superseded");
         }
     }

@@ -10,7 +10,7 @@ use crate::upstream::client::device::{ConnectionId, UpstreamDevice};
 use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::device::PublishCall;
-use super::{CallOutcome, DeviceState, ExProtoAttempt, ExProtoDevices, ExProtoProtocol, PUBLISH_TIMEOUT};
+use super::{CallOutcome, ExProtoAttempt, ExProtoDevices, ExProtoProtocol, PUBLISH_TIMEOUT, UpstreamState};
 
 /// Limits the closed connections of older registrations, for each device, whose messages EMQX may still report.
 const FORMER_CONNECTIONS: usize = 4;
@@ -62,11 +62,11 @@ impl ExProtoDevices {
         };
         conns.for_each(|conn| self.take_connection(successor, conn));
         let early = match device.state {
-            DeviceState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => early,
-            DeviceState::Held
-            | DeviceState::Connecting(_)
-            | DeviceState::Ready(_)
-            | DeviceState::WaitingToReconnect(_) => Vec::new(),
+            UpstreamState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => early,
+            UpstreamState::Held
+            | UpstreamState::Connecting(_)
+            | UpstreamState::Ready(_)
+            | UpstreamState::WaitingToReconnect(_) => Vec::new(),
         };
         device.passed_on.into_iter().chain(early).for_each(|message| self.deliver_passed_on(now, successor, message));
     }

@@ -10,7 +10,7 @@ use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
 use lwm2m_core::gateway::broker::{BrokerEvent, RegistrationId};
 
 use super::device::OpenConnection;
-use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Protocol, session_expiry};
+use super::{MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Protocol, UpstreamState, session_expiry};
 
 /// Limits the servers in a row that may name another one.
 const REFERRALS: u8 = 3;
@@ -22,8 +22,8 @@ impl MqttDevices {
         self.disturbances.opened();
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let DeviceState::Connecting(MqttAttempt::Dialing { .. }) = device.state else { return };
-        device.set_state(DeviceState::Connecting(MqttAttempt::Connecting { connection, since: now }));
+        let UpstreamState::Connecting(MqttAttempt::Dialing { .. }) = device.state else { return };
+        device.set_state(UpstreamState::Connecting(MqttAttempt::Connecting { connection, since: now }));
         let connect = Connect {
             client: &device.client,
             keep_alive: self.protocol.keep_alive,
@@ -43,7 +43,7 @@ impl MqttDevices {
         if let Destination::Configured(broker) = destination {
             device.protocol.version = self.targets.version(broker);
         }
-        device.set_state(DeviceState::Connecting(MqttAttempt::Dialing { connection }));
+        device.set_state(UpstreamState::Connecting(MqttAttempt::Dialing { connection }));
         self.protocol.by_connection.insert(connection, id);
         self.actions.push_back(MqttAction::Dial { connection, destination, version: device.protocol.version });
     }
@@ -52,7 +52,7 @@ impl MqttDevices {
     pub(super) fn admitted(&mut self, now: Instant, id: RegistrationId, ack: ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let admission = ack.reason.admission();
-        if let DeviceState::Connecting(MqttAttempt::Connecting { since, .. }) = &device.state {
+        if let UpstreamState::Connecting(MqttAttempt::Connecting { since, .. }) = &device.state {
             let took = now.saturating_duration_since(*since);
             self.metrics.times.authenticate.observe(took.as_secs_f64());
         }
@@ -94,7 +94,7 @@ impl MqttDevices {
 
     fn subscribe(&mut self, now: Instant, id: RegistrationId, ack: &ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let DeviceState::Connecting(MqttAttempt::Connecting { connection, .. }) = device.state else { return };
+        let UpstreamState::Connecting(MqttAttempt::Connecting { connection, .. }) = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
         let keep_alive = limits.keep_alive.unwrap_or(self.protocol.keep_alive);
         let open = OpenConnection {
@@ -113,7 +113,7 @@ impl MqttDevices {
             self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
         let said =
             codec::subscribe(device.protocol.version, packet, &device.client.command_filter, device.client.command_qos);
-        device.set_state(DeviceState::Connecting(MqttAttempt::Subscribing { open, packet, early: Vec::new() }));
+        device.set_state(UpstreamState::Connecting(MqttAttempt::Subscribing { open, packet, early: Vec::new() }));
         match said {
             Ok(bytes) => self.send(now, id, bytes),
             Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
@@ -137,9 +137,9 @@ impl MqttDevices {
 
     fn ready(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let before = device.set_state(DeviceState::Held);
-        let DeviceState::Connecting(MqttAttempt::Subscribing { open, mut early, .. }) = before else { return };
-        device.set_state(DeviceState::Ready(open));
+        let before = device.set_state(UpstreamState::Held);
+        let UpstreamState::Connecting(MqttAttempt::Subscribing { open, mut early, .. }) = before else { return };
+        device.set_state(UpstreamState::Ready(open));
         let (key, passed_on) = (device.key, mem::take(&mut device.passed_on));
         device.protocol.referrals = 0;
         if !self.accepted(id) {
@@ -168,7 +168,7 @@ impl MqttDevices {
     fn go_elsewhere(&mut self, now: Instant, id: RegistrationId, server: Option<String>, why: &str) {
         self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {
-            device.set_state(DeviceState::Held);
+            device.set_state(UpstreamState::Held);
         }
         if self.refer(id, server) { self.dial_anew(now, id) } else { self.gave_up(now, id, why) }
     }

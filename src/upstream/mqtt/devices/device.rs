@@ -9,7 +9,7 @@ use crate::upstream::client::queue::Serial;
 use crate::upstream::mqtt::codec::{MqttMessage, PacketId, ProtocolVersion, RECEIVE_MAXIMUM, ServerLimits};
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::{DeviceState, MqttProtocol};
+use super::{MqttProtocol, UpstreamState};
 
 /// Keeps what one device has learnt in its attempts to connect.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl MqttSession {
     }
 }
 
-impl DeviceState<MqttProtocol> {
+impl UpstreamState<MqttProtocol> {
     pub fn connection(&self) -> Option<ConnectionId> {
         match self {
             Self::Connecting(MqttAttempt::Dialing { connection } | MqttAttempt::Connecting { connection, .. }) => {

@@ -32,7 +32,7 @@ use rand::rngs::StdRng;
 use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::device::{ConnectionId, Destination, DeviceState, Leaving, UpstreamDevice, Wait};
+use crate::upstream::client::device::{ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState, Wait};
 use crate::upstream::client::targets::{TargetId, Targets};
 use crate::upstream::client::{self, ANSWER_PATIENCE, ClientTimer, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::dialer::DialFailure;
@@ -229,7 +229,7 @@ impl MqttDevices {
             return self.orphan_heard(now, connection, &incoming);
         };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if matches!(device.state, DeviceState::Connecting(MqttAttempt::Connecting { .. }))
+        if matches!(device.state, UpstreamState::Connecting(MqttAttempt::Connecting { .. }))
             && let Some(shared) = self.clients.shared_mut(device.key)
         {
             shared.unanswered.remove(&connection);
@@ -239,26 +239,28 @@ impl MqttDevices {
             open.pinged = None;
         }
         match (incoming, &device.state) {
-            (Incoming::ConnAck(ack), DeviceState::Connecting(MqttAttempt::Connecting { .. })) => {
+            (Incoming::ConnAck(ack), UpstreamState::Connecting(MqttAttempt::Connecting { .. })) => {
                 self.admitted(now, id, *ack)
             }
             (
                 Incoming::SubAck { packet, reason },
-                DeviceState::Connecting(MqttAttempt::Subscribing { packet: asked, .. }),
+                UpstreamState::Connecting(MqttAttempt::Subscribing { packet: asked, .. }),
             ) if packet == *asked => {
                 self.subscribed(now, id, reason);
             }
-            (Incoming::PubAck { packet, reason }, DeviceState::Ready(_)) => self.acknowledged(now, id, packet, reason),
+            (Incoming::PubAck { packet, reason }, UpstreamState::Ready(_)) => {
+                self.acknowledged(now, id, packet, reason)
+            }
             (
                 Incoming::Publish(message),
-                DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_),
+                UpstreamState::Connecting(MqttAttempt::Subscribing { .. }) | UpstreamState::Ready(_),
             ) => {
                 self.message_received(now, id, *message);
             }
             (Incoming::Disconnect { reason, server }, _) => self.disconnected(now, id, reason, server),
             (
                 Incoming::Pong | Incoming::UnsubAck,
-                DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_),
+                UpstreamState::Connecting(MqttAttempt::Subscribing { .. }) | UpstreamState::Ready(_),
             ) => {}
             (unexpected, _) => {
                 debug!(device = id.0, packet = %unexpected, "unexpected packet from the broker");
@@ -287,23 +289,23 @@ impl MqttDevices {
             shared.unanswered.remove(&connection);
         }
         match self.state(id) {
-            Some(DeviceState::Connecting(MqttAttempt::Dialing { .. })) => {
+            Some(UpstreamState::Connecting(MqttAttempt::Dialing { .. })) => {
                 self.counters().connections_failed.inc();
                 self.blame_broker(now, id, BrokerFault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
-            Some(DeviceState::Connecting(MqttAttempt::Connecting { .. })) => {
+            Some(UpstreamState::Connecting(MqttAttempt::Connecting { .. })) => {
                 self.blame_broker(now, id, BrokerFault::Closed);
                 self.attempt_failed(now, id, "the broker closed the connection without an answer to CONNECT");
             }
-            Some(DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_)) => {
+            Some(UpstreamState::Connecting(MqttAttempt::Subscribing { .. }) | UpstreamState::Ready(_)) => {
                 // Version 3.1.1 closes where 5 would tell what was wrong.
                 if self.devices.get(&id).is_some_and(|device| device.protocol.version == ProtocolVersion::V311) {
                     self.blame_publication(id);
                 }
                 self.lost(now, id, why);
             }
-            Some(DeviceState::Held | DeviceState::WaitingToReconnect(_)) | None => {}
+            Some(UpstreamState::Held | UpstreamState::WaitingToReconnect(_)) | None => {}
         }
     }
 
@@ -337,7 +339,7 @@ impl MqttDevices {
     }
 
     fn attempt_timed_out(&mut self, now: Instant, id: RegistrationId) {
-        let Some(DeviceState::Connecting(attempt)) = self.state(id) else { return };
+        let Some(UpstreamState::Connecting(attempt)) = self.state(id) else { return };
         let (fault, why) = match attempt {
             MqttAttempt::Dialing { .. } => (Some(BrokerFault::NotReached("no answer")), "the broker cannot be reached"),
             MqttAttempt::Connecting { .. } => (Some(BrokerFault::Silent), "no answer to CONNECT"),
@@ -354,7 +356,7 @@ impl MqttDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
-        let DeviceState::Ready(open) = &mut device.state else { return };
+        let UpstreamState::Ready(open) = &mut device.state else { return };
         let answer_due = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().min();
         if answer_due.is_some_and(|since| now >= since + ANSWER_TIMEOUT) {
             return self.lost(now, id, "no answer to PUBLISH or PINGREQ");
@@ -372,7 +374,7 @@ impl MqttDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
-        let DeviceState::Ready(open) = &mut device.state else { return };
+        let UpstreamState::Ready(open) = &mut device.state else { return };
         let answers = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
         let ping = open
             .keep_alive
@@ -436,13 +438,13 @@ impl MqttDevices {
             return MqttProtocol::deliver(self, now, id, message);
         }
         match &mut device.state {
-            DeviceState::Connecting(MqttAttempt::Subscribing { early, .. }) if early.len() < EARLY_MESSAGES => {
+            UpstreamState::Connecting(MqttAttempt::Subscribing { early, .. }) if early.len() < EARLY_MESSAGES => {
                 early.push(message)
             }
-            DeviceState::Held
-            | DeviceState::Connecting(_)
-            | DeviceState::Ready(_)
-            | DeviceState::WaitingToReconnect(_) => {
+            UpstreamState::Held
+            | UpstreamState::Connecting(_)
+            | UpstreamState::Ready(_)
+            | UpstreamState::WaitingToReconnect(_) => {
                 self.counters().messages_dropped.inc();
             }
         }
@@ -470,7 +472,7 @@ impl MqttDevices {
     fn hang_up(&mut self, now: Instant, id: RegistrationId) {
         self.deadlines.cancel(ClientTimer::Protocol(MqttTimer::HandOver(id)));
         self.stop_publishing(id);
-        let Some(connection) = self.state(id).and_then(DeviceState::connection) else { return };
+        let Some(connection) = self.state(id).and_then(UpstreamState::connection) else { return };
         let farewell = self.farewell(id);
         self.leave_connection(id, connection);
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -496,7 +498,7 @@ impl MqttDevices {
     fn farewell(&mut self, id: RegistrationId) -> Option<Vec<u8>> {
         let device = self.devices.get(&id)?;
         let has_will = device.client.will.is_some()
-            && matches!(device.state, DeviceState::Connecting(MqttAttempt::Subscribing { .. }));
+            && matches!(device.state, UpstreamState::Connecting(MqttAttempt::Subscribing { .. }));
         if !has_will || device.connected_before {
             return None;
         }

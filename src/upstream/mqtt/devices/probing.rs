@@ -9,7 +9,7 @@ use crate::upstream::dialer::DialFailure;
 use crate::upstream::mqtt::brokers::BrokerFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::{DeviceState, MqttAction, MqttDevices, MqttTimer};
+use super::{MqttAction, MqttDevices, MqttTimer, UpstreamState};
 
 /// The age at which a connection counts as stable. One that ends earlier counts as a failed attempt, so that two
 /// gateways that take a client ID from each other do so slowly.
@@ -32,7 +32,7 @@ impl MqttDevices {
     /// Forgets the failed attempts before a connection that was stable.
     pub(super) fn forgive_failures(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if let DeviceState::Ready(open) = &device.state
+        if let UpstreamState::Ready(open) = &device.state
             && now >= open.since + STABLE
         {
             device.failures = 0;

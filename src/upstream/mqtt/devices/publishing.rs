@@ -11,7 +11,7 @@ use crate::upstream::mqtt::reason::{PublishResult, Reason};
 use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::device::InFlightPublish;
-use super::{ANSWER_TIMEOUT, ClientTimer, DeviceState, MqttDevices};
+use super::{ANSWER_TIMEOUT, ClientTimer, MqttDevices, UpstreamState};
 
 /// Limits the bytes that wait for the system, beyond which nothing more is handed to it: what waits in the queue can
 /// still be dropped for something more important.
@@ -49,9 +49,9 @@ impl MqttDevices {
         let newest_first = self.clients.registrations(key).iter().rev();
         for id in newest_first {
             match self.state(*id)? {
-                DeviceState::Ready(_) => return Some(*id),
-                DeviceState::Held | DeviceState::WaitingToReconnect(_) => {}
-                DeviceState::Connecting(_) => return None,
+                UpstreamState::Ready(_) => return Some(*id),
+                UpstreamState::Held | UpstreamState::WaitingToReconnect(_) => {}
+                UpstreamState::Connecting(_) => return None,
             }
         }
         None
@@ -117,7 +117,7 @@ impl MqttDevices {
 
     fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> Option<Next> {
         let device = self.devices.get_mut(&id)?;
-        let DeviceState::Ready(open) = &device.state else { return None };
+        let UpstreamState::Ready(open) = &device.state else { return None };
         if open.unwritten >= HIGH_WATER {
             return None;
         }

@@ -12,7 +12,7 @@ use crate::upstream::mqtt::codec::{self, Incoming, MqttMessage};
 use crate::upstream::mqtt::reason::Admission;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, MqttTimer, session_expiry};
+use super::{MqttAction, MqttAttempt, MqttDevices, MqttProtocol, MqttTimer, UpstreamState, session_expiry};
 
 /// Limits how long a connection that the broker is ending is still read.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ impl MqttDevices {
     /// Returns whether the device may publish. It takes over what an earlier connection of the session left in flight,
     /// after that connection was read to its end.
     pub(super) fn may_publish(&mut self, key: ClientKey, id: RegistrationId) -> bool {
-        let Some(DeviceState::Ready(open)) = self.devices.get(&id).map(|device| &device.state) else { return false };
+        let Some(UpstreamState::Ready(open)) = self.devices.get(&id).map(|device| &device.state) else { return false };
         let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) else { return false };
         if session.publisher == Some(id) {
             return true;
@@ -121,11 +121,11 @@ impl MqttDevices {
     pub(super) fn pass_on(&mut self, now: Instant, device: UpstreamDevice<MqttProtocol>) {
         let Some(successor) = self.successor(&device) else { return };
         let early = match device.state {
-            DeviceState::Connecting(MqttAttempt::Subscribing { early, .. }) => early,
-            DeviceState::Held
-            | DeviceState::Connecting(_)
-            | DeviceState::Ready(_)
-            | DeviceState::WaitingToReconnect(_) => Vec::new(),
+            UpstreamState::Connecting(MqttAttempt::Subscribing { early, .. }) => early,
+            UpstreamState::Held
+            | UpstreamState::Connecting(_)
+            | UpstreamState::Ready(_)
+            | UpstreamState::WaitingToReconnect(_) => Vec::new(),
         };
         for message in device.passed_on.into_iter().chain(early).filter(|message| message.packet.is_none()) {
             self.deliver_passed_on(now, successor, message);

@@ -22,7 +22,7 @@ const QUIET: Duration = Duration::from_secs(5);
 pub(super) struct AccountArrival {
     /// All accounts have come once since the start.
     is_complete: bool,
-    phase: Phase,
+    phase: ArrivalPhase,
     /// The message was published since the last subscription.
     has_asked: bool,
     arrived: HashSet<String>,
@@ -30,7 +30,7 @@ pub(super) struct AccountArrival {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ArrivalPhase {
     /// No account is expected to come again.
     Settled,
     /// Accounts come. If none comes until this time, all have come.
@@ -42,28 +42,34 @@ enum Phase {
 impl AccountArrival {
     /// Creates the state before the first subscription; `awaits` is false if no account is ever published.
     pub fn new(awaits: bool) -> Self {
-        Self { is_complete: !awaits, phase: Phase::Settled, has_asked: false, arrived: HashSet::new(), last_ticket: 0 }
+        Self {
+            is_complete: !awaits,
+            phase: ArrivalPhase::Settled,
+            has_asked: false,
+            arrived: HashSet::new(),
+            last_ticket: 0,
+        }
     }
 
     /// Notes that the client has subscribed.
     pub fn subscribed(&mut self, now: Instant) {
         self.arrived.clear();
         self.has_asked = false;
-        self.phase = Phase::Arriving(now + QUIET);
+        self.phase = ArrivalPhase::Arriving(now + QUIET);
     }
 
     /// Notes that the broker has ended the session of the client. There will be another subscription.
     pub fn ended(&mut self) {
-        self.phase = Phase::Settled;
+        self.phase = ArrivalPhase::Settled;
     }
 
     /// Notes that a message about an account has come. `exists` tells whether the endpoint name has an account now.
     pub fn heard(&mut self, now: Instant, endpoint: &str, is_retained: bool, exists: bool) {
-        if self.phase == Phase::Settled {
+        if self.phase == ArrivalPhase::Settled {
             return;
         }
         if is_retained {
-            self.phase = Phase::Arriving(now + QUIET);
+            self.phase = ArrivalPhase::Arriving(now + QUIET);
         }
         match exists {
             true => drop(self.arrived.insert(endpoint.to_owned())),
@@ -73,32 +79,32 @@ impl AccountArrival {
 
     /// Returns the ticket of a message that is to be published, if no account has come for some time.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Ticket> {
-        let Phase::Arriving(quiet_at) = self.phase else { return None };
+        let ArrivalPhase::Arriving(quiet_at) = self.phase else { return None };
         if quiet_at > now {
             return None;
         }
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.phase = Phase::Confirming(ticket);
+        self.phase = ArrivalPhase::Confirming(ticket);
         self.has_asked = true;
         Some(ticket)
     }
 
     /// Takes that the broker has acknowledged the message. Returns the endpoint names whose account has come.
     pub fn confirmed(&mut self, ticket: Ticket) -> Option<HashSet<String>> {
-        if self.phase == Phase::Confirming(ticket) { self.complete() } else { None }
+        if self.phase == ArrivalPhase::Confirming(ticket) { self.complete() } else { None }
     }
 
     /// Takes that the broker has refused the message, which is an answer as well. Returns the endpoint names whose
     /// account has come.
     pub fn refused(&mut self) -> Option<HashSet<String>> {
-        if self.has_asked && self.phase != Phase::Settled { self.complete() } else { None }
+        if self.has_asked && self.phase != ArrivalPhase::Settled { self.complete() } else { None }
     }
 
     /// Takes that the message was not published, and waits once more.
     pub fn unpublished(&mut self, now: Instant, ticket: Ticket) {
-        if self.phase == Phase::Confirming(ticket) {
-            self.phase = Phase::Arriving(now + QUIET);
+        if self.phase == ArrivalPhase::Confirming(ticket) {
+            self.phase = ArrivalPhase::Arriving(now + QUIET);
         }
     }
 
@@ -109,13 +115,13 @@ impl AccountArrival {
 
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Arriving(quiet_at) => Some(quiet_at),
-            Phase::Settled | Phase::Confirming(_) => None,
+            ArrivalPhase::Arriving(quiet_at) => Some(quiet_at),
+            ArrivalPhase::Settled | ArrivalPhase::Confirming(_) => None,
         }
     }
 
     fn complete(&mut self) -> Option<HashSet<String>> {
-        self.phase = Phase::Settled;
+        self.phase = ArrivalPhase::Settled;
         self.is_complete = true;
         Some(std::mem::take(&mut self.arrived))
     }

@@ -57,7 +57,7 @@ pub(super) use request::{forbids_other, is_for_bootstrap};
 use broker_client::BrokerClient;
 use packs::Packs;
 use request::{BootstrapRequest, UNSTORED, forbids};
-use session::{Progress, Session, path_of_servers};
+use session::{Session, SessionProgress, path_of_servers};
 
 /// The path of requests for a session.
 const PATH: &str = "bs";
@@ -330,22 +330,22 @@ impl BootstrapServer {
             running.session.answered(response, &mut issue)
         };
         match progress {
-            Progress::Send(request) => self.send(context, id, request),
-            Progress::Compare(request) => {
+            SessionProgress::Send(request) => self.send(context, id, request),
+            SessionProgress::Compare(request) => {
                 if let Some(reason) = difference(context, &running.session, response) {
                     let endpoint = running.session.endpoint.to_string();
                     context.report(Report::Bootstrap(BootstrapReport::Differs { endpoint, reason }));
                 }
                 self.send(context, id, request);
             }
-            Progress::Finished => {
+            SessionProgress::Finished => {
                 let Some(RunningSession { session, began, .. }) = self.end(context, id) else { return };
                 let (endpoint, took) = (session.endpoint.to_string(), context.now - began);
                 context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
                 self.client.publish_finished(context, &endpoint);
                 context.report(Report::Bootstrap(BootstrapReport::Finished { endpoint, peer: session.peer, took }));
             }
-            Progress::Failed { code, reason } => self.fail(context, id, code, &reason),
+            SessionProgress::Failed { code, reason } => self.fail(context, id, code, &reason),
         }
     }
 

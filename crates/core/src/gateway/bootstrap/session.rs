@@ -45,7 +45,7 @@ pub(super) struct Session {
 }
 
 /// What follows from an answer of the device.
-pub(super) enum Progress {
+pub(super) enum SessionProgress {
     /// The next request leaves.
     Send(Request),
     /// The answer to Verify is to be compared with what was written; then the next request leaves.
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// Takes the answer to the request of the current step.
-    pub fn answered(&mut self, response: &Response, issue: IssueKey<'_>) -> Progress {
+    pub fn answered(&mut self, response: &Response, issue: IssueKey<'_>) -> SessionProgress {
         let code = response.code;
         match self.step {
             BootstrapStep::Discover => self.discovered(response, issue),
@@ -109,11 +109,11 @@ impl Session {
             BootstrapStep::Write(_) if code == Code::CHANGED || code == Code::CREATED => self.proceed(),
             BootstrapStep::Verify if code == Code::CONTENT => {
                 let next = self.advance();
-                next.map_or(Progress::Finished, Progress::Compare)
+                next.map_or(SessionProgress::Finished, SessionProgress::Compare)
             }
             // LwM2M 1.0 has no Bootstrap-Read.
             BootstrapStep::Verify if code == Code::METHOD_NOT_ALLOWED => self.proceed(),
-            BootstrapStep::Finish if code == Code::CHANGED => Progress::Finished,
+            BootstrapStep::Finish if code == Code::CHANGED => SessionProgress::Finished,
             BootstrapStep::Finish if code == Code::BAD_REQUEST || code == Code::NOT_ACCEPTABLE => {
                 refused(code, "the device found the account inconsistent")
             }
@@ -141,11 +141,11 @@ impl Session {
         &self.generated
     }
 
-    fn discovered(&mut self, response: &Response, issue: IssueKey<'_>) -> Progress {
+    fn discovered(&mut self, response: &Response, issue: IssueKey<'_>) -> SessionProgress {
         let device = match response.code {
             Code::CONTENT => match DiscoveredDevice::read(&response.payload) {
                 Ok(device) => device,
-                Err(error) => return Progress::Failed { code: Some(response.code), reason: error.to_string() },
+                Err(error) => return SessionProgress::Failed { code: Some(response.code), reason: error.to_string() },
             },
             // LwM2M 1.0 knows it as an option, and some clients not at all.
             Code::NOT_FOUND | Code::METHOD_NOT_ALLOWED | Code::NOT_IMPLEMENTED => DiscoveredDevice::default(),
@@ -153,13 +153,13 @@ impl Session {
         };
         match self.plan(device, issue) {
             Ok(()) => self.proceed(),
-            Err(error) => Progress::Failed { code: None, reason: error.to_string() },
+            Err(error) => SessionProgress::Failed { code: None, reason: error.to_string() },
         }
     }
 
     /// Moves to the next step.
-    fn proceed(&mut self) -> Progress {
-        self.advance().map_or(Progress::Finished, Progress::Send)
+    fn proceed(&mut self) -> SessionProgress {
+        self.advance().map_or(SessionProgress::Finished, SessionProgress::Send)
     }
 
     fn advance(&mut self) -> Option<Request> {
@@ -259,8 +259,8 @@ fn path(object: u16, instance: u16) -> Path {
     Path::of(&[object, instance]).unwrap_or_default()
 }
 
-fn refused(code: Code, reason: &str) -> Progress {
-    Progress::Failed { code: Some(code), reason: reason.to_owned() }
+fn refused(code: Code, reason: &str) -> SessionProgress {
+    SessionProgress::Failed { code: Some(code), reason: reason.to_owned() }
 }
 
 fn request(method: Code, path: Path) -> Request {

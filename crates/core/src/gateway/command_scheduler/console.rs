@@ -1,15 +1,16 @@
-//! Commands of the console: the same queue as that of applications, within a share of it, and guarded so that they
-//! touch no observation of others unless they are forced to.
+//! Commands of the console: the same queue as that of applications, within a share of it. [`console_observations`]
+//! guards the observations of others.
+//!
+//! [`console_observations`]: super::console_observations
 
 use crate::command::firmware::FirmwareCommand;
 use crate::command::{AskId, Command, Origin, Reply};
-use crate::lwm2m::operation::OperationKind;
 use crate::mqtt::downlink::{self, ReadCommand};
 use crate::mqtt::uplink;
-use crate::registry::{Device, InFlight, ObservedPaths, PendingCommand};
+use crate::registry::{Device, InFlight, PendingCommand};
 
 use super::super::console_commands::{
-    AnswerOutcome, CONSOLE_OBSERVATIONS, CONSOLE_PENDING_COMMANDS, CommandRefusal, CommandState, ConsoleCommand,
+    AnswerOutcome, CONSOLE_PENDING_COMMANDS, CommandRefusal, CommandState, ConsoleCommand,
 };
 use super::super::context::Context;
 use super::super::final_answer::{FinalAnswer, Recipient};
@@ -17,10 +18,9 @@ use super::super::inspection;
 use super::super::record::DeviceRecord;
 use super::super::report::CommandOutcome;
 use super::super::restart;
+use super::console_observations::{check_admission, commands, share};
 use super::sending::{NOW_OR_NEVER, NotAdmitted, admit};
 use super::{CommandScheduler, LEFT, refuse_command, too_long};
-
-const OBSERVED_ALREADY: &str = "an application or auto_observe observes these paths; force replaces or ends that";
 
 impl CommandScheduler {
     /// Takes a command of the console. A command that is refused has no other answer, and nobody else is told.
@@ -121,20 +121,6 @@ pub fn state(context: &Context, device: &Device, number: u64) -> Option<CommandS
     Some(CommandState { number, place, expires, ..CommandState::of_device(context, device) })
 }
 
-/// Checks a command that is about to be sent: since it was admitted, others may have begun an observation.
-pub fn check_sending(
-    context: &Context,
-    device: &Device,
-    command: &Command,
-    paths: &ObservedPaths,
-) -> Result<(), String> {
-    let Some(console) = command.origin.console() else { return Ok(()) };
-    if is_about_observation(command) && !console.force && is_observed_by_others(device, paths) {
-        return Err(OBSERVED_ALREADY.to_owned());
-    }
-    check_observations(context, device, command, paths)
-}
-
 impl CommandState {
     fn of_device(context: &Context, device: &Device) -> Self {
         let expires = context.wall_clock.unix_time(context.now);
@@ -147,18 +133,6 @@ fn takes_now(context: &Context, device: &Device) -> bool {
     device.is_ready(context.now) && device.waiting.is_empty()
 }
 
-fn check_admission(context: &Context, device: &Device, command: &Command) -> Result<(), CommandRefusal> {
-    if !is_about_observation(command) {
-        return Ok(());
-    }
-    let paths = ObservedPaths::of(&command.operation);
-    let is_forced = command.origin.console().is_some_and(|console| console.force);
-    if !is_forced && will_be_observed_by_others(device, &paths) {
-        return Err(CommandRefusal::ObservedAlready(OBSERVED_ALREADY.to_owned()));
-    }
-    check_observations(context, device, command, &paths).map_err(CommandRefusal::QueueFull)
-}
-
 /// Rejects a command that would have to wait if the console's share of the queue is used up.
 fn check_queue(context: &Context, device: &Device) -> Result<(), CommandRefusal> {
     let most = share(CONSOLE_PENDING_COMMANDS, context.settings.limits.pending_commands);
@@ -169,62 +143,4 @@ fn check_queue(context: &Context, device: &Device) -> Result<(), CommandRefusal>
     Err(CommandRefusal::QueueFull(format!(
         "{waiting} commands of the console wait for this device, which is the maximum"
     )))
-}
-
-/// Rejects an observation beyond the console's share.
-fn check_observations(
-    context: &Context,
-    device: &Device,
-    command: &Command,
-    paths: &ObservedPaths,
-) -> Result<(), String> {
-    if !begins_observation(command) {
-        return Ok(());
-    }
-    let most = share(CONSOLE_OBSERVATIONS, context.settings.limits.observations);
-    let others = device.observations.iter().filter(|(_, observation)| observation.paths != *paths);
-    let observed = others.filter(|(_, observation)| observation.command.origin.console().is_some()).count();
-    if observed < most {
-        return Ok(());
-    }
-    Err(format!("the console has {observed} observations of this device, which is the maximum"))
-}
-
-/// Returns the part of a limit that the console may use. At least half is left to applications.
-fn share(most: usize, limit: usize) -> usize {
-    most.min(limit.div_ceil(2))
-}
-
-/// Returns whether an application or `auto_observe` observes these paths, or `auto_observe` will.
-fn is_observed_by_others(device: &Device, paths: &ObservedPaths) -> bool {
-    let observation = device.observations.exchange_of(paths).and_then(|exchange| device.observations.get(exchange));
-    let is_scheduled = |path| device.observations.scheduled().any(|scheduled| scheduled == path);
-    observation.is_some_and(|observation| observation.command.origin.console().is_none())
-        || matches!(paths, ObservedPaths::Single(path) if is_scheduled(*path))
-}
-
-/// Returns whether others will observe these paths once all earlier commands are answered.
-fn will_be_observed_by_others(device: &Device, paths: &ObservedPaths) -> bool {
-    let earlier = commands(device)
-        .filter(|command| is_about_observation(command) && ObservedPaths::of(&command.operation) == *paths);
-    earlier.fold(is_observed_by_others(device, paths), |observed, command| match command.origin.console() {
-        Some(console) => observed && !console.force,
-        None => begins_observation(command),
-    })
-}
-
-/// Returns the command in flight and the pending ones.
-fn commands(device: &Device) -> impl Iterator<Item = &Command> {
-    let in_flight = device.in_flight().map(|in_flight| &in_flight.command);
-    in_flight.into_iter().chain(device.waiting.iter().map(|waiting| &waiting.command))
-}
-
-fn is_about_observation(command: &Command) -> bool {
-    let is_cancellation =
-        matches!(command.operation.kind, OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. });
-    is_cancellation || begins_observation(command)
-}
-
-fn begins_observation(command: &Command) -> bool {
-    matches!(command.operation.kind, OperationKind::Observe | OperationKind::ObserveComposite { .. })
 }

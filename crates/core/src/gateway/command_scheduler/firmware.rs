@@ -23,7 +23,7 @@ use super::super::console_commands::AnswerOutcome;
 use super::super::context::Context;
 use super::super::final_answer::{FinalAnswer, Recipient};
 use super::super::firmware::image::{Image, ImageError};
-use super::super::firmware::images::{ImageBytes, ImageReader, PendingPart, Wanted};
+use super::super::firmware::images::{ImageBytes, ImageConsumer, PendingPart, Wanted};
 use super::super::firmware::job::{Answer, JobRequest, JobSpec, PushFormat};
 use super::super::firmware::update::{self, PendingUpdate, UpdateRefusal};
 use super::super::notification::ReceivedNotification;
@@ -340,7 +340,7 @@ impl CommandScheduler {
             // The next process begins the push again.
             return self.give_up_job_request(context, device);
         }
-        let reader = ImageReader::Push(PendingPart { exchange, offset });
+        let reader = ImageConsumer::Push(PendingPart { exchange, offset });
         match context.read_image(reader, Wanted { name, image, offset: offset as u64, length }) {
             ImageBytes::Here(bytes) => context.coap.supply(context.now, exchange, offset, &bytes),
             ImageBytes::Later => {}

@@ -16,7 +16,7 @@ use super::super::context::Context;
 use super::super::report::{CommandOutcome, Report};
 use super::super::view::CommandStage;
 use super::answering::{refuse_command, tell_onlookers};
-use super::{CommandScheduler, console, queue_limits};
+use super::{CommandScheduler, console_observations, queue_limits};
 
 /// The reason of a refusal.
 pub(super) const NOW_OR_NEVER: &str = "the device is asleep or busy, and the command may not wait";
@@ -76,7 +76,7 @@ impl CommandScheduler {
             return auto_observe::split(context, device, command, None);
         }
         let paths = ObservedPaths::of(&command.operation);
-        if let Err(reason) = console::check_sending(context, device, command, &paths) {
+        if let Err(reason) = console_observations::check_sending(context, device, command, &paths) {
             return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
         }
         let (now, peer) = (context.now, device.peer);

@@ -95,7 +95,7 @@ pub enum UpdateAnswer {
 
 /// The updates that have failed, and those that have ended in success or failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Progress {
+struct CampaignProgress {
     failures: usize,
     ended: usize,
 }
@@ -124,7 +124,7 @@ pub struct Campaign {
     active: usize,
     asking: usize,
     /// The progress when the campaign was resumed. What failed before is not counted any more.
-    resumed_at: Progress,
+    resumed_at: CampaignProgress,
     /// Members that can be reached, and have not been asked.
     reachable: VecDeque<Arc<str>>,
     /// Members that have answered, and are asked for the next resource.
@@ -146,7 +146,7 @@ pub struct Campaign {
     has_expired: bool,
 }
 
-impl Progress {
+impl CampaignProgress {
     fn of(counts: &Counts) -> Self {
         let failures = counts.of(MemberState::Failed);
         Self { failures, ended: failures + counts.of(MemberState::Succeeded) }
@@ -382,7 +382,7 @@ impl Campaign {
     fn end(&mut self, key: &Arc<str>, outcome: MemberOutcome) {
         self.set(key, Member::Ended(outcome));
         self.events.push(CampaignEvent::Ended { endpoint: Arc::clone(key), outcome });
-        let Progress { failures, ended } = Progress::of(&self.counts).since(self.resumed_at);
+        let CampaignProgress { failures, ended } = CampaignProgress::of(&self.counts).since(self.resumed_at);
         let is_reached = self.spec.stop_after.is_some_and(|limit| limit.is_reached(failures, ended));
         if outcome.state() == MemberState::Failed && is_reached && self.status == CampaignStatus::Running {
             self.set_status(CampaignStatus::Stopped);
@@ -465,7 +465,7 @@ impl Campaign {
             counts: Counts::default(),
             active: 0,
             asking: 0,
-            resumed_at: Progress::default(),
+            resumed_at: CampaignProgress::default(),
             reachable: VecDeque::new(),
             to_ask: VecDeque::new(),
             ready: VecDeque::new(),

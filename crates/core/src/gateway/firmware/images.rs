@@ -26,7 +26,7 @@ pub(in crate::gateway) struct Images {
     /// Parts that are to be read when the shell has read others.
     queued: VecDeque<ImagePart>,
     /// Those who wait for the parts that are being read or queued.
-    waiting: HashMap<ImagePart, Vec<(ImageReader, Span)>>,
+    waiting: HashMap<ImagePart, Vec<(ImageConsumer, Span)>>,
     /// The sum of those who wait.
     readers: usize,
     /// The messages of the requests of devices that wait.
@@ -43,7 +43,7 @@ struct Span {
 
 /// Names what needs bytes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gateway) enum ImageReader {
+pub(in crate::gateway) enum ImageConsumer {
     /// A block that a device fetches.
     Pull(PendingBlock),
     /// The push of a job.
@@ -81,7 +81,7 @@ pub(in crate::gateway) enum ImageBytes {
 }
 
 /// What one reader gets after the shell has read.
-pub(in crate::gateway) type ReadBytes = (ImageReader, Result<Vec<u8>, ImageError>);
+pub(in crate::gateway) type ReadBytes = (ImageConsumer, Result<Vec<u8>, ImageError>);
 
 impl Images {
     /// Asks for the description of an image; `None` if too many descriptions are open.
@@ -101,7 +101,7 @@ impl Images {
 
     /// Returns bytes of an image, or lets the reader wait for them, unless `most_readers` wait already. The output is
     /// for the shell.
-    pub fn read(&mut self, reader: ImageReader, wanted: Wanted, most_readers: usize) -> (ImageBytes, Option<Output>) {
+    pub fn read(&mut self, reader: ImageConsumer, wanted: Wanted, most_readers: usize) -> (ImageBytes, Option<Output>) {
         let (part, span) = wanted.located();
         if let Some(bytes) = self.cache.get(&part).and_then(|bytes| bytes.get(span.begin..span.end)) {
             return (ImageBytes::Here(bytes.to_vec()), None);
@@ -174,7 +174,7 @@ impl Images {
     }
 }
 
-impl ImageReader {
+impl ImageConsumer {
     fn message(&self) -> Option<RequestMessage> {
         match self {
             Self::Pull(pending) => Some(pending.message),

@@ -15,7 +15,7 @@ use crate::coap::{Block, BlockSize, Code, Message, Options, Request, RequestId, 
 
 use super::ImageEvent;
 use super::image::{Image, ImageError};
-use super::images::{ImageBytes, ImageReader, Wanted};
+use super::images::{ImageBytes, ImageConsumer, Wanted};
 use super::pull_uri::PATH;
 use super::pulls::PendingBlock;
 use crate::gateway::context::Context;
@@ -62,7 +62,7 @@ pub(in crate::gateway) fn handle(
     let pending = PendingBlock { request: id, message, job, block, image };
     let name = name.parse().ok()?;
     let wanted = Wanted { name, image, offset: block.offset() as u64, length: block.size.bytes() };
-    match context.read_image(ImageReader::Pull(pending), wanted) {
+    match context.read_image(ImageConsumer::Pull(pending), wanted) {
         ImageBytes::Here(bytes) => serve(context, pending, bytes),
         ImageBytes::Later => None,
         ImageBytes::Busy => {

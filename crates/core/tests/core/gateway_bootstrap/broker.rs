@@ -1,9 +1,9 @@
 //! Accounts that applications publish, and what they hear of the sessions.
 
+use lwm2m_core::gateway::broker::BrokerLogin;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, RegistrationId, Ticket, UplinkClass,
 };
-use lwm2m_core::gateway::config::BrokerLogin;
 use lwm2m_testkit::scene::Said;
 
 use super::*;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::member::{Member, MemberOutcome, MemberState};
 use super::spec::CampaignSpec;
 use super::view::{CampaignMember, CampaignView, Counts};
-use super::{Campaign, CampaignEvent, CampaignStatus, Progress};
+use super::{Campaign, CampaignEvent, CampaignProgress, CampaignStatus};
 
 /// The reason why a campaign cannot be paused, resumed or cancelled.
 pub type NotNow = &'static str;
@@ -31,7 +31,7 @@ impl Campaign {
     pub fn resume(&mut self) -> Result<(), NotNow> {
         match self.status {
             CampaignStatus::Paused | CampaignStatus::Stopped => {
-                self.resumed_at = Progress::of(&self.counts);
+                self.resumed_at = CampaignProgress::of(&self.counts);
                 self.set_status(CampaignStatus::Running);
                 Ok(())
             }

@@ -10,7 +10,7 @@ use crate::command::firmware::JobLabel;
 
 use super::member::{Member, MemberOutcome};
 use super::spec::CampaignSpec;
-use super::{Campaign, CampaignStatus, Progress};
+use super::{Campaign, CampaignProgress, CampaignStatus};
 
 /// A record of a campaign, or of a device in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ struct StoredCampaign {
     spec: CampaignSpec,
     status: CampaignStatus,
     ends: Duration,
-    resumed_at: Progress,
+    resumed_at: CampaignProgress,
 }
 
 /// What is kept of a device.

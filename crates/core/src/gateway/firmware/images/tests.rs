@@ -17,8 +17,8 @@ fn part(number: u64) -> Wanted {
     wanted(number * READ_LENGTH as u64, 16)
 }
 
-fn push(exchange: u64) -> ImageReader {
-    ImageReader::Push(PendingPart { exchange: ExchangeId(exchange), offset: 0 })
+fn push(exchange: u64) -> ImageConsumer {
+    ImageConsumer::Push(PendingPart { exchange: ExchangeId(exchange), offset: 0 })
 }
 
 /// Returns the id of a read, its offset and its length.
