@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lwm2m_base::AssociationId;
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
-use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsOutput, DtlsServer};
+use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsOutput, DtlsServer, Term, WriteTerms};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVersion};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -191,7 +191,7 @@ impl Gateway {
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
         let settings = DtlsConfig { associations: 200_000, ..DtlsConfig::default() };
         let mut server = DtlsServer::new(settings, Some(acceptor), [7; 32], now);
-        assert!(server.restore(now, Vec::new()).is_empty());
+        assert!(server.restore(now, WriteTerms::new(Term::new(1), now, Duration::ZERO), Vec::new()).is_empty());
         Self { server, now, spent: Duration::ZERO, devices: 0 }
     }
 

@@ -69,6 +69,7 @@ impl SwallowingGateway {
     /// Restores what a store has. From now on changes are kept for [`SwallowingGateway::take_changes`].
     pub fn restore(&mut self, now: Instant, contents: StoreContents) {
         let StoreContents {
+            term: _,
             devices,
             associations: _,
             retained_commands,

@@ -19,7 +19,7 @@ use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::credentials::KeyKind;
 use lwm2m_dtls::handshake::Acceptor;
-use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
+use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation, WriteTerms};
 
 /// Holds everything that DTLS listeners need.
 pub struct DtlsSetup {
@@ -90,18 +90,19 @@ impl DtlsSetup {
         gateway: Gateway,
         now: Instant,
         seed: [u8; 32],
-        store: Option<(&OpenedStore, Vec<SavedAssociation>)>,
+        store: Option<(&OpenedStore, WriteTerms, Vec<SavedAssociation>)>,
     ) -> Gateway {
         let new = || DtlsServer::new(self.settings.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
-        if let Some((store, associations)) = store {
-            let changes: Vec<Change> = server.restore(now, associations).into_iter().map(Change::Association).collect();
+        if let Some((store, terms, associations)) = store {
+            let changes = server.restore(now, terms, associations);
+            let changes: Vec<Change> = changes.into_iter().map(Change::Association).collect();
             if let Err(error) = store.write_now(&changes) {
                 // A later process would not know of the sequence numbers that this one uses.
                 error!(%error, "stored DTLS sessions not restored; devices must make new handshakes");
                 server = new();
                 // What it makes from now on is kept, once the store can be written again.
-                let none = server.restore(now, Vec::new());
+                let none = server.restore(now, terms, Vec::new());
                 debug_assert!(none.is_empty());
             }
         }

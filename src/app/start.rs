@@ -39,6 +39,7 @@ use crate::upstream;
 use crate::upstream::UpstreamLink;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
+use lwm2m_dtls::WriteTerms;
 
 use super::dtls::DtlsSetup;
 use super::{App, BoundAddresses, random_seed};
@@ -241,16 +242,16 @@ async fn listen(
 fn start_driver(config: &Config, prepared: &Prepared, parts: DriverParts) -> anyhow::Result<RunningDriver> {
     let DriverParts { thread, sockets, link, store, requests, failures, .. } = parts;
     let Prepared { conditions, metrics, secured, room, announced, accounts, .. } = prepared;
-    let now = driver::monotonic_now();
+    let (now, unix_time) = (driver::monotonic_now(), driver::unix_time()?);
     let mut settings = config.gateway.clone();
     settings.limits = room.bound(&settings.limits);
-    let mut gateway =
-        Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, driver::unix_time()?);
+    let mut gateway = Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, unix_time);
     if let Some(PreparedAccounts { loaded: Some(loaded), .. }) = accounts {
         gateway.set_bootstrap_accounts(now, loaded.accounts.clone());
     }
     let store = (&config.store, store);
-    let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
+    let (gateway, store) =
+        install_restored_state(gateway, (now, unix_time), secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let images = ImageReader::start(config.images.clone(), Arc::clone(metrics));
@@ -377,7 +378,7 @@ fn open_store(
 /// Gives the gateway its DTLS layer and the stored devices, and starts the store.
 fn install_restored_state(
     mut gateway: Gateway,
-    now: Instant,
+    (now, unix_time): (Instant, Duration),
     secured: Option<&DtlsSetup>,
     (settings, store): (&StoreConfig, Option<(OpenedStore, StoreContents)>),
     condition: Condition,
@@ -386,12 +387,22 @@ fn install_restored_state(
         Some((store, contents)) => (Some(store), contents),
         None => (None, StoreContents::default()),
     };
-    let StoreContents { devices, associations, retained_commands, profiles, generated_keys, firmware_jobs, campaigns } =
-        contents;
+    let StoreContents {
+        term,
+        devices,
+        associations,
+        retained_commands,
+        profiles,
+        generated_keys,
+        firmware_jobs,
+        campaigns,
+    } = contents;
     // Before the keys of associations are compared with those that are known.
     gateway.restore_generated_keys(generated_keys);
     if let Some(secured) = secured {
-        gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
+        let terms = WriteTerms::new(term, now, unix_time);
+        let stored = store.as_ref().map(|store| (store, terms, associations));
+        gateway = secured.join(gateway, now, random_seed()?, stored);
     }
     let Some(store) = store else {
         condition.set(ConditionState::Off, "there is none (store.enable): a restart forgets the devices");

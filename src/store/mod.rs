@@ -63,6 +63,12 @@ pub enum StoreError {
     NotOpened { file: PathBuf, error: std::io::Error },
     #[error("store.file = {}: it cannot be read ({problem}), and it cannot be put aside: {error}", .file.display())]
     NotPutAside { file: PathBuf, problem: String, error: std::io::Error },
+    #[error(
+        "store.file = {}: {problem}. A newer version of this program wrote it: use that version, or move the file away; \
+         devices then register again, and pending commands and generated keys are lost",
+        .file.display()
+    )]
+    Newer { file: PathBuf, problem: String },
     #[error("store.file = {}: it cannot be written: {problem}", .file.display())]
     NotWritten { file: PathBuf, problem: String },
 }

@@ -14,6 +14,8 @@ pub struct NodeNumberError(pub u64);
 impl NodeNumber {
     /// The number of bits that the number of a node has.
     pub const BITS: u32 = 7;
+    /// The number of the node of a program without a cluster.
+    pub const SINGLE: Self = Self(0);
 
     /// Returns the number of the node.
     pub const fn number(self) -> u8 {

@@ -25,7 +25,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// The number of a tenure of a shard. Each acquisition gives the shard a greater term than all before that the engine
 /// remembers. A term is also a time: no term is more than [`Term::AHEAD`] ticks ahead of the engine's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term(u64);
 
 impl Term {

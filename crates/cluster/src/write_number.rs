@@ -34,16 +34,18 @@ const LAST_COUNTER: u16 = (1 << COUNTER_BITS) - 1;
 /// The greatest distance of a term from the one in which the association was made: 17 years of ticks.
 const LAST_TERM: u64 = (1 << TERM_BITS) - 1;
 
-/// Numbers the records that one owner sends for one association.
-#[derive(Clone, Debug)]
+/// The distance of an owner without a term.
+const NO_TERM: u32 = u32::MAX;
+
+/// Numbers the records that one owner sends for one association. It is small, because there is one for each association.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteNumbers {
     born: Term,
-    node: NodeNumber,
-    /// The term whose numbers are given out; `None` before the first.
-    term: Option<Term>,
+    /// The number of terms from `born` to the one whose numbers are given out, or [`NO_TERM`].
+    distance: u32,
     /// The last counter that was given out in this term.
     counter: u16,
-    refused: u64,
+    node: NodeNumber,
 }
 
 /// Why an association may not send a record now.
@@ -70,42 +72,66 @@ pub enum TermError {
 }
 
 impl WriteNumbers {
+    /// The distance between the numbers of one term and those of the next one.
+    pub const PER_TERM: u64 = 1 << (COUNTER_BITS + NodeNumber::BITS);
+
     /// Returns the numbers of an association that was made in this term, for its owner of this number.
     pub fn new(born: Term, node: NodeNumber) -> Self {
-        Self { born, node, term: None, counter: 0, refused: 0 }
+        Self { born, distance: NO_TERM, counter: 0, node }
+    }
+
+    /// Returns the numbers of an association that its owner makes in this term, which has begun.
+    pub fn born_in(term: Term, node: NodeNumber) -> Self {
+        Self { born: term, distance: 0, counter: 0, node }
+    }
+
+    /// Gives out no number below this one, which the handshake has used up to there.
+    pub fn skip_below(&mut self, number: u64) {
+        let used = number.saturating_sub(1).saturating_sub(self.prefix().unwrap_or(0));
+        self.counter = self.counter.max(u16::try_from(used).unwrap_or(LAST_COUNTER).min(LAST_COUNTER));
     }
 
     /// Begins to give out the numbers of a term, which the owner has not used for this association.
     pub fn begin(&mut self, term: Term) -> Result<(), TermError> {
-        if self.term.is_some_and(|current| term <= current) {
+        if self.term().is_some_and(|current| term <= current) {
             return Err(TermError::NotNewer(term));
         }
         match term.since(self.born) {
             None => Err(TermError::BeforeBirth(term)),
-            Some(distance) if distance > LAST_TERM => Err(TermError::TooOld(term)),
-            Some(_) => {
-                self.term = Some(term);
-                self.counter = 0;
-                Ok(())
-            }
+            Some(distance) => match u32::try_from(distance) {
+                Ok(distance) if u64::from(distance) <= LAST_TERM => {
+                    self.distance = distance;
+                    self.counter = 0;
+                    Ok(())
+                }
+                Ok(_) | Err(_) => Err(TermError::TooOld(term)),
+            },
         }
     }
 
-    /// Returns the number of the next record, of 48 bits, or counts a refusal.
+    /// Returns the number of the next record, of 48 bits.
     pub fn next_number(&mut self) -> Result<u64, NoNumber> {
-        let number = self.try_next();
-        self.refused += u64::from(number.is_err());
-        number
-    }
-
-    fn try_next(&mut self) -> Result<u64, NoNumber> {
-        let distance = self.term.and_then(|term| term.since(self.born)).ok_or(NoNumber::NoTerm)?;
+        let prefix = self.prefix().ok_or(NoNumber::NoTerm)?;
         if self.counter == LAST_COUNTER {
             return Err(NoNumber::Exhausted);
         }
         self.counter += 1;
-        let prefix = distance << NodeNumber::BITS | u64::from(self.node.number());
-        Ok(prefix << COUNTER_BITS | u64::from(self.counter))
+        Ok(prefix | u64::from(self.counter))
+    }
+
+    /// Returns the term in which the association was made.
+    pub fn born(&self) -> Term {
+        self.born
+    }
+
+    /// Returns the term whose numbers are given out; `None` before the first.
+    pub fn term(&self) -> Option<Term> {
+        (self.distance != NO_TERM).then(|| Term::new(self.born.number() + u64::from(self.distance)))
+    }
+
+    /// Returns how many numbers of the term are left.
+    pub fn left(&self) -> u16 {
+        LAST_COUNTER - self.counter
     }
 
     /// Returns whether half of the numbers of the term are used: the owner asks for the next term.
@@ -115,12 +141,14 @@ impl WriteNumbers {
 
     /// Returns whether this is the last term of the association: its owner sends close_notify.
     pub fn is_last_term(&self) -> bool {
-        self.term.and_then(|term| term.since(self.born)) == Some(LAST_TERM)
+        u64::from(self.distance) == LAST_TERM
     }
 
-    /// Returns the number of records that were not sent for want of a number.
-    pub fn refused(&self) -> u64 {
-        self.refused
+    /// Returns the number of the record before the first one of this term.
+    fn prefix(&self) -> Option<u64> {
+        let distance = u64::from(self.distance);
+        let prefix = distance << NodeNumber::BITS | u64::from(self.node.number());
+        (self.distance != NO_TERM).then_some(prefix << COUNTER_BITS)
     }
 }
 
@@ -155,10 +183,23 @@ mod tests {
         let given: HashSet<_> = std::iter::from_fn(|| numbers.next_number().ok()).collect();
 
         assert_eq!(given.len(), 16_383);
-        assert_eq!(numbers.next_number(), Err(NoNumber::Exhausted));
-        assert_eq!(numbers.refused(), 2);
+        assert_eq!((numbers.next_number(), numbers.left()), (Err(NoNumber::Exhausted), 0));
         numbers.begin(Term::new(6)).unwrap();
         assert_eq!(numbers.next_number(), Ok(1 << 21 | 1 << 14 | 1));
+    }
+
+    #[test]
+    fn the_numbers_of_the_handshake_are_left_out() {
+        let node = node(0);
+        let mut numbers = WriteNumbers::born_in(Term::new(5), node);
+        numbers.skip_below(3);
+        assert_eq!((numbers.next_number(), numbers.term()), (Ok(3), Some(Term::new(5))));
+        numbers.skip_below(1 << 20);
+        assert_eq!(numbers.next_number(), Err(NoNumber::Exhausted));
+        numbers.begin(Term::new(6)).unwrap();
+        numbers.skip_below(3);
+        assert_eq!(numbers.next_number(), Ok(WriteNumbers::PER_TERM + 1));
+        assert!(size_of::<WriteNumbers>() <= 16);
     }
 
     #[test]

@@ -11,10 +11,12 @@ use super::cipher::{RecordKeys, RecordOpenError, RecordWriter, Sealing};
 use super::credentials::{KeyMark, KeyRealm, KeyUse, UsedKey};
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
-use super::record::{ContentType, DtlsRecord, PeerCid, SEQUENCES};
+use super::record::{ContentType, DtlsRecord, PeerCid};
 use super::replay_window::{ReplayCheck, ReplayWindow};
 use super::report::DtlsDropReason;
+use super::write_terms::{UsedNumbers, WriteTerms};
 use lwm2m_base::identity::Identity;
+use lwm2m_cluster::{Term, WriteNumbers};
 
 /// The meaning of an authentic record of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +54,20 @@ impl Alert {
     }
 }
 
-/// An association is kept over a restart, so that it is written anew when it sent so many records; a process that takes
-/// it up goes on [`Association::JUMP`] ahead of what was written.
-const SENT_BETWEEN_CHANGES: u64 = 1 << 16;
+/// The terms that an association with used-up numbers waits for, in silence: 16 seconds. It is closed if the next one is
+/// further away, because the clock was set back by more than that.
+const PATIENT_TERMS: u64 = 4;
 /// Records that an association may receive between two changes. After a crash only these could be replayed.
 const RECEIVED_BETWEEN_CHANGES: u8 = 64;
+
+/// Why an association sends no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRecord {
+    /// It has to wait for the next term.
+    Yet,
+    /// Its numbers are used up.
+    Never,
+}
 
 pub struct Association {
     pub(super) id: AssociationId,
@@ -68,7 +79,7 @@ pub struct Association {
     /// The device's records carry our connection id, which is `id`.
     pub(super) has_own_cid: bool,
     pub(super) peer_cid: Option<PeerCid>,
-    pub(super) next_write: u64,
+    pub(super) numbers: WriteNumbers,
     pub(super) window: ReplayWindow,
     pub(super) failed_tags: u64,
     /// Our datagrams that end the handshake, until the device is known to have them.
@@ -79,8 +90,8 @@ pub struct Association {
     /// `None` for an association of an earlier process.
     pub(super) handshake: Option<CompletedHandshake>,
     heard: Instant,
-    /// `next_write` when it was a change for the last time.
-    written_at: u64,
+    /// Whether it has begun a term since it was a change for the last time.
+    has_new_term: bool,
     received_since: u8,
     queued: bool,
 }
@@ -93,7 +104,7 @@ pub(super) struct RestoredAssociation {
     pub keys: RecordKeys,
     pub has_own_cid: bool,
     pub peer_cid: Option<PeerCid>,
-    pub next_write: u64,
+    pub used_numbers: UsedNumbers,
     pub window: ReplayWindow,
     pub failed_tags: u64,
     pub last_flight: Vec<Vec<u8>>,
@@ -102,15 +113,14 @@ pub(super) struct RestoredAssociation {
 }
 
 impl Association {
-    /// More records than can be sent between two changes: 18 hours of 65,536 in a second.
-    pub const JUMP: u64 = 1 << 32;
-
+    /// Makes the association that a handshake leaves. It numbers its records by `numbers`, after those of the handshake.
     pub fn new(
         id: AssociationId,
         made_at: (u16, SocketAddr),
         (established, key): (Established, Option<KeyMark>),
-        now: Instant,
+        (mut numbers, now): (WriteNumbers, Instant),
     ) -> Self {
+        numbers.skip_below(established.next_write_sequence);
         Self {
             id,
             made_at,
@@ -118,7 +128,7 @@ impl Association {
             keys: established.keys,
             has_own_cid: established.own_cid.is_some(),
             peer_cid: established.peer_cid,
-            next_write: established.next_write_sequence,
+            numbers,
             window: ReplayWindow::with_newest(established.newest_read_sequence),
             failed_tags: 0,
             last_flight: established.last_flight.into(),
@@ -126,16 +136,16 @@ impl Association {
             key,
             handshake: Some(CompletedHandshake { at: now, resumed: established.resumed }),
             heard: now,
-            written_at: established.next_write_sequence,
+            has_new_term: false,
             received_since: 0,
             queued: false,
         }
     }
 
-    /// Restores an association of an earlier process. Its sequence numbers continue beyond all that the earlier
-    /// process can have used. Returns None if too few sequence numbers are left.
-    pub fn restored(restored: RestoredAssociation, now: Instant) -> Option<Self> {
-        let next_write = restored.next_write.checked_add(Self::JUMP).filter(|next| *next < SEQUENCES)?;
+    /// Restores an association of an earlier process. Its sequence numbers continue in a term of this process. Returns
+    /// `None` if no sequence numbers are left.
+    pub fn restored(restored: RestoredAssociation, terms: &WriteTerms, now: Instant) -> Option<Self> {
+        let numbers = terms.numbers_of_restored(restored.used_numbers)?;
         Some(Self {
             id: restored.id,
             made_at: restored.made_at,
@@ -143,7 +153,7 @@ impl Association {
             keys: restored.keys,
             has_own_cid: restored.has_own_cid,
             peer_cid: restored.peer_cid,
-            next_write,
+            numbers,
             window: restored.window,
             failed_tags: restored.failed_tags,
             last_flight: restored.last_flight.into(),
@@ -151,7 +161,7 @@ impl Association {
             key: restored.key,
             handshake: None,
             heard: now,
-            written_at: next_write,
+            has_new_term: false,
             received_since: 0,
             queued: false,
         })
@@ -186,14 +196,18 @@ impl Association {
         Ok((standing, received))
     }
 
-    /// Seals data in a record; `None` if the sequence numbers are exhausted.
-    pub fn seal(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
-        // The last one is for the alert that closes it.
-        (self.next_write < SEQUENCES - 1).then(|| self.seal_record(ContentType::ApplicationData, plaintext))
+    /// Seals data in a record. If the numbers of the term are used up, it begins the next term, which may not be above
+    /// `latest`.
+    pub fn seal(&mut self, latest: Term, plaintext: &[u8]) -> Result<Vec<u8>, NoRecord> {
+        // The last number of a term is for the alert that closes the association.
+        if self.numbers.left() <= 1 {
+            self.begin_next_term(latest)?;
+        }
+        self.seal_record(ContentType::ApplicationData, plaintext).ok_or(NoRecord::Never)
     }
 
     pub(crate) fn seal_alert(&mut self, alert: Alert) -> Option<Vec<u8>> {
-        (self.next_write < SEQUENCES).then(|| self.seal_record(ContentType::Alert, &alert.bytes()))
+        self.seal_record(ContentType::Alert, &alert.bytes())
     }
 
     /// Counts a record that was not authentic.
@@ -204,7 +218,7 @@ impl Association {
 
     /// Returns whether so much was sent or received since the last change that the stored copy has to be replaced.
     pub(crate) fn is_worn(&self) -> bool {
-        self.next_write - self.written_at >= SENT_BETWEEN_CHANGES || self.received_since >= RECEIVED_BETWEEN_CHANGES
+        self.has_new_term || self.received_since >= RECEIVED_BETWEEN_CHANGES
     }
 
     /// Marks the association as changed, and returns whether it was marked before.
@@ -220,7 +234,7 @@ impl Association {
     /// Marks the current state as written.
     pub fn written(&mut self) {
         self.queued = false;
-        self.written_at = self.next_write;
+        self.has_new_term = false;
         self.received_since = 0;
     }
 
@@ -240,11 +254,23 @@ impl Association {
         self.heard
     }
 
-    fn seal_record(&mut self, content_type: ContentType, plaintext: &[u8]) -> Vec<u8> {
-        let sequence = self.next_write;
-        self.next_write += 1;
+    fn begin_next_term(&mut self, latest: Term) -> Result<(), NoRecord> {
+        let next = self.numbers.term().ok_or(NoRecord::Never)?.next();
+        match next.since(latest) {
+            None | Some(0) => {
+                self.numbers.begin(next).map_err(|_| NoRecord::Never)?;
+                self.has_new_term = true;
+                Ok(())
+            }
+            Some(1..=PATIENT_TERMS) => Err(NoRecord::Yet),
+            Some(_) => Err(NoRecord::Never),
+        }
+    }
+
+    fn seal_record(&mut self, content_type: ContentType, plaintext: &[u8]) -> Option<Vec<u8>> {
+        let sequence = self.numbers.next_number().ok()?;
         let cid = self.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);
-        self.keys.seal(Sealing { writer: RecordWriter::Server, content_type, sequence, cid }, plaintext)
+        Some(self.keys.seal(Sealing { writer: RecordWriter::Server, content_type, sequence, cid }, plaintext))
     }
 
     /// Handles data, which proves that the device has received the gateway's last flight; that flight is dropped.

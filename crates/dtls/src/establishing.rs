@@ -150,7 +150,8 @@ impl DtlsServer {
         }
         let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
-        let association = Association::new(id, place, (established, key), now);
+        let numbers = self.terms.numbers_of_new(now);
+        let association = Association::new(id, place, (established, key), (numbers, now));
         let (peer, identity) = (association.peer(), association.identity.clone());
         let connection_id = association.has_own_cid;
         let replaced = self.replaced_by(&association).and_then(|id| self.associations.remove(id));

@@ -23,7 +23,8 @@
 //! - Each datagram has exactly one [`DtlsDatagramOutcome`] in the reports, and no datagram makes the server panic.
 //! - A plaintext is authentic, was not received before ([RFC 6347 section 4.1.2.6]), and comes with the association
 //!   that it belongs to. After a crash at most the last 64 records of a device could be accepted again.
-//! - No sequence number protects two records, not even over a restart.
+//! - No sequence number protects two records, not even over a restart or if an older copy of the store is brought back,
+//!   under the conditions that [`WriteTerms`] names.
 //! - A device's address changes only by an authentic record that is newer than all before it (RFC 9146 section 6).
 //! - Every table has a bound ([`DtlsConfig`]) and a gauge ([`DtlsTableSizes`]).
 //! - All `unsafe` code of the program is here, in `handshake::ffi`, behind functions that are safe to call.
@@ -61,6 +62,7 @@ mod saved;
 mod sources;
 #[cfg(feature = "test-client")]
 pub mod test_client;
+mod write_terms;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -72,7 +74,7 @@ use rand::{RngExt, SeedableRng};
 
 use lwm2m_base::{AssociationId, Peer};
 
-use association::{Alert, Association};
+use association::{Alert, Association, NoRecord};
 use associations::{Associations, PeerAddress};
 use cookie::Cookies;
 use credentials::{KeyKind, KeyQuestion, KeyUse};
@@ -85,8 +87,10 @@ use record::MAX_PLAINTEXT;
 use restart::AssociationChanges;
 
 pub use config::DtlsConfig;
+pub use lwm2m_cluster::Term;
 pub use report::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 pub use saved::{AssociationChange, SavedAssociation};
+pub use write_terms::WriteTerms;
 
 /// An instruction of the server to its owner. Changes for the store are polled separately:
 /// [`DtlsServer::take_changes`].
@@ -137,6 +141,10 @@ pub struct DtlsServer {
     handshakes: Handshakes,
     associations: Associations,
     changes: AssociationChanges,
+    terms: WriteTerms,
+    /// The last term that an association may begin by itself, at the time of the last call with a time. An earlier time does
+    /// no harm.
+    latest_term: Term,
     outputs: VecDeque<DtlsOutput>,
 }
 
@@ -198,6 +206,8 @@ impl DtlsServer {
             handshakes: Handshakes::new(&settings),
             associations: Associations::default(),
             changes: AssociationChanges::default(),
+            terms: WriteTerms::of_single_process(),
+            latest_term: WriteTerms::of_single_process().latest(now),
             outputs: VecDeque::new(),
             settings,
         }
@@ -207,10 +217,14 @@ impl DtlsServer {
     pub fn send(&mut self, to: AssociationId, plaintext: &[u8]) {
         let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT);
         let Some(association) = association else { return self.report(DtlsReport::Unsent { association: to }) };
-        let Some(datagram) = association.seal(plaintext) else {
-            self.alert(to, Alert::CloseNotify);
-            self.close(to, AssociationCloseReason::SequenceExhausted);
-            return self.report(DtlsReport::Unsent { association: to });
+        let datagram = match association.seal(self.latest_term, plaintext) {
+            Ok(datagram) => datagram,
+            Err(NoRecord::Yet) => return self.report(DtlsReport::Unsent { association: to }),
+            Err(NoRecord::Never) => {
+                self.alert(to, Alert::CloseNotify);
+                self.close(to, AssociationCloseReason::SequenceExhausted);
+                return self.report(DtlsReport::Unsent { association: to });
+            }
         };
         if association.is_worn() {
             self.changed(to);
@@ -219,6 +233,7 @@ impl DtlsServer {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.latest_term = self.terms.latest(now);
         self.keys.handle_timeout(now);
         self.key_turns.handle_timeout(now);
         self.handle_handshake_timeouts(now);

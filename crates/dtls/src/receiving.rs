@@ -22,6 +22,7 @@ type RecordOutcome = (DtlsDatagramOutcome, Option<AssociationId>);
 impl DtlsServer {
     /// Handles a datagram. It cannot fail: each datagram has its outcome among the reports.
     pub fn handle_datagram(&mut self, now: Instant, socket: u16, from: SocketAddr, datagram: &[u8]) {
+        self.latest_term = self.terms.latest(now);
         let mut outcome = None;
         for record in records(datagram, OwnCid::LENGTH) {
             let next = self.handle_record(now, (socket, from), &record);

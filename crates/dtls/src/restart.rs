@@ -1,8 +1,6 @@
 //! Associations outlive the process: what changed about them goes to the store, and comes back from there.
 //!
-//! A sequence number of ours must not protect two records, which would give the key away. So an association is a change
-//! at least every 65,536 records that it sends, and a process that takes it up goes on 2^32 ahead of what was saved:
-//! more than can have been sent in between, however late the store was.
+//! No sequence number protects two records, however late the store was: [`super::write_terms`] tells why.
 //!
 //! What was received since the last change could be replayed once, after a crash: at most 64 records of each device.
 //! How long a device was silent is not kept: that time begins anew.
@@ -16,6 +14,7 @@ use super::DtlsServer;
 use super::association::Association;
 use super::report::DtlsReport;
 use super::saved::{AssociationChange, SavedAssociation, load, save};
+use super::write_terms::{UsedNumbers, WriteTerms};
 
 /// Associations whose stored copy is out of date. Nothing is recorded before [`DtlsServer::restore`], since there is
 /// no store then.
@@ -35,15 +34,23 @@ impl AssociationChanges {
 }
 
 impl DtlsServer {
-    /// Takes up what was kept by a process of before, and keeps changes from now on.
+    /// Restores what an earlier process has stored, and keeps changes from now on. The first of these terms has to be in
+    /// the store, durably.
     ///
-    /// The changes that it returns have to be in the store, durably, before anything else is asked of this: the
-    /// sequence numbers jump ahead of all that can have been sent since the records were made, and a process after this
-    /// one has to jump ahead of those.
+    /// Returns the changes of records that cannot be restored, and of those of a format without terms. They have to be in
+    /// the store, durably, before anything is sent: without them a later process would use the sequence numbers of the
+    /// latter again.
     #[must_use = "they have to be in the store before anything is sent"]
-    pub fn restore(&mut self, now: Instant, records: Vec<SavedAssociation>) -> Vec<AssociationChange> {
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        terms: WriteTerms,
+        records: Vec<SavedAssociation>,
+    ) -> Vec<AssociationChange> {
         self.changes.are_kept = true;
-        records.iter().map(|record| self.restore_one(now, record)).collect()
+        self.terms = terms;
+        self.latest_term = terms.latest(now);
+        records.iter().filter_map(|record| self.restore_one(now, record)).collect()
     }
 
     /// Returns at most this many of the associations that changed since they were taken; the others are returned the
@@ -76,17 +83,19 @@ impl DtlsServer {
         !self.changes.queue.is_empty()
     }
 
-    fn restore_one(&mut self, now: Instant, record: &SavedAssociation) -> AssociationChange {
+    fn restore_one(&mut self, now: Instant, record: &SavedAssociation) -> Option<AssociationChange> {
         let room = self.associations.len() < self.settings.associations && self.associations.get(record.id).is_none();
-        let loaded = load(record).filter(|_| room).and_then(|restored| Association::restored(restored, now));
-        let Some(association) = loaded else {
+        let loaded = load(record).filter(|_| room);
+        let has_terms = loaded.as_ref().is_some_and(|loaded| matches!(loaded.used_numbers, UsedNumbers::Terms { .. }));
+        let restored = loaded.and_then(|loaded| Association::restored(loaded, &self.terms, now));
+        let Some(association) = restored else {
             self.report(DtlsReport::NotRestored { association: record.id });
-            return AssociationChange::Remove(record.id);
+            return Some(AssociationChange::Remove(record.id));
         };
         let peer = association.peer();
         self.associations.insert(association, self.settings.idle);
         self.report(DtlsReport::Restored { peer });
-        self.change(record.id)
+        (!has_terms).then(|| self.change(record.id))
     }
 
     fn change(&mut self, id: AssociationId) -> AssociationChange {

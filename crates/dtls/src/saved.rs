@@ -12,7 +12,9 @@ use super::cipher::{RecordKeys, Suite};
 use super::credentials::{KeyKind, KeyMark, KeyTag};
 use super::record::PeerCid;
 use super::replay_window::ReplayWindow;
+use super::write_terms::UsedNumbers;
 use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_cluster::Term;
 
 /// The record of an association. It has its keys in it: its `Debug` does not say them.
 ///
@@ -53,12 +55,15 @@ impl AssociationChange {
 }
 
 /// The version of the format. It is raised whenever the meaning of the bytes behind it changes.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
-/// The format without the tag of the key.
+/// The format with the next sequence number in the place of the terms.
+const FORMAT_WITHOUT_TERMS: u8 = 3;
+
+/// The format without terms and without the tag of the key.
 const FORMAT_WITHOUT_TAG: u8 = 2;
 
-/// The format without the kind of the key. All keys were for registrations.
+/// The format without terms and without the kind of the key. All keys were for registrations.
 const FORMAT_WITHOUT_KIND: u8 = 1;
 
 /// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no
@@ -69,7 +74,9 @@ pub(super) fn save(association: &Association) -> SavedAssociation {
     open.push(kind_number(association.key.map(|key| key.kind)));
     let tag = association.key.and_then(|key| key.tag);
     put(&mut open, tag.as_ref().map_or(&[], |tag| &tag.0));
-    for number in [association.next_write, window, received, association.failed_tags] {
+    let born = association.numbers.born();
+    let term = association.numbers.term().unwrap_or(born);
+    for number in [born.number(), term.number(), window, received, association.failed_tags] {
         open.extend_from_slice(&number.to_be_bytes());
     }
     put(&mut open, association.peer_cid.as_ref().map_or(&[], PeerCid::as_bytes));
@@ -89,16 +96,19 @@ pub(super) fn save(association: &Association) -> SavedAssociation {
 pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
     let mut reader = SavedReader(&saved.bytes);
     let format = reader.byte()?;
-    if ![FORMAT, FORMAT_WITHOUT_TAG, FORMAT_WITHOUT_KIND].contains(&format) {
+    if ![FORMAT, FORMAT_WITHOUT_TERMS, FORMAT_WITHOUT_TAG, FORMAT_WITHOUT_KIND].contains(&format) {
         return None;
     }
     let suite = Suite::ALL.into_iter().find(|suite| Some(suite_number(*suite)) == saved.bytes.get(1).copied())?;
     reader.byte()?;
     let has_own_cid = reader.byte()? != 0;
     let stored_kind = if format == FORMAT_WITHOUT_KIND { None } else { Some(reader.kind()?) };
-    let tag = if format == FORMAT { reader.tag()? } else { None };
-    let [next_write, newest, received, failed_tags] =
-        [reader.number()?, reader.number()?, reader.number()?, reader.number()?];
+    let tag = if [FORMAT, FORMAT_WITHOUT_TERMS].contains(&format) { reader.tag()? } else { None };
+    let used_numbers = match format {
+        FORMAT => UsedNumbers::Terms { born: reader.term()?, term: reader.term()? },
+        _ => UsedNumbers::Sequence(reader.number()?),
+    };
+    let [newest, received, failed_tags] = [reader.number()?, reader.number()?, reader.number()?];
     let peer_cid = PeerCid::new(reader.bytes()?);
     let made_at = (saved.made_at, reader.address()?);
     let place = (saved.reached_by, reader.address()?);
@@ -116,7 +126,7 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
         keys,
         has_own_cid,
         peer_cid,
-        next_write,
+        used_numbers,
         window,
         failed_tags,
         last_flight,
@@ -223,6 +233,10 @@ impl<'a> SavedReader<'a> {
         let (number, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*number))
+    }
+
+    fn term(&mut self) -> Option<Term> {
+        self.number().map(Term::new)
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {

@@ -33,7 +33,7 @@ impl MemoryStore {
                 Change::Put(record) => {
                     self.devices.insert(record.registration.endpoint.clone(), through_json(&record));
                 }
-                Change::Remove { endpoint } => {
+                Change::Remove { endpoint, .. } => {
                     self.devices.remove(&endpoint);
                 }
                 Change::RetainedCommands(record) if record.commands.is_empty() => {

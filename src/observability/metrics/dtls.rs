@@ -29,7 +29,8 @@ impl DtlsMetrics {
         let started = "DTLS handshakes started by clients with a valid cookie";
         let flights = "Retransmitted flights of DTLS handshakes";
         let not_restored = "DTLS associations that could not be restored after a restart";
-        let unsent = "Messages not sent because the DTLS association of the device is closed";
+        let unsent =
+            "Messages not sent because the DTLS association of the device is closed or has to wait for its next term";
         let skipped = "Pre-shared key lookups skipped because too many were in flight";
         Self {
             datagrams: DtlsDatagramCounters::register(registry),

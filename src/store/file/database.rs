@@ -1,9 +1,10 @@
 //! Reads and writes the file: a redb database with a table of devices and one of their commands.
 //!
-//! - `about`: the number of the format.
-//! - `devices`: by endpoint, the record as JSON, and the name of the listener that the device speaks to.
-//! - `commands`: by endpoint and serial, the JSON of the application. They are apart from the devices since they may be
-//!   large and never change: a device is written often, each of its commands once.
+//! - `about`: the number of the format, and the first term of the newest process that has used the file.
+//! - `shard_devices`: by shard and endpoint, the record as JSON, and the name of the listener that the device speaks to.
+//!   The shard keeps the records of two gateways of one program apart that both had the endpoint.
+//! - `shard_commands`: by shard, endpoint and serial, the JSON of the application. They are apart from the devices since they
+//!   may be large and never change: a device is written often, each of its commands once.
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
@@ -12,12 +13,13 @@
 //!   campaign itself.
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use redb::{DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -35,12 +37,12 @@ use lwm2m_core::gateway::record::{
     RetainedCommandsRecord,
 };
 use lwm2m_core::registry::CommandDigest;
-use lwm2m_dtls::{AssociationChange, SavedAssociation};
+use lwm2m_dtls::{AssociationChange, SavedAssociation, Term, WriteTerms};
 
 /// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program
 /// that knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice. 3:
-/// an object list has its paths only once, as the texts of its links.
-const FORMAT: u64 = 3;
+/// an object list has its paths only once, as the texts of its links. 4: terms, and shards in the keys.
+const FORMAT: u64 = 4;
 
 /// Formats that this program can read.
 const READABLE: std::ops::RangeInclusive<u64> = 1..=FORMAT;
@@ -57,10 +59,14 @@ const PROFILES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("profile
 /// Keys by identity; the second one is empty unless it is to replace the first. An older program leaves them as they
 /// are.
 const GENERATED_KEYS: TableDefinition<'_, &str, (&[u8], &[u8])> = TableDefinition::new("generated_keys");
-const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+const DEVICES: TableDefinition<'_, (u8, &str), &[u8]> = TableDefinition::new("shard_devices");
 // Another name of the table would be another format.
 const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
-const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
+const COMMANDS: TableDefinition<'_, (u8, &str, u64), &str> = TableDefinition::new("shard_commands");
+/// Devices of a format without shards.
+const UNSHARDED_DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+/// Commands of a format without shards.
+const UNSHARDED_COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
 /// Firmware campaigns. An older program leaves them as they are.
 const CAMPAIGNS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("campaigns");
 /// Holds for each association the names of two listeners, the one at which it was established and the one by which it
@@ -68,6 +74,8 @@ const CAMPAIGNS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new(
 /// The firmware update of each endpoint, as JSON. An older program leaves them as they are.
 const FIRMWARE_JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("firmware_jobs");
 const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
+
+type CommandTable<'t> = Table<'t, (u8, &'static str, u64), &'static str>;
 
 pub struct Database {
     database: redb::Database,
@@ -77,6 +85,8 @@ pub struct Database {
 /// The contents of the file.
 #[derive(Debug, Default)]
 pub struct StoreContents {
+    /// The first term of this process, which the file has already.
+    pub term: Term,
     pub devices: Vec<DeviceRecord>,
     pub associations: Vec<SavedAssociation>,
     pub retained_commands: Vec<RetainedCommandsRecord>,
@@ -96,7 +106,7 @@ pub enum StoreOpenError {
     #[error("{0}")]
     Damaged(String),
     /// The format.
-    #[error("format {0}")]
+    #[error("it has format {0}, and this version reads the formats 1 to {FORMAT}")]
     Newer(u64),
 }
 
@@ -115,9 +125,14 @@ struct StoredRecord {
 
 impl Database {
     /// Opens a file, or creates it, and reads what is in it. Every checksum is verified.
-    pub fn open(file: &Path, listeners: &[UdpListener]) -> Result<(Self, StoreContents), StoreOpenError> {
+    /// `unix_time` is the wall clock time, which the first term of the process follows.
+    pub fn open(
+        file: &Path,
+        listeners: &[UdpListener],
+        unix_time: Duration,
+    ) -> Result<(Self, StoreContents), StoreOpenError> {
         // Checksums do not prove that pages make sense; redb asserts it, and a file may not stop the program.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, listeners)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, listeners, unix_time)));
         opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
     }
 
@@ -141,12 +156,14 @@ impl Database {
             for change in changes {
                 match change {
                     Change::Put(record) => {
-                        devices.insert(record.registration.endpoint.as_str(), self.encode(record).as_slice())?;
+                        let key = (record.shard().number(), record.registration.endpoint.as_str());
+                        devices.insert(key, self.encode(record).as_slice())?;
                         write_commands(&mut commands, record)?;
                     }
-                    Change::Remove { endpoint } => {
-                        devices.remove(endpoint.as_str())?;
-                        keep_commands(&mut commands, endpoint, &HashSet::new())?;
+                    Change::Remove { shard, endpoint } => {
+                        let key = (shard.number(), endpoint.as_str());
+                        devices.remove(key)?;
+                        keep_commands(&mut commands, key, &HashSet::new())?;
                     }
                     Change::RetainedCommands(record) => write_retained_commands(&mut retained_commands, record)?,
                     Change::Profile(record) => write_profile(&mut profiles, record)?,
@@ -167,11 +184,15 @@ impl Database {
         Ok(())
     }
 
-    fn open_file(file: &Path, listeners: &[UdpListener]) -> Result<(Self, StoreContents), StoreOpenError> {
+    fn open_file(
+        file: &Path,
+        listeners: &[UdpListener],
+        unix_time: Duration,
+    ) -> Result<(Self, StoreContents), StoreOpenError> {
         make_private(file).map_err(StoreOpenError::Io)?;
         let database = open_database(file)?;
         let database = Self { database, listeners: listeners.to_vec() };
-        database.check_format()?;
+        let term = database.prepare(unix_time)?;
         let devices = database.read().map_err(damage)?;
         let associations = database.read_associations().map_err(damage)?;
         let retained_commands = database.read_retained_commands().map_err(damage)?;
@@ -180,6 +201,7 @@ impl Database {
         let firmware_jobs = database.read_firmware_jobs().map_err(damage)?;
         let campaigns = database.read_campaigns().map_err(damage)?;
         let contents = StoreContents {
+            term,
             devices,
             associations,
             retained_commands,
@@ -191,29 +213,26 @@ impl Database {
         Ok((database, contents))
     }
 
-    /// Checks the format of the file. A file without a format is new.
-    fn check_format(&self) -> Result<(), StoreOpenError> {
-        let prepare = || -> Result<u64, redb::Error> {
-            let transaction = self.database.begin_write()?;
-            let format = {
-                let mut about = transaction.open_table(ABOUT)?;
-                let format = about.get("format")?.map_or(FORMAT, |format| format.value());
-                if READABLE.contains(&format) {
-                    about.insert("format", FORMAT)?;
-                }
-                format
-            };
-            if READABLE.contains(&format) {
-                create_tables(&transaction)?;
-            }
-            transaction.commit()?;
-            Ok(format)
-        };
-        match prepare().map_err(damage)? {
-            known if READABLE.contains(&known) => Ok(()),
-            older @ ..FORMAT => Err(StoreOpenError::Damaged(format!("there is no format {older}"))),
-            newer => Err(StoreOpenError::Newer(newer)),
+    /// Checks the format of the file, converts an older one, and takes the first term of this process. All of this is
+    /// durable when it returns. A file without a format is new.
+    fn prepare(&self, unix_time: Duration) -> Result<Term, StoreOpenError> {
+        let transaction = self.database.begin_write().map_err(|error| damage(error.into()))?;
+        let format = format_of(&transaction).map_err(damage)?;
+        match format {
+            known if READABLE.contains(&known) => {}
+            older @ ..FORMAT => return Err(StoreOpenError::Damaged(format!("there is no format {older}"))),
+            newer => return Err(StoreOpenError::Newer(newer)),
         }
+        let convert = || -> Result<Term, redb::Error> {
+            create_tables(&transaction)?;
+            if format < FORMAT {
+                add_shards(&transaction)?;
+            }
+            let term = take_term(&transaction, unix_time)?;
+            transaction.commit()?;
+            Ok(term)
+        };
+        convert().map_err(damage)
     }
 
     fn read(&self) -> Result<Vec<DeviceRecord>, redb::Error> {
@@ -222,8 +241,8 @@ impl Database {
         let commands = transaction.open_table(COMMANDS)?;
         let mut records = Vec::new();
         for entry in devices.iter()? {
-            let (endpoint, value) = entry?;
-            let endpoint = endpoint.value();
+            let (key, value) = entry?;
+            let (shard, endpoint) = key.value();
             let mut record = match serde_json::from_slice(value.value()) {
                 Ok(read) => self.place(read),
                 // Its pages are whole, so that the others can be trusted.
@@ -234,7 +253,7 @@ impl Database {
             };
             let mut complete = Vec::new();
             for mut command in record.commands {
-                let json = commands.get((endpoint, command.serial))?;
+                let json = commands.get((shard, endpoint, command.serial))?;
                 let json = json.map(|json| json.value().to_owned());
                 let Some(Ok(echo)) = json.map(TryInto::try_into) else {
                     error!(endpoint, serial = command.serial, "stored command unreadable; it is lost");
@@ -404,6 +423,53 @@ fn make_private(file: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns the format of the file. A new file has none, and becomes one of this format.
+fn format_of(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
+    let about = transaction.open_table(ABOUT)?;
+    let format = about.get("format")?.map_or(FORMAT, |format| format.value());
+    Ok(format)
+}
+
+/// Takes the first term of this process.
+fn take_term(transaction: &WriteTransaction, unix_time: Duration) -> Result<Term, redb::Error> {
+    let mut about = transaction.open_table(ABOUT)?;
+    let stored = about.get("term")?.map_or(0, |term| term.value());
+    let term = WriteTerms::first_after(Term::new(stored), unix_time);
+    about.insert("term", term.number())?;
+    about.insert("format", FORMAT)?;
+    Ok(term)
+}
+
+/// Moves the devices and commands of a format without shards to the tables of this format.
+fn add_shards(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut shards = HashMap::new();
+    {
+        let older = transaction.open_table(UNSHARDED_DEVICES)?;
+        let mut devices = transaction.open_table(DEVICES)?;
+        for entry in older.iter()? {
+            let (endpoint, value) = entry?;
+            let endpoint = endpoint.value();
+            // An unreadable record is reported when the devices are read.
+            let read = serde_json::from_slice::<StoredRecord>(value.value());
+            let shard = read.map_or(0, |read| read.record.shard().number());
+            devices.insert((shard, endpoint), value.value())?;
+            shards.insert(endpoint.to_owned(), shard);
+        }
+        let older = transaction.open_table(UNSHARDED_COMMANDS)?;
+        let mut commands = transaction.open_table(COMMANDS)?;
+        for entry in older.iter()? {
+            let (key, json) = entry?;
+            let (endpoint, serial) = key.value();
+            if let Some(shard) = shards.get(endpoint) {
+                commands.insert((*shard, endpoint, serial), json.value())?;
+            }
+        }
+    }
+    transaction.delete_table(UNSHARDED_DEVICES)?;
+    transaction.delete_table(UNSHARDED_COMMANDS)?;
+    Ok(())
+}
+
 fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(DEVICES)?;
     transaction.open_table(COMMANDS)?;
@@ -482,28 +548,28 @@ fn write_campaign(table: &mut Table<'_, (&str, &str), &str>, record: &CampaignRe
     Ok(())
 }
 
-fn write_commands(table: &mut Table<'_, (&str, u64), &str>, record: &DeviceRecord) -> Result<(), StorageError> {
-    let endpoint = record.registration.endpoint.as_str();
+fn write_commands(table: &mut CommandTable<'_>, record: &DeviceRecord) -> Result<(), StorageError> {
+    let key @ (shard, endpoint) = (record.shard().number(), record.registration.endpoint.as_str());
     let current: HashSet<u64> = record.commands.iter().map(|command| command.serial).collect();
-    let written = keep_commands(table, endpoint, &current)?;
+    let written = keep_commands(table, key, &current)?;
     for command in record.commands.iter().filter(|command| !written.contains(&command.serial)) {
-        table.insert((endpoint, command.serial), command.command.to_json().as_str())?;
+        table.insert((shard, endpoint, command.serial), command.command.to_json().as_str())?;
     }
     Ok(())
 }
 
 /// Removes all commands of an endpoint except these, and returns those that were stored.
 fn keep_commands(
-    table: &mut Table<'_, (&str, u64), &str>,
-    endpoint: &str,
+    table: &mut CommandTable<'_>,
+    (shard, endpoint): (u8, &str),
     current: &HashSet<u64>,
 ) -> Result<HashSet<u64>, StorageError> {
     let mut written = HashSet::new();
-    for entry in table.range((endpoint, 0)..=(endpoint, u64::MAX))? {
-        written.insert(entry?.0.value().1);
+    for entry in table.range((shard, endpoint, 0)..=(shard, endpoint, u64::MAX))? {
+        written.insert(entry?.0.value().2);
     }
     for serial in written.difference(current) {
-        table.remove((endpoint, *serial))?;
+        table.remove((shard, endpoint, *serial))?;
     }
     Ok(written)
 }

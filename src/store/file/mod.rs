@@ -97,7 +97,7 @@ impl OpenedStore {
 
 impl Store {
     /// Opens the file, or creates it, and returns its contents. A device comes back to the listener of the same name.
-    /// `unix_time` names a file that is moved aside.
+    /// `unix_time` is the wall clock time: the first term of the process follows it, and it names a file that is moved aside.
     pub fn open(
         settings: &StoreConfig,
         listeners: &[UdpListener],
@@ -211,17 +211,17 @@ fn open_or_put_aside(
     unix_time: Duration,
 ) -> Result<(Database, StoreContents), StoreError> {
     let file = &settings.file;
-    let (problem, mark) = match Database::open(file, listeners) {
+    let problem = match Database::open(file, listeners, unix_time) {
         Ok(opened) => return Ok(opened),
         Err(StoreOpenError::InUse) => return Err(StoreError::InUse(file.clone())),
         Err(StoreOpenError::Io(error)) => return Err(StoreError::NotOpened { file: file.clone(), error }),
-        Err(StoreOpenError::Damaged(problem)) => (problem, "damaged"),
-        Err(StoreOpenError::Newer(format)) => {
-            (format!("it is of format {format}, which a newer version of this program writes"), "newer")
+        Err(StoreOpenError::Damaged(problem)) => problem,
+        Err(newer @ StoreOpenError::Newer(_)) => {
+            return Err(StoreError::Newer { file: file.clone(), problem: newer.to_string() });
         }
     };
     let mut aside = file.clone().into_os_string();
-    aside.push(format!(".{mark}-{}", unix_time.as_secs()));
+    aside.push(format!(".damaged-{}", unix_time.as_secs()));
     let aside = PathBuf::from(aside);
     std::fs::rename(file, &aside).map_err(|error| StoreError::NotPutAside {
         file: file.clone(),
@@ -232,10 +232,9 @@ fn open_or_put_aside(
         file = %file.display(),
         problem,
         put_aside = %aside.display(),
-        "the store cannot be read: the devices that it knew have to register again; \
-         a store of a newer version can be put back for that version, a damaged one can be deleted"
+        "the store cannot be read: the devices that it knew have to register again; the damaged file can be deleted"
     );
-    Database::open(file, listeners).map_err(|error| match error {
+    Database::open(file, listeners, unix_time).map_err(|error| match error {
         StoreOpenError::InUse => StoreError::InUse(file.clone()),
         StoreOpenError::Io(error) => StoreError::NotOpened { file: file.clone(), error },
         StoreOpenError::Damaged(_) | StoreOpenError::Newer(_) => {

@@ -10,7 +10,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use lwm2m_base::AssociationId;
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
-use lwm2m_dtls::{DtlsConfig, DtlsOutput, DtlsReport, DtlsServer, SavedAssociation};
+use lwm2m_dtls::{DtlsConfig, DtlsOutput, DtlsReport, DtlsServer, SavedAssociation, Term, WriteTerms};
 
 #[derive(Arbitrary, Debug)]
 enum Happening<'a> {
@@ -63,7 +63,8 @@ fuzz_target!(|input: (Vec<&[u8]>, Vec<Happening>)| {
         bytes: bytes.to_vec().into(),
     };
     let saved = (0..).zip(&records).map(record).collect();
-    assert_eq!(server.restore(now, saved).len(), records.len());
+    let terms = WriteTerms::new(Term::new(1 << 28), now, Duration::ZERO);
+    assert!(server.restore(now, terms, saved).len() <= records.len());
     let mut sent = Vec::new();
     for happening in happenings {
         let (from, datagram) = match happening {

@@ -15,7 +15,7 @@ use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
-use lwm2m_dtls::{self as dtls, AssociationChange, DtlsServer, SavedAssociation};
+use lwm2m_dtls::{self as dtls, AssociationChange, DtlsServer, SavedAssociation, Term, WriteTerms};
 use lwm2m_gateway::config::Config;
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ impl DtlsDevicesScene {
         change(&mut settings);
         let (now, unix_time) = (beginning(), Duration::from_secs(1_800_000_000));
         let mut server = server(now, 1);
-        assert_eq!(server.restore(now, Vec::new()), []);
+        assert_eq!(server.restore(now, terms(1, now, unix_time), Vec::new()), []);
         let mut gateway = Gateway::new(settings.clone(), model(), [1; 32], now, unix_time).with_dtls(server, SECURED);
         gateway.restore(now, Vec::new());
         Self {
@@ -174,7 +174,8 @@ impl DtlsDevicesScene {
         self.now += Duration::from_secs(5);
         self.unix_time += Duration::from_secs(5);
         let mut server = server(self.now, 100 + self.restarts);
-        let first = server.restore(self.now, self.associations.values().cloned().collect());
+        let terms = terms(1 + u64::from(self.restarts), self.now, self.unix_time);
+        let first = server.restore(self.now, terms, self.associations.values().cloned().collect());
         first.into_iter().for_each(|change| self.keep_association(change));
         let seed = [self.restarts; 32];
         let mut gateway = Gateway::new(self.settings.clone(), model(), seed, self.now, self.unix_time);
@@ -190,7 +191,7 @@ impl DtlsDevicesScene {
         for change in self.gateway.take_changes(self.now, usize::MAX) {
             match change {
                 Change::Put(record) => drop(self.records.insert(record.registration.endpoint.clone(), *record)),
-                Change::Remove { endpoint } => drop(self.records.remove(&endpoint)),
+                Change::Remove { endpoint, .. } => drop(self.records.remove(&endpoint)),
                 Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
                 Change::Profile(record) => panic!("no device named a profile, {record:?}"),
                 Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
@@ -303,4 +304,9 @@ pub fn read(id: u64) -> Value {
 
 pub fn observe(id: u64) -> Value {
     json!({ "reqID": id, "msgType": "observe", "data": { "path": "/3303/0/5700" } })
+}
+
+/// The terms of a process, by the first one.
+fn terms(first: u64, now: Instant, unix_time: Duration) -> WriteTerms {
+    WriteTerms::new(WriteTerms::first_after(Term::new(first), unix_time), now, unix_time)
 }

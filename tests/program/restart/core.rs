@@ -110,6 +110,14 @@ impl RestartedCore {
         }
     }
 
+    /// The broker ends the sessions of all devices but one.
+    pub fn close_all_but(&mut self, kept: &str) {
+        self.take_outputs();
+        for endpoint in self.devices.keys().filter(|endpoint| *endpoint != kept).cloned().collect::<Vec<_>>() {
+            self.close(&endpoint, CloseReason::Kicked);
+        }
+    }
+
     pub fn command(&mut self, endpoint: &str, command: &Value) {
         self.command_with(endpoint, command, MessageProperties::default());
     }

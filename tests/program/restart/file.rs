@@ -27,7 +27,14 @@ use super::core::{RestartedCore, peer, read};
 
 const UNIX_TIME: Duration = Duration::from_secs(1_800_000_123);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The present format of the file.
+const FORMAT: u64 = 4;
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
+const DEVICES: TableDefinition<'_, (u8, &str), &[u8]> = TableDefinition::new("shard_devices");
+const COMMANDS: TableDefinition<'_, (u8, &str, u64), &str> = TableDefinition::new("shard_commands");
+/// The tables of the formats before 4.
+const UNSHARDED_DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+const UNSHARDED_COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
 
 #[tokio::test]
 async fn what_is_written_is_read_again_and_what_left_is_not() {
@@ -42,6 +49,7 @@ async fn what_is_written_is_read_again_and_what_left_is_not() {
     let kept = close(store, core).await;
 
     let (store, records) = place.open();
+    let records = by_endpoint(records);
     assert_eq!(records, kept);
     assert_eq!(records.len(), 3);
     assert_eq!(records.iter().map(|record| record.commands.len()).sum::<usize>(), 5);
@@ -107,17 +115,22 @@ async fn a_file_of_something_else_is_put_aside() {
 }
 
 #[tokio::test]
-async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
+async fn a_store_of_a_newer_format_is_refused_with_the_reason_and_left_as_it_is() {
     let place = StoreFolder::new();
     let mut core = RestartedCore::new();
     let store = place.open_new();
     install_restored_state(&mut core);
     close(store, core).await;
-    place.set_format(4);
+    place.set_format(FORMAT + 1);
+    let before = fs::read(place.file()).unwrap();
 
-    let (_store, records) = place.open();
-    assert_eq!(records, []);
-    assert_eq!(place.files(), ["store.redb", "store.redb.newer-1800000123"]);
+    let refused = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default());
+    let reason = refused.err().unwrap().to_string();
+    assert!(reason.contains("it has format 5, and this version reads the formats 1 to 4"), "{reason}");
+    assert!(reason.contains("A newer version of this program wrote it"), "{reason}");
+    assert_eq!(place.files(), ["store.redb"]);
+    place.set_format(FORMAT + 1);
+    assert_eq!(fs::read(place.file()).unwrap().len(), before.len());
 }
 
 /// It had no associations.
@@ -128,18 +141,18 @@ async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
     let store = place.open_new();
     install_restored_state(&mut core);
     let kept = close(store, core).await;
-    place.set_format(1);
+    place.make_older(1);
     const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
     const OBEYED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
     place.change(|transaction| assert!(transaction.delete_table(ASSOCIATIONS).unwrap()));
     place.change(|transaction| assert!(transaction.delete_table(OBEYED).unwrap()));
 
     let (store, records) = place.open();
-    assert_eq!(records, kept);
+    assert_eq!(by_endpoint(records), kept);
     let nobody = RestartedCore::new();
     store.close(nobody.now, nobody.gateway, PATIENCE).await;
     place.change(|transaction| {
-        assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), 3)
+        assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), FORMAT)
     });
 }
 
@@ -151,10 +164,9 @@ async fn a_store_of_format_2_is_read() {
     let store = place.open_new();
     install_restored_state(&mut core);
     let kept = close(store, core).await;
-    place.set_format(2);
-    const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+    place.make_older(2);
     place.change(|transaction| {
-        let mut devices = transaction.open_table(DEVICES).unwrap();
+        let mut devices = transaction.open_table(UNSHARDED_DEVICES).unwrap();
         let json: Vec<u8> = devices.get("a").unwrap().unwrap().value().to_vec();
         let mut device: serde_json::Value = serde_json::from_slice(&json).unwrap();
         let objects = &mut device["record"]["registration"]["objects"];
@@ -162,7 +174,68 @@ async fn a_store_of_format_2_is_read() {
         devices.insert("a", device.to_string().as_bytes()).unwrap();
     });
     let (_store, records) = place.open();
-    assert_eq!(records, kept);
+    assert_eq!(by_endpoint(records), kept);
+}
+
+/// Its keys had no shards, and it had no terms.
+#[tokio::test]
+async fn a_store_of_format_3_is_read_and_later_changes_find_its_records() {
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
+    let store = place.open_new();
+    install_restored_state(&mut core);
+    let kept = close(store, core).await;
+    place.make_older(3);
+    assert_eq!(place.term(), None);
+
+    let (store, records) = place.open();
+    assert_eq!(by_endpoint(records.clone()), kept);
+    assert!(place.files() == ["store.redb"], "{:?}", place.files());
+    let mut core = RestartedCore::new();
+    core.gateway.restore(core.now, records);
+    core.close_all_but("b");
+    store.close(core.now, core.gateway, PATIENCE).await;
+    assert!(place.term().is_some());
+    let (_store, records) = place.open();
+    let names: Vec<_> = records.iter().map(|record| record.registration.endpoint.as_str()).collect();
+    assert_eq!((names, records[0].commands.len()), (vec!["b"], 5));
+}
+
+#[tokio::test]
+async fn each_process_has_a_later_first_term_also_after_an_older_copy_of_the_file_was_brought_back() {
+    let place = StoreFolder::new();
+    let open = |unix_time| {
+        let (opened, contents) =
+            Store::open(&place.settings(), &default_listeners(), unix_time, Arc::default()).unwrap();
+        drop(opened);
+        contents.term
+    };
+    let first = open(UNIX_TIME);
+    let copy = fs::read(place.file()).unwrap();
+    let second = open(UNIX_TIME);
+    assert!(second > first, "within the same tick");
+    assert!(open(Duration::from_secs(1)) > second, "by a clock that was set back");
+    let later = UNIX_TIME + Duration::from_secs(60);
+    let latest = open(later);
+    assert_eq!(latest.since(first), Some(15), "ticks of 4 s");
+
+    fs::write(place.file(), copy).unwrap();
+    assert!(open(later + Duration::from_secs(4)) > latest);
+}
+
+#[tokio::test]
+async fn two_gateways_of_a_program_do_not_change_each_others_record_of_an_endpoint() {
+    let place = StoreFolder::new();
+    let (opened, _) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
+    let mut core = RestartedCore::new();
+    core.register(peer(1), "ep=a&lt=300");
+    let Some(Change::Put(record)) = core.gateway.take_changes(core.now, 1).pop() else { panic!("a record") };
+    let moved = DeviceRecord { location: "AAAAAAAAAAAA".to_owned(), ..(*record).clone() };
+    assert_ne!(moved.shard(), record.shard());
+    let remove = Change::Remove { shard: record.shard(), endpoint: "a".to_owned() };
+    opened.write_now(&[Change::Put(record), Change::Put(Box::new(moved.clone())), remove]).unwrap();
+    drop(opened);
+    assert_eq!(place.open().1, [moved]);
 }
 
 #[tokio::test]
@@ -282,7 +355,7 @@ fn check_what_comes_out(place: &StoreFolder, kept: &[DeviceRecord]) -> usize {
     let (_store, records) = place.open();
     let aside = place.files().iter().filter(|name| name.contains(".damaged-")).count();
     match aside {
-        0 => assert!(records.is_empty() || records == kept, "{records:?}"),
+        0 => assert!(records.is_empty() || by_endpoint(records.clone()) == kept, "{records:?}"),
         _ => assert_eq!(records, []),
     }
     aside
@@ -315,6 +388,12 @@ async fn close(mut store: Store, mut core: RestartedCore) -> Vec<DeviceRecord> {
     core.keep();
     store.close(core.now, core.gateway, PATIENCE).await;
     core.store.devices.into_values().collect()
+}
+
+/// The records of the devices in the order of their names.
+fn by_endpoint(mut records: Vec<DeviceRecord>) -> Vec<DeviceRecord> {
+    records.sort_by(|one, other| one.registration.endpoint.cmp(&other.registration.endpoint));
+    records
 }
 
 fn condition() -> Condition {
@@ -367,6 +446,41 @@ impl StoreFolder {
         self.change(|transaction| {
             transaction.open_table(ABOUT).unwrap().insert("format", format).unwrap();
         });
+    }
+
+    /// Makes the file one of a format before 4: keys without shards, and no terms.
+    fn make_older(&self, format: u64) {
+        self.set_format(format);
+        self.change(|transaction| {
+            let mut about = transaction.open_table(ABOUT).unwrap();
+            about.remove("term").unwrap();
+            let devices = transaction.open_table(DEVICES).unwrap();
+            let mut older = transaction.open_table(UNSHARDED_DEVICES).unwrap();
+            for entry in devices.iter().unwrap() {
+                let (key, value) = entry.unwrap();
+                older.insert(key.value().1, value.value()).unwrap();
+            }
+            let commands = transaction.open_table(COMMANDS).unwrap();
+            let mut older = transaction.open_table(UNSHARDED_COMMANDS).unwrap();
+            for entry in commands.iter().unwrap() {
+                let (key, value) = entry.unwrap();
+                let (_, endpoint, serial) = key.value();
+                older.insert((endpoint, serial), value.value()).unwrap();
+            }
+        });
+        self.change(|transaction| {
+            assert!(transaction.delete_table(DEVICES).unwrap());
+            assert!(transaction.delete_table(COMMANDS).unwrap());
+        });
+    }
+
+    /// The term in the file.
+    fn term(&self) -> Option<u64> {
+        let mut term = None;
+        self.change(|transaction| {
+            term = transaction.open_table(ABOUT).unwrap().get("term").unwrap().map(|term| term.value());
+        });
+        term
     }
 
     /// Changes the file from outside.

@@ -156,7 +156,7 @@ impl Life {
 fn record_of(change: &Change) -> &DeviceRecord {
     match change {
         Change::Put(record) => record,
-        Change::Remove { endpoint } => panic!("{endpoint} is there, and not to be removed"),
+        Change::Remove { endpoint, .. } => panic!("{endpoint} is there, and not to be removed"),
         Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
         Change::Profile(record) => panic!("no device named a profile, {record:?}"),
         Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),

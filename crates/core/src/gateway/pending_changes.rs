@@ -1,7 +1,9 @@
 //! The endpoints whose changes the store does not have yet.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+
+use lwm2m_base::Shard;
 
 /// The endpoints whose stored record is out of date, each once, in the order of their first mark.
 #[derive(Debug, Default)]
@@ -10,6 +12,8 @@ pub(super) struct PendingChanges {
     kept: bool,
     marked: HashSet<Arc<str>>,
     order: VecDeque<Arc<str>>,
+    /// The shards in which registrations that have left are stored.
+    left: HashMap<Arc<str>, Shard>,
 }
 
 impl PendingChanges {
@@ -24,6 +28,19 @@ impl PendingChanges {
             self.marked.insert(Arc::clone(&endpoint));
             self.order.push_back(endpoint);
         }
+    }
+
+    /// Marks an endpoint whose registration has left, and whose record the store has in this shard.
+    pub fn mark_left(&mut self, endpoint: &str, stored_in: Option<Shard>) {
+        self.mark(endpoint);
+        if let (Some(shard), Some(endpoint)) = (stored_in, self.marked.get(endpoint)) {
+            self.left.insert(Arc::clone(endpoint), shard);
+        }
+    }
+
+    /// Returns the shard in which the store has the record of a registration of this endpoint that has left.
+    pub fn take_left(&mut self, endpoint: &str) -> Option<Shard> {
+        self.left.remove(endpoint)
     }
 
     /// Takes the endpoint that was marked first.

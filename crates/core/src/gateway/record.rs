@@ -13,10 +13,10 @@ use crate::command::{Echo, Origin, ResponseTopic};
 use crate::lwm2m::formats::Formats;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::{ObjectList, Registration};
-use crate::registry::{CommandDigest, Grouping};
-use lwm2m_base::Peer;
+use crate::registry::{CommandDigest, Grouping, Location};
 use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::secret::Secret;
+use lwm2m_base::{AssociationId, Peer, Shard};
 use lwm2m_dtls::AssociationChange;
 
 pub use super::firmware::campaign::record::CampaignRecord;
@@ -27,8 +27,8 @@ pub use super::firmware::record::FirmwareJobRecord;
 pub enum Change {
     /// Replaces the record of this endpoint.
     Put(Box<DeviceRecord>),
-    /// Removes the record of this endpoint.
-    Remove { endpoint: String },
+    /// Removes the record of this endpoint in this shard.
+    Remove { shard: Shard, endpoint: String },
     /// Replaces the retained commands of this endpoint; an empty list removes the record.
     RetainedCommands(RetainedCommandsRecord),
     /// Replaces the object list of a profile ID.
@@ -95,6 +95,15 @@ pub struct DeviceRecord {
     /// How `auto_observe` asks for them. Older records do not tell it: singly.
     #[serde(default, skip_serializing_if = "Grouping::is_single")]
     pub grouping: Grouping,
+}
+
+impl DeviceRecord {
+    /// Returns the shard that the record belongs to: that of the association, which the datagrams of the device name, or over
+    /// plain UDP that of the location.
+    pub fn shard(&self) -> Shard {
+        let of_association = self.peer.association.map(AssociationId::shard);
+        of_association.or_else(|| Location::shard_of(&self.location)).unwrap_or(Shard::new(0))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -311,7 +311,7 @@ impl RegisteredDevices {
 
     fn remove(&mut self, context: &mut Context, id: RegistrationId) -> Option<Device> {
         let mut device = self.registry.remove(id)?;
-        context.changed(&device);
+        context.changes.mark_left(&device.registration.endpoint, device.stored_in());
         context.claims.mark_unclaimed(&device.registration.endpoint);
         self.notifications.forget(context, &mut device);
         self.silent.forget(id);

@@ -11,6 +11,7 @@
 //! [`crate::registry::Device::needs_new_record`].
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ use super::registrations::Registrations;
 use super::report::{NotRestored, Report};
 use super::undefined_versions::note_undefined_versions;
 use super::wall_clock::FURTHEST;
+use lwm2m_base::Shard;
 
 /// Persistence.
 impl Gateway {
@@ -53,10 +55,16 @@ impl Gateway {
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
+            let shard = record.shard();
+            if registrations.devices().registry().id_by_endpoint(&endpoint).is_some() {
+                // The program ended while the device moved to another shard. The newer record is right.
+                context.changes.mark_left(&endpoint, Some(shard));
+                continue;
+            }
             match restore(context, registrations, record) {
                 Ok(()) => context.report(Report::Restored { endpoint, peer }),
                 Err(reason) => {
-                    context.changes.mark(&endpoint);
+                    context.changes.mark_left(&endpoint, Some(shard));
                     context.report(Report::NotRestored { endpoint, reason });
                 }
             }
@@ -187,13 +195,20 @@ impl Gateway {
 /// Returns the changes of the records that outputs wait for.
 fn take_urgent(context: &mut Context, registrations: &mut Registrations) -> Vec<Change> {
     let urgent = context.held.take_urgent();
-    let change_of = |record| match record {
-        UrgentRecord::Association(id) => context.dtls.as_mut()?.server.take_change(id).map(Change::Association),
-        UrgentRecord::Device(endpoint) => {
-            context.changes.take_one(&endpoint).then(|| device_change(context, registrations, &endpoint))
+    let mut changes = Vec::new();
+    for record in urgent {
+        match record {
+            UrgentRecord::Association(id) => {
+                let change = context.dtls.as_mut().and_then(|dtls| dtls.server.take_change(id));
+                changes.extend(change.map(Change::Association));
+            }
+            UrgentRecord::Device(endpoint) if context.changes.take_one(&endpoint) => {
+                changes.extend(device_changes(context, registrations, &endpoint));
+            }
+            UrgentRecord::Device(_) => {}
         }
-    };
-    urgent.into_iter().filter_map(change_of).collect()
+    }
+    changes
 }
 
 /// Returns what has changed since the changes were taken last, at most so many, the longest changed first.
@@ -209,17 +224,27 @@ fn take_changes(context: &mut Context, registrations: &mut Registrations, most: 
     while changes.len() < most
         && let Some(endpoint) = context.changes.take()
     {
-        changes.push(device_change(context, registrations, &endpoint));
+        changes.extend(device_changes(context, registrations, &endpoint));
     }
     changes
 }
 
-fn device_change(context: &Context, registrations: &mut Registrations, endpoint: &str) -> Change {
+/// Returns the changes of an endpoint: its record is removed from each shard in which it is stored, unless it stays there, and
+/// put into its shard of now.
+fn device_changes(context: &mut Context, registrations: &mut Registrations, endpoint: &str) -> Vec<Change> {
+    let left = context.changes.take_left(endpoint);
     let devices = registrations.devices_mut();
-    match devices.registry().id_by_endpoint(endpoint).and_then(|id| devices.with_commands(id)) {
-        Some((device, commands)) => Change::Put(Box::new(record(context, commands, device))),
-        None => Change::Remove { endpoint: endpoint.to_owned() },
-    }
+    let registered = devices.registry().id_by_endpoint(endpoint).and_then(|id| devices.with_commands(id));
+    let put = registered.map(|(device, commands)| {
+        let record = record(context, commands, device);
+        (device.recorded(record.shard()), record)
+    });
+    let (stored_in, record) = put.unzip();
+    let shard = record.as_ref().map(DeviceRecord::shard);
+    let former: BTreeSet<Shard> = [left, stored_in.flatten()].into_iter().flatten().collect();
+    let removed = former.into_iter().filter(|former| Some(*former) != shard);
+    let removed = removed.map(|shard| Change::Remove { shard, endpoint: endpoint.to_owned() });
+    removed.chain(record.map(|record| Change::Put(Box::new(record)))).collect()
 }
 
 /// A device that was restored from its record, and what is still to be done for it.
@@ -235,7 +260,11 @@ fn restore(context: &mut Context, registrations: &mut Registrations, record: Dev
     if registrations.devices().registry().len() >= context.settings.limits.devices {
         return Err(NotRestored::TooMany);
     }
+    let shard = record.shard();
     let restoration = take_up(context, registrations, record)?;
+    if let Some((device, _)) = registrations.devices_mut().with_commands(restoration.id) {
+        device.recorded(shard);
+    }
     registrations.resume(context, restoration);
     Ok(())
 }
@@ -301,7 +330,6 @@ impl Registrations {
 }
 
 pub(super) fn record(context: &Context, commands: &mut CommandScheduler, device: &mut Device) -> DeviceRecord {
-    device.recorded();
     let commands = commands.records(context, device);
     let unix_time = |at| context.wall_clock.unix_time(at);
     let observations = device.observations.iter().filter_map(|(exchange, observation)| {

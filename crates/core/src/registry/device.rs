@@ -9,9 +9,9 @@ use crate::coap::ExchangeId;
 use crate::command::Command;
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::register::{ObjectListChange, Registration, Update};
-use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 use lwm2m_base::total::Contribution;
+use lwm2m_base::{Peer, Shard};
 
 use super::observations::DeviceObservations;
 use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
@@ -53,6 +53,8 @@ pub struct Device {
     registered: Instant,
     /// The value of `last_heard` in the newest stored record.
     recorded: Instant,
+    /// The shard of the newest stored record.
+    stored_in: Option<Shard>,
     registration_bytes: Contribution,
     /// Contributes 1 if the device is counted among those that are asleep.
     asleep: Contribution,
@@ -146,6 +148,7 @@ impl Device {
             last_heard,
             registered: last_heard,
             recorded: last_heard,
+            stored_in: None,
             registration_bytes: Contribution::default(),
             asleep: Contribution::default(),
         }
@@ -185,9 +188,15 @@ impl Device {
         self.last_heard.saturating_duration_since(self.recorded) >= tolerance
     }
 
-    /// Notes that a record of the present state was made.
-    pub fn recorded(&mut self) {
+    /// Notes that a record of the present state was made for this shard. Returns the shard of the record before it.
+    pub fn recorded(&mut self, shard: Shard) -> Option<Shard> {
         self.recorded = self.last_heard;
+        self.stored_in.replace(shard)
+    }
+
+    /// Returns the shard of the newest record; `None` if none was made.
+    pub fn stored_in(&self) -> Option<Shard> {
+        self.stored_in
     }
 
     /// Sets how long the device stays awake after a message: an Update may change it.

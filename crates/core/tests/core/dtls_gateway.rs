@@ -17,7 +17,7 @@ use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
-use lwm2m_dtls::{self as server, AssociationChange, DtlsServer, SavedAssociation};
+use lwm2m_dtls::{self as server, AssociationChange, DtlsServer, SavedAssociation, Term, WriteTerms};
 use lwm2m_simulator::{self as simulator, DeviceEvent, SimulatedDevice, SimulatedDeviceConfig};
 use lwm2m_testkit::scene::{beginning, model};
 use serde_json::{Value, json};
@@ -248,7 +248,7 @@ impl DtlsGatewayScene {
     fn keep(&mut self, change: Change) {
         match change {
             Change::Put(record) => drop(self.devices.insert(record.registration.endpoint.clone(), *record)),
-            Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
+            Change::Remove { endpoint, .. } => drop(self.devices.remove(&endpoint)),
             Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
             Change::Profile(record) => panic!("no device named a profile, {record:?}"),
             Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
@@ -284,8 +284,9 @@ impl DtlsGatewayScene {
 fn gateway(now: Instant, number: u8, associations: Vec<SavedAssociation>) -> (Gateway, Vec<AssociationChange>) {
     let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
     let mut server = DtlsServer::new(server::DtlsConfig::default(), Some(acceptor), [number; 32], now);
-    let changes = server.restore(now, associations);
     let seconds = Duration::from_secs(1_700_000_000);
+    let terms = WriteTerms::new(Term::new(u64::from(number) + 1), now, Duration::ZERO);
+    let changes = server.restore(now, terms, associations);
     let gateway =
         Gateway::new(lwm2m_core::gateway::config::GatewayConfig::default(), model(), [number; 32], now, seconds);
     (gateway.with_dtls(server, SECURED), changes)

@@ -134,7 +134,7 @@ fn a_deregister_is_answered_when_the_record_is_removed() {
     scene.device_sends(&deregister);
     scene.expect_nothing_more();
     let batch = take(&mut scene);
-    assert!(matches!(&batch.changes[..], [Change::Remove { endpoint }] if endpoint == "dev-7"));
+    assert!(matches!(&batch.changes[..], [Change::Remove { endpoint, .. }] if endpoint == "dev-7"));
     confirm(&mut scene, &batch);
     scene.expect_reply(scene.peer, &deregister, Code::DELETED);
     scene.expect_disconnect(scene.device);

@@ -398,7 +398,7 @@ impl Store {
                     let json = serde_json::to_string(&record).expect("a record is JSON").len();
                     self.devices.insert(record.registration.endpoint, json + commands);
                 }
-                Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
+                Change::Remove { endpoint, .. } => drop(self.devices.remove(&endpoint)),
                 Change::RetainedCommands(record) => {
                     drop(self.retained_commands.insert(record.endpoint, record.commands))
                 }

@@ -3,6 +3,7 @@ use super::super::credentials::{KeyKind, PskKey};
 use super::super::record::{OwnCid, records};
 use super::*;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_cluster::NodeNumber;
 
 /// The parameters of an association in a test.
 pub struct Making {
@@ -35,8 +36,15 @@ pub fn association(making: Making) -> Association {
         identity: making.identity,
         resumed: false,
     };
-    Association::new(id, (1, "192.0.2.1:5000".parse().unwrap()), (established, key), Instant::now())
+    let numbers = WriteNumbers::born_in(BORN, NodeNumber::SINGLE);
+    Association::new(id, (1, "192.0.2.1:5000".parse().unwrap()), (established, key), (numbers, Instant::now()))
 }
+
+/// The term in which the association of a test was made.
+pub const BORN: Term = Term::new(1_000);
+
+/// The numbers of a term.
+const PER_TERM: u16 = (1 << 14) - 1;
 
 /// The other end of an association of a test.
 struct AssociationPair {
@@ -79,7 +87,7 @@ fn data_goes_both_ways_with_each_suite_with_and_without_connection_ids() {
             let device = AssociationPair::of(&association);
             let up = device.seal(ContentType::ApplicationData, 1, b"up");
             assert_eq!(open(&mut association, &up), Ok((ReplayCheck::Newest, ReceivedContent::Data(b"up".to_vec()))));
-            let down = association.seal(b"down").unwrap();
+            let down = association.seal(BORN, b"down").unwrap();
             assert_eq!(down[0], if peer_cid.is_empty() { 23 } else { 25 });
             let opened = device.open(&down, peer_cid.len());
             assert_eq!((opened.content_type, opened.plaintext), (ContentType::ApplicationData, b"down".to_vec()));
@@ -115,7 +123,7 @@ fn the_last_flight_is_repeated_as_it_was_until_data_comes() {
         let finished = device.seal(ContentType::Handshake, sequence, &[FINISHED, 0, 0, 12]);
         assert_eq!(open(&mut association, &finished).unwrap().1, ReceivedContent::LastFlightLost(flight.clone()));
     }
-    assert_eq!(association.next_write, 1, "it takes no sequence numbers");
+    assert_eq!(association.numbers.next_number(), Ok(1), "it takes no sequence numbers");
     open(&mut association, &device.seal(ContentType::ApplicationData, 4, b"data")).unwrap();
     let finished = device.seal(ContentType::Handshake, 5, &[FINISHED, 0, 0, 12]);
     assert_eq!(open(&mut association, &finished).unwrap().1, ReceivedContent::Unexpected);
@@ -149,22 +157,32 @@ fn alerts_and_handshake_messages_are_told_apart() {
 #[test]
 fn the_last_sequence_number_is_for_the_alert() {
     let (mut association, device) = pair();
-    association.next_write = SEQUENCES - 2;
-    assert!(association.seal(b"last").is_some());
-    assert_eq!(association.seal(b"one too many"), None);
+    association.numbers.skip_below(u64::from(PER_TERM) - 1);
+    assert!(association.seal(BORN, b"last").is_ok());
+    assert_eq!(association.seal(Term::new(BORN.number() - PATIENT_TERMS), b"one too many"), Err(NoRecord::Never));
     let alert = association.seal_alert(Alert::CloseNotify).unwrap();
     assert_eq!(device.open(&alert, 2).plaintext, [1, 0]);
     assert_eq!(association.seal_alert(Alert::CloseNotify), None);
 }
 
 #[test]
-fn it_is_to_be_written_anew_before_much_was_sent_or_received() {
+fn an_association_that_has_used_the_numbers_of_its_term_is_silent_until_it_may_begin_the_next() {
     let (mut association, device) = pair();
-    for _ in 0..SENT_BETWEEN_CHANGES - 1 {
-        association.seal(b"").unwrap();
+    association.numbers.skip_below(u64::from(PER_TERM));
+    assert_eq!(association.seal(BORN, b"too early"), Err(NoRecord::Yet));
+    let record = association.seal(BORN.next(), b"in the next term").unwrap();
+    assert_eq!(device.open(&record, 2).plaintext, b"in the next term");
+    assert_eq!(records(&record, 2).next().unwrap().sequence, WriteNumbers::PER_TERM + 1);
+}
+
+#[test]
+fn it_is_to_be_written_anew_when_a_term_begins_and_before_much_was_received() {
+    let (mut association, device) = pair();
+    for _ in 0..PER_TERM - 1 {
+        association.seal(BORN, b"").unwrap();
     }
     assert!(!association.is_worn());
-    association.seal(b"").unwrap();
+    association.seal(BORN.next(), b"").unwrap();
     assert!(association.is_worn());
     association.written();
     for sequence in 1..64 {

@@ -1,7 +1,8 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::super::association::tests::{Making, association};
+use super::super::association::tests::{BORN, Making, association};
 use super::super::credentials::{KeyRealm, PskKey};
+use super::super::write_terms::WriteTerms;
 use super::*;
 
 fn identities() -> Vec<Identity> {
@@ -31,7 +32,8 @@ fn what_is_saved_is_loaded() {
             assert_eq!((loaded.id, loaded.made_at, loaded.place), (original.id, original.made_at, original.place));
             assert_eq!((loaded.keys, loaded.window), (original.keys.clone(), original.window));
             assert_eq!((loaded.has_own_cid, &loaded.peer_cid), (original.has_own_cid, &original.peer_cid));
-            assert_eq!((loaded.next_write, loaded.failed_tags), (original.next_write, 9));
+            let used = UsedNumbers::Terms { born: BORN, term: BORN };
+            assert_eq!((loaded.used_numbers, loaded.failed_tags), (used, 9));
             assert_eq!(loaded.key, original.key);
             assert_eq!((&loaded.identity, loaded.last_flight), (&*original.identity, original.last_flight.to_vec()));
         }
@@ -59,6 +61,7 @@ fn a_key_of_the_former_format_is_for_registrations() {
     for identity in identities() {
         let is_psk = matches!(identity, Identity::Psk(_));
         let mut saved = save(&association(Making { identity, ..Making::default() }));
+        to_format_without_terms(&mut saved, 70_000);
         saved.bytes[0] = FORMAT_WITHOUT_KIND;
         saved.bytes.drain(3..if is_psk { 14 } else { 6 });
         let of_registrations = KeyMark { kind: KeyKind::Registration, tag: None };
@@ -70,11 +73,13 @@ fn a_key_of_the_former_format_is_for_registrations() {
 fn an_association_knows_the_key_that_made_it_unless_a_former_version_saved_it() {
     let [own, other] = [b"0123456789abcdef", b"fedcba9876543210"].map(|key| PskKey::new(*key).unwrap());
     let mut saved = save(&association(Making::default()));
+    let terms = WriteTerms::new(Term::new(1 << 27), Instant::now(), Duration::ZERO);
     let is_of = |saved: &SavedAssociation, key| {
-        let restored = Association::restored(load(saved).unwrap(), Instant::now()).unwrap();
+        let restored = Association::restored(load(saved).unwrap(), &terms, Instant::now()).unwrap();
         restored.key_use(|_| KeyRealm::default()).unwrap().is_of(key)
     };
     assert_eq!((is_of(&saved, &own), is_of(&saved, &other)), (Some(true), Some(false)));
+    to_format_without_terms(&mut saved, 1);
     saved.bytes[0] = FORMAT_WITHOUT_TAG;
     saved.bytes.drain(4..14);
     assert_eq!((is_of(&saved, &own), is_of(&saved, &other)), (None, None));
@@ -84,19 +89,31 @@ fn an_association_knows_the_key_that_made_it_unless_a_former_version_saved_it() 
 fn an_association_takes_little_room() {
     let mut small = association(Making::default());
     small.last_flight = Box::default();
-    assert_eq!(save(&small).bytes.len(), 121, "AES-128 with connection ids, a PSK identity of 10 bytes");
+    assert_eq!(save(&small).bytes.len(), 129, "AES-128 with connection ids, a PSK identity of 10 bytes");
 }
 
 #[test]
-fn one_whose_sequence_numbers_do_not_suffice_is_not_taken_up() {
-    let mut worn = association(Making::default());
-    for (next_write, restored) in
-        [((1 << 48) - (1 << 32) - 1, true), ((1 << 48) - (1 << 32), false), ((1 << 48) - 1, false), (1 << 48, false)]
-    {
-        worn.next_write = next_write;
-        let loaded = Association::restored(load(&save(&worn)).unwrap(), Instant::now());
-        assert_eq!(loaded.map(|association| association.next_write), restored.then_some(next_write + (1 << 32)));
+fn one_of_a_format_without_terms_goes_on_2_to_the_32_ahead_and_one_without_numbers_is_not_restored() {
+    let first = Term::new(1 << 28);
+    let terms = WriteTerms::new(first, Instant::now(), Duration::ZERO);
+    for (next_write, is_restored) in [(1, true), (1 << 40, true), ((1 << 48) - (1 << 32), false), (1 << 48, false)] {
+        let mut saved = save(&association(Making::default()));
+        to_format_without_terms(&mut saved, next_write);
+        let restored = Association::restored(load(&saved).unwrap(), &terms, Instant::now());
+        assert_eq!(restored.is_some(), is_restored, "{next_write}");
+        if let Some(mut association) = restored {
+            assert_eq!(association.numbers.term(), Some(first));
+            assert!(association.numbers.next_number().unwrap() > next_write + (1 << 32));
+        }
     }
+}
+
+/// Rewrites a record as a program without terms wrote it.
+fn to_format_without_terms(saved: &mut SavedAssociation, next_write: u64) {
+    saved.bytes[0] = FORMAT_WITHOUT_TERMS;
+    let behind_tag = 6 + usize::from(saved.bytes[5]);
+    saved.bytes[behind_tag..behind_tag + 8].copy_from_slice(&u64::to_be_bytes(next_write));
+    saved.bytes.drain(behind_tag + 8..behind_tag + 16);
 }
 
 #[test]

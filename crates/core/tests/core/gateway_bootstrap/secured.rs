@@ -17,7 +17,7 @@ use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyQuestion, KeyUse,
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, PemSecret, VerifyMode};
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
-use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsReport, DtlsServer, SavedAssociation};
+use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsReport, DtlsServer, SavedAssociation, Term, WriteTerms};
 use lwm2m_testkit::scene::beginning;
 
 use super::*;
@@ -88,7 +88,9 @@ impl Secured {
         let dtls = DtlsConfig { realms: roles.iter().map(|role| role.realm()).collect(), ..DtlsConfig::default() };
         let acceptor = Acceptor::new(&AcceptorConfig { psk: true, ..AcceptorConfig::default() }).expect("an acceptor");
         let mut server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
-        let restored = server.restore(now, left.associations);
+        // Restored sessions begin in the terms after those of their records.
+        let terms = WriteTerms::new(Term::new(1), now, Duration::ZERO);
+        let restored = server.restore(now, terms, left.associations);
         let mut gateway = Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
         gateway.set_bootstrap_accounts(now, accounts(json!([account])));
         gateway.restore_generated_keys(left.keys);

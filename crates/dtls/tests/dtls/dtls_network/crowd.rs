@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
-use lwm2m_dtls::{DtlsConfig, DtlsOutput, DtlsReport, DtlsServer, HandshakeFailure};
+use lwm2m_dtls::{DtlsConfig, DtlsOutput, DtlsReport, DtlsServer, HandshakeFailure, Term, WriteTerms};
 
 use crate::dtls_network::scene::KEY;
 use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
@@ -77,7 +77,7 @@ impl Crowd {
         let now = Instant::now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
         let mut server = DtlsServer::new(settings, Some(acceptor), [0; 32], now);
-        assert_eq!(server.restore(now, Vec::new()), []);
+        assert_eq!(server.restore(now, WriteTerms::new(Term::new(1), now, Duration::ZERO), Vec::new()), []);
         let model = DtlsClient::new(now, DtlsClientConfig::psk(IDENTITY, KEY));
         let hello = model.reboot(now).transmits().into_iter().next().expect("a client begins with a hello");
         Self {

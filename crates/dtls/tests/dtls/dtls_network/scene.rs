@@ -13,7 +13,7 @@ use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
 use lwm2m_dtls::record::{ContentType, DtlsRecord, EPOCH, records};
 use lwm2m_dtls::{
     AssociationChange, AssociationCloseReason, DtlsConfig, DtlsDatagramOutcome, DtlsOutput, DtlsReport, DtlsServer,
-    HandshakeFailure, SavedAssociation,
+    HandshakeFailure, SavedAssociation, Term, WriteTerms,
 };
 
 use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
@@ -22,6 +22,8 @@ pub const KEY: &[u8] = b"0123456789abcdef";
 /// From one end of the network to the other.
 pub const LATENCY: Duration = Duration::from_millis(100);
 const SOCKET: u16 = 0;
+/// The wall clock time at the beginning.
+pub const UNIX_TIME: Duration = Duration::from_secs(1_800_000_000);
 
 /// The way of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,9 @@ pub enum Direction {
 pub type DatagramFate = Box<dyn FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
 pub struct DtlsNetwork {
+    began: Instant,
+    /// The first term of the process.
+    term: Term,
     pub now: Instant,
     pub server: DtlsServer,
     pub settings: DtlsConfig,
@@ -81,8 +86,11 @@ impl DtlsNetwork {
         let now = Instant::now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
         let mut server = DtlsServer::new(settings.clone(), Some(acceptor.clone()), [0; 32], now);
-        assert_eq!(server.restore(now, Vec::new()), []);
+        let term = WriteTerms::first_after(Term::new(0), UNIX_TIME);
+        assert_eq!(server.restore(now, WriteTerms::new(term, now, UNIX_TIME), Vec::new()), []);
         Self {
+            began: now,
+            term,
             now,
             server,
             settings,
@@ -298,7 +306,10 @@ impl DtlsNetwork {
         self.restarts += 1;
         let seed = [self.restarts; 32];
         self.server = DtlsServer::new(self.settings.clone(), Some(self.acceptor.clone()), seed, self.now);
-        for change in self.server.restore(self.now, self.store.values().cloned().collect()) {
+        let unix_time = UNIX_TIME + (self.now - self.began);
+        self.term = WriteTerms::first_after(self.term, unix_time);
+        let terms = WriteTerms::new(self.term, self.now, unix_time);
+        for change in self.server.restore(self.now, terms, self.store.values().cloned().collect()) {
             self.keep(change);
         }
         self.drain();

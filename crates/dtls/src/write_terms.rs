@@ -1,0 +1,159 @@
+//! The terms in which a process numbers the records that it sends.
+//!
+//! A sequence number of ours must not protect two records, which would give the key away, whatever the store forgets. Each
+//! number is made of a term and a counter ([`lwm2m_cluster::write_number`]). Terms follow a clock of 4 seconds:
+//!
+//! 1. The first term of a process is above that of the process before it, which the store has, and not below the tick of the
+//!    clock. It is durable before a record is sent. Restored associations begin in it.
+//! 2. An association that has used the numbers of its term begins the next one, which may not be above the tick before the
+//!    present one. So every term that a process has used is below the first one of the next process, also if an older copy
+//!    of the store is brought back.
+//! 3. A new association was never numbered before. It begins some terms earlier, so that it can send many records at once.
+//!
+//! The time of a process is its wall clock time at the start plus the monotonic time since. If the wall clock of the next
+//! process is behind that, the terms in the stored records keep the numbers apart.
+
+use std::time::{Duration, Instant};
+
+use lwm2m_cluster::{NodeNumber, Term, WallTime, WriteNumbers};
+
+/// The terms that a new association has in reserve.
+const RESERVE: u64 = 16;
+
+/// More records than can be sent between two writes of a record without terms: 18 hours of 65,536 in a second.
+const JUMP: u64 = 1 << 32;
+
+/// The terms of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteTerms {
+    node: NodeNumber,
+    first: Term,
+    /// `None` if no association outlives the process, so that it may use all terms.
+    started: Option<(Instant, WallTime)>,
+}
+
+/// What a stored record says of the numbers that were used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsedNumbers {
+    /// The association was made in one term, and used numbers of another one.
+    Terms { born: Term, term: Term },
+    /// A record of before there were terms: the next number, when the record was made.
+    Sequence(u64),
+}
+
+impl WriteTerms {
+    /// Returns the terms of a process whose first term is durable. `unix_time` is the wall clock time at `now`.
+    pub fn new(first: Term, now: Instant, unix_time: Duration) -> Self {
+        Self { node: NodeNumber::SINGLE, first, started: Some((now, wall_time(unix_time))) }
+    }
+
+    /// Returns the terms of a process without a store: no association outlives it.
+    pub(crate) fn of_single_process() -> Self {
+        Self { node: NodeNumber::SINGLE, first: Term::NONE, started: None }
+    }
+
+    /// Returns the first term of a process that starts at this time, after one whose first term the store has. It has to be
+    /// durable before the process sends a record.
+    pub fn first_after(stored: Term, unix_time: Duration) -> Term {
+        stored.next().max(Term::at(wall_time(unix_time)))
+    }
+
+    /// Returns the last term that an association may begin by itself at this time.
+    pub(crate) fn latest(&self, now: Instant) -> Term {
+        let Some((started, wall_time)) = self.started else { return Term::new(u64::MAX) };
+        let tick = Term::at(wall_time.plus(now.saturating_duration_since(started)));
+        Term::new(tick.number().saturating_sub(1))
+    }
+
+    /// Returns the numbers of an association whose handshake has ended now.
+    pub(crate) fn numbers_of_new(&self, now: Instant) -> WriteNumbers {
+        let term = match self.started {
+            Some(_) => Term::new(self.latest(now).number().saturating_sub(RESERVE)),
+            None => self.first,
+        };
+        WriteNumbers::born_in(term, self.node)
+    }
+
+    /// Returns the numbers of a restored association; `None` if none are left.
+    pub(crate) fn numbers_of_restored(&self, used: UsedNumbers) -> Option<WriteNumbers> {
+        let (born, first) = match used {
+            UsedNumbers::Terms { born, term } => (born, self.first.max(term.next())),
+            UsedNumbers::Sequence(next) => {
+                let distance = next.checked_add(JUMP)? / WriteNumbers::PER_TERM + 1;
+                (Term::new(self.first.number().checked_sub(distance)?), self.first)
+            }
+        };
+        let mut numbers = WriteNumbers::new(born, self.node);
+        numbers.begin(first).ok()?;
+        Some(numbers)
+    }
+}
+
+fn wall_time(unix_time: Duration) -> WallTime {
+    WallTime(u64::try_from(unix_time.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A_DAY: Duration = Duration::from_secs(86_400);
+    /// 2026-01-01.
+    const UNIX_TIME: Duration = Duration::from_secs(1_767_225_600);
+
+    fn tick(unix_time: Duration) -> Term {
+        Term::at(wall_time(unix_time))
+    }
+
+    #[test]
+    fn the_first_term_is_above_the_stored_one_and_not_below_the_clock() {
+        assert_eq!(WriteTerms::first_after(Term::NONE, UNIX_TIME), tick(UNIX_TIME));
+        let ahead = Term::new(tick(UNIX_TIME).number() + 10);
+        assert_eq!(WriteTerms::first_after(ahead, UNIX_TIME), ahead.next());
+        assert_eq!(WriteTerms::first_after(Term::new(7), Duration::ZERO), Term::new(8), "a clock that is not set");
+    }
+
+    #[test]
+    fn a_later_process_is_above_all_that_an_association_could_begin_by_itself() {
+        let now = Instant::now();
+        let terms = WriteTerms::new(tick(UNIX_TIME), now, UNIX_TIME);
+        for seconds in [0, 1, 3, 4, 5, 3_600] {
+            let later = Duration::from_secs(seconds);
+            let next = WriteTerms::first_after(Term::NONE, UNIX_TIME + later);
+            assert!(terms.latest(now + later) < next, "{seconds} s, with a store that has lost everything");
+        }
+    }
+
+    #[test]
+    fn a_new_association_has_terms_in_reserve_and_gets_one_in_4_seconds() {
+        let now = Instant::now();
+        let terms = WriteTerms::new(tick(UNIX_TIME), now, UNIX_TIME);
+        let mut numbers = terms.numbers_of_new(now + A_DAY);
+        assert_eq!(numbers.next_number(), Ok(1), "a fresh one counts from near 0");
+        let begun = (0..).take_while(|_| {
+            let next = numbers.term().unwrap().next();
+            next <= terms.latest(now + A_DAY) && numbers.begin(next).is_ok()
+        });
+        assert_eq!(begun.count(), 16);
+        assert_eq!(terms.latest(now + A_DAY + Term::TICK), numbers.term().unwrap().next());
+    }
+
+    #[test]
+    fn a_record_without_terms_goes_on_2_to_the_32_ahead() {
+        let terms = WriteTerms::new(tick(UNIX_TIME), Instant::now(), UNIX_TIME);
+        for next in [1, 65_536, 1 << 40] {
+            let number = terms.numbers_of_restored(UsedNumbers::Sequence(next)).unwrap().next_number().unwrap();
+            assert!(number >= next + JUMP && number <= next + JUMP + 2 * WriteNumbers::PER_TERM, "{next}: {number}");
+        }
+        assert_eq!(terms.numbers_of_restored(UsedNumbers::Sequence(1 << 48)), None);
+        assert_eq!(terms.numbers_of_restored(UsedNumbers::Sequence(u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_repeats_no_term_of_a_stored_record() {
+        let terms = WriteTerms::new(tick(UNIX_TIME), Instant::now(), UNIX_TIME);
+        let (born, term) = (tick(UNIX_TIME), tick(UNIX_TIME + A_DAY));
+        let numbers = terms.numbers_of_restored(UsedNumbers::Terms { born, term }).unwrap();
+        assert_eq!(numbers.term(), Some(term.next()));
+    }
+}
