@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Serialize;
+use tracing::field::display;
 use tracing::info;
 use utoipa::ToSchema;
 
 use super::ConsoleServer;
+use super::commands::CommandId;
 use super::guard::ConsolePeer;
 use super::problem::Problem;
 use super::time::{Timestamp, now};
@@ -44,6 +46,10 @@ pub struct AuditEntry {
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditedCommand {
+    /// ID of the command, by which `GET /commands/{id}` has its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "0123456789abcdef0123456789abcdef")]
+    pub id: Option<CommandId>,
     /// Type of a command; absent if it is none that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "write")]
@@ -99,7 +105,8 @@ impl AuditLog {
         };
         let by = author.access.name.clone();
         let (msg_type, path, force) = (command.msg_type, command.path.as_deref(), command.force.then_some(true));
-        info!(target: "audit", by, from, action, endpoint, msg_type, path, force, result, "console");
+        let (id, bytes) = (command.id.map(display), (command.bytes > 0).then_some(command.bytes));
+        info!(target: "audit", by, from, action, endpoint, msg_type, path, bytes, force, id, result, "console");
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.truncate(ENTRIES - 1);
         entries.push_front(AuditEntry { at: now(), by, from, action, endpoint: endpoint.to_owned(), result, command });

@@ -41,9 +41,7 @@ pub use body::{LARGE_BODIES, read as read_body};
 pub use documents::{CommandDocument, CommandRequest};
 pub use giving::{Order, give};
 pub use rates::CommandRates;
-pub use records::{GivenCommand, GivenCommands};
-
-use records::CommandId;
+pub use records::{CommandId, GivenCommand, GivenCommands};
 
 /// Maximum time that a request waits for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -323,13 +323,20 @@ async fn the_audit_log_has_each_command_before_it_is_given_and_never_a_value() {
         assert_eq!(&entry[member], value, "{member} of {entry}");
     }
     device.answer(&request, Code::CHANGED, None);
-    assert_eq!(waiting.join().expect("it is answered").json()["answer"]["data"], done("/3/0/14", "2.04", "changed"));
+    let document = waiting.join().expect("it is answered").json();
+    assert_eq!(document["answer"]["data"], done("/3/0/14", "2.04", "changed"));
+    assert_eq!(entry["id"], document["id"]);
     let refused = console.give("nobody/commands", &write);
     assert_eq!(refused.problem(), problem(404, "device-not-registered"));
     let entries = console.ask("GET /api/v1/audit");
-    assert_eq!(entries.json()["entries"][0]["result"], "device-not-registered");
+    let (refusal, given) = (&entries.json()["entries"][0], &entries.json()["entries"][1]);
+    assert_eq!(refusal["result"], "device-not-registered");
+    assert_eq!(refusal["id"], given["id"]);
+    assert_ne!(refusal["id"], entry["id"]);
     let log = console.gateway.output();
-    assert!(log.lines().any(|line| line.contains("audit") && line.contains("/3/0/14")), "{log}");
+    let told = [format!("bytes={}", write.to_string().len()), "/3/0/14".to_owned(), entry["id"].to_string()];
+    let told = told.map(|text| text.trim_matches('"').to_owned());
+    assert!(log.lines().any(|line| line.contains("audit") && told.iter().all(|text| line.contains(text))), "{log}");
     assert!(!log.contains(PLANTED) && !entries.body.contains(PLANTED), "{log}");
     // Nothing was published: the next one is the answer to an application's command.
     let command = json!({ "reqID": 2, "msgType": "read", "data": { "path": "/3/0/0" } });

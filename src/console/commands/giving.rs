@@ -60,7 +60,10 @@ async fn admit(
     order: Order,
 ) -> Result<(Arc<GivenCommand>, CommandState), Problem> {
     let Order { endpoint, payload, force, while_stream } = order;
-    let command = audited(&payload, force);
+    let mut random = [0; 16];
+    SysRng.try_fill_bytes(&mut random).map_err(|error| ProblemKind::Internal.because(error.to_string()))?;
+    let id = CommandId::new(random);
+    let command = AuditedCommand { id: Some(id), ..audited(&payload, force) };
     server.audit.record_command(author, &endpoint, &command, "given");
     let origin = ConsoleOrigin { user: author.access.name.clone(), force, while_stream };
     let given = ConsoleCommand { endpoint: endpoint.clone(), payload, origin };
@@ -76,9 +79,7 @@ async fn admit(
     };
     let state = admitted.map_err(|refusal| refused(problem_of(refusal, &endpoint)))?;
     if state.place == 0 { &metrics.commands_sent } else { &metrics.commands_pending }.inc();
-    let mut random = [0; 16];
-    SysRng.try_fill_bytes(&mut random).map_err(|error| ProblemKind::Internal.because(error.to_string()))?;
-    let record = GivenCommand::new(CommandId::new(random), endpoint, state.number);
+    let record = GivenCommand::new(id, endpoint, state.number);
     server.commands.add(monotonic_now(), Arc::clone(&record));
     let task = tokio::spawn(await_answer(Arc::clone(server), Arc::clone(&record), answer));
     record.awaited_by(task.abort_handle());
@@ -137,7 +138,8 @@ fn audited(payload: &[u8], force: bool) -> AuditedCommand {
         text.split('?').next()?.parse::<Path>().ok()
     });
     let paths: Vec<String> = paths.take(AUDITED_PATHS).map(|path| path.to_string()).collect();
-    AuditedCommand { msg_type, path: (!paths.is_empty()).then(|| paths.join(" ")), bytes: payload.len(), force }
+    let path = (!paths.is_empty()).then(|| paths.join(" "));
+    AuditedCommand { id: None, msg_type, path, bytes: payload.len(), force }
 }
 
 #[cfg(test)]
