@@ -69,7 +69,7 @@ pub struct Driver {
     images: Option<ImageReader>,
     requests: mpsc::Receiver<DriverRequest>,
     askers: Askers,
-    /// Where copies of traced messages go.
+    /// Receiver of the copies of traced messages.
     traced: Option<TraceSender>,
     /// Time of the next hand-over of changes to the store.
     next_flush: Option<Instant>,

@@ -1,4 +1,4 @@
-//! What `check` says of the bootstrap server: what each account gives to devices, without secrets.
+//! The report of `check` on the bootstrap server: what each account gives to devices, without secrets.
 
 use std::io::{self, Write};
 

@@ -42,7 +42,7 @@ pub struct AuditEntry {
     command: AuditedCommand,
 }
 
-/// What is known of a command without its values.
+/// The description of a command without its values.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditedCommand {

@@ -152,7 +152,7 @@ pub struct CampaignDevices {
     next: Option<String>,
 }
 
-/// What is done to a campaign.
+/// A change of a campaign's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -168,9 +168,9 @@ pub struct CampaignDevicesQuery {
     /// Maximum number of devices, 1 to 1,000; without it 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Only devices whose endpoint names follow this one.
+    /// Lists only devices whose endpoint names follow this one.
     after: Option<String>,
-    /// Only devices in this state.
+    /// Lists only devices in this state.
     state: Option<String>,
 }
 

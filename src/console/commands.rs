@@ -66,7 +66,7 @@ pub struct CommandQuery {
     lasts: Option<Lasts>,
 }
 
-/// How long an observation lasts.
+/// The duration of an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Lasts {

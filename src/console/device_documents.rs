@@ -60,7 +60,7 @@ pub struct DeviceFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "UQ")]
     binding: Option<String>,
-    /// In seconds.
+    /// Lifetime of the registration in seconds.
     lifetime: u64,
     /// End of the registration without another message.
     expires: Timestamp,
@@ -176,7 +176,7 @@ struct CommandFacts {
 struct PendingCommandDocument {
     #[serde(flatten)]
     facts: CommandFacts,
-    /// It is refused if it was not sent by then.
+    /// Time at which the command is refused if it was not sent before.
     expires: Timestamp,
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 
 use crate::driver::monotonic_now;
 
-/// After an answer that took some time the next request waits this many times as long.
+/// The next request waits this many times as long as the last answer took.
 const PAUSE_FACTOR: u32 = 100;
 /// Minimum pause between two requests.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);

@@ -33,9 +33,9 @@ struct Scope {
 /// Tells what the paths in `content` are relative to.
 #[derive(Clone, Copy, Debug)]
 enum ItemPaths {
-    /// In an answer: they are whole paths.
+    /// The names of an answer, which are whole paths.
     Absolute,
-    /// In a command with `basePath`: they begin there.
+    /// The names of a command with `basePath`, which begin there.
     Relative,
     Unknown,
 }

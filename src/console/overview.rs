@@ -110,7 +110,7 @@ struct ReloadDocument {
     at: Option<Timestamp>,
     /// Whether a part could not be reloaded: its previous state is in force.
     failing: bool,
-    /// What has to be corrected.
+    /// Mistakes that have to be corrected.
     mistakes: Vec<String>,
 }
 

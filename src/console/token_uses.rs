@@ -35,7 +35,7 @@ struct ListedToken {
 /// The tokens in force.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenList {
-    /// In the order of their names.
+    /// The tokens in the order of their names.
     tokens: Vec<ListedToken>,
 }
 

@@ -54,7 +54,7 @@ const PCAP: &str = "application/vnd.tcpdump.pcap";
 /// The router cannot tell this end of a path from the ID before it.
 const PCAP_SUFFIX: &str = ".pcap";
 
-/// What is to be traced: one of `endpoint`, `address` and `identity`.
+/// The subject of a trace: one of `endpoint`, `address` and `identity`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewTrace {
@@ -65,7 +65,7 @@ pub struct NewTrace {
     address: Option<IpAddr>,
     #[serde(default, deserialize_with = "given")]
     identity: Option<String>,
-    /// In JSON 30 and 30.0 are the same number.
+    /// Duration of the trace in minutes. In JSON 30 and 30.0 are the same number.
     #[serde(default, deserialize_with = "given")]
     minutes: Option<f64>,
 }
@@ -74,7 +74,7 @@ pub struct NewTrace {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct MessagesQuery {
-    /// Only messages with a larger `n`.
+    /// Returns only messages with a larger `n`.
     #[param(minimum = 0, maximum = 4294967295_u64, value_type = Option<u64>)]
     after: Option<u32>,
 }

@@ -13,7 +13,7 @@ use super::Driver;
 use super::control::{Control, DriverRequest, DriverSilent};
 use super::requests::answer;
 
-/// What the console asks of campaigns.
+/// A request of the console about campaigns.
 #[derive(Debug)]
 pub enum CampaignAsk {
     /// Begins a campaign. The answer of one that is not refused at once comes when its image was looked at.

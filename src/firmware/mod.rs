@@ -23,7 +23,7 @@ use lwm2m_core::gateway::firmware::image::{
 
 use folder::ImageFolder;
 
-/// Where images are, and how large they may be.
+/// The folder of the images, and their largest size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImagesConfig {
     /// The folder; a relative one counts from the working directory. It need not exist.

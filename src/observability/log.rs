@@ -225,7 +225,7 @@ fn log_notification(endpoint: &str, outcome: NotificationOutcome) {
     }
 }
 
-/// Only the first one of a registration is a warning.
+/// Logs a refused publication. Only the first one of a registration is a warning.
 fn log_refused_publication(topic: &str, first: bool) {
     if first {
         warn!(topic, "publication refused: the broker does not authorize this device for the topic");

@@ -39,7 +39,7 @@ mod linux {
         threads: i64,
         open_descriptors: u64,
         most_descriptors: u64,
-        /// Since 1970.
+        /// Start of the process in seconds since 1970.
         started: f64,
     }
 

@@ -27,7 +27,7 @@ const FIRST_STRAY_ID: u16 = 0xf000;
 pub enum DeviceKind {
     /// Always awake. From LwM2M 1.1 on it reports its temperature by Send.
     Thermometer(SimulatedVersion),
-    /// In queue mode: it is asleep most of the time.
+    /// A device in queue mode, asleep most of the time.
     Meter,
     /// A thermometer on a bad network, which also sends datagrams that the gateway rejects.
     Faulty,

@@ -35,19 +35,19 @@ pub struct StoreConfig {
     pub file: PathBuf,
     /// Maximum time that a change waits to be written together with others.
     pub flush_interval: Duration,
-    /// When devices and applications are told what has changed.
+    /// The moment at which devices and applications are told of a change.
     pub confirm: Confirm,
     /// Maximum time that a message to a device or an application waits for its write.
     pub patience: Duration,
 }
 
-/// When devices and applications are told what has changed.
+/// The moment at which devices and applications are told of a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Confirm {
-    /// When it is durable. A crash loses nothing that was told.
+    /// They are told when the change is durable. A crash loses nothing that was told.
     #[default]
     Stored,
-    /// At once; it is written after that. A crash loses what was told just before it.
+    /// They are told at once, and the change is written later. A crash loses what was told just before it.
     Behind,
 }
 

@@ -22,7 +22,7 @@ const FIRST_FREE_PORT: u16 = 1024;
 pub struct UdpListener {
     pub name: String,
     pub security: Security,
-    /// What devices may do here.
+    /// The requests that devices may send to this socket.
     pub role: SocketRole,
     /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer
     /// leaves from the bound address.

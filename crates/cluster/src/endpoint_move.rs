@@ -40,7 +40,7 @@ impl Place {
     }
 }
 
-/// What a shard has stored of an endpoint.
+/// The stored state of an endpoint in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Custody {
     /// The shard has no record of the endpoint.
@@ -53,7 +53,7 @@ pub enum Custody {
     Arriving(Place),
 }
 
-/// What the owner of the shard does for a move, in this order: each action after the one before it has succeeded.
+/// A step of a move, taken by the owner of the shard. Each step follows when the one before it has succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveAction {
     /// Write the custody, with the record, by a fenced write.
@@ -75,7 +75,7 @@ pub struct EndpointMove {
     custody: Custody,
     /// The greatest version that the engine has reported. An older record is that of an earlier move.
     seen: u64,
-    /// How often the source is still asked, and where it is.
+    /// The shard of the source, and the number of requests to it that are left.
     fetching: Option<(Shard, u8)>,
     deadline: Option<Instant>,
     actions: VecDeque<MoveAction>,

@@ -32,7 +32,7 @@ impl Default for Timing {
     }
 }
 
-/// What a node asks of the engine. Answers repeat `asked`.
+/// A request of a node to the engine. Its answer repeats `asked`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EngineRequest {
     /// Announces the node, renews its leases, and reads the list of nodes and leases.
@@ -133,7 +133,7 @@ pub enum Renewed {
 pub enum LeaseState {
     /// The last owner released it.
     Free,
-    /// It was not written in this run of the engine, which may have forgotten its owner.
+    /// The lease was not written in this run of the engine, which may have forgotten its owner.
     Unknown,
     Expired(NodeProcess),
     Held(NodeProcess),

@@ -48,7 +48,7 @@ pub struct WriteNumbers {
     node: NodeNumber,
 }
 
-/// Why an association may not send a record now.
+/// The reason for which an association may not send a record now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoNumber {
     #[error("the owner has no term")]
@@ -57,7 +57,7 @@ pub enum NoNumber {
     Exhausted,
 }
 
-/// Why an association cannot use a term.
+/// The reason for which an association cannot use a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TermError {
     /// The term is not above the term in use, so its numbers may have been used.

@@ -60,10 +60,10 @@ const PATIENT_TERMS: u64 = 4;
 /// Records that an association may receive between two changes. After a crash only these could be replayed.
 const RECEIVED_BETWEEN_CHANGES: u8 = 64;
 
-/// Why an association sends no record.
+/// The reason for which an association sends no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRecord {
-    /// It has to wait for the next term.
+    /// The association has to wait for the next term.
     Yet,
     /// Its numbers are used up.
     Never,

@@ -49,7 +49,7 @@ impl KeyTag {
     pub const LENGTH: usize = 8;
 }
 
-/// What an association remembers of the pre-shared key that made it.
+/// The mark by which an association recognizes the pre-shared key that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyMark {
     pub kind: KeyKind,
@@ -115,7 +115,7 @@ pub struct KeyUse<'a> {
     pub(super) key: UsedKey<'a>,
 }
 
-/// What is known of a key that is in use.
+/// The present state of a key that an association uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UsedKey<'a> {
     /// The key of a handshake.

@@ -1,4 +1,4 @@
-//! Which of two keys of an identity a full handshake tries: the new one or the former one. A handshake can try one
+//! Chooses which of two keys of an identity a full handshake tries: the new or the former one. A handshake can try one
 //! only.
 //!
 //! 1. The first handshake from an address tries the new key, and the next one from there the other key. Handshakes from
@@ -18,7 +18,7 @@ use lwm2m_base::rate::SourceNetwork;
 
 use super::credentials::KeyQuestion;
 
-/// How long a failed handshake is remembered.
+/// Time for which a failed handshake is remembered.
 const MEMORY: Duration = Duration::from_secs(3600);
 
 /// The addresses that are remembered for one identity.

@@ -32,7 +32,7 @@ pub struct WriteTerms {
     started: Option<(Instant, WallTime)>,
 }
 
-/// What a stored record says of the numbers that were used.
+/// The record numbers that were used, as a stored record tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsedNumbers {
     /// The association was made in one term, and used numbers of another one.

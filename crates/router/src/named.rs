@@ -1,4 +1,4 @@
-//! What a datagram names: the id in it that tells whose it is.
+//! The id in a datagram that tells to which thread it belongs.
 
 use lwm2m_base::Shard;
 

@@ -87,7 +87,7 @@ pub enum FirmwareFault {
     FailsUpdate { result: i64 },
     /// Update is put off (Update Result 11).
     Defers,
-    /// After Update the device is never heard of again.
+    /// The device sends nothing any more after Update.
     NeverReturns,
     /// The device reports success, and runs its former version.
     KeepsVersion,
@@ -156,7 +156,7 @@ pub(super) struct ImageDownload {
     pub unanswered: u32,
 }
 
-/// What is kept of the bytes of a package.
+/// The received bytes of a package: their number and digest.
 #[derive(Debug, Default)]
 pub(super) struct ReceivedPackage {
     pub length: u64,

@@ -94,13 +94,13 @@ pub struct Network {
     pub acknowledged_untaken: Vec<Notification>,
     /// The firmware images on the disk. The disk takes as long as a datagram at the most.
     pub images: ImageFolder,
-    /// How often the process of the core has ended, and another one has begun.
+    /// The number of restarts of the core.
     pub restarts: usize,
     /// The notifications that a ticket was given out for, until the broker says that it took them.
     tickets: HashMap<Ticket, Notification>,
     send_watch: SendWatch,
     settings: GatewayConfig,
-    /// What the core leaves to its next process, if it is restarted.
+    /// The store that the core leaves to its next process, if it is restarted.
     store: Option<MemoryStore>,
     asks_the_broker: bool,
     begun: Instant,

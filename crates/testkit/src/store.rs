@@ -13,7 +13,7 @@ use lwm2m_core::gateway::record::{
 pub struct MemoryStore {
     /// The records of the devices, by endpoint name.
     pub devices: BTreeMap<String, DeviceRecord>,
-    /// What is remembered of retained commands, by endpoint name.
+    /// The remembered retained commands, by endpoint name.
     pub retained_commands: BTreeMap<String, RetainedCommandsRecord>,
     /// The object lists of profiles, by key.
     pub profiles: BTreeMap<String, ProfileRecord>,

@@ -69,7 +69,7 @@ fn request(arguments: &TraceArguments) -> Value {
     request
 }
 
-/// Where the messages go.
+/// The destination of the messages.
 enum TraceSink {
     Table(Table),
     Pcap(PcapFile),

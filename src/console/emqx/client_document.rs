@@ -39,7 +39,7 @@ pub struct ClientDocument {
     #[schema(required)]
     disconnected_at: Option<String>,
     created_at: String,
-    /// In seconds.
+    /// Lifetime of the registration in seconds.
     lifetime: u64,
     /// The lifetime.
     keepalive: u64,

@@ -96,7 +96,7 @@ pub struct CoapDocument {
     name: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mid: Option<u16>,
-    /// In hexadecimal digits.
+    /// The token in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     options: Vec<OptionDocument>,
@@ -105,7 +105,7 @@ pub struct CoapDocument {
     /// The bytes of what is no CoAP message, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     hex: Option<String>,
-    /// What became of a message of the device.
+    /// Outcome of a message of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "notification")]
     verdict: Option<String>,
@@ -139,7 +139,7 @@ pub struct OptionDocument {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PayloadDocument {
     bytes: usize,
-    /// In hexadecimal digits.
+    /// The bytes in hexadecimal digits.
     hex: String,
     /// The values; absent if there are none, or if they cannot be decoded.
     #[serde(skip_serializing_if = "Option::is_none")]

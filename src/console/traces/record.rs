@@ -101,7 +101,7 @@ pub struct CoveredMessage {
     address: SocketAddr,
     header: Option<Header>,
     subject: Option<Arc<TracedSubject>>,
-    /// With the payload; `None` if it must not be shown.
+    /// The message with its payload; `None` if the payload must not be shown.
     shown: Option<Vec<u8>>,
     /// Without the payload; `None` if that may be shown.
     covered: Option<Vec<u8>>,

@@ -30,7 +30,7 @@ const ENTRIES: usize = 256;
 pub enum PayloadRule {
     Shown,
     Covered,
-    /// It is not known what the payload is about: it is shown if the same message was shown before.
+    /// The subject of the payload is not known: it is shown if the same message was shown before.
     ShownAgain,
 }
 
@@ -53,7 +53,7 @@ pub struct EntryDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Sensor Value")]
     name: Option<String>,
-    /// As in the messages of MQTT: Opaque in base64.
+    /// The value as in the messages of MQTT: Opaque in base64.
     #[schema(value_type = serde_json::Value)]
     value: Json,
     #[serde(skip_serializing_if = "Option::is_none")]

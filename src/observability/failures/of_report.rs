@@ -1,4 +1,4 @@
-//! Which reports of the core are failures of a device, and their reasons in words.
+//! Maps reports of the core to failures of a device, with their reasons in words.
 
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;

@@ -39,10 +39,10 @@ pub struct PendingWrite {
     pub result: UnboundedSender<BatchResult>,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Clone, Copy, Debug)]
 pub enum BatchResult {
-    /// It is on the disk.
+    /// The batch is on the disk.
     Stored(Version),
     /// The program shuts down, and the disk rejects writes.
     GivenUp,

@@ -1,4 +1,4 @@
-//! What the parts of the gateway share.
+//! The state that the parts of the gateway share.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -92,7 +92,7 @@ pub(super) enum ServerPacket<'a> {
         chosen: Option<&'a str>,
         session_present: bool,
     },
-    /// Not authorized.
+    /// The client is not authorized.
     Refused,
     /// Version 3.1.1 has no such packet.
     Disconnect(DisconnectCause),

@@ -35,7 +35,7 @@ enum OpeningKind {
     Free,
     /// The engine may have forgotten the owner. The first attempt makes the engine wait for it.
     Unknown,
-    /// Of another node, which comes first while the contact with the engine is young.
+    /// The expired lease belongs to another node, which has precedence while the contact with the engine is young.
     Expired,
 }
 

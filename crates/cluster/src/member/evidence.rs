@@ -1,4 +1,4 @@
-//! What a node knows of the other nodes: who is there, who answers, and who reaches the engine.
+//! A node's knowledge of the other nodes: who is there, who answers, and who reaches the engine.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,20 +15,20 @@ pub(super) struct Peers {
     absent: Vec<NodeNumber>,
     /// The newest process of each number that was ever met.
     newest: BTreeMap<NodeNumber, Incarnation>,
-    /// When the answers were forgotten last.
+    /// The last time at which the answers were forgotten.
     forgotten: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct PeerEvidence {
     entry: NodeEntry,
-    /// When the first ping was sent that no pong has followed.
+    /// The time of the first ping that no pong has followed.
     unanswered_since: Option<Instant>,
     /// When the ping was sent that was answered last, and whether the peer reached the engine then.
     heard: Option<(Instant, bool)>,
 }
 
-/// What the pongs of the last seconds say of the engine.
+/// The state of the engine by the pongs of the last seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// A peer reaches the engine.
@@ -127,12 +127,12 @@ impl Peers {
     }
 }
 
-/// What a peer says of the engine.
+/// The state of the engine as one peer reports it.
 enum PeerAnswer {
     Reaches,
     Without,
     Silent,
-    /// It was not asked for long enough.
+    /// The peer was not asked for long enough.
     Open,
 }
 

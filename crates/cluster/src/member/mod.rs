@@ -1,4 +1,4 @@
-//! One node of a cluster: which shards it owns, and when it may serve them.
+//! A node of a cluster: which shards it owns, and when it may serve them.
 //!
 //! 1. The node asks the engine for a round each second: it announces itself, renews its leases, reads the lists.
 //! 2. A shard without an owner is acquired by the node that rendezvous hashing prefers, and a second later each by the
@@ -26,7 +26,7 @@ use acquisition::Openings;
 use evidence::{Evidence, Peers};
 use tenure::Tenure;
 
-/// How far the clocks of the node and of the engine may differ. Beyond it the node takes no term.
+/// Largest difference between the clocks of the node and the engine. Beyond it the node takes no term.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(1_500);
 
 /// The settings of a node.
@@ -41,13 +41,13 @@ pub struct Settings {
     pub moves_at_once: usize,
 }
 
-/// What a node does that reaches neither the engine nor all of its peers, while no peer reaches the engine.
+/// Behaviour of a node that reaches neither the engine nor all of its peers, while no peer reaches the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolated {
-    /// It serves its shards: most likely the engine is away and the silent peers restart. If they reach the engine by
-    /// another way, a shard may have two owners.
+    /// The node serves its shards: most likely the engine is away and the silent peers restart. If they reach the
+    /// engine by another way, a shard may have two owners.
     Serve,
-    /// It suspends its shards.
+    /// The node suspends its shards.
     Suspend,
 }
 
@@ -58,7 +58,7 @@ pub struct Now {
     pub wall: WallTime,
 }
 
-/// What the caller reports to the node.
+/// An event that the caller reports to the node.
 #[derive(Clone, Debug)]
 pub enum MemberEvent {
     Round(RoundAnswer),
@@ -78,7 +78,7 @@ pub enum MemberEvent {
     Drain,
 }
 
-/// What the caller does for the node.
+/// A command of the node to its caller.
 #[derive(Clone, Debug)]
 pub enum MemberCommand {
     Ask(EngineRequest),
@@ -112,7 +112,7 @@ pub enum MemberCommand {
     End(Ended),
 }
 
-/// Why a process has to end.
+/// The reason for which a process has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// A newer process of the number exists.
@@ -145,11 +145,11 @@ pub struct ClusterMember {
     told: Option<(WallTime, Instant)>,
     clock_agrees: bool,
     contact: Option<Contact>,
-    /// When the last round was asked for that renewed the leases.
+    /// The time of the last request that renewed the leases.
     renewed: Option<Instant>,
     last_round: Option<Instant>,
     last_turn: Instant,
-    /// When the next turn has something to do.
+    /// The time of the next turn that has something to do.
     deadline: Instant,
     /// Whether a round was answered since it was looked for shards that another node should have.
     review_places: bool,
@@ -174,7 +174,7 @@ enum Draining {
 struct Contact {
     run: RunId,
     since: Instant,
-    /// When the last request was made that was answered.
+    /// The time of the last request that was answered.
     asked: Instant,
 }
 

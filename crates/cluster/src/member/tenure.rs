@@ -11,7 +11,7 @@ use crate::node::NodeNumber;
 use crate::rendezvous;
 use crate::term::Term;
 
-/// One shard that the node holds.
+/// A shard that the node holds.
 #[derive(Debug)]
 pub(super) struct Tenure {
     /// The term in which the shard was acquired: of two owners, the one with the greater is the later one.
@@ -24,7 +24,7 @@ pub(super) struct Tenure {
     /// The run of the engine that wrote the lease last.
     run: RunId,
     since: Instant,
-    /// Until when the shard is suspended: another owner may not know yet that the engine forgot it.
+    /// End of the suspension: until then another owner may not know yet that the engine forgot it.
     pub(super) settles: Option<Instant>,
     pub(super) phase: TenurePhase,
     /// Whether the caller serves the shard.

@@ -33,7 +33,7 @@ pub struct PatternAccount {
     pub account: Arc<Account>,
 }
 
-/// What a device is given, and how.
+/// The servers, keys and objects that a device is given, and the way in which it gets them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Account {
     /// Whether the session begins with Bootstrap-Discover.
@@ -75,7 +75,7 @@ pub struct ServerAccount {
     pub since_1_1: Vec<(u16, Value)>,
 }
 
-/// How the device secures its connection to a server.
+/// The security of the device's connection to a server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerSecurity {
     None,

@@ -37,7 +37,7 @@ use written::{AccountText, BytesText, Period, ServerText};
 /// Reads a file that an account names; its error is a text without the contents.
 pub type ReadFile<'a> = &'a dyn Fn(&FilePath) -> Result<Vec<u8>, String>;
 
-/// What accounts are read with.
+/// The context in which accounts are read.
 #[derive(Clone, Copy)]
 pub struct AccountReading<'a> {
     /// The definitions of further objects.
@@ -142,7 +142,7 @@ fn pattern_account(
     Ok(PatternAccount { pattern, account: Arc::new(account) })
 }
 
-/// Where in the accounts something is written.
+/// A place in the accounts, for messages about mistakes.
 #[derive(Clone, Debug)]
 struct AccountPlace(String);
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Options;
 use super::options::number;
 
-/// After this long a number proves nothing about order.
+/// Time after which an Observe number proves nothing about order (RFC 7641 section 3.4).
 const NUMBER_LIFETIME: Duration = Duration::from_secs(128);
 /// Half of the 24-bit space of Observe numbers.
 const HALF: u32 = 1 << 23;

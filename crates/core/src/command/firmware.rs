@@ -40,11 +40,11 @@ pub struct UpdateRequest {
     pub sha256: Option<String>,
     /// Bytes of a block of a push: a power of two from 16 to 1024.
     pub block_size: Option<u16>,
-    /// How often the transfer is begun, at the most.
+    /// The largest number of times that the transfer is begun.
     pub attempts: u32,
 }
 
-/// Where the package comes from.
+/// The source of the package.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PackageSource {
     /// The name of an image of this gateway.
@@ -53,7 +53,7 @@ pub enum PackageSource {
     Uri(Secret),
 }
 
-/// How the package is to be transferred.
+/// The transfer method that the application asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodChoice {
@@ -64,7 +64,7 @@ pub enum MethodChoice {
     Pull,
 }
 
-/// How the package is transferred.
+/// The transfer method of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
@@ -124,7 +124,7 @@ pub struct JobStatus {
     pub phase: Phase,
     /// `None` until the method is chosen.
     pub method: Option<Method>,
-    /// What the device told last.
+    /// The state that the device reported last.
     pub state: Option<State>,
     pub result: Option<UpdateResult>,
     /// Bytes that the device has; `None` if it does not fetch them from this gateway.

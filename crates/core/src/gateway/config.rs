@@ -54,14 +54,14 @@ pub struct GatewayConfig {
     /// are.
     pub publish_console_answers: bool,
     pub firmware: FirmwareConfig,
-    /// What devices may do at each socket, by number. A socket beyond the list is for everything.
+    /// The role of each socket, by number. A socket beyond the list is for everything.
     pub roles: Vec<SocketRole>,
     /// `None` if there is no bootstrap server.
     pub bootstrap: Option<BootstrapConfig>,
     pub limits: Limits,
 }
 
-/// What devices may do at a socket.
+/// The role of a socket: the requests that devices may send to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SocketRole {
     /// Registrations, and bootstrap if there is a bootstrap server.

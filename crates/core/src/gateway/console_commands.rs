@@ -46,7 +46,7 @@ pub enum CommandRefusal {
     NotRegistered,
     /// The program shuts down.
     Ending,
-    /// It is longer than `limits.command_size`.
+    /// The command is longer than `limits.command_size`.
     TooLarge(String),
     Invalid(String),
     /// An application or `auto_observe` observes the paths.
@@ -75,7 +75,7 @@ pub enum AnswerOutcome {
     Answered,
     Reset,
     TimedOut,
-    /// It expired before the device could take it.
+    /// The command expired before the device could take it.
     Expired,
     /// The gateway refused it when it was to be sent.
     Refused,

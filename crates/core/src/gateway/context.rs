@@ -74,7 +74,7 @@ pub(super) struct Context {
     pub traces: Traces,
     pub images: Images,
     pub pulls: Pulls,
-    /// What firmware campaigns have not taken yet.
+    /// The news about devices that firmware campaigns have not taken yet.
     pub campaign_inbox: CampaignInbox,
     outputs: VecDeque<Output>,
 }

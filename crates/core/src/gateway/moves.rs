@@ -86,7 +86,7 @@ pub enum ClaimAnswer {
     Absent,
     /// The peer may not use the endpoint name.
     Forbidden(Forbidden),
-    /// Who has the name cannot be found out now. The Register is answered 5.03.
+    /// The owner of the name cannot be found out now. The Register is answered 5.03.
     Unknown,
 }
 
@@ -117,10 +117,10 @@ struct WaitingPeer {
     messages: Vec<Box<[u8]>>,
 }
 
-/// What becomes of a message.
+/// The treatment of a message while questions about its peer are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// It is kept until the questions about its peer are answered.
+    /// The message is kept until the questions about its peer are answered.
     Kept,
     /// Too many messages wait.
     Full,

@@ -1,4 +1,4 @@
-//! What people who look at devices, and act on them, ask of the gateway.
+//! Requests of people who look at devices and act on them.
 
 use std::time::Instant;
 

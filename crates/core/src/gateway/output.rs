@@ -1,4 +1,4 @@
-//! What the gateway asks of its shell.
+//! The output of the gateway: what its shell has to do.
 
 use std::time::Instant;
 

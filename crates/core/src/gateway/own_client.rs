@@ -14,7 +14,7 @@ use super::context::Context;
 /// The time after which the client connects again if the broker has closed its session. The link reconnects it after
 /// all other interruptions.
 const RETRY: Duration = Duration::from_secs(30);
-/// How long the broker keeps messages for the client while it is not connected.
+/// Time for which the broker keeps messages for the client while it is not connected.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The connection of the client, which exists or is to be made at a time.

@@ -92,7 +92,7 @@ pub struct DeviceRecord {
     pub commands: Vec<CommandRecord>,
     /// Paths that `auto_observe` has still to ask for.
     pub to_observe: Vec<Path>,
-    /// How `auto_observe` asks for them. Older records do not tell it: singly.
+    /// The grouping of `auto_observe` requests. Records of older versions have none, which means single requests.
     #[serde(default, skip_serializing_if = "Grouping::is_single")]
     pub grouping: Grouping,
 }

@@ -95,7 +95,7 @@ pub enum Direction {
 /// The resources that a message is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TracedSubject {
-    /// What the payload is decoded by: it has no password, query items and links.
+    /// The registration by which the payload is decoded, without password, query items and links.
     pub registration: Registration,
     /// The paths of the operation. A Send has the root.
     pub paths: Vec<Path>,
@@ -248,7 +248,7 @@ enum TracedBy {
     Received,
     /// By the newest message for this association, which was not sent.
     Sealed(AssociationId),
-    /// By its peer.
+    /// The message was found by its peer.
     Peer,
 }
 

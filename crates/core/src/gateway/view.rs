@@ -1,4 +1,4 @@
-//! What onlookers see of registered devices: copies without secrets, keys and Locations. No view holds a type that has
+//! Views of registered devices for onlookers: copies without secrets, keys and Locations. No view holds a type that has
 //! one.
 //!
 //! Times are those of the wall clock, since 1970.
@@ -209,12 +209,12 @@ pub enum IdentityKind {
     Unproved,
 }
 
-/// What a command asks for, and who gave it.
+/// The request of a command, and the origin of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandView {
     /// Names the command among those of this process. A restart gives a pending command another number.
     pub number: u64,
-    /// One of [`crate::command::MSG_TYPES`].
+    /// The `msgType`: one of [`crate::command::MSG_TYPES`].
     pub msg_type: &'static str,
     /// The path; those of a composite operation, in its order.
     pub paths: Vec<Path>,
@@ -228,7 +228,7 @@ pub struct CommandView {
 pub struct CommandProgress {
     /// The number of its [`CommandView`].
     pub number: u64,
-    /// One of [`crate::command::MSG_TYPES`].
+    /// The `msgType`: one of [`crate::command::MSG_TYPES`].
     pub msg_type: &'static str,
     /// The path; those of a composite operation, in its order.
     pub paths: Vec<Path>,
@@ -239,7 +239,7 @@ pub struct CommandProgress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandStage {
-    /// It waits for its device.
+    /// The command waits for its device.
     Waits,
     /// Its request was sent.
     Sent,
@@ -271,7 +271,7 @@ pub struct PendingView {
 /// An observation that the device has accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservationView {
-    /// One path; all those of a composite observation, in their order.
+    /// The path of the observation, or all paths of a composite observation in their order.
     pub paths: Vec<Path>,
     pub is_composite: bool,
     pub origin: Origin,

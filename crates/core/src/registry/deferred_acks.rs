@@ -13,7 +13,7 @@ pub enum DeferredAck {
     Send(RequestId),
 }
 
-/// What one device waits for, by the number of the ticket of its publication.
+/// The deferred acknowledgements of one device, by the number of the ticket of the publication.
 #[derive(Debug, Default)]
 pub struct DeferredAcks {
     by_ticket: SmallMap<u64, DeferredAck>,

@@ -81,7 +81,7 @@ pub enum Grouping {
     /// Each by an observation of its own.
     #[default]
     Single,
-    /// As many as one composite operation may have by one composite observation.
+    /// Composite observations, each with as many paths as one composite operation may have.
     Composite,
 }
 
@@ -91,7 +91,7 @@ impl Grouping {
     }
 }
 
-/// What `auto_observe` asks for next.
+/// The next request of `auto_observe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScheduledObservation {
     Single(Path),

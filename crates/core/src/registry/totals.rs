@@ -3,7 +3,7 @@
 
 use lwm2m_base::total::Total;
 
-/// What all registered devices have together. A device counts from its insertion into the registry until it is dropped.
+/// Sums over all registered devices. A device counts from its insertion into the registry until it is dropped.
 #[derive(Debug, Default)]
 pub struct RegistryTotals {
     /// Bytes that the registrations take.

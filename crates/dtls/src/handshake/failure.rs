@@ -43,7 +43,7 @@ pub enum CertificateFault {
     /// A raw public key that is none of those configured.
     UnknownKey,
     BadSignature,
-    /// Not made for clients.
+    /// The certificate is not made for clients.
     Purpose,
     Revoked,
     /// Another one, by OpenSSL's number (`X509_V_ERR_`).

@@ -100,11 +100,11 @@ pub struct DtlsClient {
 pub enum ClientState {
     Handshaking,
     Established,
-    /// By a close_notify.
+    /// The server has sent close_notify.
     Closed,
     /// By an alert of the peer, with its number.
     Refused(u8),
-    /// By its own opinion; OpenSSL's reason.
+    /// The client has ended the handshake; the number is OpenSSL's reason.
     Failed(i32),
 }
 

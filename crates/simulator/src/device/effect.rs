@@ -1,4 +1,4 @@
-//! What follows from a request of the server.
+//! The effect of a server's request on the device.
 
 use lwm2m_core::lwm2m::path::Path;
 

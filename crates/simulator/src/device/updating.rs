@@ -216,7 +216,7 @@ impl SimulatedDevice {
     }
 }
 
-/// What the device does by itself.
+/// Acts without a request of the server.
 impl SimulatedDevice {
     /// Replaces the faults of the firmware update.
     pub fn set_firmware_faults(&mut self, faults: Vec<FirmwareFault>) {

@@ -21,7 +21,7 @@ pub struct WatchedSend {
     pub answers: Vec<(usize, Code)>,
 }
 
-/// What the network remembers about Sends.
+/// The network's record of Sends.
 #[derive(Debug, Default)]
 pub(super) struct SendWatch {
     /// The value that a device is about to send.

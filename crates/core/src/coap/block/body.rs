@@ -10,7 +10,7 @@ pub enum Body {
 /// A body that somebody else has, such as a file. Only the part for the next block is held.
 #[derive(Debug)]
 pub struct SuppliedBody {
-    /// What stands before the bytes that are supplied.
+    /// The bytes in front of the supplied ones.
     head: Vec<u8>,
     /// The number of bytes that are supplied.
     size: usize,

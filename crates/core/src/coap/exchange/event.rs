@@ -1,4 +1,4 @@
-//! What the exchanges deliver: datagrams to send, counts, and events of single messages.
+//! The output of the exchanges: datagrams to send, counts, and events of single messages.
 
 use lwm2m_base::Peer;
 

@@ -1,4 +1,4 @@
-//! Which of the published accounts the broker still retains.
+//! Finds out which of the published accounts the broker still retains.
 //!
 //! 1. The client subscribes, at the start and after each lost connection. The broker then sends every account that it
 //!    retains (MQTT 5 section 3.8.3.1). It sends nothing for an account that was removed while the client was away.

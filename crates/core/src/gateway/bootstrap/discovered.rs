@@ -1,4 +1,4 @@
-//! What a device says of its accounts in the answer to Bootstrap-Discover (OMA LwM2M Core 1.1 section 6.1.6.2).
+//! A device's list of its accounts, in its answer to Bootstrap-Discover (OMA LwM2M Core 1.1 section 6.1.6.2).
 
 use std::collections::BTreeMap;
 

@@ -69,7 +69,7 @@ const PACK_PATH: &str = "bspack";
 /// Discovers are less than three times the shortest request (RFC 7252 section 11.3).
 const PROOF_TIMEOUT: f64 = 2.5;
 
-/// That time if the peer has acknowledged the request, which is not repeated then.
+/// The same time if the peer has acknowledged the request, which is not repeated then.
 const PROOF_TIMEOUT_ACKNOWLEDGED: f64 = 5.0;
 
 /// Names a session. It is never given to another one.
@@ -410,7 +410,7 @@ impl BootstrapServer {
     }
 }
 
-/// What has changed of the accounts.
+/// The change of the accounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AccountsChange {
     None,

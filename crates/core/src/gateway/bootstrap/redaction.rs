@@ -1,4 +1,4 @@
-//! What traces show of the messages of the bootstrap server.
+//! Removes secrets from the bootstrap server's messages before traces show them.
 
 use crate::coap::options::number;
 use crate::coap::{Code, Message};

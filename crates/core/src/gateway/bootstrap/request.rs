@@ -19,7 +19,7 @@ const LONGEST_NAME: usize = 255;
 /// The generated key is not in the store, so that it cannot be given to a device.
 pub(super) const UNSTORED: &str = "the store has not written the generated key";
 
-/// What a device asks for.
+/// A device's request for bootstrap, checked.
 pub(super) struct BootstrapRequest {
     pub endpoint: String,
     /// The format that the device prefers (`pct`).

@@ -44,7 +44,7 @@ pub(super) struct Session {
     generated: Vec<PskIdentity>,
 }
 
-/// What follows from an answer of the device.
+/// The consequence of an answer of the device.
 pub(super) enum SessionProgress {
     /// The next request leaves.
     Send(Request),

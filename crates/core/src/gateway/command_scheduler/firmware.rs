@@ -414,7 +414,7 @@ impl CommandScheduler {
 const STOPPING: &str = "the gateway is stopping";
 const BUSY: &str = "a firmware update of this device runs already";
 
-/// Who gets the answer to a command about firmware.
+/// The recipient of the answer to a command about firmware.
 struct To<'a> {
     echo: &'a Echo,
     reply: Option<&'a Reply>,

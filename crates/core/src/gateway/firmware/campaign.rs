@@ -66,7 +66,7 @@ pub enum CampaignStatus {
     Completed,
 }
 
-/// What a campaign wants next.
+/// The next action of a campaign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Read { endpoint: Arc<str>, path: Path },
@@ -100,12 +100,12 @@ struct CampaignProgress {
     ended: usize,
 }
 
-/// What is told of a campaign.
+/// An event of a campaign, for its subscribers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CampaignEvent {
-    /// It has another status. The first one is told as well.
+    /// The status of the campaign has changed. The first status is an event as well.
     Status(CampaignStatus),
-    /// It is done with a device.
+    /// The campaign is done with a device.
     Ended { endpoint: Arc<str>, outcome: MemberOutcome },
     /// A device does not take part, because there are [`MOST_MEMBERS`]. Only the first one is told.
     Full { endpoint: Arc<str> },
@@ -135,7 +135,7 @@ pub struct Campaign {
     retries: VecDeque<(Instant, Arc<str>)>,
     /// Members whose update is to be cancelled.
     to_cancel: VecDeque<Arc<str>>,
-    /// When the pace allows the next update.
+    /// The time at which the pace allows the next update.
     next_start: Option<Instant>,
     events: Vec<CampaignEvent>,
     /// The members whose record is out of date.
@@ -158,7 +158,7 @@ impl CampaignProgress {
     }
 }
 
-/// What happens.
+/// Takes events: time, devices that are heard, ends of updates.
 impl Campaign {
     pub fn new(moment: Moment, spec: CampaignSpec) -> Self {
         let ends = moment.unix + spec.duration;

@@ -47,7 +47,7 @@ pub(in crate::gateway) struct CampaignClient {
     last_ask: u64,
 }
 
-/// Who gets an answer.
+/// The recipient of an answer.
 #[derive(Clone, Debug)]
 pub(in crate::gateway) struct Asker {
     request: Value,
@@ -55,7 +55,7 @@ pub(in crate::gateway) struct Asker {
     reply: Option<ResponseTopic>,
 }
 
-/// What a message asks for.
+/// A command about campaigns, read from a message.
 #[derive(Debug)]
 pub(in crate::gateway) enum CampaignCommand {
     /// Begins a campaign, whose JSON this is.

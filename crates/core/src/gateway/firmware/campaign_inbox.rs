@@ -1,4 +1,4 @@
-//! What campaigns learn of devices. Other parts put it here, and campaigns take it after each event of the gateway.
+//! News about devices for campaigns. Other parts put it here, and campaigns take it after each event of the gateway.
 
 use crate::command::AskId;
 use crate::command::firmware::JobStatus;

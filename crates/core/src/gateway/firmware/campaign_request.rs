@@ -1,6 +1,6 @@
-//! What operators ask of campaigns, and the reasons why they do not get it.
+//! Requests of operators about campaigns, and the reasons for which they are refused.
 
-/// What is done to a campaign.
+/// A request to change the state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CampaignAction {
     /// No update begins. Those that run go on.

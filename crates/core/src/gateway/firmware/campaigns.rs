@@ -67,7 +67,7 @@ enum AskedKind {
     Cancel,
 }
 
-/// What operators ask for.
+/// Serves the requests of operators.
 impl Campaigns {
     /// Begins without campaigns. A client at the broker connects at once, if there is one.
     pub fn new(config: &FirmwareConfig, now: Instant) -> Self {

@@ -25,7 +25,7 @@ pub(in crate::gateway) struct DeferredPulls {
     answered: usize,
 }
 
-/// What is done with a request now.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum PullTurn {
     Now,

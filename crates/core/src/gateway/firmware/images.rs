@@ -1,4 +1,4 @@
-//! What the shell is asked for, and the parts of images that it has read last.
+//! Requests to the shell for parts of images, and the parts that it has read last.
 //!
 //! An image is read in parts of [`READ_LENGTH`] bytes, since many devices need the same part at about the same time. A
 //! part that is being read is not asked for again: those who need it wait together. Beyond [`MOST_READS`] parts at
@@ -25,7 +25,7 @@ pub(in crate::gateway) struct Images {
     reads: IdMap<ImageRequestId, ImagePart>,
     /// Parts that are to be read when the shell has read others.
     queued: VecDeque<ImagePart>,
-    /// Those who wait for the parts that are being read or queued.
+    /// The consumers that wait for the parts that are being read or queued.
     waiting: HashMap<ImagePart, Vec<(ImageConsumer, Span)>>,
     /// The sum of those who wait.
     readers: usize,
@@ -55,7 +55,7 @@ pub(in crate::gateway) enum ImageConsumer {
 pub(in crate::gateway) struct PendingPart {
     /// The push. Another attempt of the same job is another exchange.
     pub exchange: ExchangeId,
-    /// Where the bytes begin in the image.
+    /// The offset of the bytes in the image.
     pub offset: usize,
 }
 
@@ -80,7 +80,7 @@ pub(in crate::gateway) enum ImageBytes {
     Busy,
 }
 
-/// What one reader gets after the shell has read.
+/// The bytes for one consumer after the shell has read, or the error.
 pub(in crate::gateway) type ReadBytes = (ImageConsumer, Result<Vec<u8>, ImageError>);
 
 impl Images {

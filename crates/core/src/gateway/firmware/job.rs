@@ -45,7 +45,7 @@ const MOST_STATE_CHANGES: u32 = 64;
 /// Limits the requests to drop a package that a device leaves unanswered.
 const MOST_UNANSWERED_DROPS: u32 = 3;
 
-/// What an application has asked for, and what the gateway keeps of a job over a restart.
+/// The request of an application, which the gateway keeps over a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::gateway) struct JobSpec {
     pub label: JobLabel,
@@ -74,7 +74,7 @@ pub(in crate::gateway) enum Package {
     Uri(#[serde(with = "secret")] Secret),
 }
 
-/// How far a job has come, as the store has it.
+/// The progress of a job as the store has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::gateway) struct JobProgress {
     phase: Phase,
@@ -138,7 +138,7 @@ pub(in crate::gateway) enum PushFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct NotNow(pub &'static str);
 
-/// What the job does next. While `asked` is set, its request is on the way.
+/// The next step of the job. While `asked` is set, its request is on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Waits for a message of the device.
@@ -189,15 +189,15 @@ pub(in crate::gateway) struct Job {
     /// Whether the state has been Downloading since the transfer began.
     seen_downloading: bool,
     clock: AwakeClock,
-    /// How often the device did not answer after the end of the job.
+    /// The number of requests without an answer after the end of the job.
     unanswered_drops: u32,
-    /// When the disk first reported an error of which no success is known since.
+    /// The time of the disk's first error since the last success.
     unreadable_since: Option<Instant>,
     poll_at: Option<Instant>,
     update_ends: Option<Instant>,
     /// When the progress was told last, and of how many bytes.
     told_progress: (Instant, u64),
-    /// When the owner looks how far a push has come.
+    /// The time at which the owner checks the progress of a push.
     look_at: Option<Instant>,
     events: Vec<JobStatus>,
 }

@@ -66,9 +66,9 @@ struct OwnedJob {
     /// The `firmware-update`, whose members each event repeats.
     echo: Echo,
     registration: Option<RegistrationId>,
-    /// How long the device may be silent, by its newest registration.
+    /// The longest silence of the device, by its newest registration.
     silence: Duration,
-    /// When the job of a device that is not registered ends.
+    /// The time at which the job ends if the device does not register again.
     ends: Option<Instant>,
     /// The place of a job that is over among those that are over.
     ended: Option<u64>,
@@ -304,7 +304,7 @@ impl FirmwareJobs {
     }
 }
 
-/// What devices answer, notify and fetch.
+/// Takes answers, notifications and block requests of devices.
 impl FirmwareJobs {
     /// Returns the next request of the job of this device.
     pub fn next_request(&mut self, context: &mut Context, device: &Device) -> Option<JobRequest> {

@@ -39,7 +39,7 @@ use pulls::Fetched;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub(crate) u64);
 
-/// What jobs learn of their images.
+/// News about images for jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum ImageEvent {
     /// The shell has answered [`images::Images::describe`].

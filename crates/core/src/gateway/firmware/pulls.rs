@@ -34,18 +34,18 @@ pub(in crate::gateway) struct Pull {
     pub progress: PullProgress,
 }
 
-/// How far a device has come.
+/// The progress of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::gateway) struct PullProgress {
     /// Bytes from the beginning that were fetched without a gap.
     bytes: u64,
     /// The bytes behind a gap: ranges in their order, with a gap before each of them.
     beyond: Vec<Range<u64>>,
-    /// Where the next block may begin if the device has kept what it fetched before.
+    /// The offset of the next block if the device has kept the bytes that it fetched before.
     resumes: Option<Resumption>,
 }
 
-/// How a device may go on that has fetched a part of the image already.
+/// The way in which a device continues that has fetched a part of the image already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum Resumption {
     /// At most behind so many bytes: those that it had fetched without a gap in an earlier attempt.
@@ -54,7 +54,7 @@ pub(in crate::gateway) enum Resumption {
     Anywhere,
 }
 
-/// What a block has changed.
+/// The changes by a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct Fetched {
     /// Bytes from the beginning that were fetched without a gap.

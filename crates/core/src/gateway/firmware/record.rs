@@ -16,7 +16,7 @@ pub struct FirmwareJobRecord {
     pub job: Option<Box<JobRecord>>,
 }
 
-/// What is kept of a job. It is serialized with the secret of its URI: the file is for the program alone.
+/// The stored form of a job. It is serialized with the secret of its URI: the file is for the program alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
     pub(super) spec: JobSpec,
@@ -26,10 +26,10 @@ pub struct JobRecord {
     /// When an update without result fails. Times are those of the wall clock, since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) update_ends: Option<Duration>,
-    /// How long the registered device may be silent: its lifetime, with the time that the gateway allows beyond it.
+    /// The longest silence of the registered device: its lifetime, and the time that the gateway allows beyond it.
     #[serde(default)]
     pub(super) silence: Duration,
-    /// When the job of a device that is not registered ends.
+    /// The time at which the job ends if the device does not register again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ends: Option<Duration>,
 }

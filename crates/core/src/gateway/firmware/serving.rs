@@ -22,7 +22,7 @@ use crate::gateway::context::Context;
 use crate::gateway::diagnostic::unavailable;
 use crate::gateway::received_request::ReceivedRequest;
 
-/// When a device may ask again whose block could not be read.
+/// Max-Age of the answer to a device whose block could not be read.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Bytes of the ETag, from the beginning of the digest. An ETag has at most 8 (RFC 7252 section 5.10.6).

@@ -35,7 +35,7 @@ pub(super) struct Trace {
     pub left_out: u64,
 }
 
-/// What is known of the far end of a message.
+/// The known facts about the peer of a message.
 #[derive(Clone, Debug)]
 pub(in super::super) struct PeerFacts {
     pub peer: Peer,

@@ -19,7 +19,7 @@ pub(super) enum CommandError {
     NoPackage,
     #[error("an update has either image or uri, and it has both")]
     TwoPackages,
-    /// Only what is stored, and what tests read, is read without the commands about firmware.
+    /// The command is about firmware. Stored commands are read without these.
     #[error("{0} is carried out by the gateway, and is no operation on a device")]
     NoOperation(String),
     #[error("{0} is missing")]

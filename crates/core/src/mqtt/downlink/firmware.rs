@@ -10,7 +10,7 @@ use super::error::CommandError;
 
 /// Limits the attempts of a transfer.
 const MOST_ATTEMPTS: u64 = 100;
-/// How often a transfer is begun if the command does not tell it.
+/// Default of `attempts`: the number of times that a transfer is begun.
 const ATTEMPTS: u32 = 3;
 /// Limits the bytes of the version that the command names.
 const LONGEST_VERSION: usize = 255;

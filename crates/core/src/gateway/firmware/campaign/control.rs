@@ -1,4 +1,4 @@
-//! What operators do to a campaign, and what they see of it.
+//! The control of a campaign by operators, and its figures for them.
 
 use std::ops::Bound;
 use std::time::Duration;

@@ -24,13 +24,13 @@ pub enum Member {
     Ended(MemberOutcome),
 }
 
-/// What became of a device.
+/// The outcome of a device in its campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberOutcome {
-    /// It was updated, and runs the version.
+    /// The device was updated, and runs the version.
     Succeeded,
-    /// It ran the version before.
+    /// The device ran the version before the campaign.
     UpToDate,
     /// A resource has another value than the filter asks for.
     FilterMismatch,

@@ -22,7 +22,7 @@ pub struct CampaignRecord {
     pub json: Option<String>,
 }
 
-/// What is kept of a campaign.
+/// The stored form of a campaign.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct StoredCampaign {
     spec: CampaignSpec,
@@ -31,7 +31,7 @@ struct StoredCampaign {
     resumed_at: CampaignProgress,
 }
 
-/// What is kept of a device.
+/// The stored form of a device in a campaign.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StoredMember {

@@ -1,4 +1,4 @@
-//! What a campaign is to do, read from JSON. A file in TOML has the same members.
+//! The specification of a campaign, read from JSON. A file in TOML has the same members.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What people see of campaigns.
+//! Views of campaigns, for operators.
 
 use std::time::Duration;
 

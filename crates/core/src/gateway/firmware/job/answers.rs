@@ -1,4 +1,4 @@
-//! What the answers and notifications of the device mean for its job.
+//! The consequences of the device's answers and notifications for its job.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::{Job, MOST_UNANSWERED_DROPS, NotNow, Package, PushFormat, Step};
 /// Limits the protocols that are kept of a device. The object has six.
 const MOST_PROTOCOLS: usize = 16;
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::gateway) enum Answer<'a> {
     /// The device answered. A payload that cannot be decoded has no entries.

@@ -1,4 +1,4 @@
-//! What the device tells of its Firmware Update object.
+//! The values of the device's Firmware Update object, read from its answers.
 
 use serde::{Deserialize, Serialize};
 
