@@ -162,7 +162,9 @@ impl App {
             admin.abort();
         }
         #[cfg(feature = "console")]
-        drop(self.console);
+        if let Some(console) = self.console {
+            console.stop().await;
+        }
         #[cfg(feature = "embedded")]
         drop(self.broker);
         Ok(())

@@ -27,6 +27,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use openssl::ssl::{Ssl, SslAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -47,6 +48,8 @@ const CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(10);
 /// Maximum duration of one request.
 const REQUEST: Duration = Duration::from_secs(90);
+/// Maximum time that the end of the program waits for the answers to open requests.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Maximum size of a request head, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
@@ -71,7 +74,14 @@ const HEADERS_OF_ALL: [(&str, &str); 5] = [
 pub struct ConsoleListeners {
     server: Arc<ConsoleServer>,
     router: axum::Router,
-    connections: Arc<Mutex<VecDeque<ConsoleConnection>>>,
+    connections: Arc<Mutex<ConsoleConnections>>,
+}
+
+struct ConsoleConnections {
+    /// The oldest first.
+    open: VecDeque<ConsoleConnection>,
+    /// Ends the connections; `None` once they end.
+    ending: Option<GracefulShutdown>,
 }
 
 struct ConsoleConnection {
@@ -120,19 +130,20 @@ impl Drop for SocketFile {
 impl ConsoleListeners {
     pub fn new(server: Arc<ConsoleServer>) -> Self {
         let router = api::router(Arc::clone(&server));
-        Self { server, router, connections: Arc::default() }
+        let connections = ConsoleConnections { open: VecDeque::new(), ending: Some(GracefulShutdown::new()) };
+        Self { server, router, connections: Arc::new(Mutex::new(connections)) }
     }
 
     pub async fn serve_tcp(self, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => match stream.local_addr() {
-                    Ok(local) => self.add(|this, known| async move {
+                    Ok(local) => self.add(|this, known, watcher| async move {
                         let peer = ConsolePeer::Tcp { remote, local };
                         match this.server.files.acceptor() {
-                            None => this.serve(stream, peer, &known).await,
+                            None => this.serve(stream, peer, &known, watcher).await,
                             Some(acceptor) => match accept_tls(&acceptor, stream).await {
-                                Ok(stream) => this.serve(stream, peer, &known).await,
+                                Ok(stream) => this.serve(stream, peer, &known, watcher).await,
                                 Err(error) => this.cut(&error),
                             },
                         }
@@ -150,7 +161,7 @@ impl ConsoleListeners {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(process) => {
                         let peer = ConsolePeer::Process(process.uid());
-                        self.add(|this, known| async move { this.serve(stream, peer, &known).await });
+                        self.add(|this, known, watcher| async move { this.serve(stream, peer, &known, watcher).await });
                     }
                     Err(error) => self.cut(&error),
                 },
@@ -159,27 +170,39 @@ impl ConsoleListeners {
         }
     }
 
+    /// Accepts no more connections, and ends those that are open: each when its request is answered, all at the latest
+    /// after [`LAST_ANSWERS`].
+    pub async fn end(self) {
+        let ending = self.connections.lock().unwrap_or_else(PoisonError::into_inner).ending.take();
+        let Some(ending) = ending else { return };
+        if timeout(LAST_ANSWERS, ending.shutdown()).await.is_err() {
+            self.cut(&"the program ends");
+        }
+    }
+
     /// Starts the task of a connection, if there is room for it.
-    fn add<F>(&self, connection: impl FnOnce(Self, Arc<AtomicBool>) -> F)
+    fn add<F>(&self, connection: impl FnOnce(Self, Arc<AtomicBool>, Watcher) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.retain(|open| !open.task.is_finished());
-        if connections.len() >= CONNECTIONS {
+        let ConsoleConnections { open, ending } = &mut *connections;
+        let Some(watcher) = ending.as_ref().map(GracefulShutdown::watcher) else { return };
+        open.retain(|open| !open.task.is_finished());
+        if open.len() >= CONNECTIONS {
             self.cut(&"all connections are in use");
-            let silent = connections.iter().position(|open| !open.authenticated.load(Ordering::Relaxed));
-            let Some(oldest) = silent.and_then(|at| connections.remove(at)) else { return };
+            let silent = open.iter().position(|open| !open.authenticated.load(Ordering::Relaxed));
+            let Some(oldest) = silent.and_then(|at| open.remove(at)) else { return };
             oldest.task.abort();
         }
         let authenticated = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(connection(self.clone(), Arc::clone(&authenticated))).abort_handle();
-        connections.push_back(ConsoleConnection { task, authenticated });
+        let task = tokio::spawn(connection(self.clone(), Arc::clone(&authenticated), watcher)).abort_handle();
+        open.push_back(ConsoleConnection { task, authenticated });
     }
 
-    async fn serve<S>(&self, stream: S, peer: ConsolePeer, authenticated: &AtomicBool)
+    async fn serve<'a, S>(&'a self, stream: S, peer: ConsolePeer, authenticated: &'a AtomicBool, watcher: Watcher)
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let cut = ConnectionCut::default();
         let service = service_fn(|request: Request<Incoming>| {
@@ -204,7 +227,7 @@ impl ConsoleListeners {
             .max_headers(HEADERS)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
-            served = connection => {
+            served = watcher.watch(connection) => {
                 if let Err(error) = served {
                     self.cut(&error);
                 }

@@ -55,6 +55,7 @@ use std::time::Instant;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tracing::warn;
 
 use crate::admin::AdminSources;
 use crate::driver::monotonic_now;
@@ -134,7 +135,8 @@ pub struct Console {
 
 /// The thread of the running console. It ends, and the socket is removed, when this is dropped.
 pub struct RunningConsole {
-    _thread: RuntimeThread,
+    thread: RuntimeThread,
+    listeners: ConsoleListeners,
     _socket: Option<SocketFile>,
 }
 
@@ -247,9 +249,20 @@ impl Console {
         }
         let (listener, file) = socket.map(ConsoleSocket::into_parts).unzip();
         if let Some(listener) = listener {
-            runtime.spawn(listeners.serve_socket(listener));
+            runtime.spawn(listeners.clone().serve_socket(listener));
         }
-        Ok(RunningConsole { _thread: thread, _socket: file })
+        Ok(RunningConsole { thread, listeners, _socket: file })
+    }
+}
+
+impl RunningConsole {
+    /// Ends the console after the answers to the requests that are open. The event loop has ended: commands have their
+    /// answers, and event streams end.
+    pub async fn stop(self) {
+        let Self { thread, listeners, .. } = &self;
+        if let Err(error) = thread.runtime().spawn(listeners.clone().end()).await {
+            warn!(%error, "the console did not end well");
+        }
     }
 }
 
