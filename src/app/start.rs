@@ -394,6 +394,7 @@ fn install_restored_state(
         retained_commands,
         profiles,
         generated_keys,
+        awaited_bootstraps,
         firmware_jobs,
         campaigns,
     } = contents;
@@ -411,6 +412,7 @@ fn install_restored_state(
     gateway.restore(now, devices);
     gateway.restore_retained_commands(retained_commands);
     gateway.restore_profiles(profiles);
+    gateway.restore_awaited_bootstraps(now, awaited_bootstraps);
     gateway.restore_firmware_jobs(now, firmware_jobs);
     gateway.restore_campaigns(now, campaigns);
     match settings.confirm {

@@ -137,6 +137,7 @@ pub struct StoreMetrics {
     pub retained_written: Counter,
     pub profiles_written: Counter,
     pub generated_keys_written: Counter,
+    pub awaited_bootstraps_written: Counter,
     pub firmware_jobs_written: Counter,
     pub campaigns_written: Counter,
     pub write_errors: Counter,
@@ -153,6 +154,7 @@ impl StoreMetrics {
         let retained = "Records of executed retained commands written to or removed from the store";
         let profiles = "Object lists by profile ID written to or removed from the store";
         let generated = "Keys that the bootstrap server generated, written to the store";
+        let awaited = "Commands that await a bootstrap session, written to or removed from the store";
         let firmware = "Records of firmware updates written to or removed from the store";
         let campaigns = "Records of firmware campaigns and of their devices written to or removed from the store";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
@@ -164,6 +166,7 @@ impl StoreMetrics {
             retained_written: counter(registry, "lwm2m_store_retained_writes", retained),
             profiles_written: counter(registry, "lwm2m_store_profile_writes", profiles),
             generated_keys_written: counter(registry, "lwm2m_store_generated_key_writes", generated),
+            awaited_bootstraps_written: counter(registry, "lwm2m_store_awaited_bootstrap_writes", awaited),
             firmware_jobs_written: counter(registry, "lwm2m_store_firmware_writes", firmware),
             campaigns_written: counter(registry, "lwm2m_store_campaign_writes", campaigns),
             write_errors: counter(registry, "lwm2m_store_errors", "Failed store writes; each is retried"),

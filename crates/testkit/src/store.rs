@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::{
-    CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
 };
 
 /// Holds the newest records. Those of devices go through JSON, as in a file.
@@ -19,6 +19,8 @@ pub struct MemoryStore {
     pub profiles: BTreeMap<String, ProfileRecord>,
     /// The keys that the bootstrap server generated, by identity.
     pub generated_keys: BTreeMap<String, GeneratedKeyRecord>,
+    /// The `bootstrap` commands that await a session, by endpoint name, as JSON.
+    pub awaited_bootstraps: BTreeMap<String, String>,
     /// The firmware updates, by endpoint name, as JSON.
     pub firmware_jobs: BTreeMap<String, String>,
     /// The firmware campaigns and their devices, by name and endpoint name.
@@ -54,6 +56,13 @@ impl MemoryStore {
                 Change::GeneratedKey(record) => {
                     self.generated_keys.insert(record.identity.as_str().to_owned(), record);
                 }
+                Change::AwaitedBootstrap(AwaitedBootstrapRecord { endpoint, awaited: None }) => {
+                    self.awaited_bootstraps.remove(&endpoint);
+                }
+                Change::AwaitedBootstrap(AwaitedBootstrapRecord { endpoint, awaited: Some(awaited) }) => {
+                    let json = serde_json::to_string(&awaited).expect("a record is JSON");
+                    self.awaited_bootstraps.insert(endpoint, json);
+                }
                 Change::FirmwareJob(FirmwareJobRecord { endpoint, job: None }) => {
                     self.firmware_jobs.remove(&endpoint);
                 }
@@ -81,6 +90,11 @@ impl MemoryStore {
         gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
         gateway.restore_profiles(self.profiles.values().cloned().collect());
         gateway.restore_generated_keys(self.generated_keys.values().cloned().collect());
+        let read = |(endpoint, json): (&String, &String)| AwaitedBootstrapRecord {
+            endpoint: endpoint.clone(),
+            awaited: Some(serde_json::from_str(json).expect("it can be read back")),
+        };
+        gateway.restore_awaited_bootstraps(now, self.awaited_bootstraps.iter().map(read).collect());
         let read = |(endpoint, json): (&String, &String)| FirmwareJobRecord {
             endpoint: endpoint.clone(),
             job: Some(serde_json::from_str(json).expect("it can be read back")),

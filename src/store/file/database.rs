@@ -8,6 +8,8 @@
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
+//! - `awaited_bootstraps`: by endpoint, the `bootstrap` command that awaits a session, as JSON. It outlives the
+//!   registration.
 //! - `firmware_jobs`: by endpoint, the firmware update as JSON. It outlives the registration.
 //! - `campaigns`: by name and endpoint, the part of the device in a firmware campaign as JSON; without endpoint the
 //!   campaign itself.
@@ -33,7 +35,7 @@ use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::secret::SecretBytes;
 use lwm2m_core::gateway::record::{
-    CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord, ProfileRecord,
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord, ProfileRecord,
     RetainedCommandsRecord,
 };
 use lwm2m_core::registry::CommandDigest;
@@ -59,6 +61,8 @@ const PROFILES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("profile
 /// Keys by identity; the second one is empty unless it is to replace the first. An older program leaves them as they
 /// are.
 const GENERATED_KEYS: TableDefinition<'_, &str, (&[u8], &[u8])> = TableDefinition::new("generated_keys");
+/// Commands by endpoint. An older program leaves them as they are.
+const AWAITED_BOOTSTRAPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("awaited_bootstraps");
 const DEVICES: TableDefinition<'_, (u8, &str), &[u8]> = TableDefinition::new("shard_devices");
 // Another name of the table would be another format.
 const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
@@ -92,6 +96,7 @@ pub struct StoreContents {
     pub retained_commands: Vec<RetainedCommandsRecord>,
     pub profiles: Vec<ProfileRecord>,
     pub generated_keys: Vec<GeneratedKeyRecord>,
+    pub awaited_bootstraps: Vec<AwaitedBootstrapRecord>,
     pub firmware_jobs: Vec<FirmwareJobRecord>,
     pub campaigns: Vec<CampaignRecord>,
 }
@@ -151,6 +156,7 @@ impl Database {
             let mut retained_commands = transaction.open_table(RETAINED_COMMANDS)?;
             let mut profiles = transaction.open_table(PROFILES)?;
             let mut generated_keys = transaction.open_table(GENERATED_KEYS)?;
+            let mut awaited_bootstraps = transaction.open_table(AWAITED_BOOTSTRAPS)?;
             let mut firmware_jobs = transaction.open_table(FIRMWARE_JOBS)?;
             let mut campaigns = transaction.open_table(CAMPAIGNS)?;
             for change in changes {
@@ -168,6 +174,7 @@ impl Database {
                     Change::RetainedCommands(record) => write_retained_commands(&mut retained_commands, record)?,
                     Change::Profile(record) => write_profile(&mut profiles, record)?,
                     Change::GeneratedKey(record) => write_generated_key(&mut generated_keys, record)?,
+                    Change::AwaitedBootstrap(record) => write_awaited_bootstrap(&mut awaited_bootstraps, record)?,
                     Change::FirmwareJob(record) => write_firmware_job(&mut firmware_jobs, record)?,
                     Change::Campaign(record) => write_campaign(&mut campaigns, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
@@ -198,6 +205,7 @@ impl Database {
         let retained_commands = database.read_retained_commands().map_err(damage)?;
         let profiles = database.read_profiles().map_err(damage)?;
         let generated_keys = database.read_generated_keys().map_err(damage)?;
+        let awaited_bootstraps = database.read_awaited_bootstraps().map_err(damage)?;
         let firmware_jobs = database.read_firmware_jobs().map_err(damage)?;
         let campaigns = database.read_campaigns().map_err(damage)?;
         let contents = StoreContents {
@@ -207,6 +215,7 @@ impl Database {
             retained_commands,
             profiles,
             generated_keys,
+            awaited_bootstraps,
             firmware_jobs,
             campaigns,
         };
@@ -304,6 +313,20 @@ impl Database {
             let next = (!next.is_empty()).then(|| SecretBytes::new(next));
             records
                 .push(GeneratedKeyRecord { identity, keys: Some(KeyPairRecord { key: SecretBytes::new(key), next }) });
+        }
+        Ok(records)
+    }
+
+    fn read_awaited_bootstraps(&self) -> Result<Vec<AwaitedBootstrapRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(AWAITED_BOOTSTRAPS)?.iter()? {
+            let (endpoint, awaited) = entry?;
+            let endpoint = endpoint.value().to_owned();
+            match serde_json::from_slice(awaited.value()) {
+                Ok(awaited) => records.push(AwaitedBootstrapRecord { endpoint, awaited: Some(awaited) }),
+                Err(error) => error!(endpoint, %error, "stored bootstrap command unreadable; its answer is lost"),
+            }
         }
         Ok(records)
     }
@@ -477,6 +500,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(RETAINED_COMMANDS)?;
     transaction.open_table(PROFILES)?;
     transaction.open_table(GENERATED_KEYS)?;
+    transaction.open_table(AWAITED_BOOTSTRAPS)?;
     transaction.open_table(FIRMWARE_JOBS)?;
     transaction.open_table(CAMPAIGNS)?;
     Ok(())
@@ -517,6 +541,20 @@ fn write_generated_key(
             table.insert(identity, (key.reveal(), next))?;
         }
         None => drop(table.remove(identity)?),
+    }
+    Ok(())
+}
+
+fn write_awaited_bootstrap(
+    table: &mut Table<'_, &str, &[u8]>,
+    record: &AwaitedBootstrapRecord,
+) -> Result<(), StorageError> {
+    match &record.awaited {
+        Some(awaited) => {
+            let json = serde_json::to_vec(awaited).expect("keys are texts, and numbers are whole");
+            table.insert(record.endpoint.as_str(), json.as_slice())?;
+        }
+        None => drop(table.remove(record.endpoint.as_str())?),
     }
     Ok(())
 }

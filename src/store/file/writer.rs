@@ -124,6 +124,7 @@ impl StoreWriter {
                 Change::RetainedCommands(_) => &counters.retained_written,
                 Change::Profile(_) => &counters.profiles_written,
                 Change::GeneratedKey(_) => &counters.generated_keys_written,
+                Change::AwaitedBootstrap(_) => &counters.awaited_bootstraps_written,
                 Change::FirmwareJob(_) => &counters.firmware_jobs_written,
                 Change::Campaign(_) => &counters.campaigns_written,
                 Change::Association(AssociationChange::Put(_)) => &counters.associations_put,

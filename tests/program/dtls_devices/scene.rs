@@ -195,6 +195,7 @@ impl DtlsDevicesScene {
                 Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
                 Change::Profile(record) => panic!("no device named a profile, {record:?}"),
                 Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
+                Change::AwaitedBootstrap(record) => panic!("nobody is bootstrapped, {record:?}"),
                 Change::FirmwareJob(record) => panic!("no firmware was updated, {record:?}"),
                 Change::Campaign(record) => panic!("no campaign was begun, {record:?}"),
                 Change::Association(change) => self.keep_association(change),

@@ -144,7 +144,7 @@ impl CommandScheduler {
         }
     }
 
-    fn next_number(&mut self) -> u64 {
+    pub fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }

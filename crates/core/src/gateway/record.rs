@@ -19,6 +19,7 @@ use lwm2m_base::secret::Secret;
 use lwm2m_base::{AssociationId, Peer, Shard};
 use lwm2m_dtls::AssociationChange;
 
+pub use super::bootstrap::awaited_bootstraps::{AwaitedBootstrapRecord, AwaitedCommandRecord};
 pub use super::firmware::campaign::record::CampaignRecord;
 pub use super::firmware::record::FirmwareJobRecord;
 
@@ -35,6 +36,8 @@ pub enum Change {
     Profile(ProfileRecord),
     /// Replaces or removes the generated key of an identity.
     GeneratedKey(GeneratedKeyRecord),
+    /// Replaces or removes the `bootstrap` command of an endpoint, which awaits a session.
+    AwaitedBootstrap(AwaitedBootstrapRecord),
     /// Replaces or removes the firmware update of an endpoint.
     FirmwareJob(FirmwareJobRecord),
     /// Replaces or removes the record of a firmware campaign, or of a device in one.
@@ -193,7 +196,7 @@ mod password {
     }
 }
 
-mod milliseconds {
+pub(super) mod milliseconds {
     use super::*;
     use serde::{Deserializer, Serializer};
 

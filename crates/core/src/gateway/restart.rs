@@ -26,7 +26,7 @@ use super::context::Context;
 use super::firmware::record::FirmwareJobRecord;
 use super::held_outputs::UrgentRecord;
 use super::record::{
-    CampaignRecord, Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord,
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord,
     RetainedCommandsRecord,
 };
 use super::registrations::Registrations;
@@ -51,6 +51,7 @@ impl Gateway {
         registrations.devices_mut().commands_mut().jobs.keep_changes();
         registrations.profiles_mut().keep_changes();
         context.generated_keys.keep_changes();
+        context.awaited_bootstraps.keep_changes();
         campaigns.keep_changes();
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
@@ -95,6 +96,17 @@ impl Gateway {
         self.bootstrap.review_all_keys(&mut self.context);
     }
 
+    /// Restores the `bootstrap` commands of an earlier process that await a session, after [`Gateway::restore`].
+    pub fn restore_awaited_bootstraps(&mut self, now: Instant, records: Vec<AwaitedBootstrapRecord>) {
+        let Self { context, registrations, .. } = self;
+        context.now = now;
+        for record in records {
+            let number = registrations.devices_mut().commands_mut().next_number();
+            context.awaited_bootstraps.restore(now, context.wall_clock, number, record);
+        }
+        self.deliver_bootstraps();
+    }
+
     /// Closes the associations of an earlier process that were made with a generated key which holds no longer, after
     /// [`Gateway::restore_generated_keys`] and [`Gateway::with_dtls`].
     pub fn close_former_associations(&mut self, now: Instant) {
@@ -130,6 +142,7 @@ impl Gateway {
             || self.registrations.profiles().has_changes()
             || self.campaigns.has_changes()
             || self.context.generated_keys.has_changes()
+            || self.context.awaited_bootstraps.has_changes()
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
@@ -170,7 +183,10 @@ impl Gateway {
     }
 
     fn changes(&mut self, version: Version, most: usize) -> Vec<Change> {
-        let mut changes = take_urgent(&mut self.context, &mut self.registrations);
+        // Not after the devices whose command in flight becomes one that is awaited: a crash between the two would lose it.
+        let clock = self.context.wall_clock;
+        let mut changes = self.context.awaited_bootstraps.take_changes(clock, most);
+        changes.extend(take_urgent(&mut self.context, &mut self.registrations));
         // Devices wait for them.
         let rest = most.saturating_sub(changes.len());
         changes.extend(self.context.generated_keys.take_changes(version, rest));

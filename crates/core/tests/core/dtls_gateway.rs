@@ -252,6 +252,7 @@ impl DtlsGatewayScene {
             Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
             Change::Profile(record) => panic!("no device named a profile, {record:?}"),
             Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
+            Change::AwaitedBootstrap(record) => panic!("nobody is bootstrapped, {record:?}"),
             Change::Campaign(record) => panic!("no campaign was begun, {record:?}"),
             Change::FirmwareJob(record) => panic!("no firmware was updated, {record:?}"),
             Change::Association(AssociationChange::Put(saved)) => drop(self.associations.insert(saved.id, saved)),

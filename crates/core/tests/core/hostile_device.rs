@@ -404,6 +404,7 @@ impl Store {
                 }
                 Change::Profile(record) => panic!("no device named a profile, {record:?}"),
                 Change::GeneratedKey(record) => panic!("nobody is bootstrapped, {record:?}"),
+                Change::AwaitedBootstrap(record) => panic!("nobody is bootstrapped, {record:?}"),
                 Change::Campaign(record) => panic!("no campaign was begun, {record:?}"),
                 Change::FirmwareJob(record) => panic!("no firmware was updated, {record:?}"),
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),

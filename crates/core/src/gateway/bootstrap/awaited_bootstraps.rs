@@ -3,16 +3,24 @@
 //! 1. The device answers the execution of `/1/x/9`. The command waits for the session of the device.
 //! 2. The session finishes or fails, or none comes in time. The outcome is the final answer to the command.
 //! 3. The answer is published when the device is registered: many devices leave before they ask for bootstrap.
+//!
+//! The store has the commands, so that a restart loses no answer. A session does not outlive the process: its device asks
+//! again, and has the whole time for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::coap::Code;
-use crate::command::Command;
-use crate::lwm2m::operation::Outcome;
+use crate::command::{Command, Echo, Origin, Reply, ResponseTopic};
+use crate::lwm2m::operation::{Operation, OperationKind, Outcome};
+use crate::lwm2m::path::Path;
 use lwm2m_base::deadlines::IdDeadlines;
 
+use super::super::record::{Change, milliseconds};
 use super::super::report::BootstrapStep;
+use super::super::wall_clock::WallClock;
 
 /// The time in which a device has to ask for bootstrap, and to register afterwards. Hold-off times are short.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -25,6 +33,40 @@ pub(in super::super) struct AwaitedBootstrap {
     pub sent: Instant,
     id: u64,
     outcome: Option<Outcome>,
+    /// An earlier process got the command.
+    is_restored: bool,
+}
+
+/// The awaited session of one endpoint, for the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AwaitedBootstrapRecord {
+    pub endpoint: String,
+    /// `None`: none is awaited any more.
+    pub awaited: Option<Box<AwaitedCommandRecord>>,
+}
+
+/// The stored form of a command that awaits a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AwaitedCommandRecord {
+    command: Echo,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply: Option<Box<ResponseTopic>>,
+    #[serde(default, skip_serializing_if = "Origin::is_application")]
+    origin: Origin,
+    /// The time at which the trigger was sent, since 1970.
+    #[serde(with = "milliseconds")]
+    sent: Duration,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outcome: Option<OutcomeRecord>,
+}
+
+/// The stored form of the outcome of a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct OutcomeRecord {
+    /// The class and the detail of the response code.
+    code: (u8, u8),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// The awaited sessions by endpoint name, at most one for each.
@@ -36,6 +78,10 @@ pub(in super::super) struct AwaitedBootstraps {
     /// The endpoint names whose outcome is known and not delivered.
     ended: VecDeque<String>,
     last_id: u64,
+    /// Whether there is a store.
+    keeps_changes: bool,
+    /// The endpoint names whose record in the store is out of date.
+    changes: BTreeSet<String>,
 }
 
 impl AwaitedBootstraps {
@@ -48,12 +94,56 @@ impl AwaitedBootstraps {
         sent: Instant,
     ) -> Option<(AwaitedBootstrap, Outcome)> {
         let former = self.take(endpoint);
-        self.last_id += 1;
-        self.deadlines.set(self.last_id, now + PATIENCE);
-        self.endpoints.insert(self.last_id, endpoint.to_owned());
-        let awaited = AwaitedBootstrap { command, sent, id: self.last_id, outcome: None };
-        self.by_endpoint.insert(endpoint.to_owned(), awaited);
+        // The process ended between the record of this command and that of its device, which executed it twice.
+        let is_same = |former: &AwaitedBootstrap| former.is_restored && former.command.echo == command.echo;
+        let former = former.filter(|former| !is_same(former));
+        self.insert(now, endpoint, AwaitedBootstrap { command, sent, id: 0, outcome: None, is_restored: false });
         former.map(|former| (former, failed(Code::CONFLICT, "another bootstrap command followed")))
+    }
+
+    /// Keeps what changes from now on for [`AwaitedBootstraps::take_changes`].
+    pub fn keep_changes(&mut self) {
+        self.keeps_changes = true;
+    }
+
+    /// Restores a command of an earlier process under this number. One that cannot be read is removed from the store.
+    pub fn restore(&mut self, now: Instant, clock: WallClock, number: u64, record: AwaitedBootstrapRecord) {
+        let AwaitedBootstrapRecord { endpoint, awaited } = record;
+        let Some(awaited) = awaited else { return };
+        let AwaitedCommandRecord { command, reply, origin, sent, outcome } = *awaited;
+        let Some(path) = command.request_path().and_then(|path| path.parse::<Path>().ok()) else {
+            return self.changed(&endpoint);
+        };
+        let operation = Operation::new(path, Vec::new(), OperationKind::Execute { arguments: String::new() });
+        let reply = reply.map(|topic| Box::new(Reply::Topic(*topic)));
+        let command = Command { number, echo: command, operation, expiry: None, reply, origin };
+        let outcome = outcome.map(|OutcomeRecord { code: (class, detail), reason }| Outcome {
+            code: Code::of(class & 7, detail),
+            content: None,
+            location: None,
+            reason,
+        });
+        if outcome.is_some() {
+            self.ended.push_back(endpoint.clone());
+        }
+        let sent = clock.moment(sent).min(now);
+        self.insert(now, &endpoint, AwaitedBootstrap { command, sent, id: 0, outcome, is_restored: true });
+    }
+
+    /// Returns at most so many records that have changed.
+    pub fn take_changes(&mut self, clock: WallClock, most: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while changes.len() < most
+            && let Some(endpoint) = self.changes.pop_first()
+        {
+            let awaited = self.by_endpoint.get(&endpoint).map(|awaited| Box::new(awaited.record(clock)));
+            changes.push(Change::AwaitedBootstrap(AwaitedBootstrapRecord { endpoint, awaited }));
+        }
+        changes
+    }
+
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
     }
 
     /// Notes how the session of an endpoint has ended, and gives the device time to register.
@@ -63,6 +153,7 @@ impl AwaitedBootstraps {
             self.ended.push_back(endpoint.to_owned());
         }
         self.deadlines.set(awaited.id, now + PATIENCE);
+        self.changed(endpoint);
     }
 
     /// Notes that no session came in time, and forgets the commands of devices that did not return.
@@ -98,11 +189,43 @@ impl AwaitedBootstraps {
         self.by_endpoint.len()
     }
 
+    fn insert(&mut self, now: Instant, endpoint: &str, awaited: AwaitedBootstrap) {
+        self.last_id += 1;
+        self.deadlines.set(self.last_id, now + PATIENCE);
+        self.endpoints.insert(self.last_id, endpoint.to_owned());
+        self.by_endpoint.insert(endpoint.to_owned(), AwaitedBootstrap { id: self.last_id, ..awaited });
+        self.changed(endpoint);
+    }
+
     fn take(&mut self, endpoint: &str) -> Option<AwaitedBootstrap> {
         let awaited = self.by_endpoint.remove(endpoint)?;
         self.endpoints.remove(&awaited.id);
         self.deadlines.cancel(awaited.id);
+        self.changed(endpoint);
         Some(awaited)
+    }
+
+    fn changed(&mut self, endpoint: &str) {
+        if self.keeps_changes {
+            self.changes.insert(endpoint.to_owned());
+        }
+    }
+}
+
+impl AwaitedBootstrap {
+    fn record(&self, clock: WallClock) -> AwaitedCommandRecord {
+        let Self { command, sent, outcome, .. } = self;
+        let outcome = outcome.as_ref().map(|outcome| OutcomeRecord {
+            code: (outcome.code.class(), outcome.code.detail()),
+            reason: outcome.reason.clone(),
+        });
+        AwaitedCommandRecord {
+            command: command.echo.clone(),
+            reply: command.reply.as_deref().and_then(Reply::topic).cloned().map(Box::new),
+            origin: command.origin.clone(),
+            sent: clock.unix_time(*sent),
+            outcome,
+        }
     }
 }
 

@@ -1,6 +1,11 @@
 //! The command `bootstrap`: a device is told to ask for bootstrap, and the answer tells how that ended.
 
+use std::time::Duration;
+
+use lwm2m_core::gateway::Gateway;
+use lwm2m_core::gateway::broker::RegistrationId;
 use lwm2m_testkit::scene::outcome;
+use lwm2m_testkit::store::MemoryStore;
 
 use super::*;
 
@@ -23,6 +28,34 @@ fn registered() -> Scene {
     let mut scene = scene(account(json!({})));
     scene.register("ep=dev-7&lt=86400&lwm2m=1.1");
     scene
+}
+
+/// Returns a registered device of a gateway that has a store.
+fn stored() -> (Scene, MemoryStore) {
+    let mut scene = scene(account(json!({})));
+    scene.gateway.restore(scene.now, Vec::new());
+    scene.register("ep=dev-7&lt=86400&lwm2m=1.1");
+    (scene, MemoryStore::default())
+}
+
+/// Kills the gateway, and begins the next process with what the store has.
+fn restart(scene: &mut Scene, store: &MemoryStore) {
+    let settings = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
+    scene.gateway = Gateway::new(settings, model(), [9; 32], scene.now, Duration::from_secs(1_700_000_000));
+    store.restore(&mut scene.gateway, scene.now);
+    scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account(json!({}))])));
+    scene.settle();
+    scene.forget_what_was_said();
+    // The first id of the process is that of the device, if it is registered.
+    scene.device = RegistrationId(1);
+    if store.devices.contains_key("dev-7") {
+        scene.broker_takes_it();
+    }
+}
+
+/// Writes all changes.
+fn keep(scene: &mut Scene, store: &mut MemoryStore) {
+    store.keep(scene.gateway.take_changes(scene.now, usize::MAX));
 }
 
 /// Begins the session and answers all of its requests but the last one, which is returned.
@@ -152,6 +185,100 @@ fn nothing_is_kept_of_a_device_that_does_not_come_back() {
     scene.advance(700.0);
     scene.expect_nothing_left_behind();
     assert_eq!(scene.gateway.table_sizes().awaited_bootstraps, 0);
+}
+
+#[test]
+fn a_restart_between_the_acknowledgement_and_the_session_loses_no_answer() {
+    // Before the device asks, and in the middle of its session, which the device begins again.
+    for asked in [false, true] {
+        let (mut scene, mut store) = stored();
+        executed(&mut scene, 1);
+        if asked {
+            up_to_finish(&mut scene);
+        } else {
+            scene.advance(200.0);
+        }
+        keep(&mut scene, &mut store);
+        restart(&mut scene, &store);
+        scene.expect_nothing_more();
+        // It has the whole time once more.
+        scene.advance(250.0);
+        scene.expect_nothing_more();
+        let finish = up_to_finish(&mut scene);
+        scene.answer(&finish, Code::CHANGED);
+        scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+        scene.expect_nothing_more();
+        keep(&mut scene, &mut store);
+        assert!(store.awaited_bootstraps.is_empty());
+    }
+}
+
+#[test]
+fn a_restart_after_the_session_of_a_device_that_has_left_loses_no_answer() {
+    let (mut scene, mut store) = stored();
+    executed(&mut scene, 1);
+    let deregister = scene.deregister();
+    scene.ask(&deregister, Code::DELETED);
+    scene.expect_disconnect(scene.device);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::NOT_ACCEPTABLE);
+    keep(&mut scene, &mut store);
+    restart(&mut scene, &store);
+    scene.expect_nothing_more();
+    scene.register("ep=dev-7&lt=300&lwm2m=1.1");
+    let mut data = outcome("4.06", "not_acceptable", &json!(TRIGGER));
+    data["reason"] = json!("bootstrap failed at POST /bs: the device found the account inconsistent");
+    scene.expect_answer(&bootstrap(1), data);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn an_answer_that_was_published_is_not_published_again_after_a_restart() {
+    let (mut scene, mut store) = stored();
+    executed(&mut scene, 1);
+    keep(&mut scene, &mut store);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    keep(&mut scene, &mut store);
+    restart(&mut scene, &store);
+    scene.advance(700.0);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_command_that_is_stored_both_in_flight_and_as_one_that_waits_has_one_answer() {
+    let (mut scene, mut store) = stored();
+    scene.command(&bootstrap(1));
+    let execute = scene.expect_request(Code::POST, TRIGGER);
+    keep(&mut scene, &mut store);
+    scene.answer(&execute, Code::CHANGED);
+    scene.expect_published("up/resp", &json!({ "reqID": 1, "msgType": "ack" }));
+    // The process ends between two writes: that of the waiting command is the first.
+    store.keep(scene.gateway.take_changes(scene.now, 1));
+    assert_eq!((store.awaited_bootstraps.len(), store.devices["dev-7"].commands.len()), (1, 1));
+    restart(&mut scene, &store);
+    let execute = scene.expect_request(Code::POST, TRIGGER);
+    scene.answer(&execute, Code::CHANGED);
+    scene.expect_published("up/resp", &json!({ "reqID": 1, "msgType": "ack" }));
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_device_that_does_not_ask_after_a_restart_is_given_up() {
+    let (mut scene, mut store) = stored();
+    executed(&mut scene, 1);
+    keep(&mut scene, &mut store);
+    restart(&mut scene, &store);
+    scene.advance(301.0);
+    let mut data = outcome("5.04", "gateway_timeout", &json!(TRIGGER));
+    data["reason"] = json!("the device did not ask for bootstrap");
+    scene.expect_answer(&bootstrap(1), data);
+    keep(&mut scene, &mut store);
+    assert!(store.awaited_bootstraps.is_empty());
 }
 
 #[test]
