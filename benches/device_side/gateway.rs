@@ -77,6 +77,7 @@ impl SwallowingGateway {
             generated_keys: _,
             firmware_jobs: _,
             campaigns: _,
+            awaited_bootstraps: _,
         } = contents;
         self.gateway.restore(now, devices);
         self.gateway.restore_retained_commands(retained_commands);

@@ -7,16 +7,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use lwm2m_core::bootstrap::file::{AccountFile, AccountReading};
+use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_testkit::scene::{model, path_of, reply};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::common::application::{Application, answer, done};
 use crate::common::broker::{TestBroker, Upstream};
 use crate::common::device::{Device, PATIENCE, request};
 use crate::common::gateway::Gateway;
 use crate::common::ports;
 use crate::common::program::Program;
+use crate::common::scene::LINKS;
 use crate::dtls_devices::program::SecuredDevice;
 use crate::embedded_broker::application::MqttClient;
 
@@ -116,6 +119,18 @@ fn key_in(written: &[(String, Vec<u8>)]) -> Vec<u8> {
     security[at + 3..at + 19].to_vec()
 }
 
+/// Waits until the output of the program has this text.
+fn wait_for(text: &str, output: impl Fn() -> String) {
+    let is_there = || {
+        let is_there = output().contains(text);
+        if !is_there {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        is_there
+    };
+    assert!((0..400).any(|_| is_there()), "{text} is not in:\n{}", output());
+}
+
 fn register(device: &mut SecuredDevice, endpoint: &str) -> Code {
     device.ask(&request(Code::POST, &["rd"], &[&format!("ep={endpoint}"), "lt=300", "lwm2m=1.1"], None)).code
 }
@@ -162,14 +177,7 @@ async fn an_account_that_an_application_publishes_is_given_to_the_device() {
     application.subscribe("lwm2m-bootstrap/mq-1/status", 1).await;
     let account = json!({ "server": [{ "short_server_id": 7, "uri": "coap://gw.example.com", "lifetime": "1h" }] });
     application.publish_retained("lwm2m-bootstrap/mq-1/account", account.to_string().as_bytes()).await;
-    let has_account = || gateway.output().contains("bootstrap account received");
-    for _ in 0..400 {
-        if has_account() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(has_account(), "{}", gateway.output());
+    wait_for("bootstrap account received", || gateway.output());
 
     let device = Device::new(gateway.address());
     let asked = request(Code::POST, &["bs"], &["ep=mq-1"], None);
@@ -195,22 +203,103 @@ async fn an_account_that_an_application_publishes_is_given_to_the_device() {
     assert_eq!(status, json!({ "msgType": "bootstrap", "data": failed }));
 }
 
+/// A device executes the bootstrap trigger; the gateway is killed before the device asks for bootstrap.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_of_the_command_bootstrap_outlives_a_kill() {
+    let open = "[[account]]\nmatch = \"*\"\n[[account.server]]\nshort_server_id = 101\nuri = \"coap://127.0.0.1\"\n";
+    let place = BootstrapFolder::new(open);
+    let broker = TestBroker::start().await;
+    let mut gateway = Gateway::start_with(&broker.addresses, 1, &place.lines());
+    let mut application = Application::connect(&broker.addresses.mqtt, &["lab-9"]);
+    let mut device = Device::new(gateway.address());
+    device.register("ep=lab-9&lt=300&lwm2m=1.1", LINKS);
+    assert_eq!(application.receive().1["msgType"], "register");
+    gateway.wait_for_clients(1.0);
+
+    let command = json!({ "reqID": 7, "msgType": "bootstrap", "data": { "path": "/1/0/9" } });
+    application.send("lab-9", &command);
+    let execute = device.expect_request(Code::POST, "/1/0/9");
+    device.answer(&execute, Code::CHANGED, None);
+    application.expect("lwm2m/lab-9/up/resp", &json!({ "reqID": 7, "msgType": "ack" }));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    gateway.kill();
+    gateway.start_again();
+
+    let asked = request(Code::POST, &["bs"], &["ep=lab-9"], None);
+    assert_eq!(device.request(&asked).code, Code::CHANGED);
+    loop {
+        let request = device.receive();
+        let code = match request.code {
+            Code::GET => Code::NOT_FOUND,
+            Code::DELETE => Code::DELETED,
+            _ => Code::CHANGED,
+        };
+        device.answer(&request, code, None);
+        if path_of(&request) == "/bs" {
+            break;
+        }
+    }
+    application.expect("lwm2m/lab-9/up/resp", &answer(&command, done("/1/0/9", "2.04", "changed")));
+}
+
+/// One listener serves registrations and bootstrap: each key is good for one of them, and a reload changes which.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_shared_listener_each_key_is_of_one_kind_also_after_a_reload() {
+    let place = BootstrapFolder::new(GENERATING);
+    let bootstrap_keys = format!("bs-lab-1:{BOOTSTRAP_KEY}\nbs-field-1:{BOOTSTRAP_KEY}\n");
+    place.write("bootstrap.psk", &bootstrap_keys);
+    place.write("keys.psk", "field-1:key-of-a-registration\n");
+    let shared = place.registration;
+    let lines = place.lines().replace("role = \"registration\"", "role = \"all\"");
+    let keys = place.folder.path().join("keys.psk");
+    let lines = format!("{lines}bootstrap.identity = \"bs-${{endpoint_name}}\"\ndtls.psk_file = {keys:?}\n");
+    let broker = TestBroker::start().await;
+    let gateway = Gateway::start_with(&broker.addresses, 1, &lines);
+    let wait_for = |text: &str| wait_for(text, || gateway.output());
+    let moment = Duration::from_millis(500);
+    let connect = |identity, key: &[u8]| SecuredDevice::connect(shared, identity, key, PATIENCE);
+    let mut of_bootstrap = connect("bs-lab-1", BOOTSTRAP_KEY.as_bytes()).expect("a key for bootstrap");
+    let key = key_in(&bootstrap(&mut of_bootstrap, "ep=lab-1"));
+    assert_eq!(register(&mut of_bootstrap, "lab-1"), Code::FORBIDDEN);
+
+    let mut generated = connect("lab-1", &key).expect("the generated key");
+    let mut of_file = connect("field-1", b"key-of-a-registration").expect("a key for registrations");
+    for (device, endpoint) in [(&mut generated, "lab-1"), (&mut of_file, "field-1")] {
+        assert_eq!(register(device, endpoint), Code::CREATED);
+        for (method, path, accept) in [(Code::POST, "bs", None), (Code::GET, "bspack", Some(112))] {
+            let mut asked = request(method, &[path], &[&format!("ep={endpoint}")], None);
+            if let Some(accept) = accept {
+                asked.options.add_uint(number::ACCEPT, accept);
+            }
+            assert_eq!(device.ask(&asked).code, Code::BAD_REQUEST, "{path} of {endpoint}");
+        }
+    }
+
+    // The identity of the generated key is for bootstrap from now on.
+    place.write("bootstrap.psk", &format!("{bootstrap_keys}lab-1:{BOOTSTRAP_KEY}\n"));
+    wait_for("pre-shared keys of bootstrap accounts reloaded");
+    assert!(SecuredDevice::connect(shared, "lab-1", &key, moment).is_none(), "the generated key has ended here");
+    let mut changed = connect("lab-1", BOOTSTRAP_KEY.as_bytes()).expect("a key for bootstrap");
+    assert_eq!(register(&mut changed, "lab-1"), Code::FORBIDDEN);
+    assert_eq!(register(&mut of_file, "field-1"), Code::CREATED, "its key is as before");
+
+    // An identity in both files is refused, and the former keys stay.
+    place.write("keys.psk", "field-1:key-of-a-registration\nbs-lab-1:another\n");
+    wait_for("has a key in dtls.psk_file and in bootstrap.psk_file");
+    assert!(SecuredDevice::connect(shared, "bs-lab-1", b"another", moment).is_none());
+    assert!(connect("bs-lab-1", BOOTSTRAP_KEY.as_bytes()).is_some());
+}
+
 #[test]
 fn accounts_are_reloaded_and_bad_ones_leave_the_former_in_force() {
     let place = BootstrapFolder::new(GENERATING);
-    let admin = "admin.bind = \"127.0.0.1:0\"\nstore.file = \"store.redb\"\n";
+    let handler = ports::free_address();
+    let admin = format!(
+        "admin.bind = \"127.0.0.1:0\"\nstore.file = \"store.redb\"\nupstream.exproto.handler_bind = \"{handler}\"\n"
+    );
     place.write("gateway.toml", &format!("{admin}{}listeners.udp.default.bind = \"127.0.0.1:0\"\n", place.lines()));
     let program = Program::start(place.folder.path(), &["run", "--config", "gateway.toml"]);
-    let wait_for = |text: &str| {
-        let found = (0..400).any(|_| {
-            let found = program.output().contains(text);
-            if !found {
-                std::thread::park_timeout(Duration::from_millis(50));
-            }
-            found
-        });
-        assert!(found, "{text} is not in:\n{}", program.output());
-    };
+    let wait_for = |text: &str| wait_for(text, || program.output());
     let connect = |identity, key: &str| SecuredDevice::connect(place.bootstrap, identity, key.as_bytes(), PATIENCE);
     let ask = |identity, key, endpoint: &str| {
         let mut device = connect(identity, key).expect("the key holds");

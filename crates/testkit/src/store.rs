@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::{
-    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord, RetainedCommandsRecord,
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord,
+    RetainedCommandsRecord,
 };
 
 /// Holds the newest records. Those of devices go through JSON, as in a file.

@@ -35,8 +35,8 @@ use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::secret::SecretBytes;
 use lwm2m_core::gateway::record::{
-    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord, ProfileRecord,
-    RetainedCommandsRecord,
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord,
+    ProfileRecord, RetainedCommandsRecord,
 };
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation, Term, WriteTerms};

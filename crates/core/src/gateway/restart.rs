@@ -26,8 +26,8 @@ use super::context::Context;
 use super::firmware::record::FirmwareJobRecord;
 use super::held_outputs::UrgentRecord;
 use super::record::{
-    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord, ObservationRecord, ProfileRecord,
-    RetainedCommandsRecord,
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, GeneratedKeyRecord, IdentityRecord,
+    ObservationRecord, ProfileRecord, RetainedCommandsRecord,
 };
 use super::registrations::Registrations;
 use super::report::{NotRestored, Report};
