@@ -4,7 +4,8 @@
 //! number is made of a term and a counter ([`lwm2m_cluster::write_number`]). Terms follow a clock of 4 seconds:
 //!
 //! 1. The first term of a process is above that of the process before it, which the store has, and not below the tick of the
-//!    clock. It is durable before a record is sent. Restored associations begin in it.
+//!    clock. It is durable before a record is sent. Restored associations begin in it. A process that starts in the tick of the
+//!    one before it waits for the next tick, so that terms do not run ahead of the clock.
 //! 2. An association that has used the numbers of its term begins the next one, which may not be above the tick before the
 //!    present one. So every term that a process has used is below the first one of the next process, also if an older copy
 //!    of the store is brought back.
@@ -56,6 +57,20 @@ impl WriteTerms {
     /// durable before the process sends a record.
     pub fn first_after(stored: Term, unix_time: Duration) -> Term {
         stored.next().max(Term::at(wall_time(unix_time)))
+    }
+
+    /// Returns how long a process has to wait before it takes its first term, so that the tick of the clock is above the term
+    /// of the process before it. A clock that was set back is not waited for.
+    pub fn wait_after(stored: Term, unix_time: Duration) -> Duration {
+        let now = wall_time(unix_time);
+        match stored.since(Term::at(now)) {
+            Some(ahead @ 0..=Term::AHEAD) => {
+                let tick = u64::try_from(Term::TICK.as_millis()).unwrap_or(u64::MAX);
+                let into_tick = now.0.saturating_sub(Term::EPOCH.0) % tick;
+                Duration::from_millis((ahead + 1) * tick - into_tick)
+            }
+            Some(_) | None => Duration::ZERO,
+        }
     }
 
     /// Returns the last term that an association may begin by itself at this time.
@@ -111,6 +126,22 @@ mod tests {
         let ahead = Term::new(tick(UNIX_TIME).number() + 10);
         assert_eq!(WriteTerms::first_after(ahead, UNIX_TIME), ahead.next());
         assert_eq!(WriteTerms::first_after(Term::new(7), Duration::ZERO), Term::new(8), "a clock that is not set");
+    }
+
+    #[test]
+    fn a_process_waits_for_a_tick_above_the_stored_term() {
+        let millis = Duration::from_millis;
+        let start_of_tick = UNIX_TIME - millis(u64::try_from(UNIX_TIME.as_millis()).unwrap() % 4_000);
+        let now = start_of_tick + millis(1_500);
+        let stored = |ahead: u64| Term::new(tick(now).number() + ahead);
+        assert_eq!(WriteTerms::wait_after(Term::new(tick(now).number() - 1), now), Duration::ZERO);
+        assert_eq!(WriteTerms::wait_after(stored(0), now), millis(2_500));
+        assert_eq!(WriteTerms::wait_after(stored(4), now), millis(18_500));
+        assert_eq!(WriteTerms::wait_after(stored(5), now), Duration::ZERO, "a clock that was set back");
+        for ahead in 0..=4 {
+            let later = now + WriteTerms::wait_after(stored(ahead), now);
+            assert_eq!(WriteTerms::first_after(stored(ahead), later), tick(later), "terms do not run ahead");
+        }
     }
 
     #[test]

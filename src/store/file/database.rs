@@ -21,12 +21,16 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use redb::{DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
+use redb::{
+    DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, Table, TableDefinition,
+    WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tracing::error;
+use tracing::{error, info};
 
 use zeroize::Zeroizing;
 
@@ -453,14 +457,29 @@ fn format_of(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
     Ok(format)
 }
 
-/// Takes the first term of this process.
+/// Takes the first term of this process. If there are associations, the tick of the clock is above the stored term first.
 fn take_term(transaction: &WriteTransaction, unix_time: Duration) -> Result<Term, redb::Error> {
     let mut about = transaction.open_table(ABOUT)?;
-    let stored = about.get("term")?.map_or(0, |term| term.value());
-    let term = WriteTerms::first_after(Term::new(stored), unix_time);
+    let stored = Term::new(about.get("term")?.map_or(0, |term| term.value()));
+    let term = if transaction.open_table(ASSOCIATIONS)?.is_empty()? {
+        // No association has used the stored term.
+        stored.max(WriteTerms::first_after(Term::NONE, unix_time))
+    } else {
+        let wait = WriteTerms::wait_after(stored, unix_time);
+        if !wait.is_zero() {
+            info!(?wait, "waiting, since the program was started just before: DTLS record numbers may not repeat");
+            wait_at_start(wait);
+        }
+        WriteTerms::first_after(stored, unix_time + wait)
+    };
     about.insert("term", term.number())?;
     about.insert("format", FORMAT)?;
     Ok(term)
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing is served before the store is open")]
+fn wait_at_start(wait: Duration) {
+    thread::sleep(wait);
 }
 
 /// Moves the devices and commands of a format without shards to the tables of this format.

@@ -19,6 +19,8 @@ use crate::common::gateway::Gateway;
 use crate::common::ports;
 use crate::common::scene::LINKS;
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
+use lwm2m_dtls::{Term, WriteTerms};
+use lwm2m_gateway::driver;
 use lwm2m_testkit::scene::beginning as now;
 
 /// Longer than a change may wait to be written, by far.
@@ -28,6 +30,8 @@ const WRITTEN: Duration = Duration::from_millis(500);
 pub struct SecuredDevice {
     socket: UdpSocket,
     client: DtlsClient,
+    /// The sequence numbers of the protected records that came from the gateway.
+    numbers: Vec<u64>,
 }
 
 impl SecuredDevice {
@@ -37,7 +41,7 @@ impl SecuredDevice {
         socket.connect(gateway).expect("loopback");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
         let client = DtlsClient::new(now(), DtlsClientConfig::psk(identity, key).with_cid(b""));
-        let mut device = Self { socket, client };
+        let mut device = Self { socket, client, numbers: Vec::new() };
         let end = now() + patience;
         while !device.client.is_established() {
             if now() > end {
@@ -55,6 +59,7 @@ impl SecuredDevice {
         }
         let mut buffer = [0; 2048];
         if let Ok(length) = self.socket.recv(&mut buffer) {
+            self.numbers.extend(protected_numbers(&buffer[..length]));
             self.client.handle_datagram(now(), &buffer[..length]);
         }
         self.client.handle_timeout(now());
@@ -90,6 +95,21 @@ impl SecuredDevice {
         self.socket.connect(gateway).expect("loopback");
         self.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
     }
+}
+
+/// The sequence numbers of the records of epoch 1 in a datagram to a device without a connection id (RFC 6347 section
+/// 4.1).
+fn protected_numbers(mut datagram: &[u8]) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while let [_type, _, _, epoch @ ..] = datagram
+        && let [e0, e1, n0, n1, n2, n3, n4, n5, l0, l1, rest @ ..] = epoch
+    {
+        if u16::from_be_bytes([*e0, *e1]) == 1 {
+            numbers.push(u64::from_be_bytes([0, 0, *n0, *n1, *n2, *n3, *n4, *n5]));
+        }
+        datagram = rest.get(usize::from(u16::from_be_bytes([*l0, *l1]))..).unwrap_or_default();
+    }
+    numbers
 }
 
 struct CredentialsFolder {
@@ -158,6 +178,44 @@ async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshak
     }
     assert_eq!(gateway.output().matches("association established").count(), 1, "{}", gateway.output());
     assert!(!gateway.output().contains("0123456789abcdef"), "no key is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_sequence_number_comes_twice_after_kills_and_an_older_copy_of_the_store() {
+    let place = CredentialsFolder::new("secured:0123456789abcdef\n");
+    let broker = TestBroker::start().await;
+    let mut gateway = Gateway::start_with(&broker.addresses, 1, &place.lines());
+    let mut device =
+        SecuredDevice::connect(place.secured, "secured", b"0123456789abcdef", PATIENCE).expect("an association");
+    let created = device.ask(&register("lt=300"));
+    let location = created.options.texts(number::LOCATION_PATH).expect("text")[1].to_owned();
+    let mut older = None;
+    for round in 0..6 {
+        for _ in 0..20 {
+            assert_eq!(device.ask(&update(&location)).code, Code::CHANGED, "round {round}");
+        }
+        let tick = tick();
+        gateway.kill();
+        match round {
+            1 => older = Some(fs::read(gateway.store()).expect("a store")),
+            4 => {
+                // Nobody copies a file in the tick in which the program started: 4 s.
+                until(|| self::tick() > tick).await;
+                fs::write(gateway.store(), older.take().expect("a copy")).expect("a place for the store");
+            }
+            _ => {}
+        }
+        gateway.start_again();
+    }
+    assert_eq!(device.ask(&update(&location)).code, Code::CHANGED);
+    assert!(device.numbers.len() > 120, "{}", device.numbers.len());
+    assert!(device.numbers.is_sorted_by(|one, next| one < next), "{:?}", device.numbers);
+}
+
+/// The tick of the clock that terms follow.
+fn tick() -> Term {
+    let unix_time = driver::unix_time().expect("a clock that is set");
+    WriteTerms::first_after(Term::NONE, unix_time)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lwm2m_base::AssociationId;
 use lwm2m_core::gateway::config::SocketRole;
@@ -204,23 +204,30 @@ async fn a_store_of_format_3_is_read_and_later_changes_find_its_records() {
 #[tokio::test]
 async fn each_process_has_a_later_first_term_also_after_an_older_copy_of_the_file_was_brought_back() {
     let place = StoreFolder::new();
+    let dtls = UdpListener { security: Security::Dtls, ..default_listeners().remove(0) };
     let open = |unix_time| {
         let (opened, contents) =
-            Store::open(&place.settings(), &default_listeners(), unix_time, Arc::default()).unwrap();
-        drop(opened);
-        contents.term
+            Store::open(&place.settings(), std::slice::from_ref(&dtls), unix_time, Arc::default()).unwrap();
+        (opened, contents.term)
     };
-    let first = open(UNIX_TIME);
+    // The last 50 ms of a tick.
+    let unix_time = Duration::from_millis(1_800_000_003_950);
+    let (opened, first) = open(unix_time);
+    let association = SavedAssociation { id: AssociationId(1), made_at: 0, reached_by: 0, bytes: vec![7; 80].into() };
+    opened.write_now(&[Change::Association(AssociationChange::Put(association))]).unwrap();
+    drop(opened);
     let copy = fs::read(place.file()).unwrap();
-    let second = open(UNIX_TIME);
-    assert!(second > first, "within the same tick");
-    assert!(open(Duration::from_secs(1)) > second, "by a clock that was set back");
-    let later = UNIX_TIME + Duration::from_secs(60);
-    let latest = open(later);
+    let started = Instant::now();
+    let (_, second) = open(unix_time);
+    assert_eq!(second, first.next());
+    assert!(started.elapsed() >= Duration::from_millis(50), "it waited for the next tick");
+    assert_eq!(open(Duration::from_secs(1)).1, second.next(), "by a clock that was set back");
+    let later = unix_time + Duration::from_secs(60);
+    let (_, latest) = open(later);
     assert_eq!(latest.since(first), Some(15), "ticks of 4 s");
 
     fs::write(place.file(), copy).unwrap();
-    assert!(open(later + Duration::from_secs(4)) > latest);
+    assert!(open(later + Duration::from_secs(4)).1 > latest);
 }
 
 #[tokio::test]
@@ -415,6 +422,40 @@ fn default_listeners() -> Vec<UdpListener> {
     listeners(&[("default", "0.0.0.0:5683")])
 }
 
+/// Makes the file one of a format before 4: keys without shards, and no terms.
+pub fn make_older(file: &Path, format: u64) {
+    change_file(file, |transaction| {
+        let mut about = transaction.open_table(ABOUT).unwrap();
+        about.insert("format", format).unwrap();
+        about.remove("term").unwrap();
+        let devices = transaction.open_table(DEVICES).unwrap();
+        let mut older = transaction.open_table(UNSHARDED_DEVICES).unwrap();
+        for entry in devices.iter().unwrap() {
+            let (key, value) = entry.unwrap();
+            older.insert(key.value().1, value.value()).unwrap();
+        }
+        let commands = transaction.open_table(COMMANDS).unwrap();
+        let mut older = transaction.open_table(UNSHARDED_COMMANDS).unwrap();
+        for entry in commands.iter().unwrap() {
+            let (key, value) = entry.unwrap();
+            let (_, endpoint, serial) = key.value();
+            older.insert((endpoint, serial), value.value()).unwrap();
+        }
+    });
+    change_file(file, |transaction| {
+        assert!(transaction.delete_table(DEVICES).unwrap());
+        assert!(transaction.delete_table(COMMANDS).unwrap());
+    });
+}
+
+/// Changes a file from outside.
+fn change_file(file: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = redb::Database::open(file).unwrap();
+    let transaction = database.begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
 struct StoreFolder(TempDir);
 
 impl StoreFolder {
@@ -448,30 +489,8 @@ impl StoreFolder {
         });
     }
 
-    /// Makes the file one of a format before 4: keys without shards, and no terms.
     fn make_older(&self, format: u64) {
-        self.set_format(format);
-        self.change(|transaction| {
-            let mut about = transaction.open_table(ABOUT).unwrap();
-            about.remove("term").unwrap();
-            let devices = transaction.open_table(DEVICES).unwrap();
-            let mut older = transaction.open_table(UNSHARDED_DEVICES).unwrap();
-            for entry in devices.iter().unwrap() {
-                let (key, value) = entry.unwrap();
-                older.insert(key.value().1, value.value()).unwrap();
-            }
-            let commands = transaction.open_table(COMMANDS).unwrap();
-            let mut older = transaction.open_table(UNSHARDED_COMMANDS).unwrap();
-            for entry in commands.iter().unwrap() {
-                let (key, value) = entry.unwrap();
-                let (_, endpoint, serial) = key.value();
-                older.insert((endpoint, serial), value.value()).unwrap();
-            }
-        });
-        self.change(|transaction| {
-            assert!(transaction.delete_table(DEVICES).unwrap());
-            assert!(transaction.delete_table(COMMANDS).unwrap());
-        });
+        make_older(&self.file(), format);
     }
 
     /// The term in the file.
@@ -483,12 +502,8 @@ impl StoreFolder {
         term
     }
 
-    /// Changes the file from outside.
     fn change(&self, change: impl FnOnce(&redb::WriteTransaction)) {
-        let database = redb::Database::open(self.file()).unwrap();
-        let transaction = database.begin_write().unwrap();
-        change(&transaction);
-        transaction.commit().unwrap();
+        change_file(&self.file(), change);
     }
 
     fn mode(&self) -> u32 {

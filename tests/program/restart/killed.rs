@@ -1,14 +1,18 @@
 //! The built program, killed and started again, at a broker that stays.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use lwm2m_core::coap::options::format;
 use lwm2m_core::coap::{Code, Kind, Message};
+use lwm2m_gateway::config::Config;
+use lwm2m_gateway::store::{Store, StoreConfig};
 use serde_json::{Value, json};
 
 use super::core::{observe, read};
+use super::file::make_older;
 use crate::common::admin::sum;
 use crate::common::application::Application;
 use crate::common::broker::TestBroker;
@@ -82,6 +86,55 @@ async fn nothing_is_lost_when_the_program_is_killed_under_load() {
         }
     }
     assert_eq!(heard(&mut application), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_was_told_is_true_after_a_kill_at_that_moment() {
+    let broker = TestBroker::start().await;
+    // Without the wait for the store a change would be written 100 ms later.
+    let mut gateway = Gateway::start_with(&broker.addresses, 1, "store.flush_interval = \"100ms\"");
+    let mut devices = Vec::new();
+    for round in 0..5 {
+        let mut device = Device::new(gateway.address());
+        device.register(&format!("ep=told-{round}&lt=300"), LINKS);
+        gateway.kill();
+        gateway.start_again();
+        devices.push(device);
+        for device in &devices {
+            assert_eq!(device.update(&[], None).code, Code::CHANGED, "round {round}");
+        }
+        let lifetime = format!("lt={}", 400 + round);
+        assert_eq!(devices[round].update(&[&lifetime], None).code, Code::CHANGED);
+        gateway.kill();
+        assert_eq!(stored_lifetime(&gateway, &format!("told-{round}")), Some(Duration::from_secs(400 + round as u64)));
+        gateway.start_again();
+        let mut leaver = Device::new(gateway.address());
+        leaver.register("ep=leaver&lt=300", LINKS);
+        assert_eq!(leaver.deregister().code, Code::DELETED);
+        gateway.kill();
+        assert_eq!(stored_lifetime(&gateway, "leaver"), None);
+        gateway.start_again();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_an_older_format_keeps_its_devices_and_their_commands() {
+    let mut scene = ProgramScene::start_with("older", ASLEEP_AT_ONCE).await;
+    scene.register("lt=300&b=UQ", LINKS);
+    for format in 1..=3 {
+        scene.command(&read(format));
+        thread::sleep(WRITTEN);
+        assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
+        make_older(&scene.gateway.store(), format);
+        scene.gateway.start_again();
+        scene.gateway.wait_for_clients(1.0);
+        assert_eq!(scene.device.update(&[], None).code, Code::CHANGED, "format {format}");
+        let request = scene.device.expect_request(Code::GET, "/3/0/0");
+        scene.device.answer_text(&request, "Acme");
+        assert_eq!(scene.hear("up/resp", "read")["reqID"], format);
+    }
+    let output = scene.gateway.output();
+    assert!(!output.contains("ERROR"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +230,14 @@ async fn a_disk_that_is_full_is_told_once_stops_nobody_and_loses_nothing_once_it
         assert_eq!(scene.hear("up/resp", "read")["reqID"], id);
     }
     assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
+}
+
+/// The lifetime of a device in the store of a program that does not run; `None` without the device.
+fn stored_lifetime(gateway: &Gateway, endpoint: &str) -> Option<Duration> {
+    let settings = StoreConfig { file: gateway.store(), ..Config::default().store };
+    let (_opened, contents) = Store::open(&settings, &[], Duration::from_secs(1), Arc::default()).expect("a store");
+    let stored = contents.devices.into_iter().find(|device| device.registration.endpoint == endpoint);
+    stored.map(|device| device.registration.lifetime)
 }
 
 /// Whether the program is ready, the state of its store, and whether that is failing by the metrics.
