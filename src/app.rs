@@ -1,5 +1,7 @@
 //! Assembles the program from its configuration, runs it and shuts it down.
 
+mod division;
+mod drivers;
 mod dtls;
 mod start;
 
@@ -21,21 +23,19 @@ use crate::console::RunningConsole;
 use crate::console::tokens::{NewToken, Role};
 use crate::observability::logging::LogFormat;
 use crate::reload::Reloading;
-use crate::runtime_thread::RuntimeThread;
 use crate::service;
 #[cfg(feature = "embedded")]
 use crate::simulation::SimulatedDevices;
 use crate::upstream;
 use lwm2m_base::secret::Secret;
 
+use drivers::RunningDriver;
 pub use start::start;
 
 /// The running program.
 pub struct App {
     addresses: BoundAddresses,
-    stop: oneshot::Sender<()>,
-    driver: JoinHandle<()>,
-    _driver_thread: RuntimeThread,
+    drivers: Vec<RunningDriver>,
     /// The condition of the program itself: it goes down at the shutdown.
     serving: Condition,
     /// The admin listener, which serves until the driver has ended.
@@ -154,10 +154,16 @@ impl App {
         #[cfg(feature = "embedded")]
         drop(self.simulated);
         // The result of the driver, below, says why it ended.
-        if self.stop.send(()).is_err() {
-            warn!("the event loop ended before the shutdown");
+        let stop = |RunningDriver { task, stop, thread }: RunningDriver| {
+            if stop.send(()).is_err() {
+                warn!("the event loop ended before the shutdown");
+            }
+            (task, thread)
+        };
+        let stopping: Vec<_> = self.drivers.into_iter().map(stop).collect();
+        for (task, _thread) in stopping {
+            task.await.map_err(|error| anyhow!("the event loop failed: {error}"))?;
         }
-        self.driver.await.map_err(|error| anyhow!("the event loop failed: {error}"))?;
         if let Some(admin) = self.admin {
             admin.abort();
         }

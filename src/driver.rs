@@ -7,10 +7,13 @@
 mod askers;
 pub mod campaigns;
 pub mod control;
+mod moving;
 pub mod onlookers;
 pub mod owners;
 mod pages;
 mod requests;
+pub mod shares;
+pub mod threads;
 pub mod traced;
 
 use std::future::pending;
@@ -35,10 +38,12 @@ use crate::upstream::UpstreamLink;
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
+use lwm2m_router::Route;
 
 use askers::Askers;
 use control::DriverRequest;
 use onlookers::Onlookers;
+use threads::{DriverThread, ThreadInput};
 use traced::TraceSender;
 
 /// Interval at which the core learns the wall clock time.
@@ -68,6 +73,8 @@ pub struct Driver {
     keys: KeyFinder,
     images: Option<ImageReader>,
     requests: mpsc::Receiver<DriverRequest>,
+    /// `None` if this is the only driver thread.
+    thread: Option<DriverThread>,
     askers: Askers,
     /// Receiver of the copies of traced messages.
     traced: Option<TraceSender>,
@@ -86,6 +93,7 @@ enum DriverInput {
     Image(ImageAnswer),
     Store(StoreEvent),
     Asked(DriverRequest),
+    Thread(ThreadInput),
     Deadline,
     Stop,
 }
@@ -116,6 +124,7 @@ impl Driver {
             keys,
             images: None,
             requests,
+            thread: None,
             askers: Askers::default(),
             traced: None,
             next_flush: None,
@@ -145,6 +154,11 @@ impl Driver {
         Self { images: Some(images), ..self }
     }
 
+    /// Shares the devices with the drivers of other threads.
+    pub fn beside(self, thread: Option<DriverThread>) -> Self {
+        Self { thread, ..self }
+    }
+
     /// Runs until `stop` completes, and then shuts down within `patience`: half of it is for the answers to commands in
     /// flight, all of it for what the store has to write and the link has to publish.
     pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
@@ -152,11 +166,17 @@ impl Driver {
         let end = monotonic_now() + patience;
         let now = self.now();
         self.gateway.drain(now);
-        self.run_until(sleep_until((end - patience / 2).into()), Gateway::is_drained).await;
+        let drained_by = end - patience / 2;
+        self.run_until(sleep_until(drained_by.into()), Gateway::is_drained).await;
+        if let Some(thread) = &self.thread {
+            // Their devices may be reached by the sockets of this thread.
+            let others = tokio::time::timeout_at(drained_by.into(), thread.all_drained());
+            self.run_until(async { drop(others.await) }, |_| false).await;
+        }
         let now = self.now();
         self.gateway.end(now);
         self.carry_out();
-        let Self { gateway, link, store, watchdog, .. } = self;
+        let Self { gateway, link, store, mut watchdog, .. } = self;
         let left = end.saturating_duration_since(now);
         let closing = async {
             if let Some(store) = store {
@@ -166,7 +186,10 @@ impl Driver {
         let closed = async { tokio::join!(closing, link.shut_down(left)) };
         tokio::select! {
             _ = closed => {}
-            () = feed_on(watchdog) => {}
+            () = feed_on(watchdog.as_mut()) => {}
+        }
+        if let Some(watchdog) = watchdog {
+            watchdog.end();
         }
     }
 
@@ -192,6 +215,7 @@ impl Driver {
                 answer = image_answer(self.images.as_mut()) => DriverInput::Image(answer),
                 event = store_event(self.store.as_mut()) => DriverInput::Store(event),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
+                input = thread_input(self.thread.as_mut()) => DriverInput::Thread(input),
                 () = take_turns(overdue_turns), if overdue => DriverInput::Deadline,
                 () = sleep_until(deadline.into()), if !overdue => DriverInput::Deadline,
                 () = &mut stop => DriverInput::Stop,
@@ -203,14 +227,21 @@ impl Driver {
                 DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
                 DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
                 DriverInput::Image(answer) => self.handle_image(now, answer),
-                DriverInput::Store(StoreEvent::Stored { version }) => self.gateway.handle_stored(now, version),
+                DriverInput::Store(StoreEvent::Stored { version }) => {
+                    self.gateway.handle_stored(now, version);
+                    if let Some(thread) = &mut self.thread {
+                        thread.note_stored(Some(version));
+                    }
+                }
                 DriverInput::Asked(request) => self.handle_request(now, request),
+                DriverInput::Thread(input) => self.handle_thread(now, input),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
                 DriverInput::Stop => return,
             }
             self.log.handle_timeout(now);
             self.list_dropped(now);
             self.flush(now);
+            self.hand_over_records();
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.feed(now);
             }
@@ -248,8 +279,12 @@ impl Driver {
                         self.gateway.handle_key(now, &question, answer);
                     }
                 }
-                // The only gateway has all devices, and asks nobody.
-                Output::Claim(_) | Output::Unclaim { .. } => {}
+                Output::Claim(question) => self.ask_for_device(question),
+                Output::Unclaim { endpoint } => {
+                    if let Some(thread) = &self.thread {
+                        thread.unclaim(&endpoint);
+                    }
+                }
                 Output::DescribeImage { request, name } => self.ask_for_image(ImageRequest::Describe { request, name }),
                 Output::ReadImage { request, name, image, offset, length } => {
                     self.ask_for_image(ImageRequest::Read { request, name, image, offset, length });
@@ -353,11 +388,17 @@ impl Driver {
     }
 
     fn receive(&mut self, now: Instant, index: usize) {
-        let Self { gateway, sockets, metrics, .. } = self;
+        let Self { gateway, sockets, metrics, thread, .. } = self;
         let received = sockets.receive(index, |peer, datagram| {
             trace!(peer = %peer.address, bytes = datagram.len(), "datagram in");
             metrics.transport.datagrams_received.inc();
-            gateway.handle_datagram(now, peer, datagram);
+            let Some(thread) = thread else { return gateway.handle_datagram(now, peer, datagram) };
+            match thread.route(now, peer, datagram) {
+                Route::Own => gateway.handle_datagram(now, peer, datagram),
+                Route::Thread { thread: other, is_learned } => {
+                    metrics.transport.forwarded(thread.forward(other, peer, datagram, is_learned)).inc();
+                }
+            }
         });
         // The error belongs to an earlier datagram of ours, such as an ICMP message. The device has deadlines of its
         // own.
@@ -413,6 +454,13 @@ async fn image_answer(images: Option<&mut ImageReader>) -> ImageAnswer {
     }
 }
 
+async fn thread_input(thread: Option<&mut DriverThread>) -> ThreadInput {
+    match thread {
+        Some(thread) => thread.input().await,
+        None => pending().await,
+    }
+}
+
 async fn store_event(store: Option<&mut Store>) -> StoreEvent {
     match store {
         Some(store) => store.event().await,
@@ -428,8 +476,8 @@ async fn take_turns(overdue_turns: u32) {
 }
 
 /// Feeds the watchdog while the driver's task waits for the store and the link to close, which have a deadline.
-async fn feed_on(watchdog: Option<Watchdog>) {
-    let Some(mut watchdog) = watchdog else { return pending().await };
+async fn feed_on(watchdog: Option<&mut Watchdog>) {
+    let Some(watchdog) = watchdog else { return pending().await };
     loop {
         sleep_until(watchdog.next().into()).await;
         watchdog.feed(monotonic_now());

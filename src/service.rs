@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -37,12 +38,22 @@ fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Feeds the watchdog of the service manager. The event loop does it between two inputs: if the loop is stuck the
-/// service manager restarts the program.
+/// service manager restarts the program. With several driver threads each has a watchdog, and the service manager is
+/// told when all of their loops have turned.
 pub struct Watchdog {
-    socket: UnixDatagram,
-    place: OsString,
+    turns: Arc<Mutex<Turns>>,
+    thread: u8,
     every: Duration,
     next: Instant,
+}
+
+/// The threads whose loops have turned since the service manager was told.
+struct Turns {
+    socket: UnixDatagram,
+    place: OsString,
+    /// One bit for each thread that runs.
+    running: u128,
+    turned: u128,
 }
 
 impl Watchdog {
@@ -60,8 +71,15 @@ impl Watchdog {
         let socket = UnixDatagram::unbound()?;
         // A service manager that is stuck itself must not stop us.
         socket.set_nonblocking(true)?;
+        let turns = Turns { socket, place, running: 1, turned: 0 };
         // sd_watchdog_enabled(3): every half of the time.
-        Ok(Self { socket, place, every: timeout / 2, next: now })
+        Ok(Self { turns: Arc::new(Mutex::new(turns)), thread: 0, every: timeout / 2, next: now })
+    }
+
+    /// Returns the watchdog of another thread, whose loop has to turn, too.
+    pub fn of_thread(&self, thread: u8) -> Self {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).running |= bit(thread);
+        Self { turns: Arc::clone(&self.turns), thread, every: self.every, next: self.next }
     }
 
     /// Returns the time at which the watchdog has to be fed.
@@ -75,8 +93,34 @@ impl Watchdog {
             return;
         }
         self.next = now + self.every;
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.turned |= bit(self.thread);
+        turns.tell();
+    }
+
+    /// Ends the loop of this thread, as at the shutdown: the others are watched without it.
+    pub fn end(self) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.running &= !bit(self.thread);
+        if turns.running > 0 {
+            turns.tell();
+        }
+    }
+}
+
+impl Turns {
+    /// Tells the service manager if all threads have turned.
+    fn tell(&mut self) {
+        if self.running & !self.turned > 0 {
+            return;
+        }
+        self.turned = 0;
         if let Err(error) = self.socket.send_to(b"WATCHDOG=1", &self.place) {
             debug!(%error, "the watchdog was not fed");
         }
     }
+}
+
+fn bit(thread: u8) -> u128 {
+    1 << (thread % 128)
 }

@@ -10,11 +10,13 @@ use crate::bootstrap::second_kind;
 use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, KeyFinder, OnError, PskFileContents};
+use crate::driver::shares::ThreadShare;
 use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::OpenedStore;
 use crate::transport::{Security, UdpListener};
+use lwm2m_base::ThreadShards;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::credentials::KeyKind;
@@ -88,11 +90,12 @@ impl DtlsSetup {
     pub fn join(
         &self,
         gateway: Gateway,
-        now: Instant,
-        seed: [u8; 32],
+        (now, seed): (Instant, [u8; 32]),
+        (share, shards): (ThreadShare, ThreadShards),
         store: Option<(&OpenedStore, WriteTerms, Vec<SavedAssociation>)>,
     ) -> Gateway {
-        let new = || DtlsServer::new(self.settings.clone(), self.acceptor.clone(), seed, now);
+        let settings = dtls::DtlsConfig { shards, ..share.dtls(&self.settings) };
+        let new = || DtlsServer::new(settings.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
         if let Some((store, terms, associations)) = store {
             let changes = server.restore(now, terms, associations);
@@ -125,9 +128,10 @@ impl DtlsSetup {
         self.acceptor.is_some() && matches!(self.service, Some(None))
     }
 
-    /// Returns the key lookup for the driver.
-    pub fn keys(&self) -> KeyFinder {
-        let finder = KeyFinder::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics));
+    /// Returns the key lookup of a driver, with its share of the lookups in flight.
+    pub fn keys(&self, share: ThreadShare, metrics: &Arc<Metrics>) -> KeyFinder {
+        let service = self.service.clone().flatten().map(|(client, most)| (client, share.part(most)));
+        let finder = KeyFinder::new(self.file_keys.clone(), service, Arc::clone(metrics));
         finder.with_bootstrap(self.bootstrap_keys.clone())
     }
 

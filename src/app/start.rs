@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 #[cfg(feature = "embedded")]
@@ -10,9 +9,7 @@ use lwm2m_broker::EmbeddedBroker;
 #[cfg(not(feature = "embedded"))]
 use std::convert::Infallible as EmbeddedBroker;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminSources};
@@ -23,26 +20,17 @@ use crate::config::Config;
 use crate::console::{Console, ConsoleSources};
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, DeviceCapacity};
-use crate::driver::control::{self, Control, DriverRequest};
-use crate::driver::{self, Driver};
-use crate::firmware::ImageReader;
-use crate::observability::failures::FailureLog;
+use crate::driver;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::status::ReloadStatus;
 use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
-use crate::runtime_thread::{Priority, RuntimeThread};
-use crate::service::Watchdog;
-use crate::store::{Confirm, OpenedStore, Store, StoreConfig, StoreContents};
-use crate::transport::{Security, UdpListener, UdpSockets};
-#[cfg(feature = "embedded")]
+use crate::transport::{Security, UdpListener};
 use crate::upstream;
-use crate::upstream::UpstreamLink;
-use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
-use lwm2m_dtls::WriteTerms;
 
+use super::drivers::{DriverParts, driver_parts, start_drivers};
 use super::dtls::DtlsSetup;
-use super::{App, BoundAddresses, random_seed};
+use super::{App, BoundAddresses};
 
 /// Builds the program and starts it. With `embedded` the broker runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
@@ -51,10 +39,11 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let (config, broker) = begin_broker(config, embedded).await?;
     let parts = driver_parts(&config, embedded, unix_time, &prepared).await?;
     let listeners = listen(&config, embedded, &prepared, &parts).await?;
-    let addresses = bound_addresses(&config, &prepared, &parts.sockets, &listeners, broker.as_ref())?;
+    let addresses = bound_addresses(&config, &prepared, &parts.addresses, &listeners, broker.as_ref())?;
     let control = parts.control.clone();
-    let RunningDriver { thread, task, stop } = start_driver(&config, &prepared, parts)?;
-    let Prepared { conditions, metrics, secured, room, reloads, announced, accounts } = prepared;
+    let drivers = start_drivers(&config, &prepared, parts)?;
+    let metrics = Arc::clone(prepared.metrics());
+    let Prepared { conditions, secured, room, reloads, announced, accounts, .. } = prepared;
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
     let settings = ReloadableSettings::new(&config, room);
@@ -67,9 +56,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let Listeners { admin, sources, .. } = listeners;
     Ok(App {
         addresses,
-        stop,
-        driver: task,
-        _driver_thread: thread,
+        drivers,
         serving,
         admin: admin.map(|listener| tokio::spawn(admin::serve(listener, sources))),
         #[cfg(feature = "console")]
@@ -83,32 +70,29 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
 }
 
 /// Holds what is known before the program listens anywhere.
-struct Prepared {
-    conditions: Conditions,
-    metrics: Arc<Metrics>,
-    secured: Option<DtlsSetup>,
-    room: DeviceCapacity,
+pub struct Prepared {
+    pub conditions: Conditions,
+    /// The metrics of each driver thread.
+    pub metrics: Vec<Arc<Metrics>>,
+    pub secured: Option<DtlsSetup>,
+    pub room: DeviceCapacity,
     reloads: ReloadStatus,
-    announced: watch::Sender<Arc<Model>>,
+    pub announced: watch::Sender<Arc<Model>>,
     /// The accounts of the bootstrap server; `None` if it is off.
-    accounts: Option<PreparedAccounts>,
+    pub accounts: Option<PreparedAccounts>,
+}
+
+impl Prepared {
+    /// Returns the metrics of the first thread, in which all parts count that belong to no thread.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics[0]
+    }
 }
 
 /// The accounts of the bootstrap server with its condition; `None` instead of accounts that cannot be loaded.
-struct PreparedAccounts {
-    loaded: Option<LoadedAccounts>,
+pub struct PreparedAccounts {
+    pub loaded: Option<LoadedAccounts>,
     condition: Condition,
-}
-
-/// Holds what the driver is made of.
-struct DriverParts {
-    thread: RuntimeThread,
-    sockets: UdpSockets,
-    link: UpstreamLink,
-    store: Option<(OpenedStore, StoreContents)>,
-    control: Control,
-    requests: mpsc::Receiver<DriverRequest>,
-    failures: Arc<FailureLog>,
 }
 
 /// Holds the listeners for people and programs, which serve nobody yet.
@@ -119,25 +103,20 @@ struct Listeners {
     console: Option<Console>,
 }
 
-struct RunningDriver {
-    thread: RuntimeThread,
-    task: JoinHandle<()>,
-    stop: oneshot::Sender<()>,
-}
-
 /// Reads the credentials and the object definitions, and makes room for the devices.
 fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
-    let (conditions, metrics) = (Conditions::default(), Arc::new(Metrics::default()));
-    let secured = DtlsSetup::prepare(config, &conditions, &metrics)?;
+    let (conditions, threads) = (Conditions::default(), Metrics::of_threads(usize::from(config.threads.get())));
+    let metrics = &threads[0];
+    let secured = DtlsSetup::prepare(config, &conditions, metrics)?;
     log_start(config, secured.as_ref());
     let room = raise_descriptor_limit(config, embedded, &conditions);
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let (model, broken) = load_definitions(config, &metrics)?;
-    let accounts = config.bootstrap.is_enabled.then(|| prepare_accounts(config, &model, &conditions, &metrics));
+    let (model, broken) = load_definitions(config, metrics)?;
+    let accounts = config.bootstrap.is_enabled.then(|| prepare_accounts(config, &model, &conditions, metrics));
     let (announced, _) = watch::channel(Arc::new(model));
     let reloads = ReloadStatus::default();
     reloads.set_broken(broken);
-    Ok(Prepared { conditions, metrics, secured, room, reloads, announced, accounts })
+    Ok(Prepared { conditions, metrics: threads, secured, room, reloads, announced, accounts })
 }
 
 /// Loads the accounts of the bootstrap server. Without valid ones it rejects all devices until the file is valid.
@@ -198,26 +177,6 @@ async fn begin_broker(config: Config, embedded: bool) -> anyhow::Result<(Config,
     Ok((config, None))
 }
 
-/// Binds the devices' sockets, opens the store and starts the upstream.
-async fn driver_parts(
-    config: &Config,
-    embedded: bool,
-    unix_time: Duration,
-    Prepared { conditions, metrics, .. }: &Prepared,
-) -> anyhow::Result<DriverParts> {
-    let thread = RuntimeThread::start("driver", Priority::Normal).context("the thread of the driver")?;
-    let sockets = {
-        let _registered_there = thread.runtime().enter();
-        bind_sockets(&config.listeners, &conditions.add("sockets"))?
-    };
-    let store = open_store(config, embedded, unix_time, metrics)?;
-    let link = UpstreamLink::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker"));
-    let link = thread.runtime().spawn(link).await.context("the start of the upstream")??;
-    let link = link.with_tls_on(Handle::current());
-    let (control, requests) = control::control();
-    Ok(DriverParts { thread, sockets, link, store, control, requests, failures: Arc::default() })
-}
-
 /// Binds the admin listener and the console.
 async fn listen(
     config: &Config,
@@ -226,8 +185,8 @@ async fn listen(
     parts: &DriverParts,
 ) -> anyhow::Result<Listeners> {
     let admin = admin_listener(&config.admin, embedded).await?;
-    let Prepared { conditions, metrics, .. } = prepared;
-    let sources = AdminSources::new(Arc::clone(metrics), conditions.clone(), parts.control.clone());
+    let metrics = Arc::clone(prepared.metrics());
+    let sources = AdminSources::new(metrics, prepared.conditions.clone(), parts.control.clone());
     #[cfg(feature = "console")]
     let console = bind_console(config, &sources, prepared, parts).await?;
     Ok(Listeners {
@@ -238,43 +197,15 @@ async fn listen(
     })
 }
 
-/// Makes the gateway, with the devices of the store, and runs it on its thread.
-fn start_driver(config: &Config, prepared: &Prepared, parts: DriverParts) -> anyhow::Result<RunningDriver> {
-    let DriverParts { thread, sockets, link, store, requests, failures, .. } = parts;
-    let Prepared { conditions, metrics, secured, room, announced, accounts, .. } = prepared;
-    let (now, unix_time) = (driver::monotonic_now(), driver::unix_time()?);
-    let mut settings = config.gateway.clone();
-    settings.limits = room.bound(&settings.limits);
-    let mut gateway = Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, unix_time);
-    if let Some(PreparedAccounts { loaded: Some(loaded), .. }) = accounts {
-        gateway.set_bootstrap_accounts(now, loaded.accounts.clone());
-    }
-    let store = (&config.store, store);
-    let (gateway, store) =
-        install_restored_state(gateway, (now, unix_time), secured.as_ref(), store, conditions.add("store"))?;
-    let (stop, stopped) = oneshot::channel();
-    let stopped = async { stopped.await.unwrap_or_default() };
-    let images = ImageReader::start(config.images.clone(), Arc::clone(metrics));
-    let images = images.context("the threads that read firmware images")?;
-    let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
-    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(metrics))
-        .watched_by(watchdog)
-        .with_failures(failures)
-        .with_images(images)
-        .with_keys(secured.as_ref().map(DtlsSetup::keys));
-    let task = thread.runtime().spawn(driver.run(stopped, config.shutdown_timeout));
-    Ok(RunningDriver { thread, task, stop })
-}
-
 /// Returns where the program listens.
 fn bound_addresses(
     config: &Config,
     prepared: &Prepared,
-    sockets: &UdpSockets,
+    sockets: &[SocketAddr],
     listeners: &Listeners,
     broker: Option<&EmbeddedBroker>,
 ) -> std::io::Result<BoundAddresses> {
-    let (udp, dtls) = device_addresses(&config.listeners, sockets)?;
+    let (udp, dtls) = device_addresses(&config.listeners, sockets);
     Ok(BoundAddresses {
         udp,
         dtls,
@@ -353,75 +284,6 @@ fn log_start(config: &Config, secured: Option<&DtlsSetup>) {
     }
 }
 
-fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Result<UdpSockets> {
-    let sockets = UdpSockets::bind(listeners)?;
-    let addresses = sockets.local_addresses()?;
-    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    condition.set(ConditionState::Up, addresses.join(", "));
-    Ok(sockets)
-}
-
-/// Opens the store; `None` if it is disabled, as it is by default beside an embedded broker.
-fn open_store(
-    config: &Config,
-    embedded: bool,
-    unix_time: Duration,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Option<(OpenedStore, StoreContents)>> {
-    if !config.store.enable.unwrap_or(!embedded) {
-        return Ok(None);
-    }
-    let (settings, listeners) = (&config.store, &config.listeners);
-    Ok(Some(Store::open(settings, listeners, unix_time, Arc::clone(metrics))?))
-}
-
-/// Gives the gateway its DTLS layer and the stored devices, and starts the store.
-fn install_restored_state(
-    mut gateway: Gateway,
-    (now, unix_time): (Instant, Duration),
-    secured: Option<&DtlsSetup>,
-    (settings, store): (&StoreConfig, Option<(OpenedStore, StoreContents)>),
-    condition: Condition,
-) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, contents) = match store {
-        Some((store, contents)) => (Some(store), contents),
-        None => (None, StoreContents::default()),
-    };
-    let StoreContents {
-        term,
-        devices,
-        associations,
-        retained_commands,
-        profiles,
-        generated_keys,
-        awaited_bootstraps,
-        firmware_jobs,
-        campaigns,
-    } = contents;
-    // Before the keys of associations are compared with those that are known.
-    gateway.restore_generated_keys(generated_keys);
-    if let Some(secured) = secured {
-        let terms = WriteTerms::new(term, now, unix_time);
-        let stored = store.as_ref().map(|store| (store, terms, associations));
-        gateway = secured.join(gateway, now, random_seed()?, stored);
-    }
-    let Some(store) = store else {
-        condition.set(ConditionState::Off, "there is none (store.enable): a restart forgets the devices");
-        return Ok((gateway, None));
-    };
-    gateway.restore(now, devices);
-    gateway.restore_retained_commands(retained_commands);
-    gateway.restore_profiles(profiles);
-    gateway.restore_awaited_bootstraps(now, awaited_bootstraps);
-    gateway.restore_firmware_jobs(now, firmware_jobs);
-    gateway.restore_campaigns(now, campaigns);
-    match settings.confirm {
-        Confirm::Stored => gateway.tell_when_stored(settings.patience),
-        Confirm::Behind => {}
-    }
-    Ok((gateway, Some(store.start(condition)?)))
-}
-
 async fn admin_listener(settings: &admin::AdminConfig, embedded: bool) -> anyhow::Result<Option<TcpListener>> {
     if !settings.enable.unwrap_or(!embedded) {
         return Ok(None);
@@ -444,7 +306,7 @@ async fn bind_console(
         upstream::UpstreamConfig::Mqtt(_) => "mqtt",
     };
     let (admin, failures, reloads) = (sources.clone(), Arc::clone(&parts.failures), prepared.reloads.clone());
-    let (model, sockets) = (prepared.announced.subscribe(), parts.sockets.local_addresses()?);
+    let (model, sockets) = (prepared.announced.subscribe(), parts.addresses.clone());
     let sources = ConsoleSources { admin, model, failures, reloads, upstream, sockets };
     Ok(Console::bind(&config.console, sources).await?)
 }
@@ -456,14 +318,10 @@ fn console_url(console: Option<&Console>) -> std::io::Result<Option<String>> {
 }
 
 /// Returns the addresses of the plain UDP listeners and of the DTLS listeners.
-fn device_addresses(
-    listeners: &[UdpListener],
-    sockets: &UdpSockets,
-) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
-    let mut addresses = sockets.local_addresses()?;
+fn device_addresses(listeners: &[UdpListener], sockets: &[SocketAddr]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
     let plain = listeners.iter().filter(|listener| listener.security == Security::None).count();
-    let secured = addresses.split_off(plain);
-    Ok((addresses, secured))
+    let (plain, secured) = sockets.split_at(plain);
+    (plain.to_vec(), secured.to_vec())
 }
 
 /// Returns an address with a free port: the embedded broker needs the handler's address before the handler is bound.

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub upstream: upstream::UpstreamConfig,
     #[cfg(feature = "embedded")]
     pub embedded: lwm2m_broker::BrokerConfig,
+    /// Number of threads that serve devices.
+    pub threads: NonZero<u8>,
     pub store: store::StoreConfig,
     pub images: ImagesConfig,
     pub admin: admin::AdminConfig,

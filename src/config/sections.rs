@@ -1,6 +1,7 @@
 //! Reads each section of the configuration: its keys, their defaults, and their consistency.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -44,6 +45,12 @@ const MEBIBYTE: usize = 1024 * 1024;
 /// Maximum value of a memory limit, in bytes: 1 TiB.
 const MOST_BYTES: usize = 1 << 40;
 
+/// Maximum number of driver threads.
+const MOST_THREADS: u8 = 64;
+
+/// Minimum length of tokens that name a thread, in bytes.
+const SHORTEST_SHARED_TOKEN: usize = 4;
+
 /// Topic of presence messages, if they are enabled.
 const STATUS_TOPIC: &str = "up/status";
 
@@ -78,6 +85,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
         reader.refuse("translators.status.enable", problem);
     }
+    let threads = threads(reader, kind, &gateway);
     // One file fits every build: one without that broker or console knows the section, and does not look into it.
     #[cfg(not(feature = "console"))]
     reader.pass_over("console");
@@ -102,6 +110,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
             UpstreamKind::ExProto => upstream::UpstreamConfig::ExProto(exproto),
             UpstreamKind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
         },
+        threads,
         store: store(reader),
         images: firmware::images(reader),
         admin: admin(reader),
@@ -116,6 +125,35 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
     };
     (config, others)
+}
+
+/// Reads the number of driver threads. What threads cannot share is refused with more than one.
+fn threads(reader: &mut ConfigReader, kind: UpstreamKind, gateway: &GatewayConfig) -> NonZero<u8> {
+    let key = "driver.threads";
+    let number = reader.read(key, 1, whole(1..=MOST_THREADS));
+    if number > 1 {
+        if gateway.coap.token_length < SHORTEST_SHARED_TOKEN {
+            let problem = "more than one thread requires coap.token_length = 4 or more: the first byte of a token names \
+                           the thread, and the others have to be hard to guess";
+            reader.refuse(key, problem);
+        }
+        if kind == UpstreamKind::ExProto {
+            let problem = "more than one thread requires upstream.kind = \"mqtt\": EMQX calls one handler for all \
+                           devices of exproto";
+            reader.refuse(key, problem);
+        }
+        if gateway.bootstrap.is_some() {
+            let problem = "more than one thread requires bootstrap.enable = false: the threads do not share the keys that \
+                           bootstrap generates";
+            reader.refuse(key, problem);
+        }
+        if gateway.firmware.login.is_some() {
+            let problem =
+                "more than one thread requires firmware.mqtt = false: a campaign knows the devices of one thread";
+            reader.refuse(key, problem);
+        }
+    }
+    NonZero::new(number).unwrap_or(NonZero::<u8>::MIN)
 }
 
 fn gateway(reader: &mut ConfigReader) -> GatewayConfig {

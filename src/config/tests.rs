@@ -39,6 +39,23 @@ fn the_examples_of_the_documented_file_are_taken() {
 }
 
 #[test]
+fn several_threads_are_refused_with_the_reason_where_they_cannot_work() {
+    let with = |lines: &str| format!("upstream.kind = \"mqtt\"\ndriver.threads = 2\n{lines}");
+    let several = Config::from_table(with("").parse().unwrap(), []).unwrap();
+    assert_eq!(several.threads.get(), 2);
+    let refused = |lines: &str, reason: &str| {
+        let found = mistakes(lines);
+        let begin = format!("driver.threads = 2: more than one thread requires {reason}");
+        assert!(found.len() == 1 && found[0].starts_with(&begin), "{found:?}");
+    };
+    refused(&with("coap.token_length = 3"), "coap.token_length = 4 or more");
+    refused("driver.threads = 2", "upstream.kind = \"mqtt\"");
+    refused(&with("firmware.mqtt = true"), "firmware.mqtt = false");
+    refused(&with("bootstrap.enable = true\nbootstrap.accounts = \"accounts.toml\""), "bootstrap.enable = false");
+    assert_eq!(mistakes("driver.threads = 65"), ["driver.threads = 65: expected a whole number from 1 to 64"]);
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let mistakes = mistakes(
         r#"

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use lwm2m_core::gateway::console_commands::ConsoleAnswer;
 use lwm2m_core::gateway::firmware::campaign::member::MemberState;
 use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView};
-use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal};
+use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
 
 use super::Driver;
 use super::control::{Control, DriverRequest, DriverSilent};
@@ -48,6 +48,9 @@ impl Driver {
     pub(super) fn handle_campaign(&mut self, now: Instant, ask: CampaignAsk) {
         match ask {
             CampaignAsk::Start { json, admission, answer: final_answer } => {
+                if self.thread.is_some() {
+                    return answer(admission, Err(not_with_threads()));
+                }
                 let ask = self.askers.add(final_answer);
                 let started = self.gateway.start_campaign(now, ask, &json);
                 if started.is_err() {
@@ -65,6 +68,12 @@ impl Driver {
             }
         }
     }
+}
+
+/// Returns the refusal of a campaign by a program with several driver threads.
+fn not_with_threads() -> CampaignRefusal {
+    let reason = "a campaign needs driver.threads = 1: each thread knows its own devices only".to_owned();
+    CampaignRefusal { kind: RefusalKind::Conflict, reason }
 }
 
 impl Control {

@@ -19,6 +19,25 @@ impl EndpointOwners {
         self.lock()?.find(endpoint)
     }
 
+    /// Sets the maximum number of names.
+    pub fn set_most(&self, most: usize) {
+        if let Some(mut claims) = self.lock() {
+            claims.set_most(most);
+        }
+    }
+
+    /// Returns the maximum number of names; `None` without a table.
+    pub fn most(&self) -> Option<usize> {
+        self.lock().map(|claims| claims.most())
+    }
+
+    /// Gives the name of a restored device to its thread.
+    pub fn place(&self, endpoint: &str, location: &str, thread: u8) {
+        if let Some(mut claims) = self.lock() {
+            claims.place(endpoint, location, thread);
+        }
+    }
+
     /// Locks the table, for one call.
     // A panic while the table is locked cannot leave it half changed.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, Claims>> {

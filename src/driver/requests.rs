@@ -12,6 +12,8 @@ use lwm2m_core::gateway::Gateway;
 use lwm2m_dtls::credentials::{KeyKind, KeyUse};
 
 use super::control::{AskedCommand, DriverRequest, SettingsChange};
+use super::shares::ThreadShare;
+use super::threads::DriverThread;
 use super::{Driver, monotonic_now};
 
 impl Driver {
@@ -66,7 +68,13 @@ impl Driver {
                 self.gateway.set_bootstrap_identities(now, identities);
                 self.revoke(now, KeyKind::Bootstrap, &revoked);
             }
-            SettingsChange::Limits(limits) => self.gateway.set_limits(*limits),
+            SettingsChange::Limits(limits) => {
+                let share = self.thread.as_ref().map_or(ThreadShare::WHOLE, DriverThread::share);
+                self.gateway.set_limits(share.limits(&limits));
+                if let Some(thread) = &self.thread {
+                    thread.owners().set_most(limits.devices);
+                }
+            }
         }
     }
 
@@ -99,11 +107,21 @@ impl Driver {
         answer(admission, admitted);
     }
 
+    /// Returns the part of the maximum number of devices that this thread reports: the first one reports all of it.
+    fn devices_limit(&self) -> usize {
+        match &self.thread {
+            None => self.gateway.devices_limit(),
+            Some(thread) if thread.number() == 0 => thread.owners().most().unwrap_or_default(),
+            Some(_) => 0,
+        }
+    }
+
     fn snapshot(&self) -> DriverSnapshot {
         DriverSnapshot {
             gateway: self.gateway.table_sizes(),
             asleep: self.gateway.sleeping_devices(),
-            devices_limit: self.gateway.devices_limit(),
+            devices_limit: self.devices_limit(),
+            forwarded_addresses: self.thread.as_ref().map_or(0, DriverThread::flows),
             command_bytes_limit: self.gateway.command_bytes_limit(),
             upstream: self.link.table_sizes(),
         }

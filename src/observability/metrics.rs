@@ -8,6 +8,7 @@ mod dtls;
 mod firmware;
 mod images;
 mod labels;
+mod moves;
 mod reloads;
 mod reports;
 
@@ -25,6 +26,7 @@ use crate::upstream::metrics::UpstreamMetrics;
 use images::ImageMetrics;
 use labels::{ChangeLabel, DirectionLabel};
 
+pub use moves::MoveMetrics;
 pub use reloads::ReloadMetrics;
 pub(crate) use reloads::ReloadPart;
 pub use reports::CoreMetrics;
@@ -38,6 +40,7 @@ pub struct Metrics {
     others: Vec<Arc<Metrics>>,
     pub core: CoreMetrics,
     pub transport: TransportMetrics,
+    pub moves: MoveMetrics,
     pub upstream: Arc<UpstreamMetrics>,
     pub store: StoreMetrics,
     pub credentials: CredentialMetrics,
@@ -61,6 +64,7 @@ impl Default for Metrics {
         Self {
             core: CoreMetrics::register(&mut registry),
             transport: TransportMetrics::register(&mut registry),
+            moves: MoveMetrics::register(&mut registry),
             upstream: Arc::new(UpstreamMetrics::register(&mut registry)),
             store: StoreMetrics::register(&mut registry),
             credentials: CredentialMetrics::register(&mut registry),
@@ -109,6 +113,8 @@ pub struct TransportMetrics {
     pub receive_errors: Counter,
     pub send_errors: Counter,
     pub full_batches: Counter,
+    forwarded: Counter,
+    not_forwarded: Counter,
 }
 
 impl TransportMetrics {
@@ -117,13 +123,23 @@ impl TransportMetrics {
             counters(registry, "lwm2m_socket_datagrams", "Datagrams received and sent by the device sockets");
         let errors = counters(registry, "lwm2m_socket_errors", "Errors of the device sockets by direction");
         let full_batches = "Full receive batches: a socket had more datagrams than are read at once";
+        let forwarded =
+            "Datagrams of a device of another driver thread: forwarded to it, or dropped as it was too slow";
+        let forwarded = counters(registry, "lwm2m_thread_datagrams", forwarded);
         Self {
+            forwarded: forwarded(ResultLabel { result: "forwarded" }),
+            not_forwarded: forwarded(ResultLabel { result: "dropped" }),
             datagrams_received: datagrams(DirectionLabel { direction: "in" }),
             datagrams_sent: datagrams(DirectionLabel { direction: "out" }),
             receive_errors: errors(DirectionLabel { direction: "in" }),
             send_errors: errors(DirectionLabel { direction: "out" }),
             full_batches: counter(registry, "lwm2m_socket_full_batches", full_batches),
         }
+    }
+
+    /// Returns the counter of datagrams for other driver threads.
+    pub fn forwarded(&self, had_room: bool) -> &Counter {
+        if had_room { &self.forwarded } else { &self.not_forwarded }
     }
 }
 

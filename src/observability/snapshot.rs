@@ -16,6 +16,8 @@ pub struct DriverSnapshot {
     pub asleep: usize,
     /// Maximum number of devices.
     pub devices_limit: usize,
+    /// Number of addresses whose datagrams go to another driver thread.
+    pub forwarded_addresses: usize,
     /// Maximum size of all pending commands, in bytes.
     pub command_bytes_limit: usize,
     pub upstream: upstream::UpstreamTableSizes,
@@ -24,10 +26,11 @@ pub struct DriverSnapshot {
 impl DriverSnapshot {
     /// Adds the sizes of the tables of another driver.
     pub fn add(&mut self, other: Self) {
-        let Self { gateway, asleep, devices_limit, command_bytes_limit, upstream } = other;
+        let Self { gateway, asleep, devices_limit, forwarded_addresses, command_bytes_limit, upstream } = other;
         self.gateway += gateway;
         self.asleep += asleep;
         self.devices_limit += devices_limit;
+        self.forwarded_addresses += forwarded_addresses;
         self.command_bytes_limit += command_bytes_limit;
         self.upstream.add(upstream);
     }
@@ -68,7 +71,7 @@ impl DriverSnapshot {
     }
 
     fn encode_tables(&self, page: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { gateway, .. } = self;
+        let Self { gateway, forwarded_addresses, .. } = self;
         let coap = &gateway.coap;
         let tables = [
             ("exchanges", coap.exchanges),
@@ -94,10 +97,11 @@ impl DriverSnapshot {
             ("deferred_image_blocks", gateway.deferred_pulls),
             ("claim_questions", gateway.claim_questions),
             ("held_messages", gateway.held_outputs),
+            ("forwarded_addresses", *forwarded_addresses),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \
-                    the firmware updates and their images, the bootstrap server, and the messages that wait for \
-                    the store.";
+                    the firmware updates and their images, the bootstrap server, the messages that wait for \
+                    the store, and the addresses whose datagrams go to another driver thread.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
         gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)

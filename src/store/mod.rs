@@ -108,6 +108,13 @@ impl Store {
         }
     }
 
+    /// Returns the number of the batch that was handed over last.
+    pub(crate) fn last(&self) -> Version {
+        match self {
+            Self::File(store) => store.last(),
+        }
+    }
+
     /// Returns the next event. Cancel-safe. Without a living writer there is none.
     pub async fn event(&mut self) -> StoreEvent {
         match self {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::errors::plain;
@@ -67,12 +67,30 @@ struct DeviceSocket {
 
 impl UdpSockets {
     pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
-        let bind = |listener: &UdpListener| {
-            let socket = open(listener).map_err(|error| explained(listener, &error))?;
-            Ok(DeviceSocket { socket, outgoing: Vec::new() })
+        let bind = |listener: &UdpListener| open(listener).map_err(|error| explained(listener, &error));
+        Ok(Self::of(listeners.iter().map(bind).collect::<io::Result<_>>()?))
+    }
+
+    /// Binds one more socket at the address of each of these, for another thread. The kernel keeps the datagrams of a
+    /// remote address with one of the sockets.
+    // The first socket of a listener is bound without SO_REUSEPORT, so that a second process still finds its address in
+    // use.
+    pub fn bind_beside(&self, listeners: &[UdpListener]) -> io::Result<Self> {
+        let bind = |(listener, DeviceSocket { socket, .. }): (&UdpListener, &DeviceSocket)| {
+            SockRef::from(socket).set_reuse_port(true)?;
+            let another = unbound(listener)?;
+            another.set_reuse_port(true)?;
+            another.bind(&socket.local_addr()?.into())?;
+            UdpSocket::from_std(another.into())
         };
-        let sockets = listeners.iter().map(bind).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, next: 0, buffer: ReceiveBuffer::new() })
+        let pairs = listeners.iter().zip(&self.sockets);
+        let bound = pairs.map(|pair| bind(pair).map_err(|error| explained(pair.0, &error)));
+        Ok(Self::of(bound.collect::<io::Result<_>>()?))
+    }
+
+    fn of(sockets: Vec<UdpSocket>) -> Self {
+        let sockets = sockets.into_iter().map(|socket| DeviceSocket { socket, outgoing: Vec::new() });
+        Self { sockets: sockets.collect(), next: 0, buffer: ReceiveBuffer::new() }
     }
 
     pub fn local_addresses(&self) -> io::Result<Vec<SocketAddr>> {
@@ -133,6 +151,12 @@ impl UdpSockets {
 }
 
 fn open(listener: &UdpListener) -> io::Result<UdpSocket> {
+    let socket = unbound(listener)?;
+    socket.bind(&listener.bind.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn unbound(listener: &UdpListener) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(listener.bind), Type::DGRAM, Some(Protocol::UDP))?;
     if listener.bind.is_ipv6() {
         // So that 0.0.0.0 and [::] can listen side by side on one port.
@@ -140,8 +164,7 @@ fn open(listener: &UdpListener) -> io::Result<UdpSocket> {
     }
     socket.set_recv_buffer_size(listener.recbuf)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&listener.bind.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
 }
 
 /// Returns the error of a listener with its key and address, and with the next step for a privileged port.

@@ -47,6 +47,8 @@ mod remote_commands;
 mod restart;
 mod service;
 mod start;
+#[cfg(feature = "console")]
+mod threads;
 mod tls;
 #[cfg(feature = "console")]
 mod trial;

@@ -160,6 +160,12 @@ impl Associations {
         self.by_id.keys().copied()
     }
 
+    /// Iterates over the sockets and addresses of associations without connection ID.
+    pub fn places_without_id(&self) -> impl Iterator<Item = PeerAddress> {
+        let without = self.by_id.values().filter(|association| !association.has_own_cid);
+        without.map(|association| association.place)
+    }
+
     pub fn len(&self) -> usize {
         self.by_id.len()
     }

@@ -312,6 +312,11 @@ impl DtlsServer {
         self.associations.by_place((socket, address)).is_some()
     }
 
+    /// Iterates over the sockets and addresses at which there is an association without connection ID.
+    pub fn addresses_without_connection_id(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+        self.associations.places_without_id()
+    }
+
     /// Returns what is to be told of an association; `None` if there is none.
     pub fn facts(&self, association: AssociationId) -> Option<AssociationFacts> {
         let association = self.associations.get(association)?;

@@ -96,6 +96,16 @@ impl Claims {
         }
     }
 
+    /// Sets the maximum number of names. Those beyond it stay.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// Returns the maximum number of names.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.by_endpoint.len()

@@ -46,6 +46,7 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
             "failures_",
             "image_",
             "reloads",
+            "thread_",
         ]);
         !others.into_iter().any(|other| name.starts_with(&format!("lwm2m_{other}")))
     };

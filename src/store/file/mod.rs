@@ -20,7 +20,7 @@ use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::{ChangeBatch, Gateway};
+use lwm2m_core::gateway::{ChangeBatch, Gateway, Version};
 
 use super::{BATCH, Store, StoreCommand, StoreConfig, StoreError, StoreEvent};
 use database::{Database, StoreOpenError};
@@ -40,6 +40,8 @@ pub struct FileStore {
     answers: replies::UnboundedReceiver<BatchResult>,
     /// The batches that the writer has not answered.
     waiting: usize,
+    /// The batch that was handed over last.
+    last: Version,
     writer: Thread,
     /// Closed when the writer has closed the file.
     closed: watch::Receiver<()>,
@@ -74,8 +76,12 @@ impl OpenedStore {
 
     /// Starts the writer. The condition shows whether it succeeds.
     pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
+        Ok(self.start_for(1, condition)?.remove(0))
+    }
+
+    /// Starts the writer, and returns the ends of so many drivers.
+    pub fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
         let (writes, pending) = mpsc::channel();
-        let (results, answers) = replies::unbounded_channel();
         let (open, closed) = watch::channel(());
         let closing = Arc::new(AtomicBool::new(false));
         let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
@@ -90,8 +96,22 @@ impl OpenedStore {
             .spawn(run)
             .map_err(|error| StoreError::NotOpened { file, error })?;
         let writer = writer.thread().clone();
-        let store = FileStore { writes, results, answers, waiting: 0, writer, closed, closing, interval, metrics };
-        Ok(Store::File(store))
+        let end = || {
+            let (results, answers) = replies::unbounded_channel();
+            Store::File(FileStore {
+                writes: writes.clone(),
+                results,
+                answers,
+                waiting: 0,
+                last: Version::default(),
+                writer: writer.clone(),
+                closed: closed.clone(),
+                closing: Arc::clone(&closing),
+                interval,
+                metrics: Arc::clone(&metrics),
+            })
+        };
+        Ok(std::iter::repeat_with(end).take(drivers).collect())
     }
 }
 
@@ -117,6 +137,7 @@ impl FileStore {
     /// Takes a command. Never waits.
     pub fn submit(&mut self, command: StoreCommand) {
         let StoreCommand::Write { version, changes } = command;
+        self.last = version;
         let write = PendingWrite { version, changes, result: self.results.clone() };
         // Without a writer nothing is confirmed any more.
         if self.writes.send(write).is_ok() {
@@ -127,6 +148,11 @@ impl FileStore {
     /// Returns whether the writer takes another batch.
     pub fn has_room(&self) -> bool {
         self.waiting < BATCHES
+    }
+
+    /// Returns the number of the batch that was handed over last.
+    pub fn last(&self) -> Version {
+        self.last
     }
 
     /// Returns the next event. Cancel-safe.

@@ -3,4 +3,4 @@
 mod binding;
 pub mod program;
 mod restart;
-mod scene;
+pub mod scene;

@@ -37,10 +37,14 @@ pub struct SecuredDevice {
 impl SecuredDevice {
     /// None when the handshake does not come to its end.
     pub fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
+        Self::connect_with(gateway, DtlsClientConfig::psk(identity, key).with_cid(b""), patience)
+    }
+
+    pub fn connect_with(gateway: SocketAddr, config: DtlsClientConfig, patience: Duration) -> Option<Self> {
         let socket = ports::udp_socket();
         socket.connect(gateway).expect("loopback");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
-        let client = DtlsClient::new(now(), DtlsClientConfig::psk(identity, key).with_cid(b""));
+        let client = DtlsClient::new(now(), config);
         let mut device = Self { socket, client, numbers: Vec::new() };
         let end = now() + patience;
         while !device.client.is_established() {
@@ -89,7 +93,7 @@ impl SecuredDevice {
     }
 
     /// The same device behind another NAT.
-    fn moves(&mut self) {
+    pub fn moves(&mut self) {
         let gateway = self.socket.peer_addr().expect("it is connected");
         self.socket = ports::udp_socket();
         self.socket.connect(gateway).expect("loopback");
@@ -112,13 +116,13 @@ fn protected_numbers(mut datagram: &[u8]) -> Vec<u64> {
     numbers
 }
 
-struct CredentialsFolder {
+pub struct CredentialsFolder {
     folder: TempDir,
-    secured: SocketAddr,
+    pub secured: SocketAddr,
 }
 
 impl CredentialsFolder {
-    fn new(keys: &str) -> Self {
+    pub fn new(keys: &str) -> Self {
         let folder = TempDir::new().expect("a place for the keys");
         let secured = ports::free_address();
         let place = Self { folder, secured };
@@ -130,11 +134,11 @@ impl CredentialsFolder {
         self.folder.path().join("keys.psk")
     }
 
-    fn write(&self, keys: &str) {
+    pub fn write(&self, keys: &str) {
         fs::write(self.keys(), keys).expect("a place for the keys");
     }
 
-    fn lines(&self) -> String {
+    pub fn lines(&self) -> String {
         let (bind, keys) = (self.secured, self.keys());
         format!("watch_interval = \"100ms\"\nlisteners.dtls.secured.bind = \"{bind}\"\ndtls.psk_file = {keys:?}\n")
     }
@@ -285,7 +289,7 @@ async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() 
     assert!(!first.client.is_established());
 }
 
-async fn until(mut done: impl FnMut() -> bool) {
+pub async fn until(mut done: impl FnMut() -> bool) {
     let end = now() + PATIENCE;
     while !done() {
         assert!(now() < end, "it does not happen");

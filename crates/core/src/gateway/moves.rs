@@ -21,6 +21,7 @@
 //! A gateway that has all devices asks nobody: [`Gateway::share_endpoints`] switches the questions on.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -190,6 +191,17 @@ impl Gateway {
             Some(dtls) => dtls.server.has_association_at(peer.socket, peer.address),
             None => self.registrations.devices().registry().is_known(peer),
         }
+    }
+
+    /// Iterates over the sockets and addresses of DTLS associations without connection ID: nothing in their records
+    /// names them.
+    pub fn unnamed_addresses(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+        self.context.dtls.iter().flat_map(|dtls| dtls.server.addresses_without_connection_id())
+    }
+
+    /// Returns whether the next batches of changes have to contain the record of this endpoint.
+    pub fn has_change_of(&self, endpoint: &str) -> bool {
+        self.context.changes.is_marked(endpoint)
     }
 
     /// Iterates over the endpoint names and the locations of all registrations.

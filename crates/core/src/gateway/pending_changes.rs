@@ -58,6 +58,10 @@ impl PendingChanges {
         was_marked
     }
 
+    pub fn is_marked(&self, endpoint: &str) -> bool {
+        self.marked.contains(endpoint)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.marked.is_empty()
     }
