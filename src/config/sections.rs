@@ -66,11 +66,7 @@ enum UpstreamKind {
 
 /// Reads all sections. The reader records mistakes, and the default takes the place of an invalid value.
 pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
-    let kind = reader.read(
-        "upstream.kind",
-        UpstreamKind::ExProto,
-        choice([("exproto", UpstreamKind::ExProto), ("mqtt", UpstreamKind::Mqtt)]),
-    );
+    let kind = upstream_kind(reader);
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let mut gateway = gateway(reader);
     let listeners = listeners(reader);
@@ -81,23 +77,14 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     gateway.roles = listeners.iter().map(|listener| listener.role).collect();
     let mut dtls = dtls::settings(reader);
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
-    if kind == UpstreamKind::ExProto && gateway.translators.status.is_some() {
-        let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
-        reader.refuse("translators.status.enable", problem);
-    }
+    check_status(reader, kind, &gateway);
     let threads = threads(reader, kind, &gateway);
     // One file fits every build: one without that broker or console knows the section, and does not look into it.
     #[cfg(not(feature = "console"))]
     reader.pass_over("console");
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
-    let mut without_file = ConfigReader::new(toml::Table::new());
-    let others = UpstreamSections {
-        exproto: exproto.clone(),
-        mqtt: mqtt.clone(),
-        default_exproto: exproto::settings(&mut without_file),
-        default_mqtt: mqtt::settings(&mut without_file),
-    };
+    let others = upstream_sections(&exproto, &mqtt);
     let config = Config {
         gateway,
         listeners,
@@ -154,6 +141,33 @@ fn threads(reader: &mut ConfigReader, kind: UpstreamKind, gateway: &GatewayConfi
         }
     }
     NonZero::new(number).unwrap_or(NonZero::<u8>::MIN)
+}
+
+fn upstream_kind(reader: &mut ConfigReader) -> UpstreamKind {
+    let kinds = [("exproto", UpstreamKind::ExProto), ("mqtt", UpstreamKind::Mqtt)];
+    reader.read("upstream.kind", UpstreamKind::ExProto, choice(kinds))
+}
+
+/// Refuses the retained status of devices where the upstream cannot publish it.
+fn check_status(reader: &mut ConfigReader, kind: UpstreamKind, gateway: &GatewayConfig) {
+    if kind == UpstreamKind::ExProto && gateway.translators.status.is_some() {
+        let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
+        reader.refuse("translators.status.enable", problem);
+    }
+}
+
+/// Returns the sections of both upstreams, and what they are without a file.
+fn upstream_sections(
+    exproto: &upstream::exproto::ExProtoConfig,
+    mqtt: &upstream::mqtt::MqttConfig,
+) -> UpstreamSections {
+    let mut without_file = ConfigReader::new(toml::Table::new());
+    UpstreamSections {
+        exproto: exproto.clone(),
+        mqtt: mqtt.clone(),
+        default_exproto: exproto::settings(&mut without_file),
+        default_mqtt: mqtt::settings(&mut without_file),
+    }
 }
 
 fn gateway(reader: &mut ConfigReader) -> GatewayConfig {

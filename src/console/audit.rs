@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::State;
+use axum::extract::rejection::ExtensionRejection;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::{Extension, Json};
 use serde::Serialize;
 use tracing::field::display;
@@ -73,11 +75,21 @@ pub struct AuditEntries {
     entries: Vec<AuditEntry>,
 }
 
-/// The author of a change.
+/// The author of a change: the token of the request, and the address from which it came.
 #[derive(Clone, Debug)]
 pub struct Author {
     pub access: Access,
     pub peer: ConsolePeer,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Author {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ExtensionRejection> {
+        let Extension(access) = Extension::from_request_parts(parts, state).await?;
+        let Extension(peer) = Extension::from_request_parts(parts, state).await?;
+        Ok(Self { access, peer })
+    }
 }
 
 impl AuditLog {

@@ -24,7 +24,6 @@ use super::ConsoleServer;
 use super::audit::Author;
 use super::commands::read_body;
 use super::devices::silent;
-use super::guard::ConsolePeer;
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::time::Timestamp;
@@ -86,7 +85,7 @@ pub struct Window {
 /// A campaign.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Campaign {
+pub struct CampaignDocument {
     name: String,
     /// `running`, `paused`, `stopped`, `cancelled` or `completed`.
     #[schema(example = "running")]
@@ -117,7 +116,7 @@ pub struct CampaignCounts {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CampaignDetails {
     #[serde(flatten)]
-    campaign: Campaign,
+    campaign: CampaignDocument,
     /// The campaign as it was written, with its defaults, but without the list of its devices.
     #[schema(value_type = Object)]
     settings: Value,
@@ -126,7 +125,7 @@ pub struct CampaignDetails {
 /// Campaigns.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CampaignList {
-    campaigns: Vec<Campaign>,
+    campaigns: Vec<CampaignDocument>,
 }
 
 /// A device of a campaign.
@@ -155,7 +154,7 @@ pub struct CampaignDevices {
 /// A change of a campaign's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub enum CampaignChange {
     Pause,
     Resume,
     Cancel,
@@ -187,7 +186,7 @@ pub async fn campaigns(
 ) -> Result<Json<CampaignList>, Problem> {
     access.unlimited()?;
     let views = server.gate.pass(server.sources.admin.control.campaigns()).await.map_err(silent)?;
-    Ok(Json(CampaignList { campaigns: views.into_iter().map(Campaign::from).collect() }))
+    Ok(Json(CampaignList { campaigns: views.into_iter().map(CampaignDocument::from).collect() }))
 }
 
 /// Begin a firmware campaign
@@ -205,14 +204,12 @@ pub async fn campaigns(
 )]
 pub async fn begin_campaign(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     body: Body,
 ) -> Result<(StatusCode, Json<CampaignDetails>), Problem> {
-    access.operator()?;
-    access.unlimited()?;
+    author.access.operator()?;
+    author.access.unlimited()?;
     let payload = read_body(&server.large_bodies, body).await?.payload;
-    let author = Author { access, peer };
     // It goes on, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move {
         let name = serde_json::from_slice::<Value>(&payload).ok();
@@ -267,7 +264,7 @@ pub async fn campaign_devices(
     access.unlimited()?;
     let Path(name) = name.map_err(|_| no_name())?;
     let invalid = |text: String| ProblemKind::InvalidRequest.because(text);
-    let Query(query) = query.map_err(|rejection| invalid(rejection.body_text()))?;
+    let Query(query) = query?;
     let most = query.limit.unwrap_or(ROWS);
     if !(1..=MOST_ROWS).contains(&most) {
         return Err(invalid(format!("limit is a number from 1 to {MOST_ROWS}")));
@@ -292,7 +289,7 @@ pub async fn campaign_devices(
     tag = "firmware",
     params(
         ("name" = String, Path, description = "Name of the campaign"),
-        ("action" = inline(Action), Path, description = "What is done")
+        ("action" = inline(CampaignChange), Path, description = "What is done")
     ),
     responses(
         (status = 200, description = "The campaign", body = CampaignDetails),
@@ -301,19 +298,17 @@ pub async fn campaign_devices(
 )]
 pub async fn act(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
-    path: Result<Path<(String, Action)>, PathRejection>,
+    author: Author,
+    path: Result<Path<(String, CampaignChange)>, PathRejection>,
 ) -> Result<Json<CampaignDetails>, Problem> {
-    access.operator()?;
-    access.unlimited()?;
+    author.access.operator()?;
+    author.access.unlimited()?;
     let Path((name, action)) = path.map_err(|_| ProblemKind::NotFound.because("the API has no such resource"))?;
     let (action, audited) = match action {
-        Action::Pause => (CampaignAction::Pause, "campaign pause"),
-        Action::Resume => (CampaignAction::Resume, "campaign resume"),
-        Action::Cancel => (CampaignAction::Cancel, "campaign cancel"),
+        CampaignChange::Pause => (CampaignAction::Pause, "campaign pause"),
+        CampaignChange::Resume => (CampaignAction::Resume, "campaign resume"),
+        CampaignChange::Cancel => (CampaignAction::Cancel, "campaign cancel"),
     };
-    let author = Author { access, peer };
     let working = tokio::spawn(async move {
         let asked = server.sources.admin.control.control_campaign(name.clone(), action);
         let done = server.gate.pass(asked).await.map_err(silent).and_then(|done| done.map_err(problem_of));
@@ -359,7 +354,7 @@ fn shown(name: &str) -> &str {
     name.char_indices().nth(64).map_or(name, |(end, _)| &name[..end])
 }
 
-impl From<CampaignView> for Campaign {
+impl From<CampaignView> for CampaignDocument {
     fn from(view: CampaignView) -> Self {
         let CampaignView { name, status, image, version, ends, counts, .. } = view;
         let devices = CampaignCounts::from(counts);
@@ -390,7 +385,7 @@ impl From<CampaignView> for CampaignDetails {
         if let Some(settings) = settings.as_object_mut() {
             settings.remove("endpoints");
         }
-        Self { campaign: Campaign::from(view), settings }
+        Self { campaign: CampaignDocument::from(view), settings }
     }
 }
 

@@ -32,7 +32,6 @@ use lwm2m_core::gateway::console_commands::{CommandState, Withdrawal};
 use super::ConsoleServer;
 use super::audit::Author;
 use super::devices::{check_prefix, not_registered, silent, visible_endpoint};
-use super::guard::ConsolePeer;
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::tokens::Access;
@@ -93,14 +92,13 @@ pub enum Lasts {
 )]
 pub async fn command(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     endpoint: Result<Path<String>, PathRejection>,
     query: Result<Query<CommandQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, Problem> {
     let begun = monotonic_now();
-    let (wait, order) = match order_without_body(&access, endpoint, query) {
+    let (wait, order) = match order_without_body(&author.access, endpoint, query) {
         Ok(order) => order,
         Err(problem) => {
             body::discard(body).await;
@@ -109,7 +107,7 @@ pub async fn command(
     };
     let body = body::read(&server.large_bodies, body).await?;
     let order = Order { payload: body.payload, ..order };
-    let (record, state) = give(&server, Author { access, peer }, order).await?;
+    let (record, state) = give(&server, author, order).await?;
     drop(body.permit);
     if wait.is_zero() {
         return Ok(answer(&record, Some(state)));
@@ -159,13 +157,12 @@ pub async fn given(
 )]
 pub async fn withdraw_given(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    access.operator()?;
-    let record = visible_record(&server, &access, id)?;
-    match withdraw(server, Author { access, peer }, record.endpoint.clone(), record.number).await? {
+    author.access.operator()?;
+    let record = visible_record(&server, &author.access, id)?;
+    match withdraw(server, author, record.endpoint.clone(), record.number).await? {
         Withdrawal::Withdrawn => Ok(StatusCode::NO_CONTENT),
         Withdrawal::NotPending | Withdrawal::NotRegistered => {
             Err(ProblemKind::NotPending.because("the command was sent, or it has ended"))
@@ -191,15 +188,14 @@ pub async fn withdraw_given(
 )]
 pub async fn withdraw_pending(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     path: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    access.operator()?;
+    author.access.operator()?;
     let invalid = |_| ProblemKind::InvalidRequest.because("expected a percent-encoded endpoint name and a number");
     let Path((endpoint, number)) = path.map_err(invalid)?;
-    check_prefix(&access, &endpoint)?;
-    match withdraw(server, Author { access, peer }, endpoint.clone(), number).await? {
+    check_prefix(&author.access, &endpoint)?;
+    match withdraw(server, author, endpoint.clone(), number).await? {
         Withdrawal::Withdrawn => Ok(StatusCode::NO_CONTENT),
         Withdrawal::NotPending => {
             Err(ProblemKind::NoSuchCommand.because(format!("no command {number} waits for {endpoint:?}")))
@@ -231,7 +227,7 @@ fn order_without_body(
 ) -> Result<(Duration, Order), Problem> {
     access.operator()?;
     let endpoint = visible_endpoint(access, endpoint)?;
-    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let Query(query) = query?;
     let (wait, force, while_stream) = (query.wait()?, query.force()?, query.lasts == Some(Lasts::Stream));
     Ok((wait, Order { endpoint, payload: Vec::new(), force, while_stream }))
 }

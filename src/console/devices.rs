@@ -19,7 +19,6 @@ use lwm2m_core::gateway::view::{DeviceFilter, DevicePage, DeviceTransport, PAGE_
 use super::ConsoleServer;
 use super::audit::Author;
 use super::device_documents::{DeviceDocument, DeviceList, DeviceListRow, DeviceState, Transport};
-use super::guard::ConsolePeer;
 use super::parameters::{IpAddressText, Seconds};
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
@@ -86,7 +85,7 @@ pub async fn devices(
     query: Result<Query<DevicesQuery>, QueryRejection>,
 ) -> Result<Json<DeviceList>, Problem> {
     let invalid = |text: String| ProblemKind::InvalidRequest.because(text);
-    let Query(query) = query.map_err(|rejection| invalid(rejection.body_text()))?;
+    let Query(query) = query?;
     let limit = query.limit.unwrap_or(ROWS);
     if !(1..=MOST_ROWS).contains(&limit) {
         return Err(invalid(format!("limit is a number from 1 to {MOST_ROWS}")));
@@ -156,13 +155,12 @@ pub async fn device(
 )]
 pub async fn kick(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     endpoint: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    access.operator()?;
-    let endpoint = visible_endpoint(&access, endpoint)?;
-    match end_registration(server, Author { access, peer }, endpoint.clone()).await? {
+    author.access.operator()?;
+    let endpoint = visible_endpoint(&author.access, endpoint)?;
+    match end_registration(server, author, endpoint.clone()).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_registered(&endpoint)),
     }

@@ -116,7 +116,7 @@ pub async fn device_events(
 ) -> Result<Response, Problem> {
     let endpoint = visible_endpoint(&access, endpoint)?;
     let invalid = |text: String| ProblemKind::InvalidRequest.because(text);
-    let Query(EventsQuery { since, max }) = query.map_err(|rejection| invalid(rejection.body_text()))?;
+    let Query(EventsQuery { since, max }) = query?;
     let Some(since) = since else {
         if max.is_some() {
             return Err(invalid("max needs since".to_owned()));

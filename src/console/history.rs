@@ -19,7 +19,7 @@ use super::time::{Timestamp, now};
 const STEP: Duration = Duration::from_secs(10);
 const SAMPLES: usize = 360;
 
-/// The series, in the order of [`Sample`].
+/// The series, in the order of [`HistorySample`].
 const SERIES: [&str; 16] = [
     "devices",
     "awake",
@@ -41,7 +41,7 @@ const SERIES: [&str; 16] = [
 /// Number of the series that are states of tables. The others are made of counters.
 const STATES: usize = 6;
 
-type Sample = [f64; SERIES.len()];
+type HistorySample = [f64; SERIES.len()];
 
 /// Keeps the samples.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub struct History(Mutex<KeptSamples>);
 
 #[derive(Debug, Default)]
 struct KeptSamples {
-    samples: VecDeque<Sample>,
+    samples: VecDeque<HistorySample>,
     counted: Option<(Instant, Totals)>,
     end: Option<Timestamp>,
 }

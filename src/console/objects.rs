@@ -109,7 +109,7 @@ pub async fn object(
 ) -> Result<Response, Problem> {
     let invalid = |text: String| ProblemKind::InvalidRequest.because(text);
     let Path(id) = id.map_err(|_| invalid("an object ID is a number from 0 to 65535".to_owned()))?;
-    let Query(ObjectQuery { version }) = query.map_err(|rejection| invalid(rejection.body_text()))?;
+    let Query(ObjectQuery { version }) = query?;
     let model = Arc::clone(&server.sources.model.borrow());
     // Of several versions the newest stands first.
     let fits = |object: &&Object| {

@@ -33,7 +33,7 @@ pub struct Overview {
     /// Time since the start, in seconds.
     uptime: u64,
     devices: DeviceCounts,
-    upstream: UpstreamState,
+    upstream: UpstreamDocument,
     /// The parts of the gateway by name, as in `/readyz`.
     conditions: BTreeMap<&'static str, ConditionDocument>,
     definitions: DefinitionsState,
@@ -62,7 +62,7 @@ struct DeviceCounts {
 /// The connection to the broker.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct UpstreamState {
+struct UpstreamDocument {
     /// `exproto` or `mqtt`.
     kind: &'static str,
     nodes_up: usize,
@@ -160,7 +160,7 @@ pub async fn overview(
         version: env!("CARGO_PKG_VERSION"),
         uptime: monotonic_now().saturating_duration_since(server.started).as_secs(),
         devices: device_counts(&snapshot),
-        upstream: UpstreamState {
+        upstream: UpstreamDocument {
             kind: server.sources.upstream,
             nodes_up: snapshot.upstream.nodes_available,
             nodes_down: snapshot.upstream.nodes_unavailable,

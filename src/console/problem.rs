@@ -1,6 +1,7 @@
 //! Errors of the API as problem documents (RFC 9457). The HTTP status tells what the gateway did.
 
 use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -127,6 +128,18 @@ impl ProblemKind {
     /// Returns an error of this kind. The detail must not contain secrets.
     pub fn because(self, detail: impl Into<String>) -> Problem {
         Problem { kind: self, detail: detail.into() }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        ProblemKind::InvalidRequest.because(rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        ProblemKind::InvalidRequest.because(rejection.body_text())
     }
 }
 

@@ -18,6 +18,9 @@ pub struct Problems<const STATUS: u16>;
 /// Describes the error with this status of a resource below the paths of EMQX.
 pub struct EmqxErrors<const STATUS: u16>;
 
+/// Describes the errors of a command below the paths of EMQX.
+pub struct EmqxCommandErrors;
+
 impl<const STATUS: u16> IntoResponses for Problems<STATUS> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         BTreeMap::from([(STATUS.to_string(), problem_response(STATUS).into())])
@@ -27,6 +30,12 @@ impl<const STATUS: u16> IntoResponses for Problems<STATUS> {
 impl<const STATUS: u16> IntoResponses for EmqxErrors<STATUS> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         BTreeMap::from([(STATUS.to_string(), emqx_response(STATUS).into())])
+    }
+}
+
+impl IntoResponses for EmqxCommandErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        [400, 404, 409, 503].map(|status| (status.to_string(), emqx_response(status).into())).into()
     }
 }
 

@@ -35,7 +35,6 @@ use super::ConsoleServer;
 use super::audit::Author;
 use super::event_feed::EventFeed;
 use super::events::{ConnectionCut, respond};
-use super::guard::ConsolePeer;
 use super::parameters::IpAddressText;
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
@@ -115,18 +114,16 @@ pub async fn traces(
 )]
 pub async fn begin(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     body: Result<Json<NewTrace>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    access.operator()?;
-    let Json(wanted) = body.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    author.access.operator()?;
+    let Json(wanted) = body?;
     let lasts = wanted.lasts()?;
     let target = wanted.target()?;
-    if !access.sees_trace(&target) {
+    if !author.access.sees_trace(&target) {
         return Err(limited());
     }
-    let author = Author { access, peer };
     let (words, by) = (words(&target), author.access.name.clone());
     let control = &server.sources.admin.control;
     let begun = server.traces.begin(control, target, (by, lasts), TraceDocument::of).await;
@@ -161,7 +158,7 @@ pub async fn trace(
         return file(State(server), Extension(access), Ok(Path(name.to_owned()))).await;
     }
     let id = visible_trace(&server, &access, id)?;
-    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let Query(query) = query?;
     let after = query.after.map_or(0, u64::from);
     let read = |record: &TraceRecord| {
         let entries: Vec<TraceEntry> = record.entries(after).cloned().collect();
@@ -222,7 +219,7 @@ pub async fn trace_events(
     query: Result<Query<MessagesQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let id = visible_trace(&server, &access, id)?;
-    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let Query(query) = query?;
     let open = server.streams.open(&access.name, None)?;
     let follower = TraceFollower::of_trace(&server.traces, id, query.after.map_or(0, u64::from));
     let feed = EventFeed::of_trace(&server, follower);
@@ -244,13 +241,11 @@ pub async fn trace_events(
 )]
 pub async fn end(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    let id = visible_trace(&server, &access, id)?;
+    let id = visible_trace(&server, &author.access, id)?;
     let words = server.traces.read(id, |record| words(&record.target)).ok_or_else(no_such_trace)?;
-    let author = Author { access, peer };
     // It goes on if the client does not wait for it.
     let working = tokio::spawn(async move {
         server.traces.remove(&server.sources.admin.control, id).await;

@@ -19,17 +19,17 @@ pub enum CampaignAsk {
     /// Begins a campaign. The answer of one that is not refused at once comes when its image was looked at.
     Start {
         json: Vec<u8>,
-        admission: Reply<()>,
+        admission: CampaignReply<()>,
         answer: oneshot::Sender<ConsoleAnswer>,
     },
     Control {
         name: String,
         action: CampaignAction,
-        reply: Reply<CampaignView>,
+        reply: CampaignReply<CampaignView>,
     },
     List(oneshot::Sender<Vec<CampaignView>>),
-    Show(String, Reply<CampaignView>),
-    Devices(DevicesAsk, Reply<Vec<CampaignMember>>),
+    Show(String, CampaignReply<CampaignView>),
+    Devices(DevicesAsk, CampaignReply<Vec<CampaignMember>>),
 }
 
 /// Devices of a campaign in the order of their endpoint names.
@@ -42,7 +42,7 @@ pub struct DevicesAsk {
     pub most: usize,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, CampaignRefusal>>;
+type CampaignReply<T> = oneshot::Sender<Result<T, CampaignRefusal>>;
 
 impl Driver {
     pub(super) fn handle_campaign(&mut self, now: Instant, ask: CampaignAsk) {

@@ -34,12 +34,13 @@ pub enum SimulatedResource {
 /// All objects of a device.
 #[derive(Clone, Debug)]
 pub struct Objects {
-    objects: BTreeMap<u16, BTreeMap<u16, Instance>>,
+    objects: BTreeMap<u16, BTreeMap<u16, SimulatedInstance>>,
     /// Templates by object and resource, for instances that the server creates.
     kinds: BTreeMap<(u16, u16), SimulatedResource>,
 }
 
-type Instance = BTreeMap<u16, SimulatedResource>;
+/// The resources of an object instance.
+pub(crate) type SimulatedInstance = BTreeMap<u16, SimulatedResource>;
 
 impl SimulatedResource {
     /// Returns the ids of its instances, if it may have several.
@@ -140,7 +141,7 @@ impl Objects {
 
     /// Returns the object list of a Register.
     pub(super) fn links(&self) -> String {
-        let link = |object: &u16, instances: &BTreeMap<u16, Instance>| match instances.is_empty() {
+        let link = |object: &u16, instances: &BTreeMap<u16, SimulatedInstance>| match instances.is_empty() {
             true => vec![format!("</{object}>")],
             false => instances.keys().map(|instance| format!("</{object}/{instance}>")).collect(),
         };

@@ -9,14 +9,14 @@ use sha2::{Digest, Sha256};
 
 /// Files by name. Each time that one is written, it is another file.
 #[derive(Debug, Default)]
-pub struct ImageFolder {
+pub struct MemoryImages {
     files: HashMap<String, (Vec<u8>, FileIdentity)>,
     written: u64,
     /// The disk reports an error at each read.
     pub is_broken: bool,
 }
 
-impl ImageFolder {
+impl MemoryImages {
     /// Writes a file, and returns its description.
     ///
     /// # Panics

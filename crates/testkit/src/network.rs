@@ -29,7 +29,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use self::sends::SendWatch;
-use super::images::ImageFolder;
+use super::images::MemoryImages;
 use super::scene::{beginning, model, peer};
 use super::store::MemoryStore;
 
@@ -93,7 +93,7 @@ pub struct Network {
     /// The notifications that the core acknowledged before the broker took them, with [`Acknowledging::OnDemand`].
     pub acknowledged_untaken: Vec<Notification>,
     /// The firmware images on the disk. The disk takes as long as a datagram at the most.
-    pub images: ImageFolder,
+    pub images: MemoryImages,
     /// The number of restarts of the core.
     pub restarts: usize,
     /// The notifications that a ticket was given out for, until the broker says that it took them.
@@ -199,7 +199,7 @@ impl Network {
             resets_of_received: Vec::new(),
             taken: HashSet::new(),
             acknowledged_untaken: Vec::new(),
-            images: ImageFolder::default(),
+            images: MemoryImages::default(),
             restarts: 0,
             tickets: HashMap::new(),
             send_watch: SendWatch::default(),
@@ -311,14 +311,7 @@ impl Network {
                 self.images.answer(&mut self.gateway, self.now, *request);
                 assert_eq!(self.drain_gateway(), 0, "an outcome without a datagram");
             }
-            Happening::ToDevice(to, datagram) => {
-                if let Some(number) = self.by_address.get(&to).copied() {
-                    self.confirm(number, &datagram);
-                    self.with_device(number, |device, now| device.handle_datagram(now, &datagram));
-                } else if let Some(others) = &mut self.to_others {
-                    others.push((to, datagram));
-                }
-            }
+            Happening::ToDevice(to, datagram) => self.arrive_at_device(to, datagram),
             Happening::DeviceWakes(number) => {
                 if self.devices[number].wakes == Some(self.now) {
                     self.devices[number].wakes = None;
@@ -338,21 +331,28 @@ impl Network {
             }
             Happening::Send(number, value) => self.send(number, value),
             Happening::Restart => self.restart(),
-            Happening::Command(number, payload) => {
-                let endpoint = &self.devices[number].endpoint;
-                if let Some(device) = self.connected.get(endpoint).copied() {
-                    let topic = format!("lwm2m/{endpoint}/dn");
-                    let command = serde_json::from_slice(&payload).expect("a command of a test is JSON");
-                    self.devices[number].commanded.push(command);
-                    self.broker_says(BrokerEvent::Message {
-                        registration: device,
-                        topic,
-                        payload,
-                        properties: MessageProperties::default(),
-                    });
-                }
-            }
+            Happening::Command(number, payload) => self.command(number, payload),
         }
+    }
+
+    fn arrive_at_device(&mut self, to: Peer, datagram: Vec<u8>) {
+        if let Some(number) = self.by_address.get(&to).copied() {
+            self.confirm(number, &datagram);
+            self.with_device(number, |device, now| device.handle_datagram(now, &datagram));
+        } else if let Some(others) = &mut self.to_others {
+            others.push((to, datagram));
+        }
+    }
+
+    /// Gives a command by the session of the device at the broker; without one it has no subscriber.
+    fn command(&mut self, number: DeviceNumber, payload: Vec<u8>) {
+        let endpoint = &self.devices[number].endpoint;
+        let Some(registration) = self.connected.get(endpoint).copied() else { return };
+        let topic = format!("lwm2m/{endpoint}/dn");
+        let command = serde_json::from_slice(&payload).expect("a command of a test is JSON");
+        self.devices[number].commanded.push(command);
+        let properties = MessageProperties::default();
+        self.broker_says(BrokerEvent::Message { registration, topic, payload, properties });
     }
 
     fn broker_says(&mut self, event: BrokerEvent) {

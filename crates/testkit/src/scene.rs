@@ -24,7 +24,7 @@ use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use serde_json::{Value, json};
 
-use crate::images::ImageFolder;
+use crate::images::MemoryImages;
 
 /// The object list that a device registers with, if the test does not care.
 pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
@@ -47,7 +47,7 @@ pub struct Scene {
     /// The lifetimes that were sent to the broker.
     pub lifetimes: Vec<(RegistrationId, Duration)>,
     /// The firmware images on the disk.
-    pub images: ImageFolder,
+    pub images: MemoryImages,
     /// The disk does not answer: requests for images wait for [`Scene::disk_answers`].
     pub disk_waits: bool,
     image_requests: VecDeque<Output>,
@@ -89,7 +89,7 @@ impl Scene {
             location: Vec::new(),
             observed: None,
             lifetimes: Vec::new(),
-            images: ImageFolder::default(),
+            images: MemoryImages::default(),
             disk_waits: false,
             image_requests: VecDeque::new(),
             said: VecDeque::new(),

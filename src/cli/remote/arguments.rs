@@ -31,6 +31,17 @@ pub struct ConnectionArguments {
     pub json: bool,
 }
 
+/// The arguments of every operation on a device.
+#[derive(Debug, Args)]
+pub struct OperationArguments {
+    #[command(flatten)]
+    pub target: TargetArguments,
+    #[command(flatten)]
+    pub waiting: WaitArguments,
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
+}
+
 /// The devices to list.
 #[derive(Debug, Args)]
 pub struct SearchArguments {

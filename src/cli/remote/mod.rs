@@ -29,7 +29,7 @@ mod traces;
 use std::io;
 use std::process::ExitCode;
 
-use arguments::ConnectionArguments;
+use arguments::{ConnectionArguments, OperationArguments, SearchArguments, TraceArguments, ValueArguments};
 use client::ApiClient;
 use commands::{Confirmation, OperationBody};
 use error::{RemoteError, RemoteExit};
@@ -53,7 +53,7 @@ pub enum RemoteCommand {
     /// Print the CoAP messages of a device after decryption, until Ctrl-C
     Trace {
         #[command(flatten)]
-        traced: arguments::TraceArguments,
+        traced: TraceArguments,
         #[command(flatten)]
         connection: ConnectionArguments,
     },
@@ -78,7 +78,7 @@ pub enum LookCommand {
     /// List the registered devices of a running gateway
     Devices {
         #[command(flatten)]
-        search: arguments::SearchArguments,
+        search: SearchArguments,
         #[command(flatten)]
         connection: ConnectionArguments,
     },
@@ -124,109 +124,67 @@ pub enum OperationCommand {
     /// Read a resource, an instance or an object; several paths are read in one composite request
     Read {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         /// More paths
         #[arg(value_name = "PATH")]
         more: Vec<String>,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// Write a resource
     Write {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         #[command(flatten)]
-        value: arguments::ValueArguments,
+        value: ValueArguments,
         #[command(flatten)]
         confirmation: Confirmation,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// Execute a resource
     Exec {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         /// Arguments of the operation, such as 0='now'
         #[arg(value_name = "ARGS")]
         arguments: Option<String>,
         #[command(flatten)]
         confirmation: Confirmation,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// Create an instance of an object; the device chooses the ID if the path has none
     Create {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         /// Resources of the instance, such as 0=48.1
         #[arg(value_name = "RESOURCE=VALUE", required = true, value_parser = arguments::assignment)]
         resources: Vec<(String, String)>,
         #[command(flatten)]
         confirmation: Confirmation,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// Delete an instance
     Delete {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         #[command(flatten)]
         confirmation: Confirmation,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// List what is below a path of a device, with its attributes
-    Discover {
-        #[command(flatten)]
-        target: arguments::TargetArguments,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
-    },
+    Discover(OperationArguments),
     /// Write attributes of notifications, such as pmin=10 pmax=60
     WriteAttr {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         /// Attributes: pmin, pmax, gt, lt, st and others
         #[arg(value_name = "NAME=VALUE", required = true, value_parser = arguments::assignment)]
         attributes: Vec<(String, String)>,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// Observe a path
     Observe {
         #[command(flatten)]
-        target: arguments::TargetArguments,
+        operation: OperationArguments,
         /// Print the notifications until Ctrl-C, and end the observation then if this command has begun it
         #[arg(long)]
         follow: bool,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
     },
     /// End the observation of a path
-    Cancel {
-        #[command(flatten)]
-        target: arguments::TargetArguments,
-        #[command(flatten)]
-        waiting: arguments::WaitArguments,
-        #[command(flatten)]
-        connection: ConnectionArguments,
-    },
+    Cancel(OperationArguments),
 }
 
 /// Runs a command. The error is that of the standard output only: every other one is written, and is an exit code.
@@ -296,54 +254,50 @@ async fn look(command: LookCommand) -> Result<RemoteExit, RemoteError> {
 
 async fn operate(command: OperationCommand) -> Result<RemoteExit, RemoteError> {
     match command {
-        OperationCommand::Read { target, more, waiting, connection } => {
-            command_of(OperationBody::read(&target.path, more), &target, &waiting, &connection).await
+        OperationCommand::Read { operation, more } => {
+            give(OperationBody::read(&operation.target.path, more), &operation).await
         }
-        OperationCommand::Write { target, value, confirmation, waiting, connection } => {
-            let request = OperationBody::write(&target.path, &value)?;
-            confirmation.ask_for_write(&target)?;
-            command_of(request, &target, &waiting, &connection).await
+        OperationCommand::Write { operation, value, confirmation } => {
+            let body = OperationBody::write(&operation.target.path, &value)?;
+            confirmation.ask_for_write(&operation.target)?;
+            give(body, &operation).await
         }
-        OperationCommand::Exec { target, arguments, confirmation, waiting, connection } => {
-            confirmation.ask("execute", &target)?;
-            command_of(OperationBody::execute(&target.path, arguments), &target, &waiting, &connection).await
+        OperationCommand::Exec { operation, arguments, confirmation } => {
+            confirmation.ask("execute", &operation.target)?;
+            give(OperationBody::execute(&operation.target.path, arguments), &operation).await
         }
-        OperationCommand::Create { target, resources, confirmation, waiting, connection } => {
-            let request = OperationBody::create(&target.path, &resources)?;
-            confirmation.ask("create", &target)?;
-            command_of(request, &target, &waiting, &connection).await
+        OperationCommand::Create { operation, resources, confirmation } => {
+            let body = OperationBody::create(&operation.target.path, &resources)?;
+            confirmation.ask("create", &operation.target)?;
+            give(body, &operation).await
         }
-        OperationCommand::Delete { target, confirmation, waiting, connection } => {
-            confirmation.ask("delete", &target)?;
-            command_of(OperationBody::plain("delete", &target.path), &target, &waiting, &connection).await
+        OperationCommand::Delete { operation, confirmation } => {
+            confirmation.ask("delete", &operation.target)?;
+            give_plain("delete", &operation).await
         }
-        OperationCommand::Discover { target, waiting, connection } => {
-            command_of(OperationBody::plain("discover", &target.path), &target, &waiting, &connection).await
+        OperationCommand::Discover(operation) => give_plain("discover", &operation).await,
+        OperationCommand::WriteAttr { operation, attributes } => {
+            give(OperationBody::write_attributes(&operation.target.path, &attributes), &operation).await
         }
-        OperationCommand::WriteAttr { target, attributes, waiting, connection } => {
-            command_of(OperationBody::write_attributes(&target.path, &attributes), &target, &waiting, &connection).await
-        }
-        OperationCommand::Observe { target, follow: false, waiting, connection } => {
-            command_of(OperationBody::plain("observe", &target.path), &target, &waiting, &connection).await
-        }
-        OperationCommand::Observe { target, follow: true, waiting, connection } => {
+        OperationCommand::Observe { operation, follow: false } => give_plain("observe", &operation).await,
+        OperationCommand::Observe { operation, follow: true } => {
+            let OperationArguments { target, waiting, connection } = operation;
             let (client, mut output) = connect(&connection)?;
             observe::follow(&client, &target, &waiting, &mut output).await
         }
-        OperationCommand::Cancel { target, waiting, connection } => {
-            command_of(OperationBody::plain("cancel-observe", &target.path), &target, &waiting, &connection).await
-        }
+        OperationCommand::Cancel(operation) => give_plain("cancel-observe", &operation).await,
     }
 }
 
-async fn command_of(
-    request: OperationBody,
-    target: &arguments::TargetArguments,
-    waiting: &arguments::WaitArguments,
-    connection: &ConnectionArguments,
-) -> Result<RemoteExit, RemoteError> {
+/// Gives a command that has nothing but a path.
+async fn give_plain(msg_type: &'static str, operation: &OperationArguments) -> Result<RemoteExit, RemoteError> {
+    give(OperationBody::plain(msg_type, &operation.target.path), operation).await
+}
+
+async fn give(body: OperationBody, operation: &OperationArguments) -> Result<RemoteExit, RemoteError> {
+    let OperationArguments { target, waiting, connection } = operation;
     let (client, mut output) = connect(connection)?;
-    commands::send(&client, &target.endpoint, &request, waiting, &mut output).await
+    commands::send(&client, &target.endpoint, &body, waiting, &mut output).await
 }
 
 fn connect(connection: &ConnectionArguments) -> Result<(ApiClient, CommandOutput), RemoteError> {

@@ -18,7 +18,6 @@ use super::error::EmqxError;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::devices;
-use crate::console::guard::ConsolePeer;
 use crate::console::parameters::{IpAddressText, Seconds};
 use crate::console::responses::EmqxErrors;
 use crate::console::tokens::Access;
@@ -107,7 +106,7 @@ pub async fn clients(
     query: Result<Query<ClientsQuery>, QueryRejection>,
 ) -> Result<Json<ClientList>, EmqxError> {
     access.unlimited()?;
-    let Query(query) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
+    let Query(query) = query?;
     let (page, limit) = (query.page.unwrap_or(1), query.limit.unwrap_or(CLIENTS));
     if page == 0 || !(1..=MOST_CLIENTS).contains(&limit) {
         return Err(EmqxError::bad_request(&format!("page is 1 or more, limit is 1 to {MOST_CLIENTS}")));
@@ -161,14 +160,13 @@ pub async fn client(
 )]
 pub async fn kick(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     clientid: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, EmqxError> {
-    access.operator()?;
-    access.unlimited()?;
+    author.access.operator()?;
+    author.access.unlimited()?;
     let clientid = name(clientid)?;
-    match devices::end_registration(server, Author { access, peer }, clientid).await? {
+    match devices::end_registration(server, author, clientid).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(EmqxError::client_not_found()),
     }

@@ -21,9 +21,8 @@ use super::error::EmqxError;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::commands::{Order, give};
-use crate::console::guard::ConsolePeer;
 use crate::console::problem::ProblemKind;
-use crate::console::responses::EmqxErrors;
+use crate::console::responses::{EmqxCommandErrors, EmqxErrors};
 use crate::console::tokens::Access;
 use crate::driver::monotonic_now;
 
@@ -119,19 +118,18 @@ struct AnswerData {
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), ReadQuery),
     responses(
         (status = 204, description = "The command was sent or waits"),
-        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<409>, EmqxErrors<503>
+        EmqxCommandErrors
     )
 )]
 pub async fn read(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     clientid: Result<Path<String>, PathRejection>,
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<StatusCode, EmqxError> {
-    let Query(ReadQuery { path }) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
+    let Query(ReadQuery { path }) = query?;
     let command = json!({ "msgType": "read", "data": { "path": path } });
-    hand_over(&server, Author { access, peer }, clientid, &command).await
+    hand_over(&server, author, clientid, &command).await
 }
 
 /// Write a resource as EMQX does
@@ -144,20 +142,19 @@ pub async fn read(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), WriteQuery),
     responses(
         (status = 204, description = "The command was sent or waits"),
-        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<409>, EmqxErrors<503>
+        EmqxCommandErrors
     )
 )]
 pub async fn write(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     clientid: Result<Path<String>, PathRejection>,
     query: Result<Query<WriteQuery>, QueryRejection>,
 ) -> Result<StatusCode, EmqxError> {
-    let Query(query) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
+    let Query(query) = query?;
     let WriteQuery { path, kind, value } = query;
     let command = json!({ "msgType": "write", "data": { "path": path, "type": kind, "value": value } });
-    hand_over(&server, Author { access, peer }, clientid, &command).await
+    hand_over(&server, author, clientid, &command).await
 }
 
 /// Observe a path as EMQX does, or end that
@@ -170,21 +167,20 @@ pub async fn write(
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole"), ObserveQuery),
     responses(
         (status = 204, description = "The command was sent or waits, or an application observes the path"),
-        EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<409>, EmqxErrors<503>
+        EmqxCommandErrors
     )
 )]
 pub async fn observe(
     State(server): State<Arc<ConsoleServer>>,
-    Extension(access): Extension<Access>,
-    Extension(peer): Extension<ConsolePeer>,
+    author: Author,
     clientid: Result<Path<String>, PathRejection>,
     query: Result<Query<ObserveQuery>, QueryRejection>,
 ) -> Result<StatusCode, EmqxError> {
-    let Query(query) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
+    let Query(query) = query?;
     let ObserveQuery { path, enable } = query;
     let msg_type = if matches!(enable.as_str(), "true" | "1") { "observe" } else { "cancel-observe" };
     let command = json!({ "msgType": msg_type, "data": { "path": path } });
-    hand_over(&server, Author { access, peer }, clientid, &command).await
+    hand_over(&server, author, clientid, &command).await
 }
 
 /// Look for the answer to a command as EMQX does
@@ -208,7 +204,7 @@ pub async fn lookup(
 ) -> Result<Json<Lookup>, EmqxError> {
     access.unlimited()?;
     let clientid = name(clientid)?;
-    let Query(query) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
+    let Query(query) = query?;
     let LookupQuery { path, action } = query;
     if row(&server, clientid.clone(), DeviceFilter::default()).await?.is_none() {
         return Err(EmqxError::no_such_client());

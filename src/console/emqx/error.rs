@@ -1,6 +1,7 @@
 //! Errors in the form of EMQX: a code in capitals, and a message.
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -54,6 +55,12 @@ impl EmqxError {
     fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
         let message = Some(message.to_owned()).filter(|message| !message.is_empty());
         Self { status, document: EmqxErrorDocument { code, message } }
+    }
+}
+
+impl From<QueryRejection> for EmqxError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(&rejection.body_text())
     }
 }
 

@@ -194,10 +194,7 @@ impl ClientConnection {
         };
         sleep(self.context.rules.delay()).await;
         if self.context.rules.refuses(&connect.credentials) {
-            let mut refusal = BytesMut::new();
-            version.encode(ServerPacket::Refused, &mut refusal)?;
-            self.socket.write_all(&refusal).await?;
-            return Err(SessionError::Refused);
+            return self.refuse(version).await;
         }
         let given = &connect.credentials.clientid;
         let chosen = given.is_empty().then(|| format!("{:032x}", u128::from_be_bytes(clock::random())));
@@ -217,14 +214,10 @@ impl ClientConnection {
             }
             () = stopped => Err(SessionError::Told(DisconnectCause::Stopped)),
         };
-        if let Err(SessionError::Told(ending)) = &outcome
+        if let Err(SessionError::Told(cause)) = &outcome
             && version == MqttVersion::V5
         {
-            let mut disconnect = BytesMut::new();
-            version.encode(ServerPacket::Disconnect(*ending), &mut disconnect)?;
-            // Nobody waits for a client that does not read.
-            let sent = timeout(DISCONNECT_TIMEOUT, self.socket.write_all(&disconnect)).await;
-            tracing::trace!(?sent, "DISCONNECT");
+            self.disconnect(*cause).await?;
         }
         let with_will = !matches!(outcome, Ok(ClientDisconnect { with_will: false, .. }));
         client.publish_will(connect.will.filter(|_| with_will));
@@ -235,6 +228,24 @@ impl ClientConnection {
         let clientid = client.clientid.clone();
         self.context.sessions.leave(&clientid, &end, (!expiry.is_zero()).then(|| client.keep(expiry)));
         outcome.map(drop)
+    }
+
+    /// Sends a CONNACK with the refusal, and returns it as the error.
+    async fn refuse(&mut self, version: MqttVersion) -> Result<(), SessionError> {
+        let mut refusal = BytesMut::new();
+        version.encode(ServerPacket::Refused, &mut refusal)?;
+        self.socket.write_all(&refusal).await?;
+        Err(SessionError::Refused)
+    }
+
+    /// Sends the DISCONNECT that only MQTT 5 has.
+    async fn disconnect(&mut self, cause: DisconnectCause) -> Result<(), SessionError> {
+        let mut disconnect = BytesMut::new();
+        MqttVersion::V5.encode(ServerPacket::Disconnect(cause), &mut disconnect)?;
+        // Nobody waits for a client that does not read.
+        let sent = timeout(DISCONNECT_TIMEOUT, self.socket.write_all(&disconnect)).await;
+        tracing::trace!(?sent, "DISCONNECT");
+        Ok(())
     }
 
     async fn connected(&mut self) -> Result<(MqttVersion, ConnectPacket), SessionError> {

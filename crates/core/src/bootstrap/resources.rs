@@ -23,7 +23,7 @@ pub struct DeviceKey {
 
 /// Returns the resources of an instance of the object 0; `None` for a server with a pre-shared key if `key` is missing.
 pub fn security(server: &ServerAccount, instance: u16, key: Option<&DeviceKey>) -> Option<Vec<Assignment>> {
-    let mut values = Instance::new(SECURITY, instance);
+    let mut values = ResourceValues::new(SECURITY, instance);
     values.add(0, Value::String(server.uri.clone()));
     values.add(1, Value::Boolean(false));
     let (mode, [own, servers, secret]) = match (&server.security, key) {
@@ -46,7 +46,7 @@ pub fn security(server: &ServerAccount, instance: u16, key: Option<&DeviceKey>) 
 
 /// Returns the resources of an instance of the object 1. Those of LwM2M 1.1 are only for devices that have them.
 pub fn server(server: &ServerAccount, instance: u16, has_1_1: bool) -> Vec<Assignment> {
-    let mut values = Instance::new(SERVER, instance);
+    let mut values = ResourceValues::new(SERVER, instance);
     values.add(0, Value::Integer(server.short_server_id.into()));
     values.add(1, seconds(server.lifetime));
     values.add_some(2, server.min_period.map(seconds));
@@ -61,12 +61,12 @@ pub fn server(server: &ServerAccount, instance: u16, has_1_1: bool) -> Vec<Assig
 }
 
 /// Collects the resources of one instance.
-struct Instance {
+struct ResourceValues {
     path: Path,
     assignments: Vec<Assignment>,
 }
 
-impl Instance {
+impl ResourceValues {
     fn new(object: u16, instance: u16) -> Self {
         Self {
             path: Path::of(&[object, instance]).expect("two numbers are the path of an instance"),

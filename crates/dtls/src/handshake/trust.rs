@@ -15,7 +15,7 @@ use super::acceptor_config::{CredentialError, Pinned};
 #[cfg(raw_public_keys)]
 use super::ffi;
 
-type Fingerprint = [u8; 32];
+type Sha256Fingerprint = [u8; 32];
 
 /// Bytes of a name, and names, that are taken from a certificate: the association keeps them as long as it lives.
 const MAX_NAME: usize = 255;
@@ -25,9 +25,9 @@ const MAX_ALTERNATIVE_NAMES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Trust {
     /// Whole certificates.
-    certificates: HashSet<Fingerprint>,
+    certificates: HashSet<Sha256Fingerprint>,
     /// Public keys (SubjectPublicKeyInfo), with what the configuration calls them.
-    keys: HashMap<Fingerprint, String>,
+    keys: HashMap<Sha256Fingerprint, String>,
 }
 
 impl Trust {
@@ -145,10 +145,10 @@ fn is_plain(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.contains('\0')
 }
 
-fn certificate_fingerprint(certificate: &X509Ref) -> Result<Fingerprint, ErrorStack> {
+fn certificate_fingerprint(certificate: &X509Ref) -> Result<Sha256Fingerprint, ErrorStack> {
     Ok(Sha256::digest(certificate.to_der()?).into())
 }
 
-fn key_fingerprint(key: &PKeyRef<Public>) -> Result<Fingerprint, ErrorStack> {
+fn key_fingerprint(key: &PKeyRef<Public>) -> Result<Sha256Fingerprint, ErrorStack> {
     Ok(Sha256::digest(key.public_key_to_der()?).into())
 }

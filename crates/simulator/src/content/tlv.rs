@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lwm2m_core::lwm2m::path::Path;
 
 use super::{WrittenChange, WrittenEntry};
-use crate::objects::{ResourceAccess, SimulatedResource};
+use crate::objects::{ResourceAccess, SimulatedInstance, SimulatedResource};
 use crate::value::{PayloadValue, SimulatedValue};
 
 /// The type of a record: the upper two bits of its first byte.
@@ -24,10 +24,7 @@ struct TlvRecord<'a> {
     value: &'a [u8],
 }
 
-/// The resources of an object instance.
-type Instance = BTreeMap<u16, SimulatedResource>;
-
-pub(crate) fn encode_instances(instances: &BTreeMap<u16, Instance>) -> Vec<u8> {
+pub(crate) fn encode_instances(instances: &BTreeMap<u16, SimulatedInstance>) -> Vec<u8> {
     let mut out = Vec::new();
     for (id, instance) in instances {
         push(&mut out, TlvKind::ObjectInstance, *id, &encode_instance(instance));
@@ -36,7 +33,7 @@ pub(crate) fn encode_instances(instances: &BTreeMap<u16, Instance>) -> Vec<u8> {
 }
 
 /// Returns the resources of an instance that can be read.
-pub(crate) fn encode_instance(instance: &Instance) -> Vec<u8> {
+pub(crate) fn encode_instance(instance: &SimulatedInstance) -> Vec<u8> {
     instance.iter().flat_map(|(id, resource)| encode_resource(*id, resource)).collect()
 }
 

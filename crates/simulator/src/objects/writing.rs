@@ -4,7 +4,7 @@ use lwm2m_core::coap::Code;
 use lwm2m_core::coap::options::format;
 use lwm2m_core::lwm2m::path::Path;
 
-use super::{Instance, Objects, SimulatedResource};
+use super::{Objects, SimulatedInstance, SimulatedResource};
 use crate::content::{self, SupportedFormats, WrittenChange, WrittenEntry, tlv};
 use crate::value::SimulatedValue;
 
@@ -231,7 +231,7 @@ impl Objects {
     }
 
     /// Returns the object instance of a path, which is created if it is not there.
-    fn instance_entry(&mut self, path: Path) -> &mut Instance {
+    fn instance_entry(&mut self, path: Path) -> &mut SimulatedInstance {
         let (object, instance) = path.object().zip(path.instance()).expect("a path of an instance");
         self.objects.entry(object).or_default().entry(instance).or_default()
     }

@@ -15,6 +15,8 @@
 
 mod answers;
 mod awake;
+mod request;
+mod spec;
 mod telling;
 mod told;
 
@@ -24,19 +26,18 @@ use lwm2m_base::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use crate::coap::Code;
-use crate::command::firmware::{JobLabel, JobStatus, Method, MethodChoice, Phase, UpdateError};
+use crate::command::firmware::{JobStatus, Method, MethodChoice, Phase, UpdateError};
 use crate::lwm2m::firmware::{Delivery, State, firmware_version_path, instance_path, resource};
-use crate::lwm2m::path::Path;
 
 use super::config::FirmwareConfig;
-use super::image::{Image, ImageName};
-use super::pull_uri::PullKey;
 use super::pulls::Fetched;
 
 use awake::AwakeClock;
 use told::Told;
 
 pub(in crate::gateway) use answers::Answer;
+pub(in crate::gateway) use request::{JobRefusal, JobRequest, PullOffer, PushFormat};
+pub(in crate::gateway) use spec::{JobSpec, Package};
 
 /// Limits the changes of the state that count as progress while no bytes of the image move. An update that goes well
 /// has four.
@@ -44,35 +45,6 @@ const MOST_STATE_CHANGES: u32 = 64;
 
 /// Limits the requests to drop a package that a device leaves unanswered.
 const MOST_UNANSWERED_DROPS: u32 = 3;
-
-/// The request of an application, which the gateway keeps over a restart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(in crate::gateway) struct JobSpec {
-    pub label: JobLabel,
-    /// The secret in the URI of a pull.
-    pub key: PullKey,
-    /// The instance of the Firmware Update object.
-    pub instance: u16,
-    pub package: Package,
-    pub method: MethodChoice,
-    pub activate: bool,
-    pub version: Option<String>,
-    /// Bytes of a block of a push; `None` for `coap.block_size`.
-    pub block_size: Option<u16>,
-    pub attempts: u32,
-}
-
-/// The package of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(in crate::gateway) enum Package {
-    Image {
-        name: ImageName,
-        image: Image,
-    },
-    /// A URI that is not of this gateway. It may contain a password.
-    Uri(#[serde(with = "secret")] Secret),
-}
 
 /// The progress of a job as the store has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,40 +75,6 @@ pub(in crate::gateway) struct JobProgress {
     /// The content of the last event.
     last: JobStatus,
 }
-
-/// A URI at which the device can fetch the image from this gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::gateway) struct PullOffer {
-    pub uri: Secret,
-    /// The protocol, as the Firmware Update object numbers it.
-    pub protocol: i64,
-}
-
-/// A request to the device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::gateway) enum JobRequest {
-    Read(Path),
-    Observe(Path),
-    /// Writes the Package URI; an empty one brings the object back to idle.
-    WriteUri(Path, Secret),
-    /// Writes one zero byte as the package, which brings the object back to idle.
-    ClearPackage(Path),
-    Push(Path, PushFormat),
-    Execute(Path),
-}
-
-/// The content format of a pushed package.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gateway) enum PushFormat {
-    /// The bytes of the image themselves.
-    Opaque,
-    /// The image as a resource in TLV.
-    Tlv,
-}
-
-/// A command that a job cannot carry out as it is now. The text is for the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gateway) struct NotNow(pub &'static str);
 
 /// The next step of the job. While `asked` is set, its request is on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,16 +138,6 @@ pub(in crate::gateway) struct Job {
     /// The time at which the owner checks the progress of a push.
     look_at: Option<Instant>,
     events: Vec<JobStatus>,
-}
-
-impl JobSpec {
-    /// Returns the image of this gateway that the job is about.
-    pub fn image(&self) -> Option<&Image> {
-        match &self.package {
-            Package::Image { image, .. } => Some(image),
-            Package::Uri(_) => None,
-        }
-    }
 }
 
 impl Job {
@@ -362,9 +290,9 @@ impl Job {
     }
 
     /// Installs the package that the device has.
-    pub fn activate(&mut self) -> Result<(), NotNow> {
+    pub fn activate(&mut self) -> Result<(), JobRefusal> {
         if self.progress.phase != Phase::Downloaded {
-            return Err(NotNow::NOTHING_DOWNLOADED);
+            return Err(JobRefusal::NOTHING_DOWNLOADED);
         }
         self.progress.activated = true;
         if self.step == Step::Watch {
@@ -374,11 +302,11 @@ impl Job {
     }
 
     /// Ends the job. Its exchange is to be given up. A device that may hold a part of the package is asked to drop it.
-    pub fn cancel(&mut self) -> Result<(), NotNow> {
+    pub fn cancel(&mut self) -> Result<(), JobRefusal> {
         let is_updating = self.progress.told.state() == Some(State::Updating);
         // The answer to Execute may be lost while the device installs.
         if is_updating || self.progress.executed || matches!(self.progress.phase, Phase::Updating | Phase::Verifying) {
-            return Err(NotNow("the device installs the package already (state 3)"));
+            return Err(JobRefusal::INSTALLING);
         }
         let has_begun = self.progress.begun;
         self.asked = false;
@@ -621,20 +549,6 @@ impl Job {
 
     fn size(&self) -> Option<u64> {
         self.spec.image().map(|image| image.size)
-    }
-}
-
-/// Serializes a secret for the store, which is for the program alone.
-mod secret {
-    use lwm2m_base::secret::Secret;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-        secret.reveal().serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-        String::deserialize(deserializer).map(Secret::new)
     }
 }
 

@@ -4,6 +4,8 @@
 //! not registered the job waits, until its lifetime has passed twice since its last message. A job that is over is kept
 //! until the next Register, for those who ask how it ended.
 
+mod offering;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use crate::coap::Code;
 use crate::command::Echo;
 use crate::command::firmware::JobStatus;
 use crate::lwm2m::codec::Entry;
-use crate::lwm2m::firmware::{OBJECT, protocol};
+use crate::lwm2m::firmware::OBJECT;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::Path;
 use crate::mqtt::uplink;
@@ -22,9 +24,8 @@ use lwm2m_base::id_map::IdMap;
 
 use super::JobId;
 use super::image::{Image, ImageName, ImageRequestId};
-use super::job::{Answer, Job, JobRequest, JobSpec, NotNow, Package, PullOffer};
-use super::pull_uri::UriScheme;
-use super::pulls::{Fetched, Pull, PullProgress, Resumption};
+use super::job::{Answer, Job, JobRefusal, JobRequest, JobSpec, Package};
+use super::pulls::Fetched;
 use super::record::{FirmwareJobRecord, JobRecord};
 use super::update::PendingUpdate;
 use crate::gateway::broker::{Publication, UplinkClass};
@@ -33,6 +34,8 @@ use crate::gateway::context::Context;
 use crate::gateway::pending_changes::PendingChanges;
 use crate::gateway::record::Change;
 use crate::gateway::report::Report;
+
+use offering::{offer, pull_offer};
 
 /// Owns the jobs, and the updates that wait for the description of their image. It sends nothing to devices: the
 /// command scheduler asks it for the next request.
@@ -407,16 +410,16 @@ impl FirmwareJobs {
 /// Commands.
 impl FirmwareJobs {
     /// Installs the package that the device has, by the job of this instance.
-    pub fn activate(&mut self, device: &Device, instance: u16) -> Result<(), NotNow> {
-        self.active_mut(device, instance).ok_or(NotNow::NOTHING_DOWNLOADED)?.activate()
+    pub fn activate(&mut self, device: &Device, instance: u16) -> Result<(), JobRefusal> {
+        self.active_mut(device, instance).ok_or(JobRefusal::NOTHING_DOWNLOADED)?.activate()
     }
 
     /// Ends the job of this instance.
-    pub fn cancel(&mut self, device: &Device, instance: u16) -> Result<(), (Code, NotNow)> {
+    pub fn cancel(&mut self, device: &Device, instance: u16) -> Result<(), (Code, JobRefusal)> {
         if self.pending_endpoints.contains(device.registration.endpoint.as_str()) {
-            return Err((Code::CONFLICT, NotNow::NOT_BEGUN));
+            return Err((Code::CONFLICT, JobRefusal::NOT_BEGUN));
         }
-        let job = self.active_mut(device, instance).ok_or((Code::NOT_FOUND, NotNow::NO_JOB))?;
+        let job = self.active_mut(device, instance).ok_or((Code::NOT_FOUND, JobRefusal::NO_JOB))?;
         job.cancel().map_err(|reason| (Code::CONFLICT, reason))
     }
 
@@ -569,27 +572,6 @@ fn record(context: &Context, owned: &OwnedJob) -> JobRecord {
     }
 }
 
-/// Lets the device fetch the image while its job downloads by pull, and no longer.
-fn offer(context: &mut Context, device: Option<&Device>, id: JobId, owned: &mut OwnedJob) {
-    let Some(fetched) = owned.job.pulls() else {
-        owned.is_offered = false;
-        return context.pulls.withdraw(id);
-    };
-    let (Some(device), Package::Image { name, image }, false) = (device, &owned.job.spec().package, owned.is_offered)
-    else {
-        return;
-    };
-    let resumes = match (owned.job.was_restored(), owned.job.fetched_before()) {
-        (true, _) => Some(Resumption::Anywhere),
-        (false, 0) => None,
-        (false, bytes) => Some(Resumption::UpTo(bytes)),
-    };
-    let progress = PullProgress::new(fetched, resumes);
-    let (name, image, identity) = (name.clone(), *image, device.identity.clone());
-    context.pulls.offer(owned.job.spec().key.clone(), Pull { job: id, name, image, identity, progress });
-    owned.is_offered = true;
-}
-
 /// Publishes an event by the session of the device, if there is one, and reports it.
 fn tell(context: &mut Context, device: Option<&Device>, owned: &OwnedJob, status: JobStatus) {
     if let Some(device) = device {
@@ -599,16 +581,4 @@ fn tell(context: &mut Context, device: Option<&Device>, owned: &OwnedJob, status
     }
     context.campaign_inbox.job_event(&owned.endpoint, &status);
     context.report(Report::FirmwareUpdate { endpoint: owned.endpoint.to_string(), status: Box::new(status) });
-}
-
-/// Returns the URI at which this device can fetch the image of a job: over DTLS if it has registered so.
-pub(super) fn pull_offer(context: &Context, device: &Device, spec: &JobSpec) -> Option<PullOffer> {
-    let Package::Image { name, .. } = &spec.package else { return None };
-    let (scheme, protocol) = match device.peer.association {
-        Some(_) => (UriScheme::Coaps, protocol::COAPS),
-        None => (UriScheme::Coap, protocol::COAP),
-    };
-    let public = context.settings.firmware.public_uris.of(scheme)?;
-    let uri = public.of_image(&spec.key, name).ok()?;
-    Some(PullOffer { uri, protocol })
 }

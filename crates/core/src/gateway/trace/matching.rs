@@ -148,30 +148,13 @@ impl Report {
 
     /// Returns the peer of a report that traces have for its peer; `None` for all others.
     pub(in super::super) fn traced_peer(&self) -> Option<TracedPeer> {
-        let (peer, identity) = match self {
+        let peer = match self {
             Self::RegisterRejected { peer, .. }
             | Self::Forbidden { peer, .. }
             | Self::TransferFailed { peer, .. }
-            | Self::AssociationClosed { peer, .. } => (*peer, None),
+            | Self::AssociationClosed { peer, .. } => *peer,
             Self::Bootstrap(report) => return report.peer().map(|peer| TracedPeer { peer, identity: None }),
-            Self::Dtls(report) => match report {
-                // The plaintext follows, and a handshake has reports of its own.
-                DtlsReport::Datagram {
-                    outcome: DtlsDatagramOutcome::Data | DtlsDatagramOutcome::Handshake, ..
-                } => {
-                    return None;
-                }
-                DtlsReport::HandshakeFailed { peer, identity, .. } => (*peer, identity.clone()),
-                DtlsReport::Datagram { peer, .. }
-                | DtlsReport::HandshakeBegun { peer }
-                | DtlsReport::HandshakeRetransmitted { peer }
-                | DtlsReport::HandshakeCompleted { peer, .. }
-                | DtlsReport::Moved { peer, .. } => (*peer, None),
-                DtlsReport::Restored { .. }
-                | DtlsReport::NotRestored { .. }
-                | DtlsReport::Unsent { .. }
-                | DtlsReport::KeyNotAsked { .. } => return None,
-            },
+            Self::Dtls(report) => return traced_peer_of_dtls(report),
             Self::Datagram { .. }
             | Self::UndecodableContent { .. }
             | Self::Retransmitted { .. }
@@ -198,6 +181,27 @@ impl Report {
             | Self::ToldUnstored { .. }
             | Self::PublishRefused { .. } => return None,
         };
-        Some(TracedPeer { peer, identity })
+        Some(TracedPeer { peer, identity: None })
     }
+}
+
+/// Returns the peer of a report of DTLS, with the identity that failed.
+fn traced_peer_of_dtls(report: &DtlsReport) -> Option<TracedPeer> {
+    let (peer, identity) = match report {
+        // The plaintext follows, and a handshake has reports of its own.
+        DtlsReport::Datagram { outcome: DtlsDatagramOutcome::Data | DtlsDatagramOutcome::Handshake, .. } => {
+            return None;
+        }
+        DtlsReport::HandshakeFailed { peer, identity, .. } => (*peer, identity.clone()),
+        DtlsReport::Datagram { peer, .. }
+        | DtlsReport::HandshakeBegun { peer }
+        | DtlsReport::HandshakeRetransmitted { peer }
+        | DtlsReport::HandshakeCompleted { peer, .. }
+        | DtlsReport::Moved { peer, .. } => (*peer, None),
+        DtlsReport::Restored { .. }
+        | DtlsReport::NotRestored { .. }
+        | DtlsReport::Unsent { .. }
+        | DtlsReport::KeyNotAsked { .. } => return None,
+    };
+    Some(TracedPeer { peer, identity })
 }

@@ -11,11 +11,11 @@ use super::view::{CampaignMember, CampaignView, Counts};
 use super::{Campaign, CampaignEvent, CampaignProgress, CampaignStatus};
 
 /// The reason why a campaign cannot be paused, resumed or cancelled.
-pub type NotNow = &'static str;
+pub type ControlRefusal = &'static str;
 
 impl Campaign {
     /// Begins no further updates. Those that run go on.
-    pub fn pause(&mut self) -> Result<(), NotNow> {
+    pub fn pause(&mut self) -> Result<(), ControlRefusal> {
         match self.status {
             CampaignStatus::Running => {
                 self.set_status(CampaignStatus::Paused);
@@ -28,7 +28,7 @@ impl Campaign {
     }
 
     /// Goes on after a pause, or after too many failures, which are counted from zero again.
-    pub fn resume(&mut self) -> Result<(), NotNow> {
+    pub fn resume(&mut self) -> Result<(), ControlRefusal> {
         match self.status {
             CampaignStatus::Paused | CampaignStatus::Stopped => {
                 self.resumed_at = CampaignProgress::of(&self.counts);
@@ -42,7 +42,7 @@ impl Campaign {
 
     /// Ends the campaign: nothing begins, and the updates that run are cancelled. A device that installs already goes
     /// on.
-    pub fn cancel(&mut self) -> Result<(), NotNow> {
+    pub fn cancel(&mut self) -> Result<(), ControlRefusal> {
         if self.is_over() {
             return Err(OVER);
         }
@@ -126,7 +126,7 @@ impl Campaign {
     }
 }
 
-const OVER: NotNow = "the campaign is over";
+const OVER: ControlRefusal = "the campaign is over";
 
 impl CampaignStatus {
     pub const ALL: [Self; 5] = [Self::Running, Self::Paused, Self::Stopped, Self::Cancelled, Self::Completed];

@@ -10,7 +10,7 @@ use crate::lwm2m::path::Path;
 
 use super::super::config::FirmwareConfig;
 use super::told::{number, numbers, text};
-use super::{Job, MOST_UNANSWERED_DROPS, NotNow, Package, PushFormat, Step};
+use super::{Job, MOST_UNANSWERED_DROPS, Package, PushFormat, Step};
 
 /// Limits the protocols that are kept of a device. The object has six.
 const MOST_PROTOCOLS: usize = 16;
@@ -46,15 +46,7 @@ impl Job {
             Step::Await | Step::Watch | Step::Done => {}
             Step::ReadObject if is_success => self.object_read(now, entries, config),
             Step::ReadObject => self.fail(UpdateError::Rejected, Some(code)),
-            Step::ClearUri | Step::CancelDownload if !is_success && self.is_over() => self.clear_otherwise(),
-            Step::ClearUri if !is_success => self.step = Step::ClearPackage,
-            Step::ClearPackage if !is_success && !self.is_over() => self.fail(UpdateError::Rejected, Some(code)),
-            Step::ClearUri | Step::ClearPackage | Step::CancelDownload if self.is_over() => self.dropped(),
-            Step::ClearUri | Step::ClearPackage => {
-                self.progress.told.forget_state();
-                self.step = Step::ObserveState;
-            }
-            Step::CancelDownload => self.dropped(),
+            Step::ClearUri | Step::ClearPackage | Step::CancelDownload => self.clear_answered(code),
             Step::ObserveState => {
                 self.watching.state = observing;
                 self.step = Step::ObserveResult;
@@ -63,23 +55,10 @@ impl Job {
                 self.watching.result = observing;
                 self.go_on(now, config);
             }
-            Step::WriteUri if is_success => self.watched(now, config),
-            Step::Push(_) if is_success => {
-                self.progress.pushed = true;
-                if let Some(size) = self.size() {
-                    self.moved(now, size, config);
-                }
-                self.clock.reset(now);
-                // The state may be told already, or its notification may be lost.
-                self.step = Step::ReadState;
-            }
-            Step::Push(PushFormat::Opaque) if code == Code::UNSUPPORTED_CONTENT_FORMAT => {
-                self.step = Step::Push(PushFormat::Tlv);
-            }
-            // RFC 7959 section 2.9.2: the device has lost the blocks before.
-            Step::Push(_) if code == Code::REQUEST_ENTITY_INCOMPLETE => self.ask_why(),
-            Step::WriteUri | Step::Push(_) | Step::Execute if !is_success => self.step = Step::Explain(code),
-            Step::WriteUri | Step::Push(_) => {}
+            Step::Push(format) => self.push_answered(now, format, code, config),
+            Step::WriteUri | Step::Execute if !is_success => self.step = Step::Explain(code),
+            Step::WriteUri => self.watched(now, config),
+            Step::Execute => self.begin_updating(now, config),
             Step::ReadState if self.watching.result => self.watched(now, config),
             Step::ReadState => self.step = Step::ReadResult,
             Step::ReadResult => self.watched(now, config),
@@ -87,7 +66,6 @@ impl Job {
                 self.fail_by(self.progress.told.new_result());
                 self.fail(UpdateError::Rejected, Some(code));
             }
-            Step::Execute => self.begin_updating(now, config),
             Step::ReadFirmwareVersion if self.has_version(entries, firmware_version_path()) => self.succeed(),
             Step::ReadFirmwareVersion => self.step = Step::ReadPackageVersion,
             Step::ReadPackageVersion if self.has_version(entries, self.package_version_path()) => self.succeed(),
@@ -114,6 +92,42 @@ impl Job {
         }
         if self.step == Step::Watch {
             self.poll_at.get_or_insert(now + config.poll_interval);
+        }
+    }
+
+    /// Takes the answer to a request that brings the object back to idle: for the transfer, or after the end of the job.
+    fn clear_answered(&mut self, code: Code) {
+        let is_over = self.is_over() || self.step == Step::CancelDownload;
+        match (is_over, code.is_success()) {
+            (true, false) if self.is_over() && self.step != Step::ClearPackage => self.clear_otherwise(),
+            (true, _) => self.dropped(),
+            (false, true) => {
+                self.progress.told.forget_state();
+                self.step = Step::ObserveState;
+            }
+            (false, false) if self.step == Step::ClearUri => self.step = Step::ClearPackage,
+            (false, false) => self.fail(UpdateError::Rejected, Some(code)),
+        }
+    }
+
+    /// Takes the answer to the push of the image.
+    fn push_answered(&mut self, now: Instant, format: PushFormat, code: Code, config: &FirmwareConfig) {
+        match code {
+            Code::UNSUPPORTED_CONTENT_FORMAT if format == PushFormat::Opaque => {
+                self.step = Step::Push(PushFormat::Tlv);
+            }
+            // RFC 7959 section 2.9.2: the device has lost the blocks before.
+            Code::REQUEST_ENTITY_INCOMPLETE => self.ask_why(),
+            code if !code.is_success() => self.step = Step::Explain(code),
+            _ => {
+                self.progress.pushed = true;
+                if let Some(size) = self.size() {
+                    self.moved(now, size, config);
+                }
+                self.clock.reset(now);
+                // The state may be told already, or its notification may be lost.
+                self.step = Step::ReadState;
+            }
         }
     }
 
@@ -341,12 +355,7 @@ impl Job {
         match (self.progress.phase, state) {
             (Phase::Preparing, Some(State::Idle) | None) => self.choose_method(),
             (Phase::Downloading | Phase::Downloaded | Phase::Updating, Some(State::Updating)) => {
-                if self.progress.phase != Phase::Updating {
-                    // The device installs by itself.
-                    self.progress.executed = true;
-                    self.update_ends.get_or_insert(now + config.update_timeout);
-                    self.enter(Phase::Updating);
-                }
+                self.installs(now, config);
                 self.conclude_by(result);
             }
             (Phase::Downloading, Some(State::Downloaded)) => self.downloaded(),
@@ -375,6 +384,15 @@ impl Job {
                 | Phase::Deferred,
                 _,
             ) => {}
+        }
+    }
+
+    /// The device installs the package, with the Update command or by itself.
+    fn installs(&mut self, now: Instant, config: &FirmwareConfig) {
+        if self.progress.phase != Phase::Updating {
+            self.progress.executed = true;
+            self.update_ends.get_or_insert(now + config.update_timeout);
+            self.enter(Phase::Updating);
         }
     }
 
@@ -425,10 +443,4 @@ impl Job {
         let instance = instance_path(self.spec.instance);
         instance.child(resource::PACKAGE_VERSION).unwrap_or(instance)
     }
-}
-
-impl NotNow {
-    pub const NO_JOB: Self = Self("no firmware update of this device runs");
-    pub const NOT_BEGUN: Self = Self("the update has not begun: its image is looked at; try again");
-    pub const NOTHING_DOWNLOADED: Self = Self("nothing is downloaded that could be activated");
 }
