@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
@@ -56,6 +56,37 @@ fn no_link_in_the_documentation_leads_nowhere() {
     }
 }
 
+/// The pages for developers name files, folders and, in brackets behind a file, what to look for in it. The names may
+/// leave out the folders in front.
+#[test]
+fn every_file_that_the_pages_for_developers_name_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for folder in ["src", "crates", "tests", "benches", "docs", "deploy", "proto", "xml"] {
+        paths.push(root.join(folder));
+        collect(&root.join(folder), &mut paths);
+    }
+    let mut named = 0;
+    for page in ["CONTRIBUTING.md", "docs/architecture.md"] {
+        let text = read(page);
+        let mut parts = text.split('`').skip(1).peekable();
+        while let (Some(name), after) = (parts.next(), parts.next()) {
+            if !(name.ends_with(".rs") || name.ends_with('/')) {
+                continue;
+            }
+            named += 1;
+            let found: Vec<_> = paths.iter().filter(|path| path.ends_with(name)).collect();
+            assert!(!found.is_empty(), "{page}: {name} is not there");
+            if after == Some(" (") {
+                let inside = parts.peek().expect("a name in brackets");
+                let has = |path: &&PathBuf| path.is_file() && fs::read_to_string(path).expect("text").contains(*inside);
+                assert!(found.iter().any(has), "{page}: {name} has no {inside}");
+            }
+        }
+    }
+    assert!(named > 100, "{named}");
+}
+
 /// A page shows a part of a configuration, which is one by itself.
 #[test]
 fn every_configuration_in_the_documentation_is_taken() {
@@ -106,6 +137,16 @@ fn every_key_of_the_migration_page_is_one() {
         let error = Config::load(Some(&file), []).expect_err(key).to_string();
         let named = [format!("{key} = 1970-01-01: "), format!("{key}: expected ")];
         assert!(named.iter().any(|named| error.contains(named)), "{error}");
+    }
+}
+
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, paths);
+        }
+        paths.push(path);
     }
 }
 

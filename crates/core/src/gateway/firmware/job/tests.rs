@@ -5,9 +5,13 @@ mod interruptions;
 
 use std::time::{Duration, Instant};
 
+use super::super::image::Image;
+use super::super::pull_uri::PullKey;
 use super::*;
+use crate::command::firmware::JobLabel;
 use crate::lwm2m::codec::Entry;
 use crate::lwm2m::firmware::protocol;
+use crate::lwm2m::path::Path;
 use crate::lwm2m::value::Value;
 use Phase::*;
 
