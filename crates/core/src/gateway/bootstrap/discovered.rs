@@ -7,26 +7,38 @@ use crate::lwm2m::link::{self, LinkError};
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::Path;
 
+/// The lowest instance for a server in a pack. Clients keep their bootstrap account in one of the first instances (Leshan
+/// and wakaama in 0, the demonstration of Anjay in 1), and a pack that overwrites it takes the bootstrap server away from
+/// the device.
+const FIRST_PACKED: u16 = 100;
+
 /// The instances of the object 0 on a device, and its version of LwM2M.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DiscoveredDevice {
     /// The short server ID of each instance; the instance without one is the bootstrap account.
     pub accounts: BTreeMap<u16, Option<u16>>,
     pub version: Option<Version>,
+    /// The lowest instance that a server may get.
+    lowest: u16,
 }
 
 /// Describes a device that does not support Bootstrap-Discover: its bootstrap account is the instance 0.
 impl Default for DiscoveredDevice {
     fn default() -> Self {
-        Self { accounts: BTreeMap::from([(0, None)]), version: None }
+        Self { accounts: BTreeMap::from([(0, None)]), version: None, lowest: 0 }
     }
 }
 
 impl DiscoveredDevice {
+    /// Describes a device that asks for a pack, and so does not tell where its bootstrap account is.
+    pub fn untold() -> Self {
+        Self { lowest: FIRST_PACKED, ..Self::default() }
+    }
+
     /// Reads the answer to a Bootstrap-Discover of the root. A device of LwM2M 1.0 begins it with `lwm2m="1.0"`, which
     /// is no link.
     pub fn read(payload: &[u8]) -> Result<Self, LinkError> {
-        let mut device = Self { accounts: BTreeMap::new(), version: None };
+        let mut device = Self { accounts: BTreeMap::new(), version: None, lowest: 0 };
         for link in link::parse(payload)?.links {
             if let Some(version) = link.attribute("lwm2m") {
                 device.version = version.parse().ok();
@@ -55,7 +67,8 @@ impl DiscoveredDevice {
     /// Chooses the instance for a server: the one that it has, or else the lowest that is free.
     pub fn place(&mut self, short_server_id: u16) -> u16 {
         let own = self.accounts.iter().find(|(_, id)| **id == Some(short_server_id)).map(|(instance, _)| *instance);
-        let free = || (0..=u16::MAX).find(|instance| !self.accounts.contains_key(instance)).unwrap_or(u16::MAX);
+        let free =
+            || (self.lowest..=u16::MAX).find(|instance| !self.accounts.contains_key(instance)).unwrap_or(u16::MAX);
         let instance = own.unwrap_or_else(free);
         self.accounts.insert(instance, Some(short_server_id));
         instance
@@ -96,6 +109,12 @@ mod tests {
         let mut device = read("</0/0>;ssid=101,</0/1>,</0/2>;ssid=102");
         device.delete(&["/0".parse().unwrap()]);
         assert_eq!((device.place(101), device.place(102)), (0, 2), "the bootstrap account stays at 1");
+    }
+
+    #[test]
+    fn a_server_in_a_pack_gets_no_instance_in_which_clients_have_their_bootstrap_account() {
+        let mut device = DiscoveredDevice::untold();
+        assert_eq!((device.place(101), device.place(102), device.place(101)), (100, 101, 100));
     }
 
     #[test]

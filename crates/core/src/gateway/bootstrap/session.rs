@@ -192,14 +192,14 @@ impl Session {
 }
 
 /// Returns everything that an account writes in one payload: a Bootstrap-Pack (OMA LwM2M Core 1.2 section 6.1.8). Its
-/// device has not told its accounts, so the instance 0 of the object 0 is left to the bootstrap account.
+/// device has not told its accounts, so the first instances of the object 0 are left to the bootstrap account.
 pub(super) fn pack(
     account: &Account,
     endpoint: &str,
     format: ContentFormat,
     issue: IssueKey<'_>,
 ) -> Result<Vec<u8>, PlanError> {
-    let instances = instances(account, endpoint, &mut DiscoveredDevice::default(), true, issue)?;
+    let instances = instances(account, endpoint, &mut DiscoveredDevice::untold(), true, issue)?;
     let values = instances.into_iter().flat_map(|(_, values)| values);
     let patches: Vec<codec::Patch> =
         values.map(|Assignment { path, value }| codec::Patch { path, value: Some(value) }).collect();

@@ -35,17 +35,17 @@ fn a_pack_has_all_instances_with_their_whole_paths() {
     let mut scene = scene(account(json!({})));
     let pack: Value = serde_json::from_slice(&fetch(&mut scene, 110)).expect("JSON");
     let expected = json!([
-        { "n": "/0/1/0", "vs": "coap://gw.example.com:5683" }, { "n": "/0/1/1", "vb": false },
-        { "n": "/0/1/2", "v": 3 }, { "n": "/0/1/3", "vd": "" }, { "n": "/0/1/4", "vd": "" },
-        { "n": "/0/1/5", "vd": "" }, { "n": "/0/1/10", "v": 101 },
+        { "n": "/0/100/0", "vs": "coap://gw.example.com:5683" }, { "n": "/0/100/1", "vb": false },
+        { "n": "/0/100/2", "v": 3 }, { "n": "/0/100/3", "vd": "" }, { "n": "/0/100/4", "vd": "" },
+        { "n": "/0/100/5", "vd": "" }, { "n": "/0/100/10", "v": 101 },
         { "n": "/1/0/0", "v": 101 }, { "n": "/1/0/1", "v": 3600 }, { "n": "/1/0/6", "vb": true },
         { "n": "/1/0/7", "vs": "U" },
     ]);
     assert_eq!(pack, expected);
     assert_eq!(reports(&mut scene).len(), 1, "one report for all blocks");
-    // {0: {1: {0: ...}}, 1: {0: {...}}}
-    assert_eq!(fetch(&mut scene, 11544)[..6], *b"\xa2\x00\xa1\x01\xa7\x00");
-    assert_eq!(fetch(&mut scene, 112)[..9], *b"\x8b\xa2\x00\x66/0/1/");
+    // {0: {100: {0: ...}}, 1: {0: {...}}}
+    assert_eq!(fetch(&mut scene, 11544)[..7], *b"\xa2\x00\xa1\x18\x64\xa7\x00");
+    assert_eq!(fetch(&mut scene, 112)[..11], *b"\x8b\xa2\x00\x68/0/100/");
 }
 
 #[test]
