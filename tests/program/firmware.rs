@@ -27,6 +27,7 @@ crate::over_both_upstreams! {
     a_download_goes_on_after_the_gateway_was_killed,
     an_image_that_changes_during_the_download_ends_it,
     what_cannot_be_done_is_refused_before_anything_is_sent,
+    a_device_without_the_object_has_no_update,
 }
 
 const ENDPOINT: &str = "firmware-1";
@@ -293,7 +294,9 @@ async fn what_cannot_be_done_is_refused_before_anything_is_sent() {
     workshop.refused(json!({ "image": IMAGE, "sha256": "00".repeat(32) }), "4.00");
     workshop.begin(json!({ "image": IMAGE }));
     workshop.refused(json!({ "image": IMAGE }), "4.09");
+}
 
+async fn a_device_without_the_object_has_no_update() {
     let mut workshop = Workshop::open(true).await;
     fs::write(workshop.path(IMAGE), image(10_000)).expect("a place for images");
     let _device = workshop.device(None, false);
