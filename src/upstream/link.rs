@@ -83,7 +83,7 @@ impl<Io: LinkIo> BrokerLink<Io> {
         self.devices.command(now(), command);
     }
 
-    /// Returns how full the tables are. It looks at every device.
+    /// Returns how full the tables are. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> UpstreamTableSizes {
         self.devices.table_sizes()
     }

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Instant;
 
+use crate::sparse::ShrinkSparse;
+
 #[derive(Debug)]
 pub struct Deadlines<K, S = RandomState> {
     ordered: BTreeSet<(Instant, K)>,
@@ -41,6 +43,7 @@ impl<K: Copy + Ord + Hash, S: BuildHasher> Deadlines<K, S> {
     pub fn cancel(&mut self, key: K) {
         if let Some(at) = self.by_key.remove(&key) {
             self.ordered.remove(&(at, key));
+            self.by_key.shrink_sparse();
         }
     }
 
@@ -49,6 +52,7 @@ impl<K: Copy + Ord + Hash, S: BuildHasher> Deadlines<K, S> {
         self.ordered.first().filter(|(at, _)| *at <= now)?;
         let (_, key) = self.ordered.pop_first()?;
         self.by_key.remove(&key);
+        self.by_key.shrink_sparse();
         Some(key)
     }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Instant;
 
+use crate::sparse::ShrinkSparse;
+
 /// Holds at most a fixed number of entries, each until its time. A newcomer to a full map evicts the entry that expires
 /// first; of several that expire at one moment, the one that was inserted first.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         K: Borrow<Q>,
     {
         let ExpiringEntry { expiry, value } = self.entries.remove(key)?;
+        self.entries.shrink_sparse();
         self.by_expiry.remove(&expiry);
         Some(value)
     }
@@ -106,6 +109,7 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
     fn pop_first(&mut self) -> Option<(K, V)> {
         let (_, key) = self.by_expiry.pop_first()?;
         let (key, entry) = self.entries.remove_entry(&key)?;
+        self.entries.shrink_sparse();
         Some((key, entry.value))
     }
 }

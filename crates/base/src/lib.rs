@@ -6,9 +6,11 @@
 //! - [`expiring_map`] holds entries that expire, with a bound on their number.
 //! - [`identity`] names what a device proved to be.
 //! - [`id_map`] maps ids that the program counts up.
+//! - [`index`] finds values by a key that their owner keeps.
 //! - [`rate`] limits the rate of one address and of all together, with a bounded number of buckets.
 //! - [`secret`] holds texts that no log, report or error shows.
 //! - [`small_map`] maps few keys with little memory.
+//! - [`sparse`] has hash tables give their memory back.
 //! - [`total`] sums up what many owners count.
 //!
 //! # What this crate guarantees
@@ -25,11 +27,13 @@ pub mod deadlines;
 pub mod expiring_map;
 pub mod id_map;
 pub mod identity;
+pub mod index;
 mod peer;
 pub mod rate;
 pub mod secret;
 mod shard;
 pub mod small_map;
+pub mod sparse;
 pub mod total;
 
 pub use peer::{AssociationId, Peer};

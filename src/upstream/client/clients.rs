@@ -5,12 +5,11 @@
 //! Therefore only the newest registration of a client ID may connect. An older one may use its connection until the
 //! newer one has its own. It connects again only when all newer ones have ended.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::index::Index;
+use lwm2m_base::sparse::ShrinkSparse;
 use lwm2m_core::gateway::broker::RegistrationId;
 
 /// Identifies a client ID for as long as something of it is known. A key is never used again in the life of the
@@ -21,7 +20,7 @@ pub struct ClientKey(u64);
 /// Keeps the registrations of each client ID, and what they share.
 #[derive(Debug)]
 pub struct Clients<Shared> {
-    keys: HashMap<Arc<str>, ClientKey>,
+    keys: Index<ClientKey>,
     /// Boxed, so that the free places of the table are small.
     clients: IdMap<ClientKey, Box<Client<Shared>>>,
     next: u64,
@@ -29,7 +28,7 @@ pub struct Clients<Shared> {
 
 #[derive(Debug)]
 struct Client<Shared> {
-    clientid: Arc<str>,
+    clientid: Box<str>,
     /// Lists the registrations, the oldest first.
     registrations: SmallVec<[RegistrationId; 2]>,
     shared: Shared,
@@ -37,7 +36,7 @@ struct Client<Shared> {
 
 impl<Shared> Default for Clients<Shared> {
     fn default() -> Self {
-        Self { keys: HashMap::new(), clients: IdMap::default(), next: 0 }
+        Self { keys: Index::default(), clients: IdMap::default(), next: 0 }
     }
 }
 
@@ -62,7 +61,8 @@ impl<Shared: Default> Clients<Shared> {
         if self.clients.get(&key).is_some_and(|client| client.registrations.is_empty())
             && let Some(client) = self.clients.remove(&key)
         {
-            self.keys.remove(&client.clientid);
+            self.clients.shrink_sparse();
+            self.keys.remove(&client.clientid, |own| *own == key);
         }
     }
 
@@ -104,13 +104,13 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     fn key(&mut self, clientid: &str) -> ClientKey {
-        if let Some(key) = self.keys.get(clientid) {
-            return *key;
+        let has_id = |key: &ClientKey| self.clients.get(key).is_some_and(|client| &*client.clientid == clientid);
+        if let Some(key) = self.keys.candidates(clientid).copied().find(has_id) {
+            return key;
         }
-        let (key, clientid) = (ClientKey(self.next), Arc::<str>::from(clientid));
+        let key = ClientKey(self.next);
         self.next += 1;
-        let client =
-            Client { clientid: Arc::clone(&clientid), registrations: SmallVec::new(), shared: Shared::default() };
+        let client = Client { clientid: clientid.into(), registrations: SmallVec::new(), shared: Shared::default() };
         self.keys.insert(clientid, key);
         self.clients.insert(key, Box::new(client));
         key

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use crate::upstream::client::clients::ClientKey;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::sparse::ShrinkSparse;
 use lwm2m_core::gateway::broker::{Publication, RegistrationId, UplinkClass};
 
 /// Limits how often a publication may be in flight when its connection ends. The broker may be ending the connection
@@ -196,6 +197,7 @@ impl Queues {
         let waiting = queue.waiting.remove(&serial)?;
         if queue.waiting.is_empty() {
             self.queues.remove(&client);
+            self.queues.shrink_sparse();
         }
         self.length -= 1;
         self.unmark_droppable(client, serial);

@@ -2,23 +2,26 @@
 //! share, and so needs memory of its own only for an incomplete packet, or for bytes that the socket does not take yet.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
+use std::vec;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
+use tokio_openssl::SslStream;
 
-use crate::upstream::dialer::DialFailure;
-
-use super::codec::{Frames, Incoming};
 use crate::upstream::client::device::ConnectionId;
+use crate::upstream::dialer::{DialFailure, Stream};
+
+use super::MqttTaskEnd;
+use super::codec::{Frames, Incoming};
 
 const READ: usize = 64 * 1024;
 /// The number of written bytes that are reported together.
@@ -131,50 +134,118 @@ pub struct ConnectionEventSender {
 }
 
 impl ConnectionEventSender {
-    /// Sends an event, and waits while the queue to the link is full. A link that has ended does not need it.
-    pub async fn tell(&self, event: ConnectionEvent) {
+    /// Sends an event. It comes back while the queue to the link is full. A link that has ended does not need it.
+    fn try_tell(&self, event: ConnectionEvent) -> Result<(), ConnectionEvent> {
         match self.events.try_send((self.connection, event)) {
-            Ok(()) => {}
-            // Boxed, so that a connection does not carry the memory that only waiting needs: each device has one.
-            Err(TrySendError::Full(event)) => Box::pin(self.tell_later(event)).await,
-            Err(TrySendError::Closed(_)) => tracing::trace!("event dropped: the link has ended"),
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full((_, event))) => Err(event),
+            Err(TrySendError::Closed(_)) => {
+                tracing::trace!("event dropped: the link has ended");
+                Ok(())
+            }
         }
     }
 
-    async fn tell_later(&self, event: (ConnectionId, ConnectionEvent)) {
-        if self.events.send(event).await.is_err() {
+    /// Sends an event when the queue to the link has room.
+    pub async fn tell_later(self, event: ConnectionEvent) {
+        if self.events.send((self.connection, event)).await.is_err() {
             tracing::trace!("event dropped: the link has ended");
         }
     }
 }
 
-/// Serves an open stream until its end.
-pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut connection = ConnectionTask { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
-    let mut events = VecDeque::from([ConnectionEvent::Opened]);
-    loop {
-        while let Some(event) = events.pop_front() {
-            let is_end = matches!(event, ConnectionEvent::Ended(_));
-            sender.tell(event).await;
-            if is_end {
-                return;
-            }
-        }
-        match std::future::poll_fn(|context| connection.poll_step(context)).await {
-            ServeStep::Heard(packets) => events.extend(packets.into_iter().map(ConnectionEvent::Heard)),
-            ServeStep::Written(bytes) => events.push_back(ConnectionEvent::Written(bytes)),
-            ServeStep::Ended(why) => events.push_back(ConnectionEvent::Ended(why)),
-            // Boxed, so that an open connection does not carry the memory that only its end needs.
-            ServeStep::Closed => return Box::pin(connection.close_gracefully()).await,
-            ServeStep::Aborted => return,
+/// The life of a connection: it is opened, and served until its end. Each device has one, so that its size counts: what
+/// only few connections need at a time is boxed.
+pub enum Connection {
+    Opening(Opening),
+    Plain(Serving<TcpStream>),
+    Secure(Box<Serving<SslStream<TcpStream>>>),
+}
+
+/// Opens a connection. Without one there is nothing more to do.
+pub type Opening = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
+
+impl Connection {
+    pub fn new(stream: Stream, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
+        match stream {
+            Stream::Plain(stream) => Self::Plain(Serving::new(stream, outbox, frames, sender)),
+            Stream::Secure(stream) => Self::Secure(Box::new(Serving::new(*stream, outbox, frames, sender))),
         }
     }
 }
 
-struct ConnectionTask<S> {
+impl Future for Connection {
+    type Output = MqttTaskEnd;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<MqttTaskEnd> {
+        loop {
+            match &mut *self {
+                Self::Opening(opening) => match ready!(opening.as_mut().poll(context)) {
+                    Some(open) => *self = open,
+                    None => return Poll::Ready(MqttTaskEnd::Connection),
+                },
+                Self::Plain(serving) => return serving.poll_end(context).map(|()| MqttTaskEnd::Connection),
+                Self::Secure(serving) => return serving.poll_end(context).map(|()| MqttTaskEnd::Connection),
+            }
+        }
+    }
+}
+
+/// Serves an open stream until its end.
+pub struct Serving<S> {
+    /// `None` when the end is told, or the connection is being closed.
+    connection: Option<OpenStream<S>>,
+    sender: ConnectionEventSender,
+    /// The packets that were heard and are not told yet.
+    heard: vec::IntoIter<Incoming>,
+    /// Tells an event while the queue to the link is full, or closes the connection.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<S> {
+    pub fn new(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
+        let connection = OpenStream { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
+        let mut serving = Self { connection: Some(connection), sender, heard: Vec::new().into_iter(), waiting: None };
+        serving.tell(ConnectionEvent::Opened);
+        serving
+    }
+
+    /// Returns when everything about the connection is told.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(context));
+                self.waiting = None;
+            }
+            if let Some(packet) = self.heard.next() {
+                self.tell(ConnectionEvent::Heard(packet));
+                continue;
+            }
+            let Some(connection) = &mut self.connection else { return Poll::Ready(()) };
+            match ready!(connection.poll_step(context)) {
+                ServeStep::Heard(packets) => self.heard = packets.into_iter(),
+                ServeStep::Written(bytes) => self.tell(ConnectionEvent::Written(bytes)),
+                ServeStep::Ended(why) => {
+                    self.connection = None;
+                    self.tell(ConnectionEvent::Ended(why));
+                }
+                ServeStep::Closed => {
+                    self.waiting =
+                        self.connection.take().map(|connection| Box::pin(connection.close_gracefully()) as _);
+                }
+                ServeStep::Aborted => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn tell(&mut self, event: ConnectionEvent) {
+        if let Err(event) = self.sender.try_tell(event) {
+            self.waiting = Some(Box::pin(self.sender.clone().tell_later(event)));
+        }
+    }
+}
+
+struct OpenStream<S> {
     stream: S,
     outbox: Arc<Outbox>,
     frames: Frames,
@@ -193,7 +264,7 @@ enum ServeStep {
     Aborted,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionTask<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> OpenStream<S> {
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<ServeStep> {
         if let Poll::Ready(step) = self.poll_write(context) {
             return Poll::Ready(step);
@@ -280,8 +351,15 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let (events, told) = mpsc::channel(10);
         let sender = ConnectionEventSender { connection: ConnectionId(1), events };
-        tokio::spawn(serve(ours, outbox.clone(), Frames::new(ProtocolVersion::V5, 1000), sender));
+        let mut serving = Serving::new(ours, outbox.clone(), Frames::new(ProtocolVersion::V5, 1000), sender);
+        tokio::spawn(std::future::poll_fn(move |context| serving.poll_end(context)));
         (broker, outbox, told)
+    }
+
+    #[test]
+    fn an_open_connection_needs_little_memory() {
+        let size = size_of::<Connection>();
+        assert!(size <= 232, "{size}");
     }
 
     #[tokio::test]

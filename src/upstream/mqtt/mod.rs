@@ -42,7 +42,7 @@ use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
 
 use codec::Frames;
-use connection::{ConnectionEvent, ConnectionEventSender, Outbox};
+use connection::{Connection, ConnectionEvent, ConnectionEventSender, Outbox};
 use devices::{MqttAction, MqttDevices, MqttProtocol, Probed};
 
 pub use codec::ProtocolVersion;
@@ -220,17 +220,15 @@ impl MqttIo {
         self.outboxes.insert(connection, outbox.clone());
         let frames = Frames::new(version, self.config.max_packet_size);
         let sender = ConnectionEventSender { connection, events: self.sender.clone() };
-        // Boxed, so that an open connection does not carry the memory that only dialing or TLS needs.
-        let dial = Box::pin(dial_unless_aborted(dial, outbox.clone()));
-        let connection = async move {
-            match dial.await {
-                Some(Ok(Stream::Plain(stream))) => connection::serve(stream, outbox, frames, sender).await,
-                Some(Ok(Stream::Secure(stream))) => Box::pin(connection::serve(*stream, outbox, frames, sender)).await,
-                Some(Err(error)) => Box::pin(sender.tell(ConnectionEvent::NotOpened(error.into()))).await,
-                None => {}
+        let connection = Connection::Opening(Box::pin(async move {
+            match dial_unless_aborted(dial, outbox.clone()).await? {
+                Ok(stream) => Some(Connection::new(stream, outbox, frames, sender)),
+                Err(error) => {
+                    sender.tell_later(ConnectionEvent::NotOpened(error.into())).await;
+                    None
+                }
             }
-            MqttTaskEnd::Connection
-        };
+        }));
         match self.tls_runtime.as_ref().filter(|_| secure) {
             Some(runtime) => tasks.spawn_on(connection, runtime),
             None => tasks.spawn(connection),

@@ -380,7 +380,7 @@ async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("mortal");
         let topic = below(&device, "up/status");
-        let will = Some(Will { topic: topic.clone(), qos: 1, payload: b"offline".to_vec() });
+        let will = Some(Box::new(Will { topic: topic.clone(), qos: 1, payload: b"offline".to_vec() }));
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&topic).await;
         let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });

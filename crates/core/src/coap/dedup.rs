@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use lwm2m_base::Peer;
+use lwm2m_base::sparse::ShrinkSparse;
 
 use super::{Kind, Message, MessageId, Parameters, PeerClass};
 
@@ -205,6 +206,9 @@ impl ReceivedMessages {
             let before = messages.received.len();
             messages.received.retain(|received| received.expires > now);
             self.total -= before - messages.received.len();
+            if messages.received.len() < messages.received.capacity() / 4 {
+                messages.received.shrink_to_fit();
+            }
             self.set_deadline(peer);
         }
     }
@@ -240,6 +244,7 @@ impl ReceivedMessages {
             }
             None => {
                 self.by_peer.remove(&peer);
+                self.by_peer.shrink_sparse();
             }
         }
     }

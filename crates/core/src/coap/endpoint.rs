@@ -30,6 +30,7 @@ use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::sparse::ShrinkSparse;
 use lwm2m_base::total::Total;
 
 use super::{
@@ -52,7 +53,8 @@ pub struct Endpoint {
     transfers: Transfers,
     /// Maps the exchange of one block to the transfer that it is a step of.
     steps: IdMap<ExchangeId, ExchangeId>,
-    observations: IdMap<ExchangeId, EndpointObservation>,
+    /// Boxed, so that the free places of the table are small.
+    observations: IdMap<ExchangeId, Box<EndpointObservation>>,
     /// Counts the notifications that wait in all observations.
     waiting_notifications: Total,
     received_bodies: ReceivedBodies,
@@ -223,7 +225,7 @@ impl Endpoint {
     /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
     /// value of Observe (RFC 7641 section 3.6). `body` is that of the request that began it, which is not always kept.
     pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, body: Vec<u8>) -> Option<ExchangeId> {
-        let EndpointObservation { peer, request, .. } = self.observations.get(&observation)?;
+        let EndpointObservation { peer, request, .. } = self.observations.get(&observation)?.as_ref();
         let (peer, mut request) = (*peer, request.clone());
         request.options.add_uint(number::OBSERVE, 1);
         if body.len() > self.block_size.bytes() {
@@ -256,8 +258,8 @@ impl Endpoint {
         if request.payload.len() > self.block_size.bytes() {
             request.payload = Vec::new();
         }
-        let observation = EndpointObservation::new(peer, request);
-        self.observations.insert(id, EndpointObservation { answered: true, ..observation });
+        let observation = EndpointObservation { answered: true, ..EndpointObservation::new(peer, request) };
+        self.observations.insert(id, Box::new(observation));
         id
     }
 
@@ -354,6 +356,7 @@ impl Endpoint {
     /// with a reset.
     pub fn forget(&mut self, id: ExchangeId) {
         let fetching = self.observations.remove(&id).and_then(|observation| observation.fetching);
+        self.observations.shrink_sparse();
         for transfer in [Some(id), fetching].into_iter().flatten() {
             self.abandon(transfer);
         }
@@ -452,6 +455,7 @@ impl Endpoint {
 
     fn responded(&mut self, now: Instant, step: ExchangeId, response: Response, observing: Option<u32>) {
         let Some(id) = self.steps.remove(&step) else { return };
+        self.steps.shrink_sparse();
         let Some(mut transfer) = self.transfers.remove(id) else { return };
         if let (Purpose::Request { observing: number }, true) = (&mut transfer.purpose, observing.is_some()) {
             *number = observing;
@@ -459,7 +463,7 @@ impl Endpoint {
             let mut request = transfer.repeated_request();
             request.options.remove(number::OBSERVE);
             let observation = EndpointObservation::new(transfer.peer, request);
-            self.observations.insert(id, observation);
+            self.observations.insert(id, Box::new(observation));
         }
         self.proceed(now, id, transfer, response);
     }

@@ -24,7 +24,6 @@ mod event;
 mod malformed;
 mod open_exchanges;
 mod pending_requests;
-mod tokens;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -70,11 +69,12 @@ pub struct Exchanges {
 impl Exchanges {
     /// Creates the state without exchanges. `seed` is the source of message ids, tokens and the random factor.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
+        let mut rng = StdRng::from_seed(seed);
         Self {
             dedup: Deduplicator::new(&parameters),
-            message_ids: MessageIds::new(&parameters),
+            message_ids: MessageIds::new(&mut rng),
             parameters,
-            rng: StdRng::from_seed(seed),
+            rng,
             transmissions: Transmissions::default(),
             open: OpenExchanges::default(),
             requests: PendingRequests::default(),
@@ -120,7 +120,6 @@ impl Exchanges {
             self.acknowledge(peer, message_id, Kind::Confirmable);
         }
         self.dedup.handle_timeout(now);
-        self.message_ids.handle_timeout(now);
     }
 
     /// Counts the entries of the tables.
@@ -132,7 +131,6 @@ impl Exchanges {
             transmissions: self.transmissions.len(),
             pending_requests: self.requests.len(),
             remembered_messages: self.dedup.len(),
-            message_ids: self.message_ids.len(),
             deadlines: self.open.deadlines() + self.requests.deadlines(),
             outputs: self.outputs.len() + self.events.len(),
             ..CoapTableSizes::default()
@@ -235,11 +233,11 @@ impl Exchanges {
         let peer = pending.peer;
         let (kind, message_id) = match pending.answer_as {
             AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
-            AnswerAs::Separate => (separate, self.new_message_id(now, peer)),
+            AnswerAs::Separate => (separate, self.new_message_id(peer)),
             AnswerAs::NonConfirmable if pending.class == PeerClass::Idempotent => {
                 (Kind::NonConfirmable, MessageId(self.rng.random()))
             }
-            AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(now, peer)),
+            AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(peer)),
         };
         let datagram = response.encode(kind, message_id, pending.token);
         if kind == Kind::Acknowledgement {
@@ -278,7 +276,7 @@ impl Exchanges {
 
     /// Returns whether a request of ours with this token waits for the answer of this peer.
     pub fn awaits(&self, peer: Peer, token: Token) -> bool {
-        self.open.expected(peer, token).exchange.is_some()
+        self.open.exchange_of(peer, token).is_some()
     }
 
     /// Answers a request at once, and keeps nothing of it: a duplicate is handled like a new request.
@@ -486,7 +484,7 @@ impl Exchanges {
         persistence: Persistence,
     ) -> ExchangeId {
         let id = ExchangeId(self.new_id());
-        let message_id = self.new_message_id(now, peer);
+        let message_id = self.new_message_id(peer);
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
         self.open.begin(id, Exchange { peer, token, message_id, observe, acknowledged: None });
 
@@ -557,9 +555,9 @@ impl Exchanges {
 
     /// Returns the next message id for this peer that no message in flight has. A message that was readdressed to this
     /// peer keeps its id.
-    fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
+    fn new_message_id(&mut self, peer: Peer) -> MessageId {
         loop {
-            let id = self.message_ids.next(now, peer, &mut self.rng);
+            let id = self.message_ids.next(peer);
             if !self.transmissions.contains((peer, id)) {
                 return id;
             }

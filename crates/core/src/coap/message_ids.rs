@@ -1,64 +1,44 @@
-//! The message ids of what leaves: for each peer from a random start, one more each time (RFC 7252 section 4.4).
+//! The message ids of what leaves (RFC 7252 section 4.4). Peers share a fixed number of Message ID variables, as that
+//! section proposes, so that a peer costs no memory.
 
-use std::time::{Duration, Instant};
+use std::hash::{BuildHasher, RandomState};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use lwm2m_base::Peer;
-use lwm2m_base::expiring_map::ExpiringMap;
 
-use super::{MessageId, Parameters};
+use super::MessageId;
 
-/// A peer is forgotten when its last id may be used again, and a new random start is as good.
+/// With so many variables each of a million messages in EXCHANGE_LIFETIME, evenly over the peers, has an id that its
+/// peer was not sent before.
+const VARIABLES: usize = 4_096;
+
+/// Counts up each variable from a random start. A secret decides which variable a peer has.
 #[derive(Debug)]
 pub struct MessageIds {
-    /// Each peer until the time to look at it again: whether it was sent something meanwhile.
-    peers: ExpiringMap<Peer, Last>,
-    lifetime: Duration,
-}
-
-#[derive(Debug)]
-struct Last {
-    next: MessageId,
-    used: Instant,
+    next: Box<[u16]>,
+    places: RandomState,
 }
 
 impl MessageIds {
-    pub fn new(parameters: &Parameters) -> Self {
-        Self { peers: ExpiringMap::new(parameters.deduplication_entries), lifetime: parameters.exchange_lifetime() }
+    pub fn new(rng: &mut StdRng) -> Self {
+        Self { next: (0..VARIABLES).map(|_| rng.random()).collect(), places: RandomState::new() }
     }
 
     /// Returns the next message id for this peer.
-    pub fn next(&mut self, now: Instant, peer: Peer, rng: &mut StdRng) -> MessageId {
-        if let Some(last) = self.peers.get_mut(&peer) {
-            last.used = now;
-            let id = last.next;
-            last.next.0 = id.0.wrapping_add(1);
-            return id;
-        }
-        let id = MessageId(rng.random());
-        let last = Last { next: MessageId(id.0.wrapping_add(1)), used: now };
-        self.peers.insert(peer, now + self.lifetime, last);
-        id
-    }
-
-    /// Forgets peers. Nobody has to be woken for it: what is due waits for the next time.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((peer, last)) = self.peers.pop_expired(now) {
-            if last.used + self.lifetime > now {
-                self.peers.insert(peer, now + self.lifetime, last);
-            }
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.peers.len()
+    pub fn next(&mut self, peer: Peer) -> MessageId {
+        let place = self.places.hash_one(peer) as usize % VARIABLES;
+        let id = self.next[place];
+        self.next[place] = id.wrapping_add(1);
+        MessageId(id)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use rand::SeedableRng;
 
     use super::*;
@@ -68,25 +48,11 @@ mod tests {
     }
 
     #[test]
-    fn ids_count_up_for_each_peer_and_a_silent_peer_is_forgotten() {
-        let (start, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
-        let mut ids = MessageIds::new(&Parameters::default());
-        let first = ids.next(start, peer(1), &mut rng);
-        ids.next(start, peer(2), &mut rng);
-        assert_eq!(ids.next(start + Duration::from_secs(200), peer(1), &mut rng).0, first.0.wrapping_add(1));
-        ids.handle_timeout(start + Duration::from_secs(250));
-        assert_eq!(ids.len(), 1);
-        ids.handle_timeout(start + Duration::from_secs(500));
-        assert_eq!(ids.len(), 0);
-    }
-
-    #[test]
-    fn no_more_peers_are_known_than_the_bound_says() {
-        let (start, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
-        let mut ids = MessageIds::new(&Parameters { deduplication_entries: 10, ..Parameters::default() });
-        for port in 0..100 {
-            ids.next(start, peer(port), &mut rng);
-        }
-        assert_eq!(ids.len(), 10);
+    fn a_peer_is_sent_no_id_twice_before_all_were_used_and_other_peers_begin_elsewhere() {
+        let mut ids = MessageIds::new(&mut StdRng::seed_from_u64(1));
+        let sent: HashSet<u16> = (0..=u16::MAX).map(|_| ids.next(peer(1)).0).collect();
+        assert_eq!(sent.len(), 65_536);
+        let begins: HashSet<u16> = (0..1_000).map(|port| ids.next(peer(port)).0).collect();
+        assert!(begins.len() > 800, "{}", begins.len());
     }
 }

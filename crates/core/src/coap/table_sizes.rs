@@ -13,8 +13,6 @@ pub struct CoapTableSizes {
     pub pending_requests: usize,
     /// Messages that are remembered for duplicate detection.
     pub remembered_messages: usize,
-    /// Peers whose next message id is known.
-    pub message_ids: usize,
     /// Requests of ours and bodies of notifications, with all their blocks.
     pub transfers: usize,
     /// Bodies of peers that are being received in blocks.
@@ -40,7 +38,6 @@ impl std::ops::AddAssign for CoapTableSizes {
             transmissions,
             pending_requests,
             remembered_messages,
-            message_ids,
             transfers,
             assemblies,
             concluded_bodies,
@@ -55,7 +52,6 @@ impl std::ops::AddAssign for CoapTableSizes {
         self.transmissions += transmissions;
         self.pending_requests += pending_requests;
         self.remembered_messages += remembered_messages;
-        self.message_ids += message_ids;
         self.transfers += transfers;
         self.assemblies += assemblies;
         self.concluded_bodies += concluded_bodies;

@@ -6,6 +6,7 @@ use super::block::{Download, Upload};
 use super::exchange::{ExchangeId, PendingAck};
 use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::sparse::ShrinkSparse;
 
 use super::{Code, Parameters, Request};
 
@@ -104,6 +105,7 @@ impl Transfers {
 
     pub fn remove(&mut self, id: ExchangeId) -> Option<Transfer> {
         let transfer = self.by_id.remove(&id)?;
+        self.by_id.shrink_sparse();
         self.release(transfer.peer, transfer.held());
         Some(transfer)
     }

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use lwm2m_base::deadlines::Deadlines;
-
 use lwm2m_base::Peer;
+use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::sparse::ShrinkSparse;
 
 use super::{ExchangeId, MessageId, Parameters};
 
@@ -126,7 +126,9 @@ impl Transmissions {
     /// Ends a transmission like [`Transmissions::end`], and returns the message.
     pub fn take(&mut self, key: MessageKey) -> Option<(Owner, SentMessage)> {
         self.deadlines.cancel(key);
-        self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))
+        let Transmission { owner, sent, .. } = self.waiting.remove(&key)?;
+        self.waiting.shrink_sparse();
+        Some((owner, sent))
     }
 
     pub fn owner(&self, key: MessageKey) -> Option<Owner> {
@@ -143,6 +145,7 @@ impl Transmissions {
         if transmission.retransmissions >= transmission.sent.persistence.retransmissions(how) {
             let owner = transmission.owner;
             self.waiting.remove(&key);
+            self.waiting.shrink_sparse();
             return Some(Expired::GivenUp(owner));
         }
         transmission.retransmissions += 1;

@@ -81,13 +81,13 @@ impl AdmissionControl {
             return Decision::Admit(PeerClass::Registered);
         }
         let registers = is_register(message);
+        let devices = registry.devices_at(peer);
         if serving::is_pull(context, message) {
             // A device may fetch its image from another port, or by another association, than it registered from.
-            let devices = registry.devices_at(peer).max(1);
-            return self.registered(now, peer, devices, PeerClass::Idempotent);
+            return self.registered(now, peer, devices.max(1), PeerClass::Idempotent);
         }
-        if is_of_registered(context, registrations, peer, message, registers) {
-            return self.registered(now, peer, registry.devices_at(peer), PeerClass::Registered);
+        if devices > 0 && (!registers || registers_again(context, registrations, peer, message)) {
+            return self.registered(now, peer, devices, PeerClass::Registered);
         }
         match registers {
             // A repeated Update or Send must be recognised as a duplicate: an Update moves the registration, and a Send
@@ -183,18 +183,8 @@ pub(super) fn refuse_register(context: &mut Context, peer: Peer, register: &Mess
     context.report(Report::RegisterRejected { peer, endpoint: None, code, reason: reason.to_owned() });
 }
 
-/// Returns whether a registered device sends this message from its known address. A Register counts only if it has the
-/// endpoint name of that device.
-fn is_of_registered(
-    context: &Context,
-    registrations: &Registrations,
-    peer: Peer,
-    message: &Message,
-    registers: bool,
-) -> bool {
-    if !registers {
-        return registrations.devices().registry().is_known(peer);
-    }
+/// Returns whether a registered device sends this Register from its known address: the Register has its endpoint name.
+fn registers_again(context: &Context, registrations: &Registrations, peer: Peer, message: &Message) -> bool {
     let identity = context.identity(peer);
     let endpoint = endpoint_of_register(&context.settings.identity, identity.as_deref(), message);
     let device = endpoint.and_then(|endpoint| registrations.device_at(endpoint, peer));

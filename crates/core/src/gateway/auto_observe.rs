@@ -7,14 +7,15 @@
 //! 3. If it does not accept a composite observation, it is asked for all paths that are left one after the other. That
 //!    holds until the device registers again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::coap::Code;
 use crate::command::{Command, Origin};
 use crate::lwm2m::model::{Model, Version};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::registry::{Device, Grouping};
+use crate::mqtt::downlink;
+use crate::registry::{Device, Grouping, ScheduledObservation};
 
 use super::config::AutoObserve;
 use super::context::Context;
@@ -31,6 +32,43 @@ const NOT_COMPOSITE: [Code; 5] = [
     Code::UNSUPPORTED_CONTENT_FORMAT,
     Code::NOT_IMPLEMENTED,
 ];
+
+/// Commands that are kept for further devices.
+const KEPT_COMMANDS: usize = 1_024;
+
+/// Keeps the commands that were made last. Those of the same paths are alike for all devices, which share the text
+/// that each observation repeats.
+#[derive(Debug, Default)]
+pub(super) struct AutoObserveCommands(HashMap<ScheduledObservation, Command>);
+
+impl AutoObserveCommands {
+    /// Returns the command by which this is asked for.
+    pub fn command(&mut self, asked: ScheduledObservation) -> Command {
+        if self.0.len() >= KEPT_COMMANDS && !self.0.contains_key(&asked) {
+            self.0.clear();
+        }
+        let make = |asked: &ScheduledObservation| match asked {
+            ScheduledObservation::Single(path) => downlink::auto_observe(path),
+            ScheduledObservation::Composite(paths) => downlink::auto_observe_composite(paths.clone()),
+        };
+        self.0.entry(asked).or_insert_with_key(make).clone()
+    }
+
+    /// Lets a command of an earlier process share its text with those of other devices.
+    pub fn share(&mut self, command: &mut Command) {
+        if command.origin != Origin::AutoObserve {
+            return;
+        }
+        let asked = match command.operation.kind.observed_paths() {
+            Some(paths) => ScheduledObservation::Composite(paths.to_vec()),
+            None => ScheduledObservation::Single(command.operation.path),
+        };
+        let common = self.command(asked).echo;
+        if common == command.echo {
+            command.echo = common;
+        }
+    }
+}
 
 /// Schedules the paths to observe of a device that registers. Returns how many are skipped because a device may not
 /// have more observations.

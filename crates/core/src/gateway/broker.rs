@@ -25,8 +25,9 @@ pub struct ClientInfo {
     pub command_qos: u8,
     /// The lifetime of the registration: how long the broker keeps commands for the device while it is not connected.
     pub lifetime: Duration,
-    /// The retained message that the broker publishes when the connection of the device is lost.
-    pub will: Option<Will>,
+    /// The retained message that the broker publishes when the connection of the device is lost. Boxed: the upstream
+    /// keeps it for each device, and few gateways publish the presence.
+    pub will: Option<Box<Will>>,
 }
 
 /// The name and password with which a client of the gateway's own connects to the broker.

@@ -38,7 +38,7 @@ pub(super) fn client(
         command_filter: command.name,
         command_qos: command.qos,
         lifetime: allowed_silence(settings, registration),
-        will: will(&topics),
+        will: will(&topics).map(Box::new),
     };
     Ok((client, topics))
 }

@@ -32,7 +32,7 @@ use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::total::Total;
 
-use super::auto_observe;
+use super::auto_observe::{self, AutoObserveCommands};
 use super::bootstrap::AwaitedBootstrap;
 use super::broker::MessageProperties;
 use super::config::Limits;
@@ -66,6 +66,7 @@ pub(super) struct CommandScheduler {
     bytes: CommandBytes,
     /// Counts the commands of devices whose Register is not answered yet.
     early: Total,
+    auto_observe: AutoObserveCommands,
     pub retained: RetainedCommandDedup,
     pub streams: StreamObservations,
     pub jobs: FirmwareJobs,

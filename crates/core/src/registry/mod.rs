@@ -18,8 +18,7 @@ pub use retained::CommandDigest;
 pub use topics::{Topic, TopicEnds, Topics};
 pub use totals::RegistryTotals;
 
-use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -27,6 +26,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::index::Index;
 use lwm2m_base::{Peer, Shard, ThreadShards};
 
 /// Names one registration of one device to both sides of the gateway. No other registration gets it while the process
@@ -68,13 +68,6 @@ impl Location {
     }
 }
 
-/// A look-up by the text of a request needs no copy of it.
-impl Borrow<str> for Location {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -91,9 +84,9 @@ pub struct Registry {
     devices: IdMap<RegistrationId, Box<Device>>,
     /// In the order of the names, by which onlookers page through the devices.
     by_endpoint: BTreeMap<String, RegistrationId>,
-    by_location: HashMap<Location, RegistrationId>,
+    by_location: Index<RegistrationId>,
     /// The devices that speak from there: a proxy may speak for several.
-    at_peer: HashMap<Peer, DevicesAtPeer>,
+    at_peer: Index<DevicesAtPeer>,
     /// The ends of topics that the last device had.
     topic_ends: Arc<TopicEnds>,
     totals: RegistryTotals,
@@ -105,7 +98,7 @@ impl Registry {
         let id = device.id;
         device.count_in(&self.totals);
         device.topics.share_ends(&mut self.topic_ends);
-        self.by_location.insert(device.location.clone(), id);
+        self.by_location.insert(device.location.as_str(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
         self.came(device.peer, id);
         self.devices.insert(id, Box::new(device));
@@ -113,7 +106,7 @@ impl Registry {
 
     pub fn remove(&mut self, id: RegistrationId) -> Option<Device> {
         let device = self.devices.remove(&id)?;
-        self.by_location.remove(&device.location);
+        self.by_location.remove(device.location.as_str(), |own| *own == id);
         if self.by_endpoint.get(&device.registration.endpoint) == Some(&id) {
             self.by_endpoint.remove(&device.registration.endpoint);
         }
@@ -123,26 +116,26 @@ impl Registry {
 
     /// Moves a device to another address. Returns its former address, unless it has this one already.
     pub fn readdress(&mut self, id: RegistrationId, to: Peer) -> Option<Peer> {
-        let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
-        let from = std::mem::replace(&mut device.peer, to);
-        self.came(to, id);
+        let from = self.device(id).map(|device| device.peer).filter(|from| *from != to)?;
         self.left(from, id);
+        self.came(to, id);
+        self.device_mut(id)?.peer = to;
         Some(from)
     }
 
     /// Returns whether a registered device has this address.
     pub fn is_known(&self, peer: Peer) -> bool {
-        self.at_peer.contains_key(&peer)
+        self.devices_at(peer) > 0
     }
 
     /// Returns how many registered devices speak from there.
     pub(crate) fn devices_at(&self, peer: Peer) -> usize {
-        self.at_peer.get(&peer).map_or(0, SmallVec::len)
+        self.ids_at(peer).map_or(0, SmallVec::len)
     }
 
     /// Returns the registered devices that speak from there.
     pub fn at(&self, peer: Peer) -> impl Iterator<Item = &Device> {
-        self.at_peer.get(&peer).into_iter().flatten().filter_map(|id| self.device(*id))
+        self.ids_at(peer).into_iter().flatten().filter_map(|id| self.device(*id))
     }
 
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
@@ -185,7 +178,8 @@ impl Registry {
     }
 
     pub(crate) fn id_by_location(&self, location: &str) -> Option<RegistrationId> {
-        self.by_location.get(location).copied()
+        let has_location = |id: &RegistrationId| self.device(*id).is_some_and(|device| device.location.0 == location);
+        self.by_location.candidates(location).copied().find(has_location)
     }
 
     /// Returns what all devices have together.
@@ -202,20 +196,31 @@ impl Registry {
     }
 
     fn came(&mut self, peer: Peer, id: RegistrationId) {
-        let devices = self.at_peer.entry(peer).or_default();
-        if let Err(place) = devices.binary_search(&id) {
-            devices.insert(place, id);
+        let Self { devices, at_peer, .. } = self;
+        match at_peer.get_mut(&peer, |ids| are_at(devices, ids, peer)) {
+            Some(ids) => {
+                if let Err(place) = ids.binary_search(&id) {
+                    ids.insert(place, id);
+                }
+            }
+            None => at_peer.insert(&peer, DevicesAtPeer::from_iter([id])),
         }
     }
 
     fn left(&mut self, peer: Peer, id: RegistrationId) {
-        if let Some(devices) = self.at_peer.get_mut(&peer) {
-            if let Ok(place) = devices.binary_search(&id) {
-                devices.remove(place);
-            }
-            if devices.is_empty() {
-                self.at_peer.remove(&peer);
-            }
+        let Some(ids) = self.at_peer.get_mut(&peer, |ids| ids.contains(&id)) else { return };
+        ids.retain(|own| *own != id);
+        if ids.is_empty() {
+            self.at_peer.remove(&peer, |ids| ids.is_empty());
         }
     }
+
+    fn ids_at(&self, peer: Peer) -> Option<&DevicesAtPeer> {
+        self.at_peer.candidates(&peer).find(|ids| are_at(&self.devices, ids, peer))
+    }
+}
+
+/// Returns whether these devices, which have one address, have this one.
+fn are_at(devices: &IdMap<RegistrationId, Box<Device>>, ids: &DevicesAtPeer, peer: Peer) -> bool {
+    ids.first().and_then(|id| devices.get(id)).is_some_and(|device| device.peer == peer)
 }

@@ -92,7 +92,7 @@ impl Grouping {
 }
 
 /// The next request of `auto_observe`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ScheduledObservation {
     Single(Path),
     Composite(Vec<Path>),

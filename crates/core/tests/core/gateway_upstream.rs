@@ -252,7 +252,7 @@ fn the_presence_of_a_device_is_told_where_it_is_wanted() {
     let client = scene.expect_connect();
     let payload = br#"{"msgType":"status","status":"offline","since":null}"#.to_vec();
     let will = Will { topic: "lwm2m/dev-7/up/status".to_owned(), qos: 1, payload };
-    assert_eq!(client.will, Some(will));
+    assert_eq!(client.will, Some(Box::new(will)));
     scene.broker_takes_it();
     scene.expect_created(&register);
     scene.expect_reported("register");

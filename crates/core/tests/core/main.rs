@@ -38,4 +38,5 @@ mod gateway_upstream;
 mod gateway_views;
 mod hostile_device;
 mod mapping_vectors;
+mod memory;
 mod soak;

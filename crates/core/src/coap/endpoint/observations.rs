@@ -10,6 +10,7 @@ use super::super::transfers::{Purpose, Stage, Transfer};
 use super::super::{ExchangeError, Request, Response};
 use super::{Endpoint, EndpointEvent};
 use lwm2m_base::Peer;
+use lwm2m_base::sparse::ShrinkSparse;
 use lwm2m_base::total::{Contribution, Total};
 
 /// The request of an observation, with which further blocks of its notifications are fetched, and the notifications
@@ -148,6 +149,7 @@ impl Endpoint {
         self.deliver_or_fetch(now, id, notification);
         if over {
             self.observations.remove(&id);
+            self.observations.shrink_sparse();
         }
     }
 

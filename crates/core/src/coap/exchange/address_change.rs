@@ -28,7 +28,7 @@ impl Exchanges {
         self.open.cancel_deadline(id);
         let mut key = (to, from.1);
         if self.transmissions.contains(key) {
-            key.1 = self.new_message_id(now, to);
+            key.1 = self.new_message_id(to);
             sent.set_message_id(key.1);
             if let Some(exchange) = self.open.exchange_mut(id) {
                 exchange.message_id = key.1;

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
+use rand::Rng;
 use rand::rngs::StdRng;
 
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::index::Index;
+use lwm2m_base::sparse::ShrinkSparse;
 
-use super::tokens::{Expected, Tokens};
 use crate::coap::observe::Freshness;
 use crate::coap::transmission::{MessageKey, SentMessage};
 use crate::coap::{ExchangeId, MessageId, Parameters, Token};
@@ -18,9 +20,19 @@ use crate::coap::{ExchangeId, MessageId, Parameters, Token};
 #[derive(Debug, Default)]
 pub(super) struct OpenExchanges {
     exchanges: IdMap<ExchangeId, Exchange>,
-    observations: IdMap<ExchangeId, ExchangeObservation>,
-    tokens: Tokens,
+    exchanges_by_token: Index<ExchangeId>,
+    /// Boxed, so that the free places of the table are small: each device has observations.
+    observations: IdMap<ExchangeId, Box<ExchangeObservation>>,
+    observations_by_token: Index<ExchangeId>,
     response_deadlines: IdDeadlines<ExchangeId>,
+}
+
+/// The exchange and the observation that a token belongs to. A request with Observe 1 has the token of the observation
+/// that it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub exchange: Option<ExchangeId>,
+    pub observation: Option<ExchangeId>,
 }
 
 /// A request that waits for its response.
@@ -44,7 +56,7 @@ pub(super) struct ExchangeObservation {
 
 impl OpenExchanges {
     pub fn begin(&mut self, id: ExchangeId, exchange: Exchange) {
-        self.tokens.set_exchange(exchange.peer, exchange.token, Some(id));
+        self.exchanges_by_token.insert(&(exchange.peer, exchange.token), id);
         self.exchanges.insert(id, exchange);
     }
 
@@ -63,47 +75,45 @@ impl OpenExchanges {
     /// Removes an exchange that is over. Its observation, if it has one, is kept.
     pub fn end(&mut self, id: ExchangeId) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&id)?;
+        self.exchanges.shrink_sparse();
         self.response_deadlines.cancel(id);
-        self.tokens.set_exchange(exchange.peer, exchange.token, None);
+        self.exchanges_by_token.remove(&(exchange.peer, exchange.token), |own| *own == id);
         Some(exchange)
     }
 
     pub fn observe(&mut self, id: ExchangeId, observation: ExchangeObservation) {
-        self.tokens.set_observation(observation.peer, observation.token, Some(id));
-        self.observations.insert(id, observation);
+        self.observations_by_token.insert(&(observation.peer, observation.token), id);
+        self.observations.insert(id, Box::new(observation));
     }
 
     /// Gives an observation another id, and replaces the observation that has this id.
     pub fn rename_observation(&mut self, from: ExchangeId, to: ExchangeId) {
-        let Some(observation) = self.observations.remove(&from) else { return };
-        let (peer, token) = (observation.peer, observation.token);
-        if let Some(former) = self.observations.insert(to, observation) {
-            self.tokens.set_observation(former.peer, former.token, None);
+        if from != to
+            && let Some(observation) = self.take_observation(from)
+        {
+            self.take_observation(to);
+            self.observe(to, *observation);
         }
-        self.tokens.set_observation(peer, token, Some(to));
     }
 
     pub fn forget_observation(&mut self, id: ExchangeId) {
-        if let Some(ExchangeObservation { peer, token, .. }) = self.observations.remove(&id) {
-            self.tokens.set_observation(peer, token, None);
-        }
+        self.take_observation(id);
     }
 
     /// Moves an exchange to another peer. Returns the peer and the message id of its request before.
     pub fn readdress_exchange(&mut self, id: ExchangeId, to: Peer) -> Option<MessageKey> {
         let exchange = self.exchanges.get_mut(&id)?;
         let from = std::mem::replace(&mut exchange.peer, to);
-        self.tokens.set_exchange(from, exchange.token, None);
-        self.tokens.set_exchange(to, exchange.token, Some(id));
+        self.exchanges_by_token.remove(&(from, exchange.token), |own| *own == id);
+        self.exchanges_by_token.insert(&(to, exchange.token), id);
         Some((from, exchange.message_id))
     }
 
     /// Moves an observation to another peer.
     pub fn readdress_observation(&mut self, id: ExchangeId, to: Peer) {
-        let Some(observation) = self.observations.get_mut(&id) else { return };
-        let from = std::mem::replace(&mut observation.peer, to);
-        self.tokens.set_observation(from, observation.token, None);
-        self.tokens.set_observation(to, observation.token, Some(id));
+        if let Some(observation) = self.take_observation(id) {
+            self.observe(id, ExchangeObservation { peer: to, ..*observation });
+        }
     }
 
     /// Returns the next exchange whose separate response has not come in time.
@@ -116,7 +126,7 @@ impl OpenExchanges {
     }
 
     pub fn observation_mut(&mut self, id: ExchangeId) -> Option<&mut ExchangeObservation> {
-        self.observations.get_mut(&id)
+        self.observations.get_mut(&id).map(AsMut::as_mut)
     }
 
     pub fn exchange(&self, id: ExchangeId) -> Option<&Exchange> {
@@ -124,17 +134,43 @@ impl OpenExchanges {
     }
 
     pub fn observation(&self, id: ExchangeId) -> Option<&ExchangeObservation> {
-        self.observations.get(&id)
+        self.observations.get(&id).map(AsRef::as_ref)
     }
 
     /// Returns what a message of this peer with this token belongs to.
     pub fn expected(&self, peer: Peer, token: Token) -> Expected {
-        self.tokens.get(peer, token)
+        let (exchange, observation) = (self.exchange_of(peer, token), self.observation_of(peer, token));
+        Expected { exchange, observation }
     }
 
-    /// Returns a random token that is unused with this peer, as long as the parameters say or longer.
+    /// Returns the exchange that a response of this peer with this token answers: the newest that has the token.
+    pub fn exchange_of(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+        let has_token = |id: &ExchangeId| {
+            self.exchanges.get(id).is_some_and(|exchange| exchange.token == token && exchange.peer == peer)
+        };
+        self.exchanges_by_token.candidates(&(peer, token)).copied().filter(has_token).max()
+    }
+
+    fn observation_of(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+        let has_token =
+            |id: &ExchangeId| self.observations.get(id).is_some_and(|one| one.token == token && one.peer == peer);
+        self.observations_by_token.candidates(&(peer, token)).copied().filter(has_token).max()
+    }
+
+    /// Returns a random token that is unused with this peer, in a shard of the parameters. It is as long as they say;
+    /// if a token of this length is taken, a longer one is tried.
     pub fn unused_token(&self, peer: Peer, parameters: &Parameters, rng: &mut StdRng) -> Token {
-        self.tokens.random(peer, parameters.token_length, parameters.shards, rng)
+        let mut length = parameters.token_length;
+        loop {
+            let mut bytes = [0; Token::MAX_LENGTH];
+            rng.fill_bytes(&mut bytes);
+            bytes[0] = parameters.shards.choose(bytes[0]).number();
+            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
+            if self.expected(peer, token) == Expected::default() {
+                return token;
+            }
+            length += 1;
+        }
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -149,11 +185,19 @@ impl OpenExchanges {
         self.observations.len()
     }
 
+    /// Returns the number of tokens in use. One that an exchange and an observation have counts twice.
     pub fn tokens(&self) -> usize {
-        self.tokens.len()
+        self.exchanges_by_token.len() + self.observations_by_token.len()
     }
 
     pub fn deadlines(&self) -> usize {
         self.response_deadlines.len()
+    }
+
+    fn take_observation(&mut self, id: ExchangeId) -> Option<Box<ExchangeObservation>> {
+        let observation = self.observations.remove(&id)?;
+        self.observations.shrink_sparse();
+        self.observations_by_token.remove(&(observation.peer, observation.token), |own| *own == id);
+        Some(observation)
     }
 }

@@ -59,7 +59,9 @@ impl CommandScheduler {
         // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to
         // observe.
         let interpreted = downlink::interpret(record.command, context.command_context(&device.registration));
-        let Ok(command) = interpreted.map(|command| Command { origin: record.origin, ..command }) else { return };
+        let Ok(command) = interpreted else { return };
+        let mut command = Command { origin: record.origin, ..command };
+        self.auto_observe.share(&mut command);
         let (OperationKind::Observe | OperationKind::ObserveComposite { .. }) = command.operation.kind else { return };
         let chosen = || Attempts::first(&command.operation, &device.registration).formats();
         let formats = record.formats.unwrap_or_else(chosen);

@@ -8,8 +8,7 @@ use crate::coap::Response;
 use crate::command::Command;
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
-use crate::mqtt::downlink;
-use crate::registry::{AdmitOutcome, Device, InFlight, ObservedPaths, PendingCommand, QueueFull, ScheduledObservation};
+use crate::registry::{AdmitOutcome, Device, InFlight, ObservedPaths, PendingCommand, QueueFull};
 
 use super::super::auto_observe;
 use super::super::context::Context;
@@ -133,10 +132,8 @@ impl CommandScheduler {
     }
 
     pub(super) fn next_auto_observation(&mut self, context: &Context, device: &mut Device) -> Option<PendingCommand> {
-        let command = match device.observations.next_scheduled(context.settings.limits.composite_paths)? {
-            ScheduledObservation::Single(path) => downlink::auto_observe(&path),
-            ScheduledObservation::Composite(paths) => downlink::auto_observe_composite(paths),
-        };
+        let asked = device.observations.next_scheduled(context.settings.limits.composite_paths)?;
+        let command = self.auto_observe.command(asked);
         Some(PendingCommand::new(self.next_number(), command, context.now, self.bytes.take(0)))
     }
 }
