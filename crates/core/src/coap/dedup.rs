@@ -95,6 +95,12 @@ impl Deduplicator {
         }
     }
 
+    /// Moves the messages of a peer to its other address, from which it repeats those that it has no answer to.
+    pub(crate) fn readdress(&mut self, from: Peer, to: Peer) {
+        self.registered.readdress(from, to);
+        self.unregistered.readdress(from, to);
+    }
+
     pub fn handle_timeout(&mut self, now: Instant) {
         self.registered.handle_timeout(now);
         self.unregistered.handle_timeout(now);
@@ -198,6 +204,21 @@ impl ReceivedMessages {
         evicted
     }
 
+    fn readdress(&mut self, from: Peer, to: Peer) {
+        let Some(mut moved) = self.by_peer.remove(&from) else { return };
+        if let Some(deadline) = moved.deadline {
+            self.looks.remove(&(deadline, from));
+        }
+        let messages = self.by_peer.entry(to).or_default();
+        // What came from the new address already is newer.
+        moved.received.append(&mut messages.received);
+        let too_many = moved.received.len().saturating_sub(self.per_peer);
+        moved.received.drain(..too_many);
+        messages.received = moved.received;
+        self.total -= too_many;
+        self.set_deadline(to);
+    }
+
     fn handle_timeout(&mut self, now: Instant) {
         while self.looks.first().is_some_and(|(at, _)| *at <= now)
             && let Some((_, peer)) = self.looks.pop_first()
@@ -283,6 +304,26 @@ mod tests {
         assert_eq!(remember(5, third), None);
         assert_eq!(remember(6, fourth), Some(peer(quiet)));
         assert_eq!((dedup.len(), dedup.registered.looks.len()), (4, 3));
+    }
+
+    #[test]
+    fn a_device_that_has_moved_repeats_its_messages_from_its_new_address() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let parameters = Parameters { deduplication_entries_per_peer: 2, ..Parameters::default() };
+        let mut dedup = Deduplicator::new(&parameters);
+        let (from, to) = (peer(1), peer(2));
+        for (number, at) in [(1, from), (2, from), (3, to)] {
+            let message = (MessageId(number), Kind::NonConfirmable);
+            dedup.remember(after(number.into()), (at, PeerClass::Registered), message, b"same");
+        }
+        dedup.readdress(from, to);
+        let known = |at, number| dedup.duplicate(after(4), at, MessageId(number), b"same").is_some();
+        assert_eq!([1, 2, 3].map(|number| known(to, number)), [false, true, true]);
+        assert_eq!([1, 2, 3].map(|number| known(from, number)), [false; 3]);
+        assert_eq!((dedup.len(), dedup.registered.looks.len()), (2, 1));
+        dedup.handle_timeout(after(1_000));
+        assert_eq!((dedup.len(), dedup.next_deadline()), (0, None));
     }
 
     fn peer(port: u16) -> Peer {

@@ -336,6 +336,11 @@ impl Endpoint {
         self.exchanges.acknowledge_pending(pending_ack);
     }
 
+    /// Recognises what this peer has sent when it repeats it from its other address.
+    pub fn readdress_received(&mut self, from: Peer, to: Peer) {
+        self.exchanges.readdress_received(from, to);
+    }
+
     /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {

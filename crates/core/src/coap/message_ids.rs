@@ -1,7 +1,7 @@
 //! The message ids of what leaves (RFC 7252 section 4.4). Peers share a fixed number of Message ID variables, as that
 //! section proposes, so that a peer costs no memory.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -18,20 +18,26 @@ const VARIABLES: usize = 4_096;
 #[derive(Debug)]
 pub struct MessageIds {
     next: Box<[u16]>,
-    places: RandomState,
+    secret: u64,
 }
 
 impl MessageIds {
     pub fn new(rng: &mut StdRng) -> Self {
-        Self { next: (0..VARIABLES).map(|_| rng.random()).collect(), places: RandomState::new() }
+        Self { next: (0..VARIABLES).map(|_| rng.random()).collect(), secret: rng.random() }
     }
 
     /// Returns the next message id for this peer.
     pub fn next(&mut self, peer: Peer) -> MessageId {
-        let place = self.places.hash_one(peer) as usize % VARIABLES;
+        let place = self.place(peer);
         let id = self.next[place];
         self.next[place] = id.wrapping_add(1);
         MessageId(id)
+    }
+
+    fn place(&self, peer: Peer) -> usize {
+        let mut hasher = DefaultHasher::new();
+        (self.secret, peer).hash(&mut hasher);
+        hasher.finish() as usize % VARIABLES
     }
 }
 

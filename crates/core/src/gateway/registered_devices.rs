@@ -306,6 +306,9 @@ impl RegisteredDevices {
         let Some(device) = self.registry.device(id) else { return };
         context.changed(device);
         context.coap.readdress(context.now, device.exchanges(), to);
+        if !self.registry.is_known(from) {
+            context.coap.readdress_received(from, to);
+        }
         context.report(Report::Moved { endpoint: device.registration.endpoint.clone(), from, to });
     }
 
