@@ -24,6 +24,7 @@ use crate::service::Watchdog;
 use crate::store::{Confirm, OpenedStore, Store, StoreConfig, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
 use crate::upstream::UpstreamLink;
+use crate::upstream::seat::LinkSeat;
 use lwm2m_base::ThreadShards;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_dtls::WriteTerms;
@@ -80,11 +81,14 @@ pub async fn driver_parts(
         _ => control::control_of_threads(share.threads().get(), owners.clone()),
     };
     let mut threads = Vec::with_capacity(runtimes.len());
-    for (((runtime, sockets), requests), metrics) in
-        runtimes.into_iter().zip(sockets).zip(requests).zip(&prepared.metrics)
+    let upstream = share.upstream(&config.upstream);
+    let handler_runtime = (share != ThreadShare::WHOLE).then(Handle::current);
+    let seats = LinkSeat::of_threads(config.threads, &upstream, handler_runtime);
+    for ((((runtime, sockets), requests), seat), metrics) in
+        runtimes.into_iter().zip(sockets).zip(requests).zip(seats).zip(&prepared.metrics)
     {
-        let upstream = share.upstream(&config.upstream);
-        let link = UpstreamLink::start(upstream, Arc::clone(&metrics.upstream), prepared.conditions.add("broker"));
+        let (metrics, condition) = (Arc::clone(&metrics.upstream), prepared.conditions.add("broker"));
+        let link = UpstreamLink::start_at(upstream.clone(), seat, metrics, condition);
         let link = runtime.runtime().spawn(link).await.context("the start of the upstream")??;
         threads.push(ThreadParts { runtime, sockets, link: link.with_tls_on(Handle::current()), requests });
     }

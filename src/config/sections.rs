@@ -78,7 +78,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let mut dtls = dtls::settings(reader);
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
     check_status(reader, kind, &gateway);
-    let threads = threads(reader, kind, &gateway);
+    let threads = threads(reader, &gateway);
     // One file fits every build: one without that broker or console knows the section, and does not look into it.
     #[cfg(not(feature = "console"))]
     reader.pass_over("console");
@@ -115,18 +115,13 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
 }
 
 /// Reads the number of driver threads. What threads cannot share is refused with more than one.
-fn threads(reader: &mut ConfigReader, kind: UpstreamKind, gateway: &GatewayConfig) -> NonZero<u8> {
+fn threads(reader: &mut ConfigReader, gateway: &GatewayConfig) -> NonZero<u8> {
     let key = "driver.threads";
     let number = reader.read(key, 1, whole(1..=MOST_THREADS));
     if number > 1 {
         if gateway.coap.token_length < SHORTEST_SHARED_TOKEN {
             let problem = "more than one thread requires coap.token_length = 4 or more: the first byte of a token names \
                            the thread, and the others have to be hard to guess";
-            reader.refuse(key, problem);
-        }
-        if kind == UpstreamKind::ExProto {
-            let problem = "more than one thread requires upstream.kind = \"mqtt\": EMQX calls one handler for all \
-                           devices of exproto";
             reader.refuse(key, problem);
         }
         if gateway.bootstrap.is_some() {

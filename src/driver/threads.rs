@@ -286,3 +286,6 @@ impl DriverThread {
 fn flow_of(Peer { socket, address, .. }: Peer) -> Flow {
     Flow { socket, address }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod mqtt;
 #[cfg(test)]
 mod races;
+pub mod seat;
 mod source_port;
 #[cfg(feature = "swallow")]
 mod swallow;
@@ -21,6 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::conditions::Condition;
 use crate::upstream::metrics::UpstreamMetrics;
+use crate::upstream::seat::LinkSeat;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 /// Says which kind of upstream to use, with its configuration.
@@ -39,7 +41,7 @@ pub enum UpstreamLink {
 }
 
 impl UpstreamLink {
-    /// Starts the link. A broker that is unavailable is no error: `condition` reports it.
+    /// Starts the link of the only driver thread. A broker that is unavailable is no error: `condition` reports it.
     ///
     /// # Errors
     /// Something that the configuration names is missing or cannot be used: an address to listen at, or a file with a
@@ -49,13 +51,25 @@ impl UpstreamLink {
         metrics: Arc<UpstreamMetrics>,
         condition: Condition,
     ) -> io::Result<Self> {
+        let seat = LinkSeat::only(&settings);
+        Self::start_at(settings, seat, metrics, condition).await
+    }
+
+    /// Starts the link of one of several driver threads, like [`UpstreamLink::start`]. The links start in the order of
+    /// their threads.
+    pub async fn start_at(
+        settings: UpstreamConfig,
+        seat: LinkSeat,
+        metrics: Arc<UpstreamMetrics>,
+        condition: Condition,
+    ) -> io::Result<Self> {
         #[cfg(feature = "swallow")]
         if let Some(path) = swallow::path() {
             return Ok(Self::Swallow(Box::new(swallow::SwallowLink::start(path)?)));
         }
         Ok(match settings {
             UpstreamConfig::ExProto(settings) => {
-                Self::ExProto(Box::new(exproto::ExProtoLink::start(settings, metrics, condition).await?))
+                Self::ExProto(Box::new(exproto::ExProtoLink::start(settings, seat, metrics, condition).await?))
             }
             UpstreamConfig::Mqtt(settings) => {
                 Self::Mqtt(Box::new(mqtt::MqttLink::start(settings, metrics, condition)?))

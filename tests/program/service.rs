@@ -87,6 +87,24 @@ async fn nobody_feeds_the_watchdog_for_an_event_loop_that_is_stuck() {
     driving.await.expect("it ends when it is released");
 }
 
+#[test]
+fn the_service_manager_hears_of_several_threads_when_the_loops_of_all_have_turned() {
+    let (manager, now) = (Manager::new(), driver::monotonic_now());
+    let mut first = Watchdog::new(manager.place(), Duration::from_millis(20), now).expect("a socket");
+    let mut second = first.of_thread(1);
+    first.feed(now);
+    first.feed(first.next());
+    manager.hears_nothing_for(Duration::from_millis(50));
+    second.feed(now);
+    assert_eq!(manager.hears(), "WATCHDOG=1");
+    // At the shutdown one of them ends before the other.
+    second.feed(second.next());
+    first.end();
+    assert_eq!(manager.hears(), "WATCHDOG=1");
+    second.feed(second.next());
+    assert_eq!(manager.hears(), "WATCHDOG=1");
+}
+
 /// A driver of a gateway without devices, and with a broker that is away.
 async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     let mut config = Config::default();

@@ -19,6 +19,7 @@ use crate::console::exchange_with;
 use crate::console_devices::TestConsole;
 use crate::dtls_devices::program::{CredentialsFolder, SecuredDevice, until};
 use crate::dtls_devices::scene::{register, update};
+use crate::over_both_upstreams;
 
 const TWO: &str = "driver.threads = 2\n";
 const KEY: &[u8] = b"0123456789abcdef";
@@ -75,9 +76,13 @@ fn hears_registers(application: &mut Application, number: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+over_both_upstreams!(
+    devices_of_all_threads_are_commanded_and_notify_from_any_address,
+    devices_survive_a_kill_and_another_number_of_threads,
+    a_device_that_makes_handshakes_from_many_addresses_moves_between_threads_and_outlives_a_kill,
+);
+
 async fn devices_of_all_threads_are_commanded_and_notify_from_any_address() {
-    Upstream::Mqtt.choose();
     let broker = TestBroker::start().await;
     let lines = TWO.to_owned() + "limits.devices = 1001\n";
     let mut gateway = Gateway::start_with(&broker.addresses, 1, &lines);
@@ -110,9 +115,7 @@ async fn devices_of_all_threads_are_commanded_and_notify_from_any_address() {
     assert_eq!(gateway.stop("TERM").code(), Some(0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn devices_survive_a_kill_and_another_number_of_threads() {
-    Upstream::Mqtt.choose();
     let broker = TestBroker::start().await;
     let mut gateway = Gateway::start_with(&broker.addresses, 1, TWO);
     let devices = one_of_each_thread(gateway.address());
@@ -130,9 +133,7 @@ async fn devices_survive_a_kill_and_another_number_of_threads() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_makes_handshakes_from_many_addresses_moves_between_threads_and_outlives_a_kill() {
-    Upstream::Mqtt.choose();
     let (place, broker) = (CredentialsFolder::new(KEYS), TestBroker::start().await);
     let lines = place.lines() + TWO + "log.level = \"debug\"\n";
     let mut gateway = Gateway::start_with(&broker.addresses, 1, &lines);
@@ -158,6 +159,8 @@ async fn a_device_that_makes_handshakes_from_many_addresses_moves_between_thread
     for id in 6..14 {
         device = connect();
         assert_eq!(device.ask(&update(&location)).code, Code::CHANGED, "by another association");
+        // ExProto keeps no commands for a device that is not connected.
+        gateway.wait_for_clients(1.0);
         read_by(&mut device, id);
     }
     assert!(metric(&gateway, "lwm2m_thread_claims_total{result=\"moved\"}") > 0.0);
@@ -248,4 +251,16 @@ async fn a_reload_reaches_all_threads() {
         device.try_register(&format!("ep=limit-{number}&lt=300"), LINKS).code == Code::CREATED
     };
     assert_eq!((0..32).filter(|number| registered(*number)).count(), 6, "both threads together");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_program_finds_the_address_of_the_threads_in_use() {
+    Upstream::Mqtt.choose();
+    let broker = TestBroker::start().await;
+    let gateway = Gateway::start_with(&broker.addresses, 1, TWO);
+    let lines = format!("{TWO}listeners.udp.listener0.bind = \"{}\"", gateway.address());
+    let mut second = Gateway::start_without_waiting(&broker.addresses, &lines);
+    assert_eq!(second.wait().code(), Some(1));
+    let (output, begin) = (second.output(), "listeners.udp.listener0.bind = 127.0.0.1:");
+    assert!(output.contains(begin) && output.to_lowercase().contains("address already in use"), "{output}");
 }

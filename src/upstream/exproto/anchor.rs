@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     fn token() -> AnchorToken {
-        AnchorToken::random(&mut StdRng::seed_from_u64(1))
+        AnchorToken::random(&mut StdRng::seed_from_u64(1), lwm2m_base::ThreadShards::ALL)
     }
 
     #[tokio::test]

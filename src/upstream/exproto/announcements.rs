@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use lwm2m_base::ThreadShards;
 use lwm2m_base::expiring_map::ExpiringMap;
 use rand::{Rng, RngExt};
 
@@ -14,7 +15,7 @@ const BEGUN_LINES: usize = 4096;
 /// The line is no expected token, or too long to be one.
 const BEGUN_LINE_LIFE: Duration = Duration::from_secs(60);
 
-/// The first line of an anchor: 128 random bits, so that nobody else can announce a connection as one of the
+/// The first line of an anchor: 128 random bits, or some fewer with several driver threads, so that nobody else can announce a connection as one of the
 /// gateway's devices.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AnchorToken(String);
@@ -40,8 +41,12 @@ pub struct Announcements<Who> {
 impl AnchorToken {
     const LENGTH: usize = 32;
 
-    pub fn random(rng: &mut impl Rng) -> Self {
-        Self(format!("{:0width$x}", rng.random::<u128>(), width = Self::LENGTH))
+    /// Makes a token whose first two characters name one of these shards. With all shards each of them is random.
+    pub fn random(rng: &mut impl Rng, shards: ThreadShards) -> Self {
+        let [first, rest @ ..] = rng.random::<u128>().to_be_bytes();
+        let rest = rest.into_iter().fold(0, |number, byte| number << 8 | u128::from(byte));
+        let number = u128::from(shards.choose(first).number()) << (u128::BITS - u8::BITS) | rest;
+        Self(format!("{number:0width$x}", width = Self::LENGTH))
     }
 
     /// Returns the bytes that the anchor writes.
@@ -100,7 +105,7 @@ mod tests {
     const DEVICE: &str = "the device";
 
     fn expecting() -> (Announcements<&'static str>, Vec<u8>) {
-        let token = AnchorToken::random(&mut StdRng::seed_from_u64(1));
+        let token = AnchorToken::random(&mut StdRng::seed_from_u64(1), ThreadShards::ALL);
         let line = token.line();
         let mut announcements = Announcements::default();
         announcements.expect(token, DEVICE);

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
@@ -15,6 +15,7 @@ use crate::errors::with_causes;
 use crate::upstream::metrics::UpstreamMetrics;
 
 use super::devices::{ExProtoEvent, ExProtoMessage};
+use super::routes::EventRoutes;
 use super::v1;
 use super::v1::connection_unary_handler_server::{ConnectionUnaryHandler, ConnectionUnaryHandlerServer};
 
@@ -28,9 +29,9 @@ const CALLS_AT_ONCE: u32 = 1_000_000;
 const GIVEN_UP_CALLS: usize = 1_000_000;
 
 /// Serves the handler on the socket, until the task is aborted.
-pub async fn serve(listener: TcpListener, events: mpsc::Sender<ExProtoEvent>, metrics: Arc<UpstreamMetrics>) {
+pub async fn serve(listener: TcpListener, routes: EventRoutes, metrics: Arc<UpstreamMetrics>) {
     let handler =
-        ConnectionUnaryHandlerServer::new(HandlerService { events, metrics }).max_decoding_message_size(LARGEST_CALL);
+        ConnectionUnaryHandlerServer::new(HandlerService { routes, metrics }).max_decoding_message_size(LARGEST_CALL);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Server::builder()
         .max_concurrent_streams(CALLS_AT_ONCE)
@@ -44,7 +45,7 @@ pub async fn serve(listener: TcpListener, events: mpsc::Sender<ExProtoEvent>, me
 }
 
 struct HandlerService {
-    events: mpsc::Sender<ExProtoEvent>,
+    routes: EventRoutes,
     metrics: Arc<UpstreamMetrics>,
 }
 
@@ -81,9 +82,10 @@ impl HandlerService {
     /// Queues the event. While the queue is full EMQX waits, connection by connection. After the end of the link nobody
     /// takes events.
     async fn queue(&self, event: ExProtoEvent) -> HandlerAnswer {
-        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+        let Some((link, event)) = self.routes.route(event) else { return Ok(Response::new(v1::EmptySuccess {})) };
+        if let Err(TrySendError::Full(event)) = link.try_send(event) {
             self.metrics.handler_queue_waits.inc();
-            if self.events.send(event).await.is_err() {
+            if link.send(event).await.is_err() {
                 debug!("event dropped: the link has ended");
             }
         }

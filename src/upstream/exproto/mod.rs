@@ -23,6 +23,7 @@ mod devices;
 pub mod emqx;
 mod handler;
 mod nodes;
+mod routes;
 pub mod v1;
 
 use std::io;
@@ -33,7 +34,6 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
@@ -44,12 +44,16 @@ use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream, tls_connector};
 use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
+use crate::upstream::seat::{LinkSeat, ServedHandler};
 use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
 
 use adapter::AdapterClient;
 use announcements::AnchorToken;
-use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoEvent, ExProtoProtocol};
+use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoProtocol};
+use routes::EventRoutes;
+
+pub use devices::ExProtoEvent;
 
 /// Limits the calls of one node without an answer, including those whose result is no longer needed. An adapter that
 /// takes calls and does not answer them must not fill the memory.
@@ -122,7 +126,7 @@ pub enum ExProtoTaskEnd {
 }
 
 impl ExProtoLink {
-    /// Binds the handler, and begins to probe the nodes. A node that is unavailable is no error: `condition` reports
+    /// Binds the handler, if the link is that of the first thread, and begins to probe the nodes. A node that is unavailable is no error: `condition` reports
     /// it.
     ///
     /// # Errors
@@ -130,30 +134,37 @@ impl ExProtoLink {
     /// randomness.
     pub async fn start(
         mut config: ExProtoConfig,
+        seat: LinkSeat,
         metrics: Arc<UpstreamMetrics>,
         condition: Condition,
     ) -> io::Result<Self> {
+        let LinkSeat { shards, exproto_events: events, serves_handler } = seat;
         let rng = random_generator()?;
         let listeners = config.nodes.iter().flat_map(|node| &node.listeners);
         let connector = tls_connector(listeners, &config.ssl, "upstream.exproto.ssl")?;
         let node = |node: &Node| NodeLink::new(node, &config, connector.clone());
         let nodes = config.nodes.iter().map(node).collect::<io::Result<_>>()?;
-        let bind = config.handler_bind;
-        let socket = TcpListener::bind(bind).await.map_err(|error| {
-            io::Error::new(error.kind(), format!("upstream.exproto.handler_bind = {bind}: {error}"))
-        })?;
-        let handler_address = socket.local_addr()?;
-        config.handler_bind = handler_address;
-        let mut devices = ExProtoDevices::new(&config, rng, Arc::clone(&metrics));
-        devices.probe_all(now());
-        let (sender, events) = mpsc::channel(config.event_queue.max(1));
         let mut tasks = JoinSet::new();
-        let serving = handler::serve(socket, sender, Arc::clone(&metrics));
-        tasks.spawn(async {
-            serving.await;
-            ExProtoTaskEnd::Handler
-        });
-        info!(%handler_address, "ExProto handler listens");
+        if let Some(ServedHandler { links, runtime }) = serves_handler {
+            let bind = config.handler_bind;
+            let socket = TcpListener::bind(bind).await.map_err(|error| {
+                io::Error::new(error.kind(), format!("upstream.exproto.handler_bind = {bind}: {error}"))
+            })?;
+            config.handler_bind = socket.local_addr()?;
+            let serving = handler::serve(socket, EventRoutes::new(links), Arc::clone(&metrics));
+            let serving = async {
+                serving.await;
+                ExProtoTaskEnd::Handler
+            };
+            match runtime {
+                Some(runtime) => tasks.spawn_on(serving, &runtime),
+                None => tasks.spawn(serving),
+            };
+            info!(handler_address = %config.handler_bind, "ExProto handler listens");
+        }
+        let handler_address = config.handler_bind;
+        let mut devices = ExProtoDevices::new(&config, rng, Arc::clone(&metrics)).of_thread(shards);
+        devices.probe_all(now());
         let io = ExProtoIo { nodes, handler_address, tls_runtime: None, anchors: IdMap::default(), metrics };
         Ok(Self::new(io, devices, events, tasks, condition))
     }

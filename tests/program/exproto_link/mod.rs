@@ -15,7 +15,9 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
+use lwm2m_gateway::upstream::UpstreamConfig;
 use lwm2m_gateway::upstream::exproto::{ExProtoConfig, ExProtoLink, Node};
+use lwm2m_gateway::upstream::seat::LinkSeat;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -46,7 +48,8 @@ impl ExProtoLinkScene {
     async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: ExProtoConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let conditions = Conditions::default();
-        let link = ExProtoLink::start(settings, Arc::clone(&metrics.upstream), conditions.add("broker"))
+        let seat = LinkSeat::only(&UpstreamConfig::ExProto(settings.clone()));
+        let link = ExProtoLink::start(settings, seat, Arc::clone(&metrics.upstream), conditions.add("broker"))
             .await
             .expect("a link");
         emqx.start(link.handler_address()).await;

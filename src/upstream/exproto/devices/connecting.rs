@@ -71,7 +71,7 @@ impl ExProtoDevices {
     }
 
     pub(super) fn dial_for(&mut self, owner: AnchorOwner, anchor: ConnectionId, node: TargetId) -> AnchorToken {
-        let token = AnchorToken::random(&mut self.rng);
+        let token = AnchorToken::random(&mut self.rng, self.protocol.shards);
         self.protocol.by_anchor.insert(anchor, owner);
         self.protocol.announcements.expect(token.clone(), owner);
         self.actions.push_back(ExProtoAction::Dial { anchor, node, token: token.clone() });

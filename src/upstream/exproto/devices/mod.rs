@@ -37,6 +37,7 @@ use crate::upstream::client::device::{ConnectionId, Destination, Leaving, Upstre
 use crate::upstream::client::targets::{TargetId, Targets};
 use crate::upstream::client::{self, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
+use lwm2m_base::ThreadShards;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::{
     BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId,
@@ -154,6 +155,8 @@ pub struct ExProtoProtocol {
     announcements: Announcements<AnchorOwner>,
     /// Holds one prober for each node.
     probers: Vec<Prober>,
+    /// The shards of the link's driver thread, which the tokens of its anchors name.
+    shards: ThreadShards,
 }
 
 /// Expires when the next probe of the node is due, or when its probe has taken too long.
@@ -254,6 +257,7 @@ impl ExProtoDevices {
             calls: IdMap::default(),
             announcements: Announcements::default(),
             probers: config.nodes.iter().map(|_| Prober::default()).collect(),
+            shards: ThreadShards::ALL,
         };
         let limits = LifecycleLimits {
             connect_timeout: config.connect_timeout,
@@ -262,6 +266,12 @@ impl ExProtoDevices {
             queue_total: config.queue_total,
         };
         Self::with(protocol, Nodes::of(config), limits, rng, metrics)
+    }
+
+    /// Makes tokens by which the handler recognizes the anchors of this thread.
+    pub fn of_thread(mut self, shards: ThreadShards) -> Self {
+        self.protocol.shards = shards;
+        self
     }
 
     /// Handles an event that EMQX reported to the handler.
