@@ -14,7 +14,9 @@ use crate::definitions::DEFAULT_FOLDER;
 use crate::observability::logging::{LogConfig, LogFormat, filter};
 use crate::store::{self, Confirm};
 use crate::upstream;
+use lwm2m_base::secret::Secret;
 use lwm2m_core::coap::{Acknowledging, Parameters};
+use lwm2m_core::gateway::broker::BrokerLogin;
 use lwm2m_core::gateway::config::{AutoObserve, ClientTemplates, GatewayConfig, Limits, PasswordSource, UpdatePublish};
 use lwm2m_core::lwm2m::codec::UndefinedResources;
 use lwm2m_core::lwm2m::path::Path;
@@ -74,6 +76,7 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
     gateway.bootstrap = bootstrap;
     gateway.firmware.login = firmware::login(reader, kind == UpstreamKind::Mqtt);
+    gateway.status_login = status_login(reader, gateway.translators.status.is_some());
     gateway.roles = listeners.iter().map(|listener| listener.role).collect();
     let mut dtls = dtls::settings(reader);
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
@@ -179,6 +182,7 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
         coap,
         lifetimes: lifetimes(reader, &default.lifetimes),
         translators: translators(reader, default.translators),
+        status_login: default.status_login,
         client: client(reader, default.client),
         awake_window: reader.read("qmode_time_window", default.awake_window, duration(Duration::ZERO..=YEAR)),
         qmode_apn: reader.read("qmode_apn", default.qmode_apn, list(text_with_content)),
@@ -320,6 +324,17 @@ fn translators(reader: &mut ConfigReader, default: Translators) -> Translators {
         firmware: translator(reader, "firmware", default.firmware),
         status: optional_translator(reader, "status", default.status, STATUS_TOPIC),
     }
+}
+
+/// Reads the client at the broker that publishes `offline` for devices whose session the broker has ended.
+fn status_login(reader: &mut ConfigReader, has_status: bool) -> Option<BrokerLogin> {
+    let is_wanted = reader.read("translators.status.own_client", false, switch);
+    if is_wanted && !has_status {
+        reader.refuse("translators.status.own_client", "requires translators.status.enable = true");
+    }
+    let username = reader.read("translators.status.mqtt_username", "lwm2m-status".to_owned(), text);
+    let password = reader.read_secret("translators.status.mqtt_password").map(Secret::new);
+    is_wanted.then_some(BrokerLogin { username, password })
 }
 
 /// Reads the topic of messages that can be disabled, if they are enabled.

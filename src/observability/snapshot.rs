@@ -97,11 +97,13 @@ impl DriverSnapshot {
             ("deferred_image_blocks", gateway.deferred_pulls),
             ("claim_questions", gateway.claim_questions),
             ("held_messages", gateway.held_outputs),
+            ("status_withdrawals", gateway.status_withdrawals),
             ("forwarded_addresses", *forwarded_addresses),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \
                     the firmware updates and their images, the bootstrap server, the messages that wait for \
-                    the store, and the addresses whose datagrams go to another driver thread.";
+                    the store, the devices whose presence is taken back, and the addresses whose datagrams go to \
+                    another driver thread.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
         gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)

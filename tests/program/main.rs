@@ -39,6 +39,7 @@ mod metrics;
 mod mqtt_link;
 mod outage;
 mod parent;
+mod presence;
 mod psk_http;
 mod registering_again;
 mod reload;

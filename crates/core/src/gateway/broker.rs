@@ -20,7 +20,7 @@ pub struct ClientInfo {
     /// The LwM2M version of the registration: `1.0`, `1.1` ...
     pub proto_ver: String,
     pub peerhost: IpAddr,
-    /// The filter for its commands.
+    /// The filter for its commands. If it is empty, the client subscribes to nothing.
     pub command_filter: String,
     pub command_qos: u8,
     /// The lifetime of the registration: how long the broker keeps commands for the device while it is not connected.

@@ -32,6 +32,9 @@ pub struct GatewayConfig {
     /// `lifetime_min` to `lifetime_max`.
     pub lifetimes: RangeInclusive<Duration>,
     pub translators: Translators,
+    /// The client at the broker that publishes `offline` for devices whose session the broker has ended; `None` if there
+    /// is none.
+    pub status_login: Option<BrokerLogin>,
     pub client: ClientTemplates,
     /// A sleeping device counts as awake for so long after its last message.
     pub awake_window: Duration,
@@ -132,6 +135,7 @@ impl Default for GatewayConfig {
             coap: Parameters::default(),
             lifetimes: SECOND..=10 * YEAR,
             translators: Translators::default(),
+            status_login: None,
             client: ClientTemplates::default(),
             awake_window: 22 * SECOND,
             qmode_apn: POWER_SAVING_APN.map(str::to_owned).to_vec(),

@@ -22,6 +22,7 @@
 //!          |   \- FirmwareJobs   the firmware updates of devices
 //!          |- Notifications      what devices send by themselves: notifications, and Sends (`send`)
 //!          |- QueueMode          which devices are asleep
+//!          |- StatusClient       the gateway's own client, which publishes `offline` for banned devices
 //!          \- SilentDevices      which device is evicted when there are too many
 //! ```
 //!
@@ -73,6 +74,7 @@ mod restart;
 mod retained_command_dedup;
 mod send;
 mod send_request;
+mod status_client;
 mod stream_observations;
 mod table_sizes;
 pub mod trace;
@@ -198,6 +200,10 @@ impl Gateway {
             self.campaigns.handle_broker(&mut self.context, event);
             return self.handle_coap();
         }
+        if event.registration() == status_client::SESSION {
+            self.registrations.devices_mut().handle_status_client(&mut self.context, event);
+            return self.handle_coap();
+        }
         if event.registration() == bootstrap::SESSION {
             self.bootstrap.handle_broker(&mut self.context, event);
             return self.handle_coap();
@@ -293,10 +299,11 @@ impl Gateway {
     pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
         let intake = MessageIntake::new(&settings.limits);
         let campaigns = Campaigns::new(&settings.firmware, now);
+        let registrations = Registrations::new(settings.status_login.as_ref().map(|_| now));
         let bootstrap_settings = settings.bootstrap.clone();
         let mut context = Context::new(settings, model, seed, WallClock::new(now, unix_time));
         let bootstrap = BootstrapServer::new(bootstrap_settings.as_ref(), now, &mut context.rng);
-        Self { context, intake, bootstrap, registrations: Registrations::default(), campaigns }
+        Self { context, intake, bootstrap, registrations, campaigns }
     }
 
     /// Adds DTLS at this socket and all after it.

@@ -248,7 +248,8 @@ impl Gateway {
     pub(super) fn next_unclaimed(&mut self) -> Option<String> {
         loop {
             let endpoint = self.context.claims.unclaimed.pop()?;
-            if !self.registrations.has_endpoint(&endpoint) {
+            let is_leaving = self.registrations.devices().status_client().awaits(&endpoint);
+            if !is_leaving && !self.registrations.has_endpoint(&endpoint) {
                 return Some(endpoint);
             }
         }

@@ -14,7 +14,7 @@ use lwm2m_base::Peer;
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::identity::Identity;
 
-use super::broker::{BrokerCommand, Ticket};
+use super::broker::{BrokerCommand, BrokerEvent, Ticket};
 use super::client::allowed_silence;
 use super::command_scheduler::{CommandScheduler, answer_left};
 use super::context::Context;
@@ -22,13 +22,15 @@ use super::eviction::SilentDevices;
 use super::firmware::ImageEvent;
 use super::firmware::image::ImageError;
 use super::firmware::record::FirmwareJobRecord;
+use super::held_outputs::Awaited;
 use super::moves::MovedDevice;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
-use super::presence::change_presence;
+use super::presence::{change_presence, publish_status};
 use super::queue_mode::{QueueMode, awake_window};
 use super::received_request::ReceivedRequest;
 use super::report::{LeaveReason, Report};
 use super::send;
+use super::status_client::StatusClient;
 
 /// Owns the registered devices, with their commands, notifications and timers. It does not check permissions: its
 /// callers ask only for what [`super::access`] allows.
@@ -42,6 +44,7 @@ pub(super) struct RegisteredDevices {
     /// time.
     lifetimes: IdDeadlines<RegistrationId>,
     silent: SilentDevices,
+    status_client: StatusClient,
 }
 
 /// The kinds of deadlines, in the order in which those of one moment are handled.
@@ -55,6 +58,12 @@ enum RegistrationTimer {
 }
 
 impl RegisteredDevices {
+    /// Creates a gateway's devices, of which there are none. The client for presence connects at this time; never, if
+    /// there is none.
+    pub fn new(status_client_connects_at: Option<Instant>) -> Self {
+        Self { status_client: StatusClient::new(status_client_connects_at), ..Self::default() }
+    }
+
     /// Registers a device, or restores one. An older registration of its endpoint has left before.
     pub fn insert(&mut self, context: &Context, new: NewDevice) {
         let mut device = Device::new(new);
@@ -114,8 +123,16 @@ impl RegisteredDevices {
             self.commands.tell_console_left(context, device);
         }
         let Some(device) = self.remove(context, id) else { return };
-        if connected {
-            context.command_broker(BrokerCommand::Disconnect { registration: id });
+        match reason {
+            LeaveReason::Broker(reason) => {
+                self.status_client.withdraw(context, &device, reason);
+                self.withdraw_next(context);
+            }
+            LeaveReason::Deregistered
+            | LeaveReason::LifetimeOver
+            | LeaveReason::Replaced
+            | LeaveReason::Evicted
+            | LeaveReason::Operator => context.command_broker(BrokerCommand::Disconnect { registration: id }),
         }
         context.report(Report::Left { endpoint: device.registration.endpoint, reason });
     }
@@ -182,6 +199,8 @@ impl RegisteredDevices {
 
     /// Does what is due: ends registrations, refuses pending commands, publishes which devices are asleep.
     pub fn handle_timeout(&mut self, context: &mut Context) {
+        self.status_client.handle_timeout(context);
+        self.withdraw_next(context);
         while let Some(timer) = self.due(context.now) {
             match timer {
                 RegistrationTimer::Lifetime => self.check_lifetime(context),
@@ -224,7 +243,8 @@ impl RegisteredDevices {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers().into_iter().filter_map(|(at, _)| at).min()
+        let timers = self.timers().into_iter().filter_map(|(at, _)| at);
+        timers.chain(self.status_client.next_deadline()).min()
     }
 
     /// Returns the device of this registration, and the scheduler of its commands.
@@ -323,6 +343,33 @@ impl RegisteredDevices {
         self.lifetimes.cancel(id);
         self.queue_mode.forget(id);
         Some(device)
+    }
+}
+
+/// The presence of devices whose session the broker has ended.
+impl RegisteredDevices {
+    pub fn status_client(&self) -> &StatusClient {
+        &self.status_client
+    }
+
+    /// Takes an event of the gateway's client for presence.
+    pub fn handle_status_client(&mut self, context: &mut Context, event: BrokerEvent) {
+        for endpoint in self.status_client.handle_broker(context, event) {
+            match self.registry.device_by_endpoint_mut(&endpoint) {
+                // Its `offline` may have arrived after its `online`.
+                Some(device) => {
+                    context.tell_when_stored(Awaited::Device(&endpoint), |context| publish_status(context, device));
+                }
+                None => context.claims.mark_unclaimed(&endpoint),
+            }
+        }
+        self.withdraw_next(context);
+    }
+
+    fn withdraw_next(&mut self, context: &mut Context) {
+        let registry = &self.registry;
+        let is_registered = |endpoint: &str| registry.id_by_endpoint(endpoint).is_some();
+        self.status_client.publish_next(context, is_registered);
     }
 }
 

@@ -9,6 +9,7 @@
 //! 3. left: the device deregistered, its lifetime ended, it registered again, or the broker closed its session.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use rand::RngExt;
 
@@ -62,6 +63,12 @@ pub(super) struct Registrations {
 }
 
 impl Registrations {
+    /// Creates the registrations of a gateway without devices. Its client for presence connects at this time; never, if
+    /// there is none.
+    pub fn new(status_client_connects_at: Option<Instant>) -> Self {
+        Self { devices: RegisteredDevices::new(status_client_connects_at), ..Self::default() }
+    }
+
     /// Answers a request of a device, now or when the broker has answered.
     pub fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
         let ReceivedRequest { id, request, .. } = received;

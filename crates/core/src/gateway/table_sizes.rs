@@ -61,6 +61,8 @@ pub struct TableSizes {
     pub claim_questions: usize,
     /// Outputs that wait for the store.
     pub held_outputs: usize,
+    /// Devices whose presence is taken back.
+    pub status_withdrawals: usize,
     pub coap: coap::CoapTableSizes,
     pub dtls: dtls::DtlsTableSizes,
 }
@@ -95,6 +97,7 @@ impl std::ops::AddAssign for TableSizes {
             outputs,
             claim_questions,
             held_outputs,
+            status_withdrawals,
             coap,
             dtls,
         } = other;
@@ -124,6 +127,7 @@ impl std::ops::AddAssign for TableSizes {
         self.outputs += outputs;
         self.claim_questions += claim_questions;
         self.held_outputs += held_outputs;
+        self.status_withdrawals += status_withdrawals;
         self.coap += coap;
         self.dtls += dtls;
     }
@@ -166,6 +170,7 @@ impl TableSizes {
             outputs: context.outputs(),
             claim_questions: context.claims.len(),
             held_outputs: context.held.len(),
+            status_withdrawals: devices.status_client().len(),
             coap: context.coap.table_sizes(),
             dtls: context.associations(),
         }

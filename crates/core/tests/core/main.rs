@@ -31,6 +31,7 @@ mod gateway_registration;
 mod gateway_send;
 mod gateway_server_object;
 mod gateway_shards;
+mod gateway_status_client;
 mod gateway_stopping;
 mod gateway_told_when_stored;
 mod gateway_traces;

@@ -7,7 +7,7 @@ use crate::upstream::client::device::{ConnectionId, Destination};
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, ProtocolVersion};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
-use lwm2m_core::gateway::broker::{BrokerEvent, RegistrationId};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, RegistrationId};
 
 use super::device::OpenConnection;
 use super::{MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Protocol, UpstreamState, session_expiry};
@@ -111,12 +111,14 @@ impl MqttDevices {
         };
         let packet =
             self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
-        let said =
-            codec::subscribe(device.protocol.version, packet, &device.client.command_filter, device.client.command_qos);
+        let ClientInfo { command_filter, command_qos, .. } = &device.client;
+        let said = (!command_filter.is_empty())
+            .then(|| codec::subscribe(device.protocol.version, packet, command_filter, *command_qos));
         device.set_state(UpstreamState::Connecting(MqttAttempt::Subscribing { open, packet, early: Vec::new() }));
         match said {
-            Ok(bytes) => self.send(now, id, bytes),
-            Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
+            Some(Ok(bytes)) => self.send(now, id, bytes),
+            Some(Err(error)) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
+            None => self.ready(now, id),
         }
     }
 

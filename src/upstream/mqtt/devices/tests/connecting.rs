@@ -20,6 +20,19 @@ fn what_a_broker_answers_to_a_first_connect_is_403_or_503() {
 }
 
 #[test]
+fn a_client_without_a_filter_is_connected_without_a_subscribe() {
+    let mut scene = MqttScene::new();
+    let client = ClientInfo { command_filter: String::new(), ..client("lwm2m-status-1") };
+    scene.devices.command(scene.now, BrokerCommand::Connect { registration: ONE, client });
+    let connection = scene.expect_dial(&A);
+    scene.open(connection);
+    scene.hear(connection, accepted(false));
+    assert_eq!(scene.actions(), [MqttAction::Emit(BrokerEvent::Connected { registration: ONE })]);
+    scene.publish(ONE, "up/status");
+    scene.expect_published(connection, &["up/status"], false);
+}
+
+#[test]
 fn a_subscription_that_fails_is_403() {
     for reason in [0x80, 0x83, 0x87, 0x8f, 0x9e, 0xa2] {
         let mut scene = MqttScene::new();
