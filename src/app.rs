@@ -6,7 +6,10 @@ mod dtls;
 mod start;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 
 use anyhow::{Context, anyhow};
 use serde_json::json;
@@ -109,6 +112,7 @@ pub async fn run(config: Config, trial: Option<Trial>, parent: Option<oneshot::R
         _ = interrupt.recv() => info!("SIGINT received, shutting down"),
         _ = terminate.recv() => info!("SIGTERM received, shutting down"),
         () = ended(parent) => info!("the parent process has ended or asked for the end, shutting down"),
+        () = app.driver_ended() => return Err(anyhow!("the event loop has ended: the log tells why")),
     }
     if let Some(reloading) = reloading {
         reloading.abort();
@@ -145,6 +149,16 @@ impl App {
         self.simulated = Some(SimulatedDevices::start(*listener, count).await?);
         self.addresses.simulated = count;
         Ok(())
+    }
+
+    /// Waits until a driver ends by itself. Then [`App::stop`] may not be called.
+    async fn driver_ended(&mut self) {
+        poll_fn(|context| {
+            let mut tasks = self.drivers.iter_mut().map(|driver| Pin::new(&mut driver.task).poll(context));
+            // A driver that failed has ended, too.
+            if tasks.any(|task| task.is_ready()) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Stops accepting registrations, waits for the answers to commands in flight, publishes what is queued, and shuts

@@ -81,6 +81,8 @@ pub struct Driver {
     /// Time of the next hand-over of changes to the store.
     next_flush: Option<Instant>,
     watchdog: Option<Watchdog>,
+    /// Another process has taken the store.
+    is_fenced: bool,
     wall_clock_read: Instant,
     wall_clock_failed: bool,
 }
@@ -129,6 +131,7 @@ impl Driver {
             traced: None,
             next_flush: None,
             watchdog: None,
+            is_fenced: false,
             wall_clock_read,
             wall_clock_failed: false,
         }
@@ -163,6 +166,10 @@ impl Driver {
     /// flight, all of it for what the store has to write and the link has to publish.
     pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
         self.run_until(stop, |_| false).await;
+        if self.is_fenced {
+            // The devices are those of another process: they and the broker are told nothing.
+            return;
+        }
         let end = monotonic_now() + patience;
         let now = self.now();
         self.gateway.drain(now);
@@ -172,6 +179,9 @@ impl Driver {
             // Their devices may be reached by the sockets of this thread.
             let others = tokio::time::timeout_at(drained_by.into(), thread.all_drained());
             self.run_until(async { drop(others.await) }, |_| false).await;
+        }
+        if self.is_fenced {
+            return;
         }
         let now = self.now();
         self.gateway.end(now);
@@ -227,12 +237,11 @@ impl Driver {
                 DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
                 DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
                 DriverInput::Image(answer) => self.handle_image(now, answer),
-                DriverInput::Store(StoreEvent::Stored { version }) => {
-                    self.gateway.handle_stored(now, version);
-                    if let Some(thread) = &mut self.thread {
-                        thread.note_stored(Some(version));
-                    }
+                DriverInput::Store(StoreEvent::Fenced) => {
+                    self.is_fenced = true;
+                    return;
                 }
+                DriverInput::Store(event) => self.handle_store(now, event),
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Thread(input) => self.handle_thread(now, input),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
@@ -308,6 +317,21 @@ impl Driver {
                 let now = self.now();
                 self.handle_image(now, request.not_found());
             }
+        }
+    }
+
+    fn handle_store(&mut self, now: Instant, event: StoreEvent) {
+        match event {
+            StoreEvent::Stored { version } => {
+                self.gateway.handle_stored(now, version);
+                if let Some(thread) = &mut self.thread {
+                    thread.note_stored(Some(version));
+                }
+            }
+            StoreEvent::Leased { until } => self.gateway.lease_until(until),
+            StoreEvent::ContentsLost => self.gateway.rewrite_store(),
+            // It ends the loop.
+            StoreEvent::Fenced => {}
         }
     }
 

@@ -18,6 +18,7 @@ pub fn divided(contents: StoreContents, threads: NonZero<u8>) -> Vec<StoreConten
     let mut parts: Vec<StoreContents> = (0..threads.get())
         .map(|_| StoreContents {
             term: contents.term,
+            store_clock: contents.store_clock,
             profiles: contents.profiles.clone(),
             generated_keys: contents.generated_keys.clone(),
             ..StoreContents::default()

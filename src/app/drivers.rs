@@ -71,7 +71,7 @@ pub async fn driver_parts(
     let runtimes = start_runtimes(share)?;
     let sockets = bind_sockets(&config.listeners, &runtimes, &prepared.conditions.add("sockets"))?;
     let addresses = sockets[0].local_addresses()?;
-    let store = open_store(config, embedded, unix_time, prepared.metrics())?;
+    let store = open_store(config, embedded, unix_time, prepared.metrics()).await?;
     let owners = share_names(config, share, prepared);
     let (control, requests) = match share {
         ThreadShare::WHOLE => {
@@ -169,7 +169,7 @@ fn bind_sockets(
 }
 
 /// Opens the store; `None` if it is disabled, as it is by default beside an embedded broker.
-fn open_store(
+async fn open_store(
     config: &Config,
     embedded: bool,
     unix_time: Duration,
@@ -179,7 +179,7 @@ fn open_store(
         return Ok(None);
     }
     let (settings, listeners) = (&config.store, &config.listeners);
-    Ok(Some(Store::open(settings, listeners, unix_time, Arc::clone(metrics))?))
+    Ok(Some(OpenedStore::open(settings, listeners, unix_time, Arc::clone(metrics)).await?))
 }
 
 /// Starts the store, and returns the end of each driver.
@@ -245,6 +245,7 @@ impl GatewayStart<'_> {
         }
         let StoreContents {
             term,
+            store_clock,
             devices,
             associations,
             retained_commands,
@@ -257,7 +258,7 @@ impl GatewayStart<'_> {
         // Before the keys of associations are compared with those that are known.
         gateway.restore_generated_keys(generated_keys);
         if let Some(secured) = &prepared.secured {
-            let terms = WriteTerms::new(term, now, unix_time);
+            let terms = WriteTerms::new(term, now, store_clock.unwrap_or(unix_time));
             let stored = store.map(|store| (store, terms, associations));
             gateway = secured.join(gateway, (now, random_seed()?), (share, shards), stored);
         }

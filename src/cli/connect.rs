@@ -2,7 +2,7 @@
 //! trace.
 //!
 //! 1. Ports: each listener for devices is bound, and that of metrics and health.
-//! 2. The store: it could be opened and written. Nothing in it is read or changed.
+//! 2. The store: its file could be opened and written, or its server could be used. Nothing in it is read or changed.
 //! 3. Keys: the service of pre-shared keys answers to an identity of this check.
 //! 4. The broker, node by node: a device of an invented name connects as a real one would, by the same code, and
 //!    publishes one small message with QoS 1 to each of its topics. With QoS 0 MQTT has no answer to a publication, so
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::errors::{one_line, plain};
-use crate::store;
+use crate::store::{self, StoreKind};
 use crate::transport::{Security, UdpSockets};
 use crate::upstream::{UpstreamConfig, UpstreamLink};
 use lwm2m_base::identity::PskIdentity;
@@ -67,7 +67,7 @@ pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize
     let _inside = runtime.enter();
     tell(try_sockets(config))?;
     tell(runtime.block_on(try_admin(config)))?;
-    tell(try_store(config))?;
+    tell(runtime.block_on(try_store(config)))?;
     tell(runtime.block_on(try_keys(config)))?;
     for upstream in each_node(&config.upstream) {
         let mut random = [0; 4];
@@ -104,13 +104,19 @@ fn in_use(error: &io::Error, text: String) -> String {
     }
 }
 
-fn try_store(config: &Config) -> Vec<ConnectCheck> {
+async fn try_store(config: &Config) -> Vec<ConnectCheck> {
     if !config.store.enable.unwrap_or(true) {
         return Vec::new();
     }
-    vec![match store::file::try_out(&config.store) {
-        Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
-        Err(error) => problem(one_line(&error.to_string())),
+    vec![match config.store.kind {
+        StoreKind::File => match store::file::try_out(&config.store) {
+            Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
+            Err(error) => problem(one_line(&error.to_string())),
+        },
+        StoreKind::Redis => match store::redis::try_out(&config.store.redis).await {
+            Ok(server) => works(format!("store.redis: {server} is a primary that can be used")),
+            Err(error) => problem(one_line(&error.to_string())),
+        },
     }]
 }
 

@@ -14,6 +14,7 @@ mod groups;
 mod listeners;
 mod mqtt;
 mod reader;
+mod redis;
 #[cfg(all(test, feature = "embedded"))]
 mod reference;
 mod sections;

@@ -143,6 +143,12 @@ impl ConfigReader {
         self.add(key, value, variable, problem.into());
     }
 
+    /// Records a mistake in the value of a key that may contain a secret: no message shows the value.
+    pub(crate) fn refuse_secret(&mut self, key: &str, problem: impl Into<String>) {
+        let variable = self.variables.get(key).cloned();
+        self.add(key, None, variable, problem.into());
+    }
+
     /// Returns whether the file or the environment sets this key.
     pub fn has(&self, key: &str) -> bool {
         self.find(key).is_some()

@@ -12,7 +12,7 @@ use toml::Value;
 use crate::admin;
 use crate::definitions::DEFAULT_FOLDER;
 use crate::observability::logging::{LogConfig, LogFormat, filter};
-use crate::store::{self, Confirm};
+use crate::store::{self, Confirm, StoreKind};
 use crate::upstream;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::coap::{Acknowledging, Parameters};
@@ -391,7 +391,14 @@ fn embedded(reader: &mut ConfigReader, mut handler: SocketAddr) -> lwm2m_broker:
 
 fn store(reader: &mut ConfigReader) -> store::StoreConfig {
     let tenth = 100 * MILLISECOND;
+    let kind = reader.read(
+        "store.kind",
+        StoreKind::default(),
+        choice([("file", StoreKind::File), ("redis", StoreKind::Redis)]),
+    );
     store::StoreConfig {
+        kind,
+        redis: super::redis::settings(reader, kind),
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
         file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
         flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),

@@ -15,7 +15,9 @@ mod reports;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::report::Report;
+use lwm2m_dtls::AssociationChange;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -160,9 +162,29 @@ pub struct StoreMetrics {
     pub queue_full: Counter,
     /// 1 while the store cannot be written.
     pub failing: Gauge,
+    pub rewrites: Counter,
 }
 
 impl StoreMetrics {
+    /// Counts changes that are durable.
+    pub fn written<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) {
+        for change in changes {
+            let counter = match change {
+                Change::Put(_) => &self.put,
+                Change::Remove { .. } => &self.removed,
+                Change::RetainedCommands(_) => &self.retained_written,
+                Change::Profile(_) => &self.profiles_written,
+                Change::GeneratedKey(_) => &self.generated_keys_written,
+                Change::AwaitedBootstrap(_) => &self.awaited_bootstraps_written,
+                Change::FirmwareJob(_) => &self.firmware_jobs_written,
+                Change::Campaign(_) => &self.campaigns_written,
+                Change::Association(AssociationChange::Put(_)) => &self.associations_put,
+                Change::Association(AssociationChange::Remove(_)) => &self.associations_removed,
+            };
+            counter.inc();
+        }
+    }
+
     fn register(registry: &mut Registry) -> Self {
         let devices = counters(registry, "lwm2m_store_writes", "Device records written to and removed from the store");
         let associations = "DTLS association records written to and removed from the store";
@@ -173,6 +195,7 @@ impl StoreMetrics {
         let awaited = "Commands that await a bootstrap session, written to or removed from the store";
         let firmware = "Records of firmware updates written to or removed from the store";
         let campaigns = "Records of firmware campaigns and of their devices written to or removed from the store";
+        let rewrites = "Times that all records were written again, because a Redis store had lost some or all of them";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
         Self {
             put: devices(ChangeLabel { change: "put" }),
@@ -188,6 +211,7 @@ impl StoreMetrics {
             write_errors: counter(registry, "lwm2m_store_errors", "Failed store writes; each is retried"),
             queue_full: counter(registry, "lwm2m_store_waits", "Changes delayed because the store was too slow"),
             failing: gauge(registry, "lwm2m_store_failing", failing),
+            rewrites: counter(registry, "lwm2m_store_rewrites", rewrites),
         }
     }
 }

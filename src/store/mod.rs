@@ -2,35 +2,46 @@
 //! records of the core.
 //!
 //! The store is to the driver what the link to the broker is: it takes commands ([`StoreCommand`]) and returns events
-//! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file.
+//! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file, [`redis`] the one at a server of
+//! the Redis protocol.
 //!
 //! 1. At the start the program opens the store, which returns its contents.
 //! 2. While the program runs, the driver hands over batches of changes. The store writes them in this order, each batch
 //!    as a whole, and confirms each when it is durable. Batches that have come meanwhile are written together.
 //! 3. At the end the driver closes the store, which writes the remaining changes.
 
+mod end;
 pub mod file;
+mod listeners;
+pub mod redis;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use lwm2m_core::gateway::Version;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::{ChangeBatch, Gateway, Version};
 
-use file::FileStore;
+use crate::conditions::Condition;
+use crate::observability::metrics::Metrics;
+use crate::transport::UdpListener;
 
-pub use file::{OpenedStore, StoreContents};
+use file::OpenedFile;
+use redis::config::RedisConfig;
+use redis::{OpenedRedis, RedisError};
 
-/// Maximum number of changes in a batch.
-const BATCH: usize = 256;
+pub use end::Store;
+pub use file::StoreContents;
 
 /// The configuration of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     /// `None` enables the store unless the broker is embedded, because the embedded broker stores nothing either.
     pub enable: Option<bool>,
+    pub kind: StoreKind,
+    pub redis: RedisConfig,
     /// The path of the file. A relative path starts at the working directory.
     pub file: PathBuf,
     /// Maximum time that a change waits to be written together with others.
@@ -39,6 +50,16 @@ pub struct StoreConfig {
     pub confirm: Confirm,
     /// Maximum time that a message to a device or an application waits for its write.
     pub patience: Duration,
+}
+
+/// The place of the records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A file of this machine.
+    #[default]
+    File,
+    /// A server of the Redis protocol, such as Valkey.
+    Redis,
 }
 
 /// The moment at which devices and applications are told of a change.
@@ -71,6 +92,8 @@ pub enum StoreError {
     Newer { file: PathBuf, problem: String },
     #[error("store.file = {}: it cannot be written: {problem}", .file.display())]
     NotWritten { file: PathBuf, problem: String },
+    #[error(transparent)]
+    Redis(#[from] RedisError),
 }
 
 /// A request of the driver to the store.
@@ -86,81 +109,61 @@ pub enum StoreCommand {
 pub enum StoreEvent {
     /// All batches of this driver's gateway up to this one are durable.
     Stored { version: Version },
+    /// No other process can use the store before this time. A store in a file has no such limit.
+    Leased { until: Instant },
+    /// The store has lost some or all of its records. The driver hands over all of them again.
+    ContentsLost,
+    /// Another process has taken the store. The program ends without a word to devices or the broker.
+    Fenced,
 }
 
-/// The end of the store that one driver has.
-pub enum Store {
-    File(FileStore),
+/// A store whose records have been read, before it is given to drivers.
+pub enum OpenedStore {
+    File(OpenedFile),
+    Redis(OpenedRedis),
 }
 
-impl Store {
-    /// Takes a command. Never waits.
-    pub fn submit(&mut self, command: StoreCommand) {
+impl OpenedStore {
+    /// Opens the store of these settings and reads its records. `unix_time` is the wall clock time.
+    ///
+    /// # Errors
+    /// The store cannot be used, or another process uses it.
+    pub async fn open(
+        settings: &StoreConfig,
+        listeners: &[UdpListener],
+        unix_time: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, StoreContents), StoreError> {
+        match settings.kind {
+            StoreKind::File => Store::open(settings, listeners, unix_time, metrics),
+            StoreKind::Redis => {
+                let (opened, contents) = redis::open(settings, listeners, metrics).await?;
+                Ok((Self::Redis(opened), contents))
+            }
+        }
+    }
+
+    /// Writes changes before devices are served.
+    pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
         match self {
-            Self::File(store) => store.submit(command),
+            Self::File(file) => file.write_now(changes),
+            Self::Redis(redis) => {
+                redis.write_first(changes);
+                Ok(())
+            }
         }
     }
 
-    /// Returns whether the store takes another batch. If it does not, the driver keeps its changes as marks.
-    pub fn has_room(&self) -> bool {
+    /// Starts the writer. The condition shows whether it succeeds.
+    pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
+        Ok(self.start_for(1, condition)?.remove(0))
+    }
+
+    /// Starts the writer, and returns the ends of so many drivers.
+    pub fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
         match self {
-            Self::File(store) => store.has_room(),
-        }
-    }
-
-    /// Returns the number of the batch that was handed over last.
-    pub(crate) fn last(&self) -> Version {
-        match self {
-            Self::File(store) => store.last(),
-        }
-    }
-
-    /// Returns the next event. Cancel-safe. Without a living writer there is none.
-    pub async fn event(&mut self) -> StoreEvent {
-        match self {
-            Self::File(store) => store.event().await,
-        }
-    }
-
-    /// Returns when the present changes have to be handed over; `None` without changes.
-    pub(crate) fn next_flush(&self, now: Instant, gateway: &Gateway) -> Option<Instant> {
-        gateway.has_changes().then(|| now + self.interval())
-    }
-
-    /// Hands over a batch of changes, and returns when the next one is due. Never blocks.
-    pub fn flush(&mut self, now: Instant, gateway: &mut Gateway) -> Option<Instant> {
-        if !gateway.has_changes() {
-            return None;
-        }
-        if !self.has_room() {
-            self.count_full();
-            return Some(now + self.interval());
-        }
-        self.write(gateway.take_batch(now, BATCH));
-        gateway.has_changes().then_some(now)
-    }
-
-    /// Hands over all remaining changes, and waits until they are written, but not longer than `patience`.
-    pub async fn close(self, now: Instant, gateway: Gateway, patience: Duration) {
-        match self {
-            Self::File(store) => store.close(now, gateway, patience).await,
-        }
-    }
-
-    fn write(&mut self, batch: ChangeBatch) {
-        let ChangeBatch { version, changes } = batch;
-        self.submit(StoreCommand::Write { version, changes });
-    }
-
-    fn interval(&self) -> Duration {
-        match self {
-            Self::File(store) => store.interval(),
-        }
-    }
-
-    fn count_full(&self) {
-        match self {
-            Self::File(store) => store.count_full(),
+            Self::File(file) => file.start_for(drivers, condition),
+            Self::Redis(redis) => Ok(redis.start_for(drivers, condition)),
         }
     }
 }

@@ -41,6 +41,7 @@ mod outage;
 mod parent;
 mod presence;
 mod psk_http;
+mod redis_store;
 mod registering_again;
 mod reload;
 #[cfg(feature = "console")]

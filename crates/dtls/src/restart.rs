@@ -72,6 +72,11 @@ impl DtlsServer {
         self.changed(id);
     }
 
+    /// Notes that no other process uses the store before this time, for a store that is leased.
+    pub fn lease_terms_until(&mut self, until: Instant) {
+        self.terms.lease_until(until);
+    }
+
     /// Marks every association as changed, because the store has lost its contents.
     pub fn change_all(&mut self) {
         for id in self.associations.ids().collect::<Vec<_>>() {

@@ -31,6 +31,8 @@ pub struct WriteTerms {
     first: Term,
     /// `None` if no association outlives the process, so that it may use all terms.
     started: Option<(Instant, WallTime)>,
+    /// The time from which another process may use the store; `None` if this process has it for good.
+    leased_until: Option<Instant>,
 }
 
 /// The record numbers that were used, as a stored record tells them.
@@ -45,12 +47,18 @@ pub enum UsedNumbers {
 impl WriteTerms {
     /// Returns the terms of a process whose first term is durable. `unix_time` is the wall clock time at `now`.
     pub fn new(first: Term, now: Instant, unix_time: Duration) -> Self {
-        Self { node: NodeNumber::SINGLE, first, started: Some((now, wall_time(unix_time))) }
+        Self { node: NodeNumber::SINGLE, first, started: Some((now, wall_time(unix_time))), leased_until: None }
     }
 
     /// Returns the terms of a process without a store: no association outlives it.
     pub(crate) fn of_single_process() -> Self {
-        Self { node: NodeNumber::SINGLE, first: Term::NONE, started: None }
+        Self { node: NodeNumber::SINGLE, first: Term::NONE, started: None, leased_until: None }
+    }
+
+    /// Notes that no other process uses the store before this time. Until the next call no association begins a term of a later
+    /// tick by itself.
+    pub(crate) fn lease_until(&mut self, until: Instant) {
+        self.leased_until = Some(until);
     }
 
     /// Returns the first term of a process that starts at this time, after one whose first term the store has. It has to be
@@ -76,6 +84,8 @@ impl WriteTerms {
     /// Returns the last term that an association may begin by itself at this time.
     pub(crate) fn latest(&self, now: Instant) -> Term {
         let Some((started, wall_time)) = self.started else { return Term::new(u64::MAX) };
+        // The first term of another process is above the tick at the end of the lease.
+        let now = self.leased_until.map_or(now, |until| now.min(until));
         let tick = Term::at(wall_time.plus(now.saturating_duration_since(started)));
         Term::new(tick.number().saturating_sub(1))
     }
@@ -167,6 +177,19 @@ mod tests {
         });
         assert_eq!(begun.count(), 16);
         assert_eq!(terms.latest(now + A_DAY + Term::TICK), numbers.term().unwrap().next());
+    }
+
+    #[test]
+    fn nobody_begins_a_term_after_the_end_of_the_lease() {
+        let now = Instant::now();
+        let mut terms = WriteTerms::new(tick(UNIX_TIME), now, UNIX_TIME);
+        let until = now + 5 * Term::TICK;
+        terms.lease_until(until);
+        assert!(terms.latest(now) < terms.latest(until));
+        assert_eq!(terms.latest(now + A_DAY), terms.latest(until));
+        assert!(WriteTerms::first_after(Term::NONE, UNIX_TIME + 5 * Term::TICK) > terms.latest(now + A_DAY));
+        terms.lease_until(now + A_DAY);
+        assert!(terms.latest(now + A_DAY) > terms.latest(until));
     }
 
     #[test]

@@ -28,13 +28,13 @@ use redb::{
     DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, Table, TableDefinition,
     WriteTransaction,
 };
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{error, info};
 
 use zeroize::Zeroizing;
 
-use crate::transport::{Security, UdpListener};
+use crate::store::listeners::{ListenerNames, StoredRecord};
+use crate::transport::UdpListener;
 use lwm2m_base::AssociationId;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::secret::SecretBytes;
@@ -87,14 +87,16 @@ type CommandTable<'t> = Table<'t, (u8, &'static str, u64), &'static str>;
 
 pub struct Database {
     database: redb::Database,
-    listeners: Vec<UdpListener>,
+    listeners: ListenerNames,
 }
 
-/// The contents of the file.
+/// The contents of a store.
 #[derive(Debug, Default)]
 pub struct StoreContents {
-    /// The first term of this process, which the file has already.
+    /// The first term of this process, which the store has already.
     pub term: Term,
+    /// The clock that terms follow, since 1970, when the term was taken; `None` for that of this machine.
+    pub store_clock: Option<Duration>,
     pub devices: Vec<DeviceRecord>,
     pub associations: Vec<SavedAssociation>,
     pub retained_commands: Vec<RetainedCommandsRecord>,
@@ -119,19 +121,6 @@ pub enum StoreOpenError {
     Newer(u64),
 }
 
-/// A device record with the name of its listener, which the core knows by number only.
-#[derive(Serialize)]
-struct StoredRecordRef<'a> {
-    listener: Option<&'a str>,
-    record: &'a DeviceRecord,
-}
-
-#[derive(Deserialize)]
-struct StoredRecord {
-    listener: Option<String>,
-    record: DeviceRecord,
-}
-
 impl Database {
     /// Opens a file, or creates it, and reads what is in it. Every checksum is verified.
     /// `unix_time` is the wall clock time, which the first term of the process follows.
@@ -147,7 +136,7 @@ impl Database {
 
     /// Opens the file again, without reading it.
     pub(crate) fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
-        Ok(Self { database: open_database(file)?, listeners: listeners.to_vec() })
+        Ok(Self { database: open_database(file)?, listeners: ListenerNames::new(listeners) })
     }
 
     /// Writes all changes or none, and waits until they are on the disk.
@@ -167,7 +156,7 @@ impl Database {
                 match change {
                     Change::Put(record) => {
                         let key = (record.shard().number(), record.registration.endpoint.as_str());
-                        devices.insert(key, self.encode(record).as_slice())?;
+                        devices.insert(key, self.listeners.encode(record).as_slice())?;
                         write_commands(&mut commands, record)?;
                     }
                     Change::Remove { shard, endpoint } => {
@@ -182,7 +171,8 @@ impl Database {
                     Change::FirmwareJob(record) => write_firmware_job(&mut firmware_jobs, record)?,
                     Change::Campaign(record) => write_campaign(&mut campaigns, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
-                        let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
+                        let [made_at, reached_by] =
+                            [saved.made_at, saved.reached_by].map(|socket| self.listeners.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
                     }
                     Change::Association(AssociationChange::Remove(id)) => {
@@ -202,7 +192,7 @@ impl Database {
     ) -> Result<(Self, StoreContents), StoreOpenError> {
         make_private(file).map_err(StoreOpenError::Io)?;
         let database = open_database(file)?;
-        let database = Self { database, listeners: listeners.to_vec() };
+        let database = Self { database, listeners: ListenerNames::new(listeners) };
         let term = database.prepare(unix_time)?;
         let devices = database.read().map_err(damage)?;
         let associations = database.read_associations().map_err(damage)?;
@@ -214,6 +204,7 @@ impl Database {
         let campaigns = database.read_campaigns().map_err(damage)?;
         let contents = StoreContents {
             term,
+            store_clock: None,
             devices,
             associations,
             retained_commands,
@@ -257,7 +248,7 @@ impl Database {
             let (key, value) = entry?;
             let (shard, endpoint) = key.value();
             let mut record = match serde_json::from_slice(value.value()) {
-                Ok(read) => self.place(read),
+                Ok(read) => self.listeners.place(read),
                 // Its pages are whole, so that the others can be trusted.
                 Err(error) => {
                     error!(endpoint, %error, "stored registration unreadable; the device must register again");
@@ -370,46 +361,11 @@ impl Database {
         for entry in associations.iter()? {
             let (id, value) = entry?;
             let (made_at, reached_by, bytes) = value.value();
-            let [made_at, reached_by] = [made_at, reached_by].map(|listener| self.secured_socket(listener));
+            let [made_at, reached_by] = [made_at, reached_by].map(|listener| self.listeners.secured_socket(listener));
             let bytes = Zeroizing::new(bytes.to_vec());
             saved.push(SavedAssociation { id: AssociationId(id.value()), made_at, reached_by, bytes });
         }
         Ok(saved)
-    }
-
-    /// Returns the DTLS listener of this name, or else the first one.
-    fn secured_socket(&self, listener: &str) -> u16 {
-        let mut secured = self.listeners.iter().enumerate().filter(|(_, known)| known.security == Security::Dtls);
-        let first = secured.clone().next();
-        let index = secured.find(|(_, known)| known.name == listener).or(first).map(|(index, _)| index);
-        index.and_then(|index| index.try_into().ok()).unwrap_or(0)
-    }
-
-    /// Returns the name of a listener; empty if it does not exist.
-    fn name(&self, socket: u16) -> &str {
-        self.listeners.get(usize::from(socket)).map_or("", |listener| listener.name.as_str())
-    }
-
-    fn encode(&self, record: &DeviceRecord) -> Vec<u8> {
-        let listener = self.listeners.get(usize::from(record.peer.socket)).map(|listener| listener.name.as_str());
-        serde_json::to_vec(&StoredRecordRef { listener, record }).expect("keys are texts, and numbers are finite")
-    }
-
-    /// Assigns a restored device to the listener of the stored name. If that listener is gone, the device is reached by
-    /// one of the same address family until it sends to another.
-    fn place(&self, StoredRecord { listener, mut record }: StoredRecord) -> DeviceRecord {
-        if record.peer.association.is_some() {
-            // As with its association, of which the socket is a part of the name.
-            record.peer.socket = self.secured_socket(listener.as_deref().unwrap_or_default());
-            return record;
-        }
-        let position = |fits: &dyn Fn(&UdpListener) -> bool| {
-            self.listeners.iter().position(|known| known.security == Security::None && fits(known))
-        };
-        let index = position(&|known| Some(&known.name) == listener.as_ref())
-            .or_else(|| position(&|known| known.bind.is_ipv4() == record.peer.address.is_ipv4()));
-        record.peer.socket = index.and_then(|index| index.try_into().ok()).unwrap_or(0);
-        record
     }
 }
 

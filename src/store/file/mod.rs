@@ -8,57 +8,37 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
 
-use tokio::sync::{mpsc as replies, watch};
-use tracing::{error, info, warn};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
 
 use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::{ChangeBatch, Gateway, Version};
 
-use super::{BATCH, Store, StoreCommand, StoreConfig, StoreError, StoreEvent};
+use super::end::{EndParts, Sleeper, Store};
+use super::{OpenedStore, StoreConfig, StoreError};
 use database::{Database, StoreOpenError};
-use writer::{BatchResult, PendingWrite, StoreWriter};
+use writer::StoreWriter;
 
 pub use database::StoreContents;
 
-/// Maximum number of batches of one driver that wait for the writer.
-const BATCHES: usize = 64;
-
-/// A driver's end of the file: it hands batches to the writer thread.
-pub struct FileStore {
-    writes: mpsc::Sender<PendingWrite>,
-    /// Given to the writer with each batch.
-    results: replies::UnboundedSender<BatchResult>,
-    /// At most as many as there are batches that wait.
-    answers: replies::UnboundedReceiver<BatchResult>,
-    /// The batches that the writer has not answered.
-    waiting: usize,
-    /// The batch that was handed over last.
-    last: Version,
-    writer: Thread,
-    /// Closed when the writer has closed the file.
-    closed: watch::Receiver<()>,
-    closing: Arc<AtomicBool>,
-    interval: Duration,
-    metrics: Arc<Metrics>,
-}
+/// Maximum number of changes in a batch.
+const BATCH: usize = 256;
 
 /// A store whose file has been read, before its writer has started.
-pub struct OpenedStore {
+pub struct OpenedFile {
     database: Database,
     settings: StoreConfig,
     listeners: Vec<UdpListener>,
     metrics: Arc<Metrics>,
 }
 
-impl OpenedStore {
+impl OpenedFile {
     /// Writes changes at once, and waits until they are on the disk.
     pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
         if changes.is_empty() {
@@ -74,14 +54,9 @@ impl OpenedStore {
         Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
     }
 
-    /// Starts the writer. The condition shows whether it succeeds.
-    pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
-        Ok(self.start_for(1, condition)?.remove(0))
-    }
-
     /// Starts the writer, and returns the ends of so many drivers.
     pub fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
-        let (writes, pending) = mpsc::channel();
+        let (writes, pending) = mpsc::unbounded_channel();
         let (open, closed) = watch::channel(());
         let closing = Arc::new(AtomicBool::new(false));
         let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
@@ -95,23 +70,9 @@ impl OpenedStore {
             .name("store".to_owned())
             .spawn(run)
             .map_err(|error| StoreError::NotOpened { file, error })?;
-        let writer = writer.thread().clone();
-        let end = || {
-            let (results, answers) = replies::unbounded_channel();
-            Store::File(FileStore {
-                writes: writes.clone(),
-                results,
-                answers,
-                waiting: 0,
-                last: Version::default(),
-                writer: writer.clone(),
-                closed: closed.clone(),
-                closing: Arc::clone(&closing),
-                interval,
-                metrics: Arc::clone(&metrics),
-            })
-        };
-        Ok(std::iter::repeat_with(end).take(drivers).collect())
+        let sleeper = Sleeper::Thread(writer.thread().clone());
+        let parts = EndParts { writes, sleeper, closed, closing, interval, batch: BATCH, metrics };
+        Ok(std::iter::repeat_with(|| Store::new(parts.clone())).take(drivers).collect())
     }
 }
 
@@ -128,83 +89,11 @@ impl Store {
         let StoreContents { devices, associations, .. } = &contents;
         let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
         info!(%file, devices, associations, "store opened");
-        let opened = OpenedStore { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
-        Ok((opened, contents))
+        let opened = OpenedFile { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
+        Ok((OpenedStore::File(opened), contents))
     }
 }
 
-impl FileStore {
-    /// Takes a command. Never waits.
-    pub fn submit(&mut self, command: StoreCommand) {
-        let StoreCommand::Write { version, changes } = command;
-        self.last = version;
-        let write = PendingWrite { version, changes, result: self.results.clone() };
-        // Without a writer nothing is confirmed any more.
-        if self.writes.send(write).is_ok() {
-            self.waiting += 1;
-        }
-    }
-
-    /// Returns whether the writer takes another batch.
-    pub fn has_room(&self) -> bool {
-        self.waiting < BATCHES
-    }
-
-    /// Returns the number of the batch that was handed over last.
-    pub fn last(&self) -> Version {
-        self.last
-    }
-
-    /// Returns the next event. Cancel-safe.
-    pub async fn event(&mut self) -> StoreEvent {
-        loop {
-            // `self` has a sender, so that the channel is never closed.
-            let Some(result) = self.answers.recv().await else { std::future::pending().await };
-            self.waiting -= 1;
-            if let BatchResult::Stored(version) = result {
-                return StoreEvent::Stored { version };
-            }
-        }
-    }
-
-    /// Hands over all remaining changes, and waits until they are written, but not longer than `patience`.
-    pub async fn close(mut self, now: Instant, mut gateway: Gateway, patience: Duration) {
-        gateway.change_all();
-        self.closing.store(true, Ordering::Relaxed);
-        self.writer.unpark();
-        let last = async {
-            while gateway.has_changes() && self.closed.has_changed().is_ok() {
-                if self.has_room() {
-                    let ChangeBatch { version, changes } = gateway.take_batch(now, BATCH);
-                    self.submit(StoreCommand::Write { version, changes });
-                } else if self.answers.recv().await.is_some() {
-                    self.waiting -= 1;
-                }
-            }
-            // The writer ends when all drivers have closed their ends.
-            let Self { writes, mut closed, mut answers, waiting, .. } = self;
-            drop(writes);
-            while closed.changed().await.is_ok() {}
-            let answered = std::iter::from_fn(|| answers.try_recv().ok()).count();
-            if answered < waiting {
-                error!("store writer failed");
-            }
-        };
-        if tokio::time::timeout(patience, last).await.is_err() {
-            warn!("store closed with unwritten changes");
-        }
-    }
-
-    /// Returns how long changes are collected.
-    pub fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    /// Counts that changes have to wait for the writer.
-    pub fn count_full(&self) {
-        self.metrics.store.queue_full.inc();
-    }
-}
 /// Tests whether the file could be opened and written; it is neither read nor changed nor created.
 ///
 /// # Errors

@@ -8,22 +8,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{error, info};
 
 use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
-use lwm2m_core::gateway::Version;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_dtls::AssociationChange;
 
-use super::OpenedStore;
+use super::super::end::{PendingWrite, Reply};
+use super::OpenedFile;
 use super::database::{Database, StoreOpenError};
 
 /// Maximum number of batches in one transaction.
@@ -32,28 +30,12 @@ const TOGETHER: usize = 64;
 /// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A batch of one driver, and where it is answered.
-pub struct PendingWrite {
-    pub version: Version,
-    pub changes: Vec<Change>,
-    pub result: UnboundedSender<BatchResult>,
-}
-
-/// The result of a batch.
-#[derive(Clone, Copy, Debug)]
-pub enum BatchResult {
-    /// The batch is on the disk.
-    Stored(Version),
-    /// The program shuts down, and the disk rejects writes.
-    GivenUp,
-}
-
 pub struct StoreWriter {
     /// `None` after an error: redb accepts no writes until the file is opened again.
     database: Option<Database>,
     file: PathBuf,
     listeners: Vec<UdpListener>,
-    batches: Receiver<PendingWrite>,
+    batches: UnboundedReceiver<PendingWrite>,
     /// Set during the shutdown: failed writes are not retried any more.
     closing: Arc<AtomicBool>,
     failing: bool,
@@ -74,12 +56,12 @@ enum WriteError {
 impl StoreWriter {
     /// Creates a writer that reports its state by the condition of the store.
     pub fn new(
-        opened: OpenedStore,
-        batches: Receiver<PendingWrite>,
+        opened: OpenedFile,
+        batches: UnboundedReceiver<PendingWrite>,
         closing: Arc<AtomicBool>,
         condition: Condition,
     ) -> Self {
-        let OpenedStore { database, settings, listeners, metrics } = opened;
+        let OpenedFile { database, settings, listeners, metrics } = opened;
         let file = settings.file;
         condition.set(ConditionState::Up, format!("{} is written", file.display()));
         Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }
@@ -87,14 +69,14 @@ impl StoreWriter {
 
     /// Writes batches until all drivers have closed their ends.
     pub fn run(mut self) {
-        while let Ok(first) = self.batches.recv() {
-            let batches: Vec<PendingWrite> =
-                std::iter::once(first).chain(self.batches.try_iter().take(TOGETHER - 1)).collect();
+        while let Some(first) = self.batches.blocking_recv() {
+            let waiting = std::iter::from_fn(|| self.batches.try_recv().ok()).take(TOGETHER - 1);
+            let batches: Vec<PendingWrite> = std::iter::once(first).chain(waiting).collect();
             let is_written = self.write_until_closing(&batches);
-            for PendingWrite { version, result, .. } in batches {
-                let answer = if is_written { BatchResult::Stored(version) } else { BatchResult::GivenUp };
+            for PendingWrite { version, replies, .. } in batches {
+                let reply = if is_written { Reply::Stored(version) } else { Reply::GivenUp };
                 // A driver that has closed its end does not wait for the answer.
-                let (Ok(()) | Err(_)) = result.send(answer);
+                let (Ok(()) | Err(_)) = replies.send(reply);
             }
         }
     }
@@ -116,22 +98,7 @@ impl StoreWriter {
         // all.
         let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(batches)));
         written.unwrap_or(Err(WriteError::Senseless))?;
-        let counters = &self.metrics.store;
-        for change in changes(batches) {
-            let counter = match change {
-                Change::Put(_) => &counters.put,
-                Change::Remove { .. } => &counters.removed,
-                Change::RetainedCommands(_) => &counters.retained_written,
-                Change::Profile(_) => &counters.profiles_written,
-                Change::GeneratedKey(_) => &counters.generated_keys_written,
-                Change::AwaitedBootstrap(_) => &counters.awaited_bootstraps_written,
-                Change::FirmwareJob(_) => &counters.firmware_jobs_written,
-                Change::Campaign(_) => &counters.campaigns_written,
-                Change::Association(AssociationChange::Put(_)) => &counters.associations_put,
-                Change::Association(AssociationChange::Remove(_)) => &counters.associations_removed,
-            };
-            counter.inc();
-        }
+        self.metrics.store.written(changes(batches));
         if std::mem::take(&mut self.failing) {
             info!(file = %self.file.display(), "store writable again");
             self.metrics.store.failing.set(0);

@@ -40,6 +40,13 @@ impl Profiles {
         self.keeps_changes = true;
     }
 
+    /// Marks every list as changed.
+    pub fn change_all(&mut self) {
+        if self.keeps_changes {
+            self.changes.extend(self.by_key.keys().cloned());
+        }
+    }
+
     /// Gives a registration the kept list of its profile ID if it has none of its own.
     pub fn complete(&mut self, registration: &mut Registration, is_secured: bool) {
         let Some(pid) = registration.profile_id().filter(|_| registration.objects().is_none()) else { return };

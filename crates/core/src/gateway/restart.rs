@@ -208,6 +208,29 @@ impl Gateway {
     }
 }
 
+/// A store that others may change or lose.
+impl Gateway {
+    /// Marks every record as changed, because the store has lost some or all of them.
+    pub fn rewrite_store(&mut self) {
+        self.change_all();
+        let commands = self.registrations.devices_mut().commands_mut();
+        commands.retained.change_all();
+        commands.jobs.change_all();
+        self.registrations.profiles_mut().change_all();
+        self.context.generated_keys.change_all();
+        self.context.awaited_bootstraps.change_all();
+        self.campaigns.change_all();
+    }
+
+    /// Notes that no other process uses the store before this time: until then DTLS associations may number their records by
+    /// terms of their own.
+    pub fn lease_until(&mut self, until: Instant) {
+        if let Some(dtls) = &mut self.context.dtls {
+            dtls.server.lease_terms_until(until);
+        }
+    }
+}
+
 /// Returns the changes of the records that outputs wait for.
 fn take_urgent(context: &mut Context, registrations: &mut Registrations) -> Vec<Change> {
     let urgent = context.held.take_urgent();

@@ -47,6 +47,11 @@ impl RetainedCommandDedup {
         self.changes.keep();
     }
 
+    /// Marks every memory as changed.
+    pub fn change_all(&mut self) {
+        self.by_endpoint.keys().for_each(|endpoint| self.changes.mark(endpoint));
+    }
+
     pub fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
         self.by_endpoint.get(endpoint).is_some_and(|memory| memory.commands.contains(&command))
     }

@@ -106,6 +106,13 @@ impl AwaitedBootstraps {
         self.keeps_changes = true;
     }
 
+    /// Marks every command as changed.
+    pub fn change_all(&mut self) {
+        if self.keeps_changes {
+            self.changes.extend(self.by_endpoint.keys().cloned());
+        }
+    }
+
     /// Restores a command of an earlier process under this number. One that cannot be read is removed from the store.
     pub fn restore(&mut self, now: Instant, clock: WallClock, number: u64, record: AwaitedBootstrapRecord) {
         let AwaitedBootstrapRecord { endpoint, awaited } = record;

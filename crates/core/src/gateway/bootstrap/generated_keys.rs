@@ -63,6 +63,13 @@ impl GeneratedKeys {
         self.keeps_changes = true;
     }
 
+    /// Marks every key as changed.
+    pub fn change_all(&mut self) {
+        if self.keeps_changes {
+            self.changes.extend(self.keys.keys().cloned());
+        }
+    }
+
     pub fn restore(&mut self, records: Vec<GeneratedKeyRecord>) {
         for GeneratedKeyRecord { identity, keys } in records {
             if let Some(KeyPairRecord { key, next }) = keys {

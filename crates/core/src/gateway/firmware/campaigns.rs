@@ -364,6 +364,11 @@ impl Campaigns {
         self.keeps_changes = true;
     }
 
+    /// Marks every campaign and every device in one as changed.
+    pub fn change_all(&mut self) {
+        self.campaigns.values_mut().for_each(Campaign::change_all);
+    }
+
     pub fn has_changes(&self) -> bool {
         self.keeps_changes && (!self.forgotten.is_empty() || self.campaigns.values().any(Campaign::has_changes))
     }

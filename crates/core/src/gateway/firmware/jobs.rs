@@ -508,6 +508,11 @@ impl FirmwareJobs {
         self.changes.keep();
     }
 
+    /// Marks every job as changed.
+    pub fn change_all(&mut self) {
+        self.jobs.values().for_each(|owned| self.changes.mark(&owned.endpoint));
+    }
+
     pub fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }

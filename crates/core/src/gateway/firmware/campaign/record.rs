@@ -117,6 +117,13 @@ impl Campaign {
         records
     }
 
+    /// Marks the campaign and its devices as changed.
+    pub fn change_all(&mut self) {
+        self.has_changed = true;
+        let stored = self.members.iter().filter(|(_, member)| is_stored(**member)).map(|(key, _)| Arc::clone(key));
+        self.changed = stored.collect();
+    }
+
     pub fn has_changes(&self) -> bool {
         self.has_changed || !self.changed.is_empty()
     }

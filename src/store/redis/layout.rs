@@ -1,0 +1,384 @@
+//! The keys and values in Redis, and the steps that a change takes there, without IO.
+//!
+//! All keys begin with the prefix of the settings, here `lwm2m`. `{7}` is a shard, so that its keys are in one slot.
+//!
+//! | Key | Type | Contents |
+//! |---|---|---|
+//! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprint of the key |
+//! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: the process that uses the store (see [`super::scripts`]) |
+//! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
+//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of the application |
+//! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |
+//! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | as the tables of [`crate::store::file`] |
+//! | `lwm2m:campaigns`, `lwm2m:campaign:NAME` | hashes | by name, the campaign; by endpoint, its part in the campaign |
+//!
+//! All values below `about` and `lease` are sealed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_base::{AssociationId, Shard};
+use lwm2m_core::bootstrap::secret::SecretBytes;
+use lwm2m_core::gateway::record::{
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord,
+    ProfileRecord, RetainedCommandsRecord,
+};
+use lwm2m_core::registry::CommandDigest;
+use lwm2m_dtls::{AssociationChange, SavedAssociation};
+use serde::Serialize;
+use tracing::error;
+use zeroize::Zeroizing;
+
+use crate::store::StoreContents;
+use crate::store::listeners::ListenerNames;
+
+/// The number of the format. It counts up with each change that an older version could not read.
+pub const FORMAT: &str = "1";
+
+/// The time for which removals are remembered, so that they can be repeated after a failover that lost them.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Maximum number of removals that are remembered.
+const MOST_REMEMBERED: usize = 20_000;
+
+/// A hash with records.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RecordHash {
+    Devices(Shard),
+    Commands(Shard),
+    Associations(Shard),
+    Retained,
+    Profiles,
+    GeneratedKeys,
+    Bootstraps,
+    FirmwareJobs,
+    Campaigns,
+    /// The devices of a campaign.
+    Campaign(String),
+}
+
+/// A step of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Put {
+        hash: RecordHash,
+        field: Vec<u8>,
+        value: Zeroizing<Vec<u8>>,
+    },
+    Remove {
+        hash: RecordHash,
+        field: Vec<u8>,
+    },
+    /// Removes the hash.
+    Clear {
+        hash: RecordHash,
+    },
+}
+
+impl RecordHash {
+    /// Returns the key of the hash.
+    pub fn key(&self, prefix: &str) -> String {
+        match self {
+            Self::Devices(shard) => format!("{prefix}:{{{}}}:d", shard.number()),
+            Self::Commands(shard) => format!("{prefix}:{{{}}}:c", shard.number()),
+            Self::Associations(shard) => format!("{prefix}:{{{}}}:a", shard.number()),
+            Self::Retained => format!("{prefix}:retained"),
+            Self::Profiles => format!("{prefix}:profiles"),
+            Self::GeneratedKeys => format!("{prefix}:keys"),
+            Self::Bootstraps => format!("{prefix}:bootstraps"),
+            Self::FirmwareJobs => format!("{prefix}:firmware"),
+            Self::Campaigns => format!("{prefix}:campaigns"),
+            Self::Campaign(name) => format!("{prefix}:campaign:{name}"),
+        }
+    }
+
+    /// Returns all hashes but those of the devices of campaigns. The commands of a shard come before its devices.
+    pub fn all() -> Vec<Self> {
+        let shards =
+            Shard::all().flat_map(|shard| [Self::Commands(shard), Self::Devices(shard), Self::Associations(shard)]);
+        let others = [
+            Self::Retained,
+            Self::Profiles,
+            Self::GeneratedKeys,
+            Self::Bootstraps,
+            Self::FirmwareJobs,
+            Self::Campaigns,
+        ];
+        shards.chain(others).collect()
+    }
+}
+
+/// Turns changes into steps. It knows which commands are stored, since a command is written once, and which records were
+/// removed lately.
+pub struct Layout {
+    listeners: ListenerNames,
+    /// The serials of the stored commands of an endpoint, each with the generation in which it was written.
+    commands: HashMap<(Shard, String), BTreeMap<u64, u64>>,
+    /// Counts how often the store has lost records.
+    generation: u64,
+    removed: HashMap<(RecordHash, Vec<u8>), Instant>,
+}
+
+impl Layout {
+    pub fn new(listeners: ListenerNames) -> Self {
+        Self { listeners, commands: HashMap::new(), generation: 0, removed: HashMap::new() }
+    }
+
+    /// Returns the steps of a change.
+    pub fn steps(&mut self, now: Instant, change: &Change) -> Vec<Step> {
+        let mut steps = Vec::new();
+        match change {
+            Change::Put(record) => {
+                let (shard, endpoint) = (record.shard(), record.registration.endpoint.as_str());
+                let current = record.commands.iter().map(|command| (command.serial, command.command.to_json()));
+                let current: BTreeMap<u64, _> = current.collect();
+                self.keep_commands(shard, endpoint, &current.keys().copied().collect(), &mut steps);
+                for (serial, json) in current {
+                    let stored = self.commands.entry((shard, endpoint.to_owned())).or_default();
+                    if stored.insert(serial, self.generation) != Some(self.generation) {
+                        let field = command_field(endpoint, serial);
+                        steps.push(put(RecordHash::Commands(shard), field, json.as_bytes().to_vec()));
+                    }
+                }
+                steps.push(put(RecordHash::Devices(shard), endpoint, self.listeners.encode(record)));
+            }
+            Change::Remove { shard, endpoint } => {
+                self.keep_commands(*shard, endpoint, &BTreeSet::new(), &mut steps);
+                steps.push(remove(RecordHash::Devices(*shard), endpoint.as_str()));
+            }
+            Change::RetainedCommands(RetainedCommandsRecord { endpoint, commands }) => {
+                let digests: Vec<u8> = commands.iter().flat_map(|command| command.0.to_be_bytes()).collect();
+                let digests = Some(digests).filter(|digests| !digests.is_empty());
+                steps.push(put_or_remove(RecordHash::Retained, endpoint.as_str(), digests));
+            }
+            Change::Profile(ProfileRecord { key, objects }) => {
+                steps.push(put_or_remove(RecordHash::Profiles, key.as_str(), objects.as_ref().map(json)));
+            }
+            Change::GeneratedKey(GeneratedKeyRecord { identity, keys }) => {
+                steps.push(put_or_remove(RecordHash::GeneratedKeys, identity.as_str(), keys.as_ref().map(key_pair)));
+            }
+            Change::AwaitedBootstrap(AwaitedBootstrapRecord { endpoint, awaited }) => {
+                steps.push(put_or_remove(RecordHash::Bootstraps, endpoint.as_str(), awaited.as_ref().map(json)));
+            }
+            Change::FirmwareJob(FirmwareJobRecord { endpoint, job }) => {
+                steps.push(put_or_remove(RecordHash::FirmwareJobs, endpoint.as_str(), job.as_ref().map(json)));
+            }
+            Change::Campaign(record) => campaign_steps(record, &mut steps),
+            Change::Association(AssociationChange::Put(saved)) => {
+                let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.listeners.name(socket));
+                let value = association(made_at, reached_by, &saved.bytes);
+                steps.push(put(RecordHash::Associations(saved.id.shard()), saved.id.0.to_be_bytes(), value));
+            }
+            Change::Association(AssociationChange::Remove(id)) => {
+                steps.push(remove(RecordHash::Associations(id.shard()), id.0.to_be_bytes()));
+            }
+        }
+        steps.iter().for_each(|step| self.note_removal(now, step));
+        steps
+    }
+
+    /// Notes that the store has lost records, which will be written again. Returns the removals that it may have lost, too.
+    pub fn contents_lost(&mut self, now: Instant) -> Vec<Step> {
+        self.generation += 1;
+        self.forget_old_removals(now);
+        let removals = self.removed.keys().cloned();
+        removals.map(|(hash, field)| Step::Remove { hash, field }).collect()
+    }
+
+    /// Adds an opened value to the contents.
+    pub fn restore(&mut self, contents: &mut RestoredContents, hash: &RecordHash, field: &[u8], value: &[u8]) {
+        if self.try_to_restore(contents, hash, field, value).is_none() {
+            error!(?hash, field = %field.escape_ascii(), "stored record unreadable; it is lost");
+        }
+    }
+
+    fn try_to_restore(
+        &mut self,
+        restored: &mut RestoredContents,
+        hash: &RecordHash,
+        field: &[u8],
+        value: &[u8],
+    ) -> Option<()> {
+        let RestoredContents { contents, commands } = restored;
+        let name = || String::from_utf8(field.to_vec()).ok();
+        match hash {
+            RecordHash::Commands(shard) => {
+                let (endpoint, serial) = field.split_at_checked(field.len().checked_sub(9)?)?;
+                let endpoint = String::from_utf8(endpoint.to_vec()).ok()?;
+                let serial = u64::from_be_bytes(*serial.last_chunk()?);
+                let stored = self.commands.entry((*shard, endpoint.clone())).or_default();
+                stored.insert(serial, self.generation);
+                commands.insert((*shard, endpoint, serial), String::from_utf8(value.to_vec()).ok()?);
+            }
+            RecordHash::Devices(shard) => {
+                let record = self.listeners.place(serde_json::from_slice(value).ok()?);
+                contents.devices.push(with_commands(record, *shard, commands));
+            }
+            RecordHash::Associations(_) => {
+                let id = AssociationId(u64::from_be_bytes(field.try_into().ok()?));
+                let (made_at, reached_by, bytes) = association_parts(value)?;
+                let [made_at, reached_by] = [made_at, reached_by].map(|name| self.listeners.secured_socket(name));
+                let bytes = Zeroizing::new(bytes.to_vec());
+                contents.associations.push(SavedAssociation { id, made_at, reached_by, bytes });
+            }
+            RecordHash::Retained => {
+                let (digests, _) = value.as_chunks();
+                let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
+                contents.retained_commands.push(RetainedCommandsRecord { endpoint: name()?, commands });
+            }
+            RecordHash::Profiles => {
+                let objects = serde_json::from_slice(value).ok();
+                contents.profiles.push(ProfileRecord { key: name()?, objects });
+            }
+            RecordHash::GeneratedKeys => {
+                let keys = Some(key_pair_parts(value)?);
+                contents.generated_keys.push(GeneratedKeyRecord { identity: PskIdentity::new(field)?, keys });
+            }
+            RecordHash::Bootstraps => {
+                let awaited = Some(serde_json::from_slice(value).ok()?);
+                contents.awaited_bootstraps.push(AwaitedBootstrapRecord { endpoint: name()?, awaited });
+            }
+            RecordHash::FirmwareJobs => {
+                let job = Some(serde_json::from_slice(value).ok()?);
+                contents.firmware_jobs.push(FirmwareJobRecord { endpoint: name()?, job });
+            }
+            RecordHash::Campaigns | RecordHash::Campaign(_) => {
+                let json = Some(String::from_utf8(value.to_vec()).ok()?);
+                let (campaign, endpoint) = match hash {
+                    RecordHash::Campaign(campaign) => (campaign.clone(), Some(name()?)),
+                    _ => (name()?, None),
+                };
+                contents.campaigns.push(CampaignRecord { campaign, endpoint, json });
+            }
+        }
+        Some(())
+    }
+
+    /// Removes all commands of an endpoint except these.
+    fn keep_commands(&mut self, shard: Shard, endpoint: &str, current: &BTreeSet<u64>, steps: &mut Vec<Step>) {
+        let key = (shard, endpoint.to_owned());
+        let Some(stored) = self.commands.get_mut(&key) else { return };
+        stored.retain(|serial, _| {
+            let is_current = current.contains(serial);
+            if !is_current {
+                steps.push(remove(RecordHash::Commands(shard), command_field(endpoint, *serial)));
+            }
+            is_current
+        });
+        if stored.is_empty() {
+            self.commands.remove(&key);
+        }
+    }
+
+    fn note_removal(&mut self, now: Instant, step: &Step) {
+        match step {
+            Step::Put { hash, field, .. } if !self.removed.is_empty() => {
+                self.removed.remove(&(hash.clone(), field.clone()));
+            }
+            Step::Put { .. } | Step::Clear { .. } => {}
+            Step::Remove { hash, field } => {
+                if self.removed.len() >= MOST_REMEMBERED {
+                    self.forget_old_removals(now);
+                }
+                if self.removed.len() < MOST_REMEMBERED {
+                    self.removed.insert((hash.clone(), field.clone()), now);
+                }
+            }
+        }
+    }
+
+    fn forget_old_removals(&mut self, now: Instant) {
+        self.removed.retain(|_, at| now.saturating_duration_since(*at) < REMEMBERED);
+    }
+}
+
+/// What has been read so far.
+#[derive(Default)]
+pub struct RestoredContents {
+    pub contents: StoreContents,
+    commands: HashMap<(Shard, String, u64), String>,
+}
+
+/// Adds the commands to the record of their device.
+fn with_commands(
+    mut record: DeviceRecord,
+    shard: Shard,
+    stored: &mut HashMap<(Shard, String, u64), String>,
+) -> DeviceRecord {
+    let endpoint = record.registration.endpoint.clone();
+    let mut complete = Vec::new();
+    for mut command in record.commands {
+        let json = stored.remove(&(shard, endpoint.clone(), command.serial));
+        let Some(Ok(echo)) = json.map(TryInto::try_into) else {
+            error!(endpoint, serial = command.serial, "stored command unreadable; it is lost");
+            continue;
+        };
+        command.command = echo;
+        complete.push(command);
+    }
+    record.commands = complete;
+    record
+}
+
+fn campaign_steps(CampaignRecord { campaign, endpoint, json }: &CampaignRecord, steps: &mut Vec<Step>) {
+    let json = json.as_ref().map(|json| json.as_bytes().to_vec());
+    match endpoint {
+        Some(endpoint) => {
+            steps.push(put_or_remove(RecordHash::Campaign(campaign.clone()), endpoint.as_str(), json));
+        }
+        None => {
+            if json.is_none() {
+                steps.push(Step::Clear { hash: RecordHash::Campaign(campaign.clone()) });
+            }
+            steps.push(put_or_remove(RecordHash::Campaigns, campaign.as_str(), json));
+        }
+    }
+}
+
+fn put(hash: RecordHash, field: impl AsRef<[u8]>, value: Vec<u8>) -> Step {
+    Step::Put { hash, field: field.as_ref().to_vec(), value: Zeroizing::new(value) }
+}
+
+fn remove(hash: RecordHash, field: impl AsRef<[u8]>) -> Step {
+    Step::Remove { hash, field: field.as_ref().to_vec() }
+}
+
+fn put_or_remove(hash: RecordHash, field: impl AsRef<[u8]>, value: Option<Vec<u8>>) -> Step {
+    match value {
+        Some(value) => put(hash, field, value),
+        None => remove(hash, field),
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("keys are texts, and numbers are finite")
+}
+
+fn command_field(endpoint: &str, serial: u64) -> Vec<u8> {
+    [endpoint.as_bytes(), &[0], &serial.to_be_bytes()].concat()
+}
+
+/// The length of the first key in two bytes, the first key, and the one that is to replace it.
+fn key_pair(KeyPairRecord { key, next }: &KeyPairRecord) -> Vec<u8> {
+    let length = u16::try_from(key.reveal().len()).expect("a generated key is short");
+    let next = next.as_ref().map(SecretBytes::reveal).unwrap_or_default();
+    [&length.to_be_bytes(), key.reveal(), next].concat()
+}
+
+fn key_pair_parts(bytes: &[u8]) -> Option<KeyPairRecord> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (key, next) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    let next = (!next.is_empty()).then(|| SecretBytes::new(next));
+    Some(KeyPairRecord { key: SecretBytes::new(key), next })
+}
+
+/// The names of the listeners, each with a zero byte behind it, and what DTLS saved.
+fn association(made_at: &str, reached_by: &str, bytes: &[u8]) -> Vec<u8> {
+    [made_at.as_bytes(), &[0], reached_by.as_bytes(), &[0], bytes].concat()
+}
+
+fn association_parts(value: &[u8]) -> Option<(&str, &str, &[u8])> {
+    let mut parts = value.splitn(3, |byte| *byte == 0);
+    let name = |bytes| std::str::from_utf8(bytes).ok();
+    Some((name(parts.next()?)?, name(parts.next()?)?, parts.next()?))
+}

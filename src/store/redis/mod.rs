@@ -1,0 +1,342 @@
+//! The store at a server of the Redis protocol (Valkey or Redis 7), which one process uses at a time.
+//!
+//! 1. At the start the process takes the lease ([`scripts`]), and reads all records. It waits for the lease of a process that
+//!    was killed, at most 5 seconds, and ends if the other one renews it.
+//! 2. A task of its own, on a thread of its own, renews the lease each second and writes batches ([`keeper`]).
+//! 3. While the server is away, the gateway serves its devices from memory, and the changes wait as marks in the core. When
+//!    it is back, the lease is renewed first. A server that lost records, because it was emptied or another one took over, is
+//!    written anew from memory.
+//! 4. If another process took the store meanwhile, this one ends: it can write nothing more.
+//!
+//! [`layout`], [`lease`], [`scripts`] and [`seal`] are without IO.
+
+pub mod config;
+mod connection;
+mod keeper;
+mod layout;
+mod lease;
+mod scripts;
+mod seal;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use ::redis::{Pipeline, cmd};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::conditions::Condition;
+use crate::driver::monotonic_now;
+use crate::observability::metrics::Metrics;
+use crate::runtime_thread::{Priority, RuntimeThread};
+use crate::tls::TlsError;
+use crate::transport::UdpListener;
+use lwm2m_base::secret::Secret;
+use lwm2m_cluster::{Term, WallTime};
+use lwm2m_core::gateway::Version;
+use lwm2m_core::gateway::record::Change;
+
+use super::end::{EndParts, PendingWrite, Reply, Sleeper, Store};
+use super::listeners::ListenerNames;
+use super::{StoreConfig, StoreContents, StoreError, StoreEvent};
+use config::RedisConfig;
+use connection::{Connection, ConnectionError, Dialer};
+use keeper::{Keeper, KeeperStart};
+use layout::{Layout, RecordHash, RestoredContents};
+use lease::{Acquisition, AnswerError, Identity, LEASE, Lease, Renewal};
+use seal::{Seal, SealKey};
+
+/// Maximum number of changes in a batch: with more of them the server takes longer for each.
+const BATCH: usize = 64;
+
+/// How long the start waits for a server that does not answer.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two attempts at the start.
+const START_PAUSE: Duration = Duration::from_millis(500);
+/// Hashes that are read at once.
+const READ_AT_ONCE: usize = 48;
+
+/// Reasons why the store cannot be used. None contains a secret.
+#[derive(Debug, Error)]
+pub enum RedisError {
+    #[error("store.redis: {0} (`store.kind = \"file\"` needs no server)")]
+    Unreachable(#[from] ConnectionError),
+    #[error(
+        "store.redis: another gateway uses the store: {owner} renews its lease. Every gateway needs a store of its own: \
+         stop the other one, or set another store.redis.prefix"
+    )]
+    InUse { owner: String },
+    #[error("store.redis.ssl: {0}")]
+    Tls(#[from] TlsError),
+    #[error("{key} = {}: {error}", .file.display())]
+    Unreadable { key: &'static str, file: PathBuf, error: io::Error },
+    #[error("store.redis.seal_keyfile = {}: expected 64 hexadecimal digits (openssl rand -hex 32)", .0.display())]
+    NoSealKey(PathBuf),
+    #[error("store.redis.seal_keyfile: the records in the store are sealed with another key")]
+    OtherSealKey,
+    #[error("store.redis: the records have format {0}, and this version reads format {format}", format = layout::FORMAT)]
+    OtherFormat(String),
+    #[error("store.redis: {0}")]
+    Answer(#[from] AnswerError),
+    #[error("store.redis: {0}")]
+    Library(#[from] openssl::error::ErrorStack),
+    #[error("store.redis: the thread of the store: {0}")]
+    Thread(io::Error),
+    #[error("store.redis: the system has no random numbers")]
+    Random,
+}
+
+/// A store whose records have been read. Its lease is renewed already.
+pub struct OpenedRedis {
+    writes: mpsc::UnboundedSender<PendingWrite>,
+    started: oneshot::Sender<KeeperStart>,
+    sleeper: Arc<Notify>,
+    closing: Arc<AtomicBool>,
+    closed: watch::Receiver<()>,
+    interval: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// Takes the lease and reads the records, on the thread of the store.
+pub(super) async fn open(
+    settings: &StoreConfig,
+    listeners: &[UdpListener],
+    metrics: Arc<Metrics>,
+) -> Result<(OpenedRedis, StoreContents), StoreError> {
+    let thread = RuntimeThread::start("store", Priority::Normal).map_err(RedisError::Thread)?;
+    let opening = open_there(settings.redis.clone(), ListenerNames::new(listeners));
+    let opened = thread.runtime().spawn(opening).await;
+    let (parts, contents) = opened.expect("the task of the store does not fail")?;
+    let (devices, associations) = (contents.devices.len(), contents.associations.len());
+    let server = parts.connection.as_ref().map(|connection| connection.server.clone()).unwrap_or_default();
+    if parts.connection.as_ref().is_some_and(|connection| !connection.is_persistent) {
+        warn!(server, "the server of the store writes no append-only file: its restart loses the registrations");
+    }
+    info!(server, devices, associations, "store opened");
+    let (writes, pending) = mpsc::unbounded_channel();
+    let (started, starting) = oneshot::channel();
+    let (open, closed) = watch::channel(());
+    let (sleeper, closing) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let keeper = Keeper::new(parts, pending, (Arc::clone(&sleeper), Arc::clone(&closing)), Arc::clone(&metrics));
+    let runtime = thread.runtime().clone();
+    drop(runtime.spawn(async move {
+        keeper.run(starting).await;
+        drop(open);
+        drop(thread);
+    }));
+    let interval = settings.flush_interval;
+    Ok((OpenedRedis { writes, started, sleeper, closing, closed, interval, metrics }, contents))
+}
+
+/// What the keeper begins with.
+struct KeeperParts {
+    dialer: Dialer,
+    connection: Option<Connection>,
+    identity: Identity,
+    lease: Lease,
+    layout: Layout,
+    seal: Seal,
+    renewed: std::time::Instant,
+}
+
+async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(KeeperParts, StoreContents), RedisError> {
+    let key = seal_key(&config)?;
+    let identity = Identity { prefix: config.prefix.clone(), owner: owner()?, seal: Seal::fingerprint(&key)? };
+    let dialer = dialer(&config)?;
+    let mut connection = connect_at_start(&dialer).await?;
+    let (renewed, now, lease) = acquire(&mut connection, &identity).await?;
+    let mut layout = Layout::new(listeners);
+    let mut contents = read(&mut connection, &identity, &key, &mut layout).await?;
+    // It may have expired while the records were read. The keeper compares with the lease as it was.
+    let answer = connection.ask(&identity.renew(&lease, &random_text()?)).await?;
+    if let Renewal::Fenced { owner } = lease.clone().renewed(answer)? {
+        return Err(RedisError::InUse { owner });
+    }
+    contents.term = Term::new(lease.term);
+    contents.store_clock = Some(Duration::from_millis(now));
+    let seal = Seal::new(key, lease.term);
+    Ok((KeeperParts { dialer, connection: Some(connection), identity, lease, layout, seal, renewed }, contents))
+}
+
+/// Tests whether the server could be used; nothing is changed there.
+///
+/// # Errors
+/// It cannot be reached or used, or a file of the settings cannot be read.
+pub(crate) async fn try_out(config: &RedisConfig) -> Result<String, RedisError> {
+    seal_key(config)?;
+    Ok(dialer(config)?.connect().await?.server.clone())
+}
+
+fn dialer(config: &RedisConfig) -> Result<Dialer, RedisError> {
+    let password = match &config.passwordfile {
+        Some(file) => {
+            let text = read_file("store.redis.passwordfile", file)?;
+            text.lines().next().map(Secret::new)
+        }
+        None => config.password.clone(),
+    };
+    Ok(Dialer::new(config.clone(), password)?)
+}
+
+fn seal_key(config: &RedisConfig) -> Result<SealKey, RedisError> {
+    let file = config.seal_keyfile.clone().unwrap_or_default();
+    let text = read_file("store.redis.seal_keyfile", &file)?;
+    Seal::parse_key(&text).ok_or(RedisError::NoSealKey(file))
+}
+
+fn read_file(key: &'static str, file: &PathBuf) -> Result<zeroize::Zeroizing<String>, RedisError> {
+    let text = fs::read_to_string(file);
+    text.map(zeroize::Zeroizing::new).map_err(|error| RedisError::Unreadable { key, file: file.clone(), error })
+}
+
+/// Returns the name of the process at the store.
+fn owner() -> Result<String, RedisError> {
+    let machine = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}:{}", machine.trim(), random_text()?))
+}
+
+fn random_text() -> Result<String, RedisError> {
+    let mut random = [0; 8];
+    SysRng.try_fill_bytes(&mut random).map_err(|_| RedisError::Random)?;
+    Ok(format!("{:016x}", u64::from_be_bytes(random)))
+}
+
+/// Connects, and retries while the server does not answer.
+async fn connect_at_start(dialer: &Dialer) -> Result<Connection, RedisError> {
+    let end = Instant::now() + START_PATIENCE;
+    let mut warned = false;
+    loop {
+        match dialer.connect().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if Instant::now() > end => return Err(error.into()),
+            Err(error) => {
+                if !std::mem::replace(&mut warned, true) {
+                    warn!(%error, patience = ?START_PATIENCE, "the store does not answer; retrying before devices are served");
+                }
+                sleep(START_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes the lease. Waits for the lease of a process that has ended, and for the first term.
+/// Returns when it asked, the time of the server in milliseconds since 1970, and the lease.
+async fn acquire(
+    connection: &mut Connection,
+    identity: &Identity,
+) -> Result<(std::time::Instant, u64, Lease), RedisError> {
+    let new_database = random_text()?;
+    let mut floor = 0;
+    let mut other: Option<(String, Instant)> = None;
+    loop {
+        let asked = monotonic_now();
+        let answer = connection.ask(&identity.acquire(floor, &new_database)).await?;
+        let pause = match Acquisition::parse(answer)? {
+            Acquisition::Acquired { now, lease } => return Ok((asked, now, lease)),
+            Acquisition::Busy { owner, milliseconds } => {
+                let ends = Instant::now() + Duration::from_millis(milliseconds);
+                match &other {
+                    // A renewal moves the end by more than the clocks of two answers can differ.
+                    Some((known, end)) if *known == owner && ends > *end + LEASE / 10 => {
+                        return Err(RedisError::InUse { owner });
+                    }
+                    Some((known, _)) if *known == owner => {}
+                    _ => {
+                        info!(owner, "waiting for the lease of the gateway that used the store before");
+                        other = Some((owner, ends));
+                    }
+                }
+                START_PAUSE.min(Duration::from_millis(milliseconds.max(1)))
+            }
+            Acquisition::Unknown { now } => {
+                floor = Term::first_of_process(WallTime(now)).number();
+                continue;
+            }
+            Acquisition::Later { milliseconds } => {
+                let wait = Duration::from_millis(milliseconds.max(1));
+                info!(?wait, "waiting, since the server of the store was replaced: DTLS record numbers may not repeat");
+                wait.min(LEASE)
+            }
+            Acquisition::OtherFormat(format) => return Err(RedisError::OtherFormat(format)),
+            Acquisition::OtherKey => return Err(RedisError::OtherSealKey),
+        };
+        sleep(pause).await;
+    }
+}
+
+/// Reads all records.
+async fn read(
+    connection: &mut Connection,
+    identity: &Identity,
+    key: &SealKey,
+    layout: &mut Layout,
+) -> Result<StoreContents, RedisError> {
+    let mut restored = RestoredContents::default();
+    for hashes in RecordHash::all().chunks(READ_AT_ONCE) {
+        read_hashes(connection, identity, (key, hashes), layout, &mut restored).await?;
+    }
+    let campaigns = restored.contents.campaigns.iter().map(|record| RecordHash::Campaign(record.campaign.clone()));
+    for hash in campaigns.collect::<Vec<_>>() {
+        read_hashes(connection, identity, (key, &[hash]), layout, &mut restored).await?;
+    }
+    Ok(restored.contents)
+}
+
+async fn read_hashes(
+    connection: &mut Connection,
+    identity: &Identity,
+    (key, hashes): (&SealKey, &[RecordHash]),
+    layout: &mut Layout,
+    restored: &mut RestoredContents,
+) -> Result<(), RedisError> {
+    let mut commands = Pipeline::new();
+    for hash in hashes {
+        commands.add_command(cmd("HGETALL").arg(identity.record_key(hash)).clone());
+    }
+    let answers: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = connection.ask_all(&commands).await?;
+    for (hash, fields) in hashes.iter().zip(answers) {
+        for (field, value) in fields {
+            let opened = Seal::open(key, &identity.record_key(hash), &field, &value).unwrap_or_default();
+            layout.restore(restored, hash, &field, &opened);
+        }
+    }
+    Ok(())
+}
+
+impl OpenedRedis {
+    /// Hands over the first changes, which no driver waits for.
+    pub(super) fn write_first(&self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
+        let (replies, _) = mpsc::unbounded_channel();
+        let write = PendingWrite { version: Version::default(), changes: changes.to_vec(), replies };
+        // Without a keeper the drivers are told that the store is lost.
+        let (Ok(()) | Err(_)) = self.writes.send(write);
+    }
+
+    /// Returns the ends of so many drivers. The condition shows whether the store can be written.
+    pub(super) fn start_for(self, drivers: usize, condition: Condition) -> Vec<Store> {
+        let Self { writes, started, sleeper, closing, closed, interval, metrics } = self;
+        let sleeper = Sleeper::Task(sleeper);
+        let parts = EndParts { writes, sleeper, closed, closing, interval, batch: BATCH, metrics };
+        let stores: Vec<Store> = std::iter::repeat_with(|| Store::new(parts.clone())).take(drivers).collect();
+        let ends = stores.iter().map(Store::replies).collect();
+        if let Err(KeeperStart { ends, .. }) = started.send(KeeperStart { ends, condition }) {
+            // The keeper has ended already, because another process has taken the store.
+            for end in ends {
+                let (Ok(()) | Err(_)) = end.send(Reply::Event(StoreEvent::Fenced));
+            }
+        }
+        stores
+    }
+}
