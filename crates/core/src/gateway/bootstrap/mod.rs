@@ -325,6 +325,11 @@ impl BootstrapServer {
         if !std::mem::replace(&mut running.is_proven, true) {
             self.deadlines.set(id, running.began + settings.session_timeout);
         }
+        let account = self.accounts.of(&running.session.endpoint);
+        if running.session.step() == BootstrapStep::Discover && account != Some(running.session.account()) {
+            // Its keys were compared with the new accounts before they were generated.
+            return self.fail(context, id, None, "the account has changed");
+        }
         let progress = {
             let mut issue = issuing(context, &settings);
             running.session.answered(response, &mut issue)

@@ -123,6 +123,10 @@ impl Session {
         }
     }
 
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     pub fn step(&self) -> BootstrapStep {
         self.step
     }

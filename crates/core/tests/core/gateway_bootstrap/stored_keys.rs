@@ -201,6 +201,25 @@ fn an_operator_removes_a_key_and_the_next_bootstrap_generates_another_one() {
 }
 
 #[test]
+fn an_account_that_changes_before_the_device_answers_the_discover_generates_no_key() {
+    let (mut secured, mut bootstrap) = connected(generating(json!({})));
+    for (changed, next) in [(vec![generating(json!({}))], Some("/0")), (Vec::new(), None)] {
+        assert_eq!(secured.post(&mut bootstrap, "bs", "ep=dev-7"), Code::CHANGED);
+        let request = secured.receive(&mut bootstrap).expect("the Discover");
+        secured.gateway.set_bootstrap_accounts(secured.now, accounts(json!(changed)));
+        let mut answer = Message { kind: Kind::Acknowledgement, code: Code::CONTENT, ..reply(&request) };
+        answer.payload = DISCOVERED.as_bytes().to_vec();
+        bootstrap.dtls.send(&answer.encode());
+        secured.exchange(&mut bootstrap);
+        secured.store();
+        secured.exchange(&mut bootstrap);
+        let request = secured.receive(&mut bootstrap);
+        assert_eq!(request.as_ref().map(path_of).as_deref(), next, "the same account was read again, or none");
+    }
+    assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 0);
+}
+
+#[test]
 fn a_session_that_writes_a_key_ends_with_the_key() {
     let (mut secured, mut bootstrap) = connected(generating(json!({ "discover": false })));
     assert_eq!(secured.post(&mut bootstrap, "bs", "ep=dev-7"), Code::CHANGED);
