@@ -89,7 +89,7 @@ impl StoreBench {
                 let version = self.write(1);
                 begun.push_back((version, Instant::now()));
             }
-            let StoreEvent::Stored { version } = self.store.event().await;
+            let version = self.stored().await;
             while let Some((_, at)) = begun.front().filter(|(waiting, _)| *waiting <= version) {
                 waited.push(at.elapsed());
                 begun.pop_front();
@@ -141,8 +141,13 @@ impl StoreBench {
         Change::Put(Box::new(record))
     }
 
-    async fn stored(&mut self) {
-        let StoreEvent::Stored { .. } = self.store.event().await;
+    /// Waits until a batch is stored.
+    async fn stored(&mut self) -> lwm2m_core::gateway::Version {
+        loop {
+            if let StoreEvent::Stored { version } = self.store.event().await {
+                return version;
+            }
+        }
     }
 }
 

@@ -78,6 +78,7 @@ impl SwallowingGateway {
             firmware_jobs: _,
             campaigns: _,
             awaited_bootstraps: _,
+            store_clock: _,
         } = contents;
         self.gateway.restore(now, devices);
         self.gateway.restore_retained_commands(retained_commands);

@@ -119,7 +119,7 @@ pub enum StoreEvent {
 
 /// A store whose records have been read, before it is given to drivers.
 pub enum OpenedStore {
-    File(OpenedFile),
+    File(Box<OpenedFile>),
     Redis(OpenedRedis),
 }
 

@@ -179,7 +179,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
         if done() {
             return;
         }
-        thread::sleep(Duration::from_millis(100));
+        thread::park_timeout(Duration::from_millis(100));
     }
     panic!("never: {what}");
 }

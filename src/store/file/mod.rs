@@ -90,7 +90,7 @@ impl Store {
         let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
         info!(%file, devices, associations, "store opened");
         let opened = OpenedFile { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
-        Ok((OpenedStore::File(opened), contents))
+        Ok((OpenedStore::File(Box::new(opened)), contents))
     }
 }
 

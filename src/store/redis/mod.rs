@@ -24,14 +24,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redis::{Pipeline, cmd};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::conditions::Condition;
@@ -145,7 +145,7 @@ struct KeeperParts {
     lease: Lease,
     layout: Layout,
     seal: Seal,
-    renewed: std::time::Instant,
+    renewed: Instant,
 }
 
 async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(KeeperParts, StoreContents), RedisError> {
@@ -212,12 +212,12 @@ fn random_text() -> Result<String, RedisError> {
 
 /// Connects, and retries while the server does not answer.
 async fn connect_at_start(dialer: &Dialer) -> Result<Connection, RedisError> {
-    let end = Instant::now() + START_PATIENCE;
+    let end = monotonic_now() + START_PATIENCE;
     let mut warned = false;
     loop {
         match dialer.connect().await {
             Ok(connection) => return Ok(connection),
-            Err(error) if Instant::now() > end => return Err(error.into()),
+            Err(error) if monotonic_now() > end => return Err(error.into()),
             Err(error) => {
                 if !std::mem::replace(&mut warned, true) {
                     warn!(%error, patience = ?START_PATIENCE, "the store does not answer; retrying before devices are served");
@@ -230,10 +230,7 @@ async fn connect_at_start(dialer: &Dialer) -> Result<Connection, RedisError> {
 
 /// Takes the lease. Waits for the lease of a process that has ended, and for the first term.
 /// Returns when it asked, the time of the server in milliseconds since 1970, and the lease.
-async fn acquire(
-    connection: &mut Connection,
-    identity: &Identity,
-) -> Result<(std::time::Instant, u64, Lease), RedisError> {
+async fn acquire(connection: &mut Connection, identity: &Identity) -> Result<(Instant, u64, Lease), RedisError> {
     let new_database = random_text()?;
     let mut floor = 0;
     let mut other: Option<(String, Instant)> = None;
@@ -243,7 +240,7 @@ async fn acquire(
         let pause = match Acquisition::parse(answer)? {
             Acquisition::Acquired { now, lease } => return Ok((asked, now, lease)),
             Acquisition::Busy { owner, milliseconds } => {
-                let ends = Instant::now() + Duration::from_millis(milliseconds);
+                let ends = monotonic_now() + Duration::from_millis(milliseconds);
                 match &other {
                     // A renewal moves the end by more than the clocks of two answers can differ.
                     Some((known, end)) if *known == owner && ends > *end + LEASE / 10 => {
