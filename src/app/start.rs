@@ -25,6 +25,7 @@ use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::status::ReloadStatus;
 use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::transport::{Security, UdpListener};
+#[cfg(feature = "embedded")]
 use crate::upstream;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
