@@ -326,7 +326,9 @@ impl RegisteredDevices {
         let Some(device) = self.registry.device(id) else { return };
         context.changed(device);
         context.coap.readdress(context.now, device.exchanges(), to);
-        if !self.registry.is_known(from) {
+        // A device that makes a new handshake begins its message ids anew: what it sends is never a repetition.
+        let is_plain = from.association.is_none() && to.association.is_none();
+        if is_plain && !self.registry.is_known(from) {
             context.coap.readdress_received(from, to);
         }
         context.report(Report::Moved { endpoint: device.registration.endpoint.clone(), from, to });
