@@ -25,6 +25,7 @@ impl TestAdmin {
                     | DriverRequest::Page(..)
                     | DriverRequest::Device(..)
                     | DriverRequest::Kick(..)
+                    | DriverRequest::RemoveGeneratedKey(..)
                     | DriverRequest::Command(_)
                     | DriverRequest::CommandState(..)
                     | DriverRequest::Campaign(_)

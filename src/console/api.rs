@@ -16,8 +16,8 @@ use super::emqx::EmqxErrorDocument;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
 use super::{
-    ConsoleServer, audit, campaigns, commands, devices, emqx, events, failures, objects, overview, page, responses,
-    session, token_uses, traces,
+    ConsoleServer, audit, campaigns, commands, devices, emqx, events, failures, generated_keys, objects, overview,
+    page, responses, session, token_uses, traces,
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
@@ -83,6 +83,7 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(campaigns::campaign))
         .routes(routes!(campaigns::campaign_devices))
         .routes(routes!(campaigns::act))
+        .routes(routes!(generated_keys::remove))
         .routes(routes!(traces::traces, traces::begin))
         .routes(routes!(traces::trace, traces::end))
         .routes(routes!(traces::trace_events))

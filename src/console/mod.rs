@@ -27,6 +27,7 @@ mod events;
 mod failures;
 mod files;
 mod gate;
+mod generated_keys;
 mod guard;
 pub(crate) mod hide;
 mod history;

@@ -24,6 +24,7 @@ pub enum ProblemKind {
     DeviceNotRegistered,
     NoSuchTrace,
     NoSuchCommand,
+    NoSuchKey,
     CommandInvalid,
     ObservedAlready,
     DeviceAsleep,
@@ -87,6 +88,7 @@ impl ProblemKind {
             }
             Self::NoSuchTrace => ("no-such-trace", StatusCode::NOT_FOUND, "There is no such trace"),
             Self::NoSuchCommand => ("no-such-command", StatusCode::NOT_FOUND, "There is no such command"),
+            Self::NoSuchKey => ("no-such-key", StatusCode::NOT_FOUND, "There is no such generated key"),
             Self::CommandInvalid => ("command-invalid", StatusCode::BAD_REQUEST, "The command is invalid"),
             Self::ObservedAlready => ("observed-already", StatusCode::CONFLICT, "Others observe the path"),
             Self::DeviceAsleep => ("device-asleep", StatusCode::CONFLICT, "The device cannot take the command now"),
@@ -184,6 +186,7 @@ pub fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::DeviceNotRegistered
         | ProblemKind::NoSuchTrace
         | ProblemKind::NoSuchCommand
+        | ProblemKind::NoSuchKey
         | ProblemKind::CommandInvalid
         | ProblemKind::ObservedAlready
         | ProblemKind::DeviceAsleep

@@ -42,6 +42,8 @@ pub enum DriverRequest {
     Device(String, oneshot::Sender<Option<Box<DeviceView>>>),
     /// Ends the registration of this endpoint name. The answer tells whether there was one.
     Kick(String, oneshot::Sender<bool>),
+    /// Removes the key that the bootstrap server generated for an identity. The answer tells whether there was one.
+    RemoveGeneratedKey(PskIdentity, oneshot::Sender<bool>),
     /// Gives a command of the console.
     Command(Box<AskedCommand>),
     /// Asks for the state of a command by its endpoint name and number.
@@ -180,6 +182,12 @@ impl Control {
     pub async fn stream_open(&self, endpoint: String, user: String, is_open: bool) -> Result<(), DriverSilent> {
         let request = || DriverRequest::StreamOpen { endpoint: endpoint.clone(), user: user.clone(), is_open };
         self.tell_all(request).await
+    }
+
+    /// Removes the key that the bootstrap server generated for an identity, and returns whether there was one.
+    pub async fn remove_generated_key(&self, identity: PskIdentity) -> Result<bool, DriverSilent> {
+        let removed = self.ask_all(|answer| DriverRequest::RemoveGeneratedKey(identity.clone(), answer)).await?;
+        Ok(removed.contains(&true))
     }
 
     /// Applies a change of the settings.

@@ -26,6 +26,9 @@ impl Driver {
                 self.answer_onlooker(reply, |gateway| gateway.device(now, &endpoint).map(Box::new));
             }
             DriverRequest::Kick(endpoint, reply) => self.answer_onlooker(reply, |gateway| gateway.kick(now, &endpoint)),
+            DriverRequest::RemoveGeneratedKey(identity, reply) => {
+                self.answer_onlooker(reply, |gateway| gateway.remove_generated_key(now, &identity));
+            }
             DriverRequest::Command(asked) => self.give_command(now, *asked),
             DriverRequest::CommandState(endpoint, number, reply) => {
                 self.answer_onlooker(reply, |gateway| gateway.command_state(now, &endpoint, number));

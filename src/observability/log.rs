@@ -198,6 +198,7 @@ fn log_bootstrap(report: &BootstrapReport) {
             warn!(reason, "bootstrap account rejected; the former one stays in force");
         }
         BootstrapReport::Pack { peer, .. } => info!(peer = %peer.address, "bootstrap pack sent"),
+        BootstrapReport::KeyRemoved { identity } => info!(%identity, "generated key removed by an operator"),
         // These repeat: see `Log::log`.
         BootstrapReport::Rejected { .. } => {}
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::common::gateway::Gateway;
 use crate::common::ports;
 use crate::common::program::Program;
 use crate::common::scene::LINKS;
+use crate::console::{exchange, make_token};
 use crate::dtls_devices::program::SecuredDevice;
 use crate::embedded_broker::application::MqttClient;
 
@@ -165,6 +167,72 @@ async fn a_device_is_given_a_key_registers_with_it_and_neither_is_lost_at_a_rest
         assert!(gateway.output().contains(line), "{}", gateway.output());
     }
     assert!(metrics.contains("lwm2m_bootstrap_sessions_finished_total 1"), "{metrics}");
+}
+
+/// An operator removes the generated key of a device, with the command line and with the API.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_key_ends_its_sessions_holds_no_longer_and_is_gone_after_a_kill() {
+    let place = BootstrapFolder::new(GENERATING);
+    let socket = place.folder.path().join("console.sock");
+    let (viewer, viewer_line) = make_token("viewer", &[]);
+    let (limited, limited_line) = make_token("limited", &["--role", "operator", "--prefix", "lab-"]);
+    place.write("tokens", &format!("{viewer_line}\n{limited_line}\n"));
+    let tokens = place.folder.path().join("tokens");
+    let console = format!("console.socket = {socket:?}\nconsole.tokens = {tokens:?}\nconsole.bind = \"127.0.0.1:0\"\n");
+    let broker = TestBroker::start().await;
+    let mut gateway = Gateway::start_with(&broker.addresses, 1, &format!("{}{console}", place.lines()));
+    let moment = Duration::from_millis(500);
+    let connect = |key: &[u8], at| SecuredDevice::connect(at, "lab-1", key, PATIENCE).expect("the key holds");
+    let mut of_bootstrap = connect(BOOTSTRAP_KEY.as_bytes(), place.bootstrap);
+    let key = key_in(&bootstrap(&mut of_bootstrap, "ep=lab-1"));
+    let mut device = connect(&key, place.registration);
+    assert_eq!(register(&mut device, "lab-1"), Code::CREATED);
+
+    let remove = |identity: &str, headers: &[(&str, &str)]| {
+        let line = format!("DELETE /api/v1/generated-keys/{identity}");
+        exchange(UnixStream::connect(&socket).expect("it listens"), "localhost", &line, headers)
+    };
+    for token in [viewer, limited] {
+        let refused = remove("lab-1", &[("Authorization", &format!("Bearer {token}"))]);
+        assert_eq!(refused.problem(), (403, "not-allowed".to_owned()));
+    }
+    assert_eq!(remove("lab-2", &[]).problem(), (404, "no-such-key".to_owned()));
+    assert_eq!(remove("%00", &[]).problem(), (400, "invalid-request".to_owned()));
+    assert_eq!(register(&mut device, "lab-1"), Code::CREATED, "the key holds still");
+
+    let remove_key = |identity: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+            .args(["remove-key", identity, "--yes", "--at", &format!("unix:{}", socket.display())])
+            .output()
+            .expect("the program is built");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    assert_eq!(remove_key("lab-1"), (Some(0), "the generated key of lab-1 is removed\n".to_owned()));
+    let unknown = "lwm2m-gateway: There is no such generated key: no key was generated for the identity \"lab-1\"\n";
+    assert_eq!(remove_key("lab-1"), (Some(1), unknown.to_owned()));
+
+    device.send(&request(Code::POST, &["rd"], &["ep=lab-1", "lt=300", "lwm2m=1.1"], None));
+    assert!(device.hears_nothing(moment), "its DTLS session has ended");
+    assert!(SecuredDevice::connect(place.registration, "lab-1", &key, moment).is_none());
+    let audited = exchange(UnixStream::connect(&socket).expect("it listens"), "localhost", "GET /api/v1/audit", &[]);
+    let audited = audited.json();
+    let results: Vec<_> =
+        audited["entries"].as_array().expect("entries").iter().map(|entry| &entry["result"]).collect();
+    assert_eq!(results, ["no such key", "done", "no such key"], "{audited}");
+    assert_eq!(
+        (&audited["entries"][1]["action"], &audited["entries"][1]["endpoint"]),
+        (&json!("remove-key"), &json!("lab-1"))
+    );
+    assert!(gateway.output().contains("generated key removed by an operator identity=lab-1"), "{}", gateway.output());
+    let (_, metrics) = gateway.ask_admin("/metrics");
+    assert!(metrics.contains("lwm2m_bootstrap_keys_removed_total 1"), "{metrics}");
+
+    gateway.kill();
+    gateway.start_again();
+    assert!(SecuredDevice::connect(place.registration, "lab-1", &key, moment).is_none());
+    let next = key_in(&bootstrap(&mut connect(BOOTSTRAP_KEY.as_bytes(), place.bootstrap), "ep=lab-1"));
+    assert_ne!(next, key);
+    assert_eq!(register(&mut connect(&next, place.registration), "lab-1"), Code::CREATED);
 }
 
 /// An application publishes an account, and hears how the session of the device has ended.

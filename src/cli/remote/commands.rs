@@ -36,7 +36,8 @@ pub struct OperationBody {
 /// The consent to a command that changes much.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Confirmation {
-    /// Do not ask before a command that changes much: execute, create, delete, and a write to object 1
+    /// Do not ask before a command that changes much: execute, create, delete, a write to object 1, and the removal of
+    /// a key
     #[arg(long)]
     yes: bool,
 }
@@ -128,27 +129,39 @@ impl Confirmation {
             return Ok(());
         }
         let TargetArguments { endpoint, path } = target;
-        if !io::stdin().is_terminal() {
-            return Err(RemoteError::Usage(format!(
-                "{what} {path} at {endpoint} needs --yes, or a terminal to ask at"
-            )));
+        let action = format!("{what} {path} at {endpoint}");
+        if path == FACTORY_RESET {
+            let question = format!("{path} resets {endpoint} to factory settings. Type its name to go on: ");
+            return confirm(&action, &question, endpoint);
         }
-        let question = match path.as_str() {
-            FACTORY_RESET => format!("{path} resets {endpoint} to factory settings. Type its name to go on: "),
-            _ => format!("{what} {path} at {endpoint}? [y/N] "),
-        };
-        let expected = if path == FACTORY_RESET { endpoint.as_str() } else { "y" };
-        let answer = answer_to(&question)?;
-        if answer == expected || (expected == "y" && answer.eq_ignore_ascii_case("yes")) {
+        confirm(&action, &format!("{action}? [y/N] "), "y")
+    }
+
+    /// Asks before a generated key is removed.
+    pub fn ask_for_key(self, identity: &str) -> Result<(), RemoteError> {
+        if self.yes {
             return Ok(());
         }
-        Err(RemoteError::Usage("not confirmed: nothing was sent".to_owned()))
+        let action = format!("remove the key of {identity}");
+        confirm(&action, &format!("{action}? [y/N] "), "y")
     }
 
     /// Asks before a write to the server object: it can make a device unreachable.
     pub fn ask_for_write(self, target: &TargetArguments) -> Result<(), RemoteError> {
         if target.path == "/1" || target.path.starts_with("/1/") { self.ask("write", target) } else { Ok(()) }
     }
+}
+
+/// Asks the question at the terminal. The error is that of another answer than the expected one, or of no terminal.
+fn confirm(action: &str, question: &str, expected: &str) -> Result<(), RemoteError> {
+    if !io::stdin().is_terminal() {
+        return Err(RemoteError::Usage(format!("{action} needs --yes, or a terminal to ask at")));
+    }
+    let answer = answer_to(question)?;
+    if answer == expected || (expected == "y" && answer.eq_ignore_ascii_case("yes")) {
+        return Ok(());
+    }
+    Err(RemoteError::Usage("not confirmed: nothing was sent".to_owned()))
 }
 
 /// Sends a command, waits for its answer, and writes it.

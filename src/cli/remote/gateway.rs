@@ -1,4 +1,4 @@
-//! `overview`, `top` and `failures`.
+//! `overview`, `top`, `failures` and `remove-key`.
 
 use std::time::Duration;
 
@@ -49,6 +49,13 @@ pub async fn failures(client: &ApiClient, output: &mut CommandOutput) -> Result<
     let list = document.value["failures"].as_array().ok_or_else(|| client.unexpected("no list of failures"))?;
     let header = ["AGO", "COUNT", "KIND", "ENDPOINT", "ADDRESS", "IDENTITY", "CODE", "PATH", "REASON"];
     Table::new(&header).write(output, &list.iter().map(failure_row).collect::<Vec<_>>())?;
+    Ok(RemoteExit::Done)
+}
+
+/// Removes the generated key of an identity.
+pub async fn remove_key(client: &ApiClient, identity: &str, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
+    client.delete(ApiPath::new(&["generated-keys", identity])).await?;
+    output.notice(&format!("the generated key of {identity} is removed"));
     Ok(RemoteExit::Done)
 }
 

@@ -70,6 +70,17 @@ pub enum RemoteCommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
+    /// Remove the key that the bootstrap server generated for an identity: its DTLS sessions end, and the device needs
+    /// another bootstrap
+    RemoveKey {
+        /// Identity of the pre-shared key; with identity = "${endpoint_name}" it is the endpoint name
+        #[arg(value_name = "IDENTITY")]
+        identity: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
 }
 
 /// The commands that only look.
@@ -216,6 +227,11 @@ async fn execute(command: RemoteCommand) -> Result<RemoteExit, RemoteError> {
         RemoteCommand::Kick { endpoint, connection } => {
             let (client, output) = connect(&connection)?;
             devices::kick(&client, &endpoint, &output).await
+        }
+        RemoteCommand::RemoveKey { identity, confirmation, connection } => {
+            confirmation.ask_for_key(&identity)?;
+            let (client, output) = connect(&connection)?;
+            gateway::remove_key(&client, &identity, &output).await
         }
     }
 }

@@ -96,7 +96,8 @@ impl Failure {
             | BootstrapReport::Differs { .. }
             | BootstrapReport::AccountSet { .. }
             | BootstrapReport::AccountRemoved { .. }
-            | BootstrapReport::Pack { .. } => None,
+            | BootstrapReport::Pack { .. }
+            | BootstrapReport::KeyRemoved { .. } => None,
         }
     }
 

@@ -45,6 +45,7 @@ pub struct BootstrapMetrics {
     accounts_removed: Counter,
     accounts_rejected: Counter,
     packs: Counter,
+    keys_removed: Counter,
 }
 
 impl BootstrapMetrics {
@@ -71,6 +72,7 @@ impl BootstrapMetrics {
             accounts_rejected: accounts(ResultLabel { result: "rejected" }),
             differences: counter(registry, "lwm2m_bootstrap_differences", differences),
             packs: counter(registry, "lwm2m_bootstrap_packs", packs),
+            keys_removed: counter(registry, "lwm2m_bootstrap_keys_removed", "Generated keys that operators removed"),
         }
     }
 
@@ -85,6 +87,7 @@ impl BootstrapMetrics {
             BootstrapReport::AccountRemoved { .. } => &self.accounts_removed,
             BootstrapReport::AccountRejected { .. } => &self.accounts_rejected,
             BootstrapReport::Pack { .. } => &self.packs,
+            BootstrapReport::KeyRemoved { .. } => &self.keys_removed,
         }
     }
 
@@ -167,6 +170,7 @@ impl BootstrapRejectionCounters {
 #[cfg(test)]
 pub(super) fn reports() -> Vec<BootstrapReport> {
     use lwm2m_base::Peer;
+    use lwm2m_base::identity::PskIdentity;
     use lwm2m_core::lwm2m::path::Path;
 
     let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
@@ -215,6 +219,7 @@ pub(super) fn reports() -> Vec<BootstrapReport> {
         BootstrapReport::AccountRemoved { endpoint: endpoint() },
         BootstrapReport::AccountRejected { endpoint: endpoint(), reason: String::new() },
         BootstrapReport::Pack { endpoint: endpoint(), peer },
+        BootstrapReport::KeyRemoved { identity: PskIdentity::new(b"dev-7").expect("an identity") },
     ];
     failed.chain(rejected).chain(single).collect()
 }

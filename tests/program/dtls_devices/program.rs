@@ -85,6 +85,15 @@ impl SecuredDevice {
         }
     }
 
+    /// Returns whether the gateway says nothing for so long.
+    pub fn hears_nothing(&mut self, patience: Duration) -> bool {
+        let end = now() + patience;
+        while now() < end {
+            self.exchange();
+        }
+        self.client.poll_plaintext().is_none()
+    }
+
     pub fn ask(&mut self, request: &Message) -> Message {
         self.send(request);
         let answer = self.receive();

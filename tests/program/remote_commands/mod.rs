@@ -137,6 +137,18 @@ fn a_registration_is_ended() {
 }
 
 #[test]
+fn a_generated_key_is_removed_after_a_question() {
+    let stub = Stub::start().answer("DELETE /generated-keys/urn%3Aep%2F1", 200, Value::Null);
+    let asked = stub.run(&["remove-key", "urn:ep/1"]);
+    let why = "lwm2m-gateway: remove the key of urn:ep/1 needs --yes, or a terminal to ask at\n";
+    assert_eq!((asked.code, asked.stderr.as_str()), (Some(2), why));
+    let run = stub.run(&["remove-key", "urn:ep/1", "--yes"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""));
+    assert_eq!(run.stderr, "the generated key of urn:ep/1 is removed\n");
+    assert_eq!(stub.lines(), ["DELETE /generated-keys/urn%3Aep%2F1"]);
+}
+
+#[test]
 fn the_overview_has_devices_broker_conditions_and_bounds() {
     let overview = json!({ "version": "1.2.3", "uptime": 90_000,
         "devices": { "total": 7, "awake": 5, "asleep": 2, "joining": 1, "limit": 100 },

@@ -368,9 +368,9 @@ impl Gateway {
 
     /// Removes the key that the bootstrap server generated for an identity, with its DTLS sessions. Returns whether there
     /// was one.
-    pub fn forget_generated_key(&mut self, now: Instant, identity: &PskIdentity) -> bool {
+    pub fn remove_generated_key(&mut self, now: Instant, identity: &PskIdentity) -> bool {
         self.context.now = now;
-        let was_there = self.bootstrap.forget_generated_key(&mut self.context, identity);
+        let was_there = self.bootstrap.remove_generated_key(&mut self.context, identity);
         self.handle_dtls();
         was_there
     }

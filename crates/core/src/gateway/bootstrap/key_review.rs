@@ -6,6 +6,7 @@
 use lwm2m_base::identity::PskIdentity;
 
 use super::super::context::Context;
+use super::super::report::{BootstrapReport, Report};
 use super::{AccountsChange, BootstrapServer, SessionId};
 
 /// The reason of a session that ends because its key does.
@@ -40,9 +41,10 @@ impl BootstrapServer {
 
     /// Removes a generated key, and returns whether there was one. If an account still generates it, the next bootstrap of
     /// the device generates another one.
-    pub fn forget_generated_key(&mut self, context: &mut Context, identity: &PskIdentity) -> bool {
+    pub fn remove_generated_key(&mut self, context: &mut Context, identity: &PskIdentity) -> bool {
         let was_there = context.generated_keys.remove(identity);
         if was_there {
+            context.report(Report::Bootstrap(BootstrapReport::KeyRemoved { identity: identity.clone() }));
             self.key_ended(context, identity);
         }
         was_there

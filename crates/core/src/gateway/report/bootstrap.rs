@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::coap::Code;
 use crate::lwm2m::path::Path;
 use lwm2m_base::Peer;
+use lwm2m_base::identity::PskIdentity;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootstrapReport {
@@ -52,6 +53,10 @@ pub enum BootstrapReport {
     AccountRejected {
         endpoint: String,
         reason: String,
+    },
+    /// An operator removed the key that was generated for this identity.
+    KeyRemoved {
+        identity: PskIdentity,
     },
     /// A device was given everything in one answer.
     Pack {
@@ -117,6 +122,7 @@ impl BootstrapReport {
             | Self::AccountRejected { endpoint, .. }
             | Self::Pack { endpoint, .. } => Some(endpoint),
             Self::Rejected { endpoint, .. } => endpoint.as_deref(),
+            Self::KeyRemoved { .. } => None,
         }
     }
 
@@ -131,7 +137,8 @@ impl BootstrapReport {
             Self::Differs { .. }
             | Self::AccountSet { .. }
             | Self::AccountRemoved { .. }
-            | Self::AccountRejected { .. } => None,
+            | Self::AccountRejected { .. }
+            | Self::KeyRemoved { .. } => None,
         }
     }
 }

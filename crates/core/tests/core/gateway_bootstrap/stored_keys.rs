@@ -190,8 +190,8 @@ fn an_operator_removes_a_key_and_the_next_bootstrap_generates_another_one() {
     let key = secured.bootstrap(&mut bootstrap, "ep=dev-7");
     let mut registered = secured.connect(1, "dev-7", &key).expect("the key holds");
     assert_eq!(secured.post(&mut registered, "rd", REGISTER), Code::CREATED);
-    assert!(secured.gateway.forget_generated_key(secured.now, &identity()));
-    assert!(!secured.gateway.forget_generated_key(secured.now, &identity()));
+    assert!(secured.gateway.remove_generated_key(secured.now, &identity()));
+    assert!(!secured.gateway.remove_generated_key(secured.now, &identity()));
     secured.exchange(&mut registered);
     assert_eq!(secured.gateway.associations().associations, 1, "that for bootstrap stays");
     assert!(secured.connect(1, "dev-7", &key).is_none());
@@ -224,7 +224,7 @@ fn a_session_that_writes_a_key_ends_with_the_key() {
     let (mut secured, mut bootstrap) = connected(generating(json!({ "discover": false })));
     assert_eq!(secured.post(&mut bootstrap, "bs", "ep=dev-7"), Code::CHANGED);
     secured.receive(&mut bootstrap).expect("the first request");
-    assert!(secured.gateway.forget_generated_key(secured.now, &identity()));
+    assert!(secured.gateway.remove_generated_key(secured.now, &identity()));
     assert_eq!(secured.gateway.table_sizes().bootstrap_sessions, 0);
 }
 
