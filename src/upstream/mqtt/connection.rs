@@ -70,8 +70,15 @@ enum Taken {
 }
 
 impl Outbox {
-    pub fn send(&self, bytes: &[u8]) {
-        self.change(|waiting| waiting.bytes.extend_from_slice(bytes));
+    /// Takes bytes to be written. They are copied only if earlier ones wait.
+    pub fn send(&self, bytes: Vec<u8>) {
+        self.change(|waiting| {
+            if waiting.bytes.is_empty() {
+                waiting.bytes = bytes;
+            } else {
+                waiting.bytes.extend_from_slice(&bytes);
+            }
+        });
     }
 
     /// Ends the connection after everything is written.
@@ -380,7 +387,7 @@ mod tests {
     async fn what_waits_is_written_before_a_connection_closes() {
         let (mut broker, outbox, mut told) = start(8);
         for _ in 0..100 {
-            outbox.send(&codec::ping());
+            outbox.send(codec::ping());
         }
         outbox.close();
         let mut bytes = Vec::new();

@@ -150,7 +150,7 @@ impl LinkIo for MqttIo {
             }
             MqttAction::Send { connection, bytes } => {
                 if let Some(outbox) = self.outboxes.get(&connection) {
-                    outbox.send(&bytes);
+                    outbox.send(bytes);
                 }
             }
             MqttAction::Close { connection } => {

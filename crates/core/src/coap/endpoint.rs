@@ -97,8 +97,9 @@ impl Endpoint {
         decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
     ) {
-        self.exchanges.handle_decoded(now, peer, class, decoded, datagram);
-        self.follow(now);
+        if let Some(event) = self.exchanges.handle_decoded(now, peer, class, decoded, datagram) {
+            self.follow(now, event);
+        }
     }
 
     /// Returns whether this message is a duplicate of a remembered one.
@@ -127,10 +128,12 @@ impl Endpoint {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.exchanges.handle_timeout(now);
+        let timed_out = self.exchanges.handle_timeout(now);
         self.received_bodies.handle_timeout(now);
         self.answer_orphans(now);
-        self.follow(now);
+        for step in timed_out {
+            self.ended(now, step, |exchange| EndpointEvent::TimedOut { exchange });
+        }
     }
 
     pub fn poll_output(&mut self) -> Option<CoapOutput> {
@@ -394,34 +397,29 @@ impl Endpoint {
         self.transfers.insert(id, Transfer { peer, request, stage, step: id, purpose, acknowledged: false });
     }
 
-    /// Takes what the exchanges tell, and goes on with the transfers that it belongs to.
-    fn follow(&mut self, now: Instant) {
-        while let Some(event) = self.exchanges.poll_event() {
-            match event {
-                ExchangeEvent::Request { id, peer, class, request } => {
-                    self.requested(now, id, peer, class, request);
-                }
-                ExchangeEvent::Acknowledged { exchange } => self.acknowledged(exchange),
-                ExchangeEvent::Response { exchange, response, observing } => {
-                    self.responded(now, exchange, response, observing);
-                }
-                ExchangeEvent::Reset { exchange } => {
-                    self.ended(now, exchange, |exchange| EndpointEvent::Reset { exchange })
-                }
-                ExchangeEvent::TimedOut { exchange } => {
-                    self.ended(now, exchange, |exchange| EndpointEvent::TimedOut { exchange });
-                }
-                ExchangeEvent::Failed { exchange, error } => self.failed(now, exchange, error),
-                ExchangeEvent::Notification { observation, number, response, pending_ack } => {
-                    // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
-                    let over = number.is_none() || !response.code.is_success();
-                    let received = Ok(response);
-                    self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
-                }
-                ExchangeEvent::NotificationFailed { observation, error, over } => {
-                    let (number, received, pending_ack) = (None, Err(error), None);
-                    self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
-                }
+    /// Takes what a message means, and continues the transfer that it belongs to.
+    fn follow(&mut self, now: Instant, event: ExchangeEvent) {
+        match event {
+            ExchangeEvent::Request { id, peer, class, request } => {
+                self.requested(now, id, peer, class, request);
+            }
+            ExchangeEvent::Acknowledged { exchange } => self.acknowledged(exchange),
+            ExchangeEvent::Response { exchange, response, observing } => {
+                self.responded(now, exchange, response, observing);
+            }
+            ExchangeEvent::Reset { exchange } => {
+                self.ended(now, exchange, |exchange| EndpointEvent::Reset { exchange })
+            }
+            ExchangeEvent::Failed { exchange, error } => self.failed(now, exchange, error),
+            ExchangeEvent::Notification { observation, number, response, pending_ack } => {
+                // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+                let over = number.is_none() || !response.code.is_success();
+                let received = Ok(response);
+                self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
+            }
+            ExchangeEvent::NotificationFailed { observation, error, over } => {
+                let (number, received, pending_ack) = (None, Err(error), None);
+                self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
             }
         }
     }

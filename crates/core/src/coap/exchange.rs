@@ -16,7 +16,8 @@
 //! 2. `respond` answers: piggybacked, or, when the empty acknowledgement has left meanwhile, as a confirmable separate
 //!    response.
 //!
-//! Exactly one [`CoapOutput::Outcome`] comes out for each datagram.
+//! Exactly one [`CoapOutput::Outcome`] comes out for each datagram, and at most one event: the call that takes the
+//! datagram returns it.
 
 mod address_change;
 mod critical_options;
@@ -63,7 +64,12 @@ pub struct Exchanges {
     message_ids: MessageIds,
     last_id: u64,
     outputs: VecDeque<CoapOutput>,
-    events: VecDeque<ExchangeEvent>,
+}
+
+/// What became of a datagram, and the event that it means to the owner.
+struct Handled {
+    outcome: DatagramOutcome,
+    event: Option<ExchangeEvent>,
 }
 
 impl Exchanges {
@@ -80,11 +86,11 @@ impl Exchanges {
             requests: PendingRequests::default(),
             last_id: 0,
             outputs: VecDeque::new(),
-            events: VecDeque::new(),
         }
     }
 
-    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes.
+    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes. Returns what it
+    /// means to the owner.
     pub fn handle_decoded(
         &mut self,
         now: Instant,
@@ -92,34 +98,42 @@ impl Exchanges {
         class: PeerClass,
         decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
-    ) {
-        let outcome = match decoded {
+    ) -> Option<ExchangeEvent> {
+        let Handled { outcome, event } = match decoded {
             Ok(message) => self.handle_message(now, peer, class, message, datagram),
             Err(error) => self.handle_malformed(now, peer, error, datagram),
         };
         self.outputs.push_back(CoapOutput::Outcome(peer, outcome));
+        event
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Does what is due at this time. Returns the exchanges that have timed out, which are forgotten.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<ExchangeId> {
+        let mut timed_out = Vec::new();
         while let Some(expired) = self.transmissions.pop_expired(now, &self.parameters) {
             match expired {
                 Expired::Retransmit(peer, datagram) => {
                     self.outputs.push_back(CoapOutput::Retransmitted(peer));
                     self.transmit(peer, datagram);
                 }
-                Expired::GivenUp(Owner::Exchange(exchange)) => self.time_out(exchange),
+                Expired::GivenUp(Owner::Exchange(exchange)) => {
+                    self.end_exchange(exchange);
+                    timed_out.push(exchange);
+                }
                 // The peer does not answer; its registration stays until its lifetime ends.
                 Expired::GivenUp(Owner::SeparateResponse) => {}
             }
         }
         while let Some(exchange) = self.open.pop_expired(now) {
-            self.time_out(exchange);
+            self.end_exchange(exchange);
+            timed_out.push(exchange);
         }
         // RFC 7252 section 5.2.2: the answer takes longer than the peer should wait.
         while let Some((peer, message_id)) = self.requests.pop_unacknowledged(now) {
             self.acknowledge(peer, message_id, Kind::Confirmable);
         }
         self.dedup.handle_timeout(now);
+        timed_out
     }
 
     /// Counts the entries of the tables.
@@ -132,17 +146,13 @@ impl Exchanges {
             pending_requests: self.requests.len(),
             remembered_messages: self.dedup.len(),
             deadlines: self.open.deadlines() + self.requests.deadlines(),
-            outputs: self.outputs.len() + self.events.len(),
+            outputs: self.outputs.len(),
             ..CoapTableSizes::default()
         }
     }
 
     pub fn poll_output(&mut self) -> Option<CoapOutput> {
         self.outputs.pop_front()
-    }
-
-    pub fn poll_event(&mut self) -> Option<ExchangeEvent> {
-        self.events.pop_front()
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -298,21 +308,21 @@ impl Exchanges {
         class: PeerClass,
         message: Message,
         datagram: &[u8],
-    ) -> DatagramOutcome {
+    ) -> Handled {
         match message.kind {
             Kind::Confirmable | Kind::NonConfirmable => {
                 if let Some(reply) = self.dedup.duplicate(now, peer, message.id, datagram) {
                     if let RememberedReply::Datagram(reply) = reply.clone() {
                         self.transmit(peer, reply.into_vec());
                     }
-                    return DatagramOutcome::Duplicate;
+                    return DatagramOutcome::Duplicate.into();
                 }
                 if message.code == Code::EMPTY {
-                    return self.handle_empty(now, peer, &message);
+                    return self.handle_empty(now, peer, &message).into();
                 }
                 if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
                     // It is not remembered: when it comes again there may be room.
-                    return DatagramOutcome::Dropped(DropReason::TooManyRequests);
+                    return DatagramOutcome::Dropped(DropReason::TooManyRequests).into();
                 }
                 let evicted = self.dedup.remember(now, (peer, class), (message.id, message.kind), datagram);
                 self.outputs.extend(evicted.map(CoapOutput::Evicted));
@@ -337,38 +347,37 @@ impl Exchanges {
         DatagramOutcome::Ping
     }
 
-    fn handle_request(&mut self, now: Instant, peer: Peer, class: PeerClass, message: Message) -> DatagramOutcome {
+    fn handle_request(&mut self, now: Instant, peer: Peer, class: PeerClass, message: Message) -> Handled {
         let confirmable = message.kind == Kind::Confirmable;
         let unknown = critical_options::unknown_in_request(&message);
         if unknown.is_some() && !confirmable {
             self.reset(now, peer, message.id);
-            return DatagramOutcome::Dropped(DropReason::CriticalOption);
+            return DatagramOutcome::Dropped(DropReason::CriticalOption).into();
         }
         let id = RequestId(self.new_id());
         let acknowledge_at = now + self.parameters.ack_timeout / 2;
         self.requests.insert(id, PendingRequest::new(peer, class, &message), acknowledge_at);
         if let Some(option) = unknown {
             self.respond(now, id, Response::new(critical_options::refusal_of(option)));
-            return DatagramOutcome::Request;
+            return DatagramOutcome::Request.into();
         }
         let request = Request { method: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(ExchangeEvent::Request { id, peer, class, request });
-        DatagramOutcome::Request
+        Handled::as_event(DatagramOutcome::Request, ExchangeEvent::Request { id, peer, class, request })
     }
 
     /// Handles a response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
-    fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
+    fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> Handled {
         let expected = self.open.expected(peer, message.token);
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
         if let Some(option) = critical_options::unknown_in_response(&message) {
             let error = ExchangeError::CriticalOption(option);
-            match (expected.observation, expected.exchange) {
-                (Some(observation), _) if notifies => self.notification_failed(observation, error, true),
-                (_, Some(exchange)) => self.fail(exchange, error),
-                (_, None) => {}
-            }
+            let event = match (expected.observation, expected.exchange) {
+                (Some(observation), _) if notifies => Some(self.notification_failed(observation, error, true)),
+                (_, Some(exchange)) => Some(self.fail(exchange, error)),
+                (_, None) => None,
+            };
             self.reset(now, peer, message.id);
-            return DatagramOutcome::Dropped(DropReason::CriticalOption);
+            return Handled { outcome: DatagramOutcome::Dropped(DropReason::CriticalOption), event };
         }
         let (id, kind, token) = (message.id, message.kind, message.token);
         match (expected.observation, expected.exchange) {
@@ -379,19 +388,19 @@ impl Exchanges {
             }
             (_, None) => {
                 self.reset(now, peer, id);
-                DatagramOutcome::Dropped(DropReason::Unexpected)
+                DatagramOutcome::Dropped(DropReason::Unexpected).into()
             }
         }
     }
 
-    fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
+    fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> Handled {
         let token = message.token;
         let Some(exchange) = self.acknowledged_by(peer, message.id, token) else {
-            return DatagramOutcome::Dropped(DropReason::Unexpected);
+            return DatagramOutcome::Dropped(DropReason::Unexpected).into();
         };
         if let Some(option) = critical_options::unknown_in_response(&message) {
-            self.fail(exchange, ExchangeError::CriticalOption(option));
-            return DatagramOutcome::Dropped(DropReason::CriticalOption);
+            let event = self.fail(exchange, ExchangeError::CriticalOption(option));
+            return Handled::as_event(DatagramOutcome::Dropped(DropReason::CriticalOption), event);
         }
         self.finish(now, exchange, peer, token, message)
     }
@@ -410,32 +419,30 @@ impl Exchanges {
         self.open.exchange(exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
     }
 
-    fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> DatagramOutcome {
+    fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> Handled {
         match self.transmissions.take((peer, id)) {
             Some((Owner::Exchange(id), sent)) => {
                 self.open.acknowledged(id, sent, now + self.parameters.max_transmit_wait());
-                self.events.push_back(ExchangeEvent::Acknowledged { exchange: id });
-                DatagramOutcome::Acknowledgement
+                Handled::as_event(DatagramOutcome::Acknowledgement, ExchangeEvent::Acknowledged { exchange: id })
             }
-            Some((Owner::SeparateResponse, _)) => DatagramOutcome::Acknowledgement,
-            None => DatagramOutcome::Dropped(DropReason::Unexpected),
+            Some((Owner::SeparateResponse, _)) => DatagramOutcome::Acknowledgement.into(),
+            None => DatagramOutcome::Dropped(DropReason::Unexpected).into(),
         }
     }
 
-    fn handle_reset(&mut self, peer: Peer, id: MessageId) -> DatagramOutcome {
+    fn handle_reset(&mut self, peer: Peer, id: MessageId) -> Handled {
         match self.transmissions.end((peer, id)) {
             Some(Owner::Exchange(exchange)) => {
                 self.end_exchange(exchange);
-                self.events.push_back(ExchangeEvent::Reset { exchange });
-                DatagramOutcome::Reset
+                Handled::as_event(DatagramOutcome::Reset, ExchangeEvent::Reset { exchange })
             }
-            Some(Owner::SeparateResponse) => DatagramOutcome::Reset,
-            None => DatagramOutcome::Dropped(DropReason::Unexpected),
+            Some(Owner::SeparateResponse) => DatagramOutcome::Reset.into(),
+            None => DatagramOutcome::Dropped(DropReason::Unexpected).into(),
         }
     }
 
     /// Ends an exchange with its response. With the Observe option it continues as an observation.
-    fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> DatagramOutcome {
+    fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> Handled {
         let observe = self.open.exchange(id).is_some_and(|exchange| exchange.observe);
         self.end_exchange(id);
         let number = observe_number(&message).filter(|_| observe && message.code.is_success());
@@ -445,11 +452,11 @@ impl Exchanges {
             self.open.observe(id, ExchangeObservation { peer, token, freshness });
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(ExchangeEvent::Response { exchange: id, response, observing: number });
-        DatagramOutcome::Response
+        let event = ExchangeEvent::Response { exchange: id, response, observing: number };
+        Handled::as_event(DatagramOutcome::Response, event)
     }
 
-    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> DatagramOutcome {
+    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> Handled {
         let number = observe_number(&message);
         let body = digest(&message.options, &message.payload);
         let Message { kind, id: message_id, .. } = message;
@@ -458,7 +465,7 @@ impl Exchanges {
         match number.filter(|_| message.code.is_success()) {
             Some(number) if !observation.freshness.advance(number, now, body) => {
                 self.acknowledge(peer, message_id, kind);
-                return DatagramOutcome::Dropped(DropReason::StaleNotification);
+                return DatagramOutcome::Dropped(DropReason::StaleNotification).into();
             }
             Some(_) => {}
             None => self.forget(id),
@@ -471,8 +478,8 @@ impl Exchanges {
         if pending_ack.is_none() {
             self.acknowledge(peer, message_id, kind);
         }
-        self.events.push_back(ExchangeEvent::Notification { observation: id, number, response, pending_ack });
-        DatagramOutcome::Notification
+        let event = ExchangeEvent::Notification { observation: id, number, response, pending_ack };
+        Handled::as_event(DatagramOutcome::Notification, event)
     }
 
     fn send_with_token(
@@ -496,21 +503,16 @@ impl Exchanges {
         id
     }
 
-    fn fail(&mut self, exchange: ExchangeId, error: ExchangeError) {
+    fn fail(&mut self, exchange: ExchangeId, error: ExchangeError) -> ExchangeEvent {
         self.end_exchange(exchange);
-        self.events.push_back(ExchangeEvent::Failed { exchange, error });
+        ExchangeEvent::Failed { exchange, error }
     }
 
-    fn notification_failed(&mut self, observation: ExchangeId, error: ExchangeError, over: bool) {
+    fn notification_failed(&mut self, observation: ExchangeId, error: ExchangeError, over: bool) -> ExchangeEvent {
         if over {
             self.forget(observation);
         }
-        self.events.push_back(ExchangeEvent::NotificationFailed { observation, error, over });
-    }
-
-    fn time_out(&mut self, exchange: ExchangeId) {
-        self.end_exchange(exchange);
-        self.events.push_back(ExchangeEvent::TimedOut { exchange });
+        ExchangeEvent::NotificationFailed { observation, error, over }
     }
 
     fn end_exchange(&mut self, id: ExchangeId) {
@@ -567,6 +569,19 @@ impl Exchanges {
     fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+}
+
+impl Handled {
+    fn as_event(outcome: DatagramOutcome, event: ExchangeEvent) -> Self {
+        Self { outcome, event: Some(event) }
+    }
+}
+
+impl From<DatagramOutcome> for Handled {
+    /// Makes it of a datagram that means nothing to the owner.
+    fn from(outcome: DatagramOutcome) -> Self {
+        Self { outcome, event: None }
     }
 }
 

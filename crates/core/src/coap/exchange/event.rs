@@ -1,4 +1,4 @@
-//! The output of the exchanges: datagrams to send, counts, and events of single messages.
+//! The output of the exchanges: datagrams to send, and counts. And the events of single messages.
 
 use lwm2m_base::Peer;
 
@@ -19,7 +19,7 @@ pub struct Transmit {
     pub datagram: Vec<u8>,
 }
 
-/// Datagrams to send, and what is counted. Events are polled separately.
+/// Datagrams to send, and what is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoapOutput {
     Transmit(Transmit),
@@ -51,9 +51,6 @@ pub enum ExchangeEvent {
         observing: Option<u32>,
     },
     Reset {
-        exchange: ExchangeId,
-    },
-    TimedOut {
         exchange: ExchangeId,
     },
     /// An answer came that cannot be read, and its repetition would be the same.

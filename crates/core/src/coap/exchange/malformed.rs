@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::coap::{Code, DatagramOutcome, DropReason, ExchangeError, Header, Kind, Message, MessageDecodeError};
 use lwm2m_base::Peer;
 
-use super::{ExchangeId, Exchanges};
+use super::{ExchangeId, Exchanges, Handled};
 
 /// Names the message that a malformed message answers.
 #[derive(Clone, Copy, Debug)]
@@ -24,22 +24,20 @@ impl Exchanges {
         peer: Peer,
         error: MessageDecodeError,
         datagram: &[u8],
-    ) -> DatagramOutcome {
+    ) -> Handled {
+        let mut event = None;
         if let Some(header) = Header::of(datagram) {
             let confirmable = header.kind == Kind::Confirmable;
-            match self.malformed_answer(peer, header) {
-                Some(Answered::Exchange(exchange)) => self.fail(exchange, ExchangeError::Malformed(error)),
-                Some(Answered::Observation(id)) => {
-                    self.notification_failed(id, ExchangeError::Malformed(error), confirmable);
-                }
-                None => {}
-            }
+            event = self.malformed_answer(peer, header).map(|answered| match answered {
+                Answered::Exchange(exchange) => self.fail(exchange, ExchangeError::Malformed(error)),
+                Answered::Observation(id) => self.notification_failed(id, ExchangeError::Malformed(error), confirmable),
+            });
             if confirmable {
                 // It is no answer to a well-formed message that came with this id.
                 self.reset_unremembered(now, peer, header.id);
             }
         }
-        DatagramOutcome::Dropped(DropReason::NoMessage(error))
+        Handled { outcome: DatagramOutcome::Dropped(DropReason::NoMessage(error)), event }
     }
 
     /// Finds what the peer meant to answer with a message of which only this can be read.
@@ -59,14 +57,12 @@ impl Exchanges {
     }
 
     /// Handles an acknowledgement or a reset with a code that it cannot have.
-    pub(super) fn handle_invalid_code(&mut self, peer: Peer, message: &Message) -> DatagramOutcome {
+    pub(super) fn handle_invalid_code(&mut self, peer: Peer, message: &Message) -> Handled {
         let exchange = match message.kind {
             Kind::Acknowledgement => self.acknowledged_by(peer, message.id, message.token),
             Kind::Reset | Kind::Confirmable | Kind::NonConfirmable => self.transmitted(peer, message.id),
         };
-        if let Some(exchange) = exchange {
-            self.fail(exchange, ExchangeError::NotAResponse(message.code));
-        }
-        DatagramOutcome::Dropped(DropReason::InvalidCodeForType)
+        let event = exchange.map(|exchange| self.fail(exchange, ExchangeError::NotAResponse(message.code)));
+        Handled { outcome: DatagramOutcome::Dropped(DropReason::InvalidCodeForType), event }
     }
 }
