@@ -20,6 +20,7 @@ pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Reloading {
     accounts: Option<ReloadableAccounts>,
     control: Control,
     failures: ReloadFailures,
-    /// The files at the start of the program: what is edited from then on is a change.
+    /// The files before the program read them: what is edited from then on is a change.
     beginning: FileSnapshot,
 }
 
@@ -73,20 +74,20 @@ enum ReloadReason {
 }
 
 impl Reloading {
-    /// Creates the reloading; `config` is the configuration in force.
+    /// Creates the reloading; `config` is the configuration in force, `read_at` the state of its files before they were
+    /// read.
     pub fn new(
         config: Config,
         settings: ReloadableSettings,
         definitions: ReloadableDefinitions,
         (credentials, accounts): (Option<ReloadableCredentials>, Option<ReloadableAccounts>),
         control: Control,
-        metrics: Arc<Metrics>,
+        (read_at, metrics): (FileSnapshot, Arc<Metrics>),
     ) -> Self {
         let failures = ReloadFailures { logged: BTreeMap::new(), metrics, status: definitions.status().clone() };
-        let beginning = FileSnapshot::default();
-        let mut reloading = Self { config, settings, definitions, credentials, accounts, control, failures, beginning };
-        reloading.beginning = reloading.snapshot();
-        reloading
+        let mut beginning = read_at;
+        beginning.extend(accounts.iter().filter_map(ReloadableAccounts::read_at));
+        Self { config, settings, definitions, credentials, accounts, control, failures, beginning }
     }
 
     /// Runs until it is aborted. Without `hangup` only changed files cause a reload.
@@ -118,19 +119,11 @@ impl Reloading {
         }
     }
 
-    /// Takes a snapshot of the configuration file, and of every file and folder that it names.
+    /// Takes a snapshot of the configuration file, of every file and folder that it names, and of those that the
+    /// bootstrap accounts name.
     fn snapshot(&self) -> FileSnapshot {
-        let (config, mut files) = (&self.config, Vec::from_iter(self.config.file.clone()));
-        files.push(config.xml_dir.clone());
-        if self.credentials.is_some() {
-            files.extend(config.credentials.certificate_files());
-            files.extend(config.credentials.key_file());
-            files.extend(config.credentials.bootstrap_key_file());
-        }
-        if let Some(accounts) = &self.accounts {
-            files.extend(accounts.files(&config.bootstrap));
-        }
-        FileSnapshot::at(files)
+        let named = self.accounts.iter().filter_map(ReloadableAccounts::read_at).flat_map(FileSnapshot::paths);
+        FileSnapshot::at(files_of(&self.config).into_iter().chain(named.cloned()))
     }
 
     /// Reads everything, and returns what the driver has to apply, in this order.
@@ -202,6 +195,17 @@ impl ReloadFailures {
             debug!(part = part.name(), why, "reload failed");
         }
     }
+}
+
+/// Returns the configuration file, and every file and folder that it names.
+pub fn files_of(config: &Config) -> Vec<PathBuf> {
+    let mut files = Vec::from_iter(config.file.clone());
+    files.push(config.xml_dir.clone());
+    files.extend(config.credentials.certificate_files());
+    files.extend(config.credentials.key_file());
+    files.extend(config.credentials.bootstrap_key_file());
+    files.extend(config.bootstrap.accounts.clone());
+    files
 }
 
 async fn signalled(hangup: &mut Option<Signal>) {

@@ -13,6 +13,7 @@ use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, Ke
 use crate::driver::shares::ThreadShare;
 use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
+use crate::reload::watch::FileSnapshot;
 use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::OpenedStore;
 use crate::transport::{Security, UdpListener};
@@ -135,15 +136,16 @@ impl DtlsSetup {
         finder.with_bootstrap(self.bootstrap_keys.clone())
     }
 
-    /// Returns the credentials that can be reloaded; `None` if DTLS stays disabled until the next start.
-    pub fn reloadable(self) -> Option<ReloadableCredentials> {
+    /// Returns the credentials that can be reloaded; `None` if DTLS stays disabled until the next start. `read_at` is
+    /// the state of their files before they were loaded.
+    pub fn reloadable(self, read_at: &FileSnapshot) -> Option<ReloadableCredentials> {
         self.service.as_ref()?;
-        let in_force = self.acceptor.is_some();
+        let read_at = self.acceptor.is_some().then_some(read_at);
         Some(ReloadableCredentials {
-            certificates: ReloadableCertificates::new(&self.credentials, in_force, self.condition, self.metrics),
+            certificates: ReloadableCertificates::new(&self.credentials, read_at, self.condition, self.metrics),
             keys: ReloadableKeys::new(
                 &self.credentials,
-                in_force,
+                read_at,
                 (self.file_keys, self.bootstrap_keys),
                 self.listeners,
             ),

@@ -23,7 +23,8 @@ use crate::descriptors::{Descriptors, DeviceCapacity};
 use crate::driver;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::status::ReloadStatus;
-use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
+use crate::reload::watch::FileSnapshot;
+use crate::reload::{self, ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::transport::{Security, UdpListener};
 #[cfg(feature = "embedded")]
 use crate::upstream;
@@ -44,7 +45,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let control = parts.control.clone();
     let drivers = start_drivers(&config, &prepared, parts)?;
     let metrics = Arc::clone(prepared.metrics());
-    let Prepared { conditions, secured, room, reloads, announced, accounts, .. } = prepared;
+    let Prepared { read_at, conditions, secured, room, reloads, announced, accounts, .. } = prepared;
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
     let settings = ReloadableSettings::new(&config, room);
@@ -52,8 +53,9 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         ReloadableAccounts::new(&config.bootstrap, loaded.as_ref(), announced.subscribe(), condition)
     });
     let definitions = ReloadableDefinitions::new(reloads, Arc::clone(&metrics), announced);
-    let credentials = secured.and_then(DtlsSetup::reloadable);
-    let reloading = Reloading::new(config, settings, definitions, (credentials, accounts), control, metrics);
+    let credentials = secured.and_then(|secured| secured.reloadable(&read_at));
+    let reloading = (credentials, accounts);
+    let reloading = Reloading::new(config, settings, definitions, reloading, control, (read_at, metrics));
     let Listeners { admin, sources, .. } = listeners;
     Ok(App {
         addresses,
@@ -72,6 +74,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
 
 /// Holds what is known before the program listens anywhere.
 pub struct Prepared {
+    /// The state of the files that the configuration names, from before they were read.
+    read_at: FileSnapshot,
     pub conditions: Conditions,
     /// The metrics of each driver thread.
     pub metrics: Vec<Arc<Metrics>>,
@@ -106,6 +110,7 @@ struct Listeners {
 
 /// Reads the credentials and the object definitions, and makes room for the devices.
 fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
+    let read_at = FileSnapshot::at(reload::files_of(config));
     let (conditions, threads) = (Conditions::default(), Metrics::of_threads(usize::from(config.threads.get())));
     let metrics = &threads[0];
     let secured = DtlsSetup::prepare(config, &conditions, metrics)?;
@@ -117,7 +122,7 @@ fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
     let (announced, _) = watch::channel(Arc::new(model));
     let reloads = ReloadStatus::default();
     reloads.set_broken(broken);
-    Ok(Prepared { conditions, metrics: threads, secured, room, reloads, announced, accounts })
+    Ok(Prepared { read_at, conditions, metrics: threads, secured, room, reloads, announced, accounts })
 }
 
 /// Loads the accounts of the bootstrap server. Without valid ones it rejects all devices until the file is valid.

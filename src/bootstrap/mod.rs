@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::credentials::{PskFileConfig, PskTable};
 use crate::errors::{one_line, plain};
+use crate::reload::watch::FileSnapshot;
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::account::PatternAccount;
@@ -34,8 +35,8 @@ pub struct BootstrapFiles {
 #[derive(Debug, Default)]
 pub struct LoadedAccounts {
     pub accounts: Vec<PatternAccount>,
-    /// The files that the accounts name.
-    pub files: Vec<PathBuf>,
+    /// The state of the file and of those that it names, from before they were read.
+    pub files: FileSnapshot,
 }
 
 /// Reasons why accounts cannot be loaded. None shows a secret.
@@ -56,6 +57,7 @@ impl BootstrapFiles {
         let Some(file) = self.accounts.as_ref().filter(|_| self.is_enabled) else {
             return Ok(LoadedAccounts::default());
         };
+        let files = RefCell::new(FileSnapshot::at([file.clone()]));
         let problem = |problem| AccountsError::Unreadable { file: file.clone(), problem };
         let bytes = read(file).map_err(problem)?;
         let text = String::from_utf8(bytes).map_err(|_| problem("is not UTF-8".to_owned()))?;
@@ -64,14 +66,13 @@ impl BootstrapFiles {
             let line = before.matches('\n').count() + 1;
             AccountsError::NotToml { file: file.clone(), line, problem: without_values(&one_line(error.message())) }
         })?;
-        let named = RefCell::new(Vec::new());
         let read_file = |file: &Path| {
-            named.borrow_mut().push(file.to_owned());
+            files.borrow_mut().add(file.to_owned());
             read(file).map_err(|problem| format!("{}: {problem}", file.display()))
         };
         let accounts = written.read(AccountReading { model, read_file: Some(&read_file) });
         let accounts = accounts.map_err(|error| AccountsError::Account { file: file.clone(), error })?;
-        Ok(LoadedAccounts { accounts, files: named.into_inner() })
+        Ok(LoadedAccounts { accounts, files: files.into_inner() })
     }
 }
 

@@ -25,6 +25,8 @@ pub struct ReloadedFiles {
     /// The token that is in force besides those of the file.
     trial_token: Option<Secret>,
     certificate: Option<CertificateFiles>,
+    /// The state of the files before they were read at the start.
+    read_at: FileSnapshot,
     in_force: RwLock<FilesInForce>,
 }
 
@@ -36,6 +38,11 @@ struct FilesInForce {
 impl ReloadedFiles {
     pub fn read(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
         let ConsoleConfig { tokens, trial_token, certificate, .. } = config;
+        let mut files = Vec::from_iter(tokens.clone());
+        if let Some(CertificateFiles { certfile, keyfile }) = certificate {
+            files.extend([certfile.clone(), keyfile.clone()]);
+        }
+        let read_at = FileSnapshot::at(files);
         let in_force = FilesInForce {
             tokens: Arc::new(read_tokens(tokens.as_ref(), trial_token.as_ref())?),
             acceptor: read_certificate(certificate.as_ref())?,
@@ -44,6 +51,7 @@ impl ReloadedFiles {
             tokens_file: tokens.clone(),
             trial_token: trial_token.clone(),
             certificate: certificate.clone(),
+            read_at,
             in_force: RwLock::new(in_force),
         })
     }
@@ -71,30 +79,22 @@ impl ReloadedFiles {
             Err(error) => warn!(%error, "certificate of the console rejected; the old one stays in force"),
         }
     }
-
-    fn snapshot(&self) -> FileSnapshot {
-        let mut files = Vec::from_iter(self.tokens_file.clone());
-        if let Some(CertificateFiles { certfile, keyfile }) = &self.certificate {
-            files.extend([certfile.clone(), keyfile.clone()]);
-        }
-        FileSnapshot::at(files)
-    }
 }
 
 /// Reads the files again whenever they have changed. A file that is being written looks different twice.
 pub async fn watch(server: Arc<ConsoleServer>) {
-    let mut known: Option<FileSnapshot> = None;
+    let mut known = server.files.read_at.clone();
     loop {
         let (looking, before) = (Arc::clone(&server), known.clone());
         let looked = spawn_blocking(move || {
-            let found = looking.files.snapshot();
-            if before.is_some_and(|before| before != found) {
+            let found = before.again();
+            if before != found {
                 looking.files.read_again();
             }
             found
         });
         match looked.await {
-            Ok(found) => known = Some(found),
+            Ok(found) => known = found,
             Err(error) => debug!(%error, "the files of the console were not looked at"),
         }
         sleep(INTERVAL).await;

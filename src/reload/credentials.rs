@@ -31,10 +31,16 @@ pub struct ReloadableCertificates {
 }
 
 impl ReloadableCertificates {
-    /// Creates the certificates; `in_force` is whether they were loaded at the start. The condition shows whether
-    /// handshakes are accepted.
-    pub fn new(config: &CredentialsConfig, in_force: bool, condition: Condition, metrics: Arc<Metrics>) -> Self {
-        Self { condition, metrics, in_force: in_force.then(|| certificates_at(config)) }
+    /// Creates the certificates; `read_at` is the state of the files before they were loaded at the start, `None` if
+    /// they could not be loaded. The condition shows whether handshakes are accepted.
+    pub fn new(
+        config: &CredentialsConfig,
+        read_at: Option<&FileSnapshot>,
+        condition: Condition,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let in_force = read_at.map(|files| (config.clone(), files.only(config.certificate_files())));
+        Self { condition, metrics, in_force }
     }
 
     pub(super) fn read(&mut self, config: &CredentialsConfig) -> Result<Option<SettingsChange>, String> {

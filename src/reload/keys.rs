@@ -2,6 +2,7 @@
 //! before either is in force, so that an identity can move from one file to the other in one edit.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use tracing::{info, warn};
 
@@ -40,16 +41,17 @@ struct NewKeys {
 }
 
 impl ReloadableKeys {
-    /// Creates the keys; `in_force` is whether both files were loaded at the start.
+    /// Creates the keys; `read_at` is the state of the files before they were loaded at the start, `None` if one could
+    /// not be loaded.
     pub fn new(
         config: &CredentialsConfig,
-        in_force: bool,
+        read_at: Option<&FileSnapshot>,
         (registration, bootstrap): (FileKeys, FileKeys),
         listeners: Vec<UdpListener>,
     ) -> Self {
         let file = |keys, settings: &Option<PskFileConfig>| KeyFile {
             keys,
-            in_force: in_force.then(|| key_file_state(settings.as_ref())),
+            in_force: read_at.map(|files| (settings.clone(), files.only(file_of(settings.as_ref())))),
         };
         Self {
             registration: file(registration, &config.psk_file),
@@ -134,7 +136,11 @@ fn table(read: &Result<Option<NewKeys>, String>) -> Option<&PskTable> {
 }
 
 fn key_file_state(settings: Option<&PskFileConfig>) -> KeyFileState {
-    (settings.cloned(), FileSnapshot::at(settings.map(|settings| settings.file.clone())))
+    (settings.cloned(), FileSnapshot::at(file_of(settings)))
+}
+
+fn file_of(settings: Option<&PskFileConfig>) -> Option<PathBuf> {
+    settings.map(|settings| settings.file.clone())
 }
 
 #[cfg(test)]
@@ -166,7 +172,7 @@ mod tests {
             fs::write(path("gateway.toml"), text).unwrap();
             let config = Config::load(Some(&path("gateway.toml")), []).unwrap();
             let (listeners, credentials) = (config.listeners.clone(), &config.credentials);
-            let keys = ReloadableKeys::new(credentials, false, Default::default(), listeners);
+            let keys = ReloadableKeys::new(credentials, None, Default::default(), listeners);
             let mut shared = Self { folder, config, keys };
             shared.write(registration, bootstrap);
             assert!(matches!(shared.read(), (Ok(Some(_)), Ok(Some(_)))));
@@ -199,6 +205,19 @@ mod tests {
         let (registration, bootstrap) = shared.read();
         assert_eq!((revoked(registration), revoked(bootstrap)), (vec!["one".to_owned()], vec!["two".to_owned()]));
         assert!(matches!(shared.read(), (Ok(None), Ok(None))));
+    }
+
+    #[test]
+    fn an_edit_between_the_reading_at_the_start_and_the_first_look_is_a_change() {
+        let shared = SharedKeys::new("one:first\n", "two:second\n");
+        let (config, listeners) = (&shared.config.credentials, shared.config.listeners.clone());
+        let read_at =
+            FileSnapshot::at([shared.folder.path().join("keys.psk"), shared.folder.path().join("bootstrap.psk")]);
+        let file_keys = FileKeys::default();
+        file_keys.replace(config.load_keys().unwrap().keys);
+        shared.write("one:another key\n", "two:second\n");
+        let mut keys = ReloadableKeys::new(config, Some(&read_at), (file_keys, FileKeys::default()), listeners);
+        assert_eq!(revoked(keys.read(config).0), vec!["one".to_owned()]);
     }
 
     #[test]

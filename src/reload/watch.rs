@@ -3,7 +3,7 @@
 //! Looking works on every file system, with any number of containers on the machine (inotify has a limit per user), and
 //! through the links by which Kubernetes exchanges a whole folder at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,33 @@ impl FileSnapshot {
         look
     }
 
-    fn add(&mut self, path: PathBuf) {
+    /// Returns the paths of the files.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.keys()
+    }
+
+    /// Reads the state of the same files once more.
+    pub fn again(&self) -> Self {
+        Self::at(self.paths().cloned())
+    }
+
+    /// Returns the part of the snapshot that `FileSnapshot::at` would have returned for these paths.
+    pub fn only(&self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        let paths = BTreeSet::from_iter(paths);
+        let is_wanted =
+            |path: &Path| paths.contains(path) || path.parent().is_some_and(|folder| paths.contains(folder));
+        Self(self.0.iter().filter(|(path, _)| is_wanted(path)).map(|(path, stamp)| (path.clone(), *stamp)).collect())
+    }
+
+    /// Adds the files of other snapshots that this one does not have.
+    pub fn extend<'s>(&mut self, others: impl IntoIterator<Item = &'s Self>) {
+        for (path, stamp) in others.into_iter().flat_map(|other| &other.0) {
+            self.0.entry(path.clone()).or_insert(*stamp);
+        }
+    }
+
+    /// Adds the state of a file; it is called before the file is read, so that no later change is missed.
+    pub fn add(&mut self, path: PathBuf) {
         let stamp = fs::metadata(&path).ok().map(|metadata| Stamp::of(&metadata));
         self.0.insert(path, stamp);
     }
@@ -75,6 +101,21 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert_eq!(look(), absent);
         assert!(absent != first && first != second);
+    }
+
+    #[test]
+    fn a_part_of_a_snapshot_is_that_of_its_paths_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("xml")).unwrap();
+        for file in ["keys.psk", "xml/1.xml", "tokens"] {
+            fs::write(at(file), "").unwrap();
+        }
+        let paths = || [at("xml"), at("keys.psk"), at("absent.pem")];
+        let whole = FileSnapshot::at(paths().into_iter().chain([at("tokens")]));
+        assert_eq!(whole.only(paths()), FileSnapshot::at(paths()));
+        assert_eq!(whole.again(), whole);
+        assert_ne!(whole.only(paths()), whole);
     }
 
     #[test]

@@ -237,6 +237,7 @@ async fn a_certificate_that_is_missing_switches_dtls_off_and_plain_udp_is_served
     let broker = TestBroker::start().await;
     let missing = "dtls.certfile = \"nowhere.pem\"\ndtls.keyfile = \"nowhere-key.pem\"\n";
     let gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + missing));
+    until(|| gateway.ask_admin("/readyz").0 == 200).await;
     let output = gateway.output();
     assert!(output.contains("ERROR") && output.contains("DTLS is disabled"), "{output}");
     // Wherever it is shown: in the first line of the log, in an error, in the banner, in readiness and in the metrics.
