@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use lwm2m_core::bootstrap::file::{AccountFile, AccountReading};
