@@ -146,13 +146,17 @@ async fn a_replica_takes_over() {
 async fn a_second_program_is_refused_and_one_that_was_replaced_ends() {
     let Some(server) = RedisServer::start() else { return };
     let mut scene = ProgramScene::registered_with("first", &server.lines()).await;
-    let broker = TestBroker::start().await;
     let lines = format!("listeners.udp.x.bind = \"127.0.0.1:0\"\n{}", server.lines());
-    let mut second = Gateway::start_without_waiting(&broker.addresses, &lines);
+    let mut second = Gateway::start_without_waiting(&scene.broker.addresses, &lines);
     assert_eq!(second.wait().code(), Some(1));
     assert!(second.output().contains("another gateway uses the store"), "{}", second.output());
     assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
 
+    // The third one serves the handler of another broker, while the first one has its own.
+    if scene.broker.is_emqx() {
+        return;
+    }
+    let broker = TestBroker::start().await;
     scene.gateway.signal("STOP");
     let mut third = Gateway::start_without_waiting(&broker.addresses, &lines);
     until("the third one serves", || third.output().contains("metrics and health"));

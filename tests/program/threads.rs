@@ -19,7 +19,9 @@ use crate::console::exchange_with;
 use crate::console_devices::TestConsole;
 use crate::dtls_devices::program::{CredentialsFolder, SecuredDevice, until};
 use crate::dtls_devices::scene::{register, update};
+use crate::embedded_broker::application::MqttClient;
 use crate::over_both_upstreams;
+use crate::presence;
 
 const TWO: &str = "driver.threads = 2\n";
 const KEY: &[u8] = b"0123456789abcdef";
@@ -228,6 +230,33 @@ async fn the_console_lists_and_commands_the_devices_of_all_threads() {
     let endpoint = &devices[1].0;
     assert_eq!(console.ask(&format!("DELETE /api/v1/devices/{endpoint}")).status, 204);
     assert_eq!(console.ask(&format!("GET /api/v1/devices/{endpoint}")).status, 404);
+}
+
+/// Each thread has a client of its own for presence, with the same session number in its own core and link.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thread_takes_back_the_presence_of_its_devices() {
+    Upstream::Mqtt.choose();
+    let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
+    let lines = TWO.to_owned() + "translators.status.enable = true\ntranslators.status.own_client = true\n";
+    let gateway = Gateway::start_with(&broker.addresses, 1, &lines);
+    let own_clients = || control.clients().iter().filter(|client| client.starts_with("lwm2m-status-")).count();
+    until(|| own_clients() == 2).await;
+    let mut application = MqttClient::connect(&broker.addresses.mqtt, "application-of-threads").await;
+    for (endpoint, device) in &mut one_of_each_thread(gateway.address()) {
+        application.subscribe(&format!("lwm2m/{endpoint}/up/status"), 1).await;
+        presence::hear(&mut application, "online").await;
+        for _ in 0..8 {
+            assert!(control.kick(endpoint).await);
+            presence::hear(&mut application, "offline").await;
+            assert_eq!(device.update(&[], None).code, Code::NOT_FOUND);
+            // The kernel chooses the thread of the new address.
+            device.moves();
+            device.register(&format!("ep={endpoint}&lt=300"), LINKS);
+            presence::hear(&mut application, "online").await;
+        }
+    }
+    assert_eq!(own_clients(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -226,6 +226,8 @@ struct Network {
     retained: Option<String>,
     of_device: VecDeque<(RegistrationId, String)>,
     of_own: VecDeque<(Ticket, String)>,
+    /// What has arrived of the own client, and whose acknowledgement is on its way.
+    acknowledgements: VecDeque<Ticket>,
 }
 
 impl Network {
@@ -249,10 +251,20 @@ impl Network {
         self.retained = self.of_device.pop_front().map(|(_, status)| status).or(self.retained.take());
     }
 
-    fn carry_one_of_own(&mut self, scene: &mut Scene) {
+    fn carry_one_of_own(&mut self) {
         let Some((ticket, status)) = self.of_own.pop_front() else { return };
         self.retained = Some(status);
-        acknowledged(scene, ticket);
+        self.acknowledgements.push_back(ticket);
+    }
+
+    fn acknowledge_one(&mut self, scene: &mut Scene) {
+        if let Some(ticket) = self.acknowledgements.pop_front() {
+            acknowledged(scene, ticket);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.of_device.is_empty() && self.of_own.is_empty() && self.acknowledgements.is_empty()
     }
 }
 
@@ -263,6 +275,7 @@ enum Step {
     Ban,
     CarryDevice,
     CarryOwn,
+    Acknowledge,
     /// The broker ends the session of the own client. What was on its way arrived, or not.
     EndOwn {
         arrived: usize,
@@ -276,6 +289,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Ban),
         4 => Just(Step::CarryDevice),
         3 => Just(Step::CarryOwn),
+        3 => Just(Step::Acknowledge),
         1 => (0_usize..3).prop_map(|arrived| Step::EndOwn { arrived }),
         1 => Just(Step::Wait),
     ]
@@ -304,11 +318,13 @@ proptest! {
                 }
                 Step::Register | Step::Ban => {}
                 Step::CarryDevice => network.carry_one_of_device(),
-                Step::CarryOwn => network.carry_one_of_own(&mut scene),
+                Step::CarryOwn => network.carry_one_of_own(),
+                Step::Acknowledge => network.acknowledge_one(&mut scene),
                 Step::EndOwn { arrived } => {
                     for (_, status) in network.of_own.drain(..).take(arrived) {
                         network.retained = Some(status);
                     }
+                    network.acknowledgements.clear();
                     scene.broker_says(BrokerEvent::Closed { registration: OWN, reason: CloseReason::Kicked });
                 }
                 Step::Wait => scene.advance(30.0),
@@ -323,9 +339,10 @@ proptest! {
         for _ in 0..3 {
             scene.advance(30.0);
             network.take(&mut scene);
-            while !network.of_own.is_empty() || !network.of_device.is_empty() {
+            while !network.is_idle() {
                 network.carry_one_of_device();
-                network.carry_one_of_own(&mut scene);
+                network.carry_one_of_own();
+                network.acknowledge_one(&mut scene);
                 network.take(&mut scene);
             }
         }
