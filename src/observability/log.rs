@@ -28,6 +28,7 @@ use reasons::{
 
 const REJECTED: &str = "registration rejected";
 const FORBIDDEN: &str = "request forbidden";
+const BOOTSTRAP_FAILED: &str = "bootstrap failed";
 const BOOTSTRAP_REJECTED: &str = "bootstrap rejected";
 const HANDSHAKE: &str = "DTLS handshake failed";
 const PAYLOAD: &str = "payload not understood";
@@ -63,15 +64,7 @@ impl Log {
                     debug!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
                 }
             }
-            Report::Bootstrap(BootstrapReport::Rejected { peer, endpoint, code, refusal }) => {
-                let device = endpoint.clone().unwrap_or_else(|| peer.address.ip().to_string());
-                let reason = refusal.reason();
-                if self.repeats.is_first(now, BOOTSTRAP_REJECTED, &device, reason) {
-                    info!(peer = %peer.address, %code, reason, "{BOOTSTRAP_REJECTED}");
-                } else {
-                    debug!(peer = %peer.address, %code, reason, "{BOOTSTRAP_REJECTED}");
-                }
-            }
+            Report::Bootstrap(report) => self.log_bootstrap(now, report),
             Report::Dtls(dtls::DtlsReport::HandshakeFailed { peer, identity, reason }) => {
                 self.log_handshake(now, *peer, identity.as_ref().map(PskIdentity::as_str), *reason);
             }
@@ -83,6 +76,35 @@ impl Log {
                 }
             }
             other => log_once(other),
+        }
+    }
+
+    /// Logs a report of the bootstrap server. None has a key.
+    fn log_bootstrap(&mut self, now: Instant, report: &BootstrapReport) {
+        match report {
+            BootstrapReport::Rejected { peer, endpoint, code, refusal } => {
+                let device = endpoint.clone().unwrap_or_else(|| peer.address.ip().to_string());
+                let reason = refusal.reason();
+                if self.repeats.is_first(now, BOOTSTRAP_REJECTED, &device, reason) {
+                    info!(peer = %peer.address, %code, reason, "{BOOTSTRAP_REJECTED}");
+                } else {
+                    debug!(peer = %peer.address, %code, reason, "{BOOTSTRAP_REJECTED}");
+                }
+            }
+            BootstrapReport::Failed { endpoint, peer, step, code, reason } => {
+                // Without DTLS anybody can use any endpoint name.
+                let device = match peer.association {
+                    Some(_) => endpoint.clone(),
+                    None => peer.address.ip().to_string(),
+                };
+                let code = code.map(|code| code.to_string());
+                if self.repeats.is_first(now, BOOTSTRAP_FAILED, &device, reason) {
+                    warn!(peer = %peer.address, %step, code, reason, "{BOOTSTRAP_FAILED}");
+                } else {
+                    debug!(peer = %peer.address, %step, code, reason, "{BOOTSTRAP_FAILED}");
+                }
+            }
+            other => log_bootstrap_once(other),
         }
     }
 
@@ -141,7 +163,6 @@ fn log_once(report: &Report) {
         Report::Updated { .. } => debug!("registration updated"),
         Report::AssociationClosed { peer, reason } => log_closed_association(peer, *reason),
         Report::Dtls(report) => log_dtls(report),
-        Report::Bootstrap(report) => log_bootstrap(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
         Report::NotRestored { reason, .. } => info!(reason = not_restored_reason(*reason), "device not restored"),
         Report::Moved { from, to, .. } => {
@@ -172,22 +193,25 @@ fn log_once(report: &Report) {
         }
         Report::PublishRefused { topic, first, .. } => log_refused_publication(topic, *first),
         // These repeat: see `Log::log`.
-        Report::RegisterRejected { .. } | Report::Forbidden { .. } | Report::UndecodableContent { .. } => {}
+        Report::RegisterRejected { .. }
+        | Report::Forbidden { .. }
+        | Report::UndecodableContent { .. }
+        | Report::Bootstrap(_) => {}
     }
 }
 
-/// Logs a report of the bootstrap server. None has a key.
-fn log_bootstrap(report: &BootstrapReport) {
+/// Logs a report of the bootstrap server that does not repeat.
+fn log_bootstrap_once(report: &BootstrapReport) {
     match report {
+        // Anybody can begin a session without DTLS, under any name.
+        BootstrapReport::Started { peer, .. } if peer.association.is_none() => {
+            debug!(peer = %peer.address, "bootstrap started");
+        }
         BootstrapReport::Started { peer, .. } => info!(peer = %peer.address, "bootstrap started"),
         BootstrapReport::Finished { peer, took, .. } => {
             let took =
                 humantime::format_duration(Duration::from_millis(took.as_millis().try_into().unwrap_or(u64::MAX)));
             info!(peer = %peer.address, %took, "bootstrap finished");
-        }
-        BootstrapReport::Failed { peer, step, code, reason, .. } => {
-            let code = code.map(|code| code.to_string());
-            warn!(peer = %peer.address, %step, code, reason, "bootstrap failed");
         }
         BootstrapReport::Differs { reason, .. } => {
             warn!(reason, "the device has other values than bootstrap has written");
@@ -198,9 +222,14 @@ fn log_bootstrap(report: &BootstrapReport) {
             warn!(reason, "bootstrap account rejected; the former one stays in force");
         }
         BootstrapReport::Pack { peer, .. } => info!(peer = %peer.address, "bootstrap pack sent"),
-        BootstrapReport::KeyRemoved { identity } => info!(%identity, "generated key removed by an operator"),
-        // These repeat: see `Log::log`.
-        BootstrapReport::Rejected { .. } => {}
+        BootstrapReport::KeyRemoved { identity } => {
+            info!(identity = identity.as_str(), "generated key removed by an operator");
+        }
+        BootstrapReport::StatusDropped { peer, .. } => {
+            debug!(peer = %peer.address, "end of a bootstrap session not published: too many without DTLS");
+        }
+        // These repeat: see `Log::log_bootstrap`.
+        BootstrapReport::Rejected { .. } | BootstrapReport::Failed { .. } => {}
     }
 }
 
@@ -330,7 +359,7 @@ mod tests {
     use super::*;
     use crate::observability::repeats::PERIOD;
     use lwm2m_core::coap::{Code, MessageDecodeError};
-    use lwm2m_core::gateway::report::{DropReason, Forbidden, LeaveReason};
+    use lwm2m_core::gateway::report::{BootstrapStep, DropReason, Forbidden, LeaveReason};
     use lwm2m_core::lwm2m::model::Version;
 
     #[test]
@@ -462,6 +491,46 @@ mod tests {
         ];
         let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn failed_sessions_without_dtls_are_told_once_in_a_minute_for_each_address_whatever_their_names_are() {
+        let failed = |endpoint: &str, peer| {
+            Report::Bootstrap(BootstrapReport::Failed {
+                endpoint: endpoint.to_owned(),
+                peer,
+                step: BootstrapStep::Discover,
+                code: None,
+                reason: "the device did not answer".to_owned(),
+            })
+        };
+        let plain = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
+        let secured = Peer { association: Some(lwm2m_base::AssociationId(7)), ..plain };
+        let (mut log, now) = (Log::default(), Instant::now());
+        let text = captured(LevelFilter::INFO, || {
+            for (endpoint, peer) in [("a", plain), ("b", plain), ("c", secured), ("d", secured), ("d", secured)] {
+                log.log(now, &Report::Bootstrap(BootstrapReport::Started { endpoint: endpoint.to_owned(), peer }));
+                log.log(now, &failed(endpoint, peer));
+            }
+            log.handle_timeout(now + PERIOD);
+        });
+        let told = |line: &str| line.trim_start().split(" peer=").next().unwrap_or_default().to_owned();
+        let started = |endpoint: &str| format!("INFO device{{endpoint=\"{endpoint}\"}}: bootstrap started");
+        let failed = |endpoint: &str| format!("WARN device{{endpoint=\"{endpoint}\"}}: bootstrap failed");
+        let again = |device: &str| {
+            format!("INFO bootstrap failed again device=\"{device}\" times=1 reason=\"the device did not answer\"")
+        };
+        let expected = [
+            failed("a"),
+            started("c"),
+            failed("c"),
+            started("d"),
+            failed("d"),
+            started("d"),
+            again("192.0.2.1"),
+            again("d"),
+        ];
+        assert_eq!(text.lines().map(told).collect::<Vec<_>>(), expected);
     }
 
     fn left() -> Report {

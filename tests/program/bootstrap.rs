@@ -224,7 +224,11 @@ async fn a_removed_key_ends_its_sessions_holds_no_longer_and_is_gone_after_a_kil
         (&audited["entries"][1]["action"], &audited["entries"][1]["endpoint"]),
         (&json!("remove-key"), &json!("lab-1"))
     );
-    assert!(gateway.output().contains("generated key removed by an operator identity=lab-1"), "{}", gateway.output());
+    assert!(
+        gateway.output().contains("generated key removed by an operator identity=\"lab-1\""),
+        "{}",
+        gateway.output()
+    );
     let (_, metrics) = gateway.ask_admin("/metrics");
     assert!(metrics.contains("lwm2m_bootstrap_keys_removed_total 1"), "{metrics}");
 

@@ -97,6 +97,7 @@ impl Failure {
             | BootstrapReport::AccountSet { .. }
             | BootstrapReport::AccountRemoved { .. }
             | BootstrapReport::Pack { .. }
+            | BootstrapReport::StatusDropped { .. }
             | BootstrapReport::KeyRemoved { .. } => None,
         }
     }

@@ -46,6 +46,7 @@ pub struct BootstrapMetrics {
     accounts_rejected: Counter,
     packs: Counter,
     keys_removed: Counter,
+    statuses_dropped: Counter,
 }
 
 impl BootstrapMetrics {
@@ -62,6 +63,7 @@ impl BootstrapMetrics {
         let accounts = counters(registry, "lwm2m_bootstrap_accounts", accounts);
         let differences = "Bootstrap sessions after which the device had other values than were written";
         let packs = "Devices that were given everything in one answer (bootstrap pack)";
+        let statuses_dropped = "Ends of bootstrap sessions without DTLS that were not published: there were too many";
         Self {
             started: counter(registry, "lwm2m_bootstrap_sessions_started", "Bootstrap sessions started"),
             finished: counter(registry, "lwm2m_bootstrap_sessions_finished", "Bootstrap sessions finished"),
@@ -72,6 +74,7 @@ impl BootstrapMetrics {
             accounts_rejected: accounts(ResultLabel { result: "rejected" }),
             differences: counter(registry, "lwm2m_bootstrap_differences", differences),
             packs: counter(registry, "lwm2m_bootstrap_packs", packs),
+            statuses_dropped: counter(registry, "lwm2m_bootstrap_statuses_dropped", statuses_dropped),
             keys_removed: counter(registry, "lwm2m_bootstrap_keys_removed", "Generated keys that operators removed"),
         }
     }
@@ -87,6 +90,7 @@ impl BootstrapMetrics {
             BootstrapReport::AccountRemoved { .. } => &self.accounts_removed,
             BootstrapReport::AccountRejected { .. } => &self.accounts_rejected,
             BootstrapReport::Pack { .. } => &self.packs,
+            BootstrapReport::StatusDropped { .. } => &self.statuses_dropped,
             BootstrapReport::KeyRemoved { .. } => &self.keys_removed,
         }
     }
@@ -219,6 +223,7 @@ pub(super) fn reports() -> Vec<BootstrapReport> {
         BootstrapReport::AccountRemoved { endpoint: endpoint() },
         BootstrapReport::AccountRejected { endpoint: endpoint(), reason: String::new() },
         BootstrapReport::Pack { endpoint: endpoint(), peer },
+        BootstrapReport::StatusDropped { endpoint: endpoint(), peer },
         BootstrapReport::KeyRemoved { identity: PskIdentity::new(b"dev-7").expect("an identity") },
     ];
     failed.chain(rejected).chain(single).collect()

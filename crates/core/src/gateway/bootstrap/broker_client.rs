@@ -5,7 +5,8 @@
 //! 2. A message is the account of its endpoint name, before the accounts of patterns. An empty one removes it. An
 //!    account that the broker does not retain any more is removed after the next subscription
 //!    ([`super::account_arrival`]).
-//! 3. The end of each session is published to `lwm2m-bootstrap/{endpoint}/status`. It has no secret.
+//! 3. The end of each session is published to `lwm2m-bootstrap/{endpoint}/status`. It has no secret. Ends of sessions
+//!    without DTLS have a rate limit.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -17,7 +18,9 @@ use crate::bootstrap::file::{AccountReading, EndpointAccount};
 use crate::coap::Code;
 use crate::mqtt::topics::is_allowed;
 use crate::registry::RegistrationId;
+use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_base::rate::{Limiter, Rate, RateLimit, SourceNetwork};
 
 use super::super::broker::BrokerEvent;
 use super::super::context::Context;
@@ -35,18 +38,24 @@ const OWN_STATUS: &str = "lwm2m-bootstrap/gateway/status";
 /// The largest account, in bytes.
 const LARGEST: usize = 64 * 1024;
 
+/// The rate of published ends of sessions without DTLS: strangers can begin such sessions, under any name.
+const PLAIN_STATUSES: RateLimit =
+    RateLimit { total: Rate { per_second: 100, burst: 1_000 }, address: Rate { per_second: 50, burst: 500 } };
+
 /// The client by which accounts come and the ends of sessions are published.
 #[derive(Debug)]
 pub(super) struct BrokerClient {
     connection: OwnClient,
     arrival: AccountArrival,
+    plain_statuses: Limiter,
 }
 
 impl BrokerClient {
     /// Creates a client that connects at this time; never, if there is none.
     pub fn new(connects_at: Option<Instant>) -> Self {
         let arrival = AccountArrival::new(connects_at.is_some());
-        Self { connection: OwnClient::new(SESSION, connects_at), arrival }
+        let connection = OwnClient::new(SESSION, connects_at);
+        Self { connection, arrival, plain_statuses: Limiter::new(PLAIN_STATUSES) }
     }
 
     /// Returns whether all published accounts are known. Before that, only those that have come may be given.
@@ -112,14 +121,14 @@ impl BrokerClient {
         }
     }
 
-    pub fn publish_finished(&self, context: &mut Context, endpoint: &str) {
-        self.publish(context, endpoint, json!({ "ep": endpoint, "result": "finished" }));
+    pub fn publish_finished(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer)) {
+        self.publish(context, (endpoint, peer), json!({ "ep": endpoint, "result": "finished" }));
     }
 
     pub fn publish_failed(
-        &self,
+        &mut self,
         context: &mut Context,
-        endpoint: &str,
+        (endpoint, peer): (&str, Peer),
         (step, code, reason): (BootstrapStep, Option<Code>, &str),
     ) {
         let mut data = json!({ "ep": endpoint, "result": "failed", "step": step.to_string() });
@@ -127,17 +136,23 @@ impl BrokerClient {
             data["code"] = json!(code.to_string());
         }
         data["reason"] = json!(reason);
-        self.publish(context, endpoint, data);
+        self.publish(context, (endpoint, peer), data);
     }
 
-    fn publish(&self, context: &mut Context, endpoint: &str, data: serde_json::Value) {
+    fn publish(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), data: serde_json::Value) {
         let topic = format!("{PREFIX}/{endpoint}/status");
         // The name of a device may be no level of a topic.
         let is_level = !endpoint.contains(['/', '+', '#']) && is_allowed(&topic);
-        if is_level {
-            let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into_bytes();
-            self.connection.publish(context, topic, payload, None);
+        if !is_level || !self.connection.is_connected() {
+            return;
         }
+        if peer.association.is_none() && self.plain_statuses.take(context.now, SourceNetwork::of(peer.address)).is_err()
+        {
+            let endpoint = endpoint.to_owned();
+            return context.report(Report::Bootstrap(BootstrapReport::StatusDropped { endpoint, peer }));
+        }
+        let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into_bytes();
+        self.connection.publish(context, topic, payload, None);
     }
 }
 

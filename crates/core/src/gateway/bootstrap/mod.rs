@@ -22,6 +22,7 @@ mod discovered;
 pub(super) mod generated_keys;
 mod key_review;
 mod packs;
+mod plain_sessions;
 pub(super) mod redaction;
 mod request;
 mod session;
@@ -56,6 +57,7 @@ pub(super) use request::{forbids_other, is_for_bootstrap};
 
 use broker_client::BrokerClient;
 use packs::Packs;
+use plain_sessions::PlainSessions;
 use request::{BootstrapRequest, UNSTORED, forbids};
 use session::{Session, SessionProgress, path_of_servers};
 
@@ -86,8 +88,7 @@ pub(super) struct BootstrapServer {
     by_endpoint: HashMap<Arc<str>, SessionId>,
     exchanges: IdMap<ExchangeId, SessionId>,
     deadlines: IdDeadlines<SessionId>,
-    /// The number of sessions over plain UDP.
-    plain_sessions: usize,
+    plain_sessions: PlainSessions,
     /// The sessions whose next request waits until the store has the generated keys.
     held: BTreeSet<SessionId>,
     last_id: u64,
@@ -118,7 +119,7 @@ impl BootstrapServer {
             by_endpoint: HashMap::new(),
             exchanges: IdMap::default(),
             deadlines: IdDeadlines::default(),
-            plain_sessions: 0,
+            plain_sessions: PlainSessions::default(),
             held: BTreeSet::new(),
             last_id: 0,
             packs: Packs::new(rng),
@@ -249,7 +250,7 @@ impl BootstrapServer {
         let patience = if is_proven { settings.session_timeout } else { proof_timeout.min(settings.session_timeout) };
         self.deadlines.set(id, context.now + patience);
         self.by_endpoint.insert(endpoint, id);
-        self.plain_sessions += usize::from(!is_proven);
+        self.plain_sessions.insert(peer);
         let running = RunningSession { session, exchange: None, held: None, began: context.now, is_proven };
         self.sessions.insert(id, running);
         self.send(context, id, first);
@@ -295,18 +296,14 @@ impl BootstrapServer {
         peer: Peer,
     ) -> Result<Option<SessionId>, BootstrapRefusal> {
         let former = self.by_endpoint.get(endpoint).and_then(|id| Some((*id, self.sessions.get(id)?)));
-        let is_plain = |peer: Peer| peer.association.is_none();
-        let (mut sessions, mut plain_sessions) = (self.sessions.len(), self.plain_sessions);
-        if let Some((_, running)) = former {
-            if is_plain(peer) && !is_plain(running.session.peer) {
-                return Err(BootstrapRefusal::Secured);
-            }
-            sessions -= 1;
-            plain_sessions -= usize::from(is_plain(running.session.peer));
+        let former_peer = former.map(|(_, running)| running.session.peer);
+        if peer.association.is_none() && former_peer.is_some_and(|former| former.association.is_some()) {
+            return Err(BootstrapRefusal::Secured);
         }
+        let sessions = self.sessions.len() - usize::from(former.is_some());
         let most_plain = settings.sessions.div_ceil(2);
-        let is_full = sessions >= settings.sessions || is_plain(peer) && plain_sessions >= most_plain;
-        if is_full { Err(BootstrapRefusal::Busy) } else { Ok(former.map(|(id, _)| id)) }
+        let has_room = sessions < settings.sessions && self.plain_sessions.has_room(peer, former_peer, most_plain);
+        if has_room { Ok(former.map(|(id, _)| id)) } else { Err(BootstrapRefusal::Busy) }
     }
 
     /// Gives a peer that has not proved its address more time for its separate response.
@@ -347,7 +344,7 @@ impl BootstrapServer {
                 let Some(RunningSession { session, began, .. }) = self.end(context, id) else { return };
                 let (endpoint, took) = (session.endpoint.to_string(), context.now - began);
                 context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
-                self.client.publish_finished(context, &endpoint);
+                self.client.publish_finished(context, (&endpoint, session.peer));
                 context.report(Report::Bootstrap(BootstrapReport::Finished { endpoint, peer: session.peer, took }));
             }
             SessionProgress::Failed { code, reason } => self.fail(context, id, code, &reason),
@@ -384,7 +381,7 @@ impl BootstrapServer {
     ) -> Option<(String, BootstrapStep)> {
         let RunningSession { session, .. } = self.end(context, id)?;
         let (endpoint, peer, step) = (session.endpoint.to_string(), session.peer, session.step());
-        self.client.publish_failed(context, &endpoint, (step, code, reason));
+        self.client.publish_failed(context, (&endpoint, peer), (step, code, reason));
         context.report(Report::Bootstrap(BootstrapReport::Failed {
             endpoint: endpoint.clone(),
             peer,
@@ -399,7 +396,7 @@ impl BootstrapServer {
         let running = self.sessions.remove(&id)?;
         self.deadlines.cancel(id);
         self.by_endpoint.remove(&running.session.endpoint);
-        self.plain_sessions -= usize::from(running.session.peer.association.is_none());
+        self.plain_sessions.remove(running.session.peer);
         self.held.remove(&id);
         if let Some(exchange) = running.exchange
             && self.exchanges.remove(&exchange).is_some()

@@ -109,11 +109,12 @@ impl BootstrapServer {
             context.coap.limit_blocks(received.id, UNPROVEN_BLOCK);
         }
         let block = RequestedBlock::of(received.request, block_size);
-        let is_last = block.begin + block.size.min(block_size) >= response.payload.len();
+        let length = response.payload.len();
+        let is_last = block.begin < length && block.begin + block.size.min(block_size) >= length;
         context.respond(received.id, response);
         if is_last {
             context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
-            self.client.publish_finished(context, &endpoint);
+            self.client.publish_finished(context, (&endpoint, received.peer));
         }
         if block.begin == 0 {
             context.report(Report::Bootstrap(BootstrapReport::Pack { endpoint, peer: received.peer }));

@@ -54,6 +54,11 @@ pub enum BootstrapReport {
         endpoint: String,
         reason: String,
     },
+    /// The end of a session without DTLS was not published, because there were too many.
+    StatusDropped {
+        endpoint: String,
+        peer: Peer,
+    },
     /// An operator removed the key that was generated for this identity.
     KeyRemoved {
         identity: PskIdentity,
@@ -120,6 +125,7 @@ impl BootstrapReport {
             | Self::AccountSet { endpoint }
             | Self::AccountRemoved { endpoint }
             | Self::AccountRejected { endpoint, .. }
+            | Self::StatusDropped { endpoint, .. }
             | Self::Pack { endpoint, .. } => Some(endpoint),
             Self::Rejected { endpoint, .. } => endpoint.as_deref(),
             Self::KeyRemoved { .. } => None,
@@ -133,6 +139,7 @@ impl BootstrapReport {
             | Self::Finished { peer, .. }
             | Self::Failed { peer, .. }
             | Self::Rejected { peer, .. }
+            | Self::StatusDropped { peer, .. }
             | Self::Pack { peer, .. } => Some(*peer),
             Self::Differs { .. }
             | Self::AccountSet { .. }

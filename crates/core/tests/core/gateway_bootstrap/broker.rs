@@ -149,6 +149,34 @@ fn a_failed_session_is_published_with_its_step_and_code() {
     expect_status(&mut scene, "lwm2m-bootstrap/dev-7/status", failed);
 }
 
+/// A stranger does not choose the rate at which the gateway publishes.
+#[test]
+fn ends_of_sessions_without_dtls_have_a_rate_limit() {
+    let mut scene = settled(&[]);
+    // The last block of a pack ends the bootstrap of a device: a block behind it does not.
+    let ask_block = |scene: &mut Scene, endpoint: &str, block: u32| {
+        let mut request = scene.request(Code::GET, &["bspack"], &format!("ep={endpoint}"));
+        request.options.add_uint(number::ACCEPT, 112);
+        request.options.add_uint(number::BLOCK2, block << 4);
+        scene.device_sends(&request);
+        let said = std::iter::from_fn(|| scene.next_said());
+        let of_client = |said: &Said| matches!(said, Said::ToBroker(BrokerCommand::Publish { registration: OWN, .. }));
+        said.filter(of_client).count()
+    };
+    let last = (0..100).find(|block| ask_block(&mut scene, "dev-7", *block) == 1).expect("the pack has an end");
+    assert_eq!(ask_block(&mut scene, "dev-7", last + 1), 0);
+    scene.advance(60.0);
+    reports(&mut scene);
+    let published: usize = (0..600).map(|number| ask_block(&mut scene, &format!("dev-{number}"), last)).sum();
+    assert_eq!(published, 500);
+    let dropped = reports(&mut scene);
+    let dropped = dropped.iter().filter(|report| matches!(report, BootstrapReport::StatusDropped { .. })).count();
+    assert_eq!(dropped, 100);
+    scene.advance(1.0);
+    let published: usize = (0..60).map(|number| ask_block(&mut scene, &format!("dev-{number}"), last)).sum();
+    assert_eq!(published, 50, "50 in each second");
+}
+
 #[test]
 fn an_endpoint_name_that_is_no_level_of_a_topic_has_no_status() {
     let mut scene = settled(&[]);

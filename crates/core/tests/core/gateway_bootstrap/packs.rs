@@ -80,6 +80,15 @@ fn a_pack_is_refused_with_the_code_of_its_reason() {
 }
 
 #[test]
+fn a_pack_that_cannot_be_given_now_is_answered_with_the_time_after_which_the_device_may_ask_again() {
+    let mut scene = scene(account(json!({})));
+    scene.gateway.drain(scene.now);
+    let answer = ask_pack(&mut scene, "ep=dev-7", Some(112), None);
+    assert_eq!(answer.code, Code::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.options.uint(number::MAX_AGE), Ok(Some(30)));
+}
+
+#[test]
 fn a_pack_has_no_secret_without_dtls_and_no_key_is_generated_for_an_unproven_address() {
     let mut scene = scene(generating(json!({ "allow_plaintext": false })));
     assert_eq!(ask_pack(&mut scene, "ep=dev-7", Some(112), None).code, Code::BAD_REQUEST);

@@ -1,5 +1,6 @@
 //! Requests for bootstrap that are refused, and what strangers can cause.
 
+use lwm2m_base::Peer;
 use lwm2m_core::gateway::config::SocketRole;
 use lwm2m_core::gateway::report::BootstrapRefusal;
 use lwm2m_testkit::scene::peer;
@@ -147,6 +148,37 @@ fn sessions_without_dtls_take_half_of_the_places() {
     scene.forget_what_was_said();
     scene.peer = peer(3);
     ask(&mut scene, "ep=dev-3");
+}
+
+/// Forged requests of one address do not keep the devices of other addresses away.
+#[test]
+fn when_half_of_the_places_without_dtls_are_taken_an_address_has_a_share() {
+    let mut scene = scene_with(account(json!({})), |settings| {
+        settings.bootstrap.as_mut().expect("it is on").sessions = 200;
+        settings.limits.unregistered.address.burst = 1_000;
+    });
+    let begins = |scene: &mut Scene, number: u32, port: u16| {
+        scene.peer = Peer { address: (peer(number).address.ip(), port).into(), ..peer(number) };
+        let request = scene.request(Code::POST, &["bs"], &format!("ep=dev-{number}-{port}"));
+        scene.device_sends(&request);
+        let (_, answer) = scene.expect_sent();
+        scene.forget_what_was_said();
+        answer.code == Code::CHANGED
+    };
+    // 100 places, a share is 2 of them.
+    let of_one = (1..=100).filter(|port| begins(&mut scene, 1, *port)).count();
+    assert_eq!(of_one, 50);
+    assert_eq!((1..=5).filter(|port| begins(&mut scene, 2, *port)).count(), 2);
+    // A session that takes the place of another one of its endpoint needs no further place.
+    assert!(begins(&mut scene, 2, 1));
+    assert_eq!((3..=50).filter(|number| begins(&mut scene, *number, 1)).count(), 48);
+    assert!(!begins(&mut scene, 51, 1), "all 100 are taken");
+    scene.advance(11.0);
+    scene.forget_what_was_said();
+    assert!(begins(&mut scene, 1, 200), "the places are free again");
+    scene.advance(11.0);
+    scene.forget_what_was_said();
+    scene.expect_nothing_left_behind();
 }
 
 #[test]

@@ -110,8 +110,9 @@ fn a_pack_is_sent_when_the_store_has_its_key() {
     secured.now += std::time::Duration::from_secs(31);
     secured.gateway.handle_timeout(secured.now);
     secured.exchange(&mut bootstrap);
-    let answers: Vec<Code> = std::iter::from_fn(|| secured.receive(&mut bootstrap)).map(|answer| answer.code).collect();
-    assert_eq!(answers.last(), Some(&Code::SERVICE_UNAVAILABLE));
+    let refused = std::iter::from_fn(|| secured.receive(&mut bootstrap)).last().expect("an answer");
+    assert_eq!(refused.code, Code::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.options.uint(number::MAX_AGE), Ok(Some(30)), "the device may ask again then");
 }
 
 /// The process is killed: only what the store has confirmed is left.
