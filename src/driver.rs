@@ -328,6 +328,8 @@ impl Driver {
                     thread.note_stored(Some(version));
                 }
             }
+            StoreEvent::Away => self.gateway.set_store_away(now, true),
+            StoreEvent::Back => self.gateway.set_store_away(now, false),
             StoreEvent::Leased { until } => self.gateway.lease_until(until),
             StoreEvent::ContentsLost => self.gateway.rewrite_store(),
             // It ends the loop.

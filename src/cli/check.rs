@@ -13,6 +13,8 @@ use crate::console::ConsoleConfig;
 use crate::credentials::CredentialsError;
 use crate::definitions::Definitions;
 use crate::errors::one_line;
+use crate::store::redis::config::RedisUrl;
+use crate::store::{StoreConfig, StoreKind};
 use crate::transport::Security;
 use crate::upstream::UpstreamConfig;
 use lwm2m_core::gateway::config::SocketRole;
@@ -64,7 +66,7 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
     write_broker(&config.upstream, output)?;
     write_topics(config, output)?;
     if config.store.enable.unwrap_or(true) {
-        writeln!(output, "store: {}", absolute(&config.store.file).display())?;
+        write_store(&config.store, output)?;
     }
     if config.admin.enable.unwrap_or(true) {
         writeln!(output, "metrics and health: http://{}", config.admin.bind)?;
@@ -72,6 +74,20 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
     #[cfg(feature = "console")]
     write_console(&config.console, output)?;
     Ok(())
+}
+
+fn write_store(store: &StoreConfig, output: &mut impl Write) -> io::Result<()> {
+    let shown = |servers: &[RedisUrl]| servers.iter().map(RedisUrl::to_string).collect::<Vec<_>>().join(", ");
+    match store.kind {
+        StoreKind::File => writeln!(output, "store: {}", absolute(&store.file).display()),
+        StoreKind::Redis if store.redis.sentinels.is_empty() => {
+            writeln!(output, "store: {}, prefix {}", shown(&store.redis.urls), store.redis.prefix)
+        }
+        StoreKind::Redis => {
+            let (sentinels, master) = (shown(&store.redis.sentinels), &store.redis.master);
+            writeln!(output, "store: {master} of the Sentinels {sentinels}, prefix {}", store.redis.prefix)
+        }
+    }
 }
 
 fn write_broker(upstream: &UpstreamConfig, output: &mut impl Write) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //! trace.
 //!
 //! 1. Ports: each listener for devices is bound, and that of metrics and health.
-//! 2. The store: its file could be opened and written, or its server could be used. Nothing in it is read or changed.
+//! 2. The store: its file could be opened and written, or its server could be used, and no other gateway uses it.
+//!    Nothing in it is changed.
 //! 3. Keys: the service of pre-shared keys answers to an identity of this check.
 //! 4. The broker, node by node: a device of an invented name connects as a real one would, by the same code, and
 //!    publishes one small message with QoS 1 to each of its topics. With QoS 0 MQTT has no answer to a publication, so
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::errors::{one_line, plain};
+use crate::store::redis::RedisTrial;
 use crate::store::{self, StoreKind};
 use crate::transport::{Security, UdpSockets};
 use crate::upstream::{UpstreamConfig, UpstreamLink};
@@ -42,16 +44,28 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The result of one attempt.
 struct ConnectCheck {
-    problem: bool,
+    kind: CheckKind,
     line: String,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CheckKind {
+    Works,
+    /// It works, and something about it is not recommended.
+    Warning,
+    Problem,
+}
+
 fn works(line: impl Into<String>) -> ConnectCheck {
-    ConnectCheck { problem: false, line: line.into() }
+    ConnectCheck { kind: CheckKind::Works, line: line.into() }
+}
+
+fn warning(line: impl Into<String>) -> ConnectCheck {
+    ConnectCheck { kind: CheckKind::Warning, line: line.into() }
 }
 
 fn problem(line: impl Into<String>) -> ConnectCheck {
-    ConnectCheck { problem: true, line: line.into() }
+    ConnectCheck { kind: CheckKind::Problem, line: line.into() }
 }
 
 /// Tries everything and returns the number of problems.
@@ -59,9 +73,14 @@ pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut problems = 0;
     let mut tell = |found: Vec<ConnectCheck>| -> io::Result<()> {
-        problems += found.iter().filter(|found| found.problem).count();
-        found.iter().try_for_each(|ConnectCheck { problem, line }| {
-            writeln!(output, "{}: {line}", if *problem { "failed" } else { "tried" })
+        problems += found.iter().filter(|found| found.kind == CheckKind::Problem).count();
+        found.iter().try_for_each(|ConnectCheck { kind, line }| {
+            let begin = match kind {
+                CheckKind::Works => "tried",
+                CheckKind::Warning => "warning",
+                CheckKind::Problem => "failed",
+            };
+            writeln!(output, "{begin}: {line}")
         })
     };
     let _inside = runtime.enter();
@@ -108,16 +127,33 @@ async fn try_store(config: &Config) -> Vec<ConnectCheck> {
     if !config.store.enable.unwrap_or(true) {
         return Vec::new();
     }
-    vec![match config.store.kind {
-        StoreKind::File => match store::file::try_out(&config.store) {
+    match config.store.kind {
+        StoreKind::File => vec![match store::file::try_out(&config.store) {
             Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
             Err(error) => problem(one_line(&error.to_string())),
-        },
+        }],
         StoreKind::Redis => match store::redis::try_out(&config.store.redis).await {
-            Ok(server) => works(format!("store.redis: {server} is a primary that can be used")),
-            Err(error) => problem(one_line(&error.to_string())),
+            Ok(trial) => redis_checks(trial),
+            Err(error) => vec![problem(one_line(&error.to_string()))],
         },
-    }]
+    }
+}
+
+fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial) -> Vec<ConnectCheck> {
+    let mut found = vec![works(format!("store.redis: {server} is a primary that can be used"))];
+    if !is_persistent {
+        found.push(warning(format!(
+            "store.redis: {server} writes no append-only file: its restart loses the registrations (appendonly yes)"
+        )));
+    }
+    found.push(match user {
+        None => works("store.redis: no gateway uses the store"),
+        Some(user) => problem(format!(
+            "store.redis: the gateway {user} uses the store: a second one does not start. Every gateway needs a \
+             store.redis.prefix of its own"
+        )),
+    });
+    found
 }
 
 async fn try_keys(config: &Config) -> Vec<ConnectCheck> {

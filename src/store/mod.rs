@@ -109,6 +109,10 @@ pub enum StoreCommand {
 pub enum StoreEvent {
     /// All batches of this driver's gateway up to this one are durable.
     Stored { version: Version },
+    /// The store cannot be written. It retries, and tells when it has written again. A store in a file does not tell this.
+    Away,
+    /// The store is written again.
+    Back,
     /// No other process can use the store before this time. A store in a file has no such limit.
     Leased { until: Instant },
     /// The store has lost some or all of its records. The driver hands over all of them again.

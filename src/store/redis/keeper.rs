@@ -144,6 +144,9 @@ impl Keeper {
         condition.set(ConditionState::Up, self.written());
         (self.ends, self.condition) = (ends, Some(condition));
         self.tell(StoreEvent::Leased { until: self.parts.renewed + LEASE });
+        if self.failing {
+            self.tell(StoreEvent::Away);
+        }
         if std::mem::take(&mut self.lost_before_start) {
             self.tell(StoreEvent::ContentsLost);
         }
@@ -259,6 +262,7 @@ impl Keeper {
             info!(server = self.server(), "store writable again");
             self.metrics.store.failing.set(0);
             self.set_condition(ConditionState::Up, self.written());
+            self.tell(StoreEvent::Back);
         }
     }
 
@@ -269,6 +273,7 @@ impl Keeper {
         self.set_condition(ConditionState::Degraded, format!("{error}; a restart would lose recent changes"));
         if !std::mem::replace(&mut self.failing, true) {
             warn!(%error, "the store cannot be written: a restart would lose recent changes; retrying");
+            self.tell(StoreEvent::Away);
         }
         if self.closing.load(Ordering::Relaxed)
             && let Some(given_up) = self.current.take()

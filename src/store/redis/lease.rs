@@ -95,6 +95,20 @@ impl Identity {
         command
     }
 
+    /// Returns the question for the format and the fingerprint of the key of the records.
+    pub fn ask_about(&self) -> Cmd {
+        let mut command = cmd("HMGET");
+        command.arg(self.key("about")).arg("format").arg("seal");
+        command
+    }
+
+    /// Returns the question for the owner of the lease, and when it ends.
+    pub fn ask_lease(&self) -> Cmd {
+        let mut command = cmd("HMGET");
+        command.arg(self.key("lease")).arg("owner").arg("until");
+        command
+    }
+
     /// Returns the request that writes a batch. `nonce` returns random numbers.
     pub fn write(
         &self,

@@ -17,6 +17,7 @@ mod layout;
 mod lease;
 mod scripts;
 mod seal;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,6 +55,8 @@ use keeper::{Keeper, KeeperStart};
 use layout::{Layout, RecordHash, RestoredContents};
 use lease::{Acquisition, AnswerError, Identity, LEASE, Lease, Renewal};
 use seal::{Seal, SealKey};
+
+pub use trial::{RedisTrial, try_out};
 
 /// Maximum number of changes in a batch: with more of them the server takes longer for each.
 const BATCH: usize = 64;
@@ -165,15 +168,6 @@ async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(Ke
     contents.store_clock = Some(Duration::from_millis(now));
     let seal = Seal::new(key, lease.term);
     Ok((KeeperParts { dialer, connection: Some(connection), identity, lease, layout, seal, renewed }, contents))
-}
-
-/// Tests whether the server could be used; nothing is changed there.
-///
-/// # Errors
-/// It cannot be reached or used, or a file of the settings cannot be read.
-pub(crate) async fn try_out(config: &RedisConfig) -> Result<String, RedisError> {
-    seal_key(config)?;
-    Ok(dialer(config)?.connect().await?.server.clone())
 }
 
 fn dialer(config: &RedisConfig) -> Result<Dialer, RedisError> {

@@ -101,6 +101,11 @@ impl SecuredDevice {
         answer
     }
 
+    /// Returns the sequence numbers of the protected records that came from the gateway.
+    pub fn numbers(&self) -> &[u64] {
+        &self.numbers
+    }
+
     /// The same device behind another NAT.
     pub fn moves(&mut self) {
         let gateway = self.socket.peer_addr().expect("it is connected");

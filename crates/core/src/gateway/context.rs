@@ -126,10 +126,22 @@ impl Context {
                 }
             }
         }
-        let was_telling = self.held.begin(awaited);
+        let (was_telling, before) = (self.held.begin(awaited), self.outputs.len());
         tell(self);
         self.flush_coap();
         self.held.end(was_telling);
+        let made = self.outputs.len() - before;
+        if made > 0 && self.held.is_missed() {
+            self.push_report(Report::ToldUnstored { outputs: made });
+        }
+    }
+
+    /// Notes whether the store can be written. While it cannot, nothing waits for it.
+    pub fn set_store_away(&mut self, is_away: bool) {
+        self.held.set_away(is_away);
+        if is_away {
+            self.release_held();
+        }
     }
 
     /// Takes the confirmation of the store.
@@ -197,6 +209,7 @@ impl Context {
 
     /// Moves what the DTLS server has to send and to report to the outputs.
     pub fn flush_dtls(&mut self) {
+        let mut missed = 0;
         while let Some((awaited, output)) = self.dtls.as_mut().and_then(DtlsLayer::poll_output) {
             match output {
                 Output::Report(report) => self.push_report(report),
@@ -204,12 +217,16 @@ impl Context {
                 output => match awaited {
                     Some(association) => {
                         let was_telling = self.held.begin(Awaited::Association(association));
+                        missed += usize::from(self.held.is_missed());
                         self.emit(output);
                         self.held.end(was_telling);
                     }
                     None => self.emit(output),
                 },
             }
+        }
+        if missed > 0 {
+            self.push_report(Report::ToldUnstored { outputs: missed });
         }
     }
 

@@ -10,6 +10,8 @@
 //! 3. The next batch of changes has the record, however many changes there are.
 //! 4. The store confirms the batch, or the patience is over: the outputs leave.
 //!
+//! While the store says that it cannot be written, nothing waits: the wait would end by the patience.
+//!
 //! Questions to the shell never wait, nor do reports of what was received.
 
 use std::collections::hash_map::Entry;
@@ -70,6 +72,8 @@ pub(super) struct HeldOutputs {
     patience: Option<Duration>,
     /// Whether the outputs that are made now wait.
     is_telling: bool,
+    /// The store cannot be written: no output waits.
+    is_away: bool,
     /// The newest batch that the store was given.
     taken: Version,
     /// The newest batch that the store has confirmed.
@@ -110,10 +114,11 @@ impl HeldOutputs {
     /// Makes the outputs that are made from now on wait for the next batch of changes, which has this record. Returns
     /// whether they did so before; [`HeldOutputs::end`] takes that.
     pub fn begin(&mut self, awaited: Awaited<'_>) -> bool {
-        if self.patience.is_some() {
+        let waits = self.patience.is_some() && !self.is_away;
+        if waits {
             self.urgent.push(awaited.into());
         }
-        std::mem::replace(&mut self.is_telling, self.patience.is_some())
+        std::mem::replace(&mut self.is_telling, waits)
     }
 
     pub fn end(&mut self, was_telling: bool) {
@@ -173,6 +178,20 @@ impl HeldOutputs {
             self.release(wait.lane, false, &mut released);
         }
         in_order(released)
+    }
+
+    /// Notes whether the store can be written. While it cannot, no output waits.
+    pub fn set_away(&mut self, is_away: bool) {
+        self.is_away = is_away;
+        if is_away {
+            // They are marked as changed, and are in a batch when it is their turn.
+            self.urgent.clear();
+        }
+    }
+
+    /// Returns whether outputs leave that would wait if the store could be written.
+    pub fn is_missed(&self) -> bool {
+        self.is_away && self.patience.is_some()
     }
 
     /// Returns the outputs whose patience is over, and how many of them the store has not confirmed.

@@ -171,6 +171,13 @@ impl Gateway {
         }
     }
 
+    /// Notes whether the store can be written. While it cannot, what the gateway tells devices and applications leaves at
+    /// once, as if the patience of [`Gateway::tell_when_stored`] were over, and is counted in the same way.
+    pub fn set_store_away(&mut self, now: Instant, is_away: bool) {
+        self.context.now = now;
+        self.context.set_store_away(is_away);
+    }
+
     /// Returns whether outputs or bootstrap sessions wait for the next batch, which is therefore written without delay.
     pub fn has_urgent_changes(&self) -> bool {
         self.context.held.is_urgent() || self.context.generated_keys.has_changes()

@@ -156,6 +156,31 @@ fn a_store_that_is_late_is_waited_for_no_longer_than_the_patience_and_that_is_co
 }
 
 #[test]
+fn nothing_waits_for_a_store_that_is_away_and_that_is_counted() {
+    let mut scene = scene();
+    let waiting = register(&mut scene);
+    scene.reports();
+    scene.gateway.set_store_away(scene.now, true);
+    scene.settle();
+    scene.expect_created(&waiting);
+    scene.expect_reported("register");
+    assert!(scene.reports().contains(&Report::ToldUnstored { outputs: 3 }));
+    let news = scene.update("lt=600");
+    scene.device_sends(&news);
+    scene.expect_reply(scene.peer, &news, Code::CHANGED);
+    assert!(scene.reports().iter().any(|report| matches!(report, Report::ToldUnstored { .. })));
+    assert!(scene.gateway.has_changes() && !scene.gateway.has_urgent_changes());
+    assert_eq!(scene.gateway.table_sizes().held_outputs, 0);
+
+    scene.gateway.set_store_away(scene.now, false);
+    let news = scene.update("lt=700");
+    scene.device_sends(&news);
+    scene.expect_nothing_more();
+    store(&mut scene);
+    scene.expect_reply(scene.peer, &news, Code::CHANGED);
+}
+
+#[test]
 fn the_record_is_in_the_next_batch_however_many_devices_have_changed_before() {
     let mut scene = registered();
     for number in 10..40 {
