@@ -160,11 +160,10 @@ impl TestBroker {
 
     fn emqx() -> Self {
         let turn = Turn::take();
-        let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
         let handler_bind = setting("EMQX_HANDLER_BIND", "127.0.0.1:9001");
         let addresses = TestAddresses {
-            mqtt: setting("EMQX_MQTT", "127.0.0.1:1883"),
-            devices: setting("EMQX_MQTT", "127.0.0.1:1883"),
+            mqtt: emqx_mqtt(),
+            devices: emqx_mqtt(),
             listener: setting("EMQX_EXPROTO_LISTENER", "127.0.0.1:7993"),
             ssl: None,
             adapter: setting("EMQX_ADAPTER", "http://127.0.0.1:9100"),
@@ -177,6 +176,15 @@ impl TestBroker {
 /// Returns whether the tests run against the EMQX that is there.
 pub fn is_emqx() -> bool {
     env::var("EMQX_TEST").is_ok_and(|value| value == "1")
+}
+
+/// Returns `host:port` of EMQX's MQTT listener.
+pub fn emqx_mqtt() -> String {
+    setting("EMQX_MQTT", "127.0.0.1:1883")
+}
+
+fn setting(name: &str, default: &str) -> String {
+    env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
 /// Starts a stopped broker at its addresses. They may be taken for a moment: a program that another test starts has

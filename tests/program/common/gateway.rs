@@ -13,8 +13,9 @@ use lwm2m_core::coap::{Kind, Message};
 use tempfile::TempDir;
 
 use super::admin;
-use super::broker::{TestAddresses, Upstream};
+use super::broker::{TestAddresses, Upstream, is_emqx};
 use super::device::{Device, PATIENCE, fresh_id};
+use super::left_sessions::end_sessions;
 use super::ports;
 
 pub struct Gateway {
@@ -251,6 +252,9 @@ impl Drop for Gateway {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("a child of ours");
             child.wait().expect("a child of ours");
+        }
+        if is_emqx() && Upstream::of_this_test() == Upstream::Mqtt {
+            end_sessions(&self.output());
         }
         if thread::panicking() {
             println!("--- what the gateway said:\n{}", self.output());

@@ -5,6 +5,7 @@ pub mod application;
 pub mod broker;
 pub mod device;
 pub mod gateway;
+pub mod left_sessions;
 pub mod ports;
 pub mod program;
 pub mod scene;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::common::broker::emqx_mqtt;
 use crate::common::device::PATIENCE;
 use crate::common::ports;
 use crate::common::turn::Turn;
@@ -65,7 +66,7 @@ impl BrokerKind {
     pub fn address(&self) -> String {
         match self {
             Self::Mosquitto { port, .. } => format!("localhost:{port}"),
-            Self::Emqx { .. } => env::var("EMQX_MQTT").unwrap_or_else(|_| "127.0.0.1:1883".to_owned()),
+            Self::Emqx { .. } => emqx_mqtt(),
         }
     }
 
