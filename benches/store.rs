@@ -125,7 +125,7 @@ impl StoreBench {
         Ok(())
     }
 
-    fn write(&mut self, changes: usize) -> lwm2m_core::gateway::Version {
+    fn write(&mut self, changes: usize) -> lwm2m_core::gateway::BatchNumber {
         let ChangeBatch { version, .. } = self.source.gateway.take_batch(Instant::now(), 0);
         let changes = (0..changes).map(|_| self.next()).collect();
         self.store.submit(StoreCommand::Write { version, changes });
@@ -142,7 +142,7 @@ impl StoreBench {
     }
 
     /// Waits until a batch is stored.
-    async fn stored(&mut self) -> lwm2m_core::gateway::Version {
+    async fn stored(&mut self) -> lwm2m_core::gateway::BatchNumber {
         loop {
             if let StoreEvent::Stored { version } = self.store.event().await {
                 return version;

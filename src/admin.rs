@@ -33,9 +33,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use crate::clock::monotonic_now;
 use crate::conditions::{ConditionState, Conditions};
 use crate::driver::control::Control;
-use crate::driver::monotonic_now;
 use crate::observability::metrics::Metrics;
 use crate::observability::page::{self, MetricsPage};
 use crate::observability::snapshot::DriverSnapshot;

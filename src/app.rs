@@ -3,6 +3,7 @@
 mod division;
 mod drivers;
 mod dtls;
+mod prepared;
 mod start;
 
 use std::fmt;

@@ -1,11 +1,12 @@
-//! Runs the event loop: it gives input to the [`Gateway`] and carries out its outputs. It owns the core and is the only
-//! reader of the clock.
+//! Runs the event loop: it gives input to the [`Gateway`] and carries out its outputs. It owns the core and tells it
+//! the time.
 //!
 //! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the
 //! link are immediate.
 
 mod askers;
-pub mod campaigns;
+pub mod campaign_ask;
+mod campaigns;
 pub mod control;
 mod moving;
 pub mod onlookers;
@@ -18,14 +19,14 @@ pub mod traced;
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
+use crate::clock::{monotonic_now, unix_time};
 use crate::credentials::KeyFinder;
 use crate::firmware::{ImageAnswer, ImageReader, ImageRequest};
 use crate::observability::failures::{Failure, FailureKind, FailureLog};
@@ -213,9 +214,7 @@ impl Driver {
             if done(&self.gateway) {
                 return;
             }
-            let deadline = self.plan_flush().map_or(deadline, |flush| flush.min(deadline));
-            let deadline = self.log.next_deadline().map_or(deadline, |told| told.min(deadline));
-            let deadline = self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.next().min(deadline));
+            let deadline = self.next_wake(deadline);
             // The timer rounds up to its ticks: work that continues in the next turn would wait up to 1 ms for it.
             let overdue = overdue_turns < OVERDUE_TURNS && deadline <= monotonic_now();
             let input = tokio::select! {
@@ -255,6 +254,12 @@ impl Driver {
                 watchdog.feed(now);
             }
         }
+    }
+
+    /// Returns the earliest of this deadline of the gateway and those of the store, the log and the watchdog.
+    fn next_wake(&mut self, gateway: Instant) -> Instant {
+        let watchdog = self.watchdog.as_ref().map(Watchdog::next);
+        [self.plan_flush(), self.log.next_deadline(), watchdog].into_iter().flatten().fold(gateway, Instant::min)
     }
 
     /// Carries out the outputs of the gateway and hands work to the connections of the link, so that whatever is ready
@@ -507,38 +512,5 @@ async fn feed_on(watchdog: Option<&mut Watchdog>) {
     loop {
         sleep_until(watchdog.next().into()).await;
         watchdog.feed(monotonic_now());
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place where the monotonic clock of the core is read")]
-pub fn monotonic_now() -> Instant {
-    Instant::now()
-}
-
-/// The wall clock of this machine shows a time before 1970, such as after a battery failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the clock of this machine is set to a time before 1970: set it, for example by NTP, and start again")]
-pub struct ClockError;
-
-/// Returns the time of the wall clock, since 1970.
-#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
-pub fn unix_time() -> Result<Duration, ClockError> {
-    since_1970(SystemTime::now())
-}
-
-fn since_1970(time: SystemTime) -> Result<Duration, ClockError> {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| ClockError)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_before_1970_is_an_error_that_says_what_to_do() {
-        let second = Duration::from_secs(1);
-        assert_eq!(since_1970(SystemTime::UNIX_EPOCH + second), Ok(second));
-        let error = since_1970(SystemTime::UNIX_EPOCH - second).unwrap_err();
-        assert!(error.to_string().contains("before 1970: set it"), "{error}");
     }
 }

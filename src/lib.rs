@@ -32,6 +32,7 @@ mod admin;
 mod app;
 pub mod bootstrap;
 mod cli;
+pub mod clock;
 pub mod conditions;
 pub mod config;
 #[cfg(feature = "console")]

@@ -28,9 +28,9 @@ use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
+use crate::clock::unix_time;
 use crate::config::Config;
 use crate::driver::control::{Control, SettingsChange};
-use crate::driver::unix_time;
 use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::service;

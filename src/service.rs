@@ -41,17 +41,17 @@ fn tell(states: &[NotifyState<'_>]) {
 /// service manager restarts the program. With several driver threads each has a watchdog, and the service manager is
 /// told when all of their loops have turned.
 pub struct Watchdog {
-    turns: Arc<Mutex<Turns>>,
+    turns: Arc<Mutex<LoopTurns>>,
     thread: u8,
     every: Duration,
     next: Instant,
 }
 
 /// The threads whose loops have turned since the service manager was told.
-struct Turns {
+struct LoopTurns {
     socket: UnixDatagram,
     place: OsString,
-    /// One bit for each thread that runs.
+    /// Has one bit for each thread that runs.
     running: u128,
     turned: u128,
 }
@@ -71,7 +71,7 @@ impl Watchdog {
         let socket = UnixDatagram::unbound()?;
         // A service manager that is stuck itself must not stop us.
         socket.set_nonblocking(true)?;
-        let turns = Turns { socket, place, running: 1, turned: 0 };
+        let turns = LoopTurns { socket, place, running: 1, turned: 0 };
         // sd_watchdog_enabled(3): every half of the time.
         Ok(Self { turns: Arc::new(Mutex::new(turns)), thread: 0, every: timeout / 2, next: now })
     }
@@ -108,7 +108,7 @@ impl Watchdog {
     }
 }
 
-impl Turns {
+impl LoopTurns {
     /// Tells the service manager if all threads have turned.
     fn tell(&mut self) {
         if self.running & !self.turned > 0 {

@@ -9,13 +9,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::clock::{monotonic_now, unix_time};
 use crate::conditions::{Condition, ConditionState};
 use crate::config::Config;
+use crate::driver::Driver;
 use crate::driver::control::{self, Control, DriverRequest};
 use crate::driver::owners::EndpointOwners;
 use crate::driver::shares::ThreadShare;
 use crate::driver::threads::DriverThread;
-use crate::driver::{self, Driver};
 use crate::firmware::ImageReader;
 use crate::observability::failures::FailureLog;
 use crate::observability::metrics::Metrics;
@@ -27,12 +28,13 @@ use crate::upstream::UpstreamLink;
 use crate::upstream::seat::LinkSeat;
 use lwm2m_base::ThreadShards;
 use lwm2m_core::gateway::Gateway;
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_dtls::WriteTerms;
 use lwm2m_router::{Claims, Flow};
 
 use super::division::divided;
+use super::prepared::{Prepared, PreparedAccounts};
 use super::random_seed;
-use super::start::{Prepared, PreparedAccounts};
 
 /// Holds what the drivers are made of.
 pub struct DriverParts {
@@ -98,7 +100,7 @@ pub async fn driver_parts(
 /// Makes the gateways, with the devices of the store, and runs each of them on its thread.
 pub fn start_drivers(config: &Config, prepared: &Prepared, parts: DriverParts) -> anyhow::Result<Vec<RunningDriver>> {
     let DriverParts { threads, store, owners, failures, .. } = parts;
-    let (now, unix_time) = (driver::monotonic_now(), driver::unix_time()?);
+    let (now, unix_time) = (monotonic_now(), unix_time()?);
     let (opened, contents) = store.unzip();
     let contents = divided(contents.unwrap_or_default(), config.threads);
     let start = GatewayStart { config, prepared, now, unix_time, store: opened.as_ref() };
@@ -216,7 +218,7 @@ fn introduce(config: &Config, owners: &EndpointOwners, gateways: &[Gateway]) -> 
     threads.into_iter().map(Some).collect()
 }
 
-/// What the gateways are made of.
+/// Holds what the gateways are made of.
 struct GatewayStart<'a> {
     config: &'a Config,
     prepared: &'a Prepared,
@@ -226,15 +228,21 @@ struct GatewayStart<'a> {
 }
 
 impl GatewayStart<'_> {
+    /// Returns the configuration of a gateway with this share of the limits.
+    fn settings(&self, share: ThreadShare, shards: ThreadShards) -> GatewayConfig {
+        let mut settings = self.config.gateway.clone();
+        settings.limits = share.limits(&self.prepared.room.bound(&settings.limits));
+        settings.coap = share.coap(settings.coap);
+        settings.coap.shards = shards;
+        settings
+    }
+
     /// Makes the gateway of a thread, with its DTLS layer and its part of the stored state.
     fn gateway(&self, thread: u8, contents: StoreContents) -> anyhow::Result<Gateway> {
         let Self { config, prepared, now, unix_time, store } = *self;
         let share = ThreadShare::of_threads(config.threads);
         let shards = ThreadShards::new(thread, config.threads.get()).context("the configuration bounds the threads")?;
-        let mut settings = config.gateway.clone();
-        settings.limits = share.limits(&prepared.room.bound(&settings.limits));
-        settings.coap = share.coap(settings.coap);
-        settings.coap.shards = shards;
+        let settings = self.settings(share, shards);
         let model = Arc::clone(&prepared.announced.borrow());
         let mut gateway = Gateway::new(settings, model, random_seed()?, now, unix_time);
         if share != ThreadShare::WHOLE {

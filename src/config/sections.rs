@@ -123,13 +123,13 @@ fn threads(reader: &mut ConfigReader, gateway: &GatewayConfig) -> NonZero<u8> {
     let number = reader.read(key, 1, whole(1..=MOST_THREADS));
     if number > 1 {
         if gateway.coap.token_length < SHORTEST_SHARED_TOKEN {
-            let problem = "more than one thread requires coap.token_length = 4 or more: the first byte of a token names \
-                           the thread, and the others have to be hard to guess";
+            let problem = "more than one thread requires coap.token_length = 4 or more: the first byte of a token \
+                           names the thread, and the others have to be hard to guess";
             reader.refuse(key, problem);
         }
         if gateway.bootstrap.is_some() {
-            let problem = "more than one thread requires bootstrap.enable = false: the threads do not share the keys that \
-                           bootstrap generates";
+            let problem = "more than one thread requires bootstrap.enable = false: the threads do not share the keys \
+                           that bootstrap generates";
             reader.refuse(key, problem);
         }
         if gateway.firmware.login.is_some() {

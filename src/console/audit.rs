@@ -13,7 +13,7 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::ConsoleServer;
-use super::commands::CommandId;
+use super::command_id::CommandId;
 use super::guard::ConsolePeer;
 use super::problem::Problem;
 use super::time::{Timestamp, now};

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::driver::campaigns::DevicesAsk;
+use crate::driver::campaign_ask::DevicesAsk;
 use lwm2m_core::gateway::console_commands::{AnswerOutcome, ConsoleAnswer};
 use lwm2m_core::gateway::firmware::campaign::member::MemberState;
 use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView, Counts};
@@ -23,8 +23,7 @@ use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRe
 use super::ConsoleServer;
 use super::audit::Author;
 use super::commands::read_body;
-use super::devices::silent;
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
 use super::time::Timestamp;
 use super::tokens::Access;

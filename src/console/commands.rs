@@ -25,14 +25,15 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::clock::monotonic_now;
 use crate::driver::control::DriverSilent;
-use crate::driver::monotonic_now;
 use lwm2m_core::gateway::console_commands::{CommandState, Withdrawal};
 
 use super::ConsoleServer;
 use super::audit::Author;
-use super::devices::{check_prefix, not_registered, silent, visible_endpoint};
-use super::problem::{Problem, ProblemKind};
+use super::command_id::CommandId;
+use super::endpoints::{check_prefix, not_registered, visible_endpoint};
+use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
 use super::tokens::Access;
 
@@ -40,7 +41,7 @@ pub use body::{LARGE_BODIES, read as read_body};
 pub use documents::{CommandDocument, CommandRequest};
 pub use giving::{Order, give};
 pub use rates::CommandRates;
-pub use records::{CommandId, GivenCommand, GivenCommands};
+pub use records::{GivenCommand, GivenCommands};
 
 /// Maximum time that a request waits for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::driver::unix_time;
+use crate::clock::unix_time;
 use crate::observability::log::reasons::suite_name;
 use lwm2m_core::command::Origin;
 use lwm2m_core::gateway::view::{

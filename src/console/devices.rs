@@ -19,8 +19,9 @@ use lwm2m_core::gateway::view::{DeviceFilter, DevicePage, DeviceTransport, PAGE_
 use super::ConsoleServer;
 use super::audit::Author;
 use super::device_documents::{DeviceDocument, DeviceList, DeviceListRow, DeviceState, Transport};
+use super::endpoints::{not_registered, visible_endpoint};
 use super::parameters::{IpAddressText, Seconds};
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
 use super::tokens::Access;
 
@@ -211,36 +212,8 @@ impl DevicesQuery {
     }
 }
 
-/// Returns the endpoint name of a path, if the token may see it.
-pub fn visible_endpoint(access: &Access, endpoint: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let Path(endpoint) =
-        endpoint.map_err(|_| ProblemKind::InvalidRequest.because("the endpoint name is no percent-encoded text"))?;
-    check_prefix(access, &endpoint)?;
-    Ok(endpoint)
-}
-
-/// Rejects a token that may not see the device of this endpoint name.
-pub fn check_prefix(access: &Access, endpoint: &str) -> Result<(), Problem> {
-    match &access.prefix {
-        Some(prefix) if !endpoint.starts_with(prefix) => {
-            Err(ProblemKind::NotAllowed
-                .because(format!("the token is limited to devices whose name begins {prefix:?}")))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
 fn name_of_cursor(cursor: &str) -> Result<String, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     name.ok_or_else(|| ProblemKind::InvalidRequest.because("cursor is not the member next of an answer"))
-}
-
-pub fn not_registered(endpoint: &str) -> Problem {
-    ProblemKind::DeviceNotRegistered.because(format!("{endpoint:?} is not registered"))
-}
-
-/// Returns the error of a driver that does not answer.
-pub fn silent(_: DriverSilent) -> Problem {
-    ProblemKind::DriverSilent.because("the event loop has not answered within two seconds")
 }

@@ -12,9 +12,8 @@ use crate::driver::onlookers::{EventReceiver, Watch, WatchTarget, event_stream};
 use lwm2m_core::lwm2m::model::Model;
 
 use super::ConsoleServer;
-use super::devices::silent;
 use super::event_documents::Event;
-use super::problem::Problem;
+use super::problem::{Problem, silent};
 use super::tokens::{Access, Role};
 use super::traces::follower::TraceFollower;
 

@@ -23,16 +23,16 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use utoipa::IntoParams;
 
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 
 use super::ConsoleServer;
-use super::devices::visible_endpoint;
+use super::endpoints::visible_endpoint;
 use super::event_documents::{Event, EventData};
 use super::event_feed::{CHECK_EVERY, EventFeed};
 use super::polls::{self, EventList};
 use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
-use super::streams::OpenStream;
+use super::streams::OpenEventStream;
 use super::tokens::Access;
 
 /// Maximum duration of a stream.
@@ -71,7 +71,7 @@ pub struct EventsQuery {
 struct EventStream {
     feed: EventFeed,
     access: Access,
-    _open: OpenStream,
+    _open: OpenEventStream,
     chunks: mpsc::Sender<Bytes>,
     checks: Interval,
     deadlines: StreamDeadlines,
@@ -157,7 +157,7 @@ pub async fn all_events(
 }
 
 /// Answers with a stream of these events.
-pub fn respond(access: Access, cut: ConnectionCut, open: OpenStream, feed: EventFeed) -> Response {
+pub fn respond(access: Access, cut: ConnectionCut, open: OpenEventStream, feed: EventFeed) -> Response {
     let (chunks, body) = mpsc::channel(CHUNKS);
     let (read, reading) = oneshot::channel();
     let now = monotonic_now();

@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep_until;
 
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 
 /// The next request waits this many times as long as the last answer took.
 const PAUSE_FACTOR: u32 = 100;

@@ -11,14 +11,14 @@ use crate::driver::control::DriverSilent;
 
 use super::ConsoleServer;
 use super::audit::Author;
-use super::devices::silent;
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
 
 /// Remove a generated key
 ///
-/// For operators whose token is not limited to some devices. The key does not hold from now on, and the DTLS sessions that
-/// were made with it end. If an account still generates it, the next bootstrap of the device generates another one.
+/// For operators whose token is not limited to some devices. The key does not hold from now on, and the DTLS sessions
+/// that were made with it end. If an account still generates it, the next bootstrap of the device generates another
+/// one.
 #[utoipa::path(
     delete,
     path = "/generated-keys/{identity}",

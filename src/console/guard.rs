@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tracing::warn;
 
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 use lwm2m_base::rate::{Limiter, Rate, RateLimit, SourceNetwork};
 
 use super::emqx;

@@ -8,12 +8,11 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 use crate::observability::page::MetricsPage;
 use crate::observability::snapshot::DriverSnapshot;
 
 use super::ConsoleServer;
-use super::overview::samples;
 use super::time::{Timestamp, now};
 
 const STEP: Duration = Duration::from_secs(10);
@@ -209,6 +208,17 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
+/// Reads the samples of a page of metrics. Values that JSON cannot express are left out.
+pub fn samples(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        let value: f64 = value.parse().ok()?;
+        value.is_finite().then(|| (name.to_owned(), value))
+    };
+    lines.filter_map(sample).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +229,12 @@ mod tests {
 
     fn last(history: &History, name: &str) -> f64 {
         history.document().series[name].last().copied().unwrap()
+    }
+
+    #[test]
+    fn samples_have_the_names_and_labels_of_the_page() {
+        let page = "# TYPE a counter\na_total{b=\"c d\"} 3\nn NaN\ng 0.5\n# EOF\n";
+        assert_eq!(samples(page), BTreeMap::from([("a_total{b=\"c d\"}".to_owned(), 3.0), ("g".to_owned(), 0.5)]));
     }
 
     #[test]

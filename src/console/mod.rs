@@ -17,10 +17,12 @@
 mod api;
 mod audit;
 mod campaigns;
+mod command_id;
 mod commands;
 mod device_documents;
 mod devices;
 mod emqx;
+mod endpoints;
 mod event_documents;
 mod event_feed;
 mod events;
@@ -59,7 +61,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::admin::AdminSources;
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 use crate::driver::traced::{TraceReceiver, trace_queue};
 use crate::observability::failures::FailureLog;
 use crate::reload::status::ReloadStatus;

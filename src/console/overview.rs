@@ -8,8 +8,8 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::clock::monotonic_now;
 use crate::driver::control::DriverSilent;
-use crate::driver::monotonic_now;
 use crate::observability::page::MetricsPage;
 use crate::observability::snapshot::DriverSnapshot;
 use crate::reload::status::ReloadResults;
@@ -17,9 +17,8 @@ use crate::upstream::NodeState;
 use lwm2m_core::lwm2m::model::BrokenFile;
 
 use super::ConsoleServer;
-use super::devices;
-use super::history::HistoryDocument;
-use super::problem::Problem;
+use super::history::{HistoryDocument, samples};
+use super::problem::{Problem, silent};
 use super::responses::Problems;
 use super::time::Timestamp;
 use super::tokens::Access;
@@ -149,7 +148,7 @@ pub async fn overview(
 ) -> Result<Json<Overview>, Problem> {
     access.unlimited()?;
     let admin = &server.sources.admin;
-    let snapshot = server.gate.pass(admin.snapshot()).await.ok_or_else(|| devices::silent(DriverSilent))?;
+    let snapshot = server.gate.pass(admin.snapshot()).await.ok_or_else(|| silent(DriverSilent))?;
     let page = MetricsPage { metrics: Arc::clone(&admin.metrics), snapshot: Some(snapshot.clone()) };
     let conditions = admin.conditions.statuses().into_iter().map(|(name, status)| {
         let state = status.state.name();
@@ -230,26 +229,4 @@ fn bounds(snapshot: &DriverSnapshot) -> Vec<BoundState> {
             unit: None,
         },
     ]
-}
-
-/// Reads the samples of a page of metrics. Values that JSON cannot express are left out.
-pub fn samples(page: &str) -> BTreeMap<String, f64> {
-    let lines = page.lines().filter(|line| !line.starts_with('#'));
-    let sample = |line: &str| {
-        let (name, value) = line.rsplit_once(' ')?;
-        let value: f64 = value.parse().ok()?;
-        value.is_finite().then(|| (name.to_owned(), value))
-    };
-    lines.filter_map(sample).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_have_the_names_and_labels_of_the_page() {
-        let page = "# TYPE a counter\na_total{b=\"c d\"} 3\nn NaN\ng 0.5\n# EOF\n";
-        assert_eq!(samples(page), BTreeMap::from([("a_total{b=\"c d\"}".to_owned(), 3.0), ("g".to_owned(), 0.5)]));
-    }
 }

@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 use tokio::time::{interval, timeout_at};
 use utoipa::ToSchema;
 
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 
 use super::ConsoleServer;
 use super::event_documents::Event;
 use super::event_feed::{CHECK_EVERY, EventFeed};
 use super::problem::Problem;
-use super::streams::OpenStream;
+use super::streams::OpenEventStream;
 use super::tokens::Access;
 
 /// Maximum number of events that are kept for a device, and their size in bytes.
@@ -123,7 +123,7 @@ impl Polls {
 }
 
 /// Keeps the events of a device until nobody has polled for a while, or its token is not valid any more.
-async fn keep(device: Arc<PolledDevice>, mut feed: EventFeed, open: OpenStream, access: Access) {
+async fn keep(device: Arc<PolledDevice>, mut feed: EventFeed, open: OpenEventStream, access: Access) {
     let mut checks = interval(CHECK_EVERY);
     loop {
         tokio::select! {

@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::driver::control::DriverSilent;
+
 use super::emqx::{self, EmqxError};
 
 /// The media type of the documents.
@@ -219,4 +221,9 @@ fn problem_document(problem: Problem, path: &str) -> Response {
     let mut response = (status, Json(document)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     response
+}
+
+/// Returns the error of a driver that does not answer.
+pub fn silent(_: DriverSilent) -> Problem {
+    ProblemKind::DriverSilent.because("the event loop has not answered within two seconds")
 }

@@ -29,7 +29,7 @@ pub struct Streams {
 
 /// An open stream. It is closed when this is dropped.
 #[derive(Debug)]
-pub struct OpenStream {
+pub struct OpenEventStream {
     streams: Arc<Streams>,
     key: StreamKey,
 }
@@ -48,7 +48,7 @@ impl Streams {
     }
 
     /// Opens a stream of a device, or of all.
-    pub fn open(self: &Arc<Self>, user: &str, endpoint: Option<&str>) -> Result<OpenStream, Problem> {
+    pub fn open(self: &Arc<Self>, user: &str, endpoint: Option<&str>) -> Result<OpenEventStream, Problem> {
         let key = StreamKey { user: user.to_owned(), endpoint: endpoint.map(str::to_owned) };
         {
             let mut open = self.lock();
@@ -66,7 +66,7 @@ impl Streams {
             self.gauge.inc();
         }
         self.tell(&key);
-        Ok(OpenStream { streams: Arc::clone(self), key })
+        Ok(OpenEventStream { streams: Arc::clone(self), key })
     }
 
     fn close(self: &Arc<Self>, key: &StreamKey) {
@@ -102,7 +102,7 @@ impl Streams {
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for OpenEventStream {
     fn drop(&mut self) {
         self.streams.close(&self.key);
     }

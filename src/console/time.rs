@@ -8,7 +8,7 @@ use utoipa::openapi::schema::{KnownFormat, Schema};
 use utoipa::openapi::{ObjectBuilder, RefOr, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::driver::unix_time;
+use crate::clock::unix_time;
 
 /// The last second of the year 9999. A later one has no text (RFC 3339).
 const LATEST: Duration = Duration::from_secs(253_402_300_799);

@@ -40,7 +40,7 @@ use super::problem::{Problem, ProblemKind};
 use super::responses::Problems;
 use super::tokens::Access;
 
-use documents::{TraceDocument, TraceEntryDocument, TraceList, TraceMessages};
+use documents::{TraceDocument, TraceEntryDocument, TraceList, TraceMessages, name_of};
 use follower::TraceFollower;
 use record::{TraceEntry, TraceRecord};
 
@@ -341,11 +341,6 @@ fn visible_trace(
         Some(false) => Err(limited()),
         None => Err(no_such_trace()),
     }
-}
-
-/// Returns the name of a trace in paths.
-fn name_of(TraceId(number): TraceId) -> String {
-    format!("{number:016x}")
 }
 
 fn words(target: &TraceTarget) -> String {

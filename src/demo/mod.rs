@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::app::{self, App};
+use crate::clock::unix_time;
 use crate::config::Config;
-use crate::driver::unix_time;
 use crate::observability::logging;
 use crate::simulation::{self, RunningDevice};
 use lwm2m_simulator::DeviceEvent;

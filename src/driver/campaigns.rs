@@ -5,44 +5,13 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use lwm2m_core::gateway::console_commands::ConsoleAnswer;
-use lwm2m_core::gateway::firmware::campaign::member::MemberState;
 use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView};
 use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
 
 use super::Driver;
+use super::campaign_ask::{CampaignAsk, DevicesAsk};
 use super::control::{Control, DriverRequest, DriverSilent};
 use super::requests::answer;
-
-/// A request of the console about campaigns.
-#[derive(Debug)]
-pub enum CampaignAsk {
-    /// Begins a campaign. The answer of one that is not refused at once comes when its image was looked at.
-    Start {
-        json: Vec<u8>,
-        admission: CampaignReply<()>,
-        answer: oneshot::Sender<ConsoleAnswer>,
-    },
-    Control {
-        name: String,
-        action: CampaignAction,
-        reply: CampaignReply<CampaignView>,
-    },
-    List(oneshot::Sender<Vec<CampaignView>>),
-    Show(String, CampaignReply<CampaignView>),
-    Devices(DevicesAsk, CampaignReply<Vec<CampaignMember>>),
-}
-
-/// Devices of a campaign in the order of their endpoint names.
-#[derive(Debug)]
-pub struct DevicesAsk {
-    pub name: String,
-    /// The endpoint name before the first one that is wanted.
-    pub after: Option<String>,
-    pub state: Option<MemberState>,
-    pub most: usize,
-}
-
-type CampaignReply<T> = oneshot::Sender<Result<T, CampaignRefusal>>;
 
 impl Driver {
     pub(super) fn handle_campaign(&mut self, now: Instant, ask: CampaignAsk) {

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::driver::campaigns::CampaignAsk;
+use crate::driver::campaign_ask::CampaignAsk;
 use crate::driver::onlookers::Watch;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;

@@ -16,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::driver::unix_time;
+use crate::clock::unix_time;
 use crate::observability::failures::CountedFailure;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::broker::{BrokerCommand, Publication, RegistrationId};

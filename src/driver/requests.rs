@@ -6,15 +6,16 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::debug;
 
+use crate::clock::monotonic_now;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_dtls::credentials::{KeyKind, KeyUse};
 
+use super::Driver;
 use super::control::{AskedCommand, DriverRequest, SettingsChange};
 use super::shares::ThreadShare;
 use super::threads::DriverThread;
-use super::{Driver, monotonic_now};
 
 impl Driver {
     pub(super) fn handle_request(&mut self, now: Instant, request: DriverRequest) {

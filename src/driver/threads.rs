@@ -1,10 +1,10 @@
-//! What passes between the drivers of several threads: datagrams that came to another thread than the one that has
+//! The exchange between the drivers of several threads: datagrams that came to another thread than the one that has
 //! their device, and devices that move from one thread to another.
 //!
-//! Each driver has two bounded queues, one for datagrams and one for moves, so that no flood of datagrams delays a move.
-//! A datagram that finds no room is dropped, as by the network. A driver that asks for a device reserves the room for the
-//! answer in its own queue and sends it along with the question: the driver that gives the device away never finds the
-//! queue full, so that no device is lost on its way, and no driver waits for another one.
+//! Each driver has two bounded queues, one for datagrams and one for moves, so that no flood of datagrams delays a
+//! move. A datagram that finds no room is dropped, as by the network. A driver that asks for a device reserves the room
+//! for the answer in its own queue and sends it along with the question: the driver that gives the device away never
+//! finds the queue full, so that no device is lost on its way, and no driver waits for another one.
 
 use std::future::pending;
 use std::num::NonZero;
@@ -16,7 +16,7 @@ use tokio::sync::{Barrier, BarrierWaitResult};
 
 use crate::driver::owners::EndpointOwners;
 use lwm2m_base::{Peer, ThreadShards};
-use lwm2m_core::gateway::Version;
+use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::moves::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_router::{Claim, Flow, Route, Router, RouterConfig};
 
@@ -27,7 +27,7 @@ const DATAGRAMS: usize = 1_024;
 /// Maximum number of messages about moves in the queue of a driver, those to come included.
 const MOVES: usize = 1_024;
 
-/// One of several driver threads, as its driver sees it.
+/// Shows the driver its place among several driver threads.
 pub struct DriverThread {
     shards: ThreadShards,
     router: Router,
@@ -77,7 +77,7 @@ struct ArrivedDevice {
     /// The thread that had it.
     from: u8,
     /// The batch that has its record; `None` until the store has got it.
-    stored_by: Option<Version>,
+    stored_by: Option<BatchNumber>,
 }
 
 impl DriverThread {
@@ -166,8 +166,8 @@ impl DriverThread {
         self.send_datagram(thread, DatagramMessage::Forwarded { peer, datagram: datagram.into(), from, is_learned })
     }
 
-    /// Tells the thread that received a datagram whether this thread has a device at its address. A message that finds no
-    /// room is repeated after the next datagram.
+    /// Tells the thread that received a datagram whether this thread has a device at its address. A message that finds
+    /// no room is repeated after the next datagram.
     pub(super) fn teach(&self, thread: u8, peer: Peer, has_device: bool) {
         let message = DatagramMessage::Learn { flow: flow_of(peer), thread: self.number(), has_device };
         let (true | false) = self.send_datagram(thread, message);
@@ -261,7 +261,7 @@ impl DriverThread {
 
     /// Notes which batch has the records of devices that have come, after batches up to `last` were handed over.
     /// `waits` tells whether the record of an endpoint is in none of them.
-    pub(super) fn note_flushed(&mut self, last: Version, waits: impl Fn(&str) -> bool) {
+    pub(super) fn note_flushed(&mut self, last: BatchNumber, waits: impl Fn(&str) -> bool) {
         for arrived in self.arrived.iter_mut().filter(|arrived| arrived.stored_by.is_none()) {
             arrived.stored_by = (!waits(&arrived.endpoint)).then_some(last);
         }
@@ -269,7 +269,7 @@ impl DriverThread {
 
     /// Tells the former threads of devices that the store has the new records. Without a store there is nothing to
     /// wait for.
-    pub(super) fn note_stored(&mut self, version: Option<Version>) {
+    pub(super) fn note_stored(&mut self, version: Option<BatchNumber>) {
         let queues = &self.queues;
         self.arrived.retain(|ArrivedDevice { endpoint, from, stored_by }| {
             let is_stored = match version {

@@ -156,10 +156,7 @@ fn log_once(report: &Report) {
         Report::AutoObserveSplit { paths, .. } => {
             debug!(paths, "composite observation not accepted; auto_observe observes each path");
         }
-        Report::Registered { peer, lifetime, .. } => {
-            let lifetime = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
-            info!(peer = %peer.address, %lifetime, "device registered");
-        }
+        Report::Registered { peer, lifetime, .. } => log_registered(peer, *lifetime),
         Report::Updated { .. } => debug!("registration updated"),
         Report::AssociationClosed { peer, reason } => log_closed_association(peer, *reason),
         Report::Dtls(report) => log_dtls(report),
@@ -177,17 +174,13 @@ fn log_once(report: &Report) {
         Report::Notification { endpoint, outcome } => log_notification(endpoint, *outcome),
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
-        Report::ToldUnstored { outputs } => {
-            debug!(outputs, "answers sent before they were stored: store.patience is over")
-        }
+        Report::ToldUnstored { outputs } => debug!(outputs, "answers sent unstored: store.patience is over"),
         Report::ProfilesEvicted { profiles } => debug!(profiles, "object lists of profiles evicted: limits.profiles"),
         Report::UndefinedVersions { versions, .. } => {
             info!(objects = first_of(versions), "object version has no definition");
         }
         Report::Send { peer, code, .. } => debug!(peer = %peer.address, %code, "Send answered"),
-        Report::FormatRejected { format, .. } => {
-            debug!(%format, "content format rejected by the device, another one is tried")
-        }
+        Report::FormatRejected { format, .. } => debug!(%format, "content format rejected, another one is tried"),
         Report::TransferFailed { peer, error, .. } => {
             debug!(peer = %peer.address, %error, "block-wise transfer failed")
         }
@@ -198,6 +191,11 @@ fn log_once(report: &Report) {
         | Report::UndecodableContent { .. }
         | Report::Bootstrap(_) => {}
     }
+}
+
+fn log_registered(peer: &Peer, lifetime: Duration) {
+    let lifetime = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
+    info!(peer = %peer.address, %lifetime, "device registered");
 }
 
 /// Logs a report of the bootstrap server that does not repeat.

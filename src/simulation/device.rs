@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 use tokio::time::sleep_until;
 
-use crate::driver::monotonic_now as now;
+use crate::clock::monotonic_now as now;
 use lwm2m_simulator::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedSend, SimulatedSendError,
     SimulatedServer,

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tracing::debug;
 
-use crate::driver::unix_time;
+use crate::clock::unix_time;
 
 use kinds::{DeviceKind, HABIT_INTERVAL};
 

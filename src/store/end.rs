@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use crate::observability::metrics::Metrics;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::{ChangeBatch, Gateway, Version};
+use lwm2m_core::gateway::{BatchNumber, ChangeBatch, Gateway};
 
 use super::{StoreCommand, StoreEvent};
 
@@ -19,16 +19,16 @@ const BATCHES: usize = 64;
 
 /// A batch of one driver, and its receiver of the answer.
 pub(super) struct PendingWrite {
-    pub version: Version,
+    pub version: BatchNumber,
     pub changes: Vec<Change>,
-    pub replies: mpsc::UnboundedSender<Reply>,
+    pub replies: mpsc::UnboundedSender<WriterReply>,
 }
 
 /// A message of the writer to one driver.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Reply {
+pub(super) enum WriterReply {
     /// This batch and all before it are durable.
-    Stored(Version),
+    Stored(BatchNumber),
     /// The program shuts down, and the batch cannot be written.
     GivenUp,
     /// A message that answers no batch.
@@ -42,7 +42,7 @@ pub(super) enum Sleeper {
     Task(Arc<Notify>),
 }
 
-/// What the ends of all drivers share with the writer.
+/// Holds what the ends of all drivers share with the writer.
 #[derive(Clone)]
 pub(super) struct EndParts {
     pub writes: mpsc::UnboundedSender<PendingWrite>,
@@ -61,23 +61,23 @@ pub(super) struct EndParts {
 pub struct Store {
     parts: EndParts,
     /// Given to the writer with each batch.
-    replies: mpsc::UnboundedSender<Reply>,
+    replies: mpsc::UnboundedSender<WriterReply>,
     /// At most as many as there are batches that wait, and an event in each second.
-    answers: mpsc::UnboundedReceiver<Reply>,
+    answers: mpsc::UnboundedReceiver<WriterReply>,
     /// The batches that the writer has not answered.
     waiting: usize,
     /// The batch that was handed over last.
-    last: Version,
+    last: BatchNumber,
 }
 
 impl Store {
     pub(super) fn new(parts: EndParts) -> Self {
         let (replies, answers) = mpsc::unbounded_channel();
-        Self { parts, replies, answers, waiting: 0, last: Version::default() }
+        Self { parts, replies, answers, waiting: 0, last: BatchNumber::default() }
     }
 
     /// Returns where the writer sends messages to this driver.
-    pub(super) fn replies(&self) -> mpsc::UnboundedSender<Reply> {
+    pub(super) fn replies(&self) -> mpsc::UnboundedSender<WriterReply> {
         self.replies.clone()
     }
 
@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Returns the number of the batch that was handed over last.
-    pub(crate) fn last(&self) -> Version {
+    pub(crate) fn last(&self) -> BatchNumber {
         self.last
     }
 
@@ -165,17 +165,17 @@ impl Store {
         self.submit(StoreCommand::Write { version, changes });
     }
 
-    fn take(&mut self, reply: Reply) -> Option<StoreEvent> {
+    fn take(&mut self, reply: WriterReply) -> Option<StoreEvent> {
         self.waiting -= usize::from(reply.answers_a_batch());
         match reply {
-            Reply::Stored(version) => Some(StoreEvent::Stored { version }),
-            Reply::GivenUp => None,
-            Reply::Event(event) => Some(event),
+            WriterReply::Stored(version) => Some(StoreEvent::Stored { version }),
+            WriterReply::GivenUp => None,
+            WriterReply::Event(event) => Some(event),
         }
     }
 }
 
-impl Reply {
+impl WriterReply {
     fn answers_a_batch(self) -> bool {
         match self {
             Self::Stored(_) | Self::GivenUp => true,

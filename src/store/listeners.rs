@@ -1,4 +1,5 @@
-//! The names of listeners in stored records. The core knows a listener by its number, which may be another one after a restart.
+//! The names of listeners in stored records. The core knows a listener by its number, which may be another one after a
+//! restart.
 
 use serde::{Deserialize, Serialize};
 

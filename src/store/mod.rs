@@ -2,8 +2,8 @@
 //! records of the core.
 //!
 //! The store is to the driver what the link to the broker is: it takes commands ([`StoreCommand`]) and returns events
-//! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file, [`redis`] the one at a server of
-//! the Redis protocol.
+//! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file, [`redis`] the one at a server
+//! of the Redis protocol.
 //!
 //! 1. At the start the program opens the store, which returns its contents.
 //! 2. While the program runs, the driver hands over batches of changes. The store writes them in this order, each batch
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use lwm2m_core::gateway::Version;
+use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::record::Change;
 
 use crate::conditions::Condition;
@@ -85,8 +85,8 @@ pub enum StoreError {
     #[error("store.file = {}: it cannot be read ({problem}), and it cannot be put aside: {error}", .file.display())]
     NotPutAside { file: PathBuf, problem: String, error: std::io::Error },
     #[error(
-        "store.file = {}: {problem}. A newer version of this program wrote it: use that version, or move the file away; \
-         devices then register again, and pending commands and generated keys are lost",
+        "store.file = {}: {problem}. A newer version of this program wrote it: use that version, or move the file \
+         away; devices then register again, and pending commands and generated keys are lost",
         .file.display()
     )]
     Newer { file: PathBuf, problem: String },
@@ -101,14 +101,14 @@ pub enum StoreError {
 pub enum StoreCommand {
     /// Writes a batch of changes of this driver's gateway. [`StoreEvent::Stored`] follows when it is durable; a store
     /// that cannot write retries.
-    Write { version: Version, changes: Vec<Change> },
+    Write { version: BatchNumber, changes: Vec<Change> },
 }
 
 /// A message of the store to the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
     /// All batches of this driver's gateway up to this one are durable.
-    Stored { version: Version },
+    Stored { version: BatchNumber },
     /// The store cannot be written. It retries, and tells when it has written again. A store in a file does not tell this.
     Away,
     /// The store is written again.

@@ -70,22 +70,18 @@ impl UpstreamMetrics {
         let failed = "Connection attempts that the broker's listener did not accept";
         let not_opened = "Broker connections that this machine could not open: no file descriptor, port or memory left";
         let lost = "Established broker connections that ended unexpectedly";
+        let closed = "Clients that the broker closed for good: kicked, discarded, expired or refused";
+        let subscribe_refused = "Subscriptions to command topics that the broker refused";
+        let handler_queue_waits = "Broker events delayed because the queue to the event loop was full";
         let messages_dropped =
             "Messages from the broker without a device, or too many before its subscription was confirmed";
         let changes = counters(registry, "lwm2m_node_changes", "Availability changes of broker nodes by new state");
         let authentications = counters(registry, "lwm2m_authentications", "Authentication results by outcome");
-        let publishes =
-            counters(registry, "lwm2m_publishes", "Publish calls to the broker by result; failed ones are retried");
-        let dropped = counters(
-            registry,
-            "lwm2m_publications_dropped",
-            "Publications dropped: queue full, broker away for too long, or too many failures",
-        );
+        let [publishes_ok, publishes_refused, publishes_failed] = publishes(registry);
+        let [dropped_reports, dropped_answers, dropped_notifications, dropped_sends] = dropped(registry);
         let events = counters(registry, "lwm2m_broker_events", "Calls from EMQX to the ExProto handler by event");
         let change = |state| changes(StateLabel { state });
         let authentication = |result| authentications(ResultLabel { result });
-        let publish = |result| publishes(ResultLabel { result });
-        let drop = |class| dropped(ClassLabel { class });
         let event = |event| events(EventLabel { event });
         Self {
             connections_attempted: counter(registry, "lwm2m_broker_connections_attempted", attempted),
@@ -95,11 +91,7 @@ impl UpstreamMetrics {
             connected: counter(registry, "lwm2m_clients_connected", "Devices connected to the broker as clients"),
             reconnected: counter(registry, "lwm2m_clients_reconnected", "Clients reconnected after a lost connection"),
             moved: counter(registry, "lwm2m_clients_moved", "Clients reconnected at another broker node"),
-            closed: counter(
-                registry,
-                "lwm2m_clients_closed",
-                "Clients that the broker closed for good: kicked, discarded, expired or refused",
-            ),
+            closed: counter(registry, "lwm2m_clients_closed", closed),
             referrals: counter(
                 registry,
                 "lwm2m_broker_referrals",
@@ -111,33 +103,39 @@ impl UpstreamMetrics {
             authenticate_ok: authentication("ok"),
             authenticate_refused: authentication("refused"),
             authenticate_unavailable: authentication("unavailable"),
-            subscribe_refused: counter(
-                registry,
-                "lwm2m_subscriptions_refused",
-                "Subscriptions to command topics that the broker refused",
-            ),
-            publishes_ok: publish("ok"),
-            publishes_refused: publish("refused"),
-            publishes_failed: publish("failed"),
-            dropped_reports: drop("report"),
-            dropped_answers: drop("answer"),
-            dropped_notifications: drop("notification"),
-            dropped_sends: drop("send"),
+            subscribe_refused: counter(registry, "lwm2m_subscriptions_refused", subscribe_refused),
+            publishes_ok,
+            publishes_refused,
+            publishes_failed,
+            dropped_reports,
+            dropped_answers,
+            dropped_notifications,
+            dropped_sends,
             events_socket_created: event("socket_created"),
             events_socket_closed: event("socket_closed"),
             events_received_bytes: event("received_bytes"),
             events_timer_timeout: event("timer_timeout"),
             events_received_messages: event("received_messages"),
-            handler_queue_waits: counter(
-                registry,
-                "lwm2m_broker_event_waits",
-                "Broker events delayed because the queue to the event loop was full",
-            ),
+            handler_queue_waits: counter(registry, "lwm2m_broker_event_waits", handler_queue_waits),
             messages_dropped: counter(registry, "lwm2m_broker_messages_dropped", messages_dropped),
             unknown_tokens: counter(registry, "lwm2m_unknown_tokens", "Unknown tokens received on ExProto connections"),
             times: CallTimes::register(registry),
         }
     }
+}
+
+/// Registers the counters of publications by result.
+fn publishes(registry: &mut Registry) -> [Counter; 3] {
+    let help = "Publish calls to the broker by result; failed ones are retried";
+    let publishes = counters(registry, "lwm2m_publishes", help);
+    ["ok", "refused", "failed"].map(|result| publishes(ResultLabel { result }))
+}
+
+/// Registers the counters of dropped publications by class.
+fn dropped(registry: &mut Registry) -> [Counter; 4] {
+    let help = "Publications dropped: queue full, broker away for too long, or too many failures";
+    let dropped = counters(registry, "lwm2m_publications_dropped", help);
+    ["report", "answer", "notification", "send"].map(|class| dropped(ClassLabel { class }))
 }
 
 impl Default for UpstreamMetrics {

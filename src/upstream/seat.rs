@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::UpstreamConfig;
-use super::exproto::ExProtoEvent;
+use super::exproto::devices::ExProtoEvent;
 use lwm2m_base::ThreadShards;
 
 /// The place of the link of one driver thread.
@@ -14,11 +14,11 @@ pub struct LinkSeat {
     pub(super) shards: ThreadShards,
     /// The events of EMQX for this link, if the upstream is ExProto.
     pub(super) exproto_events: mpsc::Receiver<ExProtoEvent>,
-    /// What the handler needs, which the first link serves for all.
+    /// Holds what the handler needs, which the first link serves for all.
     pub(super) serves_handler: Option<ServedHandler>,
 }
 
-/// What the handler of ExProto needs.
+/// Holds what the handler of ExProto needs.
 pub(super) struct ServedHandler {
     /// The queues of the links, by the number of their threads.
     pub(super) links: Vec<mpsc::Sender<ExProtoEvent>>,

@@ -14,9 +14,10 @@ use crate::common::device::{Device, PATIENCE, fresh_id};
 use crate::common::gateway::Gateway;
 use lwm2m_core::coap::{Kind, Message};
 use lwm2m_core::gateway;
+use lwm2m_gateway::clock::{monotonic_now, unix_time};
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::config::Config;
-use lwm2m_gateway::driver::{self, Driver, control};
+use lwm2m_gateway::driver::{Driver, control};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::service::Watchdog;
 use lwm2m_gateway::transport::UdpSockets;
@@ -89,7 +90,7 @@ async fn nobody_feeds_the_watchdog_for_an_event_loop_that_is_stuck() {
 
 #[test]
 fn the_service_manager_hears_of_several_threads_when_the_loops_of_all_have_turned() {
-    let (manager, now) = (Manager::new(), driver::monotonic_now());
+    let (manager, now) = (Manager::new(), monotonic_now());
     let mut first = Watchdog::new(manager.place(), Duration::from_millis(20), now).expect("a socket");
     let mut second = first.of_thread(1);
     first.feed(now);
@@ -116,8 +117,8 @@ async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     let link = UpstreamLink::start(config.upstream, Arc::clone(&metrics.upstream), Conditions::default().add("emqx"))
         .await
         .expect("free ports");
-    let now = driver::monotonic_now();
-    let unix_time = driver::unix_time().expect("the clock of this machine is set");
+    let now = monotonic_now();
+    let unix_time = unix_time().expect("the clock of this machine is set");
     let gateway = gateway::Gateway::new(config.gateway, Arc::default(), [0; 32], now, unix_time);
     let watchdog = Watchdog::new(manager.place(), timeout, now).expect("a socket");
     let (_, requests) = control::control();

@@ -37,7 +37,8 @@ const LAST_TERM: u64 = (1 << TERM_BITS) - 1;
 /// The distance of an owner without a term.
 const NO_TERM: u32 = u32::MAX;
 
-/// Numbers the records that one owner sends for one association. It is small, because there is one for each association.
+/// Numbers the records that one owner sends for one association. It is small, because there is one for each
+/// association.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteNumbers {
     born: Term,

@@ -54,8 +54,8 @@ impl Alert {
     }
 }
 
-/// The terms that an association with used-up numbers waits for, in silence: 16 seconds. It is closed if the next one is
-/// further away, because the clock was set back by more than that.
+/// The terms that an association with used-up numbers waits for, in silence: 16 seconds. It is closed if the next one
+/// is further away, because the clock was set back by more than that.
 const PATIENT_TERMS: u64 = 4;
 /// Records that an association may receive between two changes. After a crash only these could be replayed.
 const RECEIVED_BETWEEN_CHANGES: u8 = 64;
@@ -113,7 +113,8 @@ pub(super) struct RestoredAssociation {
 }
 
 impl Association {
-    /// Makes the association that a handshake leaves. It numbers its records by `numbers`, after those of the handshake.
+    /// Makes the association that a handshake leaves. It numbers its records by `numbers`, after those of the
+    /// handshake.
     pub fn new(
         id: AssociationId,
         made_at: (u16, SocketAddr),

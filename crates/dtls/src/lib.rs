@@ -142,8 +142,8 @@ pub struct DtlsServer {
     associations: Associations,
     changes: AssociationChanges,
     terms: WriteTerms,
-    /// The last term that an association may begin by itself, at the time of the last call with a time. An earlier time does
-    /// no harm.
+    /// The last term that an association may begin by itself, at the time of the last call with a time. An earlier time
+    /// does no harm.
     latest_term: Term,
     outputs: VecDeque<DtlsOutput>,
 }

@@ -34,12 +34,12 @@ impl AssociationChanges {
 }
 
 impl DtlsServer {
-    /// Restores what an earlier process has stored, and keeps changes from now on. The first of these terms has to be in
-    /// the store, durably.
+    /// Restores what an earlier process has stored, and keeps changes from now on. The first of these terms has to be
+    /// in the store, durably.
     ///
-    /// Returns the changes of records that cannot be restored, and of those of a format without terms. They have to be in
-    /// the store, durably, before anything is sent: without them a later process would use the sequence numbers of the
-    /// latter again.
+    /// Returns the changes of records that cannot be restored, and of those of a format without terms. They have to be
+    /// in the store, durably, before anything is sent: without them a later process would use the sequence numbers of
+    /// the latter again.
     #[must_use = "they have to be in the store before anything is sent"]
     pub fn restore(
         &mut self,

@@ -1,18 +1,19 @@
 //! The terms in which a process numbers the records that it sends.
 //!
-//! A sequence number of ours must not protect two records, which would give the key away, whatever the store forgets. Each
-//! number is made of a term and a counter ([`lwm2m_cluster::write_number`]). Terms follow a clock of 4 seconds:
+//! A sequence number of ours must not protect two records, which would give the key away, whatever the store forgets.
+//! Each number is made of a term and a counter ([`lwm2m_cluster::write_number`]). Terms follow a clock of 4 seconds:
 //!
-//! 1. The first term of a process is above that of the process before it, which the store has, and not below the tick of the
-//!    clock. It is durable before a record is sent. Restored associations begin in it. A process that starts in the tick of the
-//!    one before it waits for the next tick, so that terms do not run ahead of the clock.
-//! 2. An association that has used the numbers of its term begins the next one, which may not be above the tick before the
-//!    present one. So every term that a process has used is below the first one of the next process, also if an older copy
-//!    of the store is brought back.
-//! 3. A new association was never numbered before. It begins some terms earlier, so that it can send many records at once.
+//! 1. The first term of a process is above that of the process before it, which the store has, and not below the tick
+//!    of the clock. It is durable before a record is sent. Restored associations begin in it. A process that starts in
+//!    the tick of the one before it waits for the next tick, so that terms do not run ahead of the clock.
+//! 2. An association that has used the numbers of its term begins the next one, which may not be above the tick before
+//!    the present one. So every term that a process has used is below the first one of the next process, also if an
+//!    older copy of the store is brought back.
+//! 3. A new association was never numbered before. It begins some terms earlier, so that it can send many records at
+//!    once.
 //!
-//! The time of a process is its wall clock time at the start plus the monotonic time since. If the wall clock of the next
-//! process is behind that, the terms in the stored records keep the numbers apart.
+//! The time of a process is its wall clock time at the start plus the monotonic time since. If the wall clock of the
+//! next process is behind that, the terms in the stored records keep the numbers apart.
 
 use std::time::{Duration, Instant};
 
@@ -55,20 +56,20 @@ impl WriteTerms {
         Self { node: NodeNumber::SINGLE, first: Term::NONE, started: None, leased_until: None }
     }
 
-    /// Notes that no other process uses the store before this time. Until the next call no association begins a term of a later
-    /// tick by itself.
+    /// Notes that no other process uses the store before this time. Until the next call no association begins a term of
+    /// a later tick by itself.
     pub(crate) fn lease_until(&mut self, until: Instant) {
         self.leased_until = Some(until);
     }
 
-    /// Returns the first term of a process that starts at this time, after one whose first term the store has. It has to be
-    /// durable before the process sends a record.
+    /// Returns the first term of a process that starts at this time, after one whose first term the store has. It has
+    /// to be durable before the process sends a record.
     pub fn first_after(stored: Term, unix_time: Duration) -> Term {
         stored.next().max(Term::at(wall_time(unix_time)))
     }
 
-    /// Returns how long a process has to wait before it takes its first term, so that the tick of the clock is above the term
-    /// of the process before it. A clock that was set back is not waited for.
+    /// Returns how long a process has to wait before it takes its first term, so that the tick of the clock is above
+    /// the term of the process before it. A clock that was set back is not waited for.
     pub fn wait_after(stored: Term, unix_time: Duration) -> Duration {
         let now = wall_time(unix_time);
         match stored.since(Term::at(now)) {

@@ -70,18 +70,20 @@ impl MemoryStore {
                 Change::FirmwareJob(FirmwareJobRecord { endpoint, job: Some(job) }) => {
                     self.firmware_jobs.insert(endpoint, serde_json::to_string(&job).expect("a record is JSON"));
                 }
-                Change::Campaign(CampaignRecord { campaign, endpoint: None, json: None }) => {
-                    self.campaigns.retain(|(name, _), _| *name != campaign);
-                }
-                Change::Campaign(record) => {
-                    let key = (record.campaign.clone(), record.endpoint.clone());
-                    match record.json {
-                        Some(_) => drop(self.campaigns.insert(key, record)),
-                        None => drop(self.campaigns.remove(&key)),
-                    }
-                }
+                Change::Campaign(record) => self.keep_campaign(record),
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
+        }
+    }
+
+    fn keep_campaign(&mut self, record: CampaignRecord) {
+        let key = (record.campaign.clone(), record.endpoint.clone());
+        match record {
+            CampaignRecord { campaign, endpoint: None, json: None } => {
+                self.campaigns.retain(|(name, _), _| *name != campaign);
+            }
+            CampaignRecord { json: None, .. } => drop(self.campaigns.remove(&key)),
+            CampaignRecord { json: Some(_), .. } => drop(self.campaigns.insert(key, record)),
         }
     }
 

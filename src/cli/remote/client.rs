@@ -175,7 +175,7 @@ impl ApiClient {
         answered.map_err(|_| self.unreachable("no answer"))?.map_err(failed)
     }
 
-    async fn connect(&self) -> Result<Box<dyn Connection>, RemoteError> {
+    async fn connect(&self) -> Result<Box<dyn ByteStream>, RemoteError> {
         let failed = |error: io::Error| self.unreachable(plain(&error));
         match &self.place {
             ConsoleAddress::Socket(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
@@ -194,9 +194,9 @@ impl ApiClient {
     }
 }
 
-trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
 fn unreachable(place: &ConsoleAddress, reason: impl Into<String>) -> RemoteError {
     RemoteError::Unreachable { place: place.to_string(), reason: reason.into() }

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::driver::unix_time;
+use crate::clock::unix_time;
 
 use super::document::Document;
 

@@ -10,17 +10,18 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use crate::clock::monotonic_now;
 use crate::driver::control::DriverSilent;
-use crate::driver::monotonic_now;
 use lwm2m_core::command::{ConsoleOrigin, MSG_TYPES};
 use lwm2m_core::gateway::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand};
 use lwm2m_core::lwm2m::path::Path;
 
 use super::super::ConsoleServer;
 use super::super::audit::{AuditedCommand, Author};
-use super::super::devices::{not_registered, silent};
-use super::super::problem::{Problem, ProblemKind};
-use super::records::{CommandEnd, CommandId, GivenCommand};
+use super::super::command_id::CommandId;
+use super::super::endpoints::not_registered;
+use super::super::problem::{Problem, ProblemKind, silent};
+use super::records::{CommandEnd, GivenCommand};
 
 /// Maximum number of paths of a composite command in the audit log.
 const AUDITED_PATHS: usize = 8;

@@ -48,7 +48,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::driver::monotonic_now;
+    use crate::clock::monotonic_now;
 
     #[test]
     fn a_token_may_give_20_at_once_and_10_in_a_second_and_all_together_50() {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use lwm2m_core::gateway::console_commands::AnswerOutcome;
+
+use super::super::command_id::CommandId;
 
 /// Maximum number of records.
 const RECORDS: usize = 1_000;
@@ -19,10 +20,6 @@ const RECORDS: usize = 1_000;
 const BYTES: usize = 16 * 1024 * 1024;
 /// Time for which the record of a command is kept after its end.
 const KEPT: Duration = Duration::from_secs(600);
-
-/// The name of a command in the API: 128 random bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandId(u128);
 
 /// The end of a command.
 #[derive(Debug)]
@@ -49,30 +46,6 @@ pub struct GivenCommand {
 pub struct GivenCommands {
     records: Mutex<VecDeque<Arc<GivenCommand>>>,
     forgotten: Counter,
-}
-
-impl CommandId {
-    pub fn new(random: [u8; 16]) -> Self {
-        Self(u128::from_ne_bytes(random))
-    }
-
-    /// Reads an ID of a path.
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if digits { u128::from_str_radix(text, 16).ok().map(Self) } else { None }
-    }
-}
-
-impl std::fmt::Display for CommandId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl Serialize for CommandId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 impl GivenCommand {
@@ -170,7 +143,7 @@ mod tests {
     use serde_json::value::to_raw_value;
 
     use super::*;
-    use crate::driver::monotonic_now;
+    use crate::clock::monotonic_now;
 
     fn record(number: u64) -> Arc<GivenCommand> {
         GivenCommand::new(CommandId(number.into()), format!("ep{number}"), number)
@@ -188,16 +161,6 @@ mod tests {
     fn kept(records: &GivenCommands, now: Instant, numbers: std::ops::Range<u64>) -> Vec<u64> {
         let is_kept = |number: &u64| records.get(now, CommandId((*number).into())).is_some();
         numbers.filter(is_kept).collect()
-    }
-
-    #[test]
-    fn an_id_is_32_hexadecimal_digits_both_ways() {
-        let id = CommandId::new([7; 16]);
-        assert_eq!(id.to_string(), "07".repeat(16));
-        assert!(CommandId::parse(&id.to_string()) == Some(id));
-        for wrong in ["", "7", &"07".repeat(17), &format!("+{}", "0".repeat(31)), &"g".repeat(32)] {
-            assert!(CommandId::parse(wrong).is_none(), "{wrong}");
-        }
     }
 
     #[test]

@@ -18,13 +18,13 @@ use lwm2m_core::lwm2m::path::Path as ResourcePath;
 
 use super::clients::{name, row};
 use super::error::EmqxError;
+use crate::clock::monotonic_now;
 use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::commands::{Order, give};
 use crate::console::problem::ProblemKind;
 use crate::console::responses::{EmqxCommandErrors, EmqxErrors};
 use crate::console::tokens::Access;
-use crate::driver::monotonic_now;
 
 /// The code and the message of a command without an answer, as EMQX has them.
 const NO_REPLY: (&str, &str) = ("6.01", "reply_not_received");

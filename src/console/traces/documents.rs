@@ -10,7 +10,7 @@ use crate::console::parameters::IpAddressText;
 use crate::console::time::Timestamp;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Header, Kind, Message, MessageDecodeError};
-use lwm2m_core::gateway::trace::{Direction, TraceTarget};
+use lwm2m_core::gateway::trace::{Direction, TraceId, TraceTarget};
 use lwm2m_core::lwm2m::model::Model;
 
 use super::covering::DatagramParts;
@@ -189,7 +189,7 @@ impl TraceDocument {
             TraceTarget::Identity(identity) => (None, None, Some(identity.clone())),
         };
         Self {
-            id: super::name_of(record.id),
+            id: name_of(record.id),
             endpoint,
             address,
             identity,
@@ -393,6 +393,11 @@ fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     bytes.iter().try_for_each(|byte| write!(text, "{byte:02x}")).expect("a string takes everything");
     text
+}
+
+/// Returns the name of a trace in paths.
+pub fn name_of(TraceId(number): TraceId) -> String {
+    format!("{number:016x}")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
-use crate::driver::monotonic_now;
+use crate::clock::monotonic_now;
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
 
 use super::hub::TraceHub;

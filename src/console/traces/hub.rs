@@ -11,12 +11,11 @@ use tokio::sync::watch;
 use tokio::time::interval;
 use tracing::debug;
 
+use crate::clock::monotonic_now;
 use crate::console::ConsoleServer;
-use crate::console::devices::silent;
-use crate::console::problem::{Problem, ProblemKind};
+use crate::console::problem::{Problem, ProblemKind, silent};
 use crate::console::time::now;
 use crate::driver::control::Control;
-use crate::driver::monotonic_now;
 use crate::driver::traced::{TraceReceiver, TraceSender};
 use crate::observability::metrics::ConsoleMetrics;
 use lwm2m_core::gateway::trace::{TRACES, TraceId, TraceTarget, Traced, TracedEvent};

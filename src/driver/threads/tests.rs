@@ -69,7 +69,8 @@ fn a_thread_that_does_not_have_the_device_any_more_gives_its_name_to_a_register(
 fn a_question_is_answered_at_once_if_there_is_no_room_for_its_answer_or_for_itself() {
     let [first, second] = two();
     assert!(first.ask(question(ClaimPurpose::Register)).is_some());
-    // Each question takes a place in the queue of the thread that is asked, and one in the queue of the thread that asks.
+    // Each question takes a place in the queue of the thread that is asked, and one in the queue of the thread that
+    // asks.
     for _ in 0..MOVES {
         assert!(second.ask(question(ClaimPurpose::Handshake)).is_none());
     }
@@ -98,7 +99,7 @@ fn a_datagram_that_finds_no_room_is_dropped_and_moves_have_room_all_the_same() {
 #[test]
 fn an_address_is_remembered_while_the_other_thread_has_a_device_there() {
     let [mut first, mut second] = two();
-    let now = crate::driver::monotonic_now();
+    let now = crate::clock::monotonic_now();
     let empty = [0x40, 0, 0, 1];
     assert_eq!(first.route(now, peer(), &empty), Route::Own);
     for (has_device, route) in [(true, Route::Thread { thread: 1, is_learned: true }), (false, Route::Own)] {
@@ -115,7 +116,7 @@ fn an_address_is_remembered_while_the_other_thread_has_a_device_there() {
 #[test]
 fn a_former_record_is_removed_when_the_store_has_the_new_one() {
     let [mut first, mut second] = two();
-    let [before, after] = [Version::default(), version_after(Version::default())];
+    let [before, after] = [BatchNumber::default(), version_after(BatchNumber::default())];
     second.note_arrival(ENDPOINT.to_owned(), 0);
     second.note_flushed(before, |_| true);
     second.note_stored(Some(after));
@@ -131,9 +132,9 @@ fn a_former_record_is_removed_when_the_store_has_the_new_one() {
 }
 
 /// The number of a batch after this one: a gateway without a store counts them, too.
-fn version_after(version: Version) -> Version {
+fn version_after(version: BatchNumber) -> BatchNumber {
     use lwm2m_core::gateway::{Gateway, config::GatewayConfig};
-    let now = crate::driver::monotonic_now();
+    let now = crate::clock::monotonic_now();
     let mut gateway = Gateway::new(GatewayConfig::default(), Arc::default(), [0; 32], now, std::time::Duration::ZERO);
     let next = gateway.take_batch(now, 1).version;
     assert!(next > version);

@@ -13,6 +13,9 @@ use crate::observability::log::reasons::{
 
 use super::{Failure, FailureKind};
 
+const SEND_FORMAT: &str = "the content format of a Send is not supported";
+const NOT_AUTHORIZED: &str = "the broker does not authorize this device for the topic";
+
 impl Failure {
     /// Returns the failure that a report tells of; `None` if it tells of none.
     pub fn of(report: &Report) -> Option<Self> {
@@ -31,25 +34,21 @@ impl Failure {
                 Some(Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason)))
             }
             Report::Command { endpoint, msg_type, outcome: CommandOutcome::TimedOut, unanswered, .. } => {
-                let reason = format!("no answer to {msg_type} after all retransmissions");
-                let path = unanswered.as_deref().map(str::to_owned);
-                Some(Self { path, ..Self::of_device(endpoint, FailureKind::Timeout, reason) })
+                Some(Self::of_unanswered(endpoint, msg_type, unanswered.as_deref()))
             }
             Report::UndecodableContent { endpoint, path, reason } => {
                 Some(Self::of_device(endpoint, FailureKind::Undecodable, reason.as_str()).about(path))
             }
-            Report::Send { peer, endpoint: Some(endpoint), code: Code::UNSUPPORTED_CONTENT_FORMAT } => {
-                let reason = "the content format of a Send is not supported";
-                let failure = Self::at(*peer, FailureKind::Undecodable, reason);
-                Some(failure.answered(Some(endpoint), Code::UNSUPPORTED_CONTENT_FORMAT))
+            Report::Send { peer, endpoint: Some(endpoint), code: code @ Code::UNSUPPORTED_CONTENT_FORMAT } => {
+                let failure = Self::at(*peer, FailureKind::Undecodable, SEND_FORMAT);
+                Some(failure.answered(Some(endpoint), *code))
             }
             Report::TransferFailed { peer, endpoint, error } => {
                 let failure = Self::at(*peer, FailureKind::Transfer, error.to_string());
                 Some(Self { endpoint: endpoint.clone(), ..failure })
             }
             Report::PublishRefused { endpoint, topic, .. } => {
-                let reason = "the broker does not authorize this device for the topic";
-                Some(Self::of_device(endpoint, FailureKind::Publish, reason).about(topic))
+                Some(Self::of_device(endpoint, FailureKind::Publish, NOT_AUTHORIZED).about(topic))
             }
             Report::Datagram { .. }
             | Report::Retransmitted { .. }
@@ -75,6 +74,11 @@ impl Failure {
             | Report::ProfilesEvicted { .. }
             | Report::ToldUnstored { .. } => None,
         }
+    }
+
+    fn of_unanswered(endpoint: &str, msg_type: &str, path: Option<&str>) -> Self {
+        let reason = format!("no answer to {msg_type} after all retransmissions");
+        Self { path: path.map(str::to_owned), ..Self::of_device(endpoint, FailureKind::Timeout, reason) }
     }
 
     /// A failed session has its step as path.

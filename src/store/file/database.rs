@@ -1,10 +1,10 @@
 //! Reads and writes the file: a redb database with a table of devices and one of their commands.
 //!
 //! - `about`: the number of the format, and the first term of the newest process that has used the file.
-//! - `shard_devices`: by shard and endpoint, the record as JSON, and the name of the listener that the device speaks to.
-//!   The shard keeps the records of two gateways of one program apart that both had the endpoint.
-//! - `shard_commands`: by shard, endpoint and serial, the JSON of the application. They are apart from the devices since they
-//!   may be large and never change: a device is written often, each of its commands once.
+//! - `shard_devices`: by shard and endpoint, the record as JSON, and the name of the listener that the device speaks
+//!   to. The shard keeps the records of two gateways of one program apart that both had the endpoint.
+//! - `shard_commands`: by shard, endpoint and serial, the JSON of the application. They are apart from the devices
+//!   since they may be large and never change: a device is written often, each of its commands once.
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
@@ -413,7 +413,8 @@ fn format_of(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
     Ok(format)
 }
 
-/// Takes the first term of this process. If there are associations, the tick of the clock is above the stored term first.
+/// Takes the first term of this process. If there are associations, the tick of the clock is above the stored term
+/// first.
 fn take_term(transaction: &WriteTransaction, unix_time: Duration) -> Result<Term, redb::Error> {
     let mut about = transaction.open_table(ABOUT)?;
     let stored = Term::new(about.get("term")?.map_or(0, |term| term.value()));

@@ -78,7 +78,8 @@ impl OpenedFile {
 
 impl Store {
     /// Opens the file, or creates it, and returns its contents. A device comes back to the listener of the same name.
-    /// `unix_time` is the wall clock time: the first term of the process follows it, and it names a file that is moved aside.
+    /// `unix_time` is the wall clock time: the first term of the process follows it, and it names a file that is moved
+    /// aside.
     pub fn open(
         settings: &StoreConfig,
         listeners: &[UdpListener],

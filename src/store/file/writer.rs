@@ -20,7 +20,7 @@ use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
 
-use super::super::end::{PendingWrite, Reply};
+use super::super::end::{PendingWrite, WriterReply};
 use super::OpenedFile;
 use super::database::{Database, StoreOpenError};
 
@@ -74,7 +74,7 @@ impl StoreWriter {
             let batches: Vec<PendingWrite> = std::iter::once(first).chain(waiting).collect();
             let is_written = self.write_until_closing(&batches);
             for PendingWrite { version, replies, .. } in batches {
-                let reply = if is_written { Reply::Stored(version) } else { Reply::GivenUp };
+                let reply = if is_written { WriterReply::Stored(version) } else { WriterReply::GivenUp };
                 // A driver that has closed its end does not wait for the answer.
                 let (Ok(()) | Err(_)) = replies.send(reply);
             }

@@ -41,7 +41,7 @@ pub enum ConnectionError {
 }
 
 /// Opens connections by the settings.
-pub struct Dialer {
+pub struct RedisDialer {
     config: RedisConfig,
     /// The password, unless the URL has one.
     password: Option<Secret>,
@@ -49,7 +49,7 @@ pub struct Dialer {
 }
 
 /// An open connection. Dropped, it is closed.
-pub struct Connection {
+pub struct RedisConnection {
     /// The address, for people.
     pub server: String,
     /// Whether the server writes an append-only file.
@@ -58,14 +58,14 @@ pub struct Connection {
     task: JoinHandle<()>,
 }
 
-impl Dialer {
+impl RedisDialer {
     pub fn new(config: RedisConfig, password: Option<Secret>) -> Result<Self, TlsError> {
         let connector = Connector::new(&config.ssl)?;
         Ok(Self { config, password, connector })
     }
 
     /// Connects to the primary.
-    pub async fn connect(&self) -> Result<Connection, ConnectionError> {
+    pub async fn connect(&self) -> Result<RedisConnection, ConnectionError> {
         let mut last = None;
         let asked = if self.config.sentinels.is_empty() { &self.config.urls } else { &self.config.sentinels };
         for url in asked {
@@ -81,7 +81,7 @@ impl Dialer {
         Err(last.expect("the configuration has a server"))
     }
 
-    async fn by_sentinel(&self, sentinel: &RedisUrl) -> Result<Connection, ConnectionError> {
+    async fn by_sentinel(&self, sentinel: &RedisUrl) -> Result<RedisConnection, ConnectionError> {
         let mut connection = self.dial(sentinel, sentinel.password.as_ref(), 0).await?;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(&self.config.master);
@@ -94,7 +94,7 @@ impl Dialer {
     }
 
     /// Connects to a server, and checks that it can be used.
-    async fn open(&self, url: &RedisUrl) -> Result<Connection, ConnectionError> {
+    async fn open(&self, url: &RedisUrl) -> Result<RedisConnection, ConnectionError> {
         let password = url.password.as_ref().or(self.password.as_ref());
         let mut connection = self.dial(url, password, self.config.database).await?;
         let info: String = connection.ask(&cmd("INFO")).await?;
@@ -107,7 +107,7 @@ impl Dialer {
         url: &RedisUrl,
         password: Option<&Secret>,
         database: u8,
-    ) -> Result<Connection, ConnectionError> {
+    ) -> Result<RedisConnection, ConnectionError> {
         let server = url.to_string();
         let failed = |problem: String| ConnectionError::Failed { server: server.clone(), problem };
         let dialing = async {
@@ -140,16 +140,16 @@ async fn hand_over(
     server: String,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     info: &RedisConnectionInfo,
-) -> Result<Connection, ConnectionError> {
+) -> Result<RedisConnection, ConnectionError> {
     // Each request has a time-out of its own.
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let opened = MultiplexedConnection::new_with_config(info, stream, config).await;
     let (connection, driving) =
         opened.map_err(|error| ConnectionError::Failed { server: server.clone(), problem: error.to_string() })?;
-    Ok(Connection { server, is_persistent: true, connection, task: tokio::spawn(driving) })
+    Ok(RedisConnection { server, is_persistent: true, connection, task: tokio::spawn(driving) })
 }
 
-impl Connection {
+impl RedisConnection {
     /// Sends a command and returns the answer.
     pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, ConnectionError> {
         let answer = timeout(ANSWER_TIMEOUT, command.query_async(&mut self.connection)).await;
@@ -169,7 +169,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for RedisConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -203,8 +203,8 @@ fn check(server: &str, info: &str) -> Result<bool, ConnectionError> {
 mod tests {
     use super::*;
 
-    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n\
-                        aof_enabled:0\r\ncluster_enabled:0\r\n";
+    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\n\
+                        maxmemory_policy:noeviction\r\naof_enabled:0\r\ncluster_enabled:0\r\n";
 
     #[test]
     fn a_server_that_would_lose_records_is_refused() {

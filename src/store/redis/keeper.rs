@@ -1,8 +1,8 @@
 //! The task that keeps the lease and writes batches.
 //!
-//! One request is on its way at a time, so that batches are written in order. What comes meanwhile is written together. A
-//! request without an answer in 2 seconds closes the connection; the next one is opened after a pause, renews the lease, and
-//! repeats the batch, which the server writes once.
+//! One request is on its way at a time, so that batches are written in order. What comes meanwhile is written together.
+//! A request without an answer in 2 seconds closes the connection; the next one is opened after a pause, renews the
+//! lease, and repeats the batch, which the server writes once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::clock::monotonic_now;
 use crate::conditions::{Condition, ConditionState};
-use crate::driver::monotonic_now;
 use crate::observability::metrics::Metrics;
-use lwm2m_core::gateway::Version;
+use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::record::Change;
 
 use super::super::StoreEvent;
-use super::super::end::{PendingWrite, Reply};
-use super::connection::{Connection, ConnectionError};
-use super::layout::Step;
-use super::lease::{AnswerError, LEASE, Renewal};
+use super::super::end::{PendingWrite, WriterReply};
+use super::connection::{ConnectionError, RedisConnection};
+use super::layout::BatchStep;
+use super::lease::{AnswerError, LEASE, RenewAnswer};
 use super::{BATCH, KeeperParts, RedisError, random_text};
 
 /// Interval at which the lease is renewed.
@@ -35,9 +35,9 @@ const RENEW: Duration = Duration::from_secs(1);
 /// Pauses after failed requests: the first one, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
-/// What the keeper is given when the drivers start.
+/// Holds what the keeper is given when the drivers start.
 pub struct KeeperStart {
-    pub ends: Vec<UnboundedSender<Reply>>,
+    pub ends: Vec<UnboundedSender<WriterReply>>,
     pub condition: Condition,
 }
 
@@ -45,7 +45,7 @@ pub struct KeeperStart {
 pub struct Keeper {
     parts: KeeperParts,
     writes: UnboundedReceiver<PendingWrite>,
-    ends: Vec<UnboundedSender<Reply>>,
+    ends: Vec<UnboundedSender<WriterReply>>,
     condition: Option<Condition>,
     /// The batch that is being written.
     current: Option<WriteInProgress>,
@@ -63,10 +63,10 @@ pub struct Keeper {
 
 /// Batches that are written together.
 struct WriteInProgress {
-    steps: Vec<Step>,
+    steps: Vec<BatchStep>,
     /// Kept to be counted when they are durable.
     changes: Vec<Change>,
-    replies: Vec<(Version, UnboundedSender<Reply>)>,
+    replies: Vec<(BatchNumber, UnboundedSender<WriterReply>)>,
 }
 
 /// Reasons why an attempt failed.
@@ -108,7 +108,8 @@ impl Keeper {
         }
     }
 
-    /// Renews the lease and writes batches until all drivers have closed their ends, or another process has taken the store.
+    /// Renews the lease and writes batches until all drivers have closed their ends, or another process has taken the
+    /// store.
     pub async fn run(mut self, starting: oneshot::Receiver<KeeperStart>) {
         let mut starting = Some(starting);
         loop {
@@ -121,8 +122,8 @@ impl Keeper {
                     },
                     start = started(starting.as_mut()) => {
                         starting = None;
-                        // A program that ends before its drivers start has dropped the other end, and closes the channel of
-                        // writes too.
+                        // A program that ends before its drivers start has dropped the other end, and closes the
+                        // channel of writes too.
                         if let Some(start) = start {
                             self.start(start);
                         }
@@ -197,8 +198,8 @@ impl Keeper {
         let request = identity.renew(lease, &new_database);
         let answer = connected(&mut self.parts.connection)?.ask(&request).await?;
         match self.parts.lease.renewed(answer)? {
-            Renewal::Fenced { owner } => Err(AttemptError::Fenced(owner)),
-            Renewal::Mine { lost } => {
+            RenewAnswer::Fenced { owner } => Err(AttemptError::Fenced(owner)),
+            RenewAnswer::Mine { lost } => {
                 self.parts.renewed = sent;
                 self.tell(StoreEvent::Leased { until: sent + LEASE });
                 if lost {
@@ -231,7 +232,7 @@ impl Keeper {
             self.metrics.store.written(&changes);
             for (version, driver) in replies {
                 // A driver that has closed its end does not wait for the answer.
-                let (Ok(()) | Err(_)) = driver.send(Reply::Stored(version));
+                let (Ok(()) | Err(_)) = driver.send(WriterReply::Stored(version));
             }
         }
         Ok(true)
@@ -281,7 +282,7 @@ impl Keeper {
             // The server may have written it.
             self.parts.lease.seq += 1;
             for (_, driver) in given_up.replies {
-                let (Ok(()) | Err(_)) = driver.send(Reply::GivenUp);
+                let (Ok(()) | Err(_)) = driver.send(WriterReply::GivenUp);
             }
             return;
         }
@@ -312,7 +313,7 @@ impl Keeper {
     fn tell(&self, event: StoreEvent) {
         for end in &self.ends {
             // A driver that has closed its end needs no more events.
-            let (Ok(()) | Err(_)) = end.send(Reply::Event(event));
+            let (Ok(()) | Err(_)) = end.send(WriterReply::Event(event));
         }
     }
 
@@ -331,7 +332,7 @@ impl Keeper {
     }
 }
 
-fn connected(connection: &mut Option<Connection>) -> Result<&mut Connection, ConnectionError> {
+fn connected(connection: &mut Option<RedisConnection>) -> Result<&mut RedisConnection, ConnectionError> {
     connection.as_mut().ok_or_else(|| ConnectionError::Silent("the store".to_owned()))
 }
 

@@ -5,11 +5,11 @@
 //! | Key | Type | Contents |
 //! |---|---|---|
 //! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprint of the key |
-//! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: the process that uses the store (see [`super::scripts`]) |
+//! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: of the lease ([`super::scripts`]) |
 //! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
 //! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of the application |
 //! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |
-//! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | as the tables of [`crate::store::file`] |
+//! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | see [`crate::store::file`] |
 //! | `lwm2m:campaigns`, `lwm2m:campaign:NAME` | hashes | by name, the campaign; by endpoint, its part in the campaign |
 //!
 //! All values below `about` and `lease` are sealed.
@@ -59,7 +59,7 @@ pub enum RecordHash {
 
 /// A step of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum BatchStep {
     Put {
         hash: RecordHash,
         field: Vec<u8>,
@@ -108,8 +108,8 @@ impl RecordHash {
     }
 }
 
-/// Turns changes into steps. It knows which commands are stored, since a command is written once, and which records were
-/// removed lately.
+/// Turns changes into steps. It knows which commands are stored, since a command is written once, and which records
+/// were removed lately.
 pub struct Layout {
     listeners: ListenerNames,
     /// The serials of the stored commands of an endpoint, each with the generation in which it was written.
@@ -125,23 +125,10 @@ impl Layout {
     }
 
     /// Returns the steps of a change.
-    pub fn steps(&mut self, now: Instant, change: &Change) -> Vec<Step> {
+    pub fn steps(&mut self, now: Instant, change: &Change) -> Vec<BatchStep> {
         let mut steps = Vec::new();
         match change {
-            Change::Put(record) => {
-                let (shard, endpoint) = (record.shard(), record.registration.endpoint.as_str());
-                let current = record.commands.iter().map(|command| (command.serial, command.command.to_json()));
-                let current: BTreeMap<u64, _> = current.collect();
-                self.keep_commands(shard, endpoint, &current.keys().copied().collect(), &mut steps);
-                for (serial, json) in current {
-                    let stored = self.commands.entry((shard, endpoint.to_owned())).or_default();
-                    if stored.insert(serial, self.generation) != Some(self.generation) {
-                        let field = command_field(endpoint, serial);
-                        steps.push(put(RecordHash::Commands(shard), field, json.as_bytes().to_vec()));
-                    }
-                }
-                steps.push(put(RecordHash::Devices(shard), endpoint, self.listeners.encode(record)));
-            }
+            Change::Put(record) => self.put_device(record, &mut steps),
             Change::Remove { shard, endpoint } => {
                 self.keep_commands(*shard, endpoint, &BTreeSet::new(), &mut steps);
                 steps.push(remove(RecordHash::Devices(*shard), endpoint.as_str()));
@@ -177,12 +164,29 @@ impl Layout {
         steps
     }
 
-    /// Notes that the store has lost records, which will be written again. Returns the removals that it may have lost, too.
-    pub fn contents_lost(&mut self, now: Instant) -> Vec<Step> {
+    /// Adds the steps for a device and those of its commands that are not stored yet.
+    fn put_device(&mut self, record: &DeviceRecord, steps: &mut Vec<BatchStep>) {
+        let (shard, endpoint) = (record.shard(), record.registration.endpoint.as_str());
+        let current = record.commands.iter().map(|command| (command.serial, command.command.to_json()));
+        let current: BTreeMap<u64, _> = current.collect();
+        self.keep_commands(shard, endpoint, &current.keys().copied().collect(), steps);
+        for (serial, json) in current {
+            let stored = self.commands.entry((shard, endpoint.to_owned())).or_default();
+            if stored.insert(serial, self.generation) != Some(self.generation) {
+                let field = command_field(endpoint, serial);
+                steps.push(put(RecordHash::Commands(shard), field, json.as_bytes().to_vec()));
+            }
+        }
+        steps.push(put(RecordHash::Devices(shard), endpoint, self.listeners.encode(record)));
+    }
+
+    /// Notes that the store has lost records, which will be written again. Returns the removals that it may have lost,
+    /// too.
+    pub fn contents_lost(&mut self, now: Instant) -> Vec<BatchStep> {
         self.generation += 1;
         self.forget_old_removals(now);
         let removals = self.removed.keys().cloned();
-        removals.map(|(hash, field)| Step::Remove { hash, field }).collect()
+        removals.map(|(hash, field)| BatchStep::Remove { hash, field }).collect()
     }
 
     /// Adds an opened value to the contents.
@@ -203,9 +207,7 @@ impl Layout {
         let name = || String::from_utf8(field.to_vec()).ok();
         match hash {
             RecordHash::Commands(shard) => {
-                let (endpoint, serial) = field.split_at_checked(field.len().checked_sub(9)?)?;
-                let endpoint = String::from_utf8(endpoint.to_vec()).ok()?;
-                let serial = u64::from_be_bytes(*serial.last_chunk()?);
+                let (endpoint, serial) = command_field_parts(field)?;
                 let stored = self.commands.entry((*shard, endpoint.clone())).or_default();
                 stored.insert(serial, self.generation);
                 commands.insert((*shard, endpoint, serial), String::from_utf8(value.to_vec()).ok()?);
@@ -214,13 +216,7 @@ impl Layout {
                 let record = self.listeners.place(serde_json::from_slice(value).ok()?);
                 contents.devices.push(with_commands(record, *shard, commands));
             }
-            RecordHash::Associations(_) => {
-                let id = AssociationId(u64::from_be_bytes(field.try_into().ok()?));
-                let (made_at, reached_by, bytes) = association_parts(value)?;
-                let [made_at, reached_by] = [made_at, reached_by].map(|name| self.listeners.secured_socket(name));
-                let bytes = Zeroizing::new(bytes.to_vec());
-                contents.associations.push(SavedAssociation { id, made_at, reached_by, bytes });
-            }
+            RecordHash::Associations(_) => contents.associations.push(self.saved_association(field, value)?),
             RecordHash::Retained => {
                 let (digests, _) = value.as_chunks();
                 let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
@@ -242,20 +238,27 @@ impl Layout {
                 let job = Some(serde_json::from_slice(value).ok()?);
                 contents.firmware_jobs.push(FirmwareJobRecord { endpoint: name()?, job });
             }
-            RecordHash::Campaigns | RecordHash::Campaign(_) => {
+            RecordHash::Campaigns => {
                 let json = Some(String::from_utf8(value.to_vec()).ok()?);
-                let (campaign, endpoint) = match hash {
-                    RecordHash::Campaign(campaign) => (campaign.clone(), Some(name()?)),
-                    _ => (name()?, None),
-                };
-                contents.campaigns.push(CampaignRecord { campaign, endpoint, json });
+                contents.campaigns.push(CampaignRecord { campaign: name()?, endpoint: None, json });
+            }
+            RecordHash::Campaign(campaign) => {
+                let (campaign, json) = (campaign.clone(), Some(String::from_utf8(value.to_vec()).ok()?));
+                contents.campaigns.push(CampaignRecord { campaign, endpoint: Some(name()?), json });
             }
         }
         Some(())
     }
 
+    fn saved_association(&self, field: &[u8], value: &[u8]) -> Option<SavedAssociation> {
+        let id = AssociationId(u64::from_be_bytes(field.try_into().ok()?));
+        let (made_at, reached_by, bytes) = association_parts(value)?;
+        let [made_at, reached_by] = [made_at, reached_by].map(|name| self.listeners.secured_socket(name));
+        Some(SavedAssociation { id, made_at, reached_by, bytes: Zeroizing::new(bytes.to_vec()) })
+    }
+
     /// Removes all commands of an endpoint except these.
-    fn keep_commands(&mut self, shard: Shard, endpoint: &str, current: &BTreeSet<u64>, steps: &mut Vec<Step>) {
+    fn keep_commands(&mut self, shard: Shard, endpoint: &str, current: &BTreeSet<u64>, steps: &mut Vec<BatchStep>) {
         let key = (shard, endpoint.to_owned());
         let Some(stored) = self.commands.get_mut(&key) else { return };
         stored.retain(|serial, _| {
@@ -270,13 +273,13 @@ impl Layout {
         }
     }
 
-    fn note_removal(&mut self, now: Instant, step: &Step) {
+    fn note_removal(&mut self, now: Instant, step: &BatchStep) {
         match step {
-            Step::Put { hash, field, .. } if !self.removed.is_empty() => {
+            BatchStep::Put { hash, field, .. } if !self.removed.is_empty() => {
                 self.removed.remove(&(hash.clone(), field.clone()));
             }
-            Step::Put { .. } | Step::Clear { .. } => {}
-            Step::Remove { hash, field } => {
+            BatchStep::Put { .. } | BatchStep::Clear { .. } => {}
+            BatchStep::Remove { hash, field } => {
                 if self.removed.len() >= MOST_REMEMBERED {
                     self.forget_old_removals(now);
                 }
@@ -292,7 +295,7 @@ impl Layout {
     }
 }
 
-/// What has been read so far.
+/// Holds what has been read so far.
 #[derive(Default)]
 pub struct RestoredContents {
     pub contents: StoreContents,
@@ -320,7 +323,7 @@ fn with_commands(
     record
 }
 
-fn campaign_steps(CampaignRecord { campaign, endpoint, json }: &CampaignRecord, steps: &mut Vec<Step>) {
+fn campaign_steps(CampaignRecord { campaign, endpoint, json }: &CampaignRecord, steps: &mut Vec<BatchStep>) {
     let json = json.as_ref().map(|json| json.as_bytes().to_vec());
     match endpoint {
         Some(endpoint) => {
@@ -328,22 +331,22 @@ fn campaign_steps(CampaignRecord { campaign, endpoint, json }: &CampaignRecord, 
         }
         None => {
             if json.is_none() {
-                steps.push(Step::Clear { hash: RecordHash::Campaign(campaign.clone()) });
+                steps.push(BatchStep::Clear { hash: RecordHash::Campaign(campaign.clone()) });
             }
             steps.push(put_or_remove(RecordHash::Campaigns, campaign.as_str(), json));
         }
     }
 }
 
-fn put(hash: RecordHash, field: impl AsRef<[u8]>, value: Vec<u8>) -> Step {
-    Step::Put { hash, field: field.as_ref().to_vec(), value: Zeroizing::new(value) }
+fn put(hash: RecordHash, field: impl AsRef<[u8]>, value: Vec<u8>) -> BatchStep {
+    BatchStep::Put { hash, field: field.as_ref().to_vec(), value: Zeroizing::new(value) }
 }
 
-fn remove(hash: RecordHash, field: impl AsRef<[u8]>) -> Step {
-    Step::Remove { hash, field: field.as_ref().to_vec() }
+fn remove(hash: RecordHash, field: impl AsRef<[u8]>) -> BatchStep {
+    BatchStep::Remove { hash, field: field.as_ref().to_vec() }
 }
 
-fn put_or_remove(hash: RecordHash, field: impl AsRef<[u8]>, value: Option<Vec<u8>>) -> Step {
+fn put_or_remove(hash: RecordHash, field: impl AsRef<[u8]>, value: Option<Vec<u8>>) -> BatchStep {
     match value {
         Some(value) => put(hash, field, value),
         None => remove(hash, field),
@@ -356,6 +359,11 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn command_field(endpoint: &str, serial: u64) -> Vec<u8> {
     [endpoint.as_bytes(), &[0], &serial.to_be_bytes()].concat()
+}
+
+fn command_field_parts(field: &[u8]) -> Option<(String, u64)> {
+    let (endpoint, serial) = field.split_at_checked(field.len().checked_sub(9)?)?;
+    Some((String::from_utf8(endpoint.to_vec()).ok()?, u64::from_be_bytes(*serial.last_chunk()?)))
 }
 
 /// The length of the first key in two bytes, the first key, and the one that is to replace it.

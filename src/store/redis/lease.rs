@@ -1,4 +1,4 @@
-//! What the process knows of its lease, and the requests of the scripts, without IO.
+//! The lease as the process knows it, and the requests of the scripts, without IO.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use ::redis::{Cmd, cmd};
 use openssl::error::ErrorStack;
 use thiserror::Error;
 
-use super::layout::{FORMAT, RecordHash, Step};
+use super::layout::{BatchStep, FORMAT, RecordHash};
 use super::scripts::Script;
 use super::seal::Seal;
 
@@ -16,7 +16,7 @@ pub const LEASE: Duration = Duration::from_secs(5);
 
 /// The names and the keys of a process at the store.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct ProcessIdentity {
     pub prefix: String,
     /// The name of the process: that of the machine, and a random number.
     pub owner: String,
@@ -38,8 +38,8 @@ pub struct Lease {
 
 /// The answer of the script that takes the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquisition {
-    /// With the time of the server in milliseconds since 1970.
+pub enum AcquireAnswer {
+    /// The process has the lease. `now` is the time of the server in milliseconds since 1970.
     Acquired {
         now: u64,
         lease: Lease,
@@ -60,7 +60,7 @@ pub enum Acquisition {
 
 /// The answer to a renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Renewal {
+pub enum RenewAnswer {
     /// `lost`: the server has lost some or all records since the last renewal.
     Mine {
         lost: bool,
@@ -75,7 +75,7 @@ pub enum Renewal {
 #[error("the answer {0:?} is of no script of this version")]
 pub struct AnswerError(Vec<String>);
 
-impl Identity {
+impl ProcessIdentity {
     pub fn acquire(&self, floor: u64, new_database: &str) -> Cmd {
         let mut command = self.script(Script::Acquire, &[&self.key("lease"), &self.key("about")]);
         command.arg(&self.owner).arg(milliseconds()).arg(floor).arg(FORMAT).arg(new_database).arg(&self.seal);
@@ -113,14 +113,14 @@ impl Identity {
     pub fn write(
         &self,
         seq: u64,
-        steps: &[Step],
+        steps: &[BatchStep],
         seal: &mut Seal,
         mut nonce: impl FnMut() -> [u8; 12],
     ) -> Result<Cmd, ErrorStack> {
         let mut keys = vec![self.key("lease")];
         let mut numbers = HashMap::new();
         for step in steps {
-            let (Step::Put { hash, .. } | Step::Remove { hash, .. } | Step::Clear { hash }) = step;
+            let (BatchStep::Put { hash, .. } | BatchStep::Remove { hash, .. } | BatchStep::Clear { hash }) = step;
             numbers.entry(hash).or_insert_with(|| {
                 keys.push(hash.key(&self.prefix));
                 keys.len()
@@ -130,14 +130,14 @@ impl Identity {
         command.arg(&self.owner).arg(seq);
         for step in steps {
             match step {
-                Step::Put { hash, field, value } => {
+                BatchStep::Put { hash, field, value } => {
                     let sealed = seal.seal(&keys[numbers[hash] - 1], field, nonce(), value)?;
                     command.arg(numbers[hash]).arg("p").arg(field.as_slice()).arg(sealed);
                 }
-                Step::Remove { hash, field } => {
+                BatchStep::Remove { hash, field } => {
                     command.arg(numbers[hash]).arg("r").arg(field.as_slice());
                 }
-                Step::Clear { hash } => {
+                BatchStep::Clear { hash } => {
                     command.arg(numbers[hash]).arg("c");
                 }
             }
@@ -170,7 +170,7 @@ impl AnswerError {
     }
 }
 
-impl Acquisition {
+impl AcquireAnswer {
     pub fn parse(answer: Vec<String>) -> Result<Self, AnswerError> {
         let number = |text: &str| text.parse::<u64>().ok();
         let parsed = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -193,14 +193,14 @@ impl Acquisition {
 
 impl Lease {
     /// Takes the answer to a renewal.
-    pub fn renewed(&mut self, answer: Vec<String>) -> Result<Renewal, AnswerError> {
+    pub fn renewed(&mut self, answer: Vec<String>) -> Result<RenewAnswer, AnswerError> {
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["mine", run, created] => {
                 let lost = self.run != run || self.created != created;
                 (self.run, self.created) = (run.to_owned(), created.to_owned());
-                Ok(Renewal::Mine { lost })
+                Ok(RenewAnswer::Mine { lost })
             }
-            ["fenced", owner] => Ok(Renewal::Fenced { owner: owner.to_owned() }),
+            ["fenced", owner] => Ok(RenewAnswer::Fenced { owner: owner.to_owned() }),
             _ => Err(AnswerError(answer)),
         }
     }
@@ -221,23 +221,23 @@ mod tests {
     #[test]
     fn a_renewal_by_another_run_or_in_another_database_tells_that_records_are_lost() {
         let mut lease = Lease { term: 7, run: "r1".to_owned(), created: "c1".to_owned(), seq: 0 };
-        assert_eq!(lease.renewed(answer(&["mine", "r1", "c1"])), Ok(Renewal::Mine { lost: false }));
-        assert_eq!(lease.renewed(answer(&["mine", "r2", "c1"])), Ok(Renewal::Mine { lost: true }), "a failover");
-        assert_eq!(lease.renewed(answer(&["mine", "r2", "c1"])), Ok(Renewal::Mine { lost: false }));
-        assert_eq!(lease.renewed(answer(&["mine", "r2", "c2"])), Ok(Renewal::Mine { lost: true }), "emptied");
-        let fenced = Renewal::Fenced { owner: "other".to_owned() };
+        assert_eq!(lease.renewed(answer(&["mine", "r1", "c1"])), Ok(RenewAnswer::Mine { lost: false }));
+        assert_eq!(lease.renewed(answer(&["mine", "r2", "c1"])), Ok(RenewAnswer::Mine { lost: true }), "a failover");
+        assert_eq!(lease.renewed(answer(&["mine", "r2", "c1"])), Ok(RenewAnswer::Mine { lost: false }));
+        assert_eq!(lease.renewed(answer(&["mine", "r2", "c2"])), Ok(RenewAnswer::Mine { lost: true }), "emptied");
+        let fenced = RenewAnswer::Fenced { owner: "other".to_owned() };
         assert_eq!(lease.renewed(answer(&["fenced", "other"])), Ok(fenced));
         assert!(lease.renewed(answer(&["what"])).is_err());
     }
 
     #[test]
     fn the_answers_of_the_script_that_takes_the_lease_are_read() {
-        let acquired = Acquisition::parse(answer(&["acquired", "1796000000000", "15000000", "r", "c"]));
+        let acquired = AcquireAnswer::parse(answer(&["acquired", "1796000000000", "15000000", "r", "c"]));
         let lease = Lease { term: 15_000_000, run: "r".to_owned(), created: "c".to_owned(), seq: 0 };
-        assert_eq!(acquired, Ok(Acquisition::Acquired { now: 1_796_000_000_000, lease }));
-        let busy = Acquisition::Busy { owner: "gw:1".to_owned(), milliseconds: 4_000 };
-        assert_eq!(Acquisition::parse(answer(&["busy", "gw:1", "4000"])), Ok(busy));
-        assert_eq!(Acquisition::parse(answer(&["later", "12"])), Ok(Acquisition::Later { milliseconds: 12 }));
-        assert!(Acquisition::parse(answer(&["later", "-1"])).is_err());
+        assert_eq!(acquired, Ok(AcquireAnswer::Acquired { now: 1_796_000_000_000, lease }));
+        let busy = AcquireAnswer::Busy { owner: "gw:1".to_owned(), milliseconds: 4_000 };
+        assert_eq!(AcquireAnswer::parse(answer(&["busy", "gw:1", "4000"])), Ok(busy));
+        assert_eq!(AcquireAnswer::parse(answer(&["later", "12"])), Ok(AcquireAnswer::Later { milliseconds: 12 }));
+        assert!(AcquireAnswer::parse(answer(&["later", "-1"])).is_err());
     }
 }

@@ -1,11 +1,11 @@
 //! The store at a server of the Redis protocol (Valkey or Redis 7), which one process uses at a time.
 //!
-//! 1. At the start the process takes the lease ([`scripts`]), and reads all records. It waits for the lease of a process that
-//!    was killed, at most 5 seconds, and ends if the other one renews it.
+//! 1. At the start the process takes the lease ([`scripts`]), and reads all records. It waits for the lease of a
+//!    process that was killed, at most 5 seconds, and ends if the other one renews it.
 //! 2. A task of its own, on a thread of its own, renews the lease each second and writes batches ([`keeper`]).
-//! 3. While the server is away, the gateway serves its devices from memory, and the changes wait as marks in the core. When
-//!    it is back, the lease is renewed first. A server that lost records, because it was emptied or another one took over, is
-//!    written anew from memory.
+//! 3. While the server is away, the gateway serves its devices from memory, and the changes wait as marks in the core.
+//!    When it is back, the lease is renewed first. A server that lost records, because it was emptied or another one
+//!    took over, is written anew from memory.
 //! 4. If another process took the store meanwhile, this one ends: it can write nothing more.
 //!
 //! [`layout`], [`lease`], [`scripts`] and [`seal`] are without IO.
@@ -35,25 +35,25 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::clock::monotonic_now;
 use crate::conditions::Condition;
-use crate::driver::monotonic_now;
 use crate::observability::metrics::Metrics;
 use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::tls::TlsError;
 use crate::transport::UdpListener;
 use lwm2m_base::secret::Secret;
 use lwm2m_cluster::{Term, WallTime};
-use lwm2m_core::gateway::Version;
+use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::record::Change;
 
-use super::end::{EndParts, PendingWrite, Reply, Sleeper, Store};
+use super::end::{EndParts, PendingWrite, Sleeper, Store, WriterReply};
 use super::listeners::ListenerNames;
 use super::{StoreConfig, StoreContents, StoreError, StoreEvent};
 use config::RedisConfig;
-use connection::{Connection, ConnectionError, Dialer};
+use connection::{ConnectionError, RedisConnection, RedisDialer};
 use keeper::{Keeper, KeeperStart};
 use layout::{Layout, RecordHash, RestoredContents};
-use lease::{Acquisition, AnswerError, Identity, LEASE, Lease, Renewal};
+use lease::{AcquireAnswer, AnswerError, LEASE, Lease, ProcessIdentity, RenewAnswer};
 use seal::{Seal, SealKey};
 
 pub use trial::{RedisTrial, try_out};
@@ -61,7 +61,7 @@ pub use trial::{RedisTrial, try_out};
 /// Maximum number of changes in a batch: with more of them the server takes longer for each.
 const BATCH: usize = 64;
 
-/// How long the start waits for a server that does not answer.
+/// Limits how long the start waits for a server that does not answer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two attempts at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
@@ -74,8 +74,8 @@ pub enum RedisError {
     #[error("store.redis: {0} (`store.kind = \"file\"` needs no server)")]
     Unreachable(#[from] ConnectionError),
     #[error(
-        "store.redis: another gateway uses the store: {owner} renews its lease. Every gateway needs a store of its own: \
-         stop the other one, or set another store.redis.prefix"
+        "store.redis: another gateway uses the store: {owner} renews its lease. Every gateway needs a store of its \
+         own: stop the other one, or set another store.redis.prefix"
     )]
     InUse { owner: String },
     #[error("store.redis.ssl: {0}")]
@@ -86,7 +86,7 @@ pub enum RedisError {
     NoSealKey(PathBuf),
     #[error("store.redis.seal_keyfile: the records in the store are sealed with another key")]
     OtherSealKey,
-    #[error("store.redis: the records have format {0}, and this version reads format {format}", format = layout::FORMAT)]
+    #[error("store.redis: the records have format {0}, and this version reads format {here}", here = layout::FORMAT)]
     OtherFormat(String),
     #[error("store.redis: {0}")]
     Answer(#[from] AnswerError),
@@ -140,11 +140,11 @@ pub(super) async fn open(
     Ok((OpenedRedis { writes, started, sleeper, closing, closed, interval, metrics }, contents))
 }
 
-/// What the keeper begins with.
+/// Holds what the keeper begins with.
 struct KeeperParts {
-    dialer: Dialer,
-    connection: Option<Connection>,
-    identity: Identity,
+    dialer: RedisDialer,
+    connection: Option<RedisConnection>,
+    identity: ProcessIdentity,
     lease: Lease,
     layout: Layout,
     seal: Seal,
@@ -153,7 +153,7 @@ struct KeeperParts {
 
 async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(KeeperParts, StoreContents), RedisError> {
     let key = seal_key(&config)?;
-    let identity = Identity { prefix: config.prefix.clone(), owner: owner()?, seal: Seal::fingerprint(&key)? };
+    let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: owner()?, seal: Seal::fingerprint(&key)? };
     let dialer = dialer(&config)?;
     let mut connection = connect_at_start(&dialer).await?;
     let (renewed, now, lease) = acquire(&mut connection, &identity).await?;
@@ -161,7 +161,7 @@ async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(Ke
     let mut contents = read(&mut connection, &identity, &key, &mut layout).await?;
     // It may have expired while the records were read. The keeper compares with the lease as it was.
     let answer = connection.ask(&identity.renew(&lease, &random_text()?)).await?;
-    if let Renewal::Fenced { owner } = lease.clone().renewed(answer)? {
+    if let RenewAnswer::Fenced { owner } = lease.clone().renewed(answer)? {
         return Err(RedisError::InUse { owner });
     }
     contents.term = Term::new(lease.term);
@@ -170,7 +170,7 @@ async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(Ke
     Ok((KeeperParts { dialer, connection: Some(connection), identity, lease, layout, seal, renewed }, contents))
 }
 
-fn dialer(config: &RedisConfig) -> Result<Dialer, RedisError> {
+fn dialer(config: &RedisConfig) -> Result<RedisDialer, RedisError> {
     let password = match &config.passwordfile {
         Some(file) => {
             let text = read_file("store.redis.passwordfile", file)?;
@@ -178,7 +178,7 @@ fn dialer(config: &RedisConfig) -> Result<Dialer, RedisError> {
         }
         None => config.password.clone(),
     };
-    Ok(Dialer::new(config.clone(), password)?)
+    Ok(RedisDialer::new(config.clone(), password)?)
 }
 
 fn seal_key(config: &RedisConfig) -> Result<SealKey, RedisError> {
@@ -205,7 +205,7 @@ fn random_text() -> Result<String, RedisError> {
 }
 
 /// Connects, and retries while the server does not answer.
-async fn connect_at_start(dialer: &Dialer) -> Result<Connection, RedisError> {
+async fn connect_at_start(dialer: &RedisDialer) -> Result<RedisConnection, RedisError> {
     let end = monotonic_now() + START_PATIENCE;
     let mut warned = false;
     loop {
@@ -214,7 +214,8 @@ async fn connect_at_start(dialer: &Dialer) -> Result<Connection, RedisError> {
             Err(error) if monotonic_now() > end => return Err(error.into()),
             Err(error) => {
                 if !std::mem::replace(&mut warned, true) {
-                    warn!(%error, patience = ?START_PATIENCE, "the store does not answer; retrying before devices are served");
+                    let message = "the store does not answer; retrying before devices are served";
+                    warn!(%error, patience = ?START_PATIENCE, "{message}");
                 }
                 sleep(START_PAUSE).await;
             }
@@ -224,16 +225,19 @@ async fn connect_at_start(dialer: &Dialer) -> Result<Connection, RedisError> {
 
 /// Takes the lease. Waits for the lease of a process that has ended, and for the first term.
 /// Returns when it asked, the time of the server in milliseconds since 1970, and the lease.
-async fn acquire(connection: &mut Connection, identity: &Identity) -> Result<(Instant, u64, Lease), RedisError> {
+async fn acquire(
+    connection: &mut RedisConnection,
+    identity: &ProcessIdentity,
+) -> Result<(Instant, u64, Lease), RedisError> {
     let new_database = random_text()?;
     let mut floor = 0;
     let mut other: Option<(String, Instant)> = None;
     loop {
         let asked = monotonic_now();
         let answer = connection.ask(&identity.acquire(floor, &new_database)).await?;
-        let pause = match Acquisition::parse(answer)? {
-            Acquisition::Acquired { now, lease } => return Ok((asked, now, lease)),
-            Acquisition::Busy { owner, milliseconds } => {
+        let pause = match AcquireAnswer::parse(answer)? {
+            AcquireAnswer::Acquired { now, lease } => return Ok((asked, now, lease)),
+            AcquireAnswer::Busy { owner, milliseconds } => {
                 let ends = monotonic_now() + Duration::from_millis(milliseconds);
                 match &other {
                     // A renewal moves the end by more than the clocks of two answers can differ.
@@ -248,17 +252,17 @@ async fn acquire(connection: &mut Connection, identity: &Identity) -> Result<(In
                 }
                 START_PAUSE.min(Duration::from_millis(milliseconds.max(1)))
             }
-            Acquisition::Unknown { now } => {
+            AcquireAnswer::Unknown { now } => {
                 floor = Term::first_of_process(WallTime(now)).number();
                 continue;
             }
-            Acquisition::Later { milliseconds } => {
+            AcquireAnswer::Later { milliseconds } => {
                 let wait = Duration::from_millis(milliseconds.max(1));
                 info!(?wait, "waiting, since the server of the store was replaced: DTLS record numbers may not repeat");
                 wait.min(LEASE)
             }
-            Acquisition::OtherFormat(format) => return Err(RedisError::OtherFormat(format)),
-            Acquisition::OtherKey => return Err(RedisError::OtherSealKey),
+            AcquireAnswer::OtherFormat(format) => return Err(RedisError::OtherFormat(format)),
+            AcquireAnswer::OtherKey => return Err(RedisError::OtherSealKey),
         };
         sleep(pause).await;
     }
@@ -266,8 +270,8 @@ async fn acquire(connection: &mut Connection, identity: &Identity) -> Result<(In
 
 /// Reads all records.
 async fn read(
-    connection: &mut Connection,
-    identity: &Identity,
+    connection: &mut RedisConnection,
+    identity: &ProcessIdentity,
     key: &SealKey,
     layout: &mut Layout,
 ) -> Result<StoreContents, RedisError> {
@@ -283,8 +287,8 @@ async fn read(
 }
 
 async fn read_hashes(
-    connection: &mut Connection,
-    identity: &Identity,
+    connection: &mut RedisConnection,
+    identity: &ProcessIdentity,
     (key, hashes): (&SealKey, &[RecordHash]),
     layout: &mut Layout,
     restored: &mut RestoredContents,
@@ -310,7 +314,7 @@ impl OpenedRedis {
             return;
         }
         let (replies, _) = mpsc::unbounded_channel();
-        let write = PendingWrite { version: Version::default(), changes: changes.to_vec(), replies };
+        let write = PendingWrite { version: BatchNumber::default(), changes: changes.to_vec(), replies };
         // Without a keeper the drivers are told that the store is lost.
         let (Ok(()) | Err(_)) = self.writes.send(write);
     }
@@ -325,7 +329,7 @@ impl OpenedRedis {
         if let Err(KeeperStart { ends, .. }) = started.send(KeeperStart { ends, condition }) {
             // The keeper has ended already, because another process has taken the store.
             for end in ends {
-                let (Ok(()) | Err(_)) = end.send(Reply::Event(StoreEvent::Fenced));
+                let (Ok(()) | Err(_)) = end.send(WriterReply::Event(StoreEvent::Fenced));
             }
         }
         stores

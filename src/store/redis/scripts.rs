@@ -1,14 +1,15 @@
 //! The scripts that Redis runs. Each is one atomic step, and each checks who uses the store.
 //!
-//! One process uses the store: the owner of the lease. It renews the lease each second; after 5 seconds without a renewal
-//! another process may take it. A process that another one has replaced can write nothing more (it is *fenced*), whatever
-//! it sent before. Times are those of the server, in milliseconds.
+//! One process uses the store: the owner of the lease. It renews the lease each second; after 5 seconds without a
+//! renewal another process may take it. A process that another one has replaced can write nothing more (it is
+//! *fenced*), whatever it sent before. Times are those of the server, in milliseconds.
 //!
-//! The **term** of the owner numbers DTLS records ([`lwm2m_dtls`]). It is above the stored one and follows the clock, at most
-//! 4 ticks of 4 seconds ahead. A server that was restarted or took over from another one (its `run_id` is new) may have forgotten
-//! a term. Then the first term is above all that an earlier process can have used, which may take 12 seconds to come.
+//! The **term** of the owner numbers DTLS records ([`lwm2m_dtls`]). It is above the stored one and follows the clock,
+//! at most 4 ticks of 4 seconds ahead. A server that was restarted or took over from another one (its `run_id` is new)
+//! may have forgotten a term. Then the first term is above all that an earlier process can have used, which may take 12
+//! seconds to come.
 
-/// What the scripts begin with.
+/// Begins each of the scripts.
 const PRELUDE: &str = r"
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -16,12 +17,12 @@ local function run_id() return string.match(redis.call('INFO', 'server'), 'run_i
 local function text(number) return string.format('%.0f', number) end
 ";
 
-/// Takes the lease. KEYS: lease, about. ARGV: owner, milliseconds of the lease, the least term, format, a random number for a
-/// new database, the fingerprint of the key.
+/// Takes the lease. KEYS: lease, about. ARGV: owner, milliseconds of the lease, the least term, format, a random number
+/// for a new database, the fingerprint of the key.
 ///
-/// Answers `acquired` with the time, the term, the run and the number of the database; `busy` with the owner and the rest of
-/// its lease; `unknown` with the time if the server may have forgotten a term; `later` with the milliseconds until the term
-/// may be taken; `format` with the stored format; or `seal`.
+/// Answers `acquired` with the time, the term, the run and the number of the database; `busy` with the owner and the
+/// rest of its lease; `unknown` with the time if the server may have forgotten a term; `later` with the milliseconds
+/// until the term may be taken; `format` with the stored format; or `seal`.
 const ACQUIRE: &str = r"
 local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
 if about[1] and about[1] ~= ARGV[4] then return {'format', about[1]} end
@@ -43,11 +44,11 @@ redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'term', text(term), 'until', text(
 return {'acquired', text(now), text(term), run, created}
 ";
 
-/// Renews the lease. KEYS: lease, about. ARGV: owner, its term, the run of its last renewal, milliseconds of the lease, format,
-/// a random number for a new database, the fingerprint of the key, the number of its last batch.
+/// Renews the lease. KEYS: lease, about. ARGV: owner, its term, the run of its last renewal, milliseconds of the lease,
+/// format, a random number for a new database, the fingerprint of the key, the number of its last batch.
 ///
-/// Answers `mine` with the run and the number of the database, or `fenced` with the owner. A lease that the server has lost
-/// is put back.
+/// Answers `mine` with the run and the number of the database, or `fenced` with the owner. A lease that the server has
+/// lost is put back.
 const RENEW: &str = r"
 local lease = redis.call('HMGET', KEYS[1], 'owner', 'term')
 local run = run_id()
@@ -63,8 +64,8 @@ if lease[1] ~= ARGV[1] then redis.call('HSET', KEYS[1], 'seq', ARGV[8]) end
 return {'mine', run, created}
 ";
 
-/// Writes a batch, all of it or nothing. KEYS: lease, hashes. ARGV: owner, the number of the batch, and for each step the
-/// number of its hash, `p` with field and value, `r` with a field, or `c`.
+/// Writes a batch, all of it or nothing. KEYS: lease, hashes. ARGV: owner, the number of the batch, and for each step
+/// the number of its hash, `p` with field and value, `r` with a field, or `c`.
 ///
 /// Answers `stored`, also if this batch was written before, or `fenced`. A request that comes late, by a former
 /// connection, changes nothing.

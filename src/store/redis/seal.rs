@@ -1,8 +1,9 @@
-//! Seals the records: they have passwords and DTLS keys in them, and the server is not the only one that has its memory.
+//! Seals the records: they have passwords and DTLS keys in them, and the server is not the only one that has its
+//! memory.
 //!
-//! A sealed value is a byte for the version, the term of the process that sealed it, a nonce, the ciphertext, and the tag of
-//! AES-256-GCM. Each hash and term has a key of its own, by HKDF from the key of the file, so that random nonces do not
-//! collide. The name of the hash and the field are authenticated, so that a value is of use at its place only.
+//! A sealed value is a byte for the version, the term of the process that sealed it, a nonce, the ciphertext, and the
+//! tag of AES-256-GCM. Each hash and term has a key of its own, by HKDF from the key of the file, so that random nonces
+//! do not collide. The name of the hash and the field are authenticated, so that a value is of use at its place only.
 
 use std::collections::HashMap;
 

@@ -3,7 +3,7 @@
 use ::redis::{Pipeline, cmd};
 
 use super::config::RedisConfig;
-use super::lease::Identity;
+use super::lease::ProcessIdentity;
 use super::seal::Seal;
 use super::{RedisError, dialer, layout, seal_key};
 
@@ -25,7 +25,7 @@ pub struct RedisTrial {
 pub async fn try_out(config: &RedisConfig) -> Result<RedisTrial, RedisError> {
     let seal = Seal::fingerprint(&seal_key(config)?)?;
     let mut connection = dialer(config)?.connect().await?;
-    let identity = Identity { prefix: config.prefix.clone(), owner: String::new(), seal };
+    let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: String::new(), seal };
     let mut questions = Pipeline::new();
     questions.add_command(identity.ask_about()).add_command(identity.ask_lease()).add_command(cmd("TIME"));
     let (about, lease, time): (Vec<Option<String>>, Vec<Option<String>>, Vec<u64>) =

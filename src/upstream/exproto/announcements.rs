@@ -15,8 +15,8 @@ const BEGUN_LINES: usize = 4096;
 /// The line is no expected token, or too long to be one.
 const BEGUN_LINE_LIFE: Duration = Duration::from_secs(60);
 
-/// The first line of an anchor: 128 random bits, or some fewer with several driver threads, so that nobody else can announce a connection as one of the
-/// gateway's devices.
+/// The first line of an anchor: 128 random bits, or some fewer with several driver threads, so that nobody else can
+/// announce a connection as one of the gateway's devices.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AnchorToken(String);
 

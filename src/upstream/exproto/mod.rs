@@ -19,7 +19,7 @@
 mod adapter;
 mod anchor;
 mod announcements;
-mod devices;
+pub(super) mod devices;
 pub mod emqx;
 mod handler;
 mod nodes;
@@ -50,10 +50,8 @@ use lwm2m_core::gateway::broker::BrokerEvent;
 
 use adapter::AdapterClient;
 use announcements::AnchorToken;
-use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoProtocol};
+use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoEvent, ExProtoProtocol};
 use routes::EventRoutes;
-
-pub use devices::ExProtoEvent;
 
 /// Limits the calls of one node without an answer, including those whose result is no longer needed. An adapter that
 /// takes calls and does not answer them must not fill the memory.
@@ -126,8 +124,8 @@ pub enum ExProtoTaskEnd {
 }
 
 impl ExProtoLink {
-    /// Binds the handler, if the link is that of the first thread, and begins to probe the nodes. A node that is unavailable is no error: `condition` reports
-    /// it.
+    /// Binds the handler, if the link is that of the first thread, and begins to probe the nodes. A node that is
+    /// unavailable is no error: `condition` reports it.
     ///
     /// # Errors
     /// `handler_bind` cannot be bound, an `adapter` is no URI, a file of `ssl` cannot be used, or the system has no

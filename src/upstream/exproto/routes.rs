@@ -1,4 +1,4 @@
-//! Which driver thread an event of EMQX is for. EMQX calls one handler for the connections of all threads.
+//! Finds the driver thread that an event of EMQX is for. EMQX calls one handler for the connections of all threads.
 //!
 //! The first two characters of an anchor's token name the shard of its thread. From the token on, the name that EMQX
 //! gives the connection stands for the thread, until EMQX reports the end of the connection.

@@ -378,7 +378,11 @@ impl Run {
                 Output::Broker(BrokerCommand::Publish { registration, publication }) => {
                     self.published(registration, &publication);
                 }
-                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. } | BrokerCommand::HandOver { .. }) => {}
+                Output::Broker(
+                    BrokerCommand::SetLifetime { .. }
+                    | BrokerCommand::Disconnect { .. }
+                    | BrokerCommand::HandOver { .. },
+                ) => {}
                 Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),

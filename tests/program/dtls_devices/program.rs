@@ -20,7 +20,7 @@ use crate::common::ports;
 use crate::common::scene::LINKS;
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_dtls::{Term, WriteTerms};
-use lwm2m_gateway::driver;
+use lwm2m_gateway::clock::unix_time;
 use lwm2m_testkit::scene::beginning as now;
 
 /// Longer than a change may wait to be written, by far.
@@ -232,7 +232,7 @@ async fn no_sequence_number_comes_twice_after_kills_and_an_older_copy_of_the_sto
 
 /// The tick of the clock that terms follow.
 fn tick() -> Term {
-    let unix_time = driver::unix_time().expect("a clock that is set");
+    let unix_time = unix_time().expect("a clock that is set");
     WriteTerms::first_after(Term::NONE, unix_time)
 }
 

@@ -14,16 +14,16 @@ use crate::term::Term;
 
 /// The shards that no living node has, as far as the last round tells.
 #[derive(Debug, Default)]
-pub(super) struct Openings(BTreeMap<Shard, Opening>);
+pub(super) struct Openings(BTreeMap<Shard, ShardOpening>);
 
 #[derive(Debug)]
-struct Opening {
+struct ShardOpening {
     since: Instant,
     kind: OpeningKind,
     next_attempt: Instant,
 }
 
-impl Opening {
+impl ShardOpening {
     fn new(kind: OpeningKind, now: Instant) -> Self {
         Self { since: now, kind, next_attempt: now }
     }
@@ -60,9 +60,9 @@ impl Openings {
             match kind {
                 None => drop(self.0.remove(&shard)),
                 Some(kind) => {
-                    let opening = self.0.entry(shard).or_insert_with(|| Opening::new(kind, now));
+                    let opening = self.0.entry(shard).or_insert_with(|| ShardOpening::new(kind, now));
                     if opening.kind != kind {
-                        *opening = Opening::new(kind, now);
+                        *opening = ShardOpening::new(kind, now);
                     }
                 }
             }
@@ -71,7 +71,7 @@ impl Openings {
 
     /// Opens a shard that its owner released for this node.
     pub(super) fn open(&mut self, shard: Shard, now: Instant) {
-        self.0.insert(shard, Opening::new(OpeningKind::Free, now));
+        self.0.insert(shard, ShardOpening::new(OpeningKind::Free, now));
     }
 
     pub(super) fn next_attempt(&self) -> Option<Instant> {

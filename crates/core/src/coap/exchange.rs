@@ -66,7 +66,7 @@ pub struct Exchanges {
     outputs: VecDeque<CoapOutput>,
 }
 
-/// What became of a datagram, and the event that it means to the owner.
+/// Holds what became of a datagram, and the event that it means to the owner.
 struct Handled {
     outcome: DatagramOutcome,
     event: Option<ExchangeEvent>,

@@ -5,9 +5,9 @@ use super::record::Change;
 /// The number of a batch of changes of one gateway. Batches are numbered in the order in which
 /// [`Gateway::take_batch`](super::Gateway::take_batch) returns them, from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version(u64);
+pub struct BatchNumber(u64);
 
-impl Version {
+impl BatchNumber {
     /// Returns the number of the next batch.
     pub(super) fn next(self) -> Self {
         Self(self.0 + 1)
@@ -17,6 +17,6 @@ impl Version {
 /// Changes that the store writes together, all or none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangeBatch {
-    pub version: Version,
+    pub version: BatchNumber,
     pub changes: Vec<Change>,
 }

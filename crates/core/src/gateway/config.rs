@@ -32,8 +32,8 @@ pub struct GatewayConfig {
     /// `lifetime_min` to `lifetime_max`.
     pub lifetimes: RangeInclusive<Duration>,
     pub translators: Translators,
-    /// The client at the broker that publishes `offline` for devices whose session the broker has ended; `None` if there
-    /// is none.
+    /// The client at the broker that publishes `offline` for devices whose session the broker has ended; `None` if
+    /// there is none.
     pub status_login: Option<BrokerLogin>,
     pub client: ClientTemplates,
     /// A sleeping device counts as awake for so long after its last message.

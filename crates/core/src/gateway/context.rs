@@ -28,7 +28,7 @@ use super::bootstrap::awaited_bootstraps::AwaitedBootstraps;
 use super::bootstrap::generated_keys::GeneratedKeys;
 use super::bootstrap::redaction::without_secrets;
 use super::broker::{BrokerCommand, Publication, UplinkClass};
-use super::change_batch::Version;
+use super::change_batch::BatchNumber;
 use super::config::{GatewayConfig, SocketRole};
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
@@ -145,7 +145,7 @@ impl Context {
     }
 
     /// Takes the confirmation of the store.
-    pub fn handle_stored(&mut self, version: Version) {
+    pub fn handle_stored(&mut self, version: BatchNumber) {
         self.outputs.extend(self.held.handle_stored(version));
     }
 

@@ -24,7 +24,7 @@ use crate::registry::RegistrationId;
 use lwm2m_base::AssociationId;
 
 use super::broker::BrokerCommand;
-use super::change_batch::Version;
+use super::change_batch::BatchNumber;
 use super::output::Output;
 
 /// The maximum number of outputs that wait. At the next one all of them leave.
@@ -75,9 +75,9 @@ pub(super) struct HeldOutputs {
     /// The store cannot be written: no output waits.
     is_away: bool,
     /// The newest batch that the store was given.
-    taken: Version,
+    taken: BatchNumber,
     /// The newest batch that the store has confirmed.
-    stored: Version,
+    stored: BatchNumber,
     /// The records that have to be in the next batch.
     urgent: Vec<UrgentRecord>,
     lanes: HashMap<Lane, VecDeque<HeldOutput>>,
@@ -95,13 +95,13 @@ struct HeldOutput {
     number: u64,
     output: Output,
     /// The batch that it waits for; `None` if it only waits for the outputs before it.
-    until: Option<Version>,
+    until: Option<BatchNumber>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct PendingConfirmation {
     lane: Lane,
-    until: Version,
+    until: BatchNumber,
     deadline: Instant,
 }
 
@@ -154,7 +154,7 @@ impl HeldOutputs {
     }
 
     /// Returns the number of the next batch, which the store is given now.
-    pub fn next_batch(&mut self) -> Version {
+    pub fn next_batch(&mut self) -> BatchNumber {
         self.taken = self.taken.next();
         self.taken
     }
@@ -170,7 +170,7 @@ impl HeldOutputs {
     }
 
     /// Returns the outputs that waited for this batch and those before it.
-    pub fn handle_stored(&mut self, version: Version) -> Vec<Output> {
+    pub fn handle_stored(&mut self, version: BatchNumber) -> Vec<Output> {
         self.stored = self.stored.max(version);
         let mut released = Vec::new();
         while let Some(wait) = self.waits.front().copied().filter(|wait| wait.until <= self.stored) {

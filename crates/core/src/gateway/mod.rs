@@ -28,8 +28,9 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `moves` gives devices to other gateways and takes theirs. `inspection` makes the views of devices, whose types are in `view`; `operators` has the
-//! methods for people who look at devices and command them. `trace` copies messages for people who look for a fault.
+//! restores them. `moves` gives devices to other gateways and takes theirs. `inspection` makes the views of devices,
+//! whose types are in `view`; `operators` has the methods for people who look at devices and command them. `trace`
+//! copies messages for people who look for a fault.
 
 mod access;
 mod admission;
@@ -114,7 +115,7 @@ use registrations::Registrations;
 use report::{DropReason, Report};
 use wall_clock::WallClock;
 
-pub use change_batch::{ChangeBatch, Version};
+pub use change_batch::{BatchNumber, ChangeBatch};
 pub use output::Output;
 pub use table_sizes::TableSizes;
 
@@ -366,8 +367,8 @@ impl Gateway {
         self.handle_dtls();
     }
 
-    /// Removes the key that the bootstrap server generated for an identity, with its DTLS sessions. Returns whether there
-    /// was one.
+    /// Removes the key that the bootstrap server generated for an identity, with its DTLS sessions. Returns whether
+    /// there was one.
     pub fn remove_generated_key(&mut self, now: Instant, identity: &PskIdentity) -> bool {
         self.context.now = now;
         let was_there = self.bootstrap.remove_generated_key(&mut self.context, identity);

@@ -3,8 +3,8 @@
 //! A device that makes a new handshake, or registers again from another address, may reach another gateway than the one
 //! that has it. It moves there, with its observations and its pending commands:
 //!
-//! 1. The new gateway asks who has the device, by [`Output::Claim`](super::Output::Claim). Meanwhile the Register waits,
-//!    as it does for the broker; other messages of the peer are kept.
+//! 1. The new gateway asks who has the device, by [`Output::Claim`](super::Output::Claim). Meanwhile the Register
+//!    waits, as it does for the broker; other messages of the peer are kept.
 //! 2. The shell looks into the table of endpoint names. If no gateway has the device, or if the new one has it, it
 //!    answers at once. Otherwise it passes the question to the gateway that has the device: [`Gateway::release`].
 //! 3. That gateway checks that the peer may have the device, and gives it away: from now on it knows the device no
@@ -15,8 +15,8 @@
 //!    [`Gateway::handed_over`]. If the program ends before, there are two records: the one of the device that was heard
 //!    from last is right ([`newest_records`]).
 //!
-//! Between the gateways of one process no message is lost, if the shell reserves the place in the channel before step 3.
-//! So a device is always with one gateway or on its way to one: it is neither frozen nor has to thaw.
+//! Between the gateways of one process no message is lost, if the shell reserves the place in the channel before step
+//! 3. So a device is always with one gateway or on its way to one: it is neither frozen nor has to thaw.
 //!
 //! A gateway that has all devices asks nobody: [`Gateway::share_endpoints`] switches the questions on.
 
@@ -343,7 +343,8 @@ impl Context {
         self.claims.released(endpoint);
     }
 
-    /// Asks for a device. The messages of the peer wait for the answer. Returns whether there was room for the question.
+    /// Asks for a device. The messages of the peer wait for the answer. Returns whether there was room for the
+    /// question.
     fn ask(&mut self, device: DeviceName, purpose: ClaimPurpose, peer: Peer) -> bool {
         let is_asked = self.claims.asked(peer);
         if is_asked {

@@ -24,8 +24,8 @@ pub enum Output {
     /// [`Gateway::handle_key`](super::Gateway::handle_key), now or later.
     FindKey(KeyQuestion),
     /// The shell finds out which gateway has a device. It answers by
-    /// [`Gateway::handle_claim`](super::Gateway::handle_claim), each question once, now or later. A gateway that has all
-    /// devices does not ask.
+    /// [`Gateway::handle_claim`](super::Gateway::handle_claim), each question once, now or later. A gateway that has
+    /// all devices does not ask.
     Claim(ClaimQuestion),
     /// The gateway does not have this endpoint name any more: another one may claim it.
     Unclaim { endpoint: String },

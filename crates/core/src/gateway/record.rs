@@ -101,8 +101,8 @@ pub struct DeviceRecord {
 }
 
 impl DeviceRecord {
-    /// Returns the shard that the record belongs to: that of the association, which the datagrams of the device name, or over
-    /// plain UDP that of the location.
+    /// Returns the shard that the record belongs to: that of the association, which the datagrams of the device name,
+    /// or over plain UDP that of the location.
     pub fn shard(&self) -> Shard {
         let of_association = self.peer.association.map(AssociationId::shard);
         of_association.or_else(|| Location::shard_of(&self.location)).unwrap_or(Shard::new(0))

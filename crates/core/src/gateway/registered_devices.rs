@@ -147,8 +147,8 @@ impl RegisteredDevices {
         Some(device)
     }
 
-    /// Removes a device that another gateway has from now on, without a final answer to its commands: they move with it.
-    /// The console is told that its commands have left, since nobody could give it their answers.
+    /// Removes a device that another gateway has from now on, without a final answer to its commands: they move with
+    /// it. The console is told that its commands have left, since nobody could give it their answers.
     pub fn release(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
         let Self { registry, commands, .. } = self;
         let device = registry.device_mut(id)?;

@@ -8,39 +8,36 @@
 //! 2. registered: the device has its 2.01, and the `register` report is published ([`super::registered_devices`]);
 //! 3. left: the device deregistered, its lifetime ended, it registered again, or the broker closed its session.
 
+mod broker_decisions;
+mod moving;
+
 use std::collections::VecDeque;
 use std::time::Instant;
-
-use rand::RngExt;
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request, RequestId, Response};
 use crate::lwm2m::register::{ObjectListChange, Registration, Rejection};
 use crate::mqtt::uplink::{self, Proven};
-use crate::registry::{Device, Location, NewDevice, RegistrationId};
+use crate::registry::{Device, RegistrationId};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 
 use super::access::{AccessControl, forbidden, forbids_request};
-use super::auto_observe;
-use super::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, UplinkClass,
-};
+use super::broker::{BrokerCommand, BrokerEvent, ClientInfo, Publication, UplinkClass};
 use super::client::client;
-use super::command_scheduler::{refuse_early, report_links_left_out};
+use super::command_scheduler::report_links_left_out;
 use super::config::{GatewayConfig, UpdatePublish};
 use super::context::Context;
 use super::diagnostic::{fitting, room, unavailable};
 use super::firmware::{ImageEvent, pull_uri, serving};
 use super::held_outputs::Awaited;
-use super::moves::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
-use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
+use super::pending_registrations::{PendingRegistration, PendingRegistrations};
 use super::presence::publish_status;
 use super::profiles::Profiles;
 use super::received_request::ReceivedRequest;
-use super::register_messages::{check_size, created, read_update, reject, well_known_core, written_name};
+use super::register_messages::{check_size, read_update, reject, well_known_core, written_name};
 use super::registered_devices::RegisteredDevices;
-use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
+use super::report::{Forbidden, LeaveReason, Report};
 use super::undefined_versions::report_undefined_versions;
 use super::{send, send_request};
 
@@ -267,96 +264,6 @@ impl Registrations {
     }
 }
 
-/// Moves of devices between gateways.
-impl Registrations {
-    /// Takes the answer to the question who has the endpoint name of a Register from this peer.
-    pub fn claimed(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), answer: ClaimAnswer) {
-        let Some(pending) = self.pending.by_endpoint_mut(endpoint) else {
-            return context.claims.mark_unclaimed(endpoint);
-        };
-        let (id, is_asked) = (pending.id, pending.peer == peer && pending.unclaimed.is_some());
-        match answer {
-            ClaimAnswer::Mine | ClaimAnswer::Arrived(_) => {
-                if let Some(client) = pending.unclaimed.take() {
-                    context.command_broker(BrokerCommand::Connect { registration: id, client });
-                }
-            }
-            ClaimAnswer::Forbidden(reason) if is_asked => self.forbid_pending(context, id, reason),
-            ClaimAnswer::Absent | ClaimAnswer::Unknown if is_asked => self.turn_away(context, id, BUSY),
-            // A newer Register asks by itself.
-            ClaimAnswer::Forbidden(_) | ClaimAnswer::Absent | ClaimAnswer::Unknown => {}
-        }
-    }
-
-    /// Gives a device away to the peer of a question. `Err` tells why not: `None` if it is not here, or stays.
-    pub fn release(
-        &mut self,
-        context: &mut Context,
-        question: &ClaimQuestion,
-    ) -> Result<MovedDevice, Option<Forbidden>> {
-        let ClaimQuestion { device, purpose, peer, identity } = question;
-        let registry = self.devices.registry();
-        let id = match device {
-            DeviceName::Endpoint(endpoint) => registry.id_by_endpoint(endpoint),
-            DeviceName::Location(location) => registry.id_by_location(location),
-        };
-        match (purpose, device) {
-            (ClaimPurpose::Register, DeviceName::Endpoint(endpoint)) => {
-                if let Some(reason) = self.forbids_name(context, endpoint, *peer, identity.as_deref()) {
-                    return Err(Some(reason));
-                }
-                if let Some(pending) = self.pending.by_endpoint(endpoint).map(|pending| pending.id) {
-                    self.turn_away(context, pending, SUPERSEDED);
-                }
-            }
-            (ClaimPurpose::Register, DeviceName::Location(_)) => return Err(None),
-            (ClaimPurpose::Request | ClaimPurpose::Handshake, _) => {
-                let device = id.and_then(|id| registry.device(id)).ok_or(None)?;
-                if self.pending.by_endpoint(&device.registration.endpoint).is_some() {
-                    // Its next registration is here.
-                    return Err(None);
-                }
-                let of_identity = device.identity.is_some() && device.identity == *identity;
-                if *purpose == ClaimPurpose::Handshake {
-                    // As for `RegisteredDevices::established`: the association may be there to fetch an image.
-                    let fetches = identity.as_ref().is_some_and(|identity| context.pulls.has_offer_for(identity));
-                    if fetches || !of_identity {
-                        return Err(None);
-                    }
-                } else if let Some(reason) =
-                    forbids_request(&context.settings.identity, device, *peer, || identity.clone())
-                {
-                    return Err(Some(reason));
-                }
-            }
-        }
-        id.and_then(|id| self.devices.release(context, id)).ok_or(None)
-    }
-
-    /// Lets a restored device use the session of the Register of its endpoint that is pending. Returns whether there is
-    /// one.
-    pub fn join_pending(&mut self, id: RegistrationId) -> bool {
-        let Some(device) = self.devices.registry_mut().device_mut(id) else { return false };
-        let Some(pending) = self.pending.by_endpoint_mut(&device.registration.endpoint) else { return false };
-        pending.predecessor_adopted = true;
-        device.session = pending.id;
-        true
-    }
-
-    /// Returns whether a device of this name is registered, or about to be.
-    pub fn has_endpoint(&self, endpoint: &str) -> bool {
-        self.devices.registry().id_by_endpoint(endpoint).is_some() || self.pending.by_endpoint(endpoint).is_some()
-    }
-
-    fn forbid_pending(&mut self, context: &mut Context, id: RegistrationId, reason: Forbidden) {
-        let Some(pending) = self.pending.remove(id) else { return };
-        let PendingRegistration { request, peer, room, registration, identity, .. } = pending;
-        context.claims.mark_unclaimed(&registration.endpoint);
-        context.report(forbidden(&registration.endpoint, (peer, identity.as_deref()), reason));
-        self.respond_to_register(context, peer, request, forbidding(reason, room));
-    }
-}
-
 /// Ends the session of a pending registration, if the broker was asked for one.
 fn disconnect(context: &mut Context, pending: &PendingRegistration) {
     if pending.unclaimed.is_none() {
@@ -437,153 +344,6 @@ fn forbidding(reason: Forbidden, room: usize) -> Response {
         Forbidden::BootstrapOnly => "only for bootstrap",
     };
     Response::with_diagnostic(Code::FORBIDDEN, fitting(why, "identity", room))
-}
-
-/// Takes the decision of the broker about pending registrations.
-impl Registrations {
-    /// The broker has the device: it gets its 2.01, then the report is published, then whatever waits for it is sent. A
-    /// device of before a restart has had the first two.
-    fn connected(&mut self, context: &mut Context, id: RegistrationId) {
-        let Some(pending) = self.pending.get(id) else { return self.resumed(context, id) };
-        let endpoint = pending.registration.endpoint.clone();
-        if !self.devices.make_room_for(context, &endpoint) {
-            return self.turn_away(context, id, TOO_MANY_DEVICES);
-        }
-        let Some(mut pending) = self.pending.remove(id) else { return };
-        let replaced = self.devices.replace(context, &endpoint);
-
-        let location = Location::from_random(context.rng.random(), context.settings.coap.shards);
-        let early = std::mem::take(&mut pending.early);
-        context.tell_when_stored(Awaited::Device(&endpoint), |context| {
-            context.respond(pending.request, created(&location));
-            self.enter(context, pending, location);
-        });
-        self.devices.resume_job(context, id);
-
-        let Some((device, commands)) = self.devices.with_commands(id) else { return };
-        if let Some(mut replaced) = replaced {
-            device.undefined_versions = std::mem::take(&mut replaced.undefined_versions);
-            commands.inherit(context, device, replaced);
-        }
-        report_undefined_versions(context, device);
-        for EarlyCommand { payload, properties, room, counted } in early {
-            // It counts anew from here on.
-            drop((room, counted));
-            commands.handle(context, device, payload, properties);
-        }
-        commands.send_next(context, device);
-        commands.watch_expiry(device);
-    }
-
-    fn resumed(&mut self, context: &mut Context, id: RegistrationId) {
-        if let Some((device, commands)) = self.devices.with_commands(id) {
-            publish_status(context, device);
-            commands.send_next(context, device);
-        }
-    }
-
-    fn enter(&mut self, context: &mut Context, pending: PendingRegistration, location: Location) {
-        let PendingRegistration { id, registration, peer, identity, topics, .. } = pending;
-        let (endpoint, lifetime) = (registration.endpoint.clone(), registration.lifetime);
-        let evicted = self.profiles.learn(&registration, identity.is_some(), context.settings.limits.profiles);
-        if evicted > 0 {
-            context.report(Report::ProfilesEvicted { profiles: evicted });
-        }
-        let payload = uplink::register(&registration, proven(&context.settings, identity.as_deref()));
-        let publication = Publication::new(topics.register(), payload, UplinkClass::Report);
-        let last_heard = context.now;
-        self.devices.insert(context, NewDevice { id, registration, location, peer, identity, topics, last_heard });
-
-        let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
-        let skipped = auto_observe::schedule(context, device);
-        context.changed(device);
-        context.has_registered(peer);
-        context.publish(id, publication);
-        publish_status(context, device);
-        context.report(Report::Registered { endpoint, peer, lifetime });
-        auto_observe::report_skipped(context, device, skipped);
-        report_left_out(context, device);
-    }
-
-    /// Answers a Register that the broker has accepted, or may accept yet, by 5.03 with a word.
-    fn turn_away(&mut self, context: &mut Context, id: RegistrationId, (word, reason): TurnedAway) {
-        let Some(mut pending) = self.pending.remove(id) else { return };
-        for EarlyCommand { payload, properties, .. } in std::mem::take(&mut pending.early) {
-            refuse_early(context, &pending, (&payload, properties), CommandOutcome::Expired, reason);
-        }
-        self.give_session_back(context, &pending);
-        let response = unavailable(word, context.settings.limits.retry_after);
-        let (endpoint, peer) = (pending.registration.endpoint.clone(), pending.peer);
-        context.claims.mark_unclaimed(&endpoint);
-        self.answer_rejected(context, (peer, pending.request), endpoint, response, reason.to_owned());
-        disconnect(context, &pending);
-    }
-
-    fn connect_failed(&mut self, context: &mut Context, id: RegistrationId, error: ConnectError) {
-        let Some(pending) = self.pending.remove(id) else { return };
-        self.give_session_back(context, &pending);
-        context.claims.mark_unclaimed(&pending.registration.endpoint);
-        let PendingRegistration { request, room, registration, peer, predecessor_closed, .. } = pending;
-        let (response, reason) = match error {
-            ConnectError::Refused(reason) => {
-                let told = fitting(&reason, "refused", room);
-                (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
-            }
-            // The answer must not show the addresses of the broker: anybody can ask.
-            ConnectError::Unavailable(reason) => {
-                (unavailable("no broker", context.settings.limits.retry_after), reason)
-            }
-        };
-        let predecessor = self.devices.registry().id_by_endpoint(&registration.endpoint).zip(predecessor_closed);
-        self.answer_rejected(context, (peer, request), registration.endpoint, response, reason);
-        if let Some((predecessor, reason)) = predecessor {
-            self.devices.leave(context, predecessor, LeaveReason::Broker(reason));
-        }
-    }
-
-    /// The broker ended a session for good: the next Update is answered 4.04, so that the device registers again.
-    fn closed(&mut self, context: &mut Context, id: RegistrationId, reason: CloseReason) {
-        if self.pending.get(id).is_some() {
-            let error = ConnectError::Refused("closed by the broker".to_owned());
-            return self.connect_failed(context, id, error);
-        }
-        let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
-        // Its commands wait for the registration that is under way.
-        if let Some(successor) = self.pending.by_endpoint_mut(&device.registration.endpoint) {
-            successor.predecessor_closed = Some(reason);
-            device.session = successor.id;
-            return;
-        }
-        self.devices.leave(context, id, LeaveReason::Broker(reason));
-    }
-
-    fn handle_command(
-        &mut self,
-        context: &mut Context,
-        id: RegistrationId,
-        payload: Vec<u8>,
-        properties: MessageProperties,
-    ) {
-        if let Some(pending) = self.pending.get_mut(id) {
-            return self.devices.commands_mut().handle_early(context, pending, payload, properties);
-        }
-        if let Some((device, commands)) = self.devices.with_commands(id) {
-            commands.handle(context, device, payload, properties);
-        }
-    }
-
-    /// The device that this registration would have replaced publishes by its own session again.
-    fn give_session_back(&mut self, context: &mut Context, pending: &PendingRegistration) {
-        let endpoint = &pending.registration.endpoint;
-        let Some(device) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) else { return };
-        device.session = device.id;
-        if pending.predecessor_adopted
-            && let Ok((client, _)) =
-                client(&context.settings, &device.registration, device.peer, device.identity.as_deref())
-        {
-            context.command_broker(BrokerCommand::Resume { registration: device.id, client });
-        }
-    }
 }
 
 /// Answers to Registers.

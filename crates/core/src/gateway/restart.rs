@@ -19,7 +19,7 @@ use crate::registry::{Device, Location, NewDevice, RegistrationId};
 
 use super::Gateway;
 use super::broker::{BrokerCommand, ClientInfo};
-use super::change_batch::{ChangeBatch, Version};
+use super::change_batch::{BatchNumber, ChangeBatch};
 use super::client::{allowed_silence, client};
 use super::command_scheduler::{CommandScheduler, NotTaken, refuse_restored};
 use super::context::Context;
@@ -162,7 +162,7 @@ impl Gateway {
     }
 
     /// Takes the confirmation of the store that it has this batch and all before it, and will have them after a crash.
-    pub fn handle_stored(&mut self, now: Instant, version: Version) {
+    pub fn handle_stored(&mut self, now: Instant, version: BatchNumber) {
         self.context.now = now;
         self.context.handle_stored(version);
         if self.context.generated_keys.handle_stored(version) {
@@ -189,8 +189,9 @@ impl Gateway {
         self.take_batch(now, most).changes
     }
 
-    fn changes(&mut self, version: Version, most: usize) -> Vec<Change> {
-        // Not after the devices whose command in flight becomes one that is awaited: a crash between the two would lose it.
+    fn changes(&mut self, version: BatchNumber, most: usize) -> Vec<Change> {
+        // Not after the devices whose command in flight becomes one that is awaited: a crash between the two would lose
+        // it.
         let clock = self.context.wall_clock;
         let mut changes = self.context.awaited_bootstraps.take_changes(clock, most);
         changes.extend(take_urgent(&mut self.context, &mut self.registrations));
@@ -229,8 +230,8 @@ impl Gateway {
         self.campaigns.change_all();
     }
 
-    /// Notes that no other process uses the store before this time: until then DTLS associations may number their records by
-    /// terms of their own.
+    /// Notes that no other process uses the store before this time: until then DTLS associations may number their
+    /// records by terms of their own.
     pub fn lease_until(&mut self, until: Instant) {
         if let Some(dtls) = &mut self.context.dtls {
             dtls.server.lease_terms_until(until);
@@ -275,8 +276,8 @@ fn take_changes(context: &mut Context, registrations: &mut Registrations, most: 
     changes
 }
 
-/// Returns the changes of an endpoint: its record is removed from each shard in which it is stored, unless it stays there, and
-/// put into its shard of now.
+/// Returns the changes of an endpoint: its record is removed from each shard in which it is stored, unless it stays
+/// there, and put into its shard of now.
 fn device_changes(context: &mut Context, registrations: &mut Registrations, endpoint: &str) -> Vec<Change> {
     let left = context.changes.take_left(endpoint);
     let devices = registrations.devices_mut();

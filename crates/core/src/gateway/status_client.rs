@@ -1,6 +1,6 @@
-//! The gateway's own client at the broker for presence: it publishes `offline` for a device whose session the broker has
-//! ended for good. The device itself cannot: its connection is gone, and a broker that bans a client suppresses its will
-//! (EMQX, Mosquitto).
+//! The gateway's own client at the broker for presence: it publishes `offline` for a device whose session the broker
+//! has ended for good. The device itself cannot: its connection is gone, and a broker that bans a client suppresses its
+//! will (EMQX, Mosquitto).
 //!
 //! No `offline` overwrites a later `online` of this program. The two are published by different connections, so their
 //! order at the broker is not that of the commands. Therefore:
@@ -32,8 +32,8 @@ const WINDOW: usize = 16;
 #[derive(Debug)]
 pub(super) struct StatusClient {
     connection: OwnClient,
-    /// What to publish of each endpoint. There are no more than `limits.devices`.
-    withdrawals: HashMap<String, Withdrawal>,
+    /// Keeps what to publish of each endpoint. There are no more than `limits.devices`.
+    withdrawals: HashMap<String, PresenceWithdrawal>,
     /// The endpoints whose turn has not come.
     waiting: VecDeque<String>,
     in_flight: HashMap<Ticket, String>,
@@ -43,7 +43,7 @@ pub(super) struct StatusClient {
 }
 
 #[derive(Debug)]
-struct Withdrawal {
+struct PresenceWithdrawal {
     topic: String,
     /// When the device left, by the wall clock since 1970.
     since: Duration,
@@ -98,7 +98,7 @@ impl StatusClient {
         let endpoint = device.registration.endpoint.clone();
         let since = context.wall_clock.unix_time(context.now);
         if let Some(known) = self.withdrawals.get_mut(&endpoint) {
-            *known = Withdrawal { topic, since, is_due_again: true };
+            *known = PresenceWithdrawal { topic, since, is_due_again: true };
             return;
         }
         if self.withdrawals.len() >= context.settings.limits.devices
@@ -107,7 +107,7 @@ impl StatusClient {
             self.withdrawals.remove(&oldest);
             context.claims.mark_unclaimed(&oldest);
         }
-        self.withdrawals.insert(endpoint.clone(), Withdrawal { topic, since, is_due_again: false });
+        self.withdrawals.insert(endpoint.clone(), PresenceWithdrawal { topic, since, is_due_again: false });
         self.waiting.push_back(endpoint);
     }
 
@@ -141,8 +141,8 @@ impl StatusClient {
         }
     }
 
-    /// Takes an event of the session. Returns the endpoints whose `offline` is not on its way any more: if one of them is
-    /// registered, its presence has to be published once more.
+    /// Takes an event of the session. Returns the endpoints whose `offline` is not on its way any more: if one of them
+    /// is registered, its presence has to be published once more.
     pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) -> Vec<String> {
         match event {
             BrokerEvent::Published { ticket, .. } => {

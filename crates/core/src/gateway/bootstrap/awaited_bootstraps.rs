@@ -4,8 +4,8 @@
 //! 2. The session finishes or fails, or none comes in time. The outcome is the final answer to the command.
 //! 3. The answer is published when the device is registered: many devices leave before they ask for bootstrap.
 //!
-//! The store has the commands, so that a restart loses no answer. A session does not outlive the process: its device asks
-//! again, and has the whole time for it.
+//! The store has the commands, so that a restart loses no answer. A session does not outlive the process: its device
+//! asks again, and has the whole time for it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};

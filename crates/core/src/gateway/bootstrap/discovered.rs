@@ -7,9 +7,9 @@ use crate::lwm2m::link::{self, LinkError};
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::Path;
 
-/// The lowest instance for a server in a pack. Clients keep their bootstrap account in one of the first instances (Leshan
-/// and wakaama in 0, the demonstration of Anjay in 1), and a pack that overwrites it takes the bootstrap server away from
-/// the device.
+/// The lowest instance for a server in a pack. Clients keep their bootstrap account in one of the first instances
+/// (Leshan and wakaama in 0, the demonstration of Anjay in 1), and a pack that overwrites it takes the bootstrap server
+/// away from the device.
 const FIRST_PACKED: u16 = 100;
 
 /// The instances of the object 0 on a device, and its version of LwM2M.

@@ -1,7 +1,7 @@
 //! Pre-shared keys that the bootstrap server generates for devices.
 //!
-//! 1. The first bootstrap of a device generates its key, which holds at once. Later ones give the same key again. A key is
-//!    written to a device when the store has it: nothing else knows it after a crash.
+//! 1. The first bootstrap of a device generates its key, which holds at once. Later ones give the same key again. A key
+//!    is written to a device when the store has it: nothing else knows it after a crash.
 //! 2. An account with `rotate` generates a next key. Both hold until the device has registered with the next one.
 //! 3. The registration removes the former key, and ends the DTLS sessions that were made with it.
 //! 4. When no account generates the key any more, it ends at once. It is kept for some time, so that a mistake in the
@@ -17,7 +17,7 @@ use crate::bootstrap::secret::SecretBytes;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyUse, PskKey};
 
-use super::super::change_batch::Version;
+use super::super::change_batch::BatchNumber;
 use super::super::record::{Change, GeneratedKeyRecord, KeyPairRecord};
 
 /// The bytes of a generated key.
@@ -39,7 +39,7 @@ pub(in super::super) struct GeneratedKeys {
     /// The identities whose record in the store is out of date.
     changes: BTreeSet<PskIdentity>,
     /// The identities whose record is in a batch that the store has not confirmed, with the newest batch.
-    unconfirmed: BTreeMap<PskIdentity, Version>,
+    unconfirmed: BTreeMap<PskIdentity, BatchNumber>,
 }
 
 #[derive(Debug)]
@@ -142,8 +142,8 @@ impl GeneratedKeys {
         used.kind == KeyKind::Generated && !self.in_force(used.identity).is_some_and(is_known)
     }
 
-    /// Compares a key with the accounts. `is_generated` is whether an account generates it. Returns whether the key ends
-    /// with that.
+    /// Compares a key with the accounts. `is_generated` is whether an account generates it. Returns whether the key
+    /// ends with that.
     pub fn review(&mut self, now: Instant, identity: &PskIdentity, is_generated: bool) -> bool {
         if is_generated {
             self.restore_withdrawn(identity);
@@ -200,7 +200,7 @@ impl GeneratedKeys {
     }
 
     /// Returns at most so many records that have changed, for this batch.
-    pub fn take_changes(&mut self, batch: Version, most: usize) -> Vec<Change> {
+    pub fn take_changes(&mut self, batch: BatchNumber, most: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < most
             && let Some(identity) = self.changes.pop_first()
@@ -214,7 +214,7 @@ impl GeneratedKeys {
     }
 
     /// Takes the confirmation of a batch and of all before it. Returns whether keys were in them.
-    pub fn handle_stored(&mut self, batch: Version) -> bool {
+    pub fn handle_stored(&mut self, batch: BatchNumber) -> bool {
         let before = self.unconfirmed.len();
         self.unconfirmed.retain(|_, waits_for| *waits_for > batch);
         self.unconfirmed.len() < before
@@ -299,7 +299,7 @@ mod tests {
         assert!(!keys.registered(used(&of_former)), "it is the former key");
         let pair = KeyPairRecord { key: former, next: Some(next.clone()) };
         let stored = GeneratedKeyRecord { identity: identity("a"), keys: Some(pair) };
-        assert_eq!(keys.take_changes(Version::default(), 9), [Change::GeneratedKey(stored.clone())]);
+        assert_eq!(keys.take_changes(BatchNumber::default(), 9), [Change::GeneratedKey(stored.clone())]);
         let mut restored = GeneratedKeys::default();
         restored.restore(vec![stored]);
         assert_eq!(held(&restored), both);
@@ -308,7 +308,7 @@ mod tests {
         assert!(keys.registered(used(&of_next)));
         assert!(keys.is_former(used(&of_former)));
         assert_eq!(held(&keys), (next.reveal().to_vec(), None));
-        assert_eq!(keys.take_changes(Version::default(), 9).len(), 1);
+        assert_eq!(keys.take_changes(BatchNumber::default(), 9).len(), 1);
         assert_ne!(keys.issue(&identity("a"), true, 9, &mut rng), Some(next), "each later bootstrap has a new one");
     }
 
@@ -316,7 +316,7 @@ mod tests {
     fn a_key_is_stored_when_the_newest_batch_with_it_is_confirmed() {
         let (mut keys, mut rng) = (GeneratedKeys::default(), StdRng::from_seed([7; 32]));
         keys.keep_changes();
-        let (first, second) = (Version::default().next(), Version::default().next().next());
+        let (first, second) = (BatchNumber::default().next(), BatchNumber::default().next().next());
         keys.issue(&identity("a"), true, 9, &mut rng).unwrap();
         assert!(!keys.is_stored(&identity("a")));
         keys.take_changes(first, 9);
@@ -344,11 +344,11 @@ mod tests {
         assert_eq!(keys.next_deadline(), None);
 
         keys.review(now, &name, false);
-        keys.take_changes(Version::default(), 9);
+        keys.take_changes(BatchNumber::default(), 9);
         keys.handle_timeout(now + KEPT_WITHDRAWN);
         assert_eq!(keys.len(), 0);
         let removed = GeneratedKeyRecord { identity: name.clone(), keys: None };
-        assert_eq!(keys.take_changes(Version::default(), 9), [Change::GeneratedKey(removed)]);
+        assert_eq!(keys.take_changes(BatchNumber::default(), 9), [Change::GeneratedKey(removed)]);
         assert_ne!(keys.issue(&name, false, 1, &mut rng), Some(key));
 
         keys.review(now, &name, false);

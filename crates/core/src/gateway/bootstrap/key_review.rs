@@ -1,7 +1,7 @@
 //! Compares the generated keys with the accounts: a key ends when no account generates it any more.
 //!
-//! Keys are compared only while all accounts are known: those of the file were read, and those that applications publish
-//! have come from the broker.
+//! Keys are compared only while all accounts are known: those of the file were read, and those that applications
+//! publish have come from the broker.
 
 use lwm2m_base::identity::PskIdentity;
 
@@ -39,8 +39,8 @@ impl BootstrapServer {
         self.review_keys(context, AccountsChange::Any);
     }
 
-    /// Removes a generated key, and returns whether there was one. If an account still generates it, the next bootstrap of
-    /// the device generates another one.
+    /// Removes a generated key, and returns whether there was one. If an account still generates it, the next bootstrap
+    /// of the device generates another one.
     pub fn remove_generated_key(&mut self, context: &mut Context, identity: &PskIdentity) -> bool {
         let was_there = context.generated_keys.remove(identity);
         if was_there {

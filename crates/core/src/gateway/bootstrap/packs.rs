@@ -49,8 +49,8 @@ impl Packs {
         self.waiting.front().map(|waiting| waiting.deadline)
     }
 
-    /// Returns the ETag of a pack, by which a device knows blocks of two versions apart (RFC 7959 section 2.4). It is keyed,
-    /// because it is shown in traces and a pack may hold guessable secrets.
+    /// Returns the ETag of a pack, by which a device knows blocks of two versions apart (RFC 7959 section 2.4). It is
+    /// keyed, because it is shown in traces and a pack may hold guessable secrets.
     fn tag(&self, pack: &[u8]) -> [u8; 4] {
         let mut hasher = DefaultHasher::new();
         self.tag_key.hash(&mut hasher);
@@ -170,8 +170,8 @@ struct RequestedBlock {
 }
 
 impl RequestedBlock {
-    /// Reads Block2 (RFC 7959 section 2.2): the number stands above the lowest four bits, the size in the lowest three. A
-    /// request without it asks for the first block.
+    /// Reads Block2 (RFC 7959 section 2.2): the number stands above the lowest four bits, the size in the lowest three.
+    /// A request without it asks for the first block.
     fn of(request: &Request, default_size: usize) -> Self {
         let block = request.options.uint(number::BLOCK2).ok().flatten();
         let (number, size) = block.map_or((0, default_size), |block| ((block >> 4) as usize, 16 << (block & 7)));

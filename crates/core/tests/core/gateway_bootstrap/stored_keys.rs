@@ -1,5 +1,5 @@
-//! Generated keys and the store: a key leaves for a device when the store has it. Generated keys and the accounts: a key
-//! ends when no account generates it any more.
+//! Generated keys and the store: a key leaves for a device when the store has it. Generated keys and the accounts: a
+//! key ends when no account generates it any more.
 
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::record::Change;

@@ -95,7 +95,8 @@ impl Job {
         }
     }
 
-    /// Takes the answer to a request that brings the object back to idle: for the transfer, or after the end of the job.
+    /// Takes the answer to a request that brings the object back to idle: for the transfer, or after the end of the
+    /// job.
     fn clear_answered(&mut self, code: Code) {
         let is_over = self.is_over() || self.step == Step::CancelDownload;
         match (is_over, code.is_success()) {

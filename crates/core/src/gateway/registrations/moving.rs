@@ -1,0 +1,101 @@
+//! Moves of devices between gateways: the endpoint name of a Register may belong to another gateway of the program.
+
+use lwm2m_base::Peer;
+
+use super::super::access::{forbidden, forbids_request};
+use super::super::context::Context;
+use super::super::moves::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
+use super::super::pending_registrations::PendingRegistration;
+use super::super::report::Forbidden;
+use super::{BUSY, Registrations, SUPERSEDED, forbidding};
+use crate::gateway::broker::BrokerCommand;
+use crate::registry::RegistrationId;
+
+impl Registrations {
+    /// Takes the answer to the question who has the endpoint name of a Register from this peer.
+    pub fn claimed(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), answer: ClaimAnswer) {
+        let Some(pending) = self.pending.by_endpoint_mut(endpoint) else {
+            return context.claims.mark_unclaimed(endpoint);
+        };
+        let (id, is_asked) = (pending.id, pending.peer == peer && pending.unclaimed.is_some());
+        match answer {
+            ClaimAnswer::Mine | ClaimAnswer::Arrived(_) => {
+                if let Some(client) = pending.unclaimed.take() {
+                    context.command_broker(BrokerCommand::Connect { registration: id, client });
+                }
+            }
+            ClaimAnswer::Forbidden(reason) if is_asked => self.forbid_pending(context, id, reason),
+            ClaimAnswer::Absent | ClaimAnswer::Unknown if is_asked => self.turn_away(context, id, BUSY),
+            // A newer Register asks by itself.
+            ClaimAnswer::Forbidden(_) | ClaimAnswer::Absent | ClaimAnswer::Unknown => {}
+        }
+    }
+
+    /// Gives a device away to the peer of a question. `Err` tells why not: `None` if it is not here, or stays.
+    pub fn release(
+        &mut self,
+        context: &mut Context,
+        question: &ClaimQuestion,
+    ) -> Result<MovedDevice, Option<Forbidden>> {
+        let ClaimQuestion { device, purpose, peer, identity } = question;
+        let registry = self.devices.registry();
+        let id = match device {
+            DeviceName::Endpoint(endpoint) => registry.id_by_endpoint(endpoint),
+            DeviceName::Location(location) => registry.id_by_location(location),
+        };
+        match (purpose, device) {
+            (ClaimPurpose::Register, DeviceName::Endpoint(endpoint)) => {
+                if let Some(reason) = self.forbids_name(context, endpoint, *peer, identity.as_deref()) {
+                    return Err(Some(reason));
+                }
+                if let Some(pending) = self.pending.by_endpoint(endpoint).map(|pending| pending.id) {
+                    self.turn_away(context, pending, SUPERSEDED);
+                }
+            }
+            (ClaimPurpose::Register, DeviceName::Location(_)) => return Err(None),
+            (ClaimPurpose::Request | ClaimPurpose::Handshake, _) => {
+                let device = id.and_then(|id| registry.device(id)).ok_or(None)?;
+                if self.pending.by_endpoint(&device.registration.endpoint).is_some() {
+                    // Its next registration is here.
+                    return Err(None);
+                }
+                let of_identity = device.identity.is_some() && device.identity == *identity;
+                if *purpose == ClaimPurpose::Handshake {
+                    // As for `RegisteredDevices::established`: the association may be there to fetch an image.
+                    let fetches = identity.as_ref().is_some_and(|identity| context.pulls.has_offer_for(identity));
+                    if fetches || !of_identity {
+                        return Err(None);
+                    }
+                } else if let Some(reason) =
+                    forbids_request(&context.settings.identity, device, *peer, || identity.clone())
+                {
+                    return Err(Some(reason));
+                }
+            }
+        }
+        id.and_then(|id| self.devices.release(context, id)).ok_or(None)
+    }
+
+    /// Lets a restored device use the session of the Register of its endpoint that is pending. Returns whether there is
+    /// one.
+    pub fn join_pending(&mut self, id: RegistrationId) -> bool {
+        let Some(device) = self.devices.registry_mut().device_mut(id) else { return false };
+        let Some(pending) = self.pending.by_endpoint_mut(&device.registration.endpoint) else { return false };
+        pending.predecessor_adopted = true;
+        device.session = pending.id;
+        true
+    }
+
+    /// Returns whether a device of this name is registered, or about to be.
+    pub fn has_endpoint(&self, endpoint: &str) -> bool {
+        self.devices.registry().id_by_endpoint(endpoint).is_some() || self.pending.by_endpoint(endpoint).is_some()
+    }
+
+    fn forbid_pending(&mut self, context: &mut Context, id: RegistrationId, reason: Forbidden) {
+        let Some(pending) = self.pending.remove(id) else { return };
+        let PendingRegistration { request, peer, room, registration, identity, .. } = pending;
+        context.claims.mark_unclaimed(&registration.endpoint);
+        context.report(forbidden(&registration.endpoint, (peer, identity.as_deref()), reason));
+        self.respond_to_register(context, peer, request, forbidding(reason, room));
+    }
+}
