@@ -38,6 +38,9 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"two gateways for one handler":       {[]string{"mode=attach", "replicas=2"}, "EMQX calls one handler"},
 		"no broker":                          {[]string{"mode=attach", "kind=mqtt"}, "attach.brokers"},
 		"DTLS without credentials":           {[]string{"dtls.enabled=true"}, "it needs credentials"},
+		"a Redis store without an address":   {[]string{"store.kind=redis", "store.redis.existingSecret=a"}, "store.redis: with store.kind=redis it needs urls or sentinels"},
+		"a Redis store without a Secret":     {[]string{"store.kind=redis", "store.redis.urls={redis://valkey:6379}"}, "store.redis.existingSecret"},
+		"a Redis store by http":              {[]string{"store.kind=redis", "store.redis.urls={http://valkey:6379}"}, "urls"},
 		"a value that there is not":          {[]string{"replica=2"}, "replica"},
 		"a mode that there is not":           {[]string{"mode=beside"}, "mode"},
 		"a mount of neither":                 {[]string{"mounts[0].name=a", "mounts[0].path=/a"}, "mounts"},
@@ -53,6 +56,26 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 				t.Errorf("it should say %q: %v\n%s", c.says, err, output)
 			}
 		})
+	}
+}
+
+// A pod with its registrations at a Redis server has no volume, and a prefix of its own.
+func TestAStoreAtARedisServer(t *testing.T) {
+	values := chart + "/ci/redis-values.yaml"
+	objects := decode(t, helm(t, "template", "release", chart, "--namespace", "iot", "--values", values))
+	if claims := objects.set.Spec.VolumeClaimTemplates; len(claims) != 0 {
+		t.Errorf("there are volumes: %v", claims)
+	}
+	variables := objects.set.Spec.Template.Spec.Containers[0].Env
+	if len(variables) != 1 || variables[0].Name != "LWM2M_GATEWAY__STORE__REDIS__PREFIX" ||
+		variables[0].ValueFrom.FieldRef.FieldPath != "metadata.name" {
+		t.Errorf("the prefix is not the name of the pod: %v", variables)
+	}
+	configuration := objects.configMaps[objects.set.Name].Data["gateway.toml"]
+	for _, line := range []string{`kind = "redis"`, `seal_keyfile = "/etc/lwm2m-gateway/store/seal"`, `passwordfile = "/etc/lwm2m-gateway/store/password"`} {
+		if !strings.Contains(configuration, line) {
+			t.Errorf("%s is not in\n%s", line, configuration)
+		}
 	}
 }
 

@@ -100,6 +100,7 @@ fn every_configuration_in_the_documentation_is_taken() {
         "docs/dtls.md",
         "docs/upstream.md",
         "docs/operations.md",
+        "docs/cluster.md",
         "docs/security.md",
         "docs/console.md",
         "docs/bootstrap.md",

@@ -42,6 +42,11 @@ impl Device {
         *self = Self { location, ..Self::new(self.gateway) };
     }
 
+    /// The same device, which reaches another gateway from now on.
+    pub fn reaches(&mut self, gateway: SocketAddr) {
+        self.gateway = gateway;
+    }
+
     pub fn send(&self, message: &Message) {
         self.send_bytes(&message.encode());
     }

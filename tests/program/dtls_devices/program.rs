@@ -106,6 +106,11 @@ impl SecuredDevice {
         &self.numbers
     }
 
+    /// The same device, which reaches another gateway from now on.
+    pub fn reaches(&self, gateway: SocketAddr) {
+        self.socket.connect(gateway).expect("loopback");
+    }
+
     /// The same device behind another NAT.
     pub fn moves(&mut self) {
         let gateway = self.socket.peer_addr().expect("it is connected");

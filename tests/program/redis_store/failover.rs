@@ -8,6 +8,7 @@ use super::{metric, state, stored_devices};
 use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE};
 use crate::common::gateway::Gateway;
+use crate::common::ports;
 use crate::common::scene::LINKS;
 use crate::dtls_devices::program::{CredentialsFolder, SecuredDevice};
 use crate::dtls_devices::scene::{register, update};
@@ -104,4 +105,43 @@ async fn a_failover_that_lost_the_last_second_loses_no_device_and_repeats_no_num
     registered.updates();
     assert_eq!(lost.update(&[], None).code, Code::CHANGED);
     registered.expect_rising_numbers(&gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_serves_after_a_kill_and_nobody_registers_again() {
+    let Some(server) = RedisServer::start() else { return };
+    let place = CredentialsFolder::new(&format!("secured:{KEY}\n"));
+    let mut broker = TestBroker::start().await;
+    if broker.is_emqx() {
+        return;
+    }
+    let mut first = Gateway::start_with(&broker.addresses, 1, &lines(&place, &server.lines()));
+    let mut registered = Registered::new(&place);
+    let mut plain = Device::new(first.address());
+    plain.register("ep=plain&lt=300", LINKS);
+    registered.updates();
+
+    let standby = CredentialsFolder::new(&format!("secured:{KEY}\n"));
+    // On a machine of its own the handler has the same port.
+    broker.addresses.handler_bind = ports::free_address();
+    let address = ports::free_address();
+    let bind = format!("listeners.udp.default.bind = \"{address}\"\n");
+    let start = || Gateway::start_without_waiting(&broker.addresses, &(lines(&standby, &server.lines()) + &bind));
+    // It is started again and again, as a service manager does.
+    let mut second = start();
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.output().contains("another gateway uses the store"), "{}", second.output());
+    first.kill();
+    let mut second = start();
+    second.listeners = vec![address];
+    second.wait_until_it_hears();
+
+    registered.device.reaches(standby.secured);
+    plain.reaches(address);
+    registered.updates();
+    assert_eq!(plain.update(&[], None).code, Code::CHANGED);
+    let numbers = registered.device.numbers();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    let output = second.output();
+    assert!(!output.contains("device registered") && !output.contains("association established"), "{output}");
 }

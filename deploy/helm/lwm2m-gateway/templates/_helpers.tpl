@@ -38,6 +38,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.dtls.enabled (not (or .Values.dtls.psk.existingSecret .Values.dtls.psk.content .Values.dtls.certificate.existingSecret)) -}}
 {{- fail "dtls: it needs credentials: dtls.psk or dtls.certificate" -}}
 {{- end -}}
+{{- if eq .Values.store.kind "redis" -}}
+{{- if not (or .Values.store.redis.urls .Values.store.redis.sentinels) -}}
+{{- fail "store.redis: with store.kind=redis it needs urls or sentinels" -}}
+{{- end -}}
+{{- if not .Values.store.redis.existingSecret -}}
+{{- fail "store.redis.existingSecret: with store.kind=redis it needs a Secret with the key seal" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "gateway.pskSecret" -}}
@@ -53,11 +61,31 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.mode "attach") (eq .Values.kind "exproto") -}}yes{{- end -}}
 {{- end -}}
 
+{{/* The section `store` of the configuration, as JSON. Each pod has a prefix of its own, by its environment. */}}
+{{- define "gateway.store" -}}
+{{- if eq .Values.store.kind "redis" -}}
+{{- with .Values.store.redis -}}
+{{- $redis := dict "master" .master "seal_keyfile" "/etc/lwm2m-gateway/store/seal" -}}
+{{- if .urls -}}{{- $_ := set $redis "urls" .urls -}}{{- end -}}
+{{- if .sentinels -}}{{- $_ := set $redis "sentinels" .sentinels -}}{{- end -}}
+{{- if .passwordKey -}}{{- $_ := set $redis "passwordfile" "/etc/lwm2m-gateway/store/password" -}}{{- end -}}
+{{- dict "enable" true "kind" "redis" "redis" $redis | toJson -}}
+{{- end -}}
+{{- else -}}
+{{- dict "enable" .Values.persistence.enabled "file" "/var/lib/lwm2m-gateway/lwm2m-gateway.redb" | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the registrations are in a volume. */}}
+{{- define "gateway.storeVolume" -}}
+{{- if and .Values.persistence.enabled (eq .Values.store.kind "file") -}}yes{{- end -}}
+{{- end -}}
+
 {{/* The configuration of the gateway, as the chart has it, with `config` over it; as JSON. */}}
 {{- define "gateway.config" -}}
 {{- $config := dict
     "xml_dir" "/usr/share/lwm2m-gateway/xml"
-    "store" (dict "enable" .Values.persistence.enabled "file" "/var/lib/lwm2m-gateway/lwm2m-gateway.redb")
+    "store" (include "gateway.store" . | fromJson)
     "admin" (dict "bind" "0.0.0.0:8085")
     "log" (dict "format" "json")
     "listeners" (dict "udp" (dict "default" (dict "bind" "0.0.0.0:5683")))
