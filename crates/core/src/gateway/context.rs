@@ -29,6 +29,7 @@ use super::bootstrap::generated_keys::GeneratedKeys;
 use super::bootstrap::redaction::without_secrets;
 use super::broker::{BrokerCommand, Publication, UplinkClass};
 use super::change_batch::BatchNumber;
+use super::claims::ClaimQuestions;
 use super::config::{GatewayConfig, SocketRole};
 use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
@@ -39,7 +40,6 @@ use super::firmware::images::{ImageBytes, ImageConsumer, Images, ReadBytes, Want
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
 use super::held_outputs::{Awaited, HeldOutputs};
-use super::moves::ClaimQuestions;
 use super::output::Output;
 use super::pending_changes::PendingChanges;
 use super::report::Report;

@@ -28,7 +28,7 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `moves` gives devices to other gateways and takes theirs. `inspection` makes the views of devices,
+//! restores them. `moves` gives devices to other gateways and takes theirs, after the questions of `claims`. `inspection` makes the views of devices,
 //! whose types are in `view`; `operators` has the methods for people who look at devices and command them. `trace`
 //! copies messages for people who look for a fault.
 
@@ -38,6 +38,7 @@ mod auto_observe;
 mod bootstrap;
 pub mod broker;
 mod change_batch;
+pub mod claims;
 mod client;
 mod command_outcome;
 mod command_scheduler;
@@ -98,6 +99,7 @@ use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
 use broker::BrokerEvent;
+use claims::Waits;
 use command_scheduler::CommandScheduler;
 use config::{BootstrapConfig, GatewayConfig, Limits, SocketRole};
 use context::Context;
@@ -108,7 +110,6 @@ use firmware::image::{Image, ImageError, ImageRequestId};
 use firmware::images::ImageConsumer;
 use firmware::{ImageEvent, serving};
 use intake::MessageIntake;
-use moves::Waits;
 use notification::ReceivedNotification;
 use received_request::ReceivedRequest;
 use registrations::Registrations;

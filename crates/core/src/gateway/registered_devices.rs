@@ -15,6 +15,7 @@ use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::identity::Identity;
 
 use super::broker::{BrokerCommand, BrokerEvent, Ticket};
+use super::claims::MovedDevice;
 use super::client::allowed_silence;
 use super::command_scheduler::{CommandScheduler, answer_left};
 use super::context::Context;
@@ -23,7 +24,6 @@ use super::firmware::ImageEvent;
 use super::firmware::image::ImageError;
 use super::firmware::record::FirmwareJobRecord;
 use super::held_outputs::Awaited;
-use super::moves::MovedDevice;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
 use super::presence::{change_presence, publish_status};
 use super::queue_mode::{QueueMode, awake_window};

@@ -22,9 +22,9 @@ use crate::registry::{Device, RegistrationId};
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 
-use super::JobId;
 use super::image::{Image, ImageName, ImageRequestId};
 use super::job::{Answer, Job, JobRefusal, JobRequest, JobSpec, Package};
+use super::job_id::JobId;
 use super::pulls::Fetched;
 use super::record::{FirmwareJobRecord, JobRecord};
 use super::update::PendingUpdate;

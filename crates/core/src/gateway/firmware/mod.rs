@@ -23,6 +23,7 @@ pub mod image;
 mod image_part;
 pub(in crate::gateway) mod images;
 pub(in crate::gateway) mod job;
+pub(in crate::gateway) mod job_id;
 pub(in crate::gateway) mod jobs;
 mod part_cache;
 pub mod pull_uri;
@@ -33,11 +34,8 @@ pub(in crate::gateway) mod update;
 
 use image::{Image, ImageError, ImageRequestId};
 use images::PendingPart;
+use job_id::JobId;
 use pulls::Fetched;
-
-/// Identifies a job: the firmware update of one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(pub(crate) u64);
 
 /// News about images for jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use lwm2m_base::identity::Identity;
 
 use crate::coap::{Block, RequestId, RequestMessage};
 
-use super::JobId;
 use super::image::{Image, ImageName};
+use super::job_id::JobId;
 use super::pull_uri::PullKey;
 
 /// Owns the offers. Each belongs to a job, which withdraws it at its end: there are no more of them than jobs.

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::broker::{CloseReason, MessageProperties};
 use super::super::config::GatewayConfig;
-use super::super::firmware::JobId;
 use super::super::firmware::image::{FileIdentity, Image, ImageDigest};
+use super::super::firmware::job_id::JobId;
 use super::super::firmware::pulls::{Pull, PullProgress};
 use super::super::fixtures::{
     Outputs, YEAR_2026, address, association, context, json, new_device, psk, topic_ends, update,

@@ -3,8 +3,8 @@
 use lwm2m_base::Peer;
 
 use super::super::access::{forbidden, forbids_request};
+use super::super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
 use super::super::context::Context;
-use super::super::moves::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
 use super::super::pending_registrations::PendingRegistration;
 use super::super::report::Forbidden;
 use super::{BUSY, Registrations, SUPERSEDED, forbidding};

@@ -4,8 +4,8 @@ use crate::gateway::context::Context;
 use crate::lwm2m::firmware::protocol;
 use crate::registry::Device;
 
-use super::super::JobId;
 use super::super::job::{JobSpec, Package, PullOffer};
+use super::super::job_id::JobId;
 use super::super::pull_uri::UriScheme;
 use super::super::pulls::{Pull, PullProgress, Resumption};
 use super::OwnedJob;

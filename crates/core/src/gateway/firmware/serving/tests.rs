@@ -2,8 +2,8 @@ use std::time::Instant;
 
 use crate::coap::{Kind, MessageId, Token};
 use crate::gateway::config::GatewayConfig;
-use crate::gateway::firmware::JobId;
 use crate::gateway::firmware::image::{FileIdentity, ImageDigest};
+use crate::gateway::firmware::job_id::JobId;
 use crate::gateway::firmware::pull_uri::PullKey;
 use crate::gateway::firmware::pulls::{Pull, PullProgress};
 use crate::gateway::fixtures::{YEAR_2026, address};

@@ -1,0 +1,5 @@
+//! The ID of a job.
+
+/// Identifies a job: the firmware update of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub(crate) u64);
