@@ -162,9 +162,7 @@ fn log_once(report: &Report) {
         Report::Dtls(report) => log_dtls(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
         Report::NotRestored { reason, .. } => info!(reason = not_restored_reason(*reason), "device not restored"),
-        Report::Moved { from, to, .. } => {
-            info!(from = %from.address, peer = %to.address, "device address changed");
-        }
+        Report::Moved { from, to, .. } => log_moved(from, to),
         Report::Left { reason, .. } => info!(reason = leave_reason(*reason), "registration ended"),
         Report::Command { msg_type, outcome, .. } => {
             debug!(msg_type, outcome = command_outcome(*outcome), "command completed");
@@ -191,6 +189,10 @@ fn log_once(report: &Report) {
         | Report::UndecodableContent { .. }
         | Report::Bootstrap(_) => {}
     }
+}
+
+fn log_moved(from: &Peer, to: &Peer) {
+    info!(from = %from.address, peer = %to.address, "device address changed");
 }
 
 fn log_registered(peer: &Peer, lifetime: Duration) {

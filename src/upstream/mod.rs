@@ -1,5 +1,12 @@
-//! The connection to the broker. Both kinds of it implement the port of `gateway::broker`, and the rest of the program
-//! does not know which one it is.
+//! The connection to the broker, by ExProto or by MQTT. Both kinds take the commands of
+//! [`lwm2m_core::gateway::broker`] and answer with its events, so that the rest of the program does not know which one
+//! it is.
+//!
+//! - `client` is what both share: the lifecycle of a device as a client of the broker, as a state machine without IO.
+//! - [`exproto`] and [`mqtt`] have the handshake, the publishing and the probing of a protocol (`devices`), and the
+//!   sockets and calls that carry them out.
+//! - `link` is the loop that joins the state machine with the sockets; [`UpstreamLink`] is the link of either kind.
+//! - `dialer` opens TCP and TLS connections for both.
 
 mod client;
 mod dialer;
@@ -99,7 +106,7 @@ impl UpstreamLink {
         }
     }
 
-    /// Returns how full the tables are. It looks at every device.
+    /// Returns how full the tables are. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> UpstreamTableSizes {
         match self {
             Self::ExProto(link) => link.table_sizes(),

@@ -218,17 +218,15 @@ impl Layout {
             }
             RecordHash::Associations(_) => contents.associations.push(self.saved_association(field, value)?),
             RecordHash::Retained => {
-                let (digests, _) = value.as_chunks();
-                let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
+                let commands = command_digests(value);
                 contents.retained_commands.push(RetainedCommandsRecord { endpoint: name()?, commands });
             }
             RecordHash::Profiles => {
-                let objects = serde_json::from_slice(value).ok();
-                contents.profiles.push(ProfileRecord { key: name()?, objects });
+                contents.profiles.push(ProfileRecord { key: name()?, objects: serde_json::from_slice(value).ok() });
             }
             RecordHash::GeneratedKeys => {
-                let keys = Some(key_pair_parts(value)?);
-                contents.generated_keys.push(GeneratedKeyRecord { identity: PskIdentity::new(field)?, keys });
+                let (identity, keys) = (PskIdentity::new(field)?, Some(key_pair_parts(value)?));
+                contents.generated_keys.push(GeneratedKeyRecord { identity, keys });
             }
             RecordHash::Bootstraps => {
                 let awaited = Some(serde_json::from_slice(value).ok()?);
@@ -359,6 +357,10 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn command_field(endpoint: &str, serial: u64) -> Vec<u8> {
     [endpoint.as_bytes(), &[0], &serial.to_be_bytes()].concat()
+}
+
+fn command_digests(bytes: &[u8]) -> Vec<CommandDigest> {
+    bytes.as_chunks().0.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect()
 }
 
 fn command_field_parts(field: &[u8]) -> Option<(String, u64)> {

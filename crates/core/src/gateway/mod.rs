@@ -28,9 +28,9 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `moves` gives devices to other gateways and takes theirs, after the questions of `claims`. `inspection` makes the views of devices,
-//! whose types are in `view`; `operators` has the methods for people who look at devices and command them. `trace`
-//! copies messages for people who look for a fault.
+//! restores them. `moves` gives devices to other gateways and takes theirs, after the questions of `claims`.
+//! `inspection` makes the views of devices, whose types are in `view`; `operators` has the methods for people who look
+//! at devices and command them. `trace` copies messages for people who look for a fault.
 
 mod access;
 mod admission;

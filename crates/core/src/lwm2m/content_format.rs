@@ -1,6 +1,5 @@
-//! The content formats of LwM2M 1.0 to 1.2: their names, their numbers, and what they can hold (OMA LwM2M Core 1.2
-//! section
-//! 7.4, RFC 8790 section 5).
+//! The content formats of LwM2M 1.0 to 1.2: their names, their numbers, and what they can hold (OMA LwM2M Core
+//! 1.2 section 7.4, RFC 8790 section 5).
 
 use std::fmt;
 
