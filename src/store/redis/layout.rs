@@ -218,8 +218,8 @@ impl Layout {
             }
             RecordHash::Associations(_) => contents.associations.push(self.saved_association(field, value)?),
             RecordHash::Retained => {
-                let commands = command_digests(value);
-                contents.retained_commands.push(RetainedCommandsRecord { endpoint: name()?, commands });
+                let record = RetainedCommandsRecord { endpoint: name()?, commands: command_digests(value) };
+                contents.retained_commands.push(record);
             }
             RecordHash::Profiles => {
                 contents.profiles.push(ProfileRecord { key: name()?, objects: serde_json::from_slice(value).ok() });
