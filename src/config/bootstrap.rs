@@ -66,7 +66,7 @@ fn psk_file(reader: &mut ConfigReader) -> Option<PskFileConfig> {
     Some(PskFileConfig { file, separator, encoding })
 }
 
-/// Refuses listeners for bootstrap without a bootstrap server, and a gateway without a listener for registrations.
+/// Refuses listeners for bootstrap without a bootstrap server.
 pub fn check_roles(reader: &mut ConfigReader, listeners: &[UdpListener], is_enabled: bool) {
     for listener in listeners.iter().filter(|listener| listener.role == SocketRole::Bootstrap && !is_enabled) {
         reader.refuse(&format!("{}.role", listener.key()), "requires bootstrap.enable = true");

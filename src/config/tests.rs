@@ -56,6 +56,22 @@ fn several_threads_are_refused_with_the_reason_where_they_cannot_work() {
 }
 
 #[test]
+fn a_bootstrap_server_needs_accounts_and_its_listeners_need_a_bootstrap_server() {
+    let refused = |lines: &str, reason: &str| {
+        let found = mistakes(lines);
+        assert!(found.len() == 1 && found[0].contains(reason), "{lines}: {found:?}");
+    };
+    let enabled = "bootstrap.enable = true\nbootstrap.accounts = \"accounts.toml\"\n";
+    let only = "listeners.udp.default.role = \"bootstrap\"";
+    for lines in [enabled, &format!("{enabled}{only}")] {
+        assert!(Config::from_table(lines.parse().unwrap(), []).is_ok(), "{lines}");
+    }
+    refused("bootstrap.enable = true", "bootstrap.enable requires a file of accounts, or bootstrap.mqtt");
+    refused(&format!("{enabled}bootstrap.mqtt = true"), "requires upstream.kind = \"mqtt\"");
+    refused(only, "requires bootstrap.enable = true");
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let mistakes = mistakes(
         r#"

@@ -94,7 +94,10 @@ impl Guard {
 
     /// Accepts a host that is the address of the connection, `localhost`, or a configured name.
     fn check_host(&self, local: IpAddr, request: &Parts) -> Result<(), Problem> {
-        let header = request.headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+        // RFC 9112 section 3.2: a request has one Host.
+        let mut headers = request.headers.get_all(HOST).iter();
+        let only = headers.next().filter(|_| headers.next().is_none());
+        let header = only.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
         let named = [header.as_ref(), request.uri.authority()];
         let fits = |authority: &Authority| {
             let host = authority.host().trim_matches(['[', ']']);
@@ -258,6 +261,8 @@ mod tests {
             assert_eq!(guard.get(host, ("accept", "*/*")), Err(ProblemKind::WrongHost), "{host}");
         }
         assert_eq!(guard.admit("GET", "/", &[]), Err(ProblemKind::WrongHost));
+        let two = [("host", "localhost"), ("host", "evil.example")];
+        assert_eq!(guard.admit("GET", "/", &two), Err(ProblemKind::WrongHost));
         let elsewhere = guard.admit("GET", "http://evil.example/", &[("host", "10.0.0.1:8086")]);
         assert_eq!(elsewhere, Err(ProblemKind::WrongHost));
     }

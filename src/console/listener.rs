@@ -13,8 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -44,6 +43,8 @@ use super::{ConsoleError, ConsoleServer, api};
 
 /// Maximum number of open connections.
 const CONNECTIONS: usize = 64;
+/// Number of connections that a token keeps when all are in use.
+const TOKEN_SHARE: usize = CONNECTIONS / 4;
 /// Time in which a client completes its TLS handshake and the head of a request. An idle connection is closed after it.
 const HEAD: Duration = Duration::from_secs(10);
 /// Maximum duration of one request.
@@ -86,9 +87,11 @@ struct ConsoleConnections {
 
 struct ConsoleConnection {
     task: AbortHandle,
-    /// Set when a request had a valid token.
-    authenticated: Arc<AtomicBool>,
+    user: ConnectionUser,
 }
+
+/// The name of the access of the first request that had a valid token; of a process, if it came by the socket.
+type ConnectionUser = Arc<OnceLock<String>>;
 
 /// A bound socket of the file system.
 pub struct ConsoleSocket {
@@ -127,6 +130,21 @@ impl Drop for SocketFile {
     }
 }
 
+impl ConsoleConnections {
+    /// Takes the connection that makes room for another one: the oldest without a token, or the oldest of the token that
+    /// has the most, if that is more than its share.
+    fn take_victim(&mut self) -> Option<ConsoleConnection> {
+        let silent = self.open.iter().position(|open| open.user.get().is_none());
+        let at = silent.or_else(|| {
+            let users = || self.open.iter().map(|open| open.user.get());
+            let of = |user: Option<&String>| users().filter(|other| *other == user).count();
+            let user = users().max_by_key(|user| of(*user))?;
+            if of(user) > TOKEN_SHARE { users().position(|other| other == user) } else { None }
+        })?;
+        self.open.remove(at)
+    }
+}
+
 impl ConsoleListeners {
     pub fn new(server: Arc<ConsoleServer>) -> Self {
         let router = api::router(Arc::clone(&server));
@@ -138,12 +156,12 @@ impl ConsoleListeners {
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => match stream.local_addr() {
-                    Ok(local) => self.add(|this, known, watcher| async move {
+                    Ok(local) => self.add(|this, user, watcher| async move {
                         let peer = ConsolePeer::Tcp { remote, local };
                         match this.server.files.acceptor() {
-                            None => this.serve(stream, peer, &known, watcher).await,
+                            None => this.serve(stream, peer, &user, watcher).await,
                             Some(acceptor) => match accept_tls(&acceptor, stream).await {
-                                Ok(stream) => this.serve(stream, peer, &known, watcher).await,
+                                Ok(stream) => this.serve(stream, peer, &user, watcher).await,
                                 Err(error) => this.cut(&error),
                             },
                         }
@@ -161,7 +179,7 @@ impl ConsoleListeners {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(process) => {
                         let peer = ConsolePeer::Process(process.uid());
-                        self.add(|this, known, watcher| async move { this.serve(stream, peer, &known, watcher).await });
+                        self.add(|this, user, watcher| async move { this.serve(stream, peer, &user, watcher).await });
                     }
                     Err(error) => self.cut(&error),
                 },
@@ -181,26 +199,24 @@ impl ConsoleListeners {
     }
 
     /// Starts the task of a connection, if there is room for it.
-    fn add<F>(&self, connection: impl FnOnce(Self, Arc<AtomicBool>, Watcher) -> F)
+    fn add<F>(&self, connection: impl FnOnce(Self, ConnectionUser, Watcher) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let ConsoleConnections { open, ending } = &mut *connections;
-        let Some(watcher) = ending.as_ref().map(GracefulShutdown::watcher) else { return };
-        open.retain(|open| !open.task.is_finished());
-        if open.len() >= CONNECTIONS {
+        let Some(watcher) = connections.ending.as_ref().map(GracefulShutdown::watcher) else { return };
+        connections.open.retain(|open| !open.task.is_finished());
+        if connections.open.len() >= CONNECTIONS {
             self.cut(&"all connections are in use");
-            let silent = open.iter().position(|open| !open.authenticated.load(Ordering::Relaxed));
-            let Some(oldest) = silent.and_then(|at| open.remove(at)) else { return };
-            oldest.task.abort();
+            let Some(victim) = connections.take_victim() else { return };
+            victim.task.abort();
         }
-        let authenticated = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(connection(self.clone(), Arc::clone(&authenticated), watcher)).abort_handle();
-        open.push_back(ConsoleConnection { task, authenticated });
+        let user = ConnectionUser::default();
+        let task = tokio::spawn(connection(self.clone(), Arc::clone(&user), watcher)).abort_handle();
+        connections.open.push_back(ConsoleConnection { task, user });
     }
 
-    async fn serve<'a, S>(&'a self, stream: S, peer: ConsolePeer, authenticated: &'a AtomicBool, watcher: Watcher)
+    async fn serve<'a, S>(&'a self, stream: S, peer: ConsolePeer, user: &'a OnceLock<String>, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -209,7 +225,7 @@ impl ConsoleListeners {
             let cut = cut.clone();
             async move {
                 let path = request.uri().path().to_owned();
-                let response = match timeout(REQUEST, self.answer(peer, request, cut, authenticated)).await {
+                let response = match timeout(REQUEST, self.answer(peer, request, cut, user)).await {
                     Ok(response) => response,
                     Err(_) => problem::ProblemKind::Internal.because("the request took too long").into_response(),
                 };
@@ -241,7 +257,7 @@ impl ConsoleListeners {
         peer: ConsolePeer,
         request: Request<Incoming>,
         cut: ConnectionCut,
-        authenticated: &AtomicBool,
+        user: &OnceLock<String>,
     ) -> Response {
         let (mut parts, body) = request.into_parts();
         let tokens = self.server.files.tokens();
@@ -249,7 +265,7 @@ impl ConsoleListeners {
             Err(problem) => return problem.into_response(),
             Ok(None) => {}
             Ok(Some(access)) => {
-                authenticated.store(true, Ordering::Relaxed);
+                user.get_or_init(|| access.name.clone());
                 self.server.note_use(&access, &tokens);
                 parts.extensions.insert(access);
                 parts.extensions.insert(peer);

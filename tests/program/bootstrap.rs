@@ -424,6 +424,12 @@ fn check_says_what_each_pattern_would_be_given_and_no_secret() {
     }
     assert!(![GIVEN, GIVEN_TEXT, BOOTSTRAP_KEY].iter().any(|secret| said.contains(secret)), "{said}");
 
+    let plain = GENERATING.replace("match = \"lab-*\"", "match = \"lab-*\"\nallow_plaintext = true");
+    place.write("accounts.toml", &plain);
+    let (is_valid, said) = place.check(&place.lines());
+    let warned = "warning: bootstrap: lab-*: allow_plaintext sends secrets without encryption";
+    assert!(is_valid && said.contains(warned), "{said}");
+
     place.write("accounts.toml", &GENERATING.replace("generate", "hex:planted"));
     let (is_valid, said) = place.check(&place.lines());
     assert!(!is_valid && said.contains("server 1, secret: expected hexadecimal digits"), "{said}");

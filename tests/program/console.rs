@@ -409,6 +409,32 @@ fn a_console_with_a_certificate_speaks_tls_only() {
 }
 
 #[test]
+fn a_user_who_takes_all_connections_keeps_no_other_user_out() {
+    let console = TestConsole::start("");
+    let host = console.address().to_string();
+    let request =
+        |token: &str| format!("GET /api/v1/session HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let hold = |token: &str| {
+        let mut stream = TcpStream::connect(console.address()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("the option is known");
+        stream.write_all(request(token).as_bytes()).expect("it takes a request");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        assert_eq!(&status, b"HTTP/1.1 200");
+        stream
+    };
+    let of_limited = hold(console.token("limited"));
+    // A connection is closed when it was idle for 10 s: all are open at the end.
+    let held: Vec<TcpStream> = (0..80).map(|_| hold(console.token("viewer"))).collect();
+    for _ in 0..3 {
+        assert_eq!(console.ask("GET /api/v1/session", console.token("operator")).status, 200);
+    }
+    let mut again = &of_limited;
+    again.write_all(request(console.token("limited")).as_bytes()).expect("a user with one connection keeps it");
+    drop(held);
+}
+
+#[test]
 fn no_answer_and_no_log_has_a_secret() {
     let console = TestConsole::start("");
     let wrong = console.ask("GET /api/v1/session", "lgw_planted-wrong-token");

@@ -43,6 +43,25 @@ def trace(tab, _):
     answer.click()
 
 
+def write(tab, _):
+    """The dialog of a write: an input for the type of the resource, and what the value may be."""
+    tab.page.get_by_role("tab", name="Objects").click()
+    tab.page.get_by_role("button", name="Expand all").click()
+    tab.act("/1/0/1", "r")
+    tab.row("/1/0/1").locator(".text").wait_for()
+    tab.act("/1/0/1", "w")
+    tab.page.get_by_role("dialog").wait_for()
+
+
+def queue(tab, _):
+    """The dialog before a command for a device that sleeps."""
+    tab.go("#/device/meter-2")
+    tab.row("/3305/0/5800").wait_for()
+    tab.page.locator(".bar .s-asleep").wait_for(timeout=60_000)
+    tab.act("/3305/0/5800", "r")
+    tab.page.get_by_role("dialog").wait_for()
+
+
 def overview(tab, curve):
     tab.go("#/overview")
     tab.page.wait_for_timeout(curve * 1000)
@@ -61,7 +80,7 @@ def devices(tab, _):
 SIZE = {"width": 1200, "height": 720}
 # Tabs with their colours, and the pictures that are made in them, one after another.
 TABS = [
-    ("light", [device, activity, trace, overview, failures]),
+    ("light", [device, activity, trace, write, queue, overview, failures]),
     ("dark", [devices]),
 ]
 

@@ -22,8 +22,8 @@ DOCUMENT = ROOT / "docs/openapi.json"
 # Streams do not end by themselves.
 STREAMS = "events$"
 CASES = 10
-# Problems of a gateway that does not work: no request brings them about.
-NOT_PROVOKED = {"driver-silent", "ending", "internal"}
+# Problems of a gateway that does not work: no request brings them about. The last two need a firmware image.
+NOT_PROVOKED = {"driver-silent", "ending", "campaign-conflict", "too-many-campaigns"}
 
 JSON = {"Content-Type": "application/json"}
 
@@ -87,6 +87,12 @@ def documented_problems():
     return re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
 
 
+def test_the_documentation_has_each_problem():
+    source = (ROOT / "src/console/problem.rs").read_text()
+    known = re.findall(r'\("([a-z-]+)", StatusCode::', source)
+    assert set(known) - {"internal"} == set(documented_problems())
+
+
 READ = {"msgType": "read", "data": {"path": "/3/0/0"}}
 OBSERVE = {"msgType": "observe", "data": {"path": "/3303/0/5700"}}
 # The request that brings a problem about: method, path, headers and, for some, the JSON of the body.
@@ -99,6 +105,9 @@ PROVOCATIONS = {
     "device-not-registered": ("GET", "/devices/nobody", {}),
     "no-such-command": ("GET", f"/commands/{'0' * 32}", {}),
     "no-such-trace": ("GET", "/traces/999999", {}),
+    "no-such-key": ("DELETE", "/generated-keys/nobody", {}),
+    "no-such-campaign": ("GET", "/firmware/campaigns/nothing", {}),
+    "campaign-invalid": ("POST", "/firmware/campaigns", JSON, {"name": "a"}),
     "command-invalid": ("POST", "/devices/{awake}/commands", JSON, {"msgType": "fetch"}),
     "observed-already": ("POST", "/devices/{observed}/commands", JSON, OBSERVE),
     "device-asleep": ("POST", "/devices/{asleep}/commands", JSON, {**READ, "mheaders": {"ttl": 0}}),

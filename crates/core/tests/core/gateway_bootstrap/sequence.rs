@@ -130,6 +130,59 @@ fn resources_of_lwm2m_1_1_are_written_to_devices_that_have_them() {
     assert!(!written("ep=dev-7", "lwm2m=\"1.0\",</0/0>"));
 }
 
+/// The tables of OMA LwM2M Core 1.1 appendix E.1 and E.2: which member of an account is which resource.
+#[test]
+fn each_member_of_a_server_is_written_to_its_resource() {
+    let written = |server: Value| {
+        let mut scene = scene(account(json!({ "server": [server], "allow_plaintext": true })));
+        begin(&mut scene, "ep=dev-7&pct=110");
+        let requests = obey(&mut scene);
+        ["/0/1", "/1/0"].map(|path| {
+            let request = requests.iter().find(|request| path_of(request) == path).expect("the instance");
+            let records: Value = serde_json::from_slice(&request.payload).expect("JSON");
+            let records = records.as_array().expect("records").iter();
+            let resource = |record: &Value| {
+                let value = ["v", "vs", "vb", "vd"].iter().find_map(|member| record.get(member)).expect("a value");
+                (record["n"].as_str().expect("a name").to_owned(), value.clone())
+            };
+            Value::Object(records.map(resource).collect())
+        })
+    };
+    let keys = json!({ "certificate": "hex:01", "server_certificate": "hex:02", "secret": "hex:03" });
+    // The bytes 1, 2 and 3 in base64url.
+    let written_keys = json!({ "3": "AQ", "4": "Ag", "5": "Aw" });
+    let psk = json!({ "identity": "id-of-${endpoint_name}", "secret": "hex:03" });
+    let written_psk = json!({ "3": "aWQtb2YtZGV2LTc", "4": "", "5": "Aw" });
+    let modes = [("psk", 0, &psk, &written_psk), ("rpk", 1, &keys, &written_keys), ("x509", 2, &keys, &written_keys)];
+    for (security, mode, members, expected) in modes {
+        let mut server = json!({
+            "short_server_id": 101, "uri": "coaps://gw", "security": security, "hold_off": "7s",
+            "account_timeout": "1m",
+        });
+        merge(&mut server, members);
+        let mut security = json!({ "0": "coaps://gw", "1": false, "2": mode, "10": 101, "11": 7, "12": 60 });
+        merge(&mut security, expected);
+        assert_eq!(written(server)[0], security);
+    }
+
+    let [_, server] = written(json!({
+        "short_server_id": 101, "uri": "coap://gw", "lifetime": "1h", "binding": "UQ", "pmin": "2s", "pmax": "1m",
+        "disable_timeout": "5m", "store_notifications": false, "registration_priority": 1, "registration_delay": "3s",
+        "registration_failure_block": true, "bootstrap_on_registration_failure": false, "retry_count": 4,
+        "retry_timer": "6s", "sequence_delay": "8s", "sequence_retry_count": 9, "mute_send": true,
+    }));
+    let expected = json!({
+        "0": 101, "1": 3600, "2": 2, "3": 60, "5": 300, "6": false, "7": "UQ", "13": 1, "14": 3, "15": true, "16": false,
+        "17": 4, "18": 6, "19": 8, "20": 9, "23": true,
+    });
+    assert_eq!(server, expected);
+}
+
+fn merge(object: &mut Value, members: &Value) {
+    let members = members.as_object().expect("an object").clone();
+    object.as_object_mut().expect("an object").extend(members);
+}
+
 #[test]
 fn further_objects_are_written_behind_the_servers() {
     let object = json!({ "path": "/2/0", "resources": { "0": 3, "1": 0, "2": { "101": 15 }, "3": 65535 } });
