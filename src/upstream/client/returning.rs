@@ -23,8 +23,11 @@ impl Returning {
         devices.into_iter().for_each(|device| self.add(now, device));
     }
 
-    /// Adds a device of before the restart.
+    /// Adds a device of before the restart. Clients of the gateway's own are no devices.
     pub fn add(&mut self, now: Instant, device: RegistrationId) {
+        if !device.is_of_device() {
+            return;
+        }
         self.since.get_or_insert(now);
         self.awaited.insert(device);
     }
@@ -53,5 +56,23 @@ impl Returning {
     #[cfg(test)]
     pub fn awaited(&self) -> usize {
         self.awaited.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_the_gateway_s_own_are_not_awaited() {
+        let now = Instant::now();
+        let [bootstrap, campaigns, presence] = [0, u64::MAX, u64::MAX - 1].map(RegistrationId);
+        let mut returning = Returning::default();
+        [bootstrap, campaigns, presence].into_iter().for_each(|client| returning.add(now, client));
+        assert_eq!((returning.awaited(), returning.since), (0, None));
+        returning.begin(now, [presence, RegistrationId(1)]);
+        assert_eq!((returning.awaited(), returning.since), (1, Some(now)));
+        returning.connected(now, RegistrationId(1));
+        assert_eq!((returning.awaited(), returning.since), (0, None));
     }
 }

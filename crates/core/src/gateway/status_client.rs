@@ -21,8 +21,7 @@ use super::context::Context;
 use super::own_client::OwnClient;
 use super::report::Report;
 
-/// The session of the client. Those of devices count from 1.
-pub(super) const SESSION: RegistrationId = RegistrationId(u64::MAX - 1);
+pub(super) const SESSION: RegistrationId = RegistrationId::PRESENCE;
 
 const PREFIX: &str = "lwm2m-status";
 /// Publications that the broker has not acknowledged. It is less than the queue of a client may hold.

@@ -34,6 +34,18 @@ use lwm2m_base::{Peer, Shard, ThreadShards};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationId(pub u64);
 
+/// The sessions of the gateway's own clients at the broker. Those of devices count from 1.
+impl RegistrationId {
+    pub(crate) const BOOTSTRAP: Self = Self(0);
+    pub(crate) const CAMPAIGNS: Self = Self(u64::MAX);
+    pub(crate) const PRESENCE: Self = Self(u64::MAX - 1);
+
+    /// Returns whether this is the session of a device, and not of a client of the gateway's own.
+    pub fn is_of_device(self) -> bool {
+        ![Self::BOOTSTRAP, Self::CAMPAIGNS, Self::PRESENCE].contains(&self)
+    }
+}
+
 /// The last segment of a registration's Location-Path. It cannot be guessed: 72 bits as URL-safe text, of which the
 /// first eight are the shard and the others are random. Some clients cannot keep more than these 12 characters.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -29,8 +29,7 @@ use super::super::report::{BootstrapReport, BootstrapStep, Report};
 use super::AccountsChange;
 use super::account_arrival::AccountArrival;
 
-/// The session of the client. Those of devices count from 1.
-pub(in super::super) const SESSION: RegistrationId = RegistrationId(0);
+pub(in super::super) const SESSION: RegistrationId = RegistrationId::BOOTSTRAP;
 
 const PREFIX: &str = "lwm2m-bootstrap";
 /// The topic of the message that asks the broker whether it has sent all accounts.

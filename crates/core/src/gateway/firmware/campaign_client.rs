@@ -27,8 +27,7 @@ use crate::gateway::context::Context;
 use crate::gateway::final_answer::FinalAnswer;
 use crate::gateway::own_client::OwnClient;
 
-/// The session of the client. Those of devices count from 1.
-pub(in crate::gateway) const SESSION: RegistrationId = RegistrationId(u64::MAX);
+pub(in crate::gateway) const SESSION: RegistrationId = RegistrationId::CAMPAIGNS;
 
 const PREFIX: &str = "lwm2m-firmware";
 const COMMANDS: &str = "lwm2m-firmware/command";
