@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use crate::clock::{monotonic_now, unix_time};
 use crate::conditions::{Condition, ConditionState};
@@ -32,7 +33,7 @@ use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_dtls::WriteTerms;
 use lwm2m_router::{Claims, Flow};
 
-use super::division::divided;
+use super::division::{divided, suspended_campaigns};
 use super::prepared::{Prepared, PreparedAccounts};
 use super::random_seed;
 
@@ -102,7 +103,16 @@ pub fn start_drivers(config: &Config, prepared: &Prepared, parts: DriverParts) -
     let DriverParts { threads, store, owners, failures, .. } = parts;
     let (now, unix_time) = (monotonic_now(), unix_time()?);
     let (opened, contents) = store.unzip();
-    let contents = divided(contents.unwrap_or_default(), config.threads);
+    let contents = contents.unwrap_or_default();
+    let suspended = suspended_campaigns(&contents, config.threads);
+    if !suspended.is_empty() {
+        warn!(
+            campaigns = suspended.into_iter().collect::<Vec<_>>().join(", "),
+            "firmware campaigns are suspended while driver.threads is more than 1: they stay in the store, and a start with \
+             one thread resumes them"
+        );
+    }
+    let contents = divided(contents, config.threads);
     let start = GatewayStart { config, prepared, now, unix_time, store: opened.as_ref() };
     let gateways = (0..).zip(contents).map(|(thread, contents)| start.gateway(thread, contents));
     let gateways = gateways.collect::<anyhow::Result<Vec<_>>>()?;

@@ -232,6 +232,34 @@ async fn the_console_lists_and_commands_the_devices_of_all_threads() {
     assert_eq!(console.ask(&format!("GET /api/v1/devices/{endpoint}")).status, 404);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_campaign_waits_for_a_start_with_one_thread_and_that_is_told() {
+    Upstream::Mqtt.choose();
+    let images = tempfile::tempdir().expect("a place for images");
+    std::fs::write(images.path().join("a.bin"), [7; 5_000]).expect("a place for images");
+    let lines = format!("driver.threads = 1\nfirmware.dir = {:?}\n", images.path());
+    let mut console = TestConsole::start_with(&lines).await;
+    let campaign = json!({ "name": "spring", "image": "a.bin", "version": "2", "pattern": "unit-*" }).to_string();
+    let headers = [("Content-Type", "application/json"), ("Content-Length", &campaign.len().to_string())];
+    let line = "POST /api/v1/firmware/campaigns";
+    let begun = exchange_with(console.connect(), "localhost", line, &headers, campaign.as_bytes());
+    assert!(begun.status < 300, "{} {}", begun.status, begun.body);
+    let show = "GET /api/v1/firmware/campaigns/spring";
+    let before = console.ask(show).json();
+
+    console.gateway.edit("driver.threads = 1", "driver.threads = 2");
+    assert_eq!(console.gateway.stop("TERM").code(), Some(0));
+    console.gateway.start_again();
+    let output = console.gateway.output();
+    assert!(output.contains("firmware campaigns are suspended") && output.contains("spring"), "{output}");
+    assert_eq!(console.ask(show).status, 404);
+
+    console.gateway.edit("driver.threads = 2", "driver.threads = 1");
+    assert_eq!(console.gateway.stop("TERM").code(), Some(0));
+    console.gateway.start_again();
+    assert_eq!(console.ask(show).json()["state"], before["state"]);
+}
+
 /// Each thread has a client of its own for presence, with the same session number in its own core and link.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_thread_takes_back_the_presence_of_its_devices() {
