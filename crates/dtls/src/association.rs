@@ -175,8 +175,8 @@ impl Association {
         now: Instant,
         record: &DtlsRecord<'_>,
     ) -> Result<(ReplayCheck, ReceivedContent), DtlsDropReason> {
-        let standing = self.window.check(record.sequence);
-        if standing == ReplayCheck::Replayed {
+        let replay = self.window.check(record.sequence);
+        if replay == ReplayCheck::Replayed {
             return Err(DtlsDropReason::Replayed);
         }
         let opened = match self.keys.open(RecordWriter::Client, record) {
@@ -187,14 +187,14 @@ impl Association {
         self.window.mark(record.sequence);
         self.received_since = self.received_since.saturating_add(1);
         self.heard = now;
-        let Some(opened) = opened else { return Ok((standing, ReceivedContent::Unexpected)) };
+        let Some(opened) = opened else { return Ok((replay, ReceivedContent::Unexpected)) };
         let received = match opened.content_type {
             ContentType::ApplicationData => self.data(opened.plaintext),
             ContentType::Handshake => self.handshake(&opened.plaintext),
             ContentType::Alert => alert(&opened.plaintext),
             ContentType::ChangeCipherSpec | ContentType::Tls12Cid => ReceivedContent::Unexpected,
         };
-        Ok((standing, received))
+        Ok((replay, received))
     }
 
     /// Seals data in a record. If the numbers of the term are used up, it begins the next term, which may not be above

@@ -153,7 +153,7 @@ impl DtlsServer {
         record: &DtlsRecord<'_>,
     ) -> Option<DtlsDatagramOutcome> {
         let association = self.associations.get_mut(id)?;
-        let (standing, received) = match association.open(now, record) {
+        let (replay, received) = match association.open(now, record) {
             Ok(opened) => opened,
             Err(DtlsDropReason::Forged) => return None,
             Err(reason) => return Some(DtlsDatagramOutcome::Dropped(reason)),
@@ -162,7 +162,7 @@ impl DtlsServer {
         // RFC 9146 section 6: only what is authentic and newer than all before tells where the device is. Who changes
         // the source of such a record on its way turns aside what we send until the device's next one: an answer, or a
         // command and its four repetitions.
-        if has_moved && standing == ReplayCheck::Newest {
+        if has_moved && replay == ReplayCheck::Newest {
             self.moved(id, place);
         }
         if is_worn {

@@ -10,6 +10,7 @@
 
 mod answering;
 mod campaign;
+mod command_expiry;
 mod console;
 mod console_observations;
 mod early;
@@ -45,6 +46,7 @@ use super::retained_command_dedup::RetainedCommandDedup;
 use super::stream_observations::StreamObservations;
 
 use answering::{give_up, refuse, refuse_command, report, report_undecodable};
+use command_expiry::expiry_of;
 
 pub(super) use console::state;
 pub(super) use early::refuse_early;
@@ -118,7 +120,7 @@ impl CommandScheduler {
             return report(context, device, &command, CommandOutcome::DuplicateRetained, None);
         }
         let room = self.bytes.take(payload.len());
-        let expires = PendingCommand::expiry_of(context.now, &command, default_expiry);
+        let expires = expiry_of(context.now, &command, default_expiry);
         let waiting = PendingCommand::new(self.next_number(), command, expires, room);
         self.admit(context, device, PendingCommand { retained, ..waiting });
     }
@@ -299,27 +301,6 @@ impl CommandScheduler {
             give_up(context, device, &in_flight.command, AnswerOutcome::TimedOut);
         }
         device.waiting = std::mem::take(&mut former.waiting);
-    }
-
-    /// Refuses the pending commands that waited too long.
-    pub fn expire(&mut self, context: &mut Context, device: &mut Device) {
-        let expired = device.waiting.take_expired(context.now);
-        if !expired.is_empty() {
-            context.changed(device);
-        }
-        for command in expired {
-            let reason = "expired before the device could take it";
-            refuse_command(context, device, &command, CommandOutcome::Expired, reason);
-        }
-        self.watch_expiry(device);
-    }
-
-    /// Sets the time at which the first of the pending commands expires.
-    pub fn watch_expiry(&mut self, device: &Device) {
-        match device.waiting.next_expiry() {
-            Some(at) => self.expiries.set(device.id, at),
-            None => self.expiries.cancel(device.id),
-        }
     }
 
     /// Forgets a device that is not registered any more.

@@ -1,11 +1,11 @@
 //! Commands that wait for their device: in order, bounded by number and bytes, each with an expiry.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::command::{Command, LONGEST_EXPIRY};
+use crate::command::Command;
 use lwm2m_base::total::{Contribution, Total};
 
 use super::CommandDigest;
@@ -60,11 +60,6 @@ pub struct ByteReservation(Contribution);
 impl PendingCommand {
     pub fn new(number: u64, command: Command, expires: Instant, room: ByteReservation) -> Self {
         Self { command: Command { number, ..command }, expires, serial: None, retained: None, room }
-    }
-
-    /// Returns when a command that arrived now expires. `default_expiry` applies if the command has no `ttl`.
-    pub(crate) fn expiry_of(now: Instant, command: &Command, default_expiry: Duration) -> Instant {
-        now + command.expiry.unwrap_or(default_expiry).min(LONGEST_EXPIRY)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::registry::{Device, PendingCommand};
 
 use super::super::context::Context;
 use super::CommandScheduler;
+use super::command_expiry::expiry_of;
 use super::sending::admit;
 
 /// The time that a read may wait for its turn. The device was awake a moment ago.
@@ -28,7 +29,7 @@ impl CommandScheduler {
         match parsed {
             Ok(ReadCommand::Operation(command)) => {
                 let command = Command { reply, origin, expiry: Some(PATIENCE), ..command };
-                let expires = PendingCommand::expiry_of(context.now, &command, PATIENCE);
+                let expires = expiry_of(context.now, &command, PATIENCE);
                 let number = self.next_number();
                 let waiting = PendingCommand::new(number, command, expires, self.bytes.take(payload.len()));
                 let admission = admit(context, device, waiting);

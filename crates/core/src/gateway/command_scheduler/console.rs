@@ -18,6 +18,7 @@ use super::super::inspection;
 use super::super::record::DeviceRecord;
 use super::super::report::CommandOutcome;
 use super::super::restart;
+use super::command_expiry::expiry_of;
 use super::console_observations::{check_admission, commands, share};
 use super::sending::{NOW_OR_NEVER, NotAdmitted, admit};
 use super::{CommandScheduler, LEFT, refuse_command, too_long};
@@ -52,7 +53,7 @@ impl CommandScheduler {
         };
         check_admission(context, device, &command)?;
 
-        let expires = PendingCommand::expiry_of(context.now, &command, expiry);
+        let expires = expiry_of(context.now, &command, expiry);
         if !takes_now(context, device) && expires > context.now {
             check_queue(context, device)?;
         }

@@ -442,13 +442,13 @@ fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_o
 #[test]
 fn a_node_is_looked_at_before_there_are_devices() {
     let mut scene = ExProtoScene::new();
-    let standing = scene.devices.take_health().unwrap();
-    assert_eq!((standing.serving, standing.detail.as_str()), (false, "a has not answered yet"));
+    let health = scene.devices.take_health().unwrap();
+    assert_eq!((health.serving, health.detail.as_str()), (false, "a has not answered yet"));
     scene.devices.probe_all(scene.now);
     let (anchor, token) = scene.expect_dial();
     scene.serve_probe(A, anchor, &token);
-    let standing = scene.devices.take_health().unwrap();
-    assert_eq!((standing.serving, standing.detail.as_str()), (true, "a is available"));
+    let health = scene.devices.take_health().unwrap();
+    assert_eq!((health.serving, health.detail.as_str()), (true, "a is available"));
     assert_eq!(scene.metrics.nodes_recovered.get(), 0);
     assert_eq!(scene.devices.take_health(), None);
 }
@@ -460,10 +460,10 @@ fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, not_reached());
     scene.expect(&[hang_up(anchor)]);
-    let standing = scene.devices.take_health().unwrap();
+    let health = scene.devices.take_health().unwrap();
     assert!(
-        !standing.serving && standing.detail.contains("cannot be reached: connection refused. Is EMQX running"),
-        "{standing:?}"
+        !health.serving && health.detail.contains("cannot be reached: connection refused. Is EMQX running"),
+        "{health:?}"
     );
     let occupancy = scene.devices.table_sizes();
     assert_eq!((occupancy.nodes_available, occupancy.nodes_unavailable), (0, 1));
