@@ -37,7 +37,7 @@ pub struct Definitions {
 /// is no folder.
 ///
 /// # Errors
-/// If the folder cannot be read; [`DEFAULT_FOLDER`] need not be there.
+/// If the folder cannot be read; `DEFAULT_FOLDER` need not be there.
 pub fn read(folder: &Path) -> io::Result<Definitions> {
     let mut definitions = Definitions::default();
     if let Some(files) = xml_files(folder)? {

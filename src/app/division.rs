@@ -9,8 +9,8 @@ use lwm2m_core::gateway::moves::newest_records;
 use lwm2m_core::gateway::record::DeviceRecord;
 
 /// Returns the part of each thread: the devices and associations of its shards, and what belongs to these devices. What
-/// all threads need is of all. Several threads have no campaigns, because a campaign would take the devices of the other
-/// threads for lost: the campaigns stay in the store for a program with one thread ([`suspended_campaigns`]).
+/// all threads need is of all. Several threads have no campaigns, because a campaign would take the devices of the
+/// other threads for lost: the campaigns stay in the store for a program with one thread ([`suspended_campaigns`]).
 pub fn divided(contents: StoreContents, threads: NonZero<u8>) -> Vec<StoreContents> {
     if threads == NonZero::<u8>::MIN {
         return vec![contents];

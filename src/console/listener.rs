@@ -131,8 +131,8 @@ impl Drop for SocketFile {
 }
 
 impl ConsoleConnections {
-    /// Takes the connection that makes room for another one: the oldest without a token, or the oldest of the token that
-    /// has the most, if that is more than its share.
+    /// Takes the connection that makes room for another one: the oldest without a token, or the oldest of the token
+    /// that has the most, if that is more than its share.
     fn take_victim(&mut self) -> Option<ConsoleConnection> {
         let silent = self.open.iter().position(|open| open.user.get().is_none());
         let at = silent.or_else(|| {

@@ -37,7 +37,7 @@ const IDLE_CONNECTIONS: usize = 8;
 /// The configuration of the key service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PskHttpConfig {
-    /// `http://` or `https://`, with [`PLACEHOLDER`] in its path or query.
+    /// `http://` or `https://`, with `PLACEHOLDER` in its path or query.
     pub url: String,
     /// The header `Authorization`.
     pub authorization: Option<Secret>,

@@ -2,8 +2,8 @@
 //! records of the core.
 //!
 //! The store is to the driver what the link to the broker is: it takes commands ([`StoreCommand`]) and returns events
-//! ([`StoreEvent`]), and it never makes the driver wait. [`file`] is the store in a file, [`redis`] the one at a server
-//! of the Redis protocol.
+//! ([`StoreEvent`]), and it never makes the driver wait. [`mod@file`] is the store in a file, [`redis`] the one at a
+//! server of the Redis protocol.
 //!
 //! 1. At the start the program opens the store, which returns its contents.
 //! 2. While the program runs, the driver hands over batches of changes. The store writes them in this order, each batch
@@ -109,7 +109,8 @@ pub enum StoreCommand {
 pub enum StoreEvent {
     /// All batches of this driver's gateway up to this one are durable.
     Stored { version: BatchNumber },
-    /// The store cannot be written. It retries, and tells when it has written again. A store in a file does not tell this.
+    /// The store cannot be written. It retries, and tells when it has written again. A store in a file does not tell
+    /// this.
     Away,
     /// The store is written again.
     Back,

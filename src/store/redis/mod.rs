@@ -1,14 +1,14 @@
 //! The store at a server of the Redis protocol (Valkey or Redis 7), which one process uses at a time.
 //!
-//! 1. At the start the process takes the lease ([`scripts`]), and reads all records. It waits for the lease of a
+//! 1. At the start the process takes the lease (`scripts`), and reads all records. It waits for the lease of a
 //!    process that was killed, at most 5 seconds, and ends if the other one renews it.
-//! 2. A task of its own, on a thread of its own, renews the lease each second and writes batches ([`keeper`]).
+//! 2. A task of its own, on a thread of its own, renews the lease each second and writes batches (`keeper`).
 //! 3. While the server is away, the gateway serves its devices from memory, and the changes wait as marks in the core.
 //!    When it is back, the lease is renewed first. A server that lost records, because it was emptied or another one
 //!    took over, is written anew from memory.
 //! 4. If another process took the store meanwhile, this one ends: it can write nothing more.
 //!
-//! [`layout`], [`lease`], [`scripts`] and [`seal`] are without IO.
+//! `layout`, `lease`, `scripts` and `seal` are without IO.
 
 pub mod config;
 mod connection;

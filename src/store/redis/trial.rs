@@ -21,7 +21,8 @@ pub struct RedisTrial {
 /// Tests whether the server and its records could be used; nothing is changed there.
 ///
 /// # Errors
-/// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be read.
+/// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be
+/// read.
 pub async fn try_out(config: &RedisConfig) -> Result<RedisTrial, RedisError> {
     let seal = Seal::fingerprint(&seal_key(config)?)?;
     let mut connection = dialer(config)?.connect().await?;

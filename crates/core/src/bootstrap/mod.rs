@@ -1,7 +1,7 @@
 //! Bootstrap accounts: what a device is given in a bootstrap session (OMA LwM2M Core 1.1 section 6.1).
 //!
 //! - [`account`] has the accounts by endpoint name.
-//! - [`file`] reads them from TOML and from JSON, and checks that a device can use them.
+//! - [`mod@file`] reads them from TOML and from JSON, and checks that a device can use them.
 //! - [`resources`] makes the instances of the objects 0 and 1 of an account.
 //! - [`secret`] holds keys that no log shows.
 //!

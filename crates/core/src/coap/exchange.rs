@@ -6,8 +6,8 @@
 //! 2. An empty acknowledgement ends the retransmission: [`ExchangeEvent::Acknowledged`]. The response may take its
 //!    time.
 //! 3. The response, piggybacked or separate, matched by token: [`ExchangeEvent::Response`]. A reset:
-//!    [`ExchangeEvent::Reset`]. Nothing: [`ExchangeEvent::TimedOut`]. A response that cannot be read:
-//!    [`ExchangeEvent::Failed`].
+//!    [`ExchangeEvent::Reset`]. Nothing: [`Exchanges::handle_timeout`] returns the exchange. A response that cannot be
+//!    read: [`ExchangeEvent::Failed`].
 //! 4. When request and response have the Observe option, the exchange has become an observation of the same id: each
 //!    further response with its token is an [`ExchangeEvent::Notification`], in the order of RFC 7641 section 3.4.
 //!

@@ -2,7 +2,7 @@
 //! devices and events of the broker go in; datagrams and commands for the broker come out.
 //!
 //! [`Gateway`] has the entry points. Each part behind them owns its state, and gets the state that all parts share, the
-//! [`context`], with each event:
+//! `context`, with each event:
 //!
 //! ```text
 //! Gateway

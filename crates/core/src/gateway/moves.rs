@@ -3,7 +3,7 @@
 //! A device that makes a new handshake, or registers again from another address, may reach another gateway than the one
 //! that has it. It moves there, with its observations and its pending commands:
 //!
-//! 1. The new gateway asks who has the device, by [`Output::Claim`](super::Output::Claim). Meanwhile the Register
+//! 1. The new gateway asks who has the device, by [`Output::Claim`]. Meanwhile the Register
 //!    waits, as it does for the broker; other messages of the peer are kept.
 //! 2. The shell looks into the table of endpoint names. If no gateway has the device, or if the new one has it, it
 //!    answers at once. Otherwise it passes the question to the gateway that has the device: [`Gateway::release`].

@@ -15,8 +15,8 @@ use super::view::{DevicePage, DeviceRow, DeviceView, PageQuery};
 use super::{Gateway, command_scheduler, inspection};
 
 impl Gateway {
-    /// Returns devices in the order of their endpoint names. The cost is that of [`view::PAGE_EXAMINED`] devices at
-    /// most, however many there are.
+    /// Returns devices in the order of their endpoint names. The cost is that of
+    /// [`PAGE_EXAMINED`](super::view::PAGE_EXAMINED) devices at most, however many there are.
     pub fn page(&mut self, now: Instant, query: &PageQuery) -> DevicePage {
         self.context.now = now;
         inspection::page(&self.context, self.registrations.devices().registry(), query)
@@ -111,7 +111,7 @@ impl Gateway {
 /// Commands of the console.
 impl Gateway {
     /// Takes a command of the console, and returns whether it was sent, waits, or is refused. The final answer to a
-    /// command that is not refused is an [`Output::Answer`] with this `ask`.
+    /// command that is not refused is an [`Output::Answer`](super::Output::Answer) with this `ask`.
     pub fn command(
         &mut self,
         now: Instant,

@@ -171,8 +171,8 @@ impl Gateway {
         }
     }
 
-    /// Notes whether the store can be written. While it cannot, what the gateway tells devices and applications leaves at
-    /// once, as if the patience of [`Gateway::tell_when_stored`] were over, and is counted in the same way.
+    /// Notes whether the store can be written. While it cannot, what the gateway tells devices and applications leaves
+    /// at once, as if the patience of [`Gateway::tell_when_stored`] were over, and is counted in the same way.
     pub fn set_store_away(&mut self, now: Instant, is_away: bool) {
         self.context.now = now;
         self.context.set_store_away(is_away);

@@ -1,5 +1,5 @@
-//! The sessions over plain UDP. Anybody can begin one, so that they have a part of the places, and each address has a share
-//! of it.
+//! The sessions over plain UDP. Anybody can begin one, so that they have a part of the places, and each address has a
+//! share of it.
 
 use std::collections::HashMap;
 
