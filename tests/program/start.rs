@@ -53,9 +53,11 @@ async fn a_gateway_whose_descriptors_are_used_up_serves_its_devices_and_is_reloa
     if broker.control().is_none() {
         return;
     }
-    for kind in ["exproto", "mqtt"] {
+    for (kind, threads) in [("exproto", 1), ("mqtt", 1), ("mqtt", 2)] {
         let mqtt = format!("upstream.mqtt.brokers = [\"{}\"]", broker.addresses.devices);
-        let lines = format!("watch_interval = 0\nlimits.devices = 500\nupstream.kind = \"{kind}\"\n{mqtt}\n");
+        let lines = format!(
+            "watch_interval = 0\nlimits.devices = 500\ndriver.threads = {threads}\nupstream.kind = \"{kind}\"\n{mqtt}\n"
+        );
         let mut gateway = Gateway::start_with(&broker.addresses, 1, &lines);
         gateway.stop("TERM");
         gateway.limit_descriptors(120);
