@@ -108,8 +108,8 @@ pub fn start_drivers(config: &Config, prepared: &Prepared, parts: DriverParts) -
     if !suspended.is_empty() {
         warn!(
             campaigns = suspended.into_iter().collect::<Vec<_>>().join(", "),
-            "firmware campaigns are suspended while driver.threads is more than 1: they stay in the store, and a start with \
-             one thread resumes them"
+            "firmware campaigns are suspended while driver.threads is more than 1: they stay in the store, and a start \
+             with one thread resumes them"
         );
     }
     let contents = divided(contents, config.threads);

@@ -1,4 +1,4 @@
-//! What the program reads and checks before it listens anywhere: credentials, object definitions, accounts, and the
+//! The first step of the start, before the program listens anywhere: credentials, object definitions, accounts, and the
 //! limit of open files.
 
 use std::sync::Arc;

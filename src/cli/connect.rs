@@ -51,7 +51,7 @@ struct ConnectCheck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CheckKind {
     Works,
-    /// It works, and something about it is not recommended.
+    /// The part works, and something about it is not recommended.
     Warning,
     Problem,
 }

@@ -1,4 +1,4 @@
-//! What the console asks of firmware campaigns.
+//! The requests of the console about firmware campaigns.
 
 use tokio::sync::oneshot;
 

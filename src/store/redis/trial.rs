@@ -7,7 +7,7 @@ use super::lease::ProcessIdentity;
 use super::seal::Seal;
 use super::{RedisError, dialer, layout, seal_key};
 
-/// What a server that can be used tells.
+/// Holds what a server that can be used tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisTrial {
     /// The address, for people.

@@ -1,5 +1,5 @@
-//! The MQTT sessions that a program leaves behind at the EMQX of the tests. The next test with a device of the same name
-//! would get the commands that were published meanwhile.
+//! The MQTT sessions that a program leaves behind at the EMQX of the tests. The next test with a device of the same
+//! name would get the commands that were published meanwhile.
 
 use std::collections::HashSet;
 use std::io::{self, Read as _, Write as _};

@@ -1,5 +1,5 @@
-//! The store at a Redis server, with the built program: what it keeps over a kill, and what an absent, emptied or replaced
-//! server does. Without Debian's `redis-server` these tests are skipped, but not in CI.
+//! The store at a Redis server, with the built program: what it keeps over a kill, and what an absent, emptied or
+//! replaced server does. Without Debian's `redis-server` these tests are skipped, but not in CI.
 
 mod failover;
 mod server;
