@@ -44,6 +44,7 @@ mod demo;
 mod descriptors;
 pub mod driver;
 mod errors;
+mod file_snapshot;
 pub mod firmware;
 mod meters;
 pub mod observability;

@@ -1,7 +1,7 @@
 //! Reloads settings, object definitions and credentials while the program runs: on SIGHUP, and when a file has changed.
 //!
-//! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that a
-//!    file is not read while an editor writes it.
+//! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way ([`FileSnapshot`]),
+//!    so that a file is not read while an editor writes it.
 //! 2. The configuration is read. With a mistake in it everything stays as it is.
 //! 3. The settings, the object definitions, the certificates, the keys of devices and the bootstrap accounts are read
 //!    in this order, each by that configuration. What cannot be read keeps its old state, is logged, and does not stop
@@ -16,7 +16,6 @@ mod definitions;
 mod keys;
 mod settings;
 pub(crate) mod status;
-pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -32,6 +31,7 @@ use crate::clock::unix_time;
 use crate::config::Config;
 use crate::driver::control::{Control, SettingsChange};
 use crate::errors::one_line;
+use crate::file_snapshot::FileSnapshot;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::service;
 
@@ -41,7 +41,6 @@ pub use definitions::ReloadableDefinitions;
 pub use keys::ReloadableKeys;
 pub use settings::ReloadableSettings;
 use status::ReloadStatus;
-use watch::FileSnapshot;
 
 /// Everything that can be reloaded, with its state in force.
 pub struct Reloading {

@@ -12,10 +12,10 @@ use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, DeviceCapacity};
+use crate::file_snapshot::FileSnapshot;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload;
 use crate::reload::status::ReloadStatus;
-use crate::reload::watch::FileSnapshot;
 use crate::transport::{Security, UdpListener};
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 

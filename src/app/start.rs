@@ -46,8 +46,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     });
     let definitions = ReloadableDefinitions::new(reloads, Arc::clone(&metrics), announced);
     let credentials = secured.and_then(|secured| secured.reloadable(&read_at));
-    let reloading = (credentials, accounts);
-    let reloading = Reloading::new(config, settings, definitions, reloading, control, (read_at, metrics));
+    let reloading = Reloading::new(config, settings, definitions, (credentials, accounts), control, (read_at, metrics));
     let Listeners { admin, sources, .. } = listeners;
     Ok(App {
         addresses,

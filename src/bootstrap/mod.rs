@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::credentials::{PskFileConfig, PskTable};
 use crate::errors::{one_line, plain};
-use crate::reload::watch::FileSnapshot;
+use crate::file_snapshot::FileSnapshot;
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::account::PatternAccount;

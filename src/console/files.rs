@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::reload::watch::FileSnapshot;
+use crate::file_snapshot::FileSnapshot;
 use crate::tls;
 use lwm2m_base::secret::Secret;
 

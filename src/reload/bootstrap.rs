@@ -10,7 +10,7 @@ use crate::conditions::{Condition, ConditionState};
 use crate::driver::control::SettingsChange;
 use lwm2m_core::lwm2m::model::Model;
 
-use super::watch::FileSnapshot;
+use crate::file_snapshot::FileSnapshot;
 
 /// The accounts in force.
 pub struct ReloadableAccounts {

@@ -14,7 +14,7 @@ use crate::driver::control::SettingsChange;
 use crate::observability::metrics::Metrics;
 
 use super::keys::ReloadableKeys;
-use super::watch::FileSnapshot;
+use crate::file_snapshot::FileSnapshot;
 
 /// All kinds of credentials; each is reloaded independently.
 pub struct ReloadableCredentials {

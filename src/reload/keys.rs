@@ -12,7 +12,7 @@ use crate::driver::control::SettingsChange;
 use crate::transport::UdpListener;
 use lwm2m_base::identity::PskIdentity;
 
-use super::watch::FileSnapshot;
+use crate::file_snapshot::FileSnapshot;
 
 /// The keys in force.
 pub struct ReloadableKeys {

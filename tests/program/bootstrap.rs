@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+#[cfg(feature = "console")]
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
@@ -22,6 +23,7 @@ use crate::common::gateway::Gateway;
 use crate::common::ports;
 use crate::common::program::Program;
 use crate::common::scene::LINKS;
+#[cfg(feature = "console")]
 use crate::console::{exchange, make_token};
 use crate::dtls_devices::program::SecuredDevice;
 use crate::embedded_broker::application::MqttClient;
@@ -171,6 +173,7 @@ async fn a_device_is_given_a_key_registers_with_it_and_neither_is_lost_at_a_rest
 }
 
 /// An operator removes the generated key of a device, with the command line and with the API.
+#[cfg(feature = "console")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_key_ends_its_sessions_holds_no_longer_and_is_gone_after_a_kill() {
     let place = BootstrapFolder::new(GENERATING);

@@ -17,6 +17,7 @@ use super::broker::{TestAddresses, Upstream, is_emqx};
 use super::device::{Device, PATIENCE, fresh_id};
 use super::left_sessions::end_sessions;
 use super::ports;
+use super::program::send_signal;
 
 pub struct Gateway {
     /// None once it has stopped.
@@ -220,7 +221,7 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: &str) {
-        kill(signal, self.child.as_ref().expect("it runs").id());
+        send_signal(signal, self.child.as_ref().expect("it runs").id());
     }
 
     /// Waits until it ends by itself.
@@ -230,7 +231,7 @@ impl Gateway {
         let (sender, ended) = channel();
         thread::spawn(move || sender.send(child.wait().expect("a child of ours")));
         ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            kill("KILL", id);
+            send_signal("KILL", id);
             panic!("it does not end:\n{}", self.output());
         })
     }
@@ -260,11 +261,6 @@ impl Drop for Gateway {
             println!("--- what the gateway said:\n{}", self.output());
         }
     }
-}
-
-fn kill(signal: &str, id: u32) {
-    let done = Command::new("kill").args([format!("-{signal}"), id.to_string()]).status();
-    assert!(done.expect("there is a kill").success());
 }
 
 /// One node has its keys, several are a list. By MQTT, QoS 1 has the promise that ExProto makes for QoS 0.

@@ -44,9 +44,14 @@ impl Program {
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status();
-        assert!(done.expect("there is a kill").success());
+        send_signal(signal, self.child.id());
     }
+}
+
+/// Sends a signal, by its name without SIG, to a process.
+pub fn send_signal(signal: &str, process: u32) {
+    let done = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status();
+    assert!(done.expect("there is a kill").success());
 }
 
 impl Drop for Program {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::common::ports;
+use crate::common::program::send_signal;
 
 pub const SEAL: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const PASSWORD: &str = "ha:ha";
@@ -126,8 +127,7 @@ impl RedisServer {
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status();
-        assert!(done.expect("there is a kill").success());
+        send_signal(signal, self.child.id());
     }
 }
 
