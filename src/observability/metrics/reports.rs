@@ -59,7 +59,8 @@ impl CoreMetrics {
         let undefined = "Objects that devices announced in a version without definition";
         let evicted = "Object lists by profile ID that were evicted for a new one (limit: limits.profiles)";
         let refused = "Publications that the broker did not authorize";
-        let unstored = "Messages sent before the store had what they tell: it took longer than store.patience, or could not be written";
+        let unstored =
+            "Messages sent before the store had what they tell: it took too long (store.patience), or was away";
         Self {
             datagrams: DatagramCounters::register(registry),
             retransmissions: counter(registry, "lwm2m_retransmissions", "Retransmitted confirmable CoAP messages"),

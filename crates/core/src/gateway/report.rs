@@ -72,8 +72,8 @@ pub enum Report {
         endpoint: String,
         peer: Peer,
     },
-    /// Outputs left before the store had confirmed what they tell, because it took longer than `store.patience` or could
-    /// not be written.
+    /// Outputs left before the store had confirmed what they tell, because it took longer than `store.patience`, or
+    /// could not be written.
     ToldUnstored {
         outputs: usize,
     },
