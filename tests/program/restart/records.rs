@@ -7,7 +7,7 @@ use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Request, Token};
 use lwm2m_core::command::{ConsoleOrigin, Echo, Origin};
-use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
+use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord, SentRequestRecord};
 use lwm2m_core::lwm2m::formats::Formats;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::register::Registration;
@@ -59,8 +59,19 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
             ObservationRecord { token, command, formats, number, at, origin }
         },
     );
-    let command = (any::<u64>(), times(), echo(), origin()).prop_map(|(serial, expires, command, origin)| {
-        CommandRecord { serial, expires, command, reply: None, retained: None, origin }
+    let sent_as = proptest::option::of(
+        (vec(any::<u8>(), 0..=8), any::<u16>())
+            .prop_map(|(token, message_id)| SentRequestRecord { token: Token::new(&token), message_id }),
+    );
+    let command = (any::<u64>(), times(), echo(), origin(), sent_as);
+    let command = command.prop_map(|(serial, expires, command, origin, sent_as)| CommandRecord {
+        serial,
+        expires,
+        command,
+        reply: None,
+        retained: None,
+        origin,
+        sent_as,
     });
     let path = vec(any::<u16>(), 1..=4).prop_map(|ids| Path::of(&ids).expect("no more than four"));
     (

@@ -16,6 +16,7 @@
 mod event;
 mod observations;
 mod received_bodies;
+mod repeated;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -154,8 +155,7 @@ impl Endpoint {
             return self.send_in_blocks(now, peer, request);
         }
         let id = self.exchanges.send_request(now, peer, &request);
-        let Request { method, options, payload } = request;
-        self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
+        self.begin_whole(id, peer, request);
         id
     }
 
@@ -237,8 +237,7 @@ impl Endpoint {
         }
         request.payload = body;
         let id = self.exchanges.send_cancellation(now, observation, &request)?;
-        let Request { method, options, payload } = request;
-        self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
+        self.begin_whole(id, peer, request);
         Some(id)
     }
 
@@ -389,6 +388,12 @@ impl Endpoint {
         let id = self.exchanges.send_request(now, peer, &first);
         self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Upload(upload));
         id
+    }
+
+    /// Begins with a request that goes in one message.
+    fn begin_whole(&mut self, id: ExchangeId, peer: Peer, request: Request) {
+        let Request { method, options, payload } = request;
+        self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
     }
 
     fn begin(&mut self, id: ExchangeId, peer: Peer, request: Request, stage: Stage) {

@@ -25,6 +25,7 @@ mod event;
 mod malformed;
 mod open_exchanges;
 mod pending_requests;
+mod repeated;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -51,6 +52,7 @@ use pending_requests::{AnswerAs, PendingRequest, PendingRequests};
 
 pub use event::{CoapOutput, ExchangeEvent, ExchangeId, PendingAck, RequestId, Transmit};
 pub(crate) use pending_requests::RequestMessage;
+pub use repeated::RequestIds;
 
 /// The layer below block-wise transfer.
 #[derive(Debug)]
@@ -490,8 +492,19 @@ impl Exchanges {
         token: Token,
         persistence: Persistence,
     ) -> ExchangeId {
-        let id = ExchangeId(self.new_id());
         let message_id = self.new_message_id(peer);
+        self.send_as(now, peer, request, RequestIds { token, message_id }, persistence)
+    }
+
+    fn send_as(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        request: &Request,
+        RequestIds { token, message_id }: RequestIds,
+        persistence: Persistence,
+    ) -> ExchangeId {
+        let id = ExchangeId(self.new_id());
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
         self.open.begin(id, Exchange { peer, token, message_id, observe, acknowledged: None });
 

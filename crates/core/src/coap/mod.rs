@@ -25,7 +25,7 @@ pub(crate) use block::{Block, BlockSize};
 pub use code::Code;
 pub use endpoint::{Endpoint, EndpointEvent};
 pub(crate) use exchange::RequestMessage;
-pub use exchange::{CoapOutput, ExchangeId, PendingAck, RequestId, Transmit};
+pub use exchange::{CoapOutput, ExchangeId, PendingAck, RequestId, RequestIds, Transmit};
 pub use exchange_error::ExchangeError;
 pub use message::{Header, Kind, Message, MessageDecodeError, MessageId, Request, Response, Token};
 pub use observe::Freshness;

@@ -116,7 +116,7 @@ impl Context {
 
     /// Sends and publishes what is true only if it survives a crash: after the store has confirmed the present record
     /// of `awaited`, which is marked as changed. Without a store, or if outputs are not held, it leaves at once.
-    pub fn tell_when_stored(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self)) {
+    pub fn tell_when_stored<T>(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self) -> T) -> T {
         self.flush_coap();
         match awaited {
             Awaited::Device(endpoint) => self.changes.mark(endpoint),
@@ -127,13 +127,14 @@ impl Context {
             }
         }
         let (was_telling, before) = (self.held.begin(awaited), self.outputs.len());
-        tell(self);
+        let told = tell(self);
         self.flush_coap();
         self.held.end(was_telling);
         let made = self.outputs.len() - before;
         if made > 0 && self.held.is_missed() {
             self.push_report(Report::ToldUnstored { outputs: made });
         }
+        told
     }
 
     /// Notes whether the store can be written. While it cannot, nothing waits for it.

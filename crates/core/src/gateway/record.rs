@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::secret::SecretBytes;
-use crate::coap::Token;
+use crate::coap::{MessageId, RequestIds, Token};
 use crate::command::{Echo, Origin, ResponseTopic};
 use crate::lwm2m::formats::Formats;
 use crate::lwm2m::path::Path;
@@ -144,6 +144,29 @@ pub struct CommandRecord {
     pub retained: Option<CommandDigest>,
     #[serde(default, skip_serializing_if = "Origin::is_application")]
     pub origin: Origin,
+    /// Set while the command is in flight: the next process sends the same message once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_as: Option<SentRequestRecord>,
+}
+
+/// The names of a request that the device may have: one that it gets a second time it answers from its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentRequestRecord {
+    #[serde(with = "token")]
+    pub token: Token,
+    pub message_id: u16,
+}
+
+impl From<RequestIds> for SentRequestRecord {
+    fn from(RequestIds { token, message_id }: RequestIds) -> Self {
+        Self { token, message_id: message_id.0 }
+    }
+}
+
+impl From<SentRequestRecord> for RequestIds {
+    fn from(SentRequestRecord { token, message_id }: SentRequestRecord) -> Self {
+        Self { token, message_id: MessageId(message_id) }
+    }
 }
 
 /// The authenticated identity of a device. It stays bound to the registration when its association is closed.

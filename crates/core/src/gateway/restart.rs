@@ -5,7 +5,7 @@
 //! 2. The next process gets all records. The devices are registered and observed as before, and the broker is asked to
 //!    connect them again. Nothing is sent to the devices, and nothing is published for them.
 //! 3. When the broker has connected a device, or the device sends a message, its commands continue: the one that was in
-//!    flight is sent once more, before those that waited.
+//!    flight is sent once more, as the same message, before those that waited.
 //!
 //! A device that sends only messages that change nothing is marked from time to time: see
 //! [`crate::registry::Device::needs_new_record`].

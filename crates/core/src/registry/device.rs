@@ -263,7 +263,7 @@ impl Device {
     }
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand, attempts: Attempts) {
-        let PendingCommand { command, expires, serial, retained, room } = waiting;
+        let PendingCommand { command, expires, serial, retained, room, .. } = waiting;
         self.in_flight = Some(Box::new(InFlight {
             exchange,
             command,

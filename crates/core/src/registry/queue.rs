@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+use crate::coap::RequestIds;
 use crate::command::Command;
 use lwm2m_base::total::{Contribution, Total};
 
@@ -19,6 +20,8 @@ pub struct PendingCommand {
     pub serial: Option<u64>,
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
+    /// What named its request when an earlier process sent it. Boxed: few commands have it.
+    pub sent_as: Option<Box<RequestIds>>,
     pub room: ByteReservation,
 }
 
@@ -59,7 +62,7 @@ pub struct ByteReservation(Contribution);
 
 impl PendingCommand {
     pub fn new(number: u64, command: Command, expires: Instant, room: ByteReservation) -> Self {
-        Self { command: Command { number, ..command }, expires, serial: None, retained: None, room }
+        Self { command: Command { number, ..command }, expires, serial: None, retained: None, sent_as: None, room }
     }
 }
 

@@ -5,11 +5,11 @@ use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
 use crate::mqtt::downlink::{self, Refusal};
-use crate::registry::{Device, Observation, PendingCommand};
+use crate::registry::{Device, InFlight, Observation, PendingCommand};
 
 use super::super::context::Context;
 use super::super::final_answer::Recipient;
-use super::super::record::{CommandRecord, ObservationRecord};
+use super::super::record::{CommandRecord, ObservationRecord, SentRequestRecord};
 use super::super::report::CommandOutcome;
 use super::{CommandScheduler, queue_limits, refuse};
 
@@ -27,7 +27,7 @@ impl CommandScheduler {
     /// has none.
     pub fn records(&mut self, context: &Context, device: &mut Device) -> Vec<CommandRecord> {
         let last = &mut self.last_serial;
-        let mut record = |serial: &mut Option<u64>, expires, command: &Command, retained| {
+        let mut record = |serial: &mut Option<u64>, expires, command: &Command, retained, sent_as| {
             let serial = *serial.get_or_insert_with(|| {
                 *last = last.wrapping_add(1);
                 *last
@@ -35,16 +35,20 @@ impl CommandScheduler {
             let expires = context.wall_clock.unix_time(expires);
             let reply = command.reply.as_deref().and_then(Reply::topic).cloned().map(Box::new);
             let origin = command.origin.clone();
-            CommandRecord { serial, expires, command: command.echo.clone(), reply, retained, origin }
+            CommandRecord { serial, expires, command: command.echo.clone(), reply, retained, origin, sent_as }
         };
         let mut records = Vec::new();
         // A job goes on by itself, from its own record.
         let is_of_job = Self::is_of_job(device);
         if let Some(in_flight) = device.in_flight_mut().filter(|_| !is_of_job) {
-            records.push(record(&mut in_flight.serial, in_flight.expires, &in_flight.command, in_flight.retained));
+            let InFlight { serial, expires, command, retained, exchange, .. } = in_flight;
+            let sent_as = context.coap.request_ids(*exchange).map(SentRequestRecord::from);
+            records.push(record(serial, *expires, command, *retained, sent_as));
         }
         for waiting in device.waiting.iter_mut() {
-            records.push(record(&mut waiting.serial, waiting.expires, &waiting.command, waiting.retained));
+            let PendingCommand { serial, expires, command, retained, sent_as, .. } = waiting;
+            let sent_as = sent_as.as_deref().copied().map(SentRequestRecord::from);
+            records.push(record(serial, *expires, command, *retained, sent_as));
         }
         records
     }
@@ -89,7 +93,7 @@ impl CommandScheduler {
         limits.commands = limits.commands.saturating_add(1);
         limits.bytes = limits.bytes.saturating_add(context.settings.limits.command_size);
         let mut not_taken = Vec::new();
-        for CommandRecord { serial, expires, command, reply, retained, origin } in records {
+        for CommandRecord { serial, expires, command, reply, retained, origin, sent_as } in records {
             let room = self.bytes.take(command.to_json().len());
             let reply = reply.map(|topic| Reply::Topic(*topic));
             let command = match downlink::interpret(command, context.command_context(&device.registration)) {
@@ -101,7 +105,12 @@ impl CommandScheduler {
             };
             let expires = context.wall_clock.moment(expires);
             let waiting = PendingCommand::new(self.next_number(), command, expires, room);
-            let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
+            let waiting = PendingCommand {
+                serial: Some(serial),
+                retained,
+                sent_as: sent_as.map(|sent_as| Box::new(sent_as.into())),
+                ..waiting
+            };
             if let Err((command, full)) = device.waiting.push(waiting, limits) {
                 let Command { echo, reply, origin, .. } = *command;
                 let (reply, reason) = (reply.map(|reply| *reply), full.to_string());

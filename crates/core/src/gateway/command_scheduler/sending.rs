@@ -4,14 +4,15 @@
 //! 2. Its request is sent in the format that suits the device best (`send`).
 //! 3. If the device rejects the format, the request is sent in the next one (`retry_in_other_format`).
 
-use crate::coap::Response;
-use crate::command::Command;
+use crate::coap::{Endpoint, ExchangeId, Response};
+use crate::command::{Command, Origin};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
 use crate::registry::{AdmitOutcome, Device, InFlight, ObservedPaths, PendingCommand, QueueFull};
 
 use super::super::auto_observe;
 use super::super::context::Context;
+use super::super::held_outputs::Awaited;
 use super::super::report::{CommandOutcome, Report};
 use super::super::view::CommandStage;
 use super::answering::{refuse_command, tell_onlookers};
@@ -78,7 +79,7 @@ impl CommandScheduler {
         if let Err(reason) = console_observations::check_sending(context, device, command, &paths) {
             return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
         }
-        let (now, peer) = (context.now, device.peer);
+        let (now, peer, sent_as) = (context.now, device.peer, waiting.sent_as.take());
         let exchange = match &command.operation.kind {
             OperationKind::Observe | OperationKind::ObserveComposite { .. }
                 if !device.observations.has_room_for(&paths, limits.observations) =>
@@ -88,11 +89,16 @@ impl CommandScheduler {
             }
             OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => {
                 let cancelled = device.observations.cancellation(&paths, &device.registration);
-                cancelled
-                    .and_then(|(observation, body)| context.coap.send_cancellation(now, observation, body))
-                    .unwrap_or_else(|| context.coap.send_request(now, peer, request))
+                send_marked(context, device, command, |coap| {
+                    cancelled
+                        .and_then(|(observation, body)| coap.send_cancellation(now, observation, body))
+                        .unwrap_or_else(|| coap.send_request(now, peer, request))
+                })
             }
-            _ => context.coap.send_request(now, peer, request),
+            _ => send_marked(context, device, command, |coap| match sent_as {
+                Some(sent_as) => coap.send_request_again(now, peer, request, *sent_as),
+                None => coap.send_request(now, peer, request),
+            }),
         };
         self.registrations.insert(exchange, device.id);
         if let Some(digest) = waiting.retained {
@@ -125,7 +131,8 @@ impl CommandScheduler {
             return Some(in_flight);
         }
         context.report(Report::FormatRejected { endpoint: device.registration.endpoint.clone(), format });
-        let exchange = context.coap.send_request(context.now, device.peer, request);
+        let (now, peer) = (context.now, device.peer);
+        let exchange = send_marked(context, device, &in_flight.command, |coap| coap.send_request(now, peer, request));
         device.sent_again(exchange, in_flight);
         self.registrations.insert(exchange, device.id);
         None
@@ -136,6 +143,21 @@ impl CommandScheduler {
         let command = self.auto_observe.command(asked);
         Some(PendingCommand::new(self.next_number(), command, context.now, self.bytes.take(0)))
     }
+}
+
+/// Sends the request of a command. Its first datagram leaves when the store has the command as one in flight, with the
+/// names of the request: after a crash the next process sends the same message, so that a device that had it does not
+/// obey twice. What `auto_observe` asks may be asked twice.
+fn send_marked(
+    context: &mut Context,
+    device: &Device,
+    command: &Command,
+    send: impl FnOnce(&mut Endpoint) -> ExchangeId,
+) -> ExchangeId {
+    if command.origin == Origin::AutoObserve {
+        return send(&mut context.coap);
+    }
+    context.tell_when_stored(Awaited::Device(&device.registration.endpoint), |context| send(&mut context.coap))
 }
 
 /// Admits a command: while the program shuts down it waits, whatever its device does.

@@ -1,0 +1,32 @@
+//! Requests that an earlier process has sent and this one sends once more.
+
+use std::time::Instant;
+
+use lwm2m_base::Peer;
+
+use crate::coap::exchange::RequestIds;
+use crate::coap::transfers::Stage;
+use crate::coap::{ExchangeId, Request};
+
+use super::Endpoint;
+
+impl Endpoint {
+    /// Returns what names a request to its peer; `None` once it was answered, or if it goes in blocks, each of which
+    /// has names of its own.
+    pub fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
+        let transfer = self.transfers.get(id)?;
+        let is_whole = matches!(transfer.stage, Stage::Whole(_)) && transfer.step == id;
+        if is_whole { self.exchanges.request_ids(id) } else { None }
+    }
+
+    /// Sends a confirmable request as an earlier process has sent it. A request with a large body, which goes block by
+    /// block, begins anew.
+    pub fn send_request_again(&mut self, now: Instant, peer: Peer, request: Request, ids: RequestIds) -> ExchangeId {
+        if request.payload.len() > self.block_size.bytes() {
+            return self.send_in_blocks(now, peer, request);
+        }
+        let id = self.exchanges.send_request_again(now, peer, &request, ids);
+        self.begin_whole(id, peer, request);
+        id
+    }
+}

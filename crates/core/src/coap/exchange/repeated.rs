@@ -1,0 +1,38 @@
+//! Requests that an earlier process has sent and this one sends once more.
+
+use std::time::Instant;
+
+use lwm2m_base::Peer;
+
+use super::open_exchanges::Expected;
+use super::{ExchangeId, Exchanges, MessageId, Persistence, Request, Token};
+
+/// What names a request to its peer: a peer that gets it twice recognises the second one by its message ID and answers
+/// as before (RFC 7252 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestIds {
+    pub token: Token,
+    pub message_id: MessageId,
+}
+
+impl Exchanges {
+    /// Returns what names the request of an exchange that waits for its response.
+    pub fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
+        let exchange = self.open.exchange(id)?;
+        Some(RequestIds { token: exchange.token, message_id: exchange.message_id })
+    }
+
+    /// Sends a request as an earlier process has sent it. If something of this process has one of these ids with the
+    /// peer, the request gets new ones.
+    pub fn send_request_again(&mut self, now: Instant, peer: Peer, request: &Request, ids: RequestIds) -> ExchangeId {
+        let RequestIds { token, message_id } = ids;
+        let is_free = self.open.expected(peer, token) == Expected::default()
+            && !self.transmissions.contains((peer, message_id))
+            && token.shard().is_some_and(|shard| self.parameters.shards.contains(shard));
+        if is_free {
+            self.send_as(now, peer, request, ids, Persistence::Ordinary)
+        } else {
+            self.send_request(now, peer, request)
+        }
+    }
+}
