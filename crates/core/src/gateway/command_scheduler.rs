@@ -215,8 +215,8 @@ impl CommandScheduler {
     fn await_bootstrap(&mut self, context: &mut Context, device: &mut Device, command: Command, sent: Instant) {
         let (payload, origin) = (uplink::acknowledged(&command.echo), command.origin.clone());
         context.publish_answer(device, &origin, payload);
-        let endpoint = device.registration.endpoint.as_str();
-        let former = context.awaited_bootstraps.expect(context.now, endpoint, command, sent);
+        let sent_to = (device.registration.endpoint.as_str(), device.peer);
+        let former = context.awaited_bootstraps.expect(context.now, sent_to, command, sent);
         if let Some((former, outcome)) = former {
             Self::bootstrapped(context, device, former, &outcome);
         }

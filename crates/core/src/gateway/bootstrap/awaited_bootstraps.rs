@@ -4,10 +4,15 @@
 //! 2. The session finishes or fails, or none comes in time. The outcome is the final answer to the command.
 //! 3. The answer is published when the device is registered: many devices leave before they ask for bootstrap.
 //!
+//! Without DTLS anybody may ask for bootstrap under any endpoint name. Such a session or pack ends the wait only if it
+//! went to the IP address that the trigger was sent to; the port may be another one, because devices have a socket for
+//! each server.
+//!
 //! The store has the commands, so that a restart loses no answer. A session does not outlive the process: its device
 //! asks again, and has the whole time for it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +21,7 @@ use crate::coap::Code;
 use crate::command::{Command, Echo, Origin, Reply, ResponseTopic};
 use crate::lwm2m::operation::{Operation, OperationKind, Outcome};
 use crate::lwm2m::path::Path;
+use lwm2m_base::Peer;
 use lwm2m_base::deadlines::IdDeadlines;
 
 use super::super::record::{Change, milliseconds};
@@ -31,6 +37,8 @@ pub(in super::super) struct AwaitedBootstrap {
     pub command: Command,
     /// The time at which the trigger was sent.
     pub sent: Instant,
+    /// The IP address that the trigger was sent to; `None` in records of earlier versions.
+    address: Option<IpAddr>,
     id: u64,
     outcome: Option<Outcome>,
     /// An earlier process got the command.
@@ -56,6 +64,8 @@ pub struct AwaitedCommandRecord {
     /// The time at which the trigger was sent, since 1970.
     #[serde(with = "milliseconds")]
     sent: Duration,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcome: Option<OutcomeRecord>,
 }
@@ -85,11 +95,12 @@ pub(in super::super) struct AwaitedBootstraps {
 }
 
 impl AwaitedBootstraps {
-    /// Waits for the session of this endpoint. A command that waits already is returned with its outcome.
+    /// Waits for the session of the device that was sent the trigger at this address and time. A command that waits
+    /// already is returned with its outcome.
     pub fn expect(
         &mut self,
         now: Instant,
-        endpoint: &str,
+        (endpoint, peer): (&str, Peer),
         command: Command,
         sent: Instant,
     ) -> Option<(AwaitedBootstrap, Outcome)> {
@@ -97,7 +108,9 @@ impl AwaitedBootstraps {
         // The process ended between the record of this command and that of its device, which executed it twice.
         let is_same = |former: &AwaitedBootstrap| former.is_restored && former.command.echo == command.echo;
         let former = former.filter(|former| !is_same(former));
-        self.insert(now, endpoint, AwaitedBootstrap { command, sent, id: 0, outcome: None, is_restored: false });
+        let address = Some(address_of(peer));
+        let awaited = AwaitedBootstrap { command, sent, address, id: 0, outcome: None, is_restored: false };
+        self.insert(now, endpoint, awaited);
         former.map(|former| (former, failed(Code::CONFLICT, "another bootstrap command followed")))
     }
 
@@ -117,7 +130,7 @@ impl AwaitedBootstraps {
     pub fn restore(&mut self, now: Instant, clock: WallClock, number: u64, record: AwaitedBootstrapRecord) {
         let AwaitedBootstrapRecord { endpoint, awaited } = record;
         let Some(awaited) = awaited else { return };
-        let AwaitedCommandRecord { command, reply, origin, sent, outcome } = *awaited;
+        let AwaitedCommandRecord { command, reply, origin, sent, address, outcome } = *awaited;
         let Some(path) = command.request_path().and_then(|path| path.parse::<Path>().ok()) else {
             return self.changed(&endpoint);
         };
@@ -134,7 +147,8 @@ impl AwaitedBootstraps {
             self.ended.push_back(endpoint.clone());
         }
         let sent = clock.moment(sent).min(now);
-        self.insert(now, &endpoint, AwaitedBootstrap { command, sent, id: 0, outcome, is_restored: true });
+        let awaited = AwaitedBootstrap { command, sent, address, id: 0, outcome, is_restored: true };
+        self.insert(now, &endpoint, awaited);
     }
 
     /// Returns at most so many records that have changed.
@@ -153,8 +167,15 @@ impl AwaitedBootstraps {
         !self.changes.is_empty()
     }
 
-    /// Notes how the session of an endpoint has ended, and gives the device time to register.
-    pub fn ended(&mut self, now: Instant, endpoint: &str, outcome: impl FnOnce() -> Outcome) {
+    /// Notes how the session or pack of an endpoint has ended, and gives the device time to register. A peer without
+    /// DTLS at another address than that of the trigger ends nothing.
+    pub fn ended(&mut self, now: Instant, (endpoint, peer): (&str, Peer), outcome: impl FnOnce() -> Outcome) {
+        if self.by_endpoint.get(endpoint).is_some_and(|awaited| awaited.may_be_ended_by(peer)) {
+            self.end(now, endpoint, outcome);
+        }
+    }
+
+    fn end(&mut self, now: Instant, endpoint: &str, outcome: impl FnOnce() -> Outcome) {
         let Some(awaited) = self.by_endpoint.get_mut(endpoint) else { return };
         if awaited.outcome.replace(outcome()).is_none() {
             self.ended.push_back(endpoint.to_owned());
@@ -170,7 +191,7 @@ impl AwaitedBootstraps {
             if self.by_endpoint.get(&endpoint).is_some_and(|awaited| awaited.outcome.is_some()) {
                 self.take(&endpoint);
             } else {
-                self.ended(now, &endpoint, || failed(Code::GATEWAY_TIMEOUT, "the device did not ask for bootstrap"));
+                self.end(now, &endpoint, || failed(Code::GATEWAY_TIMEOUT, "the device did not ask for bootstrap"));
             }
         }
     }
@@ -220,8 +241,12 @@ impl AwaitedBootstraps {
 }
 
 impl AwaitedBootstrap {
+    fn may_be_ended_by(&self, peer: Peer) -> bool {
+        peer.association.is_some() || self.address.is_none_or(|address| address == address_of(peer))
+    }
+
     fn record(&self, clock: WallClock) -> AwaitedCommandRecord {
-        let Self { command, sent, outcome, .. } = self;
+        let Self { command, sent, address, outcome, .. } = self;
         let outcome = outcome.as_ref().map(|outcome| OutcomeRecord {
             code: (outcome.code.class(), outcome.code.detail()),
             reason: outcome.reason.clone(),
@@ -231,9 +256,15 @@ impl AwaitedBootstrap {
             reply: command.reply.as_deref().and_then(Reply::topic).cloned().map(Box::new),
             origin: command.origin.clone(),
             sent: clock.unix_time(*sent),
+            address: *address,
             outcome,
         }
     }
+}
+
+/// Returns the IP address of a peer, which is the same at a socket for IPv4 and at one for both versions of IP.
+fn address_of(peer: Peer) -> IpAddr {
+    peer.address.ip().to_canonical()
 }
 
 /// Returns the outcome of a session that has finished.

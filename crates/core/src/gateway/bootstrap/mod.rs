@@ -343,7 +343,7 @@ impl BootstrapServer {
             SessionProgress::Finished => {
                 let Some(RunningSession { session, began, .. }) = self.end(context, id) else { return };
                 let (endpoint, took) = (session.endpoint.to_string(), context.now - began);
-                context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
+                context.awaited_bootstraps.ended(context.now, (&endpoint, session.peer), awaited_bootstraps::finished);
                 self.client.publish_finished(context, (&endpoint, session.peer));
                 context.report(Report::Bootstrap(BootstrapReport::Finished { endpoint, peer: session.peer, took }));
             }
@@ -366,9 +366,14 @@ impl BootstrapServer {
     }
 
     fn fail(&mut self, context: &mut Context, id: SessionId, code: Option<Code>, reason: &str) {
+        let Some(running) = self.sessions.get(&id) else { return };
+        let (peer, is_proven) = (running.session.peer, running.is_proven);
         let Some((endpoint, step)) = self.end_failed(context, id, code, reason) else { return };
-        let outcome = || awaited_bootstraps::failed_at(step, code, reason);
-        context.awaited_bootstraps.ended(context.now, &endpoint, outcome);
+        // The address of a peer that has answered nothing may be forged.
+        if is_proven {
+            let outcome = || awaited_bootstraps::failed_at(step, code, reason);
+            context.awaited_bootstraps.ended(context.now, (&endpoint, peer), outcome);
+        }
     }
 
     /// Ends a session that has failed, and reports it. Returns its endpoint name and the step at which it was.

@@ -113,7 +113,8 @@ impl BootstrapServer {
         let is_last = block.begin < length && block.begin + block.size.min(block_size) >= length;
         context.respond(received.id, response);
         if is_last {
-            context.awaited_bootstraps.ended(context.now, &endpoint, awaited_bootstraps::finished);
+            let asked = (endpoint.as_str(), received.peer);
+            context.awaited_bootstraps.ended(context.now, asked, awaited_bootstraps::finished);
             self.client.publish_finished(context, (&endpoint, received.peer));
         }
         if block.begin == 0 {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use lwm2m_base::Peer;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::broker::RegistrationId;
-use lwm2m_testkit::scene::outcome;
+use lwm2m_testkit::scene::{outcome, peer};
 use lwm2m_testkit::store::MemoryStore;
 
 use super::*;
@@ -109,6 +110,74 @@ fn a_device_that_takes_a_pack_has_been_bootstrapped_when_it_has_the_last_block()
     }
     scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
     scene.expect_nothing_more();
+}
+
+/// Sends the request for the last block of a pack from this peer, and takes the answer.
+fn take_last_block(scene: &mut Scene, peer: Peer) {
+    for number in 0_u32.. {
+        let mut request = scene.request(Code::GET, &["bspack"], "ep=dev-7");
+        request.options.add_uint(number::ACCEPT, 112);
+        request.options.add_uint(number::BLOCK2, number << 4);
+        scene.device_sends_from(peer, &request);
+        let (to, answer) = scene.expect_sent();
+        assert_eq!((to, answer.code), (peer, Code::CONTENT));
+        if answer.options.uint(number::BLOCK2).unwrap().unwrap_or_default() & 0x08 == 0 {
+            return;
+        }
+    }
+}
+
+#[test]
+fn the_last_block_of_a_pack_ends_the_wait_only_at_the_address_of_the_device() {
+    // The store keeps the address.
+    for is_restarted in [false, true] {
+        let (mut scene, mut store) = stored();
+        executed(&mut scene, 1);
+        if is_restarted {
+            keep(&mut scene, &mut store);
+            restart(&mut scene, &store);
+        }
+        take_last_block(&mut scene, peer(2));
+        scene.expect_nothing_more();
+        assert_eq!(scene.gateway.table_sizes().awaited_bootstraps, 1);
+        // Devices have a socket for each server.
+        let mut other_port = scene.peer;
+        other_port.address.set_port(40_000);
+        take_last_block(&mut scene, other_port);
+        scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+        scene.expect_nothing_more();
+    }
+}
+
+#[test]
+fn a_session_without_dtls_at_another_address_ends_no_wait() {
+    for last_answer in [Code::CHANGED, Code::NOT_ACCEPTABLE] {
+        let mut scene = registered();
+        executed(&mut scene, 1);
+        let device = std::mem::replace(&mut scene.peer, peer(2));
+        let finish = up_to_finish(&mut scene);
+        scene.answer(&finish, last_answer);
+        scene.expect_nothing_more();
+        scene.peer = device;
+        let finish = up_to_finish(&mut scene);
+        scene.answer(&finish, Code::CHANGED);
+        scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
+    }
+}
+
+#[test]
+fn a_request_with_the_forged_address_of_the_device_ends_no_wait() {
+    let mut scene = registered();
+    executed(&mut scene, 1);
+    ask(&mut scene, "ep=dev-7");
+    let discover = scene.expect_request(Code::GET, "");
+    // The device knows nothing of a session.
+    scene.device_sends(&Message { kind: Kind::Reset, code: Code::EMPTY, ..reply(&discover) });
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.table_sizes().awaited_bootstraps, 1);
+    let finish = up_to_finish(&mut scene);
+    scene.answer(&finish, Code::CHANGED);
+    scene.expect_answer(&bootstrap(1), outcome("2.04", "changed", &json!(TRIGGER)));
 }
 
 #[test]
