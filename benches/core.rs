@@ -18,6 +18,11 @@ use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
 
+/// The allocator of the program.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Between two messages: so that what the gateway remembers for EXCHANGE_LIFETIME has the size of a busy minute.
 const PAUSE: Duration = Duration::from_millis(10);
 
