@@ -45,8 +45,8 @@ use suggestions::suggestion;
 const HELP: &str = "Examples:
   lwm2m-gateway demo                            see the whole loop, without a device and without EMQX
   lwm2m-gateway run --embedded --simulate 5     try it, with a console, an MQTT broker and simulated devices
-  lwm2m-gateway check -c gateway.toml --connect look at everything before the first start
-  lwm2m-gateway emqx-config -c gateway.toml     EMQX's side of it
+  lwm2m-gateway check -c gateway.toml --connect check configuration, ports, store and broker
+  lwm2m-gateway emqx-config -c gateway.toml     print the configuration of EMQX that matches
   lwm2m-gateway run -c gateway.toml             serve devices
   lwm2m-gateway devices                         list the devices of a running gateway, by its console
   lwm2m-gateway read ep1 /3/0                   read from a device
@@ -58,10 +58,10 @@ Environment:
   LWM2M_GATEWAY_TOKEN          a token of that console
   NO_COLOR                     no colours
 
-Exit codes: 0 success, 1 failure, 2 wrong usage. Commands for a device also: 3 the device answered 4.xx or 5.xx, 4 it
-did not answer, 5 the command still waits, 6 the device is not registered, 7 the token does not allow it.
+Exit codes: 0 success, 1 failure, 2 wrong usage. Commands for a device also: 3 the device answered 4.xx or 5.xx, 4 no
+answer, or the command was rejected or expired, 5 the command still waits, 6 the device is not registered, 7 the token does not allow it.
 
-deploy/lwm2m-gateway.toml has every key of the configuration with its default, docs/ has the manual.";
+The example configuration, lwm2m-gateway.toml, has every key with its default.";
 
 /// Maximum number of simulated devices.
 #[cfg(feature = "embedded")]
@@ -81,8 +81,8 @@ enum Subcommand {
     Run {
         #[command(flatten)]
         config: ConfigFile,
-        /// End when the standard input ends, which a parent process holds open, or when it has the line `stop`; the
-        /// line `reload` reloads the configuration. The output is JSON lines only
+        /// For a parent process: stop when the standard input ends or has the line `stop`; reload at the line `reload`;
+        /// print JSON lines only
         #[arg(long)]
         exit_with_parent: bool,
         /// Start a small MQTT broker in this process and use it in place of EMQX, with a console; the broker stores
@@ -112,8 +112,8 @@ enum Subcommand {
     Check {
         #[command(flatten)]
         config: ConfigFile,
-        /// Try the ports, the store, the service of keys and the broker too: a device of an invented name is connected,
-        /// and a small message is published for it
+        /// Try the ports, the store, the key service and the broker too: a test device connects to the broker and
+        /// publishes one small message
         #[arg(long)]
         connect: bool,
     },
@@ -122,7 +122,7 @@ enum Subcommand {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// List the objects that are defined, those with a name, or the resources of one of them
+    /// List all defined objects, those whose name matches, or the resources of one
     Objects {
         /// The id of an object, or a part of its name
         #[arg(value_name = "ID or NAME")]

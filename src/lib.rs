@@ -22,10 +22,11 @@
 //! Invariants of this crate:
 //! - Only [`upstream`] knows the messages of ExProto and the packets of MQTT; only [`transport`] knows the devices'
 //!   sockets.
-//! - Only [`store`] knows the file that keeps state across restarts; no device waits for it.
+//! - Only [`store`] knows the file, or the Redis server, that keeps state across restarts. The driver never waits for
+//!   it; messages that tell of a change wait for the record of it, at most `store.patience`.
 //! - Only [`config`] validates the configuration.
-//! - One driver task owns the core and the state of the upstream link. The task of a device's connection to the broker
-//!   owns a socket only. No device has a timer of its own: deadlines are ordered sets.
+//! - The driver of each thread owns its core and the state of its upstream link. The task of a device's connection to
+//!   the broker owns a socket only. No device has a timer of its own: deadlines are ordered sets.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod admin;

@@ -148,9 +148,9 @@ fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial) -> Vec<C
     }
     found.push(match user {
         None => works("store.redis: no gateway uses the store"),
-        Some(user) => problem(format!(
-            "store.redis: the gateway {user} uses the store: a second one does not start. Every gateway needs a \
-             store.redis.prefix of its own"
+        Some(user) => warning(format!(
+            "store.redis: the gateway {user} uses the store: another one starts only when that one has ended. That is \
+             right for a standby (docs/cluster.md); a gateway with other devices needs another store.redis.prefix"
         )),
     });
     found

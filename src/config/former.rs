@@ -33,32 +33,6 @@ const KEYS: [(&str, &str); 26] = [
     ("gc_interval", "nothing takes its place"),
 ];
 
-/// Keys of this program by their earlier names, and their names of today.
-pub(super) const RENAMED: [(&str, &str); 17] = [
-    ("ack", "notification_ack"),
-    ("coap.exchanges", "coap.deduplication_entries"),
-    ("coap.exchanges_per_peer", "coap.deduplication_entries_per_peer"),
-    ("coap.received_bodies", "coap.block_uploads"),
-    ("coap.received_body", "coap.received_body_size"),
-    ("coap.received_bytes", "coap.block_transfer_bytes"),
-    ("dtls.names_with_key_over_udp", "dtls.plain_udp_for_psk_devices"),
-    ("dtls.psk_http.keep_found", "dtls.psk_http.cache_ttl"),
-    ("dtls.psk_http.keep_unknown", "dtls.psk_http.negative_cache_ttl"),
-    ("limits.joinings", "limits.pending_registrations"),
-    ("limits.sent_body", "limits.sent_body_size"),
-    ("limits.strangers", "limits.unregistered"),
-    ("limits.waiting_bytes", "limits.pending_command_bytes"),
-    ("limits.waiting_bytes_total", "limits.pending_command_bytes_total"),
-    ("limits.waiting_commands", "limits.pending_commands"),
-    ("upstream.exproto.anchors_per_second", "upstream.exproto.connections_per_second"),
-    ("upstream.mqtt.window", "upstream.mqtt.max_inflight"),
-];
-
-/// Returns the current name of a renamed key.
-pub fn renamed(key: &str) -> Option<&'static str> {
-    RENAMED.iter().find(|(earlier, _)| *earlier == key).map(|(_, today)| *today)
-}
-
 /// Returns the replacement of a key of EMQX's gateway.
 pub fn successor(key: &str) -> Option<&'static str> {
     let last = key.rsplit('.').next().unwrap_or(key);

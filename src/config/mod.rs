@@ -180,7 +180,7 @@ impl ConfigValues {
 
 impl fmt::Debug for ConfigValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Written")
+        f.write_str("ConfigValues")
     }
 }
 

@@ -283,7 +283,7 @@ impl ConfigReader {
         if let Some(successor) = former::successor(key) {
             return format!("unknown key; instead: {successor} (docs/migration.md)");
         }
-        match former::renamed(key).or_else(|| self.nearest(key)) {
+        match self.nearest(key) {
             Some(nearest) if key.contains('.') && !nearest.contains('.') => {
                 format!("unknown key; did you mean {nearest}? It stands above the first [section]")
             }

@@ -723,26 +723,3 @@ fn keys(table: &Table) -> BTreeSet<String> {
     };
     table.iter().flat_map(below).collect()
 }
-
-#[test]
-fn a_renamed_key_is_refused_with_its_name_of_today() {
-    assert_eq!(
-        mistakes("ack = \"received\"\n[limits]\njoinings = 1\n[limits.strangers]\nburst = 1"),
-        [
-            "ack: unknown key; did you mean notification_ack?",
-            "limits.joinings: unknown key; did you mean limits.pending_registrations?",
-            "limits.strangers: unknown key; did you mean limits.unregistered?",
-        ]
-    );
-}
-
-#[test]
-fn every_renamed_key_has_a_name_that_the_reader_asks_for() {
-    let mut reader = ConfigReader::new(with_examples(DOCUMENTED));
-    sections::config(&mut reader);
-    for (earlier, today) in former::RENAMED {
-        let is_section = reader.asked().iter().any(|asked| asked.starts_with(&format!("{today}.")));
-        assert!(is_section || reader.asked().contains(today), "{today}");
-        assert!(!reader.asked().contains(earlier), "{earlier}");
-    }
-}

@@ -126,6 +126,7 @@ impl Driver {
             asleep: self.gateway.sleeping_devices(),
             devices_limit: self.devices_limit(),
             forwarded_addresses: self.thread.as_ref().map_or(0, DriverThread::flows),
+            evicted_addresses: self.thread.as_ref().map_or(0, DriverThread::evicted_flows),
             command_bytes_limit: self.gateway.command_bytes_limit(),
             upstream: self.link.table_sizes(),
         }

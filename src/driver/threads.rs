@@ -130,6 +130,11 @@ impl DriverThread {
         self.router.flows()
     }
 
+    /// Returns how many addresses the router has forgotten because there were too many.
+    pub fn evicted_flows(&self) -> u64 {
+        self.router.evicted_flows()
+    }
+
     /// Returns the next message of another thread. Cancel-safe.
     pub(super) async fn input(&mut self) -> ThreadInput {
         // Each thread has senders of all queues, so that no queue is closed.

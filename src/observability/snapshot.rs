@@ -5,6 +5,7 @@ use std::fmt;
 use lwm2m_core::gateway::TableSizes;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::upstream;
@@ -18,6 +19,8 @@ pub struct DriverSnapshot {
     pub devices_limit: usize,
     /// Number of addresses whose datagrams go to another driver thread.
     pub forwarded_addresses: usize,
+    /// Number of such addresses that were forgotten since the start, because there were too many.
+    pub evicted_addresses: u64,
     /// Maximum size of all pending commands, in bytes.
     pub command_bytes_limit: usize,
     pub upstream: upstream::UpstreamTableSizes,
@@ -26,11 +29,13 @@ pub struct DriverSnapshot {
 impl DriverSnapshot {
     /// Adds the sizes of the tables of another driver.
     pub fn add(&mut self, other: Self) {
-        let Self { gateway, asleep, devices_limit, forwarded_addresses, command_bytes_limit, upstream } = other;
+        let Self { gateway, asleep, devices_limit, forwarded_addresses, .. } = other;
+        let Self { evicted_addresses, command_bytes_limit, upstream, .. } = other;
         self.gateway += gateway;
         self.asleep += asleep;
         self.devices_limit += devices_limit;
         self.forwarded_addresses += forwarded_addresses;
+        self.evicted_addresses += evicted_addresses;
         self.command_bytes_limit += command_bytes_limit;
         self.upstream.add(upstream);
     }
@@ -105,6 +110,15 @@ impl DriverSnapshot {
                     the store, the devices whose presence is taken back, and the addresses whose datagrams go to \
                     another driver thread.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
+        let help =
+            "Addresses whose datagrams go to another driver thread that were forgotten because there were too many.";
+        let name = "lwm2m_forwarded_addresses_evicted";
+        ConstCounter::new(self.evicted_addresses).encode(page.encode_descriptor(
+            name,
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
         gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)
     }

@@ -98,6 +98,11 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         self.by_expiry.first_key_value().map(|(expiry, _)| expiry.at)
     }
 
+    /// Returns the keys of all entries, also of those whose time has come, in the order in which they expire.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.by_expiry.values()
+    }
+
     pub fn len(&self) -> usize {
         self.entries.len()
     }

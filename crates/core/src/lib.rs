@@ -55,7 +55,8 @@
 //!
 //! MQTT and EMQX:
 //! - **Uplink, downlink**: messages from a device to applications, and from applications to a device.
-//! - **Session**: the MQTT session that the broker holds for one registered device.
+//! - **Session**: the MQTT session that the broker holds for one registered device. A DTLS session is an
+//!   **association**; a **bootstrap session** is the exchange by which a device is given its servers.
 //! - **Retained command**: a command that the broker delivers again at each subscription.
 //! - **In-flight publication**: a publication that the broker has not acknowledged.
 //!

@@ -131,7 +131,7 @@ pub struct TraceArguments {
     /// Messages of this DTLS identity, registered or not
     #[arg(long, group = "traced")]
     pub identity: Option<String>,
-    /// End of the trace, at most 120
+    /// End the trace after this many minutes, at most 120
     #[arg(long, value_name = "MINUTES", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=LONGEST_TRACE as u64))]
     pub minutes: u64,

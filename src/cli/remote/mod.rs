@@ -106,7 +106,7 @@ pub enum LookCommand {
         /// Endpoint name
         #[arg(value_name = "EP")]
         endpoint: String,
-        /// Withdraw the pending command with this number; who gave it gets 4.00
+        /// Withdraw the pending command with this number; its sender gets 4.00
         #[arg(long, value_name = "NUMBER")]
         withdraw: Option<u64>,
         #[command(flatten)]

@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use lwm2m_base::expiring_map::ExpiringMap;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::{AssociationId, Shard};
 use lwm2m_core::bootstrap::secret::SecretBytes;
@@ -116,12 +117,12 @@ pub struct Layout {
     commands: HashMap<(Shard, String), BTreeMap<u64, u64>>,
     /// Counts how often the store has lost records.
     generation: u64,
-    removed: HashMap<(RecordHash, Vec<u8>), Instant>,
+    removed: ExpiringMap<(RecordHash, Vec<u8>), ()>,
 }
 
 impl Layout {
     pub fn new(listeners: ListenerNames) -> Self {
-        Self { listeners, commands: HashMap::new(), generation: 0, removed: HashMap::new() }
+        Self { listeners, commands: HashMap::new(), generation: 0, removed: ExpiringMap::new(MOST_REMEMBERED) }
     }
 
     /// Returns the steps of a change.
@@ -184,9 +185,8 @@ impl Layout {
     /// too.
     pub fn contents_lost(&mut self, now: Instant) -> Vec<BatchStep> {
         self.generation += 1;
-        self.forget_old_removals(now);
-        let removals = self.removed.keys().cloned();
-        removals.map(|(hash, field)| BatchStep::Remove { hash, field }).collect()
+        self.removed.remove_expired(now);
+        self.removed.keys().cloned().map(|(hash, field)| BatchStep::Remove { hash, field }).collect()
     }
 
     /// Adds an opened value to the contents.
@@ -278,18 +278,10 @@ impl Layout {
             }
             BatchStep::Put { .. } | BatchStep::Clear { .. } => {}
             BatchStep::Remove { hash, field } => {
-                if self.removed.len() >= MOST_REMEMBERED {
-                    self.forget_old_removals(now);
-                }
-                if self.removed.len() < MOST_REMEMBERED {
-                    self.removed.insert((hash.clone(), field.clone()), now);
-                }
+                // Of too many the oldest is forgotten, which the server is least likely to have lost.
+                let (None | Some(_)) = self.removed.insert((hash.clone(), field.clone()), now + REMEMBERED, ());
             }
         }
-    }
-
-    fn forget_old_removals(&mut self, now: Instant) {
-        self.removed.retain(|_, at| now.saturating_duration_since(*at) < REMEMBERED);
     }
 }
 
@@ -391,4 +383,24 @@ fn association_parts(value: &[u8]) -> Option<(&str, &str, &[u8])> {
     let mut parts = value.splitn(3, |byte| *byte == 0);
     let name = |bytes| std::str::from_utf8(bytes).ok();
     Some((name(parts.next()?)?, name(parts.next()?)?, parts.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_removals_the_newest_are_repeated_for_a_server_that_lost_records() {
+        let mut layout = Layout::new(ListenerNames::new(&[]));
+        let start = Instant::now();
+        let removal = |key: usize| Change::Profile(ProfileRecord { key: key.to_string(), objects: None });
+        let beyond = 10;
+        for key in 0..MOST_REMEMBERED + beyond {
+            layout.steps(start, &removal(key));
+        }
+        let repeated = layout.contents_lost(start + REMEMBERED / 2);
+        assert_eq!(repeated.len(), MOST_REMEMBERED);
+        assert_eq!(repeated.first(), Some(&remove(RecordHash::Profiles, beyond.to_string())));
+        assert_eq!(layout.contents_lost(start + REMEMBERED), []);
+    }
 }

@@ -4,6 +4,8 @@
 //! `Faults`. No device is moved back to a target that has recovered: that target has the fewest devices, and so it gets
 //! the next ones.
 
+use std::time::Duration;
+
 use tracing::{info, warn};
 
 use crate::upstream::NodeState;
@@ -11,6 +13,11 @@ use crate::upstream::NodeState;
 /// Counts the faults in a row after which a target is unavailable, of those faults that a single device may meet at a
 /// target that works.
 pub(crate) const TOLERATED_FAULTS: u32 = 3;
+
+/// The time between two attempts at a target that is unavailable, or whose last probe failed.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two probes of an available target.
+pub(crate) const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Identifies a target by its position in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

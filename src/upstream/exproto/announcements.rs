@@ -10,9 +10,11 @@ use lwm2m_base::ThreadShards;
 use lwm2m_base::expiring_map::ExpiringMap;
 use rand::{Rng, RngExt};
 
+use super::devices::AnchorOwner;
+
 /// Limits the connections that have sent the beginning of a line. The oldest is forgotten for the next.
 const BEGUN_LINES: usize = 4096;
-/// The line is no expected token, or too long to be one.
+/// Time for which the beginning of a line is kept.
 const BEGUN_LINE_LIFE: Duration = Duration::from_secs(60);
 
 /// The first line of an anchor: 128 random bits, or some fewer with several driver threads, so that nobody else can
@@ -22,18 +24,18 @@ pub struct AnchorToken(String);
 
 /// Says what the bytes of a connection have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LineResult<Who> {
-    Token(Who),
+pub enum LineResult {
+    Token(AnchorOwner),
     /// The line is no expected token, or too long to be one.
     Unknown,
     /// The bytes are the beginning of a line.
     Incomplete,
 }
 
-/// Holds the tokens that are expected. `Who` is what a token stands for.
+/// Holds the tokens that are expected, each with the owner of its anchor.
 #[derive(Debug)]
-pub struct Announcements<Who> {
-    expected: HashMap<AnchorToken, Who>,
+pub struct Announcements {
+    expected: HashMap<AnchorToken, AnchorOwner>,
     /// The lines that have begun, by their connection.
     begun: ExpiringMap<String, Vec<u8>>,
 }
@@ -55,14 +57,14 @@ impl AnchorToken {
     }
 }
 
-impl<Who> Default for Announcements<Who> {
+impl Default for Announcements {
     fn default() -> Self {
         Self { expected: HashMap::new(), begun: ExpiringMap::new(BEGUN_LINES) }
     }
 }
 
-impl<Who> Announcements<Who> {
-    pub fn expect(&mut self, token: AnchorToken, who: Who) {
+impl Announcements {
+    pub fn expect(&mut self, token: AnchorToken, who: AnchorOwner) {
         self.expected.insert(token, who);
     }
 
@@ -71,7 +73,7 @@ impl<Who> Announcements<Who> {
     }
 
     /// Takes bytes of a connection that is not yet known. A token is accepted once.
-    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult<Who> {
+    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult {
         self.begun.remove_expired(now);
         let mut line = self.begun.remove(conn).unwrap_or_default();
         let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -101,10 +103,11 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use lwm2m_core::gateway::broker::RegistrationId;
 
-    const DEVICE: &str = "the device";
+    const DEVICE: AnchorOwner = AnchorOwner::Device(RegistrationId(1));
 
-    fn expecting() -> (Announcements<&'static str>, Vec<u8>) {
+    fn expecting() -> (Announcements, Vec<u8>) {
         let token = AnchorToken::random(&mut StdRng::seed_from_u64(1), ThreadShards::ALL);
         let line = token.line();
         let mut announcements = Announcements::default();

@@ -6,18 +6,13 @@
 //! address is probed every few seconds, also while there is no device. No device is moved back to an address that has
 //! recovered: it has the fewest devices, and so it gets the next ones.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::warn;
 
-use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targets};
+use crate::upstream::client::targets::{PROBE_INTERVAL, QUIET_INTERVAL, TOLERATED_FAULTS, Target, TargetId, Targets};
 
 use super::codec::ProtocolVersion;
-
-/// The time between two attempts at an address that is unavailable, or whose last probe failed.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two probes of an available address.
-const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Holds the addresses of an MQTT broker.
 pub type Brokers = Targets<BrokerFaults>;

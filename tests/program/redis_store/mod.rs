@@ -160,8 +160,8 @@ async fn check_connect_tells_whether_the_store_can_be_used_and_who_uses_it() {
 
     let gateway = Gateway::start_with(&broker.addresses, 1, &server.lines());
     let (code, said) = tried(&server.lines());
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("failed: store.redis: the gateway ") && said.contains(" uses the store: "), "{said}");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("warning: store.redis: the gateway ") && said.contains(" uses the store: "), "{said}");
     let other = server.folder.path().join("other-seal");
     std::fs::write(&other, SEAL.replace('0', "1")).expect("a place for the key");
     let (code, said) = tried(&server.lines().replace("/seal", "/other-seal"));

@@ -24,7 +24,7 @@ use super::report::Report;
 /// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
 const NEVER_AUTO_OBSERVED: [u16; 9] = [0, 1, 2, 4, 5, 6, 7, 9, 15];
 
-/// Are the codes by which a device tells that it has no composite observations, or none of these paths.
+/// Lists the codes by which a device tells that it has no composite observations, or none of these paths.
 const NOT_COMPOSITE: [Code; 5] = [
     Code::BAD_REQUEST,
     Code::NOT_FOUND,

@@ -190,7 +190,7 @@ pub enum BrokerEvent {
 }
 
 impl BrokerEvent {
-    /// Returns the session that the event is about.
+    /// Returns the registration that the event is about.
     pub fn registration(&self) -> RegistrationId {
         match self {
             Self::Connected { registration }

@@ -1,8 +1,8 @@
-//! State that all parts of the gateway share: the time, the configuration, the object definitions, the CoAP endpoint,
-//! and the queue of outputs.
+//! State that several parts of the gateway share: the time, the configuration, the object definitions, the CoAP endpoint,
+//! the queue of outputs, and tables that more than one part writes, such as generated keys and awaited bootstrap sessions.
 //!
 //! A part is given the context with each event; it keeps no reference to it. The context knows how a message reaches a
-//! device (CoAP, and DTLS below it) and in which order outputs leave. It does not know which devices there are.
+//! device (CoAP, and DTLS below it) and in which order outputs leave. The registered devices are not in it.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -124,7 +124,7 @@ pub use table_sizes::TableSizes;
 ///
 /// # Kinds of methods
 ///
-/// - Six entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
+/// - The entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
 ///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that
 ///   time has passed, [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for, and
 ///   [`image_described`](Self::image_described) and [`image_read`](Self::image_read) what is known of a firmware image.
@@ -132,7 +132,8 @@ pub use table_sizes::TableSizes;
 /// - [`take_batch`](Self::take_batch) and [`take_changes`](Self::take_changes) return what the store has to write, for
 ///   those who keep one; they produce nothing before [`restore`](Self::restore) was called. After
 ///   [`tell_when_stored`](Self::tell_when_stored), [`handle_stored`](Self::handle_stored) takes what the store
-///   confirms.
+///   confirms. [`set_store_away`](Self::set_store_away), [`lease_until`](Self::lease_until) and
+///   [`rewrite_store`](Self::rewrite_store) take what a store on another machine goes through.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
 ///   [`set_keyed_identities`](Self::set_keyed_identities),
 ///   [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a
@@ -149,8 +150,7 @@ pub use table_sizes::TableSizes;
 ///   [`handed_over`](Self::handed_over) move devices between the gateways of several threads ([`moves`]).
 /// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
 ///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`console_commands`]).
-/// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
-///   [`sleeping_devices`](Self::sleeping_devices).
+/// - Methods that take `&self` send nothing and change nothing, such as [`table_sizes`](Self::table_sizes).
 ///
 /// # Order of calls
 ///

@@ -1,4 +1,4 @@
-//! The registered devices: by id, by endpoint and by location, with a session for each.
+//! The registered devices, found by id, endpoint name, location and address.
 //!
 //! This layer never builds a packet or a topic, and it does not know how a device or the broker is reached.
 
@@ -34,7 +34,7 @@ use lwm2m_base::{Peer, Shard, ThreadShards};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationId(pub u64);
 
-/// The sessions of the gateway's own clients at the broker. Those of devices count from 1.
+/// The ids of the gateway's own clients at the broker. Those of registrations count from 1.
 impl RegistrationId {
     pub(crate) const BOOTSTRAP: Self = Self(0);
     pub(crate) const CAMPAIGNS: Self = Self(u64::MAX);

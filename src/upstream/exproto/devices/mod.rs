@@ -152,7 +152,7 @@ pub struct ExProtoProtocol {
     by_conn: HashMap<String, RegistrationId>,
     /// Maps the calls of Authenticate and Publish without an answer to their client ID. They outlive their devices.
     calls: IdMap<ConnectionId, ClientKey>,
-    announcements: Announcements<AnchorOwner>,
+    announcements: Announcements,
     /// Holds one prober for each node.
     probers: Vec<Prober>,
     /// The shards of the link's driver thread, which the tokens of its anchors name.

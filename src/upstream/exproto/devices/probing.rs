@@ -11,12 +11,9 @@ use crate::upstream::exproto::nodes::NodeFault;
 
 use super::{AdapterCall, AnchorOwner, CallOutcome, ConnectionId, ExProtoAction, ExProtoDevices, ProbeTimer};
 use crate::upstream::client::ClientTimer;
+use crate::upstream::client::targets::{PROBE_INTERVAL, QUIET_INTERVAL};
 use lwm2m_core::gateway::broker::RegistrationId;
 
-/// The time from the beginning of a failed probe of a node to that of the next.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// The same time after a probe that succeeded.
-const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause after a fault, and at least between two probes. A fault of a moment is over by then.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Limits how long a probe may take, where devices may take longer.
