@@ -20,7 +20,8 @@ use super::context::Context;
 pub(super) fn begin_presence(settings: &GatewayConfig, device: &mut Device) {
     if device.topics.has_status() {
         let (presence, since) = (Presence::Online, device.last_heard());
-        device.status = Some(PublishedPresence { presence, since, expires: *expiry_times(settings, device).end() });
+        let expires = *expiry_times(settings, device).end();
+        device.status = Some(Box::new(PublishedPresence { presence, since, expires }));
     }
 }
 
@@ -49,8 +50,8 @@ pub(super) fn publish_status(context: &mut Context, device: &mut Device) {
 /// Publishes the presence of a device that has sent a message once more, if the broker would otherwise remove it too
 /// early, or too late after an Update with a shorter lifetime.
 pub(super) fn renew_status(context: &mut Context, device: &mut Device) {
-    let Some(PublishedPresence { expires, .. }) = device.status else { return };
-    if !expiry_times(&context.settings, device).contains(&expires) {
+    let Some(status) = &device.status else { return };
+    if !expiry_times(&context.settings, device).contains(&status.expires) {
         publish_status(context, device);
     }
 }

@@ -33,8 +33,8 @@ pub struct Device {
     /// The identity that DTLS has authenticated; `None` over plain UDP.
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
-    /// The published presence; `None` if presence is not published.
-    pub status: Option<PublishedPresence>,
+    /// The published presence; `None` if presence is not published. Boxed, because few gateways publish it.
+    pub status: Option<Box<PublishedPresence>>,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
     /// Whether malformed parts of its link lists were reported before.

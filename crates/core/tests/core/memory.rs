@@ -10,8 +10,8 @@ use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_testkit::scene::{Scene, peer};
 
 /// Bytes of a device that has just registered and is observed, and of the same device when EXCHANGE_LIFETIME is over.
-const MOST_AT_ONCE: i64 = 2_450;
-const MOST_LATER: i64 = 2_050;
+const MOST_AT_ONCE: i64 = 2_400;
+const MOST_LATER: i64 = 2_000;
 
 /// So many devices leave half of the places of the hash tables free, which is the worst case: the tables have just
 /// grown.
