@@ -203,7 +203,7 @@ pub struct Serving<S> {
     /// `None` when the end is told, or the connection is being closed.
     connection: Option<OpenStream<S>>,
     sender: ConnectionEventSender,
-    /// The packets that were heard and are not told yet.
+    /// The packets that were heard and are not told yet. Without memory while there are none.
     heard: vec::IntoIter<Incoming>,
     /// Tells an event while the queue to the link is full, or closes the connection.
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -228,6 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<S> {
                 self.tell(ConnectionEvent::Heard(packet));
                 continue;
             }
+            self.heard = Vec::new().into_iter();
             let Some(connection) = &mut self.connection else { return Poll::Ready(()) };
             match ready!(connection.poll_step(context)) {
                 ServeStep::Heard(packets) => self.heard = packets.into_iter(),

@@ -97,7 +97,7 @@ impl MqttDevices {
         let UpstreamState::Connecting(MqttAttempt::Connecting { connection, .. }) = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
         let keep_alive = limits.keep_alive.unwrap_or(self.protocol.keep_alive);
-        let open = OpenConnection {
+        let open = Box::new(OpenConnection {
             connection,
             limits,
             session_present,
@@ -108,7 +108,7 @@ impl MqttDevices {
             pinged: None,
             progress: now,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into())),
-        };
+        });
         let packet =
             self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
         let ClientInfo { command_filter, command_qos, .. } = &device.client;
@@ -141,7 +141,7 @@ impl MqttDevices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let before = device.set_state(UpstreamState::Held);
         let UpstreamState::Connecting(MqttAttempt::Subscribing { open, mut early, .. }) = before else { return };
-        device.set_state(UpstreamState::Ready(open));
+        device.set_state(UpstreamState::Ready(*open));
         let (key, passed_on) = (device.key, mem::take(&mut device.passed_on));
         device.protocol.referrals = 0;
         if !self.accepted(id) {

@@ -46,7 +46,8 @@ pub enum MqttAttempt {
     /// CONNECT is sent.
     Connecting { connection: ConnectionId, since: Instant },
     Subscribing {
-        open: OpenConnection,
+        /// Boxed, because few devices subscribe at any time.
+        open: Box<OpenConnection>,
         packet: PacketId,
         /// Keeps commands that arrived before the answer to SUBSCRIBE.
         early: Vec<MqttMessage>,
@@ -122,17 +123,32 @@ impl UpstreamState<MqttProtocol> {
             Self::Connecting(MqttAttempt::Dialing { connection } | MqttAttempt::Connecting { connection, .. }) => {
                 Some(*connection)
             }
-            Self::Connecting(MqttAttempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open.connection),
+            Self::Connecting(MqttAttempt::Subscribing { open, .. }) => Some(open.connection),
+            Self::Ready(open) => Some(open.connection),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
     }
 
     pub(crate) fn open_mut(&mut self) -> Option<&mut OpenConnection> {
         match self {
-            Self::Connecting(MqttAttempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open),
+            Self::Connecting(MqttAttempt::Subscribing { open, .. }) => Some(open),
+            Self::Ready(open) => Some(open),
             Self::Connecting(MqttAttempt::Dialing { .. } | MqttAttempt::Connecting { .. })
             | Self::Held
             | Self::WaitingToReconnect(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::upstream::client::device::UpstreamDevice;
+
+    use super::*;
+
+    #[test]
+    fn the_record_of_a_device_needs_little_memory() {
+        let size = size_of::<UpstreamDevice<MqttProtocol>>();
+        assert!(size <= 448, "{size}");
     }
 }
