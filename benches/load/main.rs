@@ -14,7 +14,7 @@
 //! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
 //!
 //! With `--consoles N` so many onlookers list, search and listen, and what Updates and reads take is compared with the
-//! same without them.
+//! same without them; with `--elsewhere` also with the same while they look at a second gateway.
 //!
 //! And so does `--yardstick`: the best rate of the server is compared with that of a client that does nothing but
 //! publish (tonic's own for ExProto, plain sockets for MQTT), which is measured before and after. With `--broker emqx`
@@ -104,6 +104,9 @@ struct Arguments {
     /// Rounds of each kind, with `--consoles`
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
+    /// Add rounds in which the consoles look at a second gateway, with `--consoles`
+    #[arg(long)]
+    elsewhere: bool,
     /// Compare with a client that only publishes, in the place of the stages
     #[arg(long)]
     yardstick: bool,
@@ -154,8 +157,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(consoles) = arguments.consoles {
         ensure!(cfg!(feature = "swallow"), "--consoles needs another upstream: cargo bench --features swallow ...");
         rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
-        let Arguments { devices, rounds, seconds, .. } = *arguments;
-        return consoles::run(&ConsoleLoad { devices, consoles: consoles.into(), rounds, seconds }).await;
+        let Arguments { devices, rounds, seconds, elsewhere, .. } = *arguments;
+        return consoles::run(&ConsoleLoad { devices, consoles: consoles.into(), rounds, seconds, elsewhere }).await;
     }
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");

@@ -12,8 +12,11 @@ use crate::clock::monotonic_now;
 
 /// The next request waits this many times as long as the last answer took.
 const PAUSE_FACTOR: u32 = 100;
-/// Minimum pause between two requests.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// Minimum pause between two requests: a request wakes the driver's thread, which costs it more than a short answer.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// Maximum pause: a driver that was silent for seconds, such as one of a suspended machine, keeps nobody out for minutes
+/// afterwards. No answer of a running driver takes a hundredth of this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets one request at a time through, in the order in which they came.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl Drop for Turn<'_> {
             true => Duration::from_secs_f64(counted),
             false => now.saturating_duration_since(self.begun),
         };
-        *self.next = now + (took * PAUSE_FACTOR).max(SHORTEST_PAUSE);
+        *self.next = now + (took * PAUSE_FACTOR).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     }
 }
 
@@ -85,6 +88,16 @@ mod tests {
         }
         // Four pauses lie between five answers.
         assert!(monotonic_now() - begun >= Duration::from_millis(4 * 2 * 100));
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_was_silent_is_asked_again_after_a_second() {
+        let gate = Gate::new(Counter::default());
+        gate.pass(tokio::time::sleep(Duration::from_millis(300))).await;
+        let answered = monotonic_now();
+        gate.pass(async {}).await;
+        let pause = monotonic_now() - answered;
+        assert!(pause >= Duration::from_millis(900) && pause < Duration::from_secs(20), "{pause:?}");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 """The console's API against its document, `docs/openapi.json`, in each role; and each of its problems, provoked once."""
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -22,8 +23,9 @@ DOCUMENT = ROOT / "docs/openapi.json"
 # Streams do not end by themselves.
 STREAMS = "events$"
 CASES = 10
-# Problems of a gateway that does not work: no request brings them about. The last two need a firmware image.
-NOT_PROVOKED = {"driver-silent", "ending", "campaign-conflict", "too-many-campaigns"}
+# Problems that need more than a request: those of campaigns and of a silent driver have tests below, and the end of the
+# program has one in tests/program/console_commands.rs.
+PROVOKED_APART = {"driver-silent", "ending", "campaign-conflict", "too-many-campaigns"}
 
 JSON = {"Content-Type": "application/json"}
 
@@ -123,7 +125,7 @@ PROVOCATIONS = {
 ATTEMPTS = 60
 
 
-@pytest.mark.parametrize("problem", [problem for problem in documented_problems() if problem not in NOT_PROVOKED])
+@pytest.mark.parametrize("problem", [problem for problem in documented_problems() if problem not in PROVOKED_APART])
 def test_each_documented_problem_is_provoked_and_told_as_documented(console, names, problem):
     method, path, headers, *body = PROVOCATIONS[problem]
     path = path.format(**names)
@@ -133,10 +135,90 @@ def test_each_documented_problem_is_provoked_and_told_as_documented(console, nam
             break
         # Commands have a rate, and so have wrong tokens.
         time.sleep(0 if problem == "too-many" else 0.1)
+    assert_is_problem(problem, path, (status, media_type, document))
+
+
+def assert_is_problem(problem, path, answer):
+    """Whether an answer tells a problem as documented."""
+    status, media_type, document = answer
     assert document["type"] == f"urn:lwm2m-gateway:problem:{problem}", document
     assert media_type == "application/problem+json"
     assert (document["status"], document["instance"]) == (status, f"/api/v1{path.split('?')[0]}")
     assert {"title", "detail"} <= document.keys()
+
+
+@contextlib.contextmanager
+def own_console(folder, lines=""):
+    """A console for one test."""
+    of_console, port, tokens = settings(folder)
+    with running_gateway(f"{of_console}\n{lines}") as gateway:
+        yield Console(gateway, port, tokens)
+
+
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
+# waitpid(2): threads, too.
+WALL = 0x40000000
+
+
+def ptrace(request, thread):
+    """ptrace(2) without an address and data."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.c_void_p()
+    if libc.ptrace(ctypes.c_long(request), ctypes.c_int(thread), nothing, nothing) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+@contextlib.contextmanager
+def stopped_thread(process, name):
+    """One thread of a process stands still, as a debugger would stop it."""
+    threads = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+    (thread,) = [int(each.name) for each in threads if (each / "comm").read_text().strip() == name]
+    ptrace(PTRACE_SEIZE, thread)
+    try:
+        ptrace(PTRACE_INTERRUPT, thread)
+        os.waitpid(thread, WALL)
+        yield
+    finally:
+        ptrace(PTRACE_DETACH, thread)
+
+
+def test_an_event_loop_that_stands_still_is_told_and_served_again_when_it_goes_on(tmp_path):
+    with own_console(tmp_path) as console:
+        for method, path, *body in [
+            ("GET", "/devices"),
+            ("GET", "/devices/ep1"),
+            ("GET", "/overview"),
+            ("POST", "/devices/ep1/commands", READ),
+        ]:
+            with stopped_thread(console.gateway.process, "driver"):
+                begin = time.monotonic()
+                answer = ask(console, method, path, JSON if body else {}, *body)
+                assert_is_problem("driver-silent", path, answer)
+                assert 1.5 < time.monotonic() - begin < PATIENCE, "it waits for 2 seconds"
+                # What needs no driver is answered.
+                assert ask(console, "GET", "/session", {})[0] == 200
+            assert ask(console, "GET", "/devices", {})[0] == 200
+
+
+def test_a_campaign_whose_name_is_taken_or_that_is_too_much_is_refused(tmp_path):
+    (tmp_path / "app-3.0.bin").write_bytes(b"version: 3.0\n" + bytes(20_000))
+    lines = f"firmware.dir = '{tmp_path}'\nfirmware.public_uri = 'COAP_URI'"
+    campaign = {"image": "app-3.0.bin", "version": "3.0", "pattern": "unit-*"}
+    path = "/firmware/campaigns"
+    with own_console(tmp_path, lines) as console:
+
+        def begin(name):
+            return ask(console, "POST", path, JSON, {**campaign, "name": name})
+
+        assert begin("spring-1")[0] == 201
+        assert_is_problem("campaign-conflict", path, begin("spring-1"))
+        for number in range(2, 33):
+            assert begin(f"spring-{number}")[0] == 201
+        assert_is_problem("too-many-campaigns", path, begin("spring-33"))
+        change = f"{path}/spring-1/cancel"
+        assert ask(console, "POST", change, JSON, {})[0] == 200
+        assert_is_problem("campaign-conflict", change, ask(console, "POST", change, JSON, {}))
+        assert begin("spring-33")[0] == 201
 
 
 def ask(console, method, path, headers, body=None):

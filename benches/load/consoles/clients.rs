@@ -103,13 +103,15 @@ impl<'s> Consoles<'s> {
     }
 }
 
-/// Lists all devices, or searches them all, until it is over.
+/// Lists all devices, or searches them all, until it is over. The answer on its way is not waited for then.
 fn look(socket: &Path, searches: bool, over: &AtomicBool, counts: &ConsoleCounts) -> anyhow::Result<()> {
     let query = if searches { "&q=nothing" } else { "" };
     while !over.load(Ordering::Relaxed) {
         let mut cursor = String::new();
         loop {
-            let page = get(socket, &format!("/api/v1/devices?limit={PAGE}{query}{cursor}"))?;
+            let line = format!("GET /api/v1/devices?limit={PAGE}{query}{cursor}");
+            let Some((status, page)) = ask_until(socket, &line, "", "", over)? else { return Ok(()) };
+            ensure!(status == 200, "{line} was answered {status}: {page}");
             let page: DevicePage = serde_json::from_str(&page)?;
             counts.listed.fetch_add(page.devices.len() as u64, Ordering::Relaxed);
             if searches {
@@ -176,11 +178,34 @@ fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
 
 /// Sends a request over a connection of its own, and returns the status and the body of the answer.
 fn ask(socket: &Path, line: &str, head: &str, body: &str) -> anyhow::Result<(u16, String)> {
+    ask_until(socket, line, head, body, &AtomicBool::new(false))?.context("an answer")
+}
+
+/// The same; `None` if it was over before the answer came.
+fn ask_until(
+    socket: &Path,
+    line: &str,
+    head: &str,
+    body: &str,
+    over: &AtomicBool,
+) -> anyhow::Result<Option<(u16, String)>> {
     let mut stream = UnixStream::connect(socket).context("the console does not listen")?;
+    stream.set_read_timeout(Some(LOOK))?;
     write!(stream, "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n{body}")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&buffer[..length]),
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(error.into());
+            }
+            Err(_) if over.load(Ordering::Relaxed) => return Ok(None),
+            Err(_) => {}
+        }
+    }
+    let answer = String::from_utf8(answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the console closed the connection")?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
-    Ok((status, body.to_owned()))
+    Ok(Some((status, body.to_owned())))
 }

@@ -6,9 +6,14 @@
 //! the other load of the machine meets both. The consoles have the lowest priority: real ones run on other machines,
 //! and what is measured is what the gateway does for them. The upstream swallows what devices publish (the Cargo
 //! feature `swallow`), so that neither a broker nor the connections to it take part.
+//!
+//! The control (`--elsewhere`) is a third kind of rounds, in which the same consoles look at a second gateway with as
+//! many devices. These rounds and those with consoles differ only in the process that answers the consoles, so that
+//! the difference is what the consoles do to the gateway itself, and not what they take of a shared machine.
 
 mod clients;
 mod commands;
+mod other;
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,6 +36,7 @@ use crate::server::BenchServer;
 
 use clients::{ConsoleCounts, Consoles, LOOK, driver_seconds};
 use commands::CommandSocket;
+use other::OtherGateway;
 
 /// Notifications in a second of all devices, beside the messages that are timed.
 const NOTIFICATIONS: f64 = 500.0;
@@ -52,6 +58,16 @@ pub struct ConsoleLoad {
     pub rounds: u32,
     /// The length of a round.
     pub seconds: u64,
+    /// Adds rounds with the consoles at a second gateway.
+    pub elsewhere: bool,
+}
+
+/// The times of the rounds of each kind.
+#[derive(Default)]
+struct Rounds {
+    without: Times,
+    with: Times,
+    elsewhere: Times,
 }
 
 /// The times of one kind of rounds.
@@ -83,7 +99,7 @@ struct Scene<'s> {
     next_id: u64,
 }
 
-/// Prints the times of both kinds of rounds, and what the consoles cost the server.
+/// Prints the times of each kind of rounds, and what the consoles cost the server.
 pub async fn run(load: &ConsoleLoad) -> anyhow::Result<()> {
     println!("upstream that swallows; {} cores, load average {}", thread::available_parallelism()?, process::load()?);
     let server = BenchServer::start_swallowing().await?;
@@ -93,31 +109,49 @@ pub async fn run(load: &ConsoleLoad) -> anyhow::Result<()> {
     let begin = Instant::now();
     let _crowd = Crowd::start(server.udp, notifying, load.devices - notifying)?;
     println!("{} further devices registered in {:.1?}", load.devices - notifying, begin.elapsed());
+    let other = if load.elsewhere { Some(OtherGateway::start(load.devices).await?) } else { None };
     let mut scene = Scene::begin(&server, notifying).await?;
     fleet.notify_every(Some(Duration::from_secs_f64(f64::from(notifying) / NOTIFICATIONS)));
+    measure(load, &mut scene, other.as_ref()).await
+}
+
+/// Plays the rounds in turns.
+async fn measure(load: &ConsoleLoad, scene: &mut Scene<'_>, other: Option<&OtherGateway>) -> anyhow::Result<()> {
+    let server = scene.server;
     let before = server.memory()?;
-    let (mut without, mut with, mut most) = (Times::default(), Times::default(), before);
-    let counts = Arc::new(ConsoleCounts::default());
-    let mut looking = Duration::ZERO;
+    let (mut rounds, mut most) = (Rounds::default(), before);
+    let (counts, counts_elsewhere) = (Arc::<ConsoleCounts>::default(), Arc::<ConsoleCounts>::default());
+    let (mut looking, mut looking_elsewhere) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..load.rounds {
-        scene.measure(&mut without, load.seconds).await?;
+        scene.measure(&mut rounds.without, load.seconds).await?;
         let begin = Instant::now();
-        let running = Consoles::start(load.consoles, &server, &counts);
-        scene.measure(&mut with, load.seconds).await?;
+        let running = Consoles::start(load.consoles, server, &counts);
+        scene.measure(&mut rounds.with, load.seconds).await?;
         most = most.max(server.memory()?);
         running.end()?;
         looking += begin.elapsed();
+        if let Some(other) = other {
+            let begin = Instant::now();
+            let running = Consoles::start(load.consoles, &other.server, &counts_elsewhere);
+            scene.measure(&mut rounds.elsewhere, load.seconds).await?;
+            running.end()?;
+            looking_elsewhere += begin.elapsed();
+        }
     }
-    let seconds = (u64::from(load.rounds) * load.seconds) as f64;
     print_counts(load.consoles, looking.as_secs_f64(), &counts);
-    print_times("Update", &without.updates, &with.updates);
-    print_times("read", &without.reads, &with.reads);
+    if other.is_some() {
+        print!("at the second gateway: ");
+        print_counts(load.consoles, looking_elsewhere.as_secs_f64(), &counts_elsewhere);
+    }
+    rounds.print("Update", |times| &times.updates);
+    rounds.print("read", |times| &times.reads);
+    let seconds = (u64::from(load.rounds) * load.seconds) as f64;
     println!(
         "event loop for consoles: {:.2} % of the time; cpu of the server: {:.1} % without, {:.1} % with; \
          memory: {:.1} MiB before, {:.1} MiB at most; load average {}",
         driver_seconds(&server.console)? / looking.as_secs_f64() * 100.0,
-        without.cpu.as_secs_f64() / seconds * 100.0,
-        with.cpu.as_secs_f64() / seconds * 100.0,
+        rounds.without.cpu.as_secs_f64() / seconds * 100.0,
+        rounds.with.cpu.as_secs_f64() / seconds * 100.0,
         before as f64 / 1_048_576.0,
         most as f64 / 1_048_576.0,
         process::load()?,
@@ -139,35 +173,54 @@ fn print_counts(consoles: usize, seconds: f64, counts: &ConsoleCounts) {
     );
 }
 
-fn print_times(name: &str, without: &Sample, with: &Sample) {
-    for (kind, sample) in [("without", without), ("with", with)] {
-        let rounds = sample.rounds(99);
-        println!(
-            "{name:<7} {kind:<8} p50 {:>8.2?}, p90 {:>8.2?}, p99 {:>8.2?} of {} \
-         (p99 of single rounds {:.2?} to {:.2?})",
-            sample.at(50),
-            sample.at(90),
-            sample.at(99),
-            sample.0.iter().map(Vec::len).sum::<usize>(),
-            rounds.first().copied().unwrap_or_default(),
-            rounds.last().copied().unwrap_or_default(),
-        );
+impl Rounds {
+    /// Prints the times of one kind of message, and how those of the rounds with consoles compare.
+    fn print(&self, name: &str, sample: impl Fn(&Times) -> &Sample) {
+        let without = sample(&self.without);
+        let (with, elsewhere) = (sample(&self.with), sample(&self.elsewhere));
+        without.print(name, "without");
+        with.print(name, "with");
+        if !elsewhere.0.is_empty() {
+            elsewhere.print(name, "elsewhere");
+            print_change(name, "elsewhere against without", without, elsewhere);
+            print_change(name, "with against elsewhere", elsewhere, with);
+        }
+        print_change(name, "with against without", without, with);
     }
-    let change = |percent| (with.at(percent).as_secs_f64() / without.at(percent).as_secs_f64() - 1.0) * 100.0;
-    let median = |sample: &Sample| {
-        let rounds = sample.rounds(99);
-        rounds.get(rounds.len() / 2).copied().unwrap_or_default().as_secs_f64()
-    };
+}
+
+fn print_change(name: &str, kind: &str, from: &Sample, to: &Sample) {
+    let change = |percent| (to.at(percent).as_secs_f64() / from.at(percent).as_secs_f64() - 1.0) * 100.0;
     println!(
-        "{name:<7} change   p50 {:+.1} %, p90 {:+.1} %, p99 {:+.1} %, median of the rounds' p99 {:+.1} %",
+        "{name:<7} {kind}: p50 {:+.1} %, p90 {:+.1} %, p99 {:+.1} %, median of the rounds' p99 {:+.1} %",
         change(50),
         change(90),
         change(99),
-        (median(with) / median(without) - 1.0) * 100.0,
+        (to.median_p99() / from.median_p99() - 1.0) * 100.0,
     );
 }
 
 impl Sample {
+    fn print(&self, name: &str, kind: &str) {
+        let rounds = self.rounds(99);
+        println!(
+            "{name:<7} {kind:<9} p50 {:>8.2?}, p90 {:>8.2?}, p99 {:>8.2?} of {} \
+             (p99 of single rounds {:.2?} to {:.2?})",
+            self.at(50),
+            self.at(90),
+            self.at(99),
+            self.0.iter().map(Vec::len).sum::<usize>(),
+            rounds.first().copied().unwrap_or_default(),
+            rounds.last().copied().unwrap_or_default(),
+        );
+    }
+
+    /// Returns the median of the p99 of single rounds, in seconds.
+    fn median_p99(&self) -> f64 {
+        let rounds = self.rounds(99);
+        rounds.get(rounds.len() / 2).copied().unwrap_or_default().as_secs_f64()
+    }
+
     /// Returns a percentile of all rounds together.
     fn at(&self, percent: usize) -> Duration {
         percentile(self.0.concat(), percent)
@@ -228,17 +281,22 @@ impl<'s> Scene<'s> {
 
 impl UpdateProbe {
     async fn register(gateway: SocketAddr) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::register_from((Ipv4Addr::LOCALHOST, 0).into(), gateway, PROBE).await
+    }
+
+    /// Registers a device with this name and address.
+    async fn register_from(address: SocketAddr, gateway: SocketAddr, endpoint: &str) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind(address).await?;
         socket.connect(gateway).await?;
         let mut probe = Self { socket, location: vec![b"rd".to_vec()], next_id: 0 };
         let mut register = probe.request();
-        for item in [&format!("ep={PROBE}"), "lt=3600", "lwm2m=1.0", "b=U"] {
+        for item in [&format!("ep={endpoint}"), "lt=3600", "lwm2m=1.0", "b=U"] {
             register.options.add_text(number::URI_QUERY, item);
         }
         register.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
         register.payload = b"</1/0>,</3/0>".to_vec();
-        let created = probe.ask(&register).await?.context("the Register of the probe was not answered")?;
-        ensure!(created.code == Code::CREATED, "the Register of the probe was answered {:?}", created.code);
+        let created = probe.ask(&register).await?.context("the Register of a probe was not answered")?;
+        ensure!(created.code == Code::CREATED, "the Register of a probe was answered {:?}", created.code);
         probe.location = created.options.all(number::LOCATION_PATH).map(<[u8]>::to_vec).collect();
         Ok(probe)
     }

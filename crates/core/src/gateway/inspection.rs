@@ -26,14 +26,15 @@ pub(super) fn page(context: &Context, registry: &Registry, query: &PageQuery) ->
     let is_rendered = filter.username.is_some() || filter.username_part.is_some();
     let most_examined = if is_rendered { PAGE_RENDERED } else { PAGE_EXAMINED };
     let (mut rows, mut skipped, mut examined, mut last) = (Vec::new(), 0, 0, None);
-    let mut devices = registry.in_order(after.as_deref(), &filter.prefix);
+    let mut named = registry.names_in_order(after.as_deref(), &filter.prefix);
     while rows.len() < most && examined < most_examined {
-        last = devices.next();
-        let Some(device) = last else { break };
+        last = named.next();
+        let Some((name, id)) = last else { break };
         examined += 1;
-        if !is_chosen(filter, context, device) {
+        if !filter.name_parts.iter().all(|part| name.contains(part.as_str())) {
             continue;
         }
+        let Some(device) = registry.device(id).filter(|device| is_chosen(filter, context, device)) else { continue };
         if skipped < *skip {
             skipped += 1;
         } else {
@@ -41,7 +42,7 @@ pub(super) fn page(context: &Context, registry: &Registry, query: &PageQuery) ->
             rows.push(DeviceRow { names, ..row(context, device) });
         }
     }
-    let next = last.map(|device| device.registration.endpoint.clone());
+    let next = last.map(|(name, _)| name.to_owned());
     DevicePage { rows, next, skipped, examined, total: registry.len() }
 }
 
@@ -97,13 +98,12 @@ pub(super) fn row(context: &Context, device: &Device) -> DeviceRow {
 }
 
 fn is_chosen(filter: &DeviceFilter, context: &Context, device: &Device) -> bool {
-    // The prefix has chosen the range of the names already.
-    let DeviceFilter { prefix: _, name_parts, username, username_part, state: awake, transport: by, .. } = filter;
+    // Prefix and parts have chosen by the name already.
+    let DeviceFilter { prefix: _, name_parts: _, username, username_part, state: awake, transport: by, .. } = filter;
     let DeviceFilter { lwm2m, binding, lifetime, object, address, identity, silent, waiting, .. } = filter;
     let (registration, now) = (&device.registration, context.now);
     let name = || device.identity.as_ref().and_then(|identity| identity.name());
-    name_parts.iter().all(|part| registration.endpoint.contains(part.as_str()))
-        && awake.is_none_or(|wanted| state(now, device) == wanted)
+    awake.is_none_or(|wanted| state(now, device) == wanted)
         && by.is_none_or(|wanted| transport(device) == wanted)
         && lwm2m.as_ref().is_none_or(|wanted| registration.version() == wanted)
         && binding.as_ref().is_none_or(|wanted| registration.binding() == Some(wanted.as_str()))

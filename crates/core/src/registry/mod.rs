@@ -154,15 +154,19 @@ impl Registry {
         self.devices.values().map(AsRef::as_ref)
     }
 
-    /// Returns the devices whose endpoint name has this prefix, in the order of their names. They begin after the name
-    /// `after`.
-    pub fn in_order<'a>(&'a self, after: Option<&'a str>, prefix: &'a str) -> impl Iterator<Item = &'a Device> {
+    /// Returns the names with this prefix and their devices, in the order of the names. They begin after the name
+    /// `after`. Whoever chooses by the name need not look at the other devices.
+    pub fn names_in_order<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, RegistrationId)> {
         let begin = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             Some(_) | None => Bound::Included(prefix),
         };
         let named = self.by_endpoint.range::<str, _>((begin, Bound::Unbounded));
-        named.take_while(move |(name, _)| name.starts_with(prefix)).filter_map(|(_, id)| self.device(*id))
+        named.map(|(name, id)| (name.as_str(), *id)).take_while(move |(name, _)| name.starts_with(prefix))
     }
 
     pub(crate) fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
