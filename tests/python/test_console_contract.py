@@ -148,10 +148,10 @@ def assert_is_problem(problem, path, answer):
 
 
 @contextlib.contextmanager
-def own_console(folder, lines=""):
+def own_console(folder, lines="", definitions=ROOT / "xml"):
     """A console for one test."""
     of_console, port, tokens = settings(folder)
-    with running_gateway(f"{of_console}\n{lines}") as gateway:
+    with running_gateway(f"{of_console}\n{lines}", definitions=definitions) as gateway:
         yield Console(gateway, port, tokens)
 
 
@@ -219,6 +219,36 @@ def test_a_campaign_whose_name_is_taken_or_that_is_too_much_is_refused(tmp_path)
         assert ask(console, "POST", change, JSON, {})[0] == 200
         assert_is_problem("campaign-conflict", change, ask(console, "POST", change, JSON, {}))
         assert begin("spring-33")[0] == 201
+
+
+@contextlib.contextmanager
+def event_names(console, path):
+    """The names of the events of a stream, after its hello."""
+    connection = http.client.HTTPConnection(console.url.removeprefix("http://"), timeout=PATIENCE)
+    connection.request("GET", f"/api/v1{path}", headers={"Authorization": f"Bearer {console.viewer}"})
+    answer = connection.getresponse()
+    lines = iter(answer.readline, b"")
+    names = (line.split()[1].decode() for line in lines if line.startswith(b"event:"))
+    assert (answer.status, next(names)) == (200, "hello")
+    try:
+        yield names
+    finally:
+        answer.close()
+        connection.close()
+
+
+def test_every_stream_tells_that_the_definitions_have_changed(tmp_path):
+    xml = tmp_path / "xml"
+    xml.mkdir()
+    with (
+        own_console(tmp_path, "watch_interval = '20ms'", xml) as console,
+        event_names(console, "/events") as of_all,
+        event_names(console, "/devices/ep1/events") as of_device,
+    ):
+        definition = (ROOT / "xml/3303-1_1.xml").read_text().replace("<ObjectID>3303<", "<ObjectID>32000<")
+        (xml / "32000.xml").write_text(definition)
+        assert (next(of_all), next(of_device)) == ("definitions", "definitions")
+        assert console.ask("/objects/32000")["id"] == 32000
 
 
 def ask(console, method, path, headers, body=None):
