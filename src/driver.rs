@@ -186,7 +186,12 @@ impl Driver {
         }
         let now = self.now();
         self.gateway.end(now);
-        self.carry_out();
+        // What the broker gets now need not be published again by the next process.
+        self.run_until(sleep_until(drained_by.into()), |gateway| !gateway.has_unpublished_answers()).await;
+        if self.is_fenced {
+            return;
+        }
+        let now = self.now();
         let Self { gateway, link, store, mut watchdog, .. } = self;
         let left = end.saturating_duration_since(now);
         let closing = async {

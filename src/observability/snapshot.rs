@@ -103,12 +103,13 @@ impl DriverSnapshot {
             ("claim_questions", gateway.claim_questions),
             ("held_messages", gateway.held_outputs),
             ("status_withdrawals", gateway.status_withdrawals),
+            ("unpublished_answers", gateway.unpublished_answers),
             ("forwarded_addresses", *forwarded_addresses),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \
                     the firmware updates and their images, the bootstrap server, the messages that wait for \
-                    the store, the devices whose presence is taken back, and the addresses whose datagrams go to \
-                    another driver thread.";
+                    the store, the stored answers that the broker may not have, the devices whose presence is taken \
+                    back, and the addresses whose datagrams go to another driver thread.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help =
             "Addresses whose datagrams go to another driver thread that were forgotten because there were too many.";

@@ -107,12 +107,15 @@ impl MemoryStore {
     }
 }
 
-/// Returns the record as it comes out of a file, where the commands are kept apart.
+/// Returns the record as it comes out of a file, where the commands and answers are kept apart.
 pub fn through_json(record: &DeviceRecord) -> DeviceRecord {
     let json = serde_json::to_string(record).expect("a record is JSON");
     let mut read: DeviceRecord = serde_json::from_str(&json).expect("it can be read back");
     for (read, written) in read.commands.iter_mut().zip(&record.commands) {
         read.command = written.command.to_json().try_into().expect("a command is JSON");
+    }
+    for (read, written) in read.answers.iter_mut().zip(&record.answers) {
+        read.payload = written.payload.clone();
     }
     read
 }

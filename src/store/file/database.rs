@@ -3,8 +3,9 @@
 //! - `about`: the number of the format, and the first term of the newest process that has used the file.
 //! - `shard_devices`: by shard and endpoint, the record as JSON, and the name of the listener that the device speaks
 //!   to. The shard keeps the records of two gateways of one program apart that both had the endpoint.
-//! - `shard_commands`: by shard, endpoint and serial, the JSON of the application. They are apart from the devices
-//!   since they may be large and never change: a device is written often, each of its commands once.
+//! - `shard_commands`: by shard, endpoint and serial, the JSON of a command, or of a final answer that the broker may
+//!   not have. They are apart from the devices since they may be large and never change: a device is written often,
+//!   each of its commands and answers once.
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `generated_keys`: by identity, the key that the bootstrap server generated, and the one that is to replace it.
@@ -267,6 +268,16 @@ impl Database {
                 complete.push(command);
             }
             record.commands = complete;
+            let mut complete = Vec::new();
+            for mut answer in record.answers {
+                let Some(json) = commands.get((shard, endpoint, answer.serial))? else {
+                    error!(endpoint, serial = answer.serial, "stored answer missing; it is lost");
+                    continue;
+                };
+                answer.payload = json.value().to_owned();
+                complete.push(answer);
+            }
+            record.answers = complete;
             records.push(record);
         }
         Ok(records)
@@ -564,15 +575,19 @@ fn write_campaign(table: &mut Table<'_, (&str, &str), &str>, record: &CampaignRe
 
 fn write_commands(table: &mut CommandTable<'_>, record: &DeviceRecord) -> Result<(), StorageError> {
     let key @ (shard, endpoint) = (record.shard().number(), record.registration.endpoint.as_str());
-    let current: HashSet<u64> = record.commands.iter().map(|command| command.serial).collect();
+    let commands = record.commands.iter().map(|command| command.serial);
+    let current: HashSet<u64> = commands.chain(record.answers.iter().map(|answer| answer.serial)).collect();
     let written = keep_commands(table, key, &current)?;
+    for answer in record.answers.iter().filter(|answer| !written.contains(&answer.serial)) {
+        table.insert((shard, endpoint, answer.serial), answer.payload.as_str())?;
+    }
     for command in record.commands.iter().filter(|command| !written.contains(&command.serial)) {
         table.insert((shard, endpoint, command.serial), command.command.to_json().as_str())?;
     }
     Ok(())
 }
 
-/// Removes all commands of an endpoint except these, and returns those that were stored.
+/// Removes all commands and answers of an endpoint except these, and returns those that were stored.
 fn keep_commands(
     table: &mut CommandTable<'_>,
     (shard, endpoint): (u8, &str),

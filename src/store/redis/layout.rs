@@ -7,7 +7,7 @@
 //! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprint of the key |
 //! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: of the lease ([`super::scripts`]) |
 //! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
-//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of the application |
+//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command, or of an answer that the broker may not have |
 //! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |
 //! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | see [`crate::store::file`] |
 //! | `lwm2m:campaigns`, `lwm2m:campaign:NAME` | hashes | by name, the campaign; by endpoint, its part in the campaign |
@@ -165,11 +165,12 @@ impl Layout {
         steps
     }
 
-    /// Adds the steps for a device and those of its commands that are not stored yet.
+    /// Adds the steps for a device and those of its commands and answers that are not stored yet.
     fn put_device(&mut self, record: &DeviceRecord, steps: &mut Vec<BatchStep>) {
         let (shard, endpoint) = (record.shard(), record.registration.endpoint.as_str());
         let current = record.commands.iter().map(|command| (command.serial, command.command.to_json()));
-        let current: BTreeMap<u64, _> = current.collect();
+        let answers = record.answers.iter().map(|answer| (answer.serial, answer.payload.clone()));
+        let current: BTreeMap<u64, String> = current.chain(answers).collect();
         self.keep_commands(shard, endpoint, &current.keys().copied().collect(), steps);
         for (serial, json) in current {
             let stored = self.commands.entry((shard, endpoint.to_owned())).or_default();
@@ -292,7 +293,7 @@ pub struct RestoredContents {
     commands: HashMap<(Shard, String, u64), String>,
 }
 
-/// Adds the commands to the record of their device.
+/// Adds the commands and the answers to the record of their device.
 fn with_commands(
     mut record: DeviceRecord,
     shard: Shard,
@@ -310,6 +311,15 @@ fn with_commands(
         complete.push(command);
     }
     record.commands = complete;
+    record.answers.retain_mut(|answer| {
+        let payload = stored.remove(&(shard, endpoint.clone(), answer.serial));
+        let is_whole = payload.is_some();
+        answer.payload = payload.unwrap_or_default();
+        if !is_whole {
+            error!(endpoint, serial = answer.serial, "stored answer missing; it is lost");
+        }
+        is_whole
+    });
     record
 }
 

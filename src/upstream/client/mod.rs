@@ -366,6 +366,8 @@ impl<P: Protocol> Devices<P> {
         P::pass_on(self, now, *device);
         if was_last {
             self.clear_queue(key);
+        } else if let Some(newest) = self.clients.newest(key) {
+            self.queues.pass_on(key, id, newest);
         }
         self.go_on_with(now, key);
         self.serve_turns(now);

@@ -89,6 +89,15 @@ impl Queues {
         }
     }
 
+    /// Passes the publications of a registration that is gone to another one of its client ID, which hears what becomes
+    /// of them.
+    pub fn pass_on(&mut self, client: ClientKey, from: RegistrationId, to: RegistrationId) {
+        let Some(queue) = self.queues.get_mut(&client) else { return };
+        for entry in queue.waiting.values_mut().filter(|entry| entry.queued.device == from) {
+            entry.queued.device = to;
+        }
+    }
+
     /// Marks the next publication of the client as in flight, if fewer than `window` are, and returns it.
     pub fn begin(&mut self, client: ClientKey, window: usize) -> Option<(Serial, &Publication)> {
         let queue = self.queues.get_mut(&client)?;

@@ -7,7 +7,9 @@ use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Request, Token};
 use lwm2m_core::command::{ConsoleOrigin, Echo, Origin};
-use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord, SentRequestRecord};
+use lwm2m_core::gateway::record::{
+    AnswerRecord, CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord, SentRequestRecord,
+};
 use lwm2m_core::lwm2m::formats::Formats;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::register::Registration;
@@ -73,6 +75,14 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
         origin,
         sent_as,
     });
+    let answer = (any::<u64>(), ".{0,20}", 0_u8..=1, proptest::option::of(vec(any::<u8>(), 0..9)), ".{0,20}");
+    let answer = answer.prop_map(|(serial, topic, qos, correlation, payload)| AnswerRecord {
+        serial,
+        topic,
+        qos,
+        correlation,
+        payload,
+    });
     let path = vec(any::<u16>(), 1..=4).prop_map(|ids| Path::of(&ids).expect("no more than four"));
     (
         registration(),
@@ -81,11 +91,20 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
         (any::<u8>(), peer_identity()),
         times(),
         vec(observation, 0..4),
-        vec(command, 0..4),
+        (vec(command, 0..4), vec(answer, 0..4)),
         vec(path, 0..4),
     )
         .prop_map(
-            |(registration, password, location, (number, identity), last_heard, observations, commands, to_observe)| {
+            |(
+                registration,
+                password,
+                location,
+                (number, identity),
+                last_heard,
+                observations,
+                (commands, answers),
+                to_observe,
+            )| {
                 let association = identity.is_some().then_some(AssociationId(number.into()));
                 DeviceRecord {
                     registration,
@@ -96,6 +115,7 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
                     last_heard,
                     observations,
                     commands,
+                    answers,
                     to_observe,
                     grouping: Grouping::default(),
                 }

@@ -27,7 +27,7 @@ use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 use super::bootstrap::awaited_bootstraps::AwaitedBootstraps;
 use super::bootstrap::generated_keys::GeneratedKeys;
 use super::bootstrap::redaction::without_secrets;
-use super::broker::{BrokerCommand, Publication, UplinkClass};
+use super::broker::{BrokerCommand, Publication, Ticket, UplinkClass};
 use super::change_batch::BatchNumber;
 use super::claims::ClaimQuestions;
 use super::config::{GatewayConfig, SocketRole};
@@ -40,6 +40,7 @@ use super::firmware::images::{ImageBytes, ImageConsumer, Images, ReadBytes, Want
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
 use super::held_outputs::{Awaited, HeldOutputs};
+use super::outbox::Outbox;
 use super::output::Output;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
@@ -66,6 +67,8 @@ pub(super) struct Context {
     pub claims: ClaimQuestions,
     /// The outputs that wait for the store.
     pub held: HeldOutputs,
+    /// The final answers that the broker may not have yet.
+    pub outbox: Outbox,
     pub wall_clock: WallClock,
     /// The program shuts down: no new work begins.
     pub draining: bool,
@@ -96,6 +99,7 @@ impl Context {
             changes: PendingChanges::default(),
             claims: ClaimQuestions::default(),
             held: HeldOutputs::default(),
+            outbox: Outbox::default(),
             wall_clock,
             draining: false,
             has_onlookers: false,
@@ -328,26 +332,50 @@ impl Context {
     /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
     /// commands. Those to the commands of campaigns are nobody else's.
     pub fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
-        let is_hidden = origin.console().is_some() && !self.settings.publish_console_answers;
-        if is_hidden || *origin == Origin::Campaign {
-            return;
+        if self.publishes_answers_to(origin) {
+            let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
+            self.publish(device.session, publication);
         }
-        let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
-        self.publish(device.session, publication);
+    }
+
+    fn publishes_answers_to(&self, origin: &Origin) -> bool {
+        let is_hidden = origin.console().is_some() && !self.settings.publish_console_answers;
+        !is_hidden && *origin != Origin::Campaign
     }
 
     /// Publishes the same answer to the topic that the command named, if it named one, and to the device's own. The
-    /// console gets the answer to its command by an output.
+    /// console gets the answer to its command by an output. What is published is kept until the broker has it.
     pub fn publish_final_answer(&mut self, device: &Device, recipient: Recipient<'_>, answer: FinalAnswer) {
         let Recipient { reply, origin } = recipient;
         match reply {
             Some(Reply::Topic(reply)) => {
-                self.publish_reply(device.session, device.topics.response().qos, reply, &answer.payload);
+                self.publish_kept(device, reply_publication(device.topics.response().qos, reply, &answer.payload));
             }
             Some(Reply::Asker(ask)) => self.answer_console(*ask, answer.clone()),
             None => {}
         }
-        self.publish_answer(device, origin, answer.payload);
+        if self.publishes_answers_to(origin) {
+            self.publish_kept(device, Publication::new(device.topics.response(), answer.payload, UplinkClass::Answer));
+        }
+    }
+
+    /// Publishes a final answer when the store has it and no longer has the command. The store has it until the broker
+    /// does.
+    fn publish_kept(&mut self, device: &Device, publication: Publication) {
+        if !self.held.is_enabled() {
+            return self.publish(device.session, publication);
+        }
+        let endpoint = &device.registration.endpoint;
+        let ticket = self.outbox.keep(endpoint, &publication);
+        self.tell_when_stored(Awaited::Device(endpoint), |context| {
+            context.publish(device.session, Publication { ticket, ..publication });
+        });
+    }
+
+    /// Notes that the broker's side has a publication, or never will. Returns whether it was a final answer.
+    pub fn answer_is_done(&mut self, ticket: Ticket) -> bool {
+        let endpoint = self.outbox.done(ticket);
+        endpoint.as_ref().inspect(|endpoint| self.changes.mark(endpoint)).is_some()
     }
 
     /// Answers a request of the console, or the command of a campaign.
@@ -361,11 +389,7 @@ impl Context {
 
     /// Publishes an answer to the topic that the command named.
     pub fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: &ResponseTopic, payload: &[u8]) {
-        let ResponseTopic { topic, correlation } = reply.clone();
-        let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
-        let publication =
-            Publication { topic, qos, payload, class, retain: false, expiry: None, correlation, ticket: None };
-        self.publish(session, publication);
+        self.publish(session, reply_publication(qos, reply, payload));
     }
 
     /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent)
@@ -491,4 +515,11 @@ impl Context {
         }
         Some(facts)
     }
+}
+
+/// Returns the publication of an answer to the topic that its command named.
+fn reply_publication(qos: u8, reply: &ResponseTopic, payload: &[u8]) -> Publication {
+    let ResponseTopic { topic, correlation } = reply.clone();
+    let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
+    Publication { topic, qos, payload, class, retain: false, expiry: None, correlation, ticket: None }
 }

@@ -111,6 +111,11 @@ impl HeldOutputs {
         self.patience = Some(patience);
     }
 
+    /// Returns whether outputs wait, at least while the store can be written.
+    pub fn is_enabled(&self) -> bool {
+        self.patience.is_some()
+    }
+
     /// Makes the outputs that are made from now on wait for the next batch of changes, which has this record. Returns
     /// whether they did so before; [`HeldOutputs::end`] takes that.
     pub fn begin(&mut self, awaited: Awaited<'_>) -> bool {

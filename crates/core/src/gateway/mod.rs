@@ -59,6 +59,7 @@ mod intake;
 pub mod moves;
 mod notification;
 mod operators;
+mod outbox;
 mod output;
 mod own_client;
 mod pending_changes;
@@ -412,6 +413,11 @@ impl Gateway {
     /// [`Gateway::drain`].
     pub fn is_drained(&self) -> bool {
         self.context.draining && !self.context.coap.is_transferring() && self.context.held.len() == 0
+    }
+
+    /// Returns whether the store keeps final answers that the broker may not have yet.
+    pub fn has_unpublished_answers(&self) -> bool {
+        self.context.outbox.len() > 0
     }
 
     /// Ends the commands that are still in flight, each with its final answer. The registrations stay: they survive the

@@ -93,6 +93,9 @@ pub struct DeviceRecord {
     pub observations: Vec<ObservationRecord>,
     /// The one in flight first, then those that wait, in their order.
     pub commands: Vec<CommandRecord>,
+    /// The final answers that the broker may not have yet, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<AnswerRecord>,
     /// Paths that `auto_observe` has still to ask for.
     pub to_observe: Vec<Path>,
     /// The grouping of `auto_observe` requests. Records of older versions have none, which means single requests.
@@ -147,6 +150,21 @@ pub struct CommandRecord {
     /// Set while the command is in flight: the next process sends the same message once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_as: Option<SentRequestRecord>,
+}
+
+/// A final answer that the broker may not have yet. The next process publishes it once more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRecord {
+    /// Never given to another answer or command. An answer does not change: what is kept under a serial need not be
+    /// written again.
+    pub serial: u64,
+    pub topic: String,
+    pub qos: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Vec<u8>>,
+    /// The JSON that is published. Serialized apart from the rest of the record: it may be large.
+    #[serde(skip)]
+    pub payload: String,
 }
 
 /// The names of a request that the device may have: one that it gets a second time it answers from its memory.

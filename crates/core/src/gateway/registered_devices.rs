@@ -123,6 +123,7 @@ impl RegisteredDevices {
             self.commands.tell_console_left(context, device);
         }
         let Some(device) = self.remove(context, id) else { return };
+        context.outbox.forget(&device.registration.endpoint);
         match reason {
             LeaveReason::Broker(reason) => {
                 self.status_client.withdraw(context, &device, reason);
@@ -157,6 +158,7 @@ impl RegisteredDevices {
         let endpoint = device.registration.endpoint.clone();
         let job = commands.jobs.release(context, &endpoint);
         self.remove(context, id)?;
+        context.outbox.forget(&endpoint);
         let retained = self.commands.retained.release(&endpoint);
         context.gave_away(&endpoint);
         context.command_broker(BrokerCommand::HandOver { registration: id });
@@ -548,8 +550,11 @@ impl RegisteredDevices {
         }
     }
 
-    /// The broker has the publication of a notification or of a Send.
+    /// The broker has the publication of a notification, of a Send or of a final answer.
     pub fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+        if context.answer_is_done(ticket) {
+            return;
+        }
         self.with_notifications(context, id, |notifications, context, device| {
             notifications.published(context, device, ticket);
         });
@@ -562,8 +567,11 @@ impl RegisteredDevices {
         });
     }
 
-    /// The notification or the Send with this ticket is not published.
+    /// The notification, the Send or the final answer with this ticket is not published.
     pub fn unpublished(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+        if context.answer_is_done(ticket) {
+            return;
+        }
         self.with_notifications(context, id, |notifications, context, device| {
             notifications.unpublished(context, device, ticket);
         });

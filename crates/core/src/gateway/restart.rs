@@ -322,7 +322,8 @@ pub(super) fn take_up(
     registrations: &mut Registrations,
     record: DeviceRecord,
 ) -> Result<Restoration, NotRestored> {
-    let DeviceRecord { mut registration, password, location, peer, observations, commands: records, .. } = record;
+    let DeviceRecord { mut registration, password, location, peer, observations, commands: records, answers, .. } =
+        record;
     registration.set_password(password);
     if !context.settings.report_attributes {
         registration.forget_attributes();
@@ -345,6 +346,7 @@ pub(super) fn take_up(
     let id = registrations.new_id();
     let location = Location::from_text(location);
     let device = NewDevice { id, registration, location, peer, identity, topics, last_heard };
+    context.outbox.restore(&device.registration.endpoint, answers);
     registrations.devices_mut().insert(context, device);
 
     let mut refused = Vec::new();
@@ -370,6 +372,9 @@ impl Registrations {
             context.command_broker(BrokerCommand::Resume { registration: id, client });
         }
         let Some((device, _)) = self.devices_mut().with_commands(id) else { return };
+        for answer in context.outbox.publications(&device.registration.endpoint) {
+            context.publish(device.session, answer);
+        }
         for command in refused {
             refuse_restored(context, device, command);
         }
@@ -394,6 +399,7 @@ pub(super) fn record(context: &Context, commands: &mut CommandScheduler, device:
         last_heard: unix_time(device.last_heard().min(context.now)),
         observations: observations.collect(),
         commands,
+        answers: context.outbox.records(&device.registration.endpoint),
         to_observe: device.observations.scheduled().collect(),
         grouping: device.observations.grouping(),
     }

@@ -61,6 +61,8 @@ pub struct TableSizes {
     pub claim_questions: usize,
     /// Outputs that wait for the store.
     pub held_outputs: usize,
+    /// Final answers that the broker may not have yet.
+    pub unpublished_answers: usize,
     /// Devices whose presence is taken back.
     pub status_withdrawals: usize,
     pub coap: coap::CoapTableSizes,
@@ -97,6 +99,7 @@ impl std::ops::AddAssign for TableSizes {
             outputs,
             claim_questions,
             held_outputs,
+            unpublished_answers,
             status_withdrawals,
             coap,
             dtls,
@@ -127,6 +130,7 @@ impl std::ops::AddAssign for TableSizes {
         self.outputs += outputs;
         self.claim_questions += claim_questions;
         self.held_outputs += held_outputs;
+        self.unpublished_answers += unpublished_answers;
         self.status_withdrawals += status_withdrawals;
         self.coap += coap;
         self.dtls += dtls;
@@ -170,6 +174,7 @@ impl TableSizes {
             outputs: context.outputs(),
             claim_questions: context.claims.len(),
             held_outputs: context.held.len(),
+            unpublished_answers: context.outbox.len(),
             status_withdrawals: devices.status_client().len(),
             coap: context.coap.table_sizes(),
             dtls: context.associations(),

@@ -1,6 +1,7 @@
 //! What the gateway tells devices and applications waits for the store, in virtual time, with a store that is late,
 //! that fails, or that loses what it has not confirmed.
 
+mod command_crashes;
 mod commands;
 mod crashes;
 
