@@ -154,12 +154,12 @@ class Application:
         return payload
 
     def command(self, kind, answered_as=None, patience=PATIENCE, **data):
-        """Sends a command and gives the `data` of its answer; an `ack` before it may come."""
+        """Sends a command and gives the `data` of its answer. Before it may come an `ack`, and the report of a Register
+        whose device was answered before the application had subscribed."""
         request = self.publish(kind, **data)
-        answer = self.receive(patience)
-        if answer[1]["msgType"] == "ack":
-            answer = self.receive(patience)
-        topic, payload = answer
+        topic, payload = self.receive(patience)
+        while payload["msgType"] in ("register", "ack"):
+            topic, payload = self.receive(patience)
         assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), (
             json.dumps(payload)[:1000]
         )
