@@ -155,10 +155,10 @@ class Application:
 
     def command(self, kind, answered_as=None, patience=PATIENCE, **data):
         """Sends a command and gives the `data` of its answer. Before it may come an `ack`, and the report of a Register
-        whose device was answered before the application had subscribed."""
+        or an Update whose device was answered before the application had subscribed."""
         request = self.publish(kind, **data)
         topic, payload = self.receive(patience)
-        while payload["msgType"] in ("register", "ack"):
+        while payload["msgType"] in ("register", "update", "ack"):
             topic, payload = self.receive(patience)
         assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), (
             json.dumps(payload)[:1000]
