@@ -14,8 +14,8 @@ use crate::clock::monotonic_now;
 const PAUSE_FACTOR: u32 = 100;
 /// Minimum pause between two requests: a request wakes the driver's thread, which costs it more than a short answer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// Maximum pause: a driver that was silent for seconds, such as one of a suspended machine, keeps nobody out for minutes
-/// afterwards. No answer of a running driver takes a hundredth of this.
+/// Maximum pause: a driver that was silent for seconds, such as one of a suspended machine, keeps nobody out for
+/// minutes afterwards. No answer of a running driver takes a hundredth of this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets one request at a time through, in the order in which they came.

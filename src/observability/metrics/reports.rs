@@ -59,7 +59,8 @@ impl CoreMetrics {
         let undefined = "Objects that devices announced in a version without definition";
         let evicted = "Object lists by profile ID that were evicted for a new one (limit: limits.profiles)";
         let refused = "Publications that the broker did not authorize";
-        let unstored = "Messages sent before their record was stored: the store took longer than store.patience, or was unavailable";
+        let unstored = "Messages sent before their record was stored: the store took longer than store.patience, or was \
+                        unavailable";
         Self {
             datagrams: DatagramCounters::register(registry),
             retransmissions: counter(registry, "lwm2m_retransmissions", "Retransmitted confirmable CoAP messages"),

@@ -7,7 +7,7 @@
 //! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprint of the key |
 //! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: of the lease ([`super::scripts`]) |
 //! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
-//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command, or of an answer that the broker may not have |
+//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command, or of an answer in the outbox |
 //! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |
 //! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | see [`crate::store::file`] |
 //! | `lwm2m:campaigns`, `lwm2m:campaign:NAME` | hashes | by name, the campaign; by endpoint, its part in the campaign |

@@ -1,5 +1,6 @@
-//! State that several parts of the gateway share: the time, the configuration, the object definitions, the CoAP endpoint,
-//! the queue of outputs, and tables that more than one part writes, such as generated keys and awaited bootstrap sessions.
+//! State that several parts of the gateway share: the time, the configuration, the object definitions, the CoAP
+//! endpoint, the queue of outputs, and tables that more than one part writes, such as generated keys and awaited
+//! bootstrap sessions.
 //!
 //! A part is given the context with each event; it keeps no reference to it. The context knows how a message reaches a
 //! device (CoAP, and DTLS below it) and in which order outputs leave. The registered devices are not in it.
