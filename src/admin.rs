@@ -63,7 +63,7 @@ pub struct AdminConfig {
 
 /// Holds the sources of the answers: the metrics, the conditions and the driver.
 #[derive(Clone, Debug)]
-pub struct AdminSources {
+pub(crate) struct AdminSources {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) conditions: Conditions,
     pub(crate) control: Control,
@@ -100,7 +100,7 @@ struct AdminConnection {
 }
 
 /// Accepts and serves connections until the task is aborted.
-pub async fn serve(listener: TcpListener, sources: AdminSources) {
+pub(crate) async fn serve(listener: TcpListener, sources: AdminSources) {
     serve_with(TIMEOUTS, listener, sources).await;
 }
 
@@ -158,7 +158,7 @@ async fn serve_connection(timeouts: ConnectionTimeouts, stream: TcpStream, sourc
 }
 
 impl AdminSources {
-    pub fn new(metrics: Arc<Metrics>, conditions: Conditions, control: Control) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, conditions: Conditions, control: Control) -> Self {
         Self { metrics, conditions, control, cached: Arc::default() }
     }
 

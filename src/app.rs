@@ -34,10 +34,10 @@ use crate::upstream;
 use lwm2m_base::secret::Secret;
 
 use drivers::RunningDriver;
-pub use start::start;
+pub(crate) use start::start;
 
 /// The running program.
-pub struct App {
+pub(crate) struct App {
     addresses: BoundAddresses,
     drivers: Vec<RunningDriver>,
     /// The condition of the program itself: it goes down at the shutdown.
@@ -58,14 +58,14 @@ pub struct App {
 /// The surroundings of a trial, which run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "a program without the broker has no trial"))]
-pub struct Trial {
+pub(crate) struct Trial {
     /// Number of simulated devices beside the embedded broker.
     pub simulated: u16,
 }
 
 /// The addresses at which the program listens.
 #[derive(Clone, Debug)]
-pub struct BoundAddresses {
+pub(crate) struct BoundAddresses {
     pub udp: Vec<SocketAddr>,
     pub dtls: Vec<SocketAddr>,
     /// The reason why the DTLS listeners accept no handshakes.
@@ -86,7 +86,11 @@ pub struct BoundAddresses {
 
 /// Serves until Ctrl-C, SIGTERM or `parent`, the end of the parent process. A second signal ends the program at once,
 /// and is an error. A trial has an embedded broker and a console.
-pub async fn run(config: Config, trial: Option<Trial>, parent: Option<oneshot::Receiver<()>>) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    config: Config,
+    trial: Option<Trial>,
+    parent: Option<oneshot::Receiver<()>>,
+) -> anyhow::Result<()> {
     let embedded = trial.is_some();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -136,7 +140,7 @@ async fn ended(parent: Option<oneshot::Receiver<()>>) {
 }
 
 impl App {
-    pub fn addresses(&self) -> &BoundAddresses {
+    pub(crate) fn addresses(&self) -> &BoundAddresses {
         &self.addresses
     }
 
@@ -164,7 +168,7 @@ impl App {
 
     /// Stops accepting registrations, waits for the answers to commands in flight, publishes what is queued, and shuts
     /// down.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.serving.set(ConditionState::Down, "the program is about to end");
         #[cfg(feature = "embedded")]
         drop(self.simulated);

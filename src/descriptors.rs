@@ -21,33 +21,33 @@ const USED_UP: [i32; 2] = [24, 23];
 
 /// The limit of open file descriptors of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Descriptors {
+pub(crate) struct Descriptors {
     pub limit: u64,
 }
 
 impl Descriptors {
     /// Raises the limit as far as the system allows.
-    pub fn raise() -> io::Result<Self> {
+    pub(crate) fn raise() -> io::Result<Self> {
         rlimit::increase_nofile_limit(u64::MAX).map(|limit| Self { limit })
     }
 
     /// Returns the limit in force; unlimited if the system does not report one.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         Self { limit: rlimit::getrlimit(Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft) }
     }
 
     /// Returns the maximum number of device connections.
-    pub fn ceiling(self) -> u64 {
+    pub(crate) fn ceiling(self) -> u64 {
         self.limit - KEPT.min(self.limit / 4)
     }
 
     /// Returns whether a descriptor is one of the reserved ones.
-    pub fn keeps(self, descriptor: &impl AsRawFd) -> bool {
+    pub(crate) fn keeps(self, descriptor: &impl AsRawFd) -> bool {
         u64::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number >= self.ceiling())
     }
 
     /// Returns whether at most the reserved descriptors are free.
-    pub fn are_used_up(self) -> bool {
+    pub(crate) fn are_used_up(self) -> bool {
         match File::open("/dev/null") {
             Ok(file) => self.keeps(&file),
             Err(error) => is_used_up(&error),
@@ -57,7 +57,7 @@ impl Descriptors {
 
 /// The maximum number of devices that the descriptors allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceCapacity {
+pub(crate) struct DeviceCapacity {
     pub descriptors: Descriptors,
     /// Whether the broker runs in this process, so that both ends of a device's connection need a descriptor.
     pub embedded: bool,
@@ -65,24 +65,24 @@ pub struct DeviceCapacity {
 
 impl DeviceCapacity {
     /// Returns the maximum number of devices.
-    pub fn devices(self) -> usize {
+    pub(crate) fn devices(self) -> usize {
         let ends = if self.embedded { 2 } else { 1 };
         usize::try_from(self.descriptors.ceiling() / ends).unwrap_or(usize::MAX).max(1)
     }
 
     /// Returns the limits with at most that number of devices.
-    pub fn bound(self, limits: &Limits) -> Limits {
+    pub(crate) fn bound(self, limits: &Limits) -> Limits {
         Limits { devices: limits.devices.min(self.devices()), ..limits.clone() }
     }
 }
 
 /// Returns the system error for exhausted descriptors.
-pub fn used_up() -> io::Error {
+pub(crate) fn used_up() -> io::Error {
     io::Error::from_raw_os_error(USED_UP[0])
 }
 
 /// Returns whether an error means that no descriptor is free.
-pub fn is_used_up(error: &io::Error) -> bool {
+pub(crate) fn is_used_up(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| USED_UP.contains(&number))
 }
 

@@ -5,11 +5,11 @@
 //! link are immediate.
 
 mod askers;
-pub mod campaign_ask;
+pub(crate) mod campaign_ask;
 mod campaigns;
 pub mod control;
 mod moving;
-pub mod onlookers;
+pub(crate) mod onlookers;
 pub mod owners;
 mod pages;
 mod requests;
@@ -144,7 +144,7 @@ impl Driver {
     }
 
     /// Lists the failures of devices there.
-    pub fn with_failures(self, failures: Arc<FailureLog>) -> Self {
+    pub(crate) fn with_failures(self, failures: Arc<FailureLog>) -> Self {
         Self { failures, ..self }
     }
 
@@ -154,7 +154,7 @@ impl Driver {
     }
 
     /// Reads firmware images here. Without a reader there are none.
-    pub fn with_images(self, images: ImageReader) -> Self {
+    pub(crate) fn with_images(self, images: ImageReader) -> Self {
         Self { images: Some(images), ..self }
     }
 

@@ -7,12 +7,12 @@ use std::io;
 const EMPTY_WORDS: [&str; 3] = ["transport error", "tcp connect error", "client error (Connect)"];
 
 /// Returns the text of a system error without its number: `connection refused`.
-pub fn plain(error: &io::Error) -> String {
+pub(crate) fn plain(error: &io::Error) -> String {
     plain_text(&error.to_string())
 }
 
 /// Returns a text and the causes behind it. Libraries repeat their causes: each part appears once.
-pub fn with_causes(text: &str, cause: Option<&(dyn Error + 'static)>) -> String {
+pub(crate) fn with_causes(text: &str, cause: Option<&(dyn Error + 'static)>) -> String {
     let mut said = Vec::new();
     add_parts(text, &mut said);
     let mut next = cause;
@@ -24,7 +24,7 @@ pub fn with_causes(text: &str, cause: Option<&(dyn Error + 'static)>) -> String 
 }
 
 /// Returns a text on one line: OpenSSL and lists of mistakes have several.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

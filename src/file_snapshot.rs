@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The state of files at one moment, including their absence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FileSnapshot(BTreeMap<PathBuf, Option<Stamp>>);
+pub(crate) struct FileSnapshot(BTreeMap<PathBuf, Option<Stamp>>);
 
 /// The metadata of a file: device and inode, length, and time of modification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ struct Stamp {
 
 impl FileSnapshot {
     /// Reads the state of files and of the entries of folders. Links are followed.
-    pub fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(crate) fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut look = Self::default();
         for path in paths {
             for inside in entries(&path) {
@@ -34,17 +34,17 @@ impl FileSnapshot {
     }
 
     /// Returns the paths of the files.
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.0.keys()
     }
 
     /// Reads the state of the same files once more.
-    pub fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         Self::at(self.paths().cloned())
     }
 
     /// Returns the part of the snapshot that `FileSnapshot::at` would have returned for these paths.
-    pub fn only(&self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(crate) fn only(&self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let paths = BTreeSet::from_iter(paths);
         let is_wanted =
             |path: &Path| paths.contains(path) || path.parent().is_some_and(|folder| paths.contains(folder));
@@ -52,14 +52,14 @@ impl FileSnapshot {
     }
 
     /// Adds the files of other snapshots that this one does not have.
-    pub fn extend<'s>(&mut self, others: impl IntoIterator<Item = &'s Self>) {
+    pub(crate) fn extend<'s>(&mut self, others: impl IntoIterator<Item = &'s Self>) {
         for (path, stamp) in others.into_iter().flat_map(|other| &other.0) {
             self.0.entry(path.clone()).or_insert(*stamp);
         }
     }
 
     /// Adds the state of a file; it is called before the file is read, so that no later change is missed.
-    pub fn add(&mut self, path: PathBuf) {
+    pub(crate) fn add(&mut self, path: PathBuf) {
         let stamp = fs::metadata(&path).ok().map(|metadata| Stamp::of(&metadata));
         self.0.insert(path, stamp);
     }

@@ -16,21 +16,21 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// Registers a counter; the page appends `_total` to its name, and a full stop to the help text.
-pub fn counter(registry: &mut Registry, name: &'static str, help: &'static str) -> Counter {
+pub(crate) fn counter(registry: &mut Registry, name: &'static str, help: &'static str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
 }
 
 /// Registers a gauge.
-pub fn gauge(registry: &mut Registry, name: &'static str, help: &'static str) -> Gauge {
+pub(crate) fn gauge(registry: &mut Registry, name: &'static str, help: &'static str) -> Gauge {
     let gauge = Gauge::default();
     registry.register(name, help, gauge.clone());
     gauge
 }
 
 /// Registers a histogram of durations; the page appends `_seconds` to its name.
-pub fn histogram(
+pub(crate) fn histogram(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
@@ -42,7 +42,7 @@ pub fn histogram(
 }
 
 /// Registers the counters of one name and returns how to get the counter with certain labels.
-pub fn counters<L: Labels>(
+pub(crate) fn counters<L: Labels>(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
@@ -53,7 +53,7 @@ pub fn counters<L: Labels>(
 }
 
 /// Registers the gauges of one name and returns how to get the gauge with certain labels.
-pub fn gauges<L: Labels>(
+pub(crate) fn gauges<L: Labels>(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
@@ -64,7 +64,7 @@ pub fn gauges<L: Labels>(
 }
 
 /// Registers the histograms of one name, all with the same buckets, and returns how to get the one with certain labels.
-pub fn histograms<L: Labels, const N: usize>(
+pub(crate) fn histograms<L: Labels, const N: usize>(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
@@ -87,11 +87,11 @@ impl<const N: usize> MetricConstructor<Histogram> for HistogramBuckets<N> {
 
 /// Distinguishes the series of one name by the result of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResultLabel {
+pub(crate) struct ResultLabel {
     pub result: &'static str,
 }
 
 /// Labels of a family of metrics.
-pub trait Labels: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static {}
+pub(crate) trait Labels: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static {}
 
 impl<L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static> Labels for L {}

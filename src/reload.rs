@@ -35,15 +35,15 @@ use crate::file_snapshot::FileSnapshot;
 use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::service;
 
-pub use bootstrap::ReloadableAccounts;
-pub use credentials::{ReloadableCertificates, ReloadableCredentials};
-pub use definitions::ReloadableDefinitions;
-pub use keys::ReloadableKeys;
-pub use settings::ReloadableSettings;
+pub(crate) use bootstrap::ReloadableAccounts;
+pub(crate) use credentials::{ReloadableCertificates, ReloadableCredentials};
+pub(crate) use definitions::ReloadableDefinitions;
+pub(crate) use keys::ReloadableKeys;
+pub(crate) use settings::ReloadableSettings;
 use status::ReloadStatus;
 
 /// Everything that can be reloaded, with its state in force.
-pub struct Reloading {
+pub(crate) struct Reloading {
     /// The last configuration without mistakes.
     config: Config,
     settings: ReloadableSettings,
@@ -75,7 +75,7 @@ enum ReloadReason {
 impl Reloading {
     /// Creates the reloading; `config` is the configuration in force, `read_at` the state of its files before they were
     /// read.
-    pub fn new(
+    pub(crate) fn new(
         config: Config,
         settings: ReloadableSettings,
         definitions: ReloadableDefinitions,
@@ -90,7 +90,7 @@ impl Reloading {
     }
 
     /// Runs until it is aborted. Without `hangup` only changed files cause a reload.
-    pub async fn run(mut self, mut hangup: Option<Signal>) {
+    pub(crate) async fn run(mut self, mut hangup: Option<Signal>) {
         let mut known = std::mem::take(&mut self.beginning);
         let mut before = known.clone();
         loop {
@@ -197,7 +197,7 @@ impl ReloadFailures {
 }
 
 /// Returns the configuration file, and every file and folder that it names.
-pub fn files_of(config: &Config) -> Vec<PathBuf> {
+pub(crate) fn files_of(config: &Config) -> Vec<PathBuf> {
     let mut files = Vec::from_iter(config.file.clone());
     files.push(config.xml_dir.clone());
     files.extend(config.credentials.certificate_files());

@@ -21,7 +21,7 @@ const LOW: i32 = 10;
 pub(crate) enum Priority {
     Normal,
     /// The thread gives way to those of normal priority.
-    #[cfg_attr(not(feature = "console"), expect(dead_code, reason = "only the console has this priority"))]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
     Low,
 }
 

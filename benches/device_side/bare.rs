@@ -10,7 +10,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 /// Bytes of the largest datagram.
 const ROOM: usize = 2048;
 
-pub struct BareEcho {
+pub(crate) struct BareEcho {
     socket: UdpSocket,
     buffer: Vec<u8>,
     received: MultiHeaders<SockaddrIn>,
@@ -18,7 +18,7 @@ pub struct BareEcho {
 }
 
 impl BareEcho {
-    pub fn bind() -> io::Result<Self> {
+    pub(crate) fn bind() -> io::Result<Self> {
         Ok(Self {
             socket: UdpSocket::bind("127.0.0.1:0")?,
             buffer: vec![0; BATCH * ROOM],
@@ -27,12 +27,12 @@ impl BareEcho {
         })
     }
 
-    pub fn address(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
     /// Returns so many datagrams.
-    pub fn serve(&mut self, datagrams: usize) -> anyhow::Result<()> {
+    pub(crate) fn serve(&mut self, datagrams: usize) -> anyhow::Result<()> {
         let fd = self.socket.as_raw_fd();
         let mut served = 0;
         while served < datagrams {

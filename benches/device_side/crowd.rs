@@ -21,7 +21,7 @@ const OPERATIONS: u32 = 1_000;
 const PAUSE: Duration = Duration::from_millis(1);
 const READ: &str = r#"{"reqID":1,"msgType":"read","data":{"path":"/3303/0/5700"}}"#;
 
-pub fn compare(devices: u32, rounds: u32) -> anyhow::Result<()> {
+pub(crate) fn compare(devices: u32, rounds: u32) -> anyhow::Result<()> {
     let mut crowd = Crowd::new()?;
     let few = crowd.measure(FEW, rounds)?;
     let many = crowd.measure(devices, rounds)?;
@@ -35,7 +35,7 @@ pub fn compare(devices: u32, rounds: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub struct Crowd {
+pub(crate) struct Crowd {
     pub gateway: SwallowingGateway,
     pub now: Instant,
     devices: Vec<(BenchDevice, RegistrationId)>,
@@ -50,7 +50,7 @@ struct Times {
 }
 
 impl Crowd {
-    pub fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self { gateway: SwallowingGateway::new(now)?, now, devices: Vec::new(), rng: StdRng::seed_from_u64(7) })
     }
@@ -77,7 +77,7 @@ impl Crowd {
     }
 
     /// Registers devices until there are so many.
-    pub fn register_up_to(&mut self, devices: u32) -> anyhow::Result<()> {
+    pub(crate) fn register_up_to(&mut self, devices: u32) -> anyhow::Result<()> {
         (self.devices.len() as u32..devices).try_for_each(|number| self.register(number))
     }
 

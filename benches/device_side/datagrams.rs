@@ -22,7 +22,7 @@ const SUITE: &str = "PSK-AES128-CCM8";
 const CONNECTION_ID: &[u8] = b"12345678";
 
 /// Runs all loads by turns, since what else the machine does changes all the time, and prints the median of each.
-pub fn compare(rounds: u32) -> anyhow::Result<()> {
+pub(crate) fn compare(rounds: u32) -> anyhow::Result<()> {
     let mut bare = BareEcho::bind()?;
     let echoed = Clients::connect(bare.address()?)?;
     let mut server = SocketServer::bind()?;

@@ -3,14 +3,14 @@
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 
-pub const OBSERVED: &str = "/3303/0/5700";
+pub(crate) const OBSERVED: &str = "/3303/0/5700";
 /// The pre-shared key of every device.
-pub const KEY: &[u8] = b"0123456789abcdef";
+pub(crate) const KEY: &[u8] = b"0123456789abcdef";
 
 const VALUE: &[u8] = b"21.5";
 
 /// A device that is registered and observed once it has answered what it was asked.
-pub struct BenchDevice {
+pub(crate) struct BenchDevice {
     number: u32,
     last_id: u16,
     /// The path of the registration.
@@ -20,20 +20,20 @@ pub struct BenchDevice {
 }
 
 impl BenchDevice {
-    pub fn new(number: u32) -> Self {
+    pub(crate) fn new(number: u32) -> Self {
         Self { number, last_id: number as u16, location: Box::default(), observation: None, notified: 0 }
     }
 
-    pub fn is_observed(&self) -> bool {
+    pub(crate) fn is_observed(&self) -> bool {
         self.observation.is_some() && !self.location.is_empty()
     }
 
     /// Returns the endpoint name, which is the identity of the device over DTLS, too.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("urn:imei:49015420{:07}", self.number)
     }
 
-    pub fn register(&mut self) -> Vec<u8> {
+    pub(crate) fn register(&mut self) -> Vec<u8> {
         let mut message = self.request(Code::POST);
         message.options.add_text(number::URI_PATH, "rd");
         let endpoint = format!("ep={}", self.endpoint());
@@ -46,7 +46,7 @@ impl BenchDevice {
     }
 
     /// An Update that changes nothing.
-    pub fn update(&mut self) -> Vec<u8> {
+    pub(crate) fn update(&mut self) -> Vec<u8> {
         let mut message = self.request(Code::POST);
         for segment in self.location.split('/') {
             message.options.add_text(number::URI_PATH, segment);
@@ -55,7 +55,7 @@ impl BenchDevice {
     }
 
     /// A confirmable notification.
-    pub fn notification(&mut self) -> Vec<u8> {
+    pub(crate) fn notification(&mut self) -> Vec<u8> {
         self.notified += 1;
         let id = self.next_id();
         let token = self.observation.expect("the device is observed");
@@ -63,7 +63,7 @@ impl BenchDevice {
     }
 
     /// Takes a datagram of the gateway, and returns the answer if it is a request.
-    pub fn handle_datagram(&mut self, datagram: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn handle_datagram(&mut self, datagram: &[u8]) -> Option<Vec<u8>> {
         let message = Message::decode(datagram).expect("the gateway sends messages");
         if message.code == Code::CREATED {
             let segments: Vec<_> =

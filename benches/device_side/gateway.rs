@@ -23,13 +23,13 @@ use lwm2m_gateway::store::StoreContents;
 use crate::devices::{KEY, OBSERVED};
 
 /// The socket that speaks DTLS; socket 0 is plain UDP.
-pub const SECURED: u16 = 1;
+pub(crate) const SECURED: u16 = 1;
 /// No rate is limited: bursts come from one address.
 const UNLIMITED: u32 = 1_000_000_000;
 /// The time of the wall clock at the beginning, since 1970.
-pub const UNIX_TIME: Duration = Duration::from_secs(1_767_225_600);
+pub(crate) const UNIX_TIME: Duration = Duration::from_secs(1_767_225_600);
 
-pub struct SwallowingGateway {
+pub(crate) struct SwallowingGateway {
     gateway: Gateway,
     metrics: Metrics,
     deadline: Option<Instant>,
@@ -42,7 +42,7 @@ pub struct SwallowingGateway {
 }
 
 impl SwallowingGateway {
-    pub fn new(now: Instant) -> anyhow::Result<Self> {
+    pub(crate) fn new(now: Instant) -> anyhow::Result<Self> {
         let xml = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
         let model = definitions::read(&xml)?.model;
         let mut config = Config::default().gateway;
@@ -67,7 +67,7 @@ impl SwallowingGateway {
     }
 
     /// Restores what a store has. From now on changes are kept for [`SwallowingGateway::take_changes`].
-    pub fn restore(&mut self, now: Instant, contents: StoreContents) {
+    pub(crate) fn restore(&mut self, now: Instant, contents: StoreContents) {
         let StoreContents {
             term: _,
             devices,
@@ -85,17 +85,17 @@ impl SwallowingGateway {
         self.gateway.restore_profiles(profiles);
     }
 
-    pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
+    pub(crate) fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
         self.gateway.take_changes(now, most)
     }
 
-    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
+    pub(crate) fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
         self.metrics.transport.datagrams_received.inc();
         self.gateway.handle_datagram(now, peer, datagram);
     }
 
     /// Takes a command of an application.
-    pub fn command(&mut self, now: Instant, registration: RegistrationId, command: &str) {
+    pub(crate) fn command(&mut self, now: Instant, registration: RegistrationId, command: &str) {
         let event = BrokerEvent::Message {
             registration,
             topic: String::new(),
@@ -106,14 +106,14 @@ impl SwallowingGateway {
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.gateway.handle_timeout(now);
         }
     }
 
     /// Carries out all outputs; datagrams go to `transmit`.
-    pub fn carry_out(&mut self, now: Instant, mut transmit: impl FnMut(Transmit)) {
+    pub(crate) fn carry_out(&mut self, now: Instant, mut transmit: impl FnMut(Transmit)) {
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(datagram) => transmit(datagram),

@@ -16,7 +16,7 @@ const BATCH: usize = 10_000;
 /// Starts from the same file; the last one is printed too, when the system has the file in its memory.
 const STARTS: usize = 3;
 
-pub fn measure(devices: u32) -> anyhow::Result<()> {
+pub(crate) fn measure(devices: u32) -> anyhow::Result<()> {
     let folder = TempDir::new()?;
     let settings = StoreConfig { file: folder.path().join("store.redb"), ..Config::default().store };
     write(&settings, devices)?;

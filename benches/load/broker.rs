@@ -12,7 +12,7 @@ use lwm2m_gateway::observability::logging::{self, LogConfig, LogFormat};
 use tokio::sync::mpsc;
 
 /// A process, which is killed on drop.
-pub struct BenchBroker {
+pub(crate) struct BenchBroker {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -25,7 +25,7 @@ pub struct BenchBroker {
 
 impl BenchBroker {
     /// Starts this program once more, as a broker.
-    pub fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<Self> {
         let handler = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--broker-of", &handler.to_string()])
@@ -42,26 +42,26 @@ impl BenchBroker {
         Ok(Self { child, orders, answers, mqtt, devices, listener, adapter, handler })
     }
 
-    pub fn process(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 
     /// Configures the exproto gateway of the server.
-    pub fn exproto(&self) -> [(&'static str, String); 3] {
+    pub(crate) fn exproto(&self) -> [(&'static str, String); 3] {
         exproto(self.listener, self.adapter, self.handler)
     }
 
     /// Stops its exproto gateway; applications stay connected.
-    pub fn stop_gateway(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop_gateway(&mut self) -> anyhow::Result<()> {
         self.order("stop").map(drop)
     }
 
-    pub fn start_gateway(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn start_gateway(&mut self) -> anyhow::Result<()> {
         self.order("start").map(drop)
     }
 
     /// Devices that are its clients now.
-    pub fn clients(&mut self) -> anyhow::Result<usize> {
+    pub(crate) fn clients(&mut self) -> anyhow::Result<usize> {
         Ok(self.order("clients")?.trim().parse()?)
     }
 
@@ -83,7 +83,7 @@ impl Drop for BenchBroker {
 }
 
 /// Configures the exproto gateway of the server.
-pub fn exproto(listener: SocketAddr, adapter: SocketAddr, handler: SocketAddr) -> [(&'static str, String); 3] {
+pub(crate) fn exproto(listener: SocketAddr, adapter: SocketAddr, handler: SocketAddr) -> [(&'static str, String); 3] {
     [
         ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", listener.to_string()),
         ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{adapter}")),
@@ -92,7 +92,7 @@ pub fn exproto(listener: SocketAddr, adapter: SocketAddr, handler: SocketAddr) -
 }
 
 /// The other process: says where it is, and serves until it is killed or has nobody to serve.
-pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     let filter = logging::filter("warn").map_err(|error| anyhow::anyhow!("{error}"))?;
     logging::start(&LogConfig { filter, format: LogFormat::Text })?;
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;

@@ -21,11 +21,11 @@ const REGISTERED: &str = "registered";
 
 /// Processes, which are killed on drop.
 #[derive(Default)]
-pub struct Crowd(Vec<Child>);
+pub(crate) struct Crowd(Vec<Child>);
 
 impl Crowd {
     /// Registers so many devices, whose numbers begin at `first`.
-    pub fn start(gateway: SocketAddr, first: u32, devices: u32) -> anyhow::Result<Self> {
+    pub(crate) fn start(gateway: SocketAddr, first: u32, devices: u32) -> anyhow::Result<Self> {
         let mut crowd = Self::default();
         let end = first + devices;
         let mut from = first;
@@ -72,7 +72,7 @@ impl Drop for Crowd {
 }
 
 /// The other process: registers devices, says so, and lets them send Updates until it is killed.
-pub async fn serve(gateway: SocketAddr, first: u32, devices: u32) -> anyhow::Result<()> {
+pub(crate) async fn serve(gateway: SocketAddr, first: u32, devices: u32) -> anyhow::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     let journal = Rc::new(RefCell::new(Journal::new(first + devices)));
     let config = FleetConfig { first, ..FleetConfig::new(gateway, devices) };

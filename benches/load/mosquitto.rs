@@ -15,7 +15,7 @@ const PROGRAMS: [&str; 2] = ["mosquitto", "/usr/sbin/mosquitto"];
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A process, which is killed on drop.
-pub struct Mosquitto {
+pub(crate) struct Mosquitto {
     child: Child,
     /// Mosquitto reads this configuration again on SIGHUP.
     _folder: TempDir,
@@ -23,7 +23,7 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    pub fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<Self> {
         let mqtt = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let folder = TempDir::new()?;
         let file = folder.path().join("mosquitto.conf");
@@ -42,7 +42,7 @@ impl Mosquitto {
         Ok(mosquitto)
     }
 
-    pub fn process(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 

@@ -28,7 +28,7 @@ const LOAD: Duration = Duration::from_secs(5);
 /// Between two looks at the broker's clients.
 const LOOK: Duration = Duration::from_millis(50);
 
-pub async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
+pub(crate) async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("lwm2m-gateway-load-{}", std::process::id()));
     fs::create_dir(&folder)?;
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;

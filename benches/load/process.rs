@@ -9,7 +9,7 @@ use anyhow::Context;
 const TICK: Duration = Duration::from_millis(10);
 
 /// So far.
-pub fn processor_time(process: u32) -> anyhow::Result<Duration> {
+pub(crate) fn processor_time(process: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // proc(5): the name stands in parentheses and may hold anything; utime and stime are the 12th and 13th behind it.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
@@ -18,7 +18,7 @@ pub fn processor_time(process: u32) -> anyhow::Result<Duration> {
 }
 
 /// Bytes in memory.
-pub fn resident(process: u32) -> anyhow::Result<u64> {
+pub(crate) fn resident(process: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in status")?;
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
@@ -26,7 +26,7 @@ pub fn resident(process: u32) -> anyhow::Result<u64> {
 }
 
 /// Returns the load average of the last minute.
-pub fn load() -> anyhow::Result<String> {
+pub(crate) fn load() -> anyhow::Result<String> {
     let averages = fs::read_to_string("/proc/loadavg")?;
     averages.split_whitespace().next().map(str::to_owned).context("no average in loadavg")
 }

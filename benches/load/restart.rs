@@ -27,7 +27,7 @@ const WAITING: u64 = 2;
 /// The load runs this long before the server is killed.
 const LOAD: Duration = Duration::from_secs(3);
 
-pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let devices = u64::from(arguments.devices);
     let folder = std::env::temp_dir().join(format!("lwm2m-gateway-load-{}", std::process::id()));
     fs::create_dir(&folder)?;

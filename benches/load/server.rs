@@ -36,7 +36,7 @@ const PING: [u8; 4] = [0x40, 0, 0, 1];
 const PONG: [u8; 4] = [0x70, 0, 0, 1];
 
 /// A process, which is killed on drop.
-pub struct BenchServer {
+pub(crate) struct BenchServer {
     child: Child,
     pub udp: SocketAddr,
     /// The socket of its console.
@@ -49,7 +49,7 @@ pub struct BenchServer {
 
 impl BenchServer {
     /// Starts it with this way up to this broker and without a store, and waits until it hears.
-    pub async fn start(upstream: Upstream, qos: u8, site: &BenchSite) -> anyhow::Result<Self> {
+    pub(crate) async fn start(upstream: Upstream, qos: u8, site: &BenchSite) -> anyhow::Result<Self> {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let console = console(udp);
         let child = command(udp)
@@ -64,7 +64,7 @@ impl BenchServer {
     }
 
     /// Starts it with an upstream that swallows what devices publish, room for many devices, and tokens of its console.
-    pub async fn start_swallowing() -> anyhow::Result<Self> {
+    pub(crate) async fn start_swallowing() -> anyhow::Result<Self> {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let console = console(udp);
         let tokens = make_tokens(&tokens_file(&console))?;
@@ -83,7 +83,7 @@ impl BenchServer {
     }
 
     /// The same at this address of devices, by ExProto and with a store.
-    pub async fn start_at(broker: &BenchBroker, udp: SocketAddr, store: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start_at(broker: &BenchBroker, udp: SocketAddr, store: &Path) -> anyhow::Result<Self> {
         let console = console(udp);
         let child = command(udp)
             .envs(broker.exproto())
@@ -98,18 +98,18 @@ impl BenchServer {
     }
 
     /// SIGKILL, as if it had crashed.
-    pub fn kill(mut self) -> anyhow::Result<()> {
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    pub fn cpu(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         process::processor_time(self.child.id())
     }
 
     /// Resident bytes.
-    pub fn memory(&self) -> anyhow::Result<u64> {
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
         process::resident(self.child.id())
     }
 

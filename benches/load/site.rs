@@ -15,27 +15,27 @@ use crate::process;
 
 /// `upstream.kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Upstream {
+pub(crate) enum Upstream {
     Exproto,
     Mqtt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BrokerKind {
+pub(crate) enum BrokerKind {
     Embedded,
     Mosquitto,
     Emqx,
 }
 
 /// A broker in a process of its own.
-pub enum BenchSite {
+pub(crate) enum BenchSite {
     Embedded(Box<BenchBroker>),
     Mosquitto(Mosquitto),
     Emqx(RunningEmqx),
 }
 
 /// An EMQX that runs already, with its exproto gateway, on its default ports unless the environment says otherwise.
-pub struct RunningEmqx {
+pub(crate) struct RunningEmqx {
     mqtt: SocketAddr,
     listener: SocketAddr,
     adapter: SocketAddr,
@@ -44,7 +44,7 @@ pub struct RunningEmqx {
 }
 
 impl BenchSite {
-    pub fn start(kind: BrokerKind) -> anyhow::Result<Self> {
+    pub(crate) fn start(kind: BrokerKind) -> anyhow::Result<Self> {
         Ok(match kind {
             BrokerKind::Embedded => Self::Embedded(Box::new(BenchBroker::start()?)),
             BrokerKind::Mosquitto => Self::Mosquitto(Mosquitto::start()?),
@@ -53,7 +53,7 @@ impl BenchSite {
     }
 
     /// For applications.
-    pub fn mqtt(&self) -> SocketAddr {
+    pub(crate) fn mqtt(&self) -> SocketAddr {
         match self {
             Self::Embedded(broker) => broker.mqtt,
             Self::Mosquitto(mosquitto) => mosquitto.mqtt,
@@ -62,7 +62,7 @@ impl BenchSite {
     }
 
     /// The processor time of the broker; zero for one whose process is not known.
-    pub fn cpu(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         match self {
             Self::Embedded(broker) => process::processor_time(broker.process()),
             Self::Mosquitto(mosquitto) => process::processor_time(mosquitto.process()),
@@ -71,7 +71,7 @@ impl BenchSite {
     }
 
     /// The addresses that a bare client needs: listener, adapter and handler of ExProto, or the broker of MQTT.
-    pub fn bare_addresses(&self, upstream: Upstream) -> anyhow::Result<Vec<SocketAddr>> {
+    pub(crate) fn bare_addresses(&self, upstream: Upstream) -> anyhow::Result<Vec<SocketAddr>> {
         Ok(match (upstream, self) {
             (Upstream::Exproto, Self::Embedded(broker)) => vec![broker.listener, broker.adapter, broker.handler],
             (Upstream::Exproto, Self::Emqx(emqx)) => vec![emqx.listener, emqx.adapter, emqx.handler],
@@ -82,7 +82,7 @@ impl BenchSite {
     }
 
     /// Configures the server for this broker.
-    pub fn environment(&self, upstream: Upstream) -> anyhow::Result<Vec<(&'static str, String)>> {
+    pub(crate) fn environment(&self, upstream: Upstream) -> anyhow::Result<Vec<(&'static str, String)>> {
         Ok(match (upstream, self) {
             (Upstream::Exproto, Self::Embedded(broker)) => broker.exproto().to_vec(),
             (Upstream::Exproto, Self::Mosquitto(_)) => bail!("mosquitto has no exproto: it needs --upstream mqtt"),

@@ -8,7 +8,7 @@ use tokio::time::{interval, sleep_until};
 use crate::server::BenchServer;
 
 /// The lifetime of each device, which makes it send an Update every minute.
-pub const LIFETIME: Duration = Duration::from_secs(120);
+pub(crate) const LIFETIME: Duration = Duration::from_secs(120);
 /// Between two notifications of one device.
 const NOTIFICATIONS: Duration = Duration::from_secs(10);
 /// Between two reads of an application.
@@ -17,7 +17,7 @@ const READS: Duration = Duration::from_millis(100);
 const LINES: Duration = Duration::from_secs(30);
 
 /// Prints a line each half minute: time, memory, processor time, and what was done so far.
-pub async fn soak(
+pub(crate) async fn soak(
     devices: u32,
     seconds: u64,
     server: &BenchServer,

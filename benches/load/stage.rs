@@ -6,7 +6,7 @@ const LOST: f64 = 0.01;
 
 /// The result of one offered rate.
 #[derive(Clone, Copy, Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// Publications in a second that were offered.
     pub wanted: u32,
     /// Publications in a second that reached the application.
@@ -21,16 +21,16 @@ pub struct Stage {
 
 impl Stage {
     /// Returns whether hardly anything was lost.
-    pub fn has_arrived(&self) -> bool {
+    pub(crate) fn has_arrived(&self) -> bool {
         self.lost <= LOST
     }
 
     /// Returns whether the rate was held: hardly anything came late or was lost.
-    pub fn is_sustained(&self) -> bool {
+    pub(crate) fn is_sustained(&self) -> bool {
         self.received >= f64::from(self.wanted) * SUSTAINED && self.has_arrived()
     }
 
-    pub fn print(&self, name: &str) {
+    pub(crate) fn print(&self, name: &str) {
         println!(
             "{:>7}/s wanted: {:>7.0}/s received, {:>5.2} % lost; cpu each: {name} {:>5.1} us, broker {:>4.0} us",
             self.wanted,

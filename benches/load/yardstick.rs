@@ -20,10 +20,10 @@ const BEGIN: f64 = 0.6;
 
 /// The best rate of a search.
 #[derive(Clone, Copy, Debug)]
-pub struct Best(pub f64);
+pub(crate) struct Best(pub f64);
 
 /// Searches for the best rate of the bare client.
-pub async fn bare(
+pub(crate) async fn bare(
     arguments: &Arguments,
     before: Option<Best>,
     site: &BenchSite,
@@ -37,7 +37,7 @@ pub async fn bare(
 }
 
 /// Searches for the best rate of the gateway.
-pub async fn gateway(
+pub(crate) async fn gateway(
     arguments: &Arguments,
     bare: Best,
     sides: (&BenchServer, &BenchSite),
@@ -48,7 +48,7 @@ pub async fn gateway(
 }
 
 /// Prints the comparison.
-pub fn compare(upstream: Upstream, [before, after]: [Best; 2], gateway: Best) {
+pub(crate) fn compare(upstream: Upstream, [before, after]: [Best; 2], gateway: Best) {
     let mean = f64::midpoint(before.0, after.0);
     println!(
         "best over {upstream}: bare client {:.0}/s before and {:.0}/s after, gateway {:.0}/s: {:.0} % of the bare \

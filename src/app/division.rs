@@ -11,7 +11,7 @@ use lwm2m_core::gateway::record::DeviceRecord;
 /// Returns the part of each thread: the devices and associations of its shards, and what belongs to these devices. What
 /// all threads need is of all. Several threads have no campaigns, because a campaign would take the devices of the
 /// other threads for lost: the campaigns stay in the store for a program with one thread ([`suspended_campaigns`]).
-pub fn divided(contents: StoreContents, threads: NonZero<u8>) -> Vec<StoreContents> {
+pub(crate) fn divided(contents: StoreContents, threads: NonZero<u8>) -> Vec<StoreContents> {
     if threads == NonZero::<u8>::MIN {
         return vec![contents];
     }
@@ -49,7 +49,7 @@ pub fn divided(contents: StoreContents, threads: NonZero<u8>) -> Vec<StoreConten
 }
 
 /// Returns the names of the campaigns that a program with so many threads leaves in the store.
-pub fn suspended_campaigns(contents: &StoreContents, threads: NonZero<u8>) -> BTreeSet<String> {
+pub(crate) fn suspended_campaigns(contents: &StoreContents, threads: NonZero<u8>) -> BTreeSet<String> {
     match threads {
         NonZero::<u8>::MIN => BTreeSet::new(),
         _ => contents.campaigns.iter().map(|record| record.campaign.clone()).collect(),

@@ -38,7 +38,7 @@ use super::prepared::{Prepared, PreparedAccounts};
 use super::random_seed;
 
 /// Holds what the drivers are made of.
-pub struct DriverParts {
+pub(crate) struct DriverParts {
     threads: Vec<ThreadParts>,
     /// The addresses of the listeners.
     pub addresses: Vec<SocketAddr>,
@@ -57,14 +57,14 @@ struct ThreadParts {
 }
 
 /// A driver that runs on its thread.
-pub struct RunningDriver {
+pub(crate) struct RunningDriver {
     pub task: JoinHandle<()>,
     pub stop: oneshot::Sender<()>,
     pub thread: RuntimeThread,
 }
 
 /// Binds the devices' sockets, opens the store and starts the upstream.
-pub async fn driver_parts(
+pub(crate) async fn driver_parts(
     config: &Config,
     embedded: bool,
     unix_time: Duration,
@@ -99,7 +99,11 @@ pub async fn driver_parts(
 }
 
 /// Makes the gateways, with the devices of the store, and runs each of them on its thread.
-pub fn start_drivers(config: &Config, prepared: &Prepared, parts: DriverParts) -> anyhow::Result<Vec<RunningDriver>> {
+pub(crate) fn start_drivers(
+    config: &Config,
+    prepared: &Prepared,
+    parts: DriverParts,
+) -> anyhow::Result<Vec<RunningDriver>> {
     let DriverParts { threads, store, owners, failures, .. } = parts;
     let (now, unix_time) = (monotonic_now(), unix_time()?);
     let (opened, contents) = store.unzip();

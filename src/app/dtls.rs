@@ -25,7 +25,7 @@ use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation, WriteTerms};
 
 /// Holds everything that DTLS listeners need.
-pub struct DtlsSetup {
+pub(crate) struct DtlsSetup {
     settings: dtls::DtlsConfig,
     credentials: CredentialsConfig,
     first_socket: u16,
@@ -51,7 +51,11 @@ type Service = Option<(credentials::KeyServiceClient, usize)>;
 impl DtlsSetup {
     /// Loads the credentials; returns `None` without a DTLS listener. Missing or invalid credentials are an error if
     /// `dtls.on_error` is `exit`. Otherwise handshakes are rejected until the credentials are valid.
-    pub fn prepare(config: &Config, conditions: &Conditions, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Self>> {
+    pub(super) fn prepare(
+        config: &Config,
+        conditions: &Conditions,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Option<Self>> {
         let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
         if plain == config.listeners.len() {
             return Ok(None);
@@ -75,12 +79,12 @@ impl DtlsSetup {
     }
 
     /// Returns the reason why no handshakes are accepted.
-    pub fn problem(&self) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
     /// Logs the problems of the credentials.
-    pub fn tell(&self) {
+    pub(super) fn tell(&self) {
         if let Some(problem) = &self.problem {
             error!(problem, "DTLS is disabled: its credentials are missing or invalid");
         }
@@ -88,7 +92,7 @@ impl DtlsSetup {
     }
 
     /// Gives the gateway its DTLS layer with the stored associations.
-    pub fn join(
+    pub(super) fn join(
         &self,
         gateway: Gateway,
         (now, seed): (Instant, [u8; 32]),
@@ -130,7 +134,7 @@ impl DtlsSetup {
     }
 
     /// Returns the key lookup of a driver, with its share of the lookups in flight.
-    pub fn keys(&self, share: ThreadShare, metrics: &Arc<Metrics>) -> KeyFinder {
+    pub(super) fn keys(&self, share: ThreadShare, metrics: &Arc<Metrics>) -> KeyFinder {
         let service = self.service.clone().flatten().map(|(client, most)| (client, share.part(most)));
         let finder = KeyFinder::new(self.file_keys.clone(), service, Arc::clone(metrics));
         finder.with_bootstrap(self.bootstrap_keys.clone())
@@ -138,7 +142,7 @@ impl DtlsSetup {
 
     /// Returns the credentials that can be reloaded; `None` if DTLS stays disabled until the next start. `read_at` is
     /// the state of their files before they were loaded.
-    pub fn reloadable(self, read_at: &FileSnapshot) -> Option<ReloadableCredentials> {
+    pub(crate) fn reloadable(self, read_at: &FileSnapshot) -> Option<ReloadableCredentials> {
         self.service.as_ref()?;
         let read_at = self.acceptor.is_some().then_some(read_at);
         Some(ReloadableCredentials {

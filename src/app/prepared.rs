@@ -22,7 +22,7 @@ use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 use super::dtls::DtlsSetup;
 
 /// Holds what is known before the program listens anywhere.
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// The state of the files that the configuration names, from before they were read.
     pub read_at: FileSnapshot,
     pub conditions: Conditions,
@@ -38,19 +38,19 @@ pub struct Prepared {
 
 impl Prepared {
     /// Returns the metrics of the first thread, in which all parts count that belong to no thread.
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics[0]
     }
 }
 
 /// The accounts of the bootstrap server with its condition; `None` instead of accounts that cannot be loaded.
-pub struct PreparedAccounts {
+pub(crate) struct PreparedAccounts {
     pub loaded: Option<LoadedAccounts>,
     pub condition: Condition,
 }
 
 /// Reads the credentials and the object definitions, and makes room for the devices.
-pub fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
     let read_at = FileSnapshot::at(reload::files_of(config));
     let (conditions, threads) = (Conditions::default(), Metrics::of_threads(usize::from(config.threads.get())));
     let metrics = &threads[0];

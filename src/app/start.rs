@@ -27,7 +27,7 @@ use super::prepared::{Prepared, PreparedAccounts, prepare};
 use super::{App, BoundAddresses};
 
 /// Builds the program and starts it. With `embedded` the broker runs in this process.
-pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
+pub(crate) async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let unix_time = unix_time()?;
     let prepared = prepare(&config, embedded)?;
     let (config, broker) = begin_broker(config, embedded).await?;

@@ -33,7 +33,7 @@ pub struct BootstrapFiles {
 
 /// The accounts of a file.
 #[derive(Debug, Default)]
-pub struct LoadedAccounts {
+pub(crate) struct LoadedAccounts {
     pub accounts: Vec<PatternAccount>,
     /// The state of the file and of those that it names, from before they were read.
     pub files: FileSnapshot,
@@ -41,7 +41,7 @@ pub struct LoadedAccounts {
 
 /// Reasons why accounts cannot be loaded. None shows a secret.
 #[derive(Debug, Error)]
-pub enum AccountsError {
+pub(crate) enum AccountsError {
     #[error("bootstrap.accounts = {}: {problem}", .file.display())]
     Unreadable { file: PathBuf, problem: String },
     /// The message omits the line, which may contain a secret.
@@ -53,7 +53,7 @@ pub enum AccountsError {
 
 impl BootstrapFiles {
     /// Reads and checks the accounts; there are none while the bootstrap server is off.
-    pub fn load_accounts(&self, model: &Model) -> Result<LoadedAccounts, AccountsError> {
+    pub(crate) fn load_accounts(&self, model: &Model) -> Result<LoadedAccounts, AccountsError> {
         let Some(file) = self.accounts.as_ref().filter(|_| self.is_enabled) else {
             return Ok(LoadedAccounts::default());
         };
@@ -77,7 +77,7 @@ impl BootstrapFiles {
 }
 
 /// Returns an identity that has a key of both kinds, if a DTLS listener serves both registrations and bootstrap.
-pub fn second_kind<'k>(
+pub(crate) fn second_kind<'k>(
     listeners: &[UdpListener],
     registration: &'k PskTable,
     bootstrap: &PskTable,
@@ -86,7 +86,7 @@ pub fn second_kind<'k>(
 }
 
 /// Returns whether a DTLS listener serves both registrations and bootstrap.
-pub fn has_shared_listener(listeners: &[UdpListener]) -> bool {
+pub(crate) fn has_shared_listener(listeners: &[UdpListener]) -> bool {
     listeners.iter().any(|listener| listener.security == Security::Dtls && listener.role == SocketRole::All)
 }
 

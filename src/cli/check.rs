@@ -26,7 +26,7 @@ use super::{ConfigFile, absolute, connect, read_definitions};
 
 /// Reports the problems of the configuration, the definitions and the credentials. With `try_out` it also tries the
 /// ports, the store, the key service and the broker. Fails if there is a problem; a warning is none.
-pub fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
     writeln!(output, "configuration: no mistakes")?;
     let definitions = read_definitions(&config.xml_dir)?;

@@ -9,14 +9,14 @@ use super::Arguments;
 
 /// A shell that has completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CompletionShell {
+pub(crate) enum CompletionShell {
     Bash,
     Zsh,
     Fish,
 }
 
 /// Prints the script.
-pub fn write(shell: CompletionShell, output: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn write(shell: CompletionShell, output: &mut impl Write) -> anyhow::Result<()> {
     let shell = match shell {
         CompletionShell::Bash => Shell::Bash,
         CompletionShell::Zsh => Shell::Zsh,

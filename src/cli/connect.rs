@@ -69,7 +69,7 @@ fn problem(line: impl Into<String>) -> ConnectCheck {
 }
 
 /// Tries everything and returns the number of problems.
-pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize> {
+pub(crate) fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut problems = 0;
     let mut tell = |found: Vec<ConnectCheck>| -> io::Result<()> {

@@ -10,7 +10,7 @@ use clap_mangen::generate_to;
 use super::Arguments;
 
 /// Writes `lwm2m-gateway.1` and a page `lwm2m-gateway-COMMAND.1` for each command to a folder, which must exist.
-pub fn write(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
     let problem = || format!("{}: cannot write the manual pages", folder.display());
     generate_to(Arguments::command(), folder).with_context(problem)?;
     let main = folder.join("lwm2m-gateway.1");

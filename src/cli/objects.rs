@@ -10,7 +10,7 @@ use lwm2m_core::lwm2m::model::{BrokenFile, Object, Resource};
 use super::{ConfigFile, read_definitions};
 
 /// Lists all objects, the objects whose name contains the query, or the resources of the object with this ID.
-pub fn objects(query: &[String], config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn objects(query: &[String], config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
     let definitions = read_definitions(&config.xml_dir)?;
     let query = query.join(" ");

@@ -9,7 +9,7 @@ use super::Arguments;
 const TYPING_ERRORS: usize = 2;
 
 /// Returns the nearest command for an unknown one, unless the library has its own suggestion.
-pub fn suggestion(error: &Error) -> Option<String> {
+pub(crate) fn suggestion(error: &Error) -> Option<String> {
     if error.kind() != ErrorKind::InvalidSubcommand || error.get(ContextKind::SuggestedSubcommand).is_some() {
         return None;
     }

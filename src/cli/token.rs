@@ -12,7 +12,7 @@ use rand::rngs::SysRng;
 use crate::console::tokens::{NewToken, Role};
 
 #[derive(Debug, clap::Args)]
-pub struct TokenArguments {
+pub(crate) struct TokenArguments {
     /// Name of the person or program, for the audit log
     name: String,
     /// A viewer sees everything, an operator commands devices
@@ -28,7 +28,7 @@ pub struct TokenArguments {
 }
 
 /// Prints a new token. Its line for the tokens file is printed, too, or stored in a file.
-pub fn token(arguments: &TokenArguments, output: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn token(arguments: &TokenArguments, output: &mut impl Write) -> anyhow::Result<()> {
     let mut random = [0; 32];
     SysRng.try_fill_bytes(&mut random).context("the system's randomness")?;
     let TokenArguments { name, role, prefix, file } = arguments;

@@ -16,7 +16,7 @@ use super::reader::ConfigReader;
 use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, list, switch, text, text_with_content, whole};
 
 /// Reads the settings of the bootstrap server; `None` if it is off.
-pub fn settings(
+pub(super) fn settings(
     reader: &mut ConfigReader,
     default_rule: &IdentityRule,
     is_mqtt: bool,
@@ -67,7 +67,7 @@ fn psk_file(reader: &mut ConfigReader) -> Option<PskFileConfig> {
 }
 
 /// Refuses listeners for bootstrap without a bootstrap server.
-pub fn check_roles(reader: &mut ConfigReader, listeners: &[UdpListener], is_enabled: bool) {
+pub(crate) fn check_roles(reader: &mut ConfigReader, listeners: &[UdpListener], is_enabled: bool) {
     for listener in listeners.iter().filter(|listener| listener.role == SocketRole::Bootstrap && !is_enabled) {
         reader.refuse(&format!("{}.role", listener.key()), "requires bootstrap.enable = true");
     }

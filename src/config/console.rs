@@ -18,7 +18,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// Objects whose values are not shown without the key `hide`: Security and OSCORE hold keys.
 const KEY_OBJECTS: [u16; 2] = [0, 21];
 
-pub fn settings(reader: &mut ConfigReader) -> ConsoleConfig {
+pub(super) fn settings(reader: &mut ConfigReader) -> ConsoleConfig {
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let bind = SocketAddr::from(([127, 0, 0, 1], 8086));
     let bind = reader.read("console.bind", bind, parsed(SOCKET_ADDRESS));
@@ -55,7 +55,7 @@ fn hidden_by_default() -> Vec<Path> {
 }
 
 /// Reads whether applications see the answers to the console's commands.
-pub fn publish_answers(reader: &mut ConfigReader, default: bool) -> bool {
+pub(super) fn publish_answers(reader: &mut ConfigReader, default: bool) -> bool {
     reader.read("console.publish_answers", default, switch)
 }
 

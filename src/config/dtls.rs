@@ -21,7 +21,7 @@ use super::value_parsers::{
 const ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
 
-pub fn credentials(reader: &mut ConfigReader, bootstrap: &BootstrapFiles) -> CredentialsConfig {
+pub(super) fn credentials(reader: &mut ConfigReader, bootstrap: &BootstrapFiles) -> CredentialsConfig {
     let default = AcceptorConfig::default();
     let on_error = [("disable", OnError::Disable), ("exit", OnError::Exit)];
     let mut cipher_suites = reader.read("dtls.ciphers", Vec::new(), suites);
@@ -51,7 +51,7 @@ pub fn credentials(reader: &mut ConfigReader, bootstrap: &BootstrapFiles) -> Cre
 }
 
 /// Reads the limits of [`dtls::DtlsConfig`].
-pub fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
+pub(super) fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
     let default = dtls::DtlsConfig::default();
     let key = |last: &str| format!("dtls.{last}");
     let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MAX_COUNT));
@@ -71,7 +71,7 @@ pub fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
     }
 }
 
-pub fn identity(reader: &mut ConfigReader, default: IdentityRule) -> IdentityRule {
+pub(super) fn identity(reader: &mut ConfigReader, default: IdentityRule) -> IdentityRule {
     reader.read("dtls.identity", default, identity_rule)
 }
 
@@ -85,7 +85,7 @@ pub(super) fn identity_rule(value: &Value) -> Result<IdentityRule, String> {
     }
 }
 
-pub fn plain_udp_for_psk_devices(reader: &mut ConfigReader, default: bool) -> bool {
+pub(super) fn plain_udp_for_psk_devices(reader: &mut ConfigReader, default: bool) -> bool {
     reader.read("dtls.plain_udp_for_psk_devices", default, choice([("refuse", false), ("allow", true)]))
 }
 

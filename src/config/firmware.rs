@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const LARGEST: u64 = 1024 * MEBIBYTE;
 
 /// Reads where images are.
-pub fn images(reader: &mut ConfigReader) -> ImagesConfig {
+pub(super) fn images(reader: &mut ConfigReader) -> ImagesConfig {
     ImagesConfig {
         dir: PathBuf::from(reader.read("firmware.dir", "firmware".to_owned(), text_with_content)),
         max_size: reader.read("firmware.max_size", 64 * MEBIBYTE, whole(1..=LARGEST)),
@@ -28,7 +28,7 @@ pub fn images(reader: &mut ConfigReader) -> ImagesConfig {
 }
 
 /// Reads the settings of updates.
-pub fn updates(reader: &mut ConfigReader, default: FirmwareConfig) -> FirmwareConfig {
+pub(super) fn updates(reader: &mut ConfigReader, default: FirmwareConfig) -> FirmwareConfig {
     let uri = |value: &toml::Value| text(value)?.parse().map_err(|error: PublicUriError| error.to_string());
     let uris: Vec<PublicUri> = reader.read("firmware.public_uri", Vec::new(), list(uri));
     let mut public_uris = PublicUris::default();
@@ -56,7 +56,7 @@ pub fn updates(reader: &mut ConfigReader, default: FirmwareConfig) -> FirmwareCo
 }
 
 /// Reads the client at the broker by which applications control campaigns.
-pub fn login(reader: &mut ConfigReader, is_mqtt: bool) -> Option<BrokerLogin> {
+pub(super) fn login(reader: &mut ConfigReader, is_mqtt: bool) -> Option<BrokerLogin> {
     let is_wanted = reader.read("firmware.mqtt", false, switch);
     if is_wanted && !is_mqtt {
         reader.refuse("firmware.mqtt", "requires upstream.kind = \"mqtt\"");

@@ -34,7 +34,7 @@ const KEYS: [(&str, &str); 26] = [
 ];
 
 /// Returns the replacement of a key of EMQX's gateway.
-pub fn successor(key: &str) -> Option<&'static str> {
+pub(super) fn successor(key: &str) -> Option<&'static str> {
     let last = key.rsplit('.').next().unwrap_or(key);
     KEYS.iter().find(|(name, _)| *name == last).map(|(_, successor)| *successor)
 }

@@ -17,7 +17,7 @@ pub(crate) fn rate_limit(reader: &mut ConfigReader, section: &str, default: Rate
 }
 
 /// Reads `SECTION.per_second` and `SECTION.burst`.
-pub fn rate(reader: &mut ConfigReader, section: &str, default: Rate) -> Rate {
+pub(super) fn rate(reader: &mut ConfigReader, section: &str, default: Rate) -> Rate {
     prefixed_rate(reader, section, "", default)
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn check_queues(reader: &mut ConfigReader, section: &str, per_device:
 }
 
 /// Reads the settings of a TLS client below a key.
-pub fn tls(reader: &mut ConfigReader, below: &str) -> tls::TlsConfig {
+pub(super) fn tls(reader: &mut ConfigReader, below: &str) -> tls::TlsConfig {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];

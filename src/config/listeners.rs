@@ -11,7 +11,7 @@ use super::value_parsers::{SOCKET_ADDRESS, choice, parsed, whole};
 
 /// Reads the listeners, those for plain UDP first. Without any listener in the configuration there is one for plain
 /// UDP, named `default`. A DTLS listener needs credentials, so there is none by default.
-pub fn listeners(reader: &mut ConfigReader) -> Vec<UdpListener> {
+pub(super) fn listeners(reader: &mut ConfigReader) -> Vec<UdpListener> {
     let udp = named(reader, "listeners.udp");
     let dtls = named(reader, "listeners.dtls").unwrap_or_default();
     let udp = udp.unwrap_or_else(|| if dtls.is_empty() { vec!["default".to_owned()] } else { Vec::new() });

@@ -46,7 +46,7 @@ pub struct Mistake {
 }
 
 /// The values of a file and of the environment.
-pub struct ConfigReader {
+pub(crate) struct ConfigReader {
     table: Table,
     variables: BTreeMap<String, String>,
     /// Environment variables with the program's prefix that it does not understand.
@@ -59,7 +59,7 @@ pub struct ConfigReader {
 }
 
 impl ConfigReader {
-    pub fn new(table: Table) -> Self {
+    pub(super) fn new(table: Table) -> Self {
         Self {
             table,
             variables: BTreeMap::new(),
@@ -94,7 +94,7 @@ impl ConfigReader {
     }
 
     /// Returns the value of a key, or the default if the key is absent or its value is invalid.
-    pub fn read<T>(&mut self, key: &str, default: T, kind: impl Fn(&Value) -> Result<T, String>) -> T {
+    pub(super) fn read<T>(&mut self, key: &str, default: T, kind: impl Fn(&Value) -> Result<T, String>) -> T {
         self.asked.insert(key.to_owned());
         #[cfg(test)]
         self.learn(key, &kind);
@@ -136,7 +136,7 @@ impl ConfigReader {
     }
 
     /// Records a mistake in the value of a key.
-    pub fn refuse(&mut self, key: &str, problem: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &str, problem: impl Into<String>) {
         self.asked.insert(key.to_owned());
         let value = self.find(key).map(shown);
         let variable = self.variables.get(key).cloned();
@@ -150,7 +150,7 @@ impl ConfigReader {
     }
 
     /// Returns whether the file or the environment sets this key.
-    pub fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
     }
 
@@ -176,13 +176,13 @@ impl ConfigReader {
 
     /// Returns the keys that were read.
     #[cfg(test)]
-    pub fn asked(&self) -> &BTreeSet<String> {
+    pub(super) fn asked(&self) -> &BTreeSet<String> {
         &self.asked
     }
 
     /// Returns the description of the values that each key accepts.
     #[cfg(test)]
-    pub fn allowed(&self) -> &BTreeMap<String, String> {
+    pub(super) fn allowed(&self) -> &BTreeMap<String, String> {
         &self.allowed
     }
 
@@ -201,12 +201,12 @@ impl ConfigReader {
     }
 
     /// Returns the values of the keys that were read and are set.
-    pub fn written(&self) -> BTreeMap<String, Value> {
+    pub(super) fn written(&self) -> BTreeMap<String, Value> {
         self.asked.iter().filter_map(|key| Some((key.clone(), self.find(key)?.clone()))).collect()
     }
 
     /// Returns all mistakes, unknown keys included.
-    pub fn finish(mut self) -> Vec<Mistake> {
+    pub(super) fn finish(mut self) -> Vec<Mistake> {
         let mut unknown = Vec::new();
         self.find_unknown("", &self.table, &mut unknown);
         self.mistakes.extend(unknown);

@@ -16,7 +16,7 @@ const URL: &str = "redis://127.0.0.1:6379";
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
 
-pub fn settings(reader: &mut ConfigReader, kind: StoreKind) -> RedisConfig {
+pub(super) fn settings(reader: &mut ConfigReader, kind: StoreKind) -> RedisConfig {
     let key = |last: &str| format!("store.redis.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let some = |value: &Value| text_with_content(value).map(Some);

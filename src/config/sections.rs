@@ -67,7 +67,7 @@ enum UpstreamKind {
 }
 
 /// Reads all sections. The reader records mistakes, and the default takes the place of an invalid value.
-pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
+pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let kind = upstream_kind(reader);
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let mut gateway = gateway(reader);

@@ -9,7 +9,7 @@ use lwm2m_core::gateway::config::{AutoObserve, PasswordSource, SocketRole, Updat
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_dtls::handshake::VerifyMode;
 
-pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
+pub(crate) const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
 #[test]
 fn the_documented_file_sets_exactly_the_defaults() {
@@ -706,7 +706,7 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 }
 
 /// Returns the file with its example lines (`#key = value`, `#[section]`) in force: the keys without a default.
-pub fn with_examples(text: &str) -> Table {
+pub(crate) fn with_examples(text: &str) -> Table {
     let is_example = |line: &str| {
         line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase() || c == '['))
     };

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use toml::Value;
 
-pub const MILLISECOND: Duration = Duration::from_millis(1);
-pub const SECOND: Duration = Duration::from_secs(1);
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// A year of 365.25 days, as in `humantime`.
-pub const YEAR: Duration = Duration::from_secs(31_557_600);
+pub(super) const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// Maximum of every count.
 pub(crate) const MAX_COUNT: usize = 10_000_000;
@@ -22,7 +22,7 @@ pub(crate) const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.
 /// Maximum length of a value in a message, in characters.
 const LONGEST_SHOWN: usize = 80;
 
-pub fn whole<N>(range: RangeInclusive<N>) -> impl Fn(&Value) -> Result<N, String>
+pub(super) fn whole<N>(range: RangeInclusive<N>) -> impl Fn(&Value) -> Result<N, String>
 where
     N: TryFrom<i64> + PartialOrd + Display,
 {
@@ -35,7 +35,7 @@ where
 }
 
 /// Parses a number with or without a fraction.
-pub fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, String> {
+pub(super) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, String> {
     move |value| {
         let whole = || value.as_integer().and_then(|number| i32::try_from(number).ok()).map(f64::from);
         value
@@ -47,7 +47,7 @@ pub fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, Stri
 }
 
 /// Parses a duration such as `"1h 30m"`, or whole seconds.
-pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, String> {
+pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, String> {
     move |value| {
         let seconds = || value.as_integer().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
         let text = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
@@ -62,7 +62,7 @@ pub(crate) fn switch(value: &Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "expected true or false".to_owned())
 }
 
-pub fn text(value: &Value) -> Result<String, String> {
+pub(super) fn text(value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| "expected a string".to_owned())
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn text_with_content(value: &Value) -> Result<String, String> {
 }
 
 /// Parses a string by the [`FromStr`] of a type; `allowed` describes the expected values.
-pub fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T, String> {
+pub(super) fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
         let given = value.as_str().and_then(|text| text.parse().ok());
         given.ok_or_else(|| format!("expected {allowed}"))
@@ -80,7 +80,7 @@ pub fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T,
 }
 
 /// Parses one of these words.
-pub fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn(&Value) -> Result<T, String> {
+pub(super) fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
         let given = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
         given.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -91,7 +91,7 @@ pub fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn
 }
 
 /// Parses a list, or a single value as a list of one.
-pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
+pub(super) fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
     move |value| {
         let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         items.iter().map(|given| item(given).map_err(|problem| format!("{}: {problem}", shown(given)))).collect()
@@ -129,7 +129,7 @@ pub(crate) fn http_address(value: &Value) -> Result<String, String> {
 }
 
 /// Formats a value as in the file, shortened.
-pub fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     let whole = value.to_string();
     match whole.char_indices().nth(LONGEST_SHOWN) {
         Some((end, _)) => format!("{}...", &whole[..end]),

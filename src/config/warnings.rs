@@ -21,7 +21,7 @@ const CREDENTIALS: [&str; 6] =
 const PROTO_NAME: &str = "exproto";
 
 /// Returns the warnings, each a sentence that begins with a key or an environment variable.
-pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> Vec<String> {
+pub(super) fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> Vec<String> {
     let mut warnings = reader.unknown_variables();
     warnings.extend(other_upstream(config, others));
     warnings.extend(unused_credentials(reader, config));
@@ -38,7 +38,7 @@ pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> 
 }
 
 /// The sections of both kinds of upstream, of which one is in force, and their defaults.
-pub struct UpstreamSections {
+pub(crate) struct UpstreamSections {
     pub exproto: exproto::ExProtoConfig,
     pub mqtt: mqtt::MqttConfig,
     pub default_exproto: exproto::ExProtoConfig,

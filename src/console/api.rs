@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
-pub const BASE: &str = "/api/v1";
+pub(crate) const BASE: &str = "/api/v1";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -52,13 +52,13 @@ impl Modify for TokenScheme {
 }
 
 /// Returns the resources and the files of the page.
-pub fn router(server: Arc<ConsoleServer>) -> Router {
+pub(super) fn router(server: Arc<ConsoleServer>) -> Router {
     let (router, _) = described().split_for_parts();
     router.with_state(server).fallback(other)
 }
 
 /// Returns the OpenAPI document, as JSON with a line end.
-pub fn document() -> String {
+pub(crate) fn document() -> String {
     let (_, mut document) = described().split_for_parts();
     responses::add_errors_of_the_guard(&mut document);
     document.to_pretty_json().expect("the document has only texts as keys") + "\n"
@@ -124,7 +124,7 @@ async fn other(request: Request) -> Response {
 
 impl Access {
     /// Rejects a viewer.
-    pub fn operator(&self) -> Result<(), Problem> {
+    pub(crate) fn operator(&self) -> Result<(), Problem> {
         match self.role {
             Role::Operator => Ok(()),
             Role::Viewer => Err(ProblemKind::NotAllowed.because("only an operator may do this")),
@@ -133,7 +133,7 @@ impl Access {
 
     /// Returns the beginning of the names of the devices that the token shows and that begin so; `None` if no device
     /// does both.
-    pub fn visible(&self, prefix: String) -> Option<String> {
+    pub(crate) fn visible(&self, prefix: String) -> Option<String> {
         match &self.prefix {
             None => Some(prefix),
             Some(own) if prefix.starts_with(own.as_str()) => Some(prefix),
@@ -143,7 +143,7 @@ impl Access {
     }
 
     /// Rejects a token that is limited to some devices: the resource tells something of all.
-    pub fn unlimited(&self) -> Result<(), Problem> {
+    pub(crate) fn unlimited(&self) -> Result<(), Problem> {
         match &self.prefix {
             None => Ok(()),
             Some(_) => Err(ProblemKind::NotAllowed.because("the token is limited to the devices of its prefix")),

@@ -24,12 +24,12 @@ const ENTRIES: usize = 256;
 
 /// The newest entries.
 #[derive(Debug, Default)]
-pub struct AuditLog(Mutex<VecDeque<AuditEntry>>);
+pub(crate) struct AuditLog(Mutex<VecDeque<AuditEntry>>);
 
 /// A change and its author.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct AuditEntry {
+pub(crate) struct AuditEntry {
     at: Timestamp,
     /// Name of the token, or `uid:NUMBER` of a process that uses the socket.
     by: String,
@@ -47,7 +47,7 @@ pub struct AuditEntry {
 /// The description of a command without its values.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct AuditedCommand {
+pub(crate) struct AuditedCommand {
     /// ID of the command, by which `GET /commands/{id}` has its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "0123456789abcdef0123456789abcdef")]
@@ -70,14 +70,14 @@ pub struct AuditedCommand {
 
 /// The newest entries of the audit log.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct AuditEntries {
+pub(crate) struct AuditEntries {
     /// The newest first.
     entries: Vec<AuditEntry>,
 }
 
 /// The author of a change: the token of the request, and the address from which it came.
 #[derive(Clone, Debug)]
-pub struct Author {
+pub(crate) struct Author {
     pub access: Access,
     pub peer: ConsolePeer,
 }
@@ -94,12 +94,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Author {
 
 impl AuditLog {
     /// Records the result of an action.
-    pub fn record(&self, author: &Author, action: &'static str, endpoint: &str, result: &'static str) {
+    pub(super) fn record(&self, author: &Author, action: &'static str, endpoint: &str, result: &'static str) {
         self.add(author, action, endpoint, AuditedCommand::default(), result);
     }
 
     /// Records a command, before it is given and if it is refused.
-    pub fn record_command(&self, author: &Author, endpoint: &str, command: &AuditedCommand, result: &'static str) {
+    pub(crate) fn record_command(
+        &self,
+        author: &Author,
+        endpoint: &str,
+        command: &AuditedCommand,
+        result: &'static str,
+    ) {
         self.add(author, "command", endpoint, command.clone(), result);
     }
 
@@ -148,7 +154,7 @@ fn is_false(truth: &bool) -> bool {
         (status = 200, description = "At most 256 entries", body = AuditEntries)
     )
 )]
-pub async fn audit(
+pub(super) async fn audit(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
 ) -> Result<Json<AuditEntries>, Problem> {

@@ -37,7 +37,7 @@ const MOST_ROWS: usize = 1_000;
 /// A campaign to begin. The members are those of the file of `lwm2m-gateway firmware campaign`.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "the core reads it; this is its description")]
-pub struct NewCampaign {
+pub(crate) struct NewCampaign {
     /// Letters, digits, `.`, `_` and `-`, at most 64.
     name: String,
     /// A file of `firmware.dir`.
@@ -71,7 +71,7 @@ pub struct NewCampaign {
 /// The time of the day in which updates begin.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "the core reads it; this is its description")]
-pub struct Window {
+pub(super) struct Window {
     #[schema(example = "22:00")]
     start: String,
     #[schema(example = "05:00")]
@@ -84,7 +84,7 @@ pub struct Window {
 /// A campaign.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct CampaignDocument {
+pub(crate) struct CampaignDocument {
     name: String,
     /// `running`, `paused`, `stopped`, `cancelled` or `completed`.
     #[schema(example = "running")]
@@ -98,7 +98,7 @@ pub struct CampaignDocument {
 
 /// The devices of a campaign by state.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CampaignCounts {
+pub(crate) struct CampaignCounts {
     total: usize,
     waiting: usize,
     updating: usize,
@@ -113,7 +113,7 @@ pub struct CampaignCounts {
 
 /// A campaign with its settings.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CampaignDetails {
+pub(crate) struct CampaignDetails {
     #[serde(flatten)]
     campaign: CampaignDocument,
     /// The campaign as it was written, with its defaults, but without the list of its devices.
@@ -123,13 +123,13 @@ pub struct CampaignDetails {
 
 /// Campaigns.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CampaignList {
+pub(crate) struct CampaignList {
     campaigns: Vec<CampaignDocument>,
 }
 
 /// A device of a campaign.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CampaignDevice {
+pub(crate) struct CampaignDevice {
     endpoint: String,
     /// `waiting`, `updating`, `succeeded`, `failed`, `up_to_date`, `filter_mismatch`, `cancelled`, `deferred` or
     /// `absent`.
@@ -143,7 +143,7 @@ pub struct CampaignDevice {
 
 /// Devices of a campaign.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CampaignDevices {
+pub(crate) struct CampaignDevices {
     devices: Vec<CampaignDevice>,
     /// Value of `after` for the devices that follow; null if there are none.
     #[schema(required)]
@@ -153,7 +153,7 @@ pub struct CampaignDevices {
 /// A change of a campaign's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum CampaignChange {
+pub(crate) enum CampaignChange {
     Pause,
     Resume,
     Cancel,
@@ -162,7 +162,7 @@ pub enum CampaignChange {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct CampaignDevicesQuery {
+pub(crate) struct CampaignDevicesQuery {
     /// Maximum number of devices, 1 to 1,000; without it 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -179,7 +179,7 @@ pub struct CampaignDevicesQuery {
     tag = "firmware",
     responses((status = 200, description = "All campaigns", body = CampaignList), Problems<503>)
 )]
-pub async fn campaigns(
+pub(super) async fn campaigns(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
 ) -> Result<Json<CampaignList>, Problem> {
@@ -201,7 +201,7 @@ pub async fn campaigns(
         Problems<400>, Problems<409>, Problems<413>, Problems<415>, Problems<503>
     )
 )]
-pub async fn begin_campaign(
+pub(super) async fn begin_campaign(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     body: Body,
@@ -230,7 +230,7 @@ pub async fn begin_campaign(
     params(("name" = String, Path, description = "Name of the campaign")),
     responses((status = 200, description = "The campaign", body = CampaignDetails), Problems<404>, Problems<503>)
 )]
-pub async fn campaign(
+pub(super) async fn campaign(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     name: Result<Path<String>, PathRejection>,
@@ -254,7 +254,7 @@ pub async fn campaign(
         Problems<400>, Problems<404>, Problems<503>
     )
 )]
-pub async fn campaign_devices(
+pub(super) async fn campaign_devices(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     name: Result<Path<String>, PathRejection>,
@@ -295,7 +295,7 @@ pub async fn campaign_devices(
         Problems<404>, Problems<409>, Problems<503>
     )
 )]
-pub async fn act(
+pub(super) async fn act(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     path: Result<Path<(String, CampaignChange)>, PathRejection>,

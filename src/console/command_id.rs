@@ -4,15 +4,15 @@ use serde::{Serialize, Serializer};
 
 /// The name of a command in the API: 128 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandId(pub(super) u128);
+pub(crate) struct CommandId(pub(super) u128);
 
 impl CommandId {
-    pub fn new(random: [u8; 16]) -> Self {
+    pub(super) fn new(random: [u8; 16]) -> Self {
         Self(u128::from_ne_bytes(random))
     }
 
     /// Reads an ID of a path.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if digits { u128::from_str_radix(text, 16).ok().map(Self) } else { None }
     }

@@ -37,11 +37,11 @@ use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
 use super::tokens::Access;
 
-pub use body::{LARGE_BODIES, read as read_body};
-pub use documents::{CommandDocument, CommandRequest};
-pub use giving::{Order, give};
-pub use rates::CommandRates;
-pub use records::{GivenCommand, GivenCommands};
+pub(crate) use body::{LARGE_BODIES, read as read_body};
+pub(crate) use documents::{CommandDocument, CommandRequest};
+pub(super) use giving::{Order, give};
+pub(crate) use rates::CommandRates;
+pub(crate) use records::{GivenCommand, GivenCommands};
 
 /// Maximum time that a request waits for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ const ANSWER_ON_ITS_WAY: Duration = Duration::from_millis(100);
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct CommandQuery {
+pub(crate) struct CommandQuery {
     /// Maximum time to wait for the answer, in seconds, 0 to 60; without it 0.
     #[param(minimum = 0, maximum = 60)]
     wait: Option<f64>,
@@ -69,7 +69,7 @@ pub struct CommandQuery {
 /// The duration of an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Lasts {
+pub(crate) enum Lasts {
     Stream,
 }
 
@@ -91,7 +91,7 @@ pub enum Lasts {
         Problems<400>, Problems<404>, Problems<409>, Problems<413>, Problems<415>, Problems<429>, Problems<503>
     )
 )]
-pub async fn command(
+pub(super) async fn command(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     endpoint: Result<Path<String>, PathRejection>,
@@ -133,7 +133,7 @@ pub async fn command(
         Problems<404>, Problems<503>
     )
 )]
-pub async fn given(
+pub(super) async fn given(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     id: Result<Path<String>, PathRejection>,
@@ -156,7 +156,7 @@ pub async fn given(
         Problems<404>, Problems<409>, Problems<503>
     )
 )]
-pub async fn withdraw_given(
+pub(crate) async fn withdraw_given(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     id: Result<Path<String>, PathRejection>,
@@ -187,7 +187,7 @@ pub async fn withdraw_given(
         Problems<400>, Problems<404>, Problems<503>
     )
 )]
-pub async fn withdraw_pending(
+pub(crate) async fn withdraw_pending(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     path: Result<Path<(String, u64)>, PathRejection>,

@@ -18,7 +18,7 @@ use super::time::Timestamp;
 
 /// Some devices, in the order of their endpoint names.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct DeviceList {
+pub(crate) struct DeviceList {
     pub devices: Vec<DeviceListRow>,
     /// The parameter `cursor` of the next request; null at the end.
     #[schema(required)]
@@ -32,7 +32,7 @@ pub struct DeviceList {
 /// A device in a list.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DeviceListRow {
+pub(crate) struct DeviceListRow {
     #[serde(flatten)]
     facts: DeviceFacts,
     /// Whether a request was sent to the device and is not answered yet.
@@ -42,7 +42,7 @@ pub struct DeviceListRow {
 /// The facts of a registration.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DeviceFacts {
+pub(crate) struct DeviceFacts {
     endpoint: String,
     state: DeviceState,
     /// End of the awake window; absent for a device that never sleeps.
@@ -76,14 +76,14 @@ pub struct DeviceFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = State)]
-pub enum DeviceState {
+pub(crate) enum DeviceState {
     Awake,
     Asleep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Transport {
+pub(crate) enum Transport {
     Udp,
     Dtls,
 }
@@ -92,7 +92,7 @@ pub enum Transport {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Device)]
-pub struct DeviceDocument {
+pub(crate) struct DeviceDocument {
     #[serde(flatten)]
     facts: DeviceFacts,
     /// The path that all paths of the device begin with.
@@ -244,7 +244,7 @@ impl From<DeviceRow> for DeviceFacts {
 
 impl DeviceDocument {
     /// Adds the names of the definitions to what the core tells.
-    pub fn of(view: DeviceView, model: &Model) -> Self {
+    pub(super) fn of(view: DeviceView, model: &Model) -> Self {
         Self {
             facts: view.row.into(),
             alternate_path: view.alternate_path.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
@@ -350,7 +350,7 @@ fn topics(topics: TopicNames) -> BTreeMap<&'static str, String> {
 }
 
 /// Returns who gave a command: `mqtt`, `auto_observe`, `firmware`, or `console:` and the name of a token.
-pub fn author(origin: &Origin) -> String {
+pub(crate) fn author(origin: &Origin) -> String {
     match origin {
         Origin::Application => "mqtt".to_owned(),
         Origin::AutoObserve => "auto_observe".to_owned(),

@@ -34,7 +34,7 @@ const MOST_EXAMINED: usize = 40_000;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct DevicesQuery {
+pub(crate) struct DevicesQuery {
     /// Maximum number of devices, 1 to 1,000; without it 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -80,7 +80,7 @@ pub struct DevicesQuery {
         Problems<400>, Problems<503>
     )
 )]
-pub async fn devices(
+pub(super) async fn devices(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     query: Result<Query<DevicesQuery>, QueryRejection>,
@@ -127,7 +127,7 @@ pub async fn devices(
         Problems<404>, Problems<503>
     )
 )]
-pub async fn device(
+pub(super) async fn device(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     endpoint: Result<Path<String>, PathRejection>,
@@ -154,7 +154,7 @@ pub async fn device(
         Problems<404>, Problems<503>
     )
 )]
-pub async fn kick(
+pub(super) async fn kick(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     endpoint: Result<Path<String>, PathRejection>,
@@ -168,7 +168,11 @@ pub async fn kick(
 }
 
 /// Ends a registration, records that, and returns whether there was one.
-pub async fn end_registration(server: Arc<ConsoleServer>, author: Author, endpoint: String) -> Result<bool, Problem> {
+pub(crate) async fn end_registration(
+    server: Arc<ConsoleServer>,
+    author: Author,
+    endpoint: String,
+) -> Result<bool, Problem> {
     // It goes on, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move {
         let kicked = server.gate.pass(server.sources.admin.control.kick(endpoint.clone())).await;
@@ -184,7 +188,7 @@ pub async fn end_registration(server: Arc<ConsoleServer>, author: Author, endpoi
 }
 
 /// Returns a page of devices, when it is its turn.
-pub async fn page(server: &ConsoleServer, query: PageQuery) -> Result<DevicePage, Problem> {
+pub(super) async fn page(server: &ConsoleServer, query: PageQuery) -> Result<DevicePage, Problem> {
     server.gate.pass(server.sources.admin.control.page(query)).await.map_err(silent)
 }
 

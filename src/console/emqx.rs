@@ -5,16 +5,16 @@
 //! key in `Basic` with the name of the token as the key and the token as its secret.
 
 mod client_document;
-pub mod clients;
-pub mod commands;
+pub(super) mod clients;
+pub(super) mod commands;
 mod error;
 
-pub use error::{EmqxError, EmqxErrorDocument};
+pub(crate) use error::{EmqxError, EmqxErrorDocument};
 
 /// The resources are below this path.
-pub const BASE: &str = "/api/v5";
+pub(crate) const BASE: &str = "/api/v5";
 
 /// Returns whether a path belongs to these resources.
-pub fn is_path(path: &str) -> bool {
+pub(crate) fn is_path(path: &str) -> bool {
     path.strip_prefix(BASE).is_some_and(|rest| rest.starts_with('/'))
 }

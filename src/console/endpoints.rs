@@ -7,7 +7,10 @@ use super::problem::{Problem, ProblemKind};
 use super::tokens::Access;
 
 /// Returns the endpoint name of a path, if the token may see it.
-pub fn visible_endpoint(access: &Access, endpoint: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+pub(crate) fn visible_endpoint(
+    access: &Access,
+    endpoint: Result<Path<String>, PathRejection>,
+) -> Result<String, Problem> {
     let Path(endpoint) =
         endpoint.map_err(|_| ProblemKind::InvalidRequest.because("the endpoint name is no percent-encoded text"))?;
     check_prefix(access, &endpoint)?;
@@ -15,7 +18,7 @@ pub fn visible_endpoint(access: &Access, endpoint: Result<Path<String>, PathReje
 }
 
 /// Rejects a token that may not see the device of this endpoint name.
-pub fn check_prefix(access: &Access, endpoint: &str) -> Result<(), Problem> {
+pub(crate) fn check_prefix(access: &Access, endpoint: &str) -> Result<(), Problem> {
     match &access.prefix {
         Some(prefix) if !endpoint.starts_with(prefix) => {
             Err(ProblemKind::NotAllowed
@@ -26,6 +29,6 @@ pub fn check_prefix(access: &Access, endpoint: &str) -> Result<(), Problem> {
 }
 
 /// Returns the error of a device that is not registered.
-pub fn not_registered(endpoint: &str) -> Problem {
+pub(crate) fn not_registered(endpoint: &str) -> Problem {
     ProblemKind::DeviceNotRegistered.because(format!("{endpoint:?} is not registered"))
 }

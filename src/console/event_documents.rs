@@ -19,7 +19,7 @@ use super::traces::follower::Followed;
 
 /// An event of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Event {
+pub(super) struct Event {
     /// `hello`, `registered`, `updated`, `moved`, `left`, `command`, `message`, `failure`, `definitions`, `coap`,
     /// `dtls` or `lost`.
     #[serde(rename = "event")]
@@ -31,7 +31,7 @@ pub struct Event {
 /// The data of an event, by its name.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum EventData {
+pub(crate) enum EventData {
     Hello(HelloEvent),
     Registration(Box<RegistrationEvent>),
     Moved(MovedEvent),
@@ -46,7 +46,7 @@ pub enum EventData {
 
 /// `hello`: the stream begins. Events of before are not repeated, so the device has to be fetched now.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct HelloEvent {
+pub(crate) struct HelloEvent {
     at: Timestamp,
     /// Version of the gateway.
     version: &'static str,
@@ -54,7 +54,7 @@ pub struct HelloEvent {
 
 /// `registered` and `updated`: the registration as it is now.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct RegistrationEvent {
+pub(crate) struct RegistrationEvent {
     at: Timestamp,
     #[serde(flatten)]
     row: DeviceListRow,
@@ -62,7 +62,7 @@ pub struct RegistrationEvent {
 
 /// `moved`: the device has another address.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct MovedEvent {
+pub(crate) struct MovedEvent {
     at: Timestamp,
     endpoint: String,
     #[schema(example = "10.0.0.8:41000")]
@@ -73,7 +73,7 @@ pub struct MovedEvent {
 
 /// `left`: the registration has ended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LeftEvent {
+pub(crate) struct LeftEvent {
     at: Timestamp,
     endpoint: String,
     /// `deregistered`, `lifetimeOver`, `replaced`, `evicted`, `operator`, or by the broker: `kicked`, `discarded`,
@@ -85,7 +85,7 @@ pub struct LeftEvent {
 /// `command`: a command has reached another state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct CommandEvent {
+pub(crate) struct CommandEvent {
     at: Timestamp,
     endpoint: String,
     /// The number of the command in the queue of the device.
@@ -113,7 +113,7 @@ pub struct CommandEvent {
 
 /// `message`: a publication of the device, as applications get it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct MessageEvent {
+pub(crate) struct MessageEvent {
     at: Timestamp,
     endpoint: String,
     topic: String,
@@ -127,30 +127,30 @@ pub struct MessageEvent {
 
 /// `definitions`: the object definitions were reloaded.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct DefinitionsEvent {
+pub(crate) struct DefinitionsEvent {
     at: Timestamp,
 }
 
 /// `lost`: events are missing, because there were too many of them.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LostEvent {
+pub(crate) struct LostEvent {
     /// Number of missing events; absent if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
 }
 
 impl Event {
-    pub fn hello() -> Self {
+    pub(super) fn hello() -> Self {
         let data = HelloEvent { at: now(), version: env!("CARGO_PKG_VERSION") };
         Self { name: "hello", data: EventData::Hello(data) }
     }
 
-    pub fn definitions() -> Self {
+    pub(super) fn definitions() -> Self {
         Self { name: "definitions", data: EventData::Definitions(DefinitionsEvent { at: now() }) }
     }
 
     /// Makes the document of a message of a trace: `coap` or `dtls`.
-    pub fn traced(followed: &Followed, model: &Model) -> Self {
+    pub(super) fn traced(followed: &Followed, model: &Model) -> Self {
         match followed {
             Followed::Lost(count) => Self::lost(Some(*count)),
             Followed::Entry(entry) => {
@@ -160,12 +160,12 @@ impl Event {
         }
     }
 
-    pub fn lost(count: Option<u64>) -> Self {
+    pub(super) fn lost(count: Option<u64>) -> Self {
         Self { name: "lost", data: EventData::Lost(LostEvent { count }) }
     }
 
     /// Makes the document of what the driver has copied.
-    pub fn of(event: &OnlookerEvent, hidden: &HiddenPaths) -> Self {
+    pub(super) fn of(event: &OnlookerEvent, hidden: &HiddenPaths) -> Self {
         let at = Timestamp(event.at);
         let endpoint = event.endpoint.clone().unwrap_or_default();
         let registration = |row| EventData::Registration(Box::new(RegistrationEvent { at, row }));

@@ -18,10 +18,10 @@ use super::tokens::{Access, Role};
 use super::traces::follower::TraceFollower;
 
 /// Interval at which it is checked whether the token of the one who follows events is still valid.
-pub const CHECK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The events of one watch, and the messages of traces, as documents.
-pub struct EventFeed {
+pub(crate) struct EventFeed {
     server: Arc<ConsoleServer>,
     /// `None` if only a trace is followed.
     events: Option<EventReceiver>,
@@ -31,7 +31,11 @@ pub struct EventFeed {
 
 impl EventFeed {
     /// Begins to watch a device. An operator gets the messages of its traces as well.
-    pub async fn of_device(server: &Arc<ConsoleServer>, access: &Access, endpoint: &str) -> Result<Self, Problem> {
+    pub(super) async fn of_device(
+        server: &Arc<ConsoleServer>,
+        access: &Access,
+        endpoint: &str,
+    ) -> Result<Self, Problem> {
         let traced = (access.role == Role::Operator).then(|| TraceFollower::of_device(&server.traces, endpoint));
         let mut feed = Self::open(server, WatchTarget::Device(endpoint.to_owned())).await?;
         feed.traced = traced;
@@ -39,7 +43,7 @@ impl EventFeed {
     }
 
     /// Begins to watch all devices.
-    pub async fn of_all(server: &Arc<ConsoleServer>) -> Result<Self, Problem> {
+    pub(super) async fn of_all(server: &Arc<ConsoleServer>) -> Result<Self, Problem> {
         Self::open(server, WatchTarget::All).await
     }
 
@@ -53,7 +57,7 @@ impl EventFeed {
     }
 
     /// Follows a trace.
-    pub fn of_trace(server: &Arc<ConsoleServer>, traced: TraceFollower) -> Self {
+    pub(super) fn of_trace(server: &Arc<ConsoleServer>, traced: TraceFollower) -> Self {
         let mut feed = Self::without_events(server);
         feed.traced = Some(traced);
         feed
@@ -66,7 +70,7 @@ impl EventFeed {
     }
 
     /// Returns the next event; `None` if the event loop or the trace has ended. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub(super) async fn next(&mut self) -> Option<Event> {
         let Self { server, events, model, traced } = self;
         match events.as_ref().map_or(0, EventReceiver::take_lost) {
             0 => {}
@@ -93,7 +97,7 @@ impl EventFeed {
         }
     }
 
-    pub fn server(&self) -> &Arc<ConsoleServer> {
+    pub(super) fn server(&self) -> &Arc<ConsoleServer> {
         &self.server
     }
 }

@@ -53,12 +53,12 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// Cuts the connection of a request.
 #[derive(Clone, Debug, Default)]
-pub struct ConnectionCut(pub Arc<Notify>);
+pub(crate) struct ConnectionCut(pub Arc<Notify>);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct EventsQuery {
+pub(crate) struct EventsQuery {
     /// Asks for the events after this one, as JSON: the member `last` of the answer before, or 0. Without it the answer
     /// is a stream.
     since: Option<u64>,
@@ -107,7 +107,7 @@ struct EventBody {
         Problems<400>, Problems<429>, Problems<503>
     )
 )]
-pub async fn device_events(
+pub(crate) async fn device_events(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     Extension(cut): Extension<ConnectionCut>,
@@ -145,7 +145,7 @@ pub async fn device_events(
         Problems<429>, Problems<503>
     )
 )]
-pub async fn all_events(
+pub(crate) async fn all_events(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     Extension(cut): Extension<ConnectionCut>,
@@ -157,7 +157,7 @@ pub async fn all_events(
 }
 
 /// Answers with a stream of these events.
-pub fn respond(access: Access, cut: ConnectionCut, open: OpenEventStream, feed: EventFeed) -> Response {
+pub(super) fn respond(access: Access, cut: ConnectionCut, open: OpenEventStream, feed: EventFeed) -> Response {
     let (chunks, body) = mpsc::channel(CHUNKS);
     let (read, reading) = oneshot::channel();
     let now = monotonic_now();

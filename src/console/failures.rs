@@ -17,7 +17,7 @@ use super::tokens::Access;
 
 /// The newest failures.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct FailureList {
+pub(crate) struct FailureList {
     /// The one that occurred last comes first.
     failures: Vec<FailureDocument>,
 }
@@ -26,7 +26,7 @@ pub struct FailureList {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Failure)]
-pub struct FailureDocument {
+pub(crate) struct FailureDocument {
     /// `register`, `forbidden`, `bootstrap`, `handshake`, `timeout`, `undecodable`, `publish`, `transfer` or
     /// `notRestored`.
     #[schema(example = "register")]
@@ -65,7 +65,7 @@ pub struct FailureDocument {
         (status = 200, description = "At most 512 failures", body = FailureList)
     )
 )]
-pub async fn failures(
+pub(super) async fn failures(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
 ) -> Result<Json<FailureList>, Problem> {
@@ -76,7 +76,7 @@ pub async fn failures(
 }
 
 impl FailureDocument {
-    pub fn of(counted: CountedFailure, hidden: &HiddenPaths) -> Self {
+    pub(super) fn of(counted: CountedFailure, hidden: &HiddenPaths) -> Self {
         let CountedFailure { failure, first, at, count } = counted;
         let Failure { kind, endpoint, address, identity, code, path, reason } = failure;
         let resource = path.as_ref().and_then(|path| path.parse().ok());

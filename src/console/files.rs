@@ -20,7 +20,7 @@ use super::{CertificateFiles, ConsoleConfig, ConsoleError, ConsoleServer};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files, as they were read last.
-pub struct ReloadedFiles {
+pub(crate) struct ReloadedFiles {
     tokens_file: Option<PathBuf>,
     /// The token that is in force besides those of the file.
     trial_token: Option<Secret>,
@@ -36,7 +36,7 @@ struct FilesInForce {
 }
 
 impl ReloadedFiles {
-    pub fn read(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
+    pub(super) fn read(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
         let ConsoleConfig { tokens, trial_token, certificate, .. } = config;
         let mut files = Vec::from_iter(tokens.clone());
         if let Some(CertificateFiles { certfile, keyfile }) = certificate {
@@ -56,12 +56,12 @@ impl ReloadedFiles {
         })
     }
 
-    pub fn tokens(&self) -> Arc<ApiTokens> {
+    pub(super) fn tokens(&self) -> Arc<ApiTokens> {
         Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner).tokens)
     }
 
     /// Returns the acceptor of TLS connections; `None` without a certificate.
-    pub fn acceptor(&self) -> Option<SslAcceptor> {
+    pub(super) fn acceptor(&self) -> Option<SslAcceptor> {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
     }
 
@@ -82,7 +82,7 @@ impl ReloadedFiles {
 }
 
 /// Reads the files again whenever they have changed. A file that is being written looks different twice.
-pub async fn watch(server: Arc<ConsoleServer>) {
+pub(super) async fn watch(server: Arc<ConsoleServer>) {
     let mut known = server.files.read_at.clone();
     loop {
         let (looking, before) = (Arc::clone(&server), known.clone());

@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets one request at a time through, in the order in which they came.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// The time at which the next request may pass.
     next: Mutex<Instant>,
     /// Seconds that the driver took for all answers. The driver counts them before it answers.
@@ -37,12 +37,12 @@ struct Turn<'a> {
 }
 
 impl Gate {
-    pub fn new(seconds: Counter<f64, AtomicU64>) -> Self {
+    pub(super) fn new(seconds: Counter<f64, AtomicU64>) -> Self {
         Self { next: Mutex::new(monotonic_now()), seconds }
     }
 
     /// Waits for its turn, and then for the answer.
-    pub async fn pass<T>(&self, request: impl Future<Output = T>) -> T {
+    pub(super) async fn pass<T>(&self, request: impl Future<Output = T>) -> T {
         let next = self.next.lock().await;
         sleep_until((*next).into()).await;
         let turn = Turn { next, begun: monotonic_now(), before: self.seconds.get(), seconds: &self.seconds };

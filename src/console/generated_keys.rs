@@ -29,7 +29,7 @@ use super::responses::Problems;
         Problems<400>, Problems<404>, Problems<503>
     )
 )]
-pub async fn remove(
+pub(super) async fn remove(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     identity: Result<Path<String>, PathRejection>,

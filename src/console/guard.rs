@@ -23,13 +23,13 @@ use super::problem::{Problem, ProblemKind};
 use super::tokens::{Access, ApiTokens};
 
 /// Maximum size of a request body, in bytes.
-pub const BODY_BYTES: usize = 64 * 1024;
+pub(crate) const BODY_BYTES: usize = 64 * 1024;
 /// Maximum size of the body of a command, in bytes: a firmware image may be in one.
-pub const COMMAND_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const COMMAND_BYTES: usize = 8 * 1024 * 1024;
 /// The API's resources are below this path; everything else is a file of the page.
-pub const API: &str = "/api/";
+pub(crate) const API: &str = "/api/";
 /// The description of the API, which tells nothing of devices.
-pub const DOCUMENT_PATH: &str = "/api/v1/openapi.json";
+pub(crate) const DOCUMENT_PATH: &str = "/api/v1/openapi.json";
 /// The devices are below this path.
 const DEVICES: &str = "/api/v1/devices/";
 /// A campaign may list many devices.
@@ -45,7 +45,7 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// The other side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConsolePeer {
+pub(crate) enum ConsolePeer {
     Tcp {
         remote: SocketAddr,
         /// The address that the client connected to.
@@ -56,7 +56,7 @@ pub enum ConsolePeer {
 }
 
 /// Rejects requests.
-pub struct Guard {
+pub(crate) struct Guard {
     hosts: Vec<String>,
     wrong_tokens: Mutex<WrongTokens>,
 }
@@ -69,13 +69,18 @@ struct WrongTokens {
 }
 
 impl Guard {
-    pub fn new(hosts: Vec<String>) -> Self {
+    pub(super) fn new(hosts: Vec<String>) -> Self {
         let wrong_tokens = WrongTokens { limiter: Limiter::new(WRONG_TOKENS), warned: None, count: 0 };
         Self { hosts, wrong_tokens: Mutex::new(wrong_tokens) }
     }
 
     /// Returns the access of a request; `None` for a resource that needs no token.
-    pub fn admit(&self, peer: ConsolePeer, request: &Parts, tokens: &ApiTokens) -> Result<Option<Access>, Problem> {
+    pub(super) fn admit(
+        &self,
+        peer: ConsolePeer,
+        request: &Parts,
+        tokens: &ApiTokens,
+    ) -> Result<Option<Access>, Problem> {
         if request.method == Method::OPTIONS {
             return Err(ProblemKind::MethodNotAllowed.because("OPTIONS is not supported"));
         }
@@ -180,7 +185,7 @@ fn check_site(request: &Parts) -> Result<(), Problem> {
 }
 
 /// Returns the maximum size of the body of a request for this path, in bytes.
-pub fn most_bytes(path: &str) -> usize {
+pub(crate) fn most_bytes(path: &str) -> usize {
     let is_command = path.starts_with(DEVICES) && path.ends_with("/commands");
     if is_command || path == CAMPAIGNS { COMMAND_BYTES } else { BODY_BYTES }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use lwm2m_core::lwm2m::path::Path;
 
 /// Stands for each covered value.
-pub const COVERED: &str = "***";
+pub(crate) const COVERED: &str = "***";
 /// A member of this name marks an object with a covered value.
 const MARK: &str = "hidden";
 
@@ -52,7 +52,7 @@ impl HiddenPaths {
 
     /// Returns whether a payload about this path may have a hidden value, because a hidden path lies at, above or below
     /// it.
-    pub fn may_cover(&self, path: &Path) -> bool {
+    pub(crate) fn may_cover(&self, path: &Path) -> bool {
         self.0.iter().any(|hidden| path.is_at_or_below(hidden) || hidden.is_at_or_below(path))
     }
 
@@ -66,7 +66,7 @@ impl HiddenPaths {
     }
 
     /// Returns as much of a message as its first bytes have, as valid JSON with its hidden values covered.
-    pub fn message_start(&self, start: &[u8]) -> Box<RawValue> {
+    pub(crate) fn message_start(&self, start: &[u8]) -> Box<RawValue> {
         let closed = json_start::closed(start);
         let written = closed.as_ref().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
         match written {

@@ -44,7 +44,7 @@ type HistorySample = [f64; SERIES.len()];
 
 /// Keeps the samples.
 #[derive(Debug, Default)]
-pub struct History(Mutex<KeptSamples>);
+pub(super) struct History(Mutex<KeptSamples>);
 
 #[derive(Debug, Default)]
 struct KeptSamples {
@@ -64,7 +64,7 @@ struct Totals {
 
 /// Series of numbers of the last hour.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct HistoryDocument {
+pub(crate) struct HistoryDocument {
     /// Time between two values, in seconds.
     step: u64,
     /// Time of the last values; absent before the first ones.
@@ -78,7 +78,7 @@ pub struct HistoryDocument {
 }
 
 /// Adds samples until it is aborted.
-pub async fn record(server: Arc<ConsoleServer>) {
+pub(super) async fn record(server: Arc<ConsoleServer>) {
     let mut steps = interval(STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -109,7 +109,7 @@ impl History {
         kept.end = Some(now());
     }
 
-    pub fn document(&self) -> HistoryDocument {
+    pub(super) fn document(&self) -> HistoryDocument {
         let kept = self.lock();
         let values = |index: usize| kept.samples.iter().filter_map(|sample| sample.get(index).copied()).collect();
         let series = SERIES.into_iter().zip(0..).map(|(name, index)| (name, values(index))).collect();
@@ -209,7 +209,7 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// Reads the samples of a page of metrics. Values that JSON cannot express are left out.
-pub fn samples(page: &str) -> BTreeMap<String, f64> {
+pub(super) fn samples(page: &str) -> BTreeMap<String, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
         let (name, value) = line.rsplit_once(' ')?;

@@ -72,7 +72,7 @@ const HEADERS_OF_ALL: [(&str, &str); 5] = [
 
 /// Serves the connections of all listeners. Clones share the bound.
 #[derive(Clone)]
-pub struct ConsoleListeners {
+pub(crate) struct ConsoleListeners {
     server: Arc<ConsoleServer>,
     router: axum::Router,
     connections: Arc<Mutex<ConsoleConnections>>,
@@ -94,17 +94,17 @@ struct ConsoleConnection {
 type ConnectionUser = Arc<OnceLock<String>>;
 
 /// A bound socket of the file system.
-pub struct ConsoleSocket {
+pub(crate) struct ConsoleSocket {
     listener: UnixListener,
     file: SocketFile,
 }
 
 /// The file of a socket, which is removed when it is dropped.
-pub struct SocketFile(PathBuf);
+pub(crate) struct SocketFile(PathBuf);
 
 impl ConsoleSocket {
     /// Binds the socket with these permissions. A socket that a crashed program left is replaced.
-    pub fn bind(file: &Path, mode: u32) -> Result<Self, ConsoleError> {
+    pub(super) fn bind(file: &Path, mode: u32) -> Result<Self, ConsoleError> {
         let failed = |error| ConsoleError::Socket { file: file.to_owned(), error };
         if let Err(error) = StdUnixStream::connect(file)
             && error.kind() == io::ErrorKind::ConnectionRefused
@@ -117,7 +117,7 @@ impl ConsoleSocket {
         Ok(Self { listener, file })
     }
 
-    pub fn into_parts(self) -> (UnixListener, SocketFile) {
+    pub(crate) fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, self.file)
     }
 }
@@ -146,13 +146,13 @@ impl ConsoleConnections {
 }
 
 impl ConsoleListeners {
-    pub fn new(server: Arc<ConsoleServer>) -> Self {
+    pub(super) fn new(server: Arc<ConsoleServer>) -> Self {
         let router = api::router(Arc::clone(&server));
         let connections = ConsoleConnections { open: VecDeque::new(), ending: Some(GracefulShutdown::new()) };
         Self { server, router, connections: Arc::new(Mutex::new(connections)) }
     }
 
-    pub async fn serve_tcp(self, listener: TcpListener) {
+    pub(crate) async fn serve_tcp(self, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => match stream.local_addr() {
@@ -173,7 +173,7 @@ impl ConsoleListeners {
         }
     }
 
-    pub async fn serve_socket(self, listener: UnixListener) {
+    pub(crate) async fn serve_socket(self, listener: UnixListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
@@ -190,7 +190,7 @@ impl ConsoleListeners {
 
     /// Accepts no more connections, and ends those that are open: each when its request is answered, all at the latest
     /// after [`LAST_ANSWERS`].
-    pub async fn end(self) {
+    pub(super) async fn end(self) {
         let ending = self.connections.lock().unwrap_or_else(PoisonError::into_inner).ending.take();
         let Some(ending) = ending else { return };
         if timeout(LAST_ANSWERS, ending.shutdown()).await.is_err() {

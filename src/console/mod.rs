@@ -84,7 +84,7 @@ use token_uses::TokenUses;
 use tokens::TokensError;
 use traces::hub::TraceHub;
 
-pub use api::document;
+pub(crate) use api::document;
 
 /// Maximum number of large lists that are made at the same time.
 const LARGE_LISTS: usize = 2;
@@ -116,7 +116,7 @@ pub struct CertificateFiles {
 
 /// Holds the sources of the answers.
 #[derive(Clone, Debug)]
-pub struct ConsoleSources {
+pub(crate) struct ConsoleSources {
     pub admin: AdminSources,
     /// The object definitions in force.
     pub model: watch::Receiver<Arc<Model>>,
@@ -129,7 +129,7 @@ pub struct ConsoleSources {
 }
 
 /// The console, bound to its addresses.
-pub struct Console {
+pub(crate) struct Console {
     tcp: Option<TcpListener>,
     socket: Option<ConsoleSocket>,
     server: Arc<ConsoleServer>,
@@ -137,7 +137,7 @@ pub struct Console {
 }
 
 /// The thread of the running console. It ends, and the socket is removed, when this is dropped.
-pub struct RunningConsole {
+pub(crate) struct RunningConsole {
     thread: RuntimeThread,
     listeners: ConsoleListeners,
     _socket: Option<SocketFile>,
@@ -168,7 +168,7 @@ struct ConsoleServer {
 
 /// Reasons why the console cannot start. They name files and never show their contents.
 #[derive(Debug, Error)]
-pub enum ConsoleError {
+pub(crate) enum ConsoleError {
     #[error("console.bind = {address}: {error}")]
     Bind { address: SocketAddr, error: io::Error },
     #[error("console.socket = {}: {error}", .file.display())]
@@ -186,14 +186,14 @@ impl ConsoleConfig {
     }
 
     /// Reads the files of the configuration, and returns the number of tokens.
-    pub fn check_files(&self) -> Result<usize, ConsoleError> {
+    pub(crate) fn check_files(&self) -> Result<usize, ConsoleError> {
         Ok(ReloadedFiles::read(self)?.tokens().len())
     }
 }
 
 impl Console {
     /// Reads the files and binds the addresses; `None` if the configuration names neither tokens nor a socket.
-    pub async fn bind(config: &ConsoleConfig, sources: ConsoleSources) -> Result<Option<Self>, ConsoleError> {
+    pub(crate) async fn bind(config: &ConsoleConfig, sources: ConsoleSources) -> Result<Option<Self>, ConsoleError> {
         if !config.is_enabled() {
             return Ok(None);
         }
@@ -230,7 +230,7 @@ impl Console {
     }
 
     /// Returns the address of the TCP listener, and whether it uses TLS.
-    pub fn address(&self) -> io::Result<Option<(SocketAddr, bool)>> {
+    pub(crate) fn address(&self) -> io::Result<Option<(SocketAddr, bool)>> {
         let address = self.tcp.as_ref().map(TcpListener::local_addr).transpose()?;
         Ok(address.map(|address| (address, self.server.files.acceptor().is_some())))
     }
@@ -239,7 +239,7 @@ impl Console {
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
-    pub fn start(self) -> io::Result<RunningConsole> {
+    pub(crate) fn start(self) -> io::Result<RunningConsole> {
         let Self { tcp, socket, server, traced } = self;
         let thread = RuntimeThread::start("console", Priority::Low)?;
         let runtime = thread.runtime();
@@ -261,7 +261,7 @@ impl Console {
 impl RunningConsole {
     /// Ends the console after the answers to the requests that are open. The event loop has ended: commands have their
     /// answers, and event streams end.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let Self { thread, listeners, .. } = &self;
         if let Err(error) = thread.runtime().spawn(listeners.clone().end()).await {
             warn!(%error, "the console did not end well");

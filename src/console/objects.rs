@@ -23,7 +23,7 @@ const TAG: usize = 16;
 
 /// All object definitions.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ObjectDefinitions {
+pub(crate) struct ObjectDefinitions {
     /// Ordered by ID; of several versions the newest stands first.
     objects: Vec<ObjectDefinition>,
 }
@@ -31,7 +31,7 @@ pub struct ObjectDefinitions {
 /// The definition of one version of an object.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ObjectDefinition {
+pub(crate) struct ObjectDefinition {
     id: u16,
     #[schema(example = "1.1")]
     version: String,
@@ -45,7 +45,7 @@ pub struct ObjectDefinition {
 /// The definition of a resource.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ResourceDefinition {
+pub(crate) struct ResourceDefinition {
     id: u16,
     name: String,
     /// `String`, `Integer`, `Float`, `Boolean`, `Opaque`, `Time`, `Objlnk` and others; absent for a resource without a
@@ -66,7 +66,7 @@ pub struct ResourceDefinition {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct ObjectQuery {
+pub(crate) struct ObjectQuery {
     /// Version of the definition; without it the newest.
     #[param(example = "1.1")]
     version: Option<String>,
@@ -83,7 +83,7 @@ pub struct ObjectQuery {
         (status = 304, description = "If-None-Match has the current tag")
     )
 )]
-pub async fn objects(State(server): State<Arc<ConsoleServer>>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn objects(State(server): State<Arc<ConsoleServer>>, headers: HeaderMap) -> Result<Response, Problem> {
     let model = Arc::clone(&server.sources.model.borrow());
     tagged(&headers, &ObjectDefinitions { objects: model.objects().map(ObjectDefinition::of).collect() })
 }
@@ -101,7 +101,7 @@ pub async fn objects(State(server): State<Arc<ConsoleServer>>, headers: HeaderMa
         Problems<400>, Problems<404>
     )
 )]
-pub async fn object(
+pub(super) async fn object(
     State(server): State<Arc<ConsoleServer>>,
     id: Result<Path<u16>, PathRejection>,
     query: Result<Query<ObjectQuery>, QueryRejection>,

@@ -26,7 +26,7 @@ use super::tokens::Access;
 /// The state of the gateway.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Overview {
+pub(crate) struct Overview {
     /// Version of the gateway.
     version: &'static str,
     /// Time since the start, in seconds.
@@ -142,7 +142,7 @@ struct BoundState {
         Problems<503>
     )
 )]
-pub async fn overview(
+pub(super) async fn overview(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
 ) -> Result<Json<Overview>, Problem> {

@@ -13,7 +13,7 @@ use super::problem::ProblemKind;
 const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page_files.rs"));
 
 /// Answers with a file of the page; `/` is its start.
-pub fn file(request: &Request) -> Response {
+pub(super) fn file(request: &Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return ProblemKind::MethodNotAllowed.because("files can only be read").into_response();
     }

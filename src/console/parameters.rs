@@ -9,14 +9,14 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// A number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Seconds(u32);
+pub(crate) struct Seconds(u32);
 
 /// The schema of an IP address.
 #[derive(Debug)]
-pub struct IpAddressText;
+pub(crate) struct IpAddressText;
 
 impl Seconds {
-    pub fn duration(self) -> Duration {
+    pub(super) fn duration(self) -> Duration {
         Duration::from_secs(self.0.into())
     }
 }

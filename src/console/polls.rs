@@ -27,7 +27,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// The devices whose events are polled.
 #[derive(Debug, Default)]
-pub struct Polls(tokio::sync::Mutex<HashMap<PollKey, Arc<PolledDevice>>>);
+pub(crate) struct Polls(tokio::sync::Mutex<HashMap<PollKey, Arc<PolledDevice>>>);
 
 /// The permissions of the one who polls, and the endpoint name: operators see the messages of traces, viewers do not.
 type PollKey = (Access, String);
@@ -57,7 +57,7 @@ struct KeptEvent {
 
 /// Some events of a device.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct EventList {
+pub(crate) struct EventList {
     events: Vec<NumberedEvent>,
     /// The parameter `since` of the next request.
     last: u64,
@@ -65,14 +65,14 @@ pub struct EventList {
 
 /// An event and its ID.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct NumberedEvent {
+pub(crate) struct NumberedEvent {
     id: u64,
     #[serde(flatten)]
     event: Event,
 }
 
 /// Returns the events of a device after `since`, and waits for one if there is none.
-pub async fn poll(
+pub(super) async fn poll(
     server: &Arc<ConsoleServer>,
     access: &Access,
     endpoint: String,

@@ -13,11 +13,11 @@ use crate::driver::control::DriverSilent;
 use super::emqx::{self, EmqxError};
 
 /// The media type of the documents.
-pub const MEDIA_TYPE: &str = "application/problem+json";
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// The kinds of errors; each has a type, a status and a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProblemKind {
+pub(crate) enum ProblemKind {
     InvalidRequest,
     NotAuthenticated,
     NotAllowed,
@@ -48,7 +48,7 @@ pub enum ProblemKind {
 
 /// An error of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     pub kind: ProblemKind,
     pub detail: String,
 }
@@ -56,7 +56,7 @@ pub struct Problem {
 /// The document of an error.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub struct ProblemDocument {
+pub(crate) struct ProblemDocument {
     /// `urn:lwm2m-gateway:problem:` and the name of the problem.
     #[serde(rename = "type")]
     #[schema(example = "urn:lwm2m-gateway:problem:not-found")]
@@ -69,12 +69,12 @@ pub struct ProblemDocument {
 }
 
 impl ProblemKind {
-    pub fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         self.parts().1
     }
 
     /// Returns the last part of its type.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         self.parts().0
     }
 
@@ -130,7 +130,7 @@ impl ProblemKind {
     }
 
     /// Returns an error of this kind. The detail must not contain secrets.
-    pub fn because(self, detail: impl Into<String>) -> Problem {
+    pub(crate) fn because(self, detail: impl Into<String>) -> Problem {
         Problem { kind: self, detail: detail.into() }
     }
 }
@@ -159,7 +159,7 @@ impl IntoResponse for Problem {
 
 /// Replaces the body of an error response by the problem document, or by the document of EMQX below its paths. Other
 /// responses stay as they are.
-pub fn finish(mut response: Response, path: &str) -> Response {
+pub(super) fn finish(mut response: Response, path: &str) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
@@ -224,6 +224,6 @@ fn problem_document(problem: Problem, path: &str) -> Response {
 }
 
 /// Returns the error of a driver that does not answer.
-pub fn silent(_: DriverSilent) -> Problem {
+pub(super) fn silent(_: DriverSilent) -> Problem {
     ProblemKind::DriverSilent.because("the event loop has not answered within two seconds")
 }

@@ -13,13 +13,13 @@ use super::{emqx, problem};
 const OF_THE_GUARD: [u16; 4] = [401, 403, 421, 429];
 
 /// Describes the error with this status of a resource.
-pub struct Problems<const STATUS: u16>;
+pub(crate) struct Problems<const STATUS: u16>;
 
 /// Describes the error with this status of a resource below the paths of EMQX.
-pub struct EmqxErrors<const STATUS: u16>;
+pub(crate) struct EmqxErrors<const STATUS: u16>;
 
 /// Describes the errors of a command below the paths of EMQX.
-pub struct EmqxCommandErrors;
+pub(crate) struct EmqxCommandErrors;
 
 impl<const STATUS: u16> IntoResponses for Problems<STATUS> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
@@ -41,7 +41,7 @@ impl IntoResponses for EmqxCommandErrors {
 
 /// Adds the errors by which requests are rejected before they reach a resource. A resource that needs no token is never
 /// answered 401.
-pub fn add_errors_of_the_guard(document: &mut OpenApi) {
+pub(crate) fn add_errors_of_the_guard(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let response = if emqx::is_path(path) { emqx_response } else { problem_response };
         let PathItem { get, put, post, delete, patch, .. } = item;

@@ -9,7 +9,7 @@ use super::tokens::{Access, Role};
 /// The identity and the permissions of a token.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Session)]
-pub struct TokenDocument {
+pub(crate) struct TokenDocument {
     /// Name of the token, or `uid:NUMBER` of a process that uses the socket.
     name: String,
     role: Role,
@@ -29,7 +29,7 @@ pub struct TokenDocument {
         (status = 200, description = "The token", body = TokenDocument)
     )
 )]
-pub async fn session(Extension(access): Extension<Access>) -> Json<TokenDocument> {
+pub(super) async fn session(Extension(access): Extension<Access>) -> Json<TokenDocument> {
     let Access { name, role, prefix, .. } = access;
     Json(TokenDocument { name, role, prefix, version: env!("CARGO_PKG_VERSION") })
 }

@@ -19,7 +19,7 @@ const STREAMS_OF_TOKEN: usize = 8;
 
 /// The open streams.
 #[derive(Debug)]
-pub struct Streams {
+pub(crate) struct Streams {
     open: Mutex<HashMap<StreamKey, usize>>,
     /// Orders what the core is told.
     telling: tokio::sync::Mutex<()>,
@@ -29,7 +29,7 @@ pub struct Streams {
 
 /// An open stream. It is closed when this is dropped.
 #[derive(Debug)]
-pub struct OpenEventStream {
+pub(crate) struct OpenEventStream {
     streams: Arc<Streams>,
     key: StreamKey,
 }
@@ -43,12 +43,12 @@ struct StreamKey {
 }
 
 impl Streams {
-    pub fn new(control: Control, gauge: Gauge) -> Arc<Self> {
+    pub(super) fn new(control: Control, gauge: Gauge) -> Arc<Self> {
         Arc::new(Self { open: Mutex::default(), telling: tokio::sync::Mutex::default(), control, gauge })
     }
 
     /// Opens a stream of a device, or of all.
-    pub fn open(self: &Arc<Self>, user: &str, endpoint: Option<&str>) -> Result<OpenEventStream, Problem> {
+    pub(super) fn open(self: &Arc<Self>, user: &str, endpoint: Option<&str>) -> Result<OpenEventStream, Problem> {
         let key = StreamKey { user: user.to_owned(), endpoint: endpoint.map(str::to_owned) };
         {
             let mut open = self.lock();

@@ -15,10 +15,10 @@ const LATEST: Duration = Duration::from_secs(253_402_300_799);
 
 /// A time since 1970, written by RFC 3339 in UTC with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timestamp(pub Duration);
+pub(super) struct Timestamp(pub Duration);
 
 /// Returns the present time; 1970 while the clock of the machine is not set.
-pub fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp(unix_time().unwrap_or(Duration::ZERO))
 }
 

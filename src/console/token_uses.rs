@@ -15,7 +15,7 @@ use super::tokens::{Access, ApiTokens, Role};
 
 /// The times of the last use of each token since the start. Processes that use the socket are not in it.
 #[derive(Debug, Default)]
-pub struct TokenUses(Mutex<HashMap<Access, Timestamp>>);
+pub(crate) struct TokenUses(Mutex<HashMap<Access, Timestamp>>);
 
 /// A token without its secret.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -34,14 +34,14 @@ struct ListedToken {
 
 /// The tokens in force.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct TokenList {
+pub(crate) struct TokenList {
     /// The tokens in the order of their names.
     tokens: Vec<ListedToken>,
 }
 
 impl TokenUses {
     /// Records a request with this access, which is one of `tokens` or that of a process.
-    pub fn record(&self, access: &Access, tokens: &ApiTokens, at: Timestamp) {
+    pub(super) fn record(&self, access: &Access, tokens: &ApiTokens, at: Timestamp) {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = uses.get_mut(access) {
             *last = at;
@@ -75,7 +75,7 @@ impl TokenUses {
         (status = 200, description = "The tokens in force", body = TokenList)
     )
 )]
-pub async fn tokens(
+pub(super) async fn tokens(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
 ) -> Result<Json<TokenList>, Problem> {

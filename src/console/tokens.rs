@@ -32,7 +32,7 @@ struct Fingerprint([u8; 8]);
 /// The permissions of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub(crate) enum Role {
     /// Reads everything that the console shows.
     Viewer,
     /// Sends commands to devices as well.
@@ -41,7 +41,7 @@ pub enum Role {
 
 /// The identity and the permissions of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Access {
+pub(crate) struct Access {
     /// Name of the token, or `uid:NUMBER` of a process that uses the socket.
     pub name: String,
     pub role: Role,
@@ -53,17 +53,17 @@ pub struct Access {
 
 /// The tokens of the file.
 #[derive(Default)]
-pub struct ApiTokens(Vec<(TokenHash, Access)>);
+pub(crate) struct ApiTokens(Vec<(TokenHash, Access)>);
 
 /// A new token with its line for the file.
-pub struct NewToken {
+pub(crate) struct NewToken {
     pub token: Secret,
     pub line: String,
 }
 
 /// Reasons why a tokens file cannot be used. They never show its contents.
 #[derive(Debug, Error)]
-pub enum TokensError {
+pub(crate) enum TokensError {
     #[error("{}: {error}", .file.display())]
     Unreadable { file: PathBuf, error: io::Error },
     #[error("{}, line {line}: {problem}", .file.display())]
@@ -71,7 +71,7 @@ pub enum TokensError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum TokenProblem {
+pub(crate) enum TokenProblem {
     #[error("expected NAME ROLE SHA256 [PREFIX], as `lwm2m-gateway token NAME` prints it")]
     Fields,
     #[error("a name has 1 to {LONGEST_NAME} letters, digits, and the characters . _ -")]
@@ -90,7 +90,7 @@ pub enum TokenProblem {
 
 impl ApiTokens {
     /// Reads the file.
-    pub fn read(file: &Path) -> Result<Self, TokensError> {
+    pub(crate) fn read(file: &Path) -> Result<Self, TokensError> {
         let text = fs::read_to_string(file);
         let text = text.map_err(|error| TokensError::Unreadable { file: file.to_owned(), error })?;
         Self::parse(&text).map_err(|(line, problem)| TokensError::BadLine { file: file.to_owned(), line, problem })
@@ -117,28 +117,28 @@ impl ApiTokens {
     }
 
     /// Adds a token that is in no file.
-    pub fn with(mut self, token: &Secret, access: Access) -> Self {
+    pub(crate) fn with(mut self, token: &Secret, access: Access) -> Self {
         self.0.push((hash(token.reveal()), access));
         self
     }
 
     /// Returns whether this access, which was given before, is still that of a token. A process needs no token.
-    pub fn grants(&self, access: &Access) -> bool {
+    pub(crate) fn grants(&self, access: &Access) -> bool {
         access.fingerprint.is_none() || self.all().any(|known| known == access)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Returns the access of each token, in the order of the file.
-    pub fn all(&self) -> impl Iterator<Item = &Access> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Access> {
         self.0.iter().map(|(_, access)| access)
     }
 
     /// Returns the access of a token. The time that it takes tells nothing about the tokens: all are compared, in
     /// constant time.
-    pub fn access(&self, token: &str) -> Option<Access> {
+    pub(crate) fn access(&self, token: &str) -> Option<Access> {
         let presented = hash(token);
         let mut found = None;
         for (hash, access) in &self.0 {
@@ -153,7 +153,7 @@ impl ApiTokens {
 
 impl NewToken {
     /// Makes a token of these random bits.
-    pub fn new(random: [u8; 32], name: &str, role: Role, prefix: Option<&str>) -> Result<Self, TokenProblem> {
+    pub(crate) fn new(random: [u8; 32], name: &str, role: Role, prefix: Option<&str>) -> Result<Self, TokenProblem> {
         if !is_name(name) {
             return Err(TokenProblem::Name);
         }
@@ -172,12 +172,12 @@ impl NewToken {
 
 impl Access {
     /// Returns the operator that whoever tries the gateway with the embedded broker is.
-    pub fn of_trial() -> Self {
+    pub(crate) fn of_trial() -> Self {
         Self { name: "trial".to_owned(), role: Role::Operator, prefix: None, fingerprint: None }
     }
 
     /// Returns the operator that a process of this machine is, by its user ID.
-    pub fn of_process(uid: u32) -> Self {
+    pub(crate) fn of_process(uid: u32) -> Self {
         Self { name: format!("uid:{uid}"), role: Role::Operator, prefix: None, fingerprint: None }
     }
 }

@@ -56,7 +56,7 @@ const PCAP_SUFFIX: &str = ".pcap";
 /// The subject of a trace: one of `endpoint`, `address` and `identity`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewTrace {
+pub(crate) struct NewTrace {
     /// The device need not be registered.
     #[serde(default, deserialize_with = "given")]
     endpoint: Option<String>,
@@ -72,7 +72,7 @@ pub struct NewTrace {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct MessagesQuery {
+pub(crate) struct MessagesQuery {
     /// Returns only messages with a larger `n`.
     #[param(minimum = 0, maximum = 4294967295_u64, value_type = Option<u64>)]
     after: Option<u32>,
@@ -89,7 +89,7 @@ pub struct MessagesQuery {
         (status = 200, description = "The traces", body = TraceList)
     )
 )]
-pub async fn traces(
+pub(super) async fn traces(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
 ) -> Result<Json<TraceList>, Problem> {
@@ -112,7 +112,7 @@ pub async fn traces(
         Problems<400>, Problems<415>, Problems<429>, Problems<503>
     )
 )]
-pub async fn begin(
+pub(super) async fn begin(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     body: Result<Json<NewTrace>, JsonRejection>,
@@ -146,7 +146,7 @@ pub async fn begin(
         Problems<400>, Problems<404>
     )
 )]
-pub async fn trace(
+pub(super) async fn trace(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     id: Result<Path<String>, PathRejection>,
@@ -184,7 +184,7 @@ pub async fn trace(
         Problems<404>
     )
 )]
-pub async fn file(
+pub(super) async fn file(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     id: Result<Path<String>, PathRejection>,
@@ -211,7 +211,7 @@ pub async fn file(
         Problems<400>, Problems<404>, Problems<429>
     )
 )]
-pub async fn trace_events(
+pub(crate) async fn trace_events(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     Extension(cut): Extension<ConnectionCut>,
@@ -239,7 +239,7 @@ pub async fn trace_events(
         Problems<404>
     )
 )]
-pub async fn end(
+pub(super) async fn end(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     id: Result<Path<String>, PathRejection>,

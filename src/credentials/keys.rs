@@ -42,7 +42,7 @@ impl FileKeys {
     }
 
     /// Returns whether the key of an association may be the one of its identity in the file.
-    pub fn may_be_used(&self, used: KeyUse<'_>) -> bool {
+    pub(crate) fn may_be_used(&self, used: KeyUse<'_>) -> bool {
         self.with(|keys| keys.get(used.identity).is_some_and(|key| used.is_of(key) != Some(false)))
     }
 
@@ -85,7 +85,7 @@ impl KeyFinder {
     }
 
     /// Finds the keys of bootstrap accounts here.
-    pub fn with_bootstrap(self, bootstrap: FileKeys) -> Self {
+    pub(crate) fn with_bootstrap(self, bootstrap: FileKeys) -> Self {
         Self { bootstrap, ..self }
     }
 

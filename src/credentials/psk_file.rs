@@ -56,11 +56,11 @@ pub enum LineProblem {
 }
 
 /// The keys by identity. If an identity occurs twice the last line counts.
-pub type PskTable = HashMap<PskIdentity, PskKey>;
+pub(crate) type PskTable = HashMap<PskIdentity, PskKey>;
 
 /// The contents of a PSK file.
 #[derive(Default)]
-pub struct PskFileContents {
+pub(crate) struct PskFileContents {
     pub keys: PskTable,
     /// Warnings about valid but suspicious lines, without secrets.
     pub warnings: Vec<String>,
@@ -70,7 +70,7 @@ pub struct PskFileContents {
 ///
 /// # Errors
 /// If it cannot be read, or one of its lines is no identity with its secret.
-pub fn read(settings: &PskFileConfig) -> Result<PskFileContents, PskFileError> {
+pub(super) fn read(settings: &PskFileConfig) -> Result<PskFileContents, PskFileError> {
     let PskFileConfig { file, separator, encoding } = settings;
     let bytes = fs::read(file).map_err(|error| PskFileError::Unreadable { file: file.clone(), error })?;
     let lines = parse(&Zeroizing::new(bytes), separator, *encoding)
@@ -137,7 +137,7 @@ fn entry(line: &[u8], separator: &[u8], encoding: Encoding) -> Result<(PskIdenti
 }
 
 /// Decodes a secret of a file or of the key service.
-pub fn decode(secret: &[u8], encoding: Encoding) -> Result<Vec<u8>, LineProblem> {
+pub(super) fn decode(secret: &[u8], encoding: Encoding) -> Result<Vec<u8>, LineProblem> {
     match encoding {
         Encoding::Text => Ok(secret.to_vec()),
         Encoding::Hex => from_hex(secret).ok_or(LineProblem::Hex),

@@ -28,7 +28,7 @@ use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use super::psk_file::{Encoding, LineProblem, decode};
 
 /// The placeholder of the identity in the URL.
-pub const PLACEHOLDER: &str = "${psk_identity}";
+pub(crate) const PLACEHOLDER: &str = "${psk_identity}";
 /// Maximum size of an answer, in bytes: a key in hexadecimal digits and a line end.
 const LONGEST_ANSWER: usize = 2 * PskKey::MAX + 2;
 /// Maximum number of idle connections.
@@ -157,7 +157,7 @@ fn is_dots(identity: &PskIdentity) -> bool {
 }
 
 /// Returns the URL with the identity, percent-encoded except for the unreserved characters of RFC 3986 section 2.3.
-pub fn url(template: &str, identity: &PskIdentity) -> String {
+pub(super) fn url(template: &str, identity: &PskIdentity) -> String {
     let mut encoded = String::new();
     for byte in identity.as_str().bytes() {
         match byte {

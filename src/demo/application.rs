@@ -18,7 +18,7 @@ const QUEUE: usize = 16;
 /// Maximum size of an MQTT packet in both directions.
 const LARGEST_PACKET: usize = 16 * 1024 * 1024;
 
-pub struct DemoApplication {
+pub(crate) struct DemoApplication {
     client: AsyncClient,
     /// Messages received by the task of the connection; an error is the last item.
     messages: mpsc::Receiver<anyhow::Result<Publish>>,
@@ -26,7 +26,7 @@ pub struct DemoApplication {
 
 impl DemoApplication {
     /// Connects to the broker and subscribes to `lwm2m/#`.
-    pub async fn connect(broker: SocketAddr) -> anyhow::Result<Self> {
+    pub(super) async fn connect(broker: SocketAddr) -> anyhow::Result<Self> {
         let mut options = MqttOptions::new("demo-application", broker.ip().to_string(), broker.port());
         options.set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET);
         let (client, mut connection) = AsyncClient::new(options, QUEUE);
@@ -38,12 +38,12 @@ impl DemoApplication {
         Ok(Self { client, messages })
     }
 
-    pub async fn publish(&self, topic: &str, message: &Value) -> anyhow::Result<()> {
+    pub(super) async fn publish(&self, topic: &str, message: &Value) -> anyhow::Result<()> {
         self.client.publish(topic, QoS::AtMostOnce, false, message.to_string()).await.context("publishing a command")
     }
 
     /// Waits for the next message, including the application's own commands. Cancel-safe.
-    pub async fn next_message(&mut self) -> anyhow::Result<(String, Value)> {
+    pub(crate) async fn next_message(&mut self) -> anyhow::Result<(String, Value)> {
         let message = self.messages.recv().await.context("the application's connection has ended")??;
         let payload = serde_json::from_slice(&message.payload)
             .with_context(|| format!("what came on {} is no JSON", message.topic))?;

@@ -13,11 +13,11 @@ use crate::transport::Security;
 use lwm2m_core::gateway::config::BootstrapConfig;
 
 /// The file of the account. It is removed at the end.
-pub struct DemoAccounts(PathBuf);
+pub(crate) struct DemoAccounts(PathBuf);
 
 impl DemoAccounts {
     /// Writes the account, whose server is the first listener without DTLS, and switches the bootstrap server on.
-    pub fn write(config: &mut Config) -> anyhow::Result<Self> {
+    pub(super) fn write(config: &mut Config) -> anyhow::Result<Self> {
         let listener = config.listeners.iter_mut().find(|listener| listener.security == Security::None);
         let listener = listener.ok_or_else(|| anyhow!("the demonstration needs a listener without DTLS"))?;
         if listener.bind.port() == 0 {

@@ -16,11 +16,11 @@ const VERSION: &str = "2.5.0";
 const LENGTH: usize = 20_000;
 
 /// The folder of the image. It is removed at the end.
-pub struct DemoImages(PathBuf);
+pub(crate) struct DemoImages(PathBuf);
 
 impl DemoImages {
     /// Makes the image, in a folder that takes the place of the configured one.
-    pub fn write(config: &mut Config) -> anyhow::Result<Self> {
+    pub(super) fn write(config: &mut Config) -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("lwm2m-gateway-demo-images-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let images = Self(folder);
@@ -41,6 +41,6 @@ impl Drop for DemoImages {
 }
 
 /// Returns the `data` of the update.
-pub fn update() -> Value {
+pub(super) fn update() -> Value {
     json!({ "image": IMAGE, "version": VERSION })
 }

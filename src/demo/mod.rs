@@ -51,7 +51,7 @@ enum DemoHappening {
 }
 
 /// Limits the log to warnings, unless the configuration sets a level.
-pub fn with_quiet_log(mut config: Config) -> Config {
+pub(crate) fn with_quiet_log(mut config: Config) -> Config {
     if config.log == Config::default().log {
         config.log.filter = logging::filter("warn").expect("a level is a filter");
     }
@@ -60,7 +60,7 @@ pub fn with_quiet_log(mut config: Config) -> Config {
 
 /// Runs the demonstration. `once` ends it after the conversation; so does a standard output that is no terminal. With
 /// `bootstrap` the first device is given its server before.
-pub async fn run(mut config: Config, once: bool, bootstrap: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(mut config: Config, once: bool, bootstrap: bool) -> anyhow::Result<()> {
     let accounts = bootstrap.then(|| DemoAccounts::write(&mut config)).transpose()?;
     let _images = DemoImages::write(&mut config)?;
     let app = app::start(config, true).await?;

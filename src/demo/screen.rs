@@ -21,35 +21,35 @@ const YELLOW: &str = "\x1b[33m";
 const GREEN: &str = "\x1b[32m";
 const PLAIN: &str = "\x1b[0m";
 
-pub struct Screen {
+pub(crate) struct Screen {
     colours: bool,
 }
 
 impl Screen {
     /// Creates a screen on standard output. Colours need a terminal and no `NO_COLOR`.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             colours: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         }
     }
 
-    pub fn explain(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn explain(&mut self, text: &str) -> io::Result<()> {
         self.line("", "")?;
         self.line(BOLD, text)
     }
 
     /// Shows an MQTT message: a command, or a message of the device.
-    pub fn show_message(&mut self, topic: &str, message: &Value) -> io::Result<()> {
+    pub(crate) fn show_message(&mut self, topic: &str, message: &Value) -> io::Result<()> {
         let (arrow, style) = if topic.contains("/dn") { ("->", YELLOW) } else { ("<-", GREEN) };
         self.line(style, &format!("  {arrow} {topic}"))?;
         layout(message).iter().try_for_each(|line| self.line("", &format!("     {line}")))
     }
 
-    pub fn show_device(&mut self, event: &DeviceEvent) -> io::Result<()> {
+    pub(crate) fn show_device(&mut self, event: &DeviceEvent) -> io::Result<()> {
         self.line(DIM, &format!("     device: {}", in_words(event)))
     }
 
-    pub fn say_what_next(&mut self, devices: SocketAddr, mqtt: SocketAddr, endpoint: &str) -> io::Result<()> {
+    pub(crate) fn say_what_next(&mut self, devices: SocketAddr, mqtt: SocketAddr, endpoint: &str) -> io::Result<()> {
         let (host, port) = (mqtt.ip(), mqtt.port());
         let read = json!({ "reqID": 100, "msgType": "read", "data": { "path": "/3303/0" } });
         let paths = ["/3/0/0", "/3303/0/5700"];

@@ -11,7 +11,7 @@ use lwm2m_simulator::{
 
 use super::firmware;
 
-pub const TEMPERATURE: &str = "/3303/0/5700";
+pub(super) const TEMPERATURE: &str = "/3303/0/5700";
 
 /// Interval of the thermometer's notifications.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
@@ -20,19 +20,19 @@ const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
 const UPDATE_TIME: Duration = Duration::from_secs(2);
 
 /// The part of one device.
-pub struct DemoAct {
+pub(crate) struct DemoAct {
     pub explanation: &'static str,
     pub device: SimulatedDeviceConfig,
     pub steps: Vec<DemoStep>,
 }
 
-pub struct DemoStep {
+pub(crate) struct DemoStep {
     pub explanation: &'static str,
     pub action: DemoAction,
     pub then: DemoWait,
 }
 
-pub enum DemoAction {
+pub(crate) enum DemoAction {
     /// The application publishes a command and waits for its answer.
     Command { msg_type: &'static str, data: Value },
     /// The device sends a history of its temperature, unasked.
@@ -40,7 +40,7 @@ pub enum DemoAction {
 }
 
 /// The event to wait for after the answer.
-pub enum DemoWait {
+pub(crate) enum DemoWait {
     Go,
     Notifications,
     /// The device registers again.
@@ -50,7 +50,7 @@ pub enum DemoWait {
 }
 
 /// Returns the acts. With `bootstrap` the first device is given its server before it registers.
-pub fn acts(bootstrap: bool) -> Vec<DemoAct> {
+pub(super) fn acts(bootstrap: bool) -> Vec<DemoAct> {
     let explanation = if bootstrap {
         "A thermometer of LwM2M 1.0 asks the bootstrap server for its server, and registers there."
     } else {
@@ -82,7 +82,7 @@ pub fn acts(bootstrap: bool) -> Vec<DemoAct> {
 }
 
 /// Returns the temperatures of the last two minutes, each with its time.
-pub fn history(unix_time: Duration) -> SimulatedSend {
+pub(super) fn history(unix_time: Duration) -> SimulatedSend {
     let temperature = TEMPERATURE.parse().expect("a path");
     let sample = |(seconds, degrees)| SimulatedSample {
         path: temperature,

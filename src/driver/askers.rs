@@ -13,14 +13,14 @@ const MANY: usize = 2_048;
 
 /// Hands answers to who asked. The console bounds the number of its commands.
 #[derive(Debug, Default)]
-pub struct Askers {
+pub(crate) struct Askers {
     waiting: HashMap<AskId, oneshot::Sender<ConsoleAnswer>>,
     last: u64,
 }
 
 impl Askers {
     /// Adds a request, and returns the name of its command.
-    pub fn add(&mut self, asker: oneshot::Sender<ConsoleAnswer>) -> AskId {
+    pub(super) fn add(&mut self, asker: oneshot::Sender<ConsoleAnswer>) -> AskId {
         if self.waiting.len() >= MANY {
             self.waiting.retain(|_, asker| !asker.is_closed());
         }
@@ -31,11 +31,11 @@ impl Askers {
     }
 
     /// Forgets a request whose command was not admitted.
-    pub fn forget(&mut self, ask: AskId) {
+    pub(super) fn forget(&mut self, ask: AskId) {
         self.waiting.remove(&ask);
     }
 
-    pub fn answer(&mut self, answer: ConsoleAnswer) {
+    pub(super) fn answer(&mut self, answer: ConsoleAnswer) {
         let asker = self.waiting.remove(&answer.ask);
         if asker.is_none_or(|asker| asker.send(answer).is_err()) {
             debug!("nobody waited for the answer to a command of the console");

@@ -119,7 +119,7 @@ pub fn control() -> (Control, mpsc::Receiver<DriverRequest>) {
 
 /// Creates the control of the drivers of several threads, and the receivers of their requests. `owners` tells which of
 /// them has a device.
-pub fn control_of_threads(threads: u8, owners: EndpointOwners) -> (Control, Vec<mpsc::Receiver<DriverRequest>>) {
+pub(crate) fn control_of_threads(threads: u8, owners: EndpointOwners) -> (Control, Vec<mpsc::Receiver<DriverRequest>>) {
     let (requests, receivers): (Vec<_>, _) = (0..threads.max(1)).map(|_| mpsc::channel(WAITING)).unzip();
     (Control { threads: requests.into(), owners, patience: PATIENCE }, receivers)
 }
@@ -173,13 +173,15 @@ impl Control {
     }
 
     /// Forgets the watches whose receivers have gone.
-    pub async fn unwatch(&self) -> Result<(), DriverSilent> {
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+    pub(crate) async fn unwatch(&self) -> Result<(), DriverSilent> {
         self.tell_all(|| DriverRequest::Unwatch).await
     }
 
     /// Tells whether a user of the console has an event stream of a device. Observations that were asked for with
     /// `while=stream` end some time after the last one was closed.
-    pub async fn stream_open(&self, endpoint: String, user: String, is_open: bool) -> Result<(), DriverSilent> {
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+    pub(crate) async fn stream_open(&self, endpoint: String, user: String, is_open: bool) -> Result<(), DriverSilent> {
         let request = || DriverRequest::StreamOpen { endpoint: endpoint.clone(), user: user.clone(), is_open };
         self.tell_all(request).await
     }

@@ -22,12 +22,13 @@ use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::broker::{BrokerCommand, Publication, RegistrationId};
 use lwm2m_core::gateway::report::Report;
 
-pub use event::{EventKind, OnlookerEvent};
+pub(crate) use event::{EventKind, OnlookerEvent};
 
 /// Maximum number of events that wait for one receiver.
-pub const EVENTS: usize = 128;
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+pub(crate) const EVENTS: usize = 128;
 /// Maximum size of the payload of an event, in bytes. A longer one is cut.
-pub const PAYLOAD_BYTES: usize = 2 * 1024;
+pub(crate) const PAYLOAD_BYTES: usize = 2 * 1024;
 /// Maximum number of events in a second for a watch of all devices.
 const EVENTS_OF_ALL: u32 = 50;
 
@@ -55,14 +56,15 @@ pub struct EventSender {
 
 /// The receiving half of a stream of events.
 #[derive(Debug)]
-pub struct EventReceiver {
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+pub(crate) struct EventReceiver {
     events: mpsc::Receiver<Arc<OnlookerEvent>>,
     lost: Arc<AtomicU64>,
 }
 
 /// The watches in force.
 #[derive(Debug, Default)]
-pub struct Onlookers {
+pub(crate) struct Onlookers {
     watches: Vec<ActiveWatch>,
     /// The watched devices by their sessions at the broker: a publication names no device.
     sessions: HashMap<RegistrationId, String>,
@@ -80,40 +82,42 @@ struct ActiveWatch {
 }
 
 /// Creates a stream of events.
-pub fn event_stream() -> (EventSender, EventReceiver) {
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+pub(crate) fn event_stream() -> (EventSender, EventReceiver) {
     let (sender, receiver) = mpsc::channel(EVENTS);
     let lost = Arc::<AtomicU64>::default();
     (EventSender { events: sender, lost: Arc::clone(&lost) }, EventReceiver { events: receiver, lost })
 }
 
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
 impl EventReceiver {
     /// Returns the next event; `None` if the driver has ended. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Arc<OnlookerEvent>> {
+    pub(crate) async fn next(&mut self) -> Option<Arc<OnlookerEvent>> {
         self.events.recv().await
     }
 
     /// Takes no more events.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.events.close();
     }
 
     /// Returns how many events were lost since the last call.
-    pub fn take_lost(&self) -> u64 {
+    pub(crate) fn take_lost(&self) -> u64 {
         self.lost.swap(0, Ordering::Relaxed)
     }
 }
 
 impl Onlookers {
-    pub fn new(lost: Counter) -> Self {
+    pub(crate) fn new(lost: Counter) -> Self {
         Self { lost, ..Self::default() }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.watches.is_empty()
     }
 
     /// Adds a watch.
-    pub fn watch(&mut self, gateway: &Gateway, watch: Watch) {
+    pub(crate) fn watch(&mut self, gateway: &Gateway, watch: Watch) {
         self.forget_closed();
         let Watch { target, events } = watch;
         if let WatchTarget::Device(endpoint) = &target
@@ -125,14 +129,14 @@ impl Onlookers {
     }
 
     /// Forgets the watches whose receivers have gone.
-    pub fn forget_closed(&mut self) {
+    pub(crate) fn forget_closed(&mut self) {
         self.watches.retain(|watch| !watch.events.events.is_closed());
         let watches = &self.watches;
         self.sessions.retain(|_, endpoint| watches.iter().any(|watch| watch.names(endpoint)));
     }
 
     /// Takes a report of the core.
-    pub fn report(&mut self, now: Instant, gateway: &mut Gateway, report: &Report) {
+    pub(crate) fn report(&mut self, now: Instant, gateway: &mut Gateway, report: &Report) {
         if self.is_empty() {
             return;
         }
@@ -147,7 +151,7 @@ impl Onlookers {
     }
 
     /// Takes a command to the broker, which may be a publication of a watched device.
-    pub fn broker_command(&mut self, command: &BrokerCommand) {
+    pub(crate) fn broker_command(&mut self, command: &BrokerCommand) {
         if self.is_empty() {
             return;
         }
@@ -166,7 +170,7 @@ impl Onlookers {
     }
 
     /// Takes a failure, whoever caused it.
-    pub fn failure(&mut self, now: Instant, failure: &CountedFailure) {
+    pub(crate) fn failure(&mut self, now: Instant, failure: &CountedFailure) {
         if self.is_empty() {
             return;
         }

@@ -19,7 +19,7 @@ pub struct ThreadShare(NonZero<u8>);
 
 impl ThreadShare {
     /// The share of the only thread.
-    pub const WHOLE: Self = Self(NonZero::<u8>::MIN);
+    pub(crate) const WHOLE: Self = Self(NonZero::<u8>::MIN);
 
     /// Returns the share of one of so many threads.
     pub fn of_threads(threads: NonZero<u8>) -> Self {

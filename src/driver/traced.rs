@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use lwm2m_core::gateway::trace::{Traced, TracedEvent};
 
 /// Maximum number of copies in the queue, and of the bytes of their messages.
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
 const QUEUED: usize = 1_024;
 const QUEUED_BYTES: usize = 1024 * 1024;
 
@@ -22,13 +23,15 @@ pub struct TraceSender {
 
 /// The end of the console.
 #[derive(Debug)]
-pub struct TraceReceiver {
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+pub(crate) struct TraceReceiver {
     copies: mpsc::Receiver<Traced>,
     bytes: Arc<AtomicUsize>,
 }
 
 /// Creates a queue. Copies that find no room are counted by `lost`.
-pub fn trace_queue(lost: Counter) -> (TraceSender, TraceReceiver) {
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+pub(crate) fn trace_queue(lost: Counter) -> (TraceSender, TraceReceiver) {
     let (sender, receiver) = mpsc::channel(QUEUED);
     let bytes = Arc::new(AtomicUsize::new(0));
     (TraceSender { copies: sender, bytes: Arc::clone(&bytes), lost }, TraceReceiver { copies: receiver, bytes })
@@ -46,9 +49,10 @@ impl TraceSender {
     }
 }
 
+#[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
 impl TraceReceiver {
     /// Returns the next copy; `None` when all senders are gone. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Traced> {
+    pub(crate) async fn next(&mut self) -> Option<Traced> {
         let traced = self.copies.recv().await?;
         self.bytes.fetch_sub(bytes_of(&traced), Ordering::Relaxed);
         Some(traced)

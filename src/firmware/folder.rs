@@ -21,19 +21,19 @@ const MOST_DIGESTS: usize = 256;
 
 /// Opens and reads images.
 #[derive(Debug)]
-pub struct ImageFolder {
+pub(crate) struct ImageFolder {
     config: ImagesConfig,
     /// The digests of files that were described, so that each file is read once only.
     digests: HashMap<(FileIdentity, u64), ImageDigest>,
 }
 
 impl ImageFolder {
-    pub fn new(config: ImagesConfig) -> Self {
+    pub(super) fn new(config: ImagesConfig) -> Self {
         Self { config, digests: HashMap::new() }
     }
 
     /// Returns the size, the digest and the identity of an image.
-    pub fn describe(&mut self, name: &ImageName) -> Result<Image, ImageError> {
+    pub(super) fn describe(&mut self, name: &ImageName) -> Result<Image, ImageError> {
         let (mut file, metadata) = self.open(name)?;
         let (size, identity) = (metadata.len(), identity(&metadata));
         match size {
@@ -49,7 +49,13 @@ impl ImageFolder {
     ///
     /// # Errors
     /// [`ImageError::Changed`] if the file has not the content that was described.
-    pub fn read(&mut self, name: &ImageName, image: &Image, offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
+    pub(super) fn read(
+        &mut self,
+        name: &ImageName,
+        image: &Image,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, ImageError> {
         match self.read_once(name, image, offset, length) {
             // A file that is opened again may be readable, such as one of a network file system.
             Err(ImageError::Unreadable) => self.read_once(name, image, offset, length),

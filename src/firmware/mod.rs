@@ -34,21 +34,21 @@ pub struct ImagesConfig {
 
 /// A request of the core, and its number.
 #[derive(Debug)]
-pub enum ImageRequest {
+pub(crate) enum ImageRequest {
     Describe { request: ImageRequestId, name: ImageName },
     Read { request: ImageRequestId, name: ImageName, image: Image, offset: u64, length: usize },
 }
 
 /// The answer to a request of the core.
 #[derive(Debug)]
-pub enum ImageAnswer {
+pub(crate) enum ImageAnswer {
     Described(ImageRequestId, Result<Image, ImageError>),
     Read(ImageRequestId, Result<Vec<u8>, ImageError>),
 }
 
 impl ImageRequest {
     /// Returns the answer that there is no such image.
-    pub fn not_found(&self) -> ImageAnswer {
+    pub(crate) fn not_found(&self) -> ImageAnswer {
         self.failed(ImageError::NotFound)
     }
 
@@ -61,7 +61,7 @@ impl ImageRequest {
 }
 
 /// Hands requests to the threads, and takes their answers.
-pub struct ImageReader {
+pub(crate) struct ImageReader {
     descriptions: SyncSender<ImageRequest>,
     reads: SyncSender<ImageRequest>,
     answers: mpsc::Receiver<ImageAnswer>,
@@ -72,7 +72,7 @@ pub struct ImageReader {
 
 impl ImageReader {
     /// Starts the threads.
-    pub fn start(config: ImagesConfig, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub(crate) fn start(config: ImagesConfig, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (answered, answers) = mpsc::channel(MOST_DESCRIPTIONS + MOST_READS);
         let start = |name: &str, most| {
             let (requests, receiver) = sync_channel(most);
@@ -90,7 +90,7 @@ impl ImageReader {
     }
 
     /// Hands over a request. Never blocks: the core asks for no more at once than the channels hold.
-    pub fn submit(&mut self, request: ImageRequest) {
+    pub(crate) fn submit(&mut self, request: ImageRequest) {
         let thread = match request {
             ImageRequest::Describe { .. } => &self.descriptions,
             ImageRequest::Read { .. } => &self.reads,
@@ -101,7 +101,7 @@ impl ImageReader {
     }
 
     /// Waits for the next answer. Cancel-safe.
-    pub async fn answer(&mut self) -> ImageAnswer {
+    pub(crate) async fn answer(&mut self) -> ImageAnswer {
         let answer = match self.refused.pop_front() {
             Some(answer) => answer,
             None => match self.answers.recv().await {

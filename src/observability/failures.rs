@@ -24,7 +24,7 @@ const LONGEST_TEXT: usize = 256;
 
 /// Keeps the newest failures.
 #[derive(Debug, Default)]
-pub struct FailureLog(Mutex<FailureEntries>);
+pub(crate) struct FailureLog(Mutex<FailureEntries>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -65,7 +65,7 @@ pub struct Failure {
 
 /// A failure with the number of its occurrences. Failures are equal if they differ only in the port of the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CountedFailure {
+pub(crate) struct CountedFailure {
     /// The last occurrence.
     pub failure: Failure,
     /// The time of the first and of the last occurrence, since 1970.
@@ -88,12 +88,13 @@ struct FailureEntries {
 
 impl FailureLog {
     /// Adds an occurrence, `count` times. Returns its entry, or `None` if there were too many new ones in this second.
-    pub fn record(&self, now: Instant, at: Duration, failure: Failure, count: u64) -> Option<CountedFailure> {
+    pub(crate) fn record(&self, now: Instant, at: Duration, failure: Failure, count: u64) -> Option<CountedFailure> {
         self.lock().record(now, at, failure.shortened(), count)
     }
 
     /// Returns the entries; the one that occurred last comes first.
-    pub fn newest_first(&self) -> Vec<CountedFailure> {
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
+    pub(crate) fn newest_first(&self) -> Vec<CountedFailure> {
         self.lock().in_order.values().rev().map(|(_, entry)| entry.clone()).collect()
     }
 

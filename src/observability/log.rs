@@ -35,14 +35,14 @@ const PAYLOAD: &str = "payload not understood";
 
 /// Logs the reports of the core.
 #[derive(Debug, Default)]
-pub struct Log {
+pub(crate) struct Log {
     repeats: Repeats,
 }
 
 impl Log {
     /// Logs a report: registrations at `info`, and what prevents a device from being served once for each device and
     /// minute. All other mistakes of devices are logged at `debug`.
-    pub fn log(&mut self, now: Instant, report: &Report) {
+    pub(crate) fn log(&mut self, now: Instant, report: &Report) {
         // At the highest level, so that no filter removes the endpoint from a line; but no span for each notification,
         // which is hardly ever logged.
         let seen = enabled!(Level::TRACE) || !matches!(report, Report::Notification { .. });
@@ -123,12 +123,12 @@ impl Log {
     }
 
     /// Returns the time at which [`Log::handle_timeout`] has to be called.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.repeats.next_end()
     }
 
     /// Logs how often the lines of the last minute were repeated.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some(Again { kind, device, times, reason }) = self.repeats.pop_ended(now) {
             if kind == PAYLOAD {
                 warn!(device, times, reason, "{kind} again");

@@ -92,7 +92,7 @@ impl Metrics {
     }
 
     /// Iterates over the registries of all threads, that of the first one first.
-    pub fn registries(&self) -> impl Iterator<Item = &Registry> {
+    pub(crate) fn registries(&self) -> impl Iterator<Item = &Registry> {
         std::iter::once(&self.registry).chain(self.others.iter().map(|other| &other.registry))
     }
 

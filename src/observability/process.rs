@@ -6,7 +6,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 /// Adds the metrics of the process; omits them if the system does not report them.
 #[cfg(target_os = "linux")]
-pub fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     match linux::Process::read() {
         Ok(process) => process.encode(encoder),
         Err(error) => {
@@ -32,7 +32,7 @@ mod linux {
     use prometheus_client::metrics::counter::ConstCounter;
     use prometheus_client::metrics::gauge::ConstGauge;
 
-    pub struct Process {
+    pub(crate) struct Process {
         cpu_seconds: f64,
         resident_bytes: u64,
         virtual_bytes: u64,
@@ -44,7 +44,7 @@ mod linux {
     }
 
     impl Process {
-        pub fn read() -> ProcResult<Self> {
+        pub(super) fn read() -> ProcResult<Self> {
             let process = procfs::process::Process::myself()?;
             let stat = process.stat()?;
             let ticks = procfs::ticks_per_second() as f64;
@@ -63,7 +63,7 @@ mod linux {
             })
         }
 
-        pub fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
             let meaning = "Processor time, of the program and of the system for it.";
             let cpu = encoder.encode_descriptor("process_cpu_seconds", meaning, None, MetricType::Counter)?;
             ConstCounter::new(self.cpu_seconds).encode(cpu)?;

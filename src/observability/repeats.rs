@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Period in which a line is logged once for each device.
-pub const PERIOD: Duration = Duration::from_secs(60);
+pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 
 /// Maximum number of lines that are counted by device. Devices beyond it share one line.
 const MOST: usize = 1_000;
@@ -15,10 +15,10 @@ const MOST: usize = 1_000;
 const OTHERS: &str = "(other devices)";
 
 /// The repeated line, and the device that it is about.
-pub type RepeatKey = (&'static str, String);
+pub(crate) type RepeatKey = (&'static str, String);
 
 #[derive(Debug, Default)]
-pub struct Repeats {
+pub(crate) struct Repeats {
     lines: HashMap<RepeatKey, RepeatedLine>,
     /// The end of each line's period, the earliest first: all periods are equally long.
     ends: VecDeque<(Instant, RepeatKey)>,
@@ -34,7 +34,7 @@ struct RepeatedLine {
 
 /// A line that was repeated within its period.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Again {
+pub(crate) struct Again {
     pub kind: &'static str,
     pub device: String,
     pub times: u64,
@@ -44,7 +44,7 @@ pub struct Again {
 
 impl Repeats {
     /// Returns whether the line has to be logged now; otherwise counts it.
-    pub fn is_first(&mut self, now: Instant, kind: &'static str, device: &str, reason: &str) -> bool {
+    pub(super) fn is_first(&mut self, now: Instant, kind: &'static str, device: &str, reason: &str) -> bool {
         let key = (kind, device.to_owned());
         let key =
             if self.lines.len() < MOST || self.lines.contains_key(&key) { key } else { (kind, OTHERS.to_owned()) };
@@ -58,13 +58,13 @@ impl Repeats {
     }
 
     /// Returns when [`Repeats::pop_ended`] has a line.
-    pub fn next_end(&self) -> Option<Instant> {
+    pub(crate) fn next_end(&self) -> Option<Instant> {
         self.ends.front().map(|(end, _)| *end)
     }
 
     /// Returns the next repeated line whose period has ended, and begins a new period for it. A line that was not
     /// repeated is forgotten.
-    pub fn pop_ended(&mut self, now: Instant) -> Option<Again> {
+    pub(crate) fn pop_ended(&mut self, now: Instant) -> Option<Again> {
         while self.next_end().is_some_and(|end| end <= now) {
             let (_, key) = self.ends.pop_front()?;
             let line = self.lines.remove(&key).expect("a line is forgotten at its end");

@@ -13,7 +13,7 @@ use lwm2m_core::lwm2m::model::Model;
 use crate::file_snapshot::FileSnapshot;
 
 /// The accounts in force.
-pub struct ReloadableAccounts {
+pub(crate) struct ReloadableAccounts {
     /// The settings in force, and the state of the files when they were read; `None` if there are none.
     in_force: Option<(BootstrapFiles, FileSnapshot)>,
     model: watch::Receiver<Arc<Model>>,
@@ -22,7 +22,7 @@ pub struct ReloadableAccounts {
 
 impl ReloadableAccounts {
     /// Creates the accounts; `loaded` are those in force, `None` if they could not be loaded.
-    pub fn new(
+    pub(crate) fn new(
         files: &BootstrapFiles,
         loaded: Option<&LoadedAccounts>,
         model: watch::Receiver<Arc<Model>>,

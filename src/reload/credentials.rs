@@ -17,13 +17,13 @@ use super::keys::ReloadableKeys;
 use crate::file_snapshot::FileSnapshot;
 
 /// All kinds of credentials; each is reloaded independently.
-pub struct ReloadableCredentials {
+pub(crate) struct ReloadableCredentials {
     pub certificates: ReloadableCertificates,
     pub keys: ReloadableKeys,
 }
 
 /// The certificate and key of the gateway, and the certificates that it trusts.
-pub struct ReloadableCertificates {
+pub(crate) struct ReloadableCertificates {
     condition: Condition,
     metrics: Arc<Metrics>,
     /// The settings and files in force; `None` if there are none.
@@ -33,7 +33,7 @@ pub struct ReloadableCertificates {
 impl ReloadableCertificates {
     /// Creates the certificates; `read_at` is the state of the files before they were loaded at the start, `None` if
     /// they could not be loaded. The condition shows whether handshakes are accepted.
-    pub fn new(
+    pub(crate) fn new(
         config: &CredentialsConfig,
         read_at: Option<&FileSnapshot>,
         condition: Condition,

@@ -14,7 +14,7 @@ use crate::reload::status::ReloadStatus;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
 /// The object definitions, as they were read last.
-pub struct ReloadableDefinitions {
+pub(crate) struct ReloadableDefinitions {
     /// The files that were already broken when the definitions in force were read.
     broken: BTreeSet<String>,
     status: ReloadStatus,
@@ -25,11 +25,11 @@ pub struct ReloadableDefinitions {
 
 impl ReloadableDefinitions {
     /// Creates the definitions. The status has the files that were rejected at the start.
-    pub fn new(status: ReloadStatus, metrics: Arc<Metrics>, model: watch::Sender<Arc<Model>>) -> Self {
+    pub(crate) fn new(status: ReloadStatus, metrics: Arc<Metrics>, model: watch::Sender<Arc<Model>>) -> Self {
         Self { broken: names(&status.results().broken), status, metrics, model }
     }
 
-    pub fn status(&self) -> &ReloadStatus {
+    pub(crate) fn status(&self) -> &ReloadStatus {
         &self.status
     }
 

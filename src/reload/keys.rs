@@ -15,7 +15,7 @@ use lwm2m_base::identity::PskIdentity;
 use crate::file_snapshot::FileSnapshot;
 
 /// The keys in force.
-pub struct ReloadableKeys {
+pub(crate) struct ReloadableKeys {
     registration: KeyFile,
     bootstrap: KeyFile,
     /// The listeners that are bound, whatever the configuration says by now.
@@ -43,7 +43,7 @@ struct NewKeys {
 impl ReloadableKeys {
     /// Creates the keys; `read_at` is the state of the files before they were loaded at the start, `None` if one could
     /// not be loaded.
-    pub fn new(
+    pub(crate) fn new(
         config: &CredentialsConfig,
         read_at: Option<&FileSnapshot>,
         (registration, bootstrap): (FileKeys, FileKeys),

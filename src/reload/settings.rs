@@ -8,7 +8,7 @@ use crate::driver::control::SettingsChange;
 use crate::observability::logging;
 
 /// The settings in force, and the messages about them that were logged.
-pub struct ReloadableSettings {
+pub(crate) struct ReloadableSettings {
     /// The settings at the start of the program.
     started: ConfigValues,
     in_force: ConfigValues,
@@ -21,7 +21,7 @@ pub struct ReloadableSettings {
 
 impl ReloadableSettings {
     /// Creates the settings; `room` is the maximum number of devices, whatever the configuration allows.
-    pub fn new(config: &Config, room: DeviceCapacity) -> Self {
+    pub(crate) fn new(config: &Config, room: DeviceCapacity) -> Self {
         let (written, warned) = (config.written.clone(), config.warnings.clone());
         Self { started: written.clone(), in_force: written, named: Vec::new(), room, warned }
     }

@@ -9,10 +9,10 @@ use lwm2m_core::lwm2m::model::BrokenFile;
 
 /// The results, which the reloading writes. A clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct ReloadStatus(Arc<Mutex<ReloadResults>>);
+pub(crate) struct ReloadStatus(Arc<Mutex<ReloadResults>>);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReloadResults {
+pub(crate) struct ReloadResults {
     /// The time of the last reload, since 1970; `None` before the first one.
     pub at: Option<Duration>,
     /// The parts whose last reload failed, with the reasons. Their previous state is in force.
@@ -22,16 +22,16 @@ pub struct ReloadResults {
 }
 
 impl ReloadStatus {
-    pub fn results(&self) -> ReloadResults {
+    pub(crate) fn results(&self) -> ReloadResults {
         self.lock().clone()
     }
 
-    pub fn set_broken(&self, broken: Vec<BrokenFile>) {
+    pub(crate) fn set_broken(&self, broken: Vec<BrokenFile>) {
         self.lock().broken = broken;
     }
 
     /// Notes the result of a part: the reason if it failed.
-    pub fn note(&self, at: Duration, part: ReloadPart, failure: Option<String>) {
+    pub(crate) fn note(&self, at: Duration, part: ReloadPart, failure: Option<String>) {
         let mut results = self.lock();
         results.at = Some(at);
         match failure {

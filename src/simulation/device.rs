@@ -18,7 +18,7 @@ use lwm2m_simulator::{
 const LARGEST_DATAGRAM: usize = 4096;
 
 /// A simulated device with its socket. It runs while [`RunningDevice::next_event`] is polled.
-pub struct RunningDevice {
+pub(crate) struct RunningDevice {
     device: SimulatedDevice,
     socket: UdpSocket,
     buffer: Vec<u8>,
@@ -31,7 +31,7 @@ pub struct RunningDevice {
 
 impl RunningDevice {
     /// Starts a device that registers at this gateway. The number is the seed of its message ids and tokens.
-    pub async fn start(server: SocketAddr, settings: SimulatedDeviceConfig, number: u64) -> io::Result<Self> {
+    pub(crate) async fn start(server: SocketAddr, settings: SimulatedDeviceConfig, number: u64) -> io::Result<Self> {
         let any: SocketAddr =
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await?;
@@ -45,26 +45,26 @@ impl RunningDevice {
     }
 
     /// Puts the device behind a bad network, which loses one of so many datagrams to the gateway.
-    pub fn losing_one_of(self, datagrams: u64) -> Self {
+    pub(crate) fn losing_one_of(self, datagrams: u64) -> Self {
         Self { loses_one_of: Some(datagrams), ..self }
     }
 
     /// Sends a datagram that is none of the device's own messages.
-    pub fn send_stray(&mut self, datagram: &[u8]) {
+    pub(crate) fn send_stray(&mut self, datagram: &[u8]) {
         self.transmit(datagram);
     }
 
     /// Sends values to the gateway that it did not ask for.
-    pub fn send(&mut self, values: &SimulatedSend) -> Result<(), SimulatedSendError> {
+    pub(crate) fn send(&mut self, values: &SimulatedSend) -> Result<(), SimulatedSendError> {
         self.device.send(now(), values)
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.device.stop(now());
     }
 
     /// Waits for the next event of the device; `None` after it has stopped. Cancel-safe.
-    pub async fn next_event(&mut self) -> Option<DeviceEvent> {
+    pub(crate) async fn next_event(&mut self) -> Option<DeviceEvent> {
         while !self.stopped {
             let deadline = match self.device.poll_output() {
                 SimulatedDeviceOutput::Transmit(datagram) => {

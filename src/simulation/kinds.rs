@@ -11,9 +11,9 @@ use lwm2m_simulator::{
 };
 
 /// Interval of the reports of a thermometer, and of the broken datagrams of the faulty device.
-pub const HABIT_INTERVAL: Duration = Duration::from_secs(20);
+pub(crate) const HABIT_INTERVAL: Duration = Duration::from_secs(20);
 /// The faulty device loses every third datagram, so that it repeats messages.
-pub const FAULTY_LOSES_ONE_OF: u64 = 3;
+pub(crate) const FAULTY_LOSES_ONE_OF: u64 = 3;
 
 /// Interval of notifications, while something is observed.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const FIRST_STRAY_ID: u16 = 0xf000;
 
 /// The kind of a simulated device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceKind {
+pub(crate) enum DeviceKind {
     /// Always awake. From LwM2M 1.1 on it reports its temperature by Send.
     Thermometer(SimulatedVersion),
     /// A device in queue mode, asleep most of the time.
@@ -35,7 +35,7 @@ pub enum DeviceKind {
 
 impl DeviceKind {
     /// Returns the kind of the device with this number, from 1 to `count`.
-    pub fn of(number: u16, count: u16) -> Self {
+    pub(super) fn of(number: u16, count: u16) -> Self {
         let versions = [SimulatedVersion::V1_0, SimulatedVersion::V1_1, SimulatedVersion::V1_2];
         match number {
             last if last == count && count >= 3 => Self::Faulty,
@@ -45,7 +45,7 @@ impl DeviceKind {
     }
 
     /// Returns the identity and the objects of the device with this number.
-    pub fn settings(self, number: u16) -> SimulatedDeviceConfig {
+    pub(super) fn settings(self, number: u16) -> SimulatedDeviceConfig {
         let thermometer = |name: &str, version| SimulatedDeviceConfig {
             notification_interval: Some(NOTIFICATION_INTERVAL),
             ..SimulatedDeviceConfig::of_version(format!("{name}-{number}"), version)
@@ -64,7 +64,7 @@ impl DeviceKind {
     }
 
     /// Returns the values that the device reports at this time since 1970 without being asked; `None` if it does not.
-    pub fn report(self, unix_time: Duration) -> Option<SimulatedSend> {
+    pub(super) fn report(self, unix_time: Duration) -> Option<SimulatedSend> {
         match self {
             Self::Thermometer(SimulatedVersion::V1_1 | SimulatedVersion::V1_2) => {}
             Self::Thermometer(SimulatedVersion::V1_0) | Self::Meter | Self::Faulty => return None,
@@ -85,7 +85,7 @@ impl DeviceKind {
 
 /// Returns a datagram that the gateway rejects: in turn a Register with a lifetime that is no number, and one that is
 /// no CoAP message.
-pub fn broken_datagram(turn: usize) -> Vec<u8> {
+pub(crate) fn broken_datagram(turn: usize) -> Vec<u8> {
     // A message ID has two bytes (RFC 7252 section 3).
     const TRUNCATED: &[u8] = &[0x40, 0x02, 0x12];
     if turn.is_multiple_of(2) { misconfigured_register(turn) } else { TRUNCATED.to_vec() }

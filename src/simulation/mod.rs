@@ -18,14 +18,14 @@ use crate::clock::unix_time;
 
 use kinds::{DeviceKind, HABIT_INTERVAL};
 
-pub use device::RunningDevice;
+pub(crate) use device::RunningDevice;
 
 /// The tasks of the simulated devices. They end when it is dropped.
-pub struct SimulatedDevices(#[expect(dead_code, reason = "it is held until it is dropped")] JoinSet<()>);
+pub(crate) struct SimulatedDevices(#[expect(dead_code, reason = "it is held until it is dropped")] JoinSet<()>);
 
 impl SimulatedDevices {
     /// Starts this number of devices, which register at the gateway's UDP listener.
-    pub async fn start(listener: SocketAddr, count: u16) -> anyhow::Result<Self> {
+    pub(crate) async fn start(listener: SocketAddr, count: u16) -> anyhow::Result<Self> {
         let server = reachable(listener);
         let mut tasks = JoinSet::new();
         for number in 1..=count {
@@ -74,7 +74,7 @@ fn act(device: &mut RunningDevice, kind: DeviceKind, turn: usize) {
 }
 
 /// Returns the address by which a device on this machine reaches a listener.
-pub fn reachable(bound: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(bound: SocketAddr) -> SocketAddr {
     let mut address = bound;
     if bound.ip().is_unspecified() {
         address.set_ip(if bound.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::transport::{Security, UdpListener};
 use lwm2m_core::gateway::record::DeviceRecord;
 
-pub struct ListenerNames(Vec<UdpListener>);
+pub(crate) struct ListenerNames(Vec<UdpListener>);
 
 /// A device record with the name of its listener.
 #[derive(Serialize)]
@@ -16,18 +16,18 @@ struct StoredRecordRef<'a> {
 }
 
 #[derive(Deserialize)]
-pub struct StoredRecord {
+pub(crate) struct StoredRecord {
     listener: Option<String>,
     pub record: DeviceRecord,
 }
 
 impl ListenerNames {
-    pub fn new(listeners: &[UdpListener]) -> Self {
+    pub(super) fn new(listeners: &[UdpListener]) -> Self {
         Self(listeners.to_vec())
     }
 
     /// Returns the DTLS listener of this name, or else the first one.
-    pub fn secured_socket(&self, listener: &str) -> u16 {
+    pub(crate) fn secured_socket(&self, listener: &str) -> u16 {
         let mut secured = self.0.iter().enumerate().filter(|(_, known)| known.security == Security::Dtls);
         let first = secured.clone().next();
         let index = secured.find(|(_, known)| known.name == listener).or(first).map(|(index, _)| index);
@@ -35,18 +35,18 @@ impl ListenerNames {
     }
 
     /// Returns the name of a listener; empty if it does not exist.
-    pub fn name(&self, socket: u16) -> &str {
+    pub(super) fn name(&self, socket: u16) -> &str {
         self.0.get(usize::from(socket)).map_or("", |listener| listener.name.as_str())
     }
 
-    pub fn encode(&self, record: &DeviceRecord) -> Vec<u8> {
+    pub(super) fn encode(&self, record: &DeviceRecord) -> Vec<u8> {
         let listener = self.0.get(usize::from(record.peer.socket)).map(|listener| listener.name.as_str());
         serde_json::to_vec(&StoredRecordRef { listener, record }).expect("keys are texts, and numbers are finite")
     }
 
     /// Assigns a restored device to the listener of the stored name. If that listener is gone, the device is reached by
     /// one of the same address family until it sends to another.
-    pub fn place(&self, StoredRecord { listener, mut record }: StoredRecord) -> DeviceRecord {
+    pub(super) fn place(&self, StoredRecord { listener, mut record }: StoredRecord) -> DeviceRecord {
         if record.peer.association.is_some() {
             // As with its association, of which the socket is a part of the name.
             record.peer.socket = self.secured_socket(listener.as_deref().unwrap_or_default());

@@ -165,7 +165,7 @@ impl OpenedStore {
     }
 
     /// Starts the writer, and returns the ends of so many drivers.
-    pub fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
+    pub(crate) fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
         match self {
             Self::File(file) => file.start_for(drivers, condition),
             Self::Redis(redis) => Ok(redis.start_for(drivers, condition)),

@@ -24,21 +24,25 @@ pub enum ReceiveBatch {
 }
 
 /// Room for one batch of datagrams of any size. The system provides the memory as far as it is used.
-pub struct ReceiveBuffer(Vec<u8>);
+pub(crate) struct ReceiveBuffer(Vec<u8>);
 
 /// A datagram to send, and its destination.
-pub struct OutgoingDatagram {
+pub(crate) struct OutgoingDatagram {
     pub address: SocketAddr,
     pub datagram: Vec<u8>,
 }
 
 impl ReceiveBuffer {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(vec![0; BATCH * LARGEST_DATAGRAM])
     }
 
     /// Passes the received datagrams of a socket to `take`, at most one batch.
-    pub fn receive(&mut self, socket: &UdpSocket, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<ReceiveBatch> {
+    pub(super) fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        mut take: impl FnMut(SocketAddr, &[u8]),
+    ) -> io::Result<ReceiveBatch> {
         let received = socket.try_io(Interest::READABLE, || {
             let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
             let mut slices: Vec<_> =
@@ -67,7 +71,7 @@ impl ReceiveBuffer {
 ///
 /// # Errors
 /// The first datagram could not be sent.
-pub fn send(socket: &UdpSocket, datagrams: &[OutgoingDatagram]) -> io::Result<usize> {
+pub(super) fn send(socket: &UdpSocket, datagrams: &[OutgoingDatagram]) -> io::Result<usize> {
     if let [OutgoingDatagram { address, datagram }] = datagrams {
         return socket.try_send_to(datagram, *address).map(|_| 1);
     }

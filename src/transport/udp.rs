@@ -75,7 +75,7 @@ impl UdpSockets {
     /// remote address with one of the sockets.
     // The first socket of a listener is bound without SO_REUSEPORT, so that a second process still finds its address in
     // use.
-    pub fn bind_beside(&self, listeners: &[UdpListener]) -> io::Result<Self> {
+    pub(crate) fn bind_beside(&self, listeners: &[UdpListener]) -> io::Result<Self> {
         let bind = |(listener, DeviceSocket { socket, .. }): (&UdpListener, &DeviceSocket)| {
             SockRef::from(socket).set_reuse_port(true)?;
             let another = unbound(listener)?;

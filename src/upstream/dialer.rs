@@ -21,7 +21,7 @@ use crate::tls::{Connector, TlsConfig, TlsConnectError};
 use super::source_port;
 
 /// Marks an address that speaks TLS.
-pub const SECURE: &str = "ssl://";
+pub(crate) const SECURE: &str = "ssl://";
 
 /// Detects a peer that disappeared without a word (power, network) after about a minute and a half.
 const KEEPALIVE: TcpKeepalive =
@@ -29,7 +29,7 @@ const KEEPALIVE: TcpKeepalive =
 
 /// Chooses where each connection goes from and to.
 #[derive(Debug)]
-pub struct Dialer {
+pub(crate) struct Dialer {
     targets: Vec<String>,
     sources: Vec<IpAddr>,
     connector: Option<Connector>,
@@ -45,7 +45,7 @@ pub enum Stream {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     #[error("{target}: {}", plain(.error))]
     Lookup { target: String, error: io::Error },
     #[error("{}: {}", place(.target, .address), plain(.error))]
@@ -106,13 +106,13 @@ pub(crate) fn tls_connector<'a>(
 
 impl Dialer {
     /// Creates a dialer. Targets are `host:port`; those that begin with [`SECURE`] need the connector.
-    pub fn new(targets: Vec<String>, sources: Vec<IpAddr>, connector: Option<Connector>) -> Self {
+    pub(super) fn new(targets: Vec<String>, sources: Vec<IpAddr>, connector: Option<Connector>) -> Self {
         Self { targets, sources, connector, descriptors: Descriptors::of_process(), dialed: 0 }
     }
 
     /// Opens a connection; the caller spawns the future. Targets and sources take turns, and when one fails the next is
     /// tried.
-    pub fn dial(&mut self) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
+    pub(super) fn dial(&mut self) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
         let turn = self.dialed;
         self.dialed = self.dialed.wrapping_add(1);
         let targets = rotated(&self.targets, turn);

@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_secs(100);
 
 /// The part of a broker model that does not depend on the protocol: the link to the broker, the steps that are to come,
 /// and what the broker has seen.
-pub struct ModelBase<P: Protocol, S> {
+pub(crate) struct ModelBase<P: Protocol, S> {
     pub devices: Devices<P>,
     pub rng: StdRng,
     /// The connection that has the client ID.
@@ -48,7 +48,7 @@ pub struct ModelBase<P: Protocol, S> {
 }
 
 impl<P: Protocol, S> ModelBase<P, S> {
-    pub fn new(seed: u64, devices: impl FnOnce(StdRng, Arc<UpstreamMetrics>) -> Devices<P>) -> Self {
+    pub(super) fn new(seed: u64, devices: impl FnOnce(StdRng, Arc<UpstreamMetrics>) -> Devices<P>) -> Self {
         let metrics = Arc::new(UpstreamMetrics::default());
         Self {
             devices: devices(StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
@@ -64,12 +64,12 @@ impl<P: Protocol, S> ModelBase<P, S> {
     }
 
     /// Returns a random duration that is seldom long.
-    pub fn a_while(&mut self) -> Duration {
+    pub(crate) fn a_while(&mut self) -> Duration {
         let most = if self.rng.random_bool(0.02) { 2_000_000 } else { 2_000 };
         Duration::from_micros(self.rng.random_range(50..most))
     }
 
-    pub fn schedule(&mut self, at: Instant, step: S) {
+    pub(super) fn schedule(&mut self, at: Instant, step: S) {
         self.order += 1;
         self.steps.insert((at, self.order), step);
     }
@@ -91,7 +91,7 @@ impl<P: Protocol, S> ModelBase<P, S> {
 }
 
 /// A broker with the link to it.
-pub trait BrokerModel {
+pub(crate) trait BrokerModel {
     type Protocol: Protocol;
     /// What happens in the broker, or on the way to it.
     type Step;
@@ -124,7 +124,7 @@ pub trait BrokerModel {
 
 /// A random event, besides Registers, commands and answers.
 #[derive(Clone, Copy, Debug)]
-pub struct Disruptions {
+pub(crate) struct Disruptions {
     pub losses: bool,
     /// A publication may arrive once more when its acknowledgement was lost.
     pub repetitions: bool,
@@ -186,7 +186,7 @@ struct RaceWorld<B> {
 }
 
 /// Plays one schedule. Panics if a registration or an answer is lost, or the order.
-pub fn race<B: BrokerModel>(seed: u64, now: Instant, broker: B, qos: u8, weather: Disruptions) {
+pub(super) fn race<B: BrokerModel>(seed: u64, now: Instant, broker: B, qos: u8, weather: Disruptions) {
     let mut world = RaceWorld::new(seed, now, broker, qos, weather);
     world.happens_in(Duration::ZERO, RaceStep::Register);
     world.run_for(Duration::from_secs(1));
@@ -425,7 +425,7 @@ impl<B: BrokerModel> RaceWorld<B> {
 }
 
 /// The payload of a command.
-pub fn command(number: u64) -> Vec<u8> {
+pub(super) fn command(number: u64) -> Vec<u8> {
     format!("{{\"reqID\":{number},\"msgType\":\"execute\",\"data\":{{\"path\":\"/3/0/4\"}}}}").into_bytes()
 }
 

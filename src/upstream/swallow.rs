@@ -57,7 +57,7 @@ impl SwallowLink {
         })
     }
 
-    pub fn submit(&mut self, command: BrokerCommand) {
+    pub(crate) fn submit(&mut self, command: BrokerCommand) {
         match command {
             BrokerCommand::Connect { registration, client } | BrokerCommand::Resume { registration, client } => {
                 self.connect(registration, client);
@@ -72,11 +72,11 @@ impl SwallowLink {
         }
     }
 
-    pub fn table_sizes(&self) -> UpstreamTableSizes {
+    pub(crate) fn table_sizes(&self) -> UpstreamTableSizes {
         UpstreamTableSizes { connected: self.devices.len(), ..UpstreamTableSizes::default() }
     }
 
-    pub fn poll_event(&mut self) -> Option<BrokerEvent> {
+    pub(crate) fn poll_event(&mut self) -> Option<BrokerEvent> {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
@@ -85,7 +85,7 @@ impl SwallowLink {
     }
 
     /// Cancel-safe.
-    pub async fn event(&mut self) -> BrokerEvent {
+    pub(crate) async fn event(&mut self) -> BrokerEvent {
         loop {
             if let Some(event) = self.poll_event() {
                 return event;

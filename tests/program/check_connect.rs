@@ -98,7 +98,7 @@ async fn what_does_not_work_is_told_with_the_key_and_the_next_step() {
 }
 
 /// The exit code, and both outputs.
-pub fn check(broker: &TestAddresses, kind: &str, lines: &str) -> (Option<i32>, String) {
+pub(crate) fn check(broker: &TestAddresses, kind: &str, lines: &str) -> (Option<i32>, String) {
     let folder = TempDir::new().expect("a folder");
     let TestAddresses { listener, adapter, devices, handler_bind, .. } = broker;
     let config = format!(

@@ -28,7 +28,7 @@ struct TestConsole {
     tokens: BTreeMap<&'static str, String>,
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
@@ -70,12 +70,12 @@ impl TestConsole {
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.head, self.body))
     }
 
     /// Returns the status and the last part of the type of a problem document.
-    pub fn problem(&self) -> (u16, String) {
+    pub(crate) fn problem(&self) -> (u16, String) {
         assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
         let document = self.json();
         assert_eq!(document["status"], self.status);
@@ -85,12 +85,12 @@ impl Answer {
 }
 
 /// Sends a request and returns the answer; the connection ends with it.
-pub fn exchange(stream: impl Read + Write, host: &str, line: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) fn exchange(stream: impl Read + Write, host: &str, line: &str, headers: &[(&str, &str)]) -> Answer {
     exchange_with(stream, host, line, headers, b"")
 }
 
 /// Sends a request with a body, and returns the answer.
-pub fn exchange_with(
+pub(crate) fn exchange_with(
     mut stream: impl Read + Write,
     host: &str,
     line: &str,
@@ -113,7 +113,7 @@ pub fn exchange_with(
 }
 
 /// Returns a new token and its line.
-pub fn make_token(name: &str, options: &[&str]) -> (String, String) {
+pub(crate) fn make_token(name: &str, options: &[&str]) -> (String, String) {
     let program = env!("CARGO_BIN_EXE_lwm2m-gateway");
     let output = Command::new(program).args(["token", name]).args(options).output().expect("the program is built");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -151,7 +151,7 @@ fn console_address(program: &Program) -> Option<SocketAddr> {
     line.split_once("://")?.1.trim_end_matches('/').parse().ok()
 }
 
-pub fn wait_until(done: impl Fn() -> bool) {
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
     let there = (0..400).any(|_| {
         let done = done();
         if !done {

@@ -36,7 +36,7 @@ impl TestConsole {
     }
 
     /// Gives a command and waits for its answer, in a thread of its own.
-    pub fn give_and_wait(&self, target: &str, command: &Value) -> JoinHandle<Answer> {
+    pub(crate) fn give_and_wait(&self, target: &str, command: &Value) -> JoinHandle<Answer> {
         let (stream, command) = (self.connect(), command.to_string());
         let line = format!("POST /api/v1/devices/{target}");
         thread::spawn(move || {

@@ -13,11 +13,12 @@ use crate::common::device::Device;
 use crate::common::gateway::Gateway;
 use crate::console::{Answer, exchange, make_token};
 
-pub const LINKS: &str = "</>;rt=\"oma.lwm2m\";ct=11542,</1/0>,</3/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</32000/0>";
+pub(crate) const LINKS: &str =
+    "</>;rt=\"oma.lwm2m\";ct=11542,</1/0>,</3/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</32000/0>";
 const PASSWORD: &str = "planted-password-of-a-device";
 
 /// The program with an embedded broker and a console at a socket.
-pub struct TestConsole {
+pub(crate) struct TestConsole {
     pub gateway: Gateway,
     pub broker: TestBroker,
     folder: TempDir,
@@ -26,12 +27,12 @@ pub struct TestConsole {
 }
 
 impl TestConsole {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with("").await
     }
 
     /// Starts it with these lines of configuration.
-    pub async fn start_with(lines: &str) -> Self {
+    pub(crate) async fn start_with(lines: &str) -> Self {
         let broker = TestBroker::start().await;
         let folder = TempDir::new().expect("a folder");
         let ((viewer, line), (limited, other)) =
@@ -47,31 +48,31 @@ impl TestConsole {
     }
 
     /// Returns the path of a file of the console.
-    pub fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.folder.path().join(file)
     }
 
     /// Connects to the socket.
-    pub fn connect(&self) -> UnixStream {
+    pub(crate) fn connect(&self) -> UnixStream {
         UnixStream::connect(self.path("socket")).expect("it listens")
     }
 
-    pub fn register(&self, endpoint: &str, query: &str) -> Device {
+    pub(crate) fn register(&self, endpoint: &str, query: &str) -> Device {
         let mut device = Device::new(self.gateway.address());
         device.register(&format!("ep={endpoint}&lt=300&lwm2m=1.1{query}"), LINKS);
         device
     }
 
     /// Asks as the operator that a process of this machine is.
-    pub fn ask(&self, line: &str) -> Answer {
+    pub(crate) fn ask(&self, line: &str) -> Answer {
         self.send(line, &[])
     }
 
-    pub fn ask_with(&self, token: &str, line: &str) -> Answer {
+    pub(crate) fn ask_with(&self, token: &str, line: &str) -> Answer {
         self.send(line, &[("Authorization", &format!("Bearer {token}"))])
     }
 
-    pub fn send(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) fn send(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
         exchange(self.connect(), "localhost", line, headers)
     }
 }

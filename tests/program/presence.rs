@@ -12,7 +12,7 @@ use lwm2m_core::coap::Code;
 const TOPIC: &str = "lwm2m/banned-1/up/status";
 
 /// Waits for this status with a time, which the will has not.
-pub async fn hear(application: &mut MqttClient, status: &str) {
+pub(crate) async fn hear(application: &mut MqttClient, status: &str) {
     loop {
         let message = application.message().await;
         let payload: Value = serde_json::from_slice(&message.payload).expect("JSON");

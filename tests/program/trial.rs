@@ -14,13 +14,13 @@ use crate::common::program::Program;
 use crate::console::{Answer, exchange};
 
 /// The program as a person starts it for a first look, with ports of the system's choice.
-pub struct Trial {
+pub(crate) struct Trial {
     program: Program,
     _folder: TempDir,
 }
 
 impl Trial {
-    pub fn start(lines: &str, options: &[&str]) -> Self {
+    pub(crate) fn start(lines: &str, options: &[&str]) -> Self {
         let folder = TempDir::new().expect("a folder");
         fs::write(folder.path().join("gateway.toml"), configuration(lines)).expect("a place for the configuration");
         let arguments = [&["run", "--embedded", "--config", "gateway.toml"], options].concat();
@@ -30,7 +30,7 @@ impl Trial {
     }
 
     /// Returns the address and the token of the link.
-    pub fn link(&self) -> (SocketAddr, String) {
+    pub(crate) fn link(&self) -> (SocketAddr, String) {
         let output = self.program.output();
         let line = output.lines().find(|line| line.starts_with("  console ")).expect("a link of the console");
         let (_, link) = line.split_once("://").expect("a URL");

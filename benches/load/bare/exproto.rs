@@ -20,7 +20,7 @@ use super::{BareWork, PAYLOAD, names};
 const CHANNELS: u32 = 8;
 
 /// Makes so many clients of the broker, and has each of them publish.
-pub async fn begin(
+pub(super) async fn begin(
     work: &'static BareWork,
     devices: u32,
     [listener, adapter, handler]: [SocketAddr; 3],

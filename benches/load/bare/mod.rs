@@ -30,7 +30,7 @@ const TURNS: u32 = 50;
 
 /// The other process: how it publishes, and where.
 #[derive(Clone, Debug, Args)]
-pub struct BareArguments {
+pub(crate) struct BareArguments {
     /// Be the bare client of this upstream
     #[arg(long, hide = true, value_enum)]
     bare: Option<Upstream>,
@@ -47,7 +47,7 @@ pub struct BareArguments {
 
 /// The work of all connections: until when, how fast, and how much is done.
 #[derive(Debug)]
-pub struct BareWork {
+pub(crate) struct BareWork {
     stopped: AtomicBool,
     done: AtomicU64,
     /// The time between two publications of one connection.
@@ -56,7 +56,7 @@ pub struct BareWork {
 
 /// The load of a bare client.
 #[derive(Clone, Copy, Debug)]
-pub struct BareLoad {
+pub(crate) struct BareLoad {
     pub devices: u32,
     pub qos: u8,
     pub duration: Duration,
@@ -65,7 +65,7 @@ pub struct BareLoad {
 }
 
 /// Runs a bare client, and counts what reaches the application.
-pub async fn measure(
+pub(crate) async fn measure(
     upstream: Upstream,
     load: BareLoad,
     site: &BenchSite,
@@ -105,13 +105,13 @@ pub async fn measure(
 }
 
 impl BareArguments {
-    pub fn upstream(&self) -> Option<Upstream> {
+    pub(crate) fn upstream(&self) -> Option<Upstream> {
         self.bare
     }
 
     /// The other process: publishes for so many seconds on so many connections, and prints the processor time of each
     /// publication in microseconds, and the number of publications.
-    pub fn run(&self, upstream: Upstream, devices: u32, seconds: u64) -> anyhow::Result<()> {
+    pub(crate) fn run(&self, upstream: Upstream, devices: u32, seconds: u64) -> anyhow::Result<()> {
         rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -139,24 +139,24 @@ impl BareArguments {
 }
 
 impl BareWork {
-    pub fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         !self.stopped.load(Ordering::Relaxed)
     }
 
     /// Ticks whenever a connection has to publish. A connection that is late makes up for it.
-    pub fn pace(&self, number: u32) -> Interval {
+    pub(crate) fn pace(&self, number: u32) -> Interval {
         // The connections take turns, so that they do not publish all at once.
         let turn = self.pause.mul_f64(f64::from(number % TURNS) / f64::from(TURNS));
         interval_at(Instant::now() + turn, self.pause)
     }
 
-    pub fn count(&self, publications: u64) {
+    pub(crate) fn count(&self, publications: u64) {
         self.done.fetch_add(publications, Ordering::Relaxed);
     }
 }
 
 /// The client ID of a connection, and its topic.
-pub fn names(number: u32) -> (String, String) {
+pub(crate) fn names(number: u32) -> (String, String) {
     let endpoint = format!("load-{number}");
     let topic = format!("lwm2m/{endpoint}/up/notify");
     (endpoint, topic)

@@ -15,7 +15,7 @@ const WINDOW: usize = 8;
 const PUBACK: usize = 4;
 
 /// Makes so many clients of the broker, and has each of them publish.
-pub async fn begin(work: &'static BareWork, devices: u32, qos: u8, broker: SocketAddr) -> anyhow::Result<()> {
+pub(super) async fn begin(work: &'static BareWork, devices: u32, qos: u8, broker: SocketAddr) -> anyhow::Result<()> {
     for number in 0..devices {
         let mut stream = TcpStream::connect(broker).await?;
         stream.set_nodelay(true)?;

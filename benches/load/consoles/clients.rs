@@ -26,10 +26,10 @@ const LOWEST: i32 = 19;
 /// The size of one page.
 const PAGE: usize = 1_000;
 /// The time that one read from a stream may take, after which a console sees whether it is over.
-pub const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 /// The running consoles.
-pub struct Consoles<'s> {
+pub(super) struct Consoles<'s> {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     counts: Arc<ConsoleCounts>,
@@ -39,7 +39,7 @@ pub struct Consoles<'s> {
 
 /// Counts what the consoles do.
 #[derive(Default)]
-pub struct ConsoleCounts {
+pub(super) struct ConsoleCounts {
     pub listed: AtomicU64,
     pub searched: AtomicU64,
     pub refused: AtomicU64,
@@ -58,7 +58,7 @@ struct DevicePage {
 
 impl<'s> Consoles<'s> {
     /// Starts so many consoles, each on two threads of its own, and the traces.
-    pub fn start(consoles: usize, server: &'s BenchServer, counts: &Arc<ConsoleCounts>) -> Self {
+    pub(super) fn start(consoles: usize, server: &'s BenchServer, counts: &Arc<ConsoleCounts>) -> Self {
         let socket = server.console.as_path();
         let traces = begin_traces(socket);
         counts.traces.fetch_max(traces.len() as u64, Ordering::Relaxed);
@@ -88,7 +88,7 @@ impl<'s> Consoles<'s> {
         }));
     }
 
-    pub fn end(self) -> anyhow::Result<()> {
+    pub(super) fn end(self) -> anyhow::Result<()> {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads {
             if thread.join().is_err() {
@@ -165,7 +165,7 @@ fn begin_traces(socket: &Path) -> Vec<String> {
 }
 
 /// Returns how long the event loop served consoles, in seconds.
-pub fn driver_seconds(socket: &Path) -> anyhow::Result<f64> {
+pub(super) fn driver_seconds(socket: &Path) -> anyhow::Result<f64> {
     let overview: Value = serde_json::from_str(&get(socket, "/api/v1/overview")?)?;
     overview["metrics"]["lwm2m_console_driver_seconds_total"].as_f64().context("no metric of the console")
 }

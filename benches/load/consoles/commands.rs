@@ -15,7 +15,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: usize = 64 * 1024;
 
 /// A socket, whose file is removed on drop.
-pub struct CommandSocket {
+pub(super) struct CommandSocket {
     socket: UnixDatagram,
     path: PathBuf,
 }
@@ -29,7 +29,7 @@ struct CommandAnswer {
 
 impl CommandSocket {
     /// Connects to the upstream at this socket.
-    pub fn connect(upstream: &Path) -> anyhow::Result<Self> {
+    pub(super) fn connect(upstream: &Path) -> anyhow::Result<Self> {
         let path = upstream.with_extension("commands");
         let socket = UnixDatagram::bind(&path).context("the socket for commands")?;
         socket.connect(upstream).context("the server has no upstream that swallows")?;
@@ -37,7 +37,7 @@ impl CommandSocket {
     }
 
     /// Sends a command to a device, and waits until it is answered.
-    pub async fn command(&self, endpoint: &str, id: u64, msg_type: &str, path: &str) -> anyhow::Result<()> {
+    pub(super) async fn command(&self, endpoint: &str, id: u64, msg_type: &str, path: &str) -> anyhow::Result<()> {
         let command = json!({ "reqID": id, "msgType": msg_type, "data": { "path": path } });
         self.socket.send(format!("{endpoint}\n{command}").as_bytes()).await.context("sending a command")?;
         timeout(ANSWER_TIMEOUT, self.answer(id)).await.with_context(|| format!("command {id} was not answered"))?

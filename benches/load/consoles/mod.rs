@@ -51,7 +51,7 @@ const PROBE: &str = "update-probe";
 const NOTIFYING: u32 = 10_000;
 
 /// The size of a run.
-pub struct ConsoleLoad {
+pub(crate) struct ConsoleLoad {
     pub devices: u32,
     pub consoles: usize,
     /// Rounds of each kind.
@@ -100,7 +100,7 @@ struct Scene<'s> {
 }
 
 /// Prints the times of each kind of rounds, and what the consoles cost the server.
-pub async fn run(load: &ConsoleLoad) -> anyhow::Result<()> {
+pub(crate) async fn run(load: &ConsoleLoad) -> anyhow::Result<()> {
     println!("upstream that swallows; {} cores, load average {}", thread::available_parallelism()?, process::load()?);
     let server = BenchServer::start_swallowing().await?;
     let notifying = load.devices.min(NOTIFYING);

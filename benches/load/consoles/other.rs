@@ -12,12 +12,12 @@ const FIRST_PORT: u16 = 10_000;
 
 /// The running program, and devices that have registered there and are silent since then: whoever lists and searches
 /// devices does not notice that, and they need no sockets.
-pub struct OtherGateway {
+pub(super) struct OtherGateway {
     pub server: BenchServer,
 }
 
 impl OtherGateway {
-    pub async fn start(devices: u32) -> anyhow::Result<Self> {
+    pub(super) async fn start(devices: u32) -> anyhow::Result<Self> {
         let server = BenchServer::start_swallowing().await?;
         let begin = Instant::now();
         for number in 0..devices {

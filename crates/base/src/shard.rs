@@ -63,7 +63,7 @@ impl ThreadShards {
     /// The shards of a program with one thread: all of them.
     pub const ALL: Self = Self { thread: 0, threads: NonZero::<u8>::MIN };
     /// The maximum number of threads. Each of them then has two shards.
-    pub const MAX_THREADS: u8 = 128;
+    pub(crate) const MAX_THREADS: u8 = 128;
 
     /// Returns the shards of a thread, whose number counts from 0. Returns `None` if there is no such thread or if
     /// there are more than [`Self::MAX_THREADS`].

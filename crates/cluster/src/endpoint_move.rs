@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Shard;
 
 /// The time after which a source asks the engine who has the device.
-pub const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// The interval at which an unanswered request is repeated.
 const RETRY: Duration = Duration::from_secs(1);
 /// The number of times that a target asks the source.

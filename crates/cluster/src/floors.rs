@@ -35,13 +35,13 @@ impl Floors {
     /// Returns the term that an owner may give its shard by itself, or `None` while all terms that may be taken by the
     /// engine's last known time are used up. The time is not extrapolated: a later process of the same node begins
     /// above all terms of that time, but not above those of a clock that nobody confirmed.
-    pub fn own_term(&self, shard: Shard, told: WallTime) -> Option<Term> {
+    pub(crate) fn own_term(&self, shard: Shard, told: WallTime) -> Option<Term> {
         let term = self.floor(shard).max(Term::at(told));
         (term <= Term::last_at(told)).then_some(term)
     }
 
     /// Returns whether the process may take a term of any shard at this time.
-    pub fn are_reached(&self, told: WallTime) -> bool {
+    pub(crate) fn are_reached(&self, told: WallTime) -> bool {
         let last = Term::last_at(told);
         self.0.iter().any(|&floor| floor <= last)
     }

@@ -35,7 +35,7 @@ mod message;
 mod node;
 mod rendezvous;
 mod term;
-pub mod write_number;
+pub(crate) mod write_number;
 
 pub use floors::Floors;
 pub use member::{ClusterMember, Ended, EngineContact, Isolated, MemberCommand, MemberEvent, Now, Settings};

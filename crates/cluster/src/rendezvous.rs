@@ -8,7 +8,7 @@ use crate::engine::NodeEntry;
 use crate::node::NodeNumber;
 
 /// Returns the nodes that take shards, in the order in which this shard prefers them.
-pub fn order(shard: Shard, nodes: impl IntoIterator<Item = NodeEntry>) -> Vec<NodeNumber> {
+pub(crate) fn order(shard: Shard, nodes: impl IntoIterator<Item = NodeEntry>) -> Vec<NodeNumber> {
     let takers = nodes.into_iter().filter(|node| node.takes && node.weight > 0);
     let mut scores: Vec<_> =
         takers.map(|node| (score(shard, node.process.node, node.weight), node.process.node)).collect();

@@ -141,7 +141,8 @@ impl WriteNumbers {
     }
 
     /// Returns whether this is the last term of the association: its owner sends close_notify.
-    pub fn is_last_term(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_last_term(&self) -> bool {
         u64::from(self.distance) == LAST_TERM
     }
 

@@ -20,7 +20,7 @@ use lwm2m_cluster::{Term, WriteNumbers};
 
 /// The meaning of an authentic record of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReceivedContent {
+pub(crate) enum ReceivedContent {
     Data(Vec<u8>),
     /// The device repeated its Finished because our last flight was lost. The flight is to be sent again.
     LastFlightLost(Vec<Vec<u8>>),
@@ -36,7 +36,7 @@ pub enum ReceivedContent {
 
 /// Alerts (RFC 5246 section 7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alert {
+pub(crate) enum Alert {
     CloseNotify,
     NoRenegotiation,
 }
@@ -62,14 +62,14 @@ const RECEIVED_BETWEEN_CHANGES: u8 = 64;
 
 /// The reason for which an association sends no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRecord {
+pub(crate) enum NoRecord {
     /// The association has to wait for the next term.
     Yet,
     /// Its numbers are used up.
     Never,
 }
 
-pub struct Association {
+pub(crate) struct Association {
     pub(super) id: AssociationId,
     /// The address at which the association was established; part of its name.
     pub(super) made_at: (u16, SocketAddr),
@@ -115,7 +115,7 @@ pub(super) struct RestoredAssociation {
 impl Association {
     /// Makes the association that a handshake leaves. It numbers its records by `numbers`, after those of the
     /// handshake.
-    pub fn new(
+    pub(crate) fn new(
         id: AssociationId,
         made_at: (u16, SocketAddr),
         (established, key): (Established, Option<KeyMark>),
@@ -145,7 +145,7 @@ impl Association {
 
     /// Restores an association of an earlier process. Its sequence numbers continue in a term of this process. Returns
     /// `None` if no sequence numbers are left.
-    pub fn restored(restored: RestoredAssociation, terms: &WriteTerms, now: Instant) -> Option<Self> {
+    pub(crate) fn restored(restored: RestoredAssociation, terms: &WriteTerms, now: Instant) -> Option<Self> {
         let numbers = terms.numbers_of_restored(restored.used_numbers)?;
         Some(Self {
             id: restored.id,
@@ -170,7 +170,7 @@ impl Association {
 
     /// Verifies a record of the device, and takes it up if it was not received before. First it is known to be
     /// authentic, then the window is marked.
-    pub fn open(
+    pub(crate) fn open(
         &mut self,
         now: Instant,
         record: &DtlsRecord<'_>,
@@ -199,7 +199,7 @@ impl Association {
 
     /// Seals data in a record. If the numbers of the term are used up, it begins the next term, which may not be above
     /// `latest`.
-    pub fn seal(&mut self, latest: Term, plaintext: &[u8]) -> Result<Vec<u8>, NoRecord> {
+    pub(crate) fn seal(&mut self, latest: Term, plaintext: &[u8]) -> Result<Vec<u8>, NoRecord> {
         // The last number of a term is for the alert that closes the association.
         if self.numbers.left() <= 1 {
             self.begin_next_term(latest)?;
@@ -223,7 +223,7 @@ impl Association {
     }
 
     /// Marks the association as changed, and returns whether it was marked before.
-    pub fn queue(&mut self) -> bool {
+    pub(crate) fn queue(&mut self) -> bool {
         std::mem::replace(&mut self.queued, true)
     }
 
@@ -233,7 +233,7 @@ impl Association {
     }
 
     /// Marks the current state as written.
-    pub fn written(&mut self) {
+    pub(crate) fn written(&mut self) {
         self.queued = false;
         self.has_new_term = false;
         self.received_since = 0;
@@ -246,12 +246,12 @@ impl Association {
         Some(KeyUse { identity, kind, realm: realm_of(self.made_at.0), key })
     }
 
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         let (socket, address) = self.made_at;
         Peer { socket, address, association: Some(self.id) }
     }
 
-    pub fn last_heard(&self) -> Instant {
+    pub(crate) fn last_heard(&self) -> Instant {
         self.heard
     }
 
@@ -302,4 +302,4 @@ fn alert(fragment: &[u8]) -> ReceivedContent {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;

@@ -17,13 +17,13 @@ use super::record::OwnCid;
 use lwm2m_base::identity::Identity;
 
 /// The index of a socket and the remote address.
-pub type PeerAddress = (u16, SocketAddr);
+pub(crate) type PeerAddress = (u16, SocketAddr);
 
 /// An identity with more associations than this loses its own oldest one when there is no room.
 const OWN_EVICTION_ABOVE: usize = 4;
 
 #[derive(Default)]
-pub struct Associations {
+pub(crate) struct Associations {
     /// Our connection id is the association's id.
     by_id: HashMap<AssociationId, Box<Association>>,
     /// An association without our connection id has its place for itself. Of those with one it is the last to come
@@ -38,7 +38,7 @@ pub struct Associations {
 }
 
 impl Associations {
-    pub fn insert(&mut self, mut association: Association, idle: Duration) {
+    pub(crate) fn insert(&mut self, mut association: Association, idle: Duration) {
         let id = association.id;
         if let Some((known, _)) = self.by_identity.get_key_value(&association.identity) {
             association.identity = Arc::clone(known);
@@ -52,7 +52,7 @@ impl Associations {
         self.claim_address(id, by_cid, place);
     }
 
-    pub fn remove(&mut self, id: AssociationId) -> Option<Box<Association>> {
+    pub(crate) fn remove(&mut self, id: AssociationId) -> Option<Box<Association>> {
         let association = self.by_id.remove(&id)?;
         self.silence.cancel(id);
         self.release_address(id, association.place);
@@ -67,7 +67,7 @@ impl Associations {
     }
 
     /// Changes the address of an association, and returns the one before.
-    pub fn moved(&mut self, id: AssociationId, to: PeerAddress) -> Option<PeerAddress> {
+    pub(crate) fn moved(&mut self, id: AssociationId, to: PeerAddress) -> Option<PeerAddress> {
         let association = self.by_id.get_mut(&id)?;
         let by_cid = association.has_own_cid;
         let from = std::mem::replace(&mut association.place, to);
@@ -107,11 +107,11 @@ impl Associations {
         }
     }
 
-    pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut Association> {
+    pub(crate) fn get_mut(&mut self, id: AssociationId) -> Option<&mut Association> {
         self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
-    pub fn get(&self, id: AssociationId) -> Option<&Association> {
+    pub(crate) fn get(&self, id: AssociationId) -> Option<&Association> {
         self.by_id.get(&id).map(Box::as_ref)
     }
 
@@ -128,7 +128,7 @@ impl Associations {
     }
 
     /// Returns the association that was seen last at an address.
-    pub fn at(&self, place: PeerAddress) -> Option<&Association> {
+    pub(crate) fn at(&self, place: PeerAddress) -> Option<&Association> {
         self.by_place.get(&place).and_then(|id| self.get(*id))
     }
 
@@ -148,25 +148,25 @@ impl Associations {
     }
 
     /// Returns whether a device that has proved its identity was seen last at this address.
-    pub fn is_known(&self, source: SourceNetwork) -> bool {
+    pub(crate) fn is_known(&self, source: SourceNetwork) -> bool {
         self.by_source.contains_key(&source)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.silence.next()
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = AssociationId> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = AssociationId> {
         self.by_id.keys().copied()
     }
 
     /// Iterates over the sockets and addresses of associations without connection ID.
-    pub fn places_without_id(&self) -> impl Iterator<Item = PeerAddress> {
+    pub(crate) fn places_without_id(&self) -> impl Iterator<Item = PeerAddress> {
         let without = self.by_id.values().filter(|association| !association.has_own_cid);
         without.map(|association| association.place)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
 

@@ -19,7 +19,7 @@ use super::record::{ContentType, VERSION_1_0, write_plain};
 const LENGTH: usize = 16;
 
 /// Makes cookies, and knows its own. A secret is used for one lifetime, and believed for another one.
-pub struct Cookies {
+pub(crate) struct Cookies {
     lifetime: Duration,
     secret: Zeroizing<[u8; 32]>,
     former: Zeroizing<[u8; 32]>,
@@ -27,13 +27,13 @@ pub struct Cookies {
 }
 
 impl Cookies {
-    pub fn new(lifetime: Duration, rng: &mut StdRng, now: Instant) -> Self {
+    pub(crate) fn new(lifetime: Duration, rng: &mut StdRng, now: Instant) -> Self {
         let mut secret = || Zeroizing::new(rng.random());
         Self { lifetime, secret: secret(), former: secret(), since: now }
     }
 
     /// Returns the HelloVerifyRequest that answers a hello without a valid cookie. It is shorter than any hello.
-    pub fn hello_verify_request(
+    pub(crate) fn hello_verify_request(
         &mut self,
         now: Instant,
         rng: &mut StdRng,
@@ -58,7 +58,7 @@ impl Cookies {
         write_plain(ContentType::Handshake, VERSION_1_0, sequence, &message)
     }
 
-    pub fn is_valid(
+    pub(crate) fn is_valid(
         &mut self,
         now: Instant,
         rng: &mut StdRng,

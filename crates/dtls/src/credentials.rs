@@ -46,7 +46,7 @@ impl PskKey {
 pub(super) struct KeyTag(pub [u8; Self::LENGTH]);
 
 impl KeyTag {
-    pub const LENGTH: usize = 8;
+    pub(crate) const LENGTH: usize = 8;
 }
 
 /// The mark by which an association recognizes the pre-shared key that made it.
@@ -58,7 +58,7 @@ pub(super) struct KeyMark {
 }
 
 impl KeyMark {
-    pub fn new(key: &PskKey, kind: KeyKind, association: AssociationId) -> Self {
+    pub(crate) fn new(key: &PskKey, kind: KeyKind, association: AssociationId) -> Self {
         Self { kind, tag: Some(key.tag(association)) }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use lwm2m_base::rate::{Exceeded, Limiter, Rate, RateLimit, SourceNetwork, TokenBuckets};
 
-pub struct HandshakeRate {
+pub(crate) struct HandshakeRate {
     limiter: Limiter,
     total: Rate,
     /// The shares of the addresses at which devices have proved their keys.
@@ -21,7 +21,7 @@ pub struct HandshakeRate {
 }
 
 impl HandshakeRate {
-    pub fn new(limit: RateLimit) -> Self {
+    pub(crate) fn new(limit: RateLimit) -> Self {
         Self {
             limiter: Limiter::new(limit),
             total: limit.total,
@@ -32,7 +32,7 @@ impl HandshakeRate {
 
     /// Counts one more handshake from this address, or tells whose rate is exceeded. `is_known` tells whether a device
     /// has proved its key at this address.
-    pub fn take(&mut self, now: Instant, source: SourceNetwork, is_known: bool) -> Result<(), Exceeded> {
+    pub(crate) fn take(&mut self, now: Instant, source: SourceNetwork, is_known: bool) -> Result<(), Exceeded> {
         self.limiter.check(now, source)?;
         if self.limiter.is_scarce(now) && !self.take_share(now, source, is_known) {
             return Err(Exceeded::Address);

@@ -36,7 +36,7 @@ const OVERDUE_AFTER: Duration = Duration::from_secs(2);
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
 /// A handshake, and what is known beside it.
-pub struct PendingHandshake {
+pub(crate) struct PendingHandshake {
     pub handshake: Handshake,
     pub place: PeerAddress,
     /// The random of the hello. A hello with another one begins another handshake.
@@ -57,7 +57,7 @@ pub struct PendingHandshake {
 }
 
 impl PendingHandshake {
-    pub fn new(handshake: Handshake, place: PeerAddress, random: [u8; 32], ends: Instant) -> Self {
+    pub(crate) fn new(handshake: Handshake, place: PeerAddress, random: [u8; 32], ends: Instant) -> Self {
         Self {
             handshake,
             place,
@@ -75,7 +75,7 @@ impl PendingHandshake {
 
     /// Continues the handshake with the key of its identity. Of two keys it takes the one of the ticket that the client
     /// resumes with, or in a full handshake the one whose turn it is.
-    pub fn give_key(&mut self, found: &FoundKey, turn: impl FnOnce() -> KeyTurn) {
+    pub(crate) fn give_key(&mut self, found: &FoundKey, turn: impl FnOnce() -> KeyTurn) {
         let key = match &found.former {
             None => &found.key,
             Some(former) if self.handshake.is_resuming() => {
@@ -94,22 +94,22 @@ impl PendingHandshake {
         self.handshake.handle_key(Some(key));
     }
 
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer::udp(self.place.0, self.place.1)
     }
 
-    pub fn source(&self) -> SourceNetwork {
+    pub(crate) fn source(&self) -> SourceNetwork {
         SourceNetwork::of(self.place.1)
     }
 
     /// Starts the retransmission timer after a flight that answers the client.
-    pub fn sent(&mut self, now: Instant) {
+    pub(crate) fn sent(&mut self, now: Instant) {
         self.wait = FIRST_WAIT;
         self.repeats = now + self.wait;
     }
 
     /// Returns whether the flight has to be sent again, and doubles the interval.
-    pub fn repeats(&mut self, now: Instant) -> bool {
+    pub(crate) fn repeats(&mut self, now: Instant) -> bool {
         if self.repeats > now {
             return false;
         }
@@ -123,7 +123,7 @@ impl PendingHandshake {
         !self.asking && self.repeats - self.wait + LATE_AFTER <= now
     }
 
-    pub fn is_over(&self, now: Instant) -> bool {
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.ends <= now
     }
 
@@ -132,7 +132,7 @@ impl PendingHandshake {
     }
 }
 
-pub struct Handshakes {
+pub(crate) struct Handshakes {
     most: usize,
     /// Places of one address, once half of all are taken.
     share: usize,
@@ -149,7 +149,7 @@ pub struct Handshakes {
 }
 
 impl Handshakes {
-    pub fn new(settings: &DtlsConfig) -> Self {
+    pub(crate) fn new(settings: &DtlsConfig) -> Self {
         Self {
             most: settings.handshakes,
             share: settings.handshakes_per_address,
@@ -166,7 +166,7 @@ impl Handshakes {
     /// Admits one more handshake from this address; it then counts as begun. `is_known` tells whether devices have
     /// proved their keys at this address. Returns the handshake that has to be evicted for the new one, if there is
     /// one.
-    pub fn admit(
+    pub(crate) fn admit(
         &mut self,
         now: Instant,
         (_, address): PeerAddress,
@@ -226,7 +226,7 @@ impl Handshakes {
         self.by_id.get(&oldest).is_some_and(|underway| underway.is_late(now)).then_some(oldest)
     }
 
-    pub fn insert(&mut self, now: Instant, id: AssociationId, mut underway: PendingHandshake, is_known: bool) {
+    pub(crate) fn insert(&mut self, now: Instant, id: AssociationId, mut underway: PendingHandshake, is_known: bool) {
         self.begun_ever += 1;
         underway.number = self.begun_ever;
         self.by_place.insert(underway.place, id);
@@ -237,7 +237,7 @@ impl Handshakes {
     }
 
     /// Notes it when the client has answered for the first time.
-    pub fn heard(&mut self, now: Instant, id: AssociationId) {
+    pub(crate) fn heard(&mut self, now: Instant, id: AssociationId) {
         let Some(underway) = self.by_id.get_mut(&id) else { return };
         if underway.handshake.is_answered() && !underway.answered {
             underway.answered = true;
@@ -246,7 +246,7 @@ impl Handshakes {
         }
     }
 
-    pub fn remove(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
+    pub(crate) fn remove(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
         let underway = self.by_id.remove(&id)?;
         self.deadlines.cancel(id);
         if self.by_place.get(&underway.place) == Some(&id) {
@@ -262,13 +262,13 @@ impl Handshakes {
         self.deadlines.pop_expired(now)
     }
 
-    pub fn set_deadline(&mut self, id: AssociationId) {
+    pub(crate) fn set_deadline(&mut self, id: AssociationId) {
         if let Some(underway) = self.by_id.get(&id) {
             self.deadlines.set(id, underway.deadline());
         }
     }
 
-    pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut PendingHandshake> {
+    pub(crate) fn get_mut(&mut self, id: AssociationId) -> Option<&mut PendingHandshake> {
         self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
@@ -299,15 +299,15 @@ impl Handshakes {
         self.by_id.iter().filter(|(_, underway)| is_wanted(underway)).map(|(id, _)| *id).collect()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
 
-    pub fn contains(&self, id: AssociationId) -> bool {
+    pub(crate) fn contains(&self, id: AssociationId) -> bool {
         self.by_id.contains_key(&id)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
 }

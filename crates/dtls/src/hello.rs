@@ -7,11 +7,11 @@ pub(crate) const HELLO_VERIFY_REQUEST: u8 = 3;
 pub(crate) const FINISHED: u8 = 20;
 
 /// Bytes before the body of a handshake message (RFC 6347 section 4.2.2).
-pub const MESSAGE_HEADER: usize = 12;
+pub(crate) const MESSAGE_HEADER: usize = 12;
 
 /// The first fragment of a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientHello<'a> {
+pub(crate) struct ClientHello<'a> {
     pub message_sequence: [u8; 2],
     pub random: &'a [u8; 32],
     /// Version and random: what a client repeats with the cookie. RFC 6347 section 4.2.1 has the session id, too, but
@@ -23,7 +23,7 @@ pub struct ClientHello<'a> {
 
 impl<'a> ClientHello<'a> {
     /// Parses a fragment; `None` unless it is complete up to the cookie.
-    pub fn parse(fragment: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(fragment: &'a [u8]) -> Option<Self> {
         let (header, body) = fragment.split_first_chunk::<MESSAGE_HEADER>()?;
         let [kind, _, _, _, s0, s1, o0, o1, o2, l0, l1, l2] = *header;
         let length = u32::from_be_bytes([0, l0, l1, l2]);
@@ -49,11 +49,11 @@ fn short_vector(bytes: &[u8], most: u8) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Returns a ClientHello as far as it matters here.
-    pub fn hello(random: u8, cookie: &[u8]) -> Vec<u8> {
+    pub(crate) fn hello(random: u8, cookie: &[u8]) -> Vec<u8> {
         let mut body = vec![0xfe, 0xfd];
         body.extend([random; 32]);
         body.extend([4, 1, 2, 3, 4, cookie.len() as u8]);

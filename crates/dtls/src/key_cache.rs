@@ -11,7 +11,7 @@ use super::credentials::{FoundKey, KeyAnswer, KeyQuestion};
 /// No answer is believed for longer: a clock cannot be asked for the end of time.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-pub struct KeyCache {
+pub(crate) struct KeyCache {
     found: ExpiringMap<KeyQuestion, FoundKey>,
     /// Apart from the others: anybody can invent identities, and they must not evict the keys of devices.
     unknown: ExpiringMap<KeyQuestion, ()>,
@@ -22,7 +22,7 @@ pub struct KeyCache {
 
 /// The result of a look-up in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyLookup {
+pub(crate) enum KeyLookup {
     Key(FoundKey),
     Unknown,
     /// The key has to be looked up now.
@@ -34,13 +34,13 @@ pub enum KeyLookup {
 }
 
 impl KeyCache {
-    pub fn new(most: usize, most_questions: usize) -> Self {
+    pub(crate) fn new(most: usize, most_questions: usize) -> Self {
         let (found, unknown) = (ExpiringMap::new(most), ExpiringMap::new(most));
         Self { found, unknown, questions: HashMap::new(), most_questions }
     }
 
     /// Looks for the key, for a handshake that waits for it if it is not there.
-    pub fn find(&mut self, now: Instant, question: &KeyQuestion, waiting: AssociationId) -> KeyLookup {
+    pub(crate) fn find(&mut self, now: Instant, question: &KeyQuestion, waiting: AssociationId) -> KeyLookup {
         if let Some(key) = self.found.get(now, question) {
             return KeyLookup::Key(key.clone());
         }
@@ -59,7 +59,7 @@ impl KeyCache {
     }
 
     /// Gives who waited for it.
-    pub fn answered(&mut self, now: Instant, question: &KeyQuestion, answer: &KeyAnswer) -> Vec<AssociationId> {
+    pub(crate) fn answered(&mut self, now: Instant, question: &KeyQuestion, answer: &KeyAnswer) -> Vec<AssociationId> {
         let remembered = |keep_for: Duration| now.checked_add(keep_for.min(LONGEST)).filter(|until| *until > now);
         self.forget(question);
         self.handle_timeout(now);
@@ -80,13 +80,13 @@ impl KeyCache {
     }
 
     /// Removes a waiting handshake. The lookup stays: its answer will arrive.
-    pub fn leave(&mut self, question: &KeyQuestion, waiting: AssociationId) {
+    pub(crate) fn leave(&mut self, question: &KeyQuestion, waiting: AssociationId) {
         if let Some(others) = self.questions.get_mut(question) {
             others.retain(|other| *other != waiting);
         }
     }
 
-    pub fn forget(&mut self, question: &KeyQuestion) {
+    pub(crate) fn forget(&mut self, question: &KeyQuestion) {
         self.found.remove(question);
         self.unknown.remove(question);
     }
@@ -96,16 +96,16 @@ impl KeyCache {
         self.unknown.clear();
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.found.remove_expired(now);
         self.unknown.remove_expired(now);
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         [self.found.next_expiry(), self.unknown.next_expiry()].into_iter().flatten().min()
     }
 
-    pub fn remembered(&self) -> usize {
+    pub(crate) fn remembered(&self) -> usize {
         self.found.len() + self.unknown.len()
     }
 

@@ -26,7 +26,7 @@ const MOST_SOURCES: usize = 4;
 
 /// The key that a full handshake tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyTurn {
+pub(crate) enum KeyTurn {
     New,
     Former,
 }
@@ -34,16 +34,22 @@ pub enum KeyTurn {
 /// The addresses whose handshakes have not finished, with the key that each tried last.
 type TriedKeys = SmallVec<[(SourceNetwork, KeyTurn); 1]>;
 
-pub struct KeyTurns(ExpiringMap<KeyQuestion, TriedKeys>);
+pub(crate) struct KeyTurns(ExpiringMap<KeyQuestion, TriedKeys>);
 
 impl KeyTurns {
     /// Creates an empty memory for so many identities.
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self(ExpiringMap::new(most))
     }
 
     /// Returns the key that a handshake from this address tries now.
-    pub fn next(&mut self, now: Instant, question: &KeyQuestion, source: SourceNetwork, rng: &mut StdRng) -> KeyTurn {
+    pub(crate) fn next(
+        &mut self,
+        now: Instant,
+        question: &KeyQuestion,
+        source: SourceNetwork,
+        rng: &mut StdRng,
+    ) -> KeyTurn {
         let mut tried = self.0.remove(question).unwrap_or_default();
         let has_room = tried.len() < MOST_SOURCES;
         let turn = match tried.iter_mut().find(|(other, _)| *other == source) {
@@ -63,15 +69,15 @@ impl KeyTurns {
     }
 
     /// Ends the count of an identity whose handshake has finished.
-    pub fn forget(&mut self, question: &KeyQuestion) {
+    pub(crate) fn forget(&mut self, question: &KeyQuestion) {
         self.0.remove(question);
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.0.remove_expired(now);
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.0.next_expiry()
     }
 }

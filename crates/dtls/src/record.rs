@@ -41,7 +41,7 @@ pub const SEQUENCES: u64 = 1 << 48;
 /// Bytes of a header without connection id.
 pub const HEADER: usize = 13;
 /// Bytes of a plaintext, with its type and padding where there is a connection id (RFC 9146 section 5).
-pub const MAX_PLAINTEXT: usize = 1 << 14;
+pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
 
 /// The connection id that a client puts into its records to us: always this long, so that a record can be read without
 /// knowing whose it is (RFC 9146 section 4).

@@ -2,7 +2,7 @@
 
 /// The newest sequence number, and the 63 before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplayWindow {
+pub(crate) struct ReplayWindow {
     newest: u64,
     /// Bit n: `newest - n` was received.
     received: u64,
@@ -10,7 +10,7 @@ pub struct ReplayWindow {
 
 /// The result of checking a sequence number against the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplayCheck {
+pub(crate) enum ReplayCheck {
     /// Newer than all before.
     Newest,
     /// Late, and not received yet.
@@ -20,22 +20,22 @@ pub enum ReplayCheck {
 }
 
 impl ReplayWindow {
-    pub const SIZE: u64 = 64;
+    pub(crate) const SIZE: u64 = 64;
 
     /// Creates a window in which this number is the newest received one.
     pub(crate) fn with_newest(newest: u64) -> Self {
         Self { newest, received: 1 }
     }
 
-    pub fn from_parts(newest: u64, received: u64) -> Self {
+    pub(crate) fn from_parts(newest: u64, received: u64) -> Self {
         Self { newest, received }
     }
 
-    pub fn parts(self) -> (u64, u64) {
+    pub(crate) fn parts(self) -> (u64, u64) {
         (self.newest, self.received)
     }
 
-    pub fn check(self, sequence: u64) -> ReplayCheck {
+    pub(crate) fn check(self, sequence: u64) -> ReplayCheck {
         if sequence > self.newest {
             return ReplayCheck::Newest;
         }
@@ -46,7 +46,7 @@ impl ReplayWindow {
     }
 
     /// Marks a number as received. Call it for authentic records only.
-    pub fn mark(&mut self, sequence: u64) {
+    pub(crate) fn mark(&mut self, sequence: u64) {
         if sequence > self.newest {
             let ahead = sequence - self.newest;
             self.received = if ahead < Self::SIZE { self.received << ahead | 1 } else { 1 };

@@ -19,14 +19,14 @@ use super::write_terms::{UsedNumbers, WriteTerms};
 /// Associations whose stored copy is out of date. Nothing is recorded before [`DtlsServer::restore`], since there is
 /// no store then.
 #[derive(Default)]
-pub struct AssociationChanges {
+pub(crate) struct AssociationChanges {
     are_kept: bool,
     /// Each once.
     queue: VecDeque<AssociationId>,
 }
 
 impl AssociationChanges {
-    pub fn push(&mut self, association: &mut Association) {
+    pub(crate) fn push(&mut self, association: &mut Association) {
         if self.are_kept && !association.queue() {
             self.queue.push_back(association.id);
         }

@@ -13,13 +13,13 @@ use lwm2m_base::AssociationId;
 use lwm2m_base::rate::SourceNetwork;
 
 /// The position of a handshake in the order in which all of them began.
-pub type HandshakeNumber = u64;
+pub(crate) type HandshakeNumber = u64;
 
 /// The last one of a set has the most handshakes of a kind, and of several with as many, the oldest of these.
 type EvictionRank = (usize, Reverse<HandshakeNumber>, SourceNetwork);
 
 #[derive(Default)]
-pub struct HandshakeSources {
+pub(crate) struct HandshakeSources {
     by_source: HashMap<SourceNetwork, SourceHandshakes>,
     /// The addresses that have overdue handshakes.
     by_overdue: BTreeSet<EvictionRank>,
@@ -38,7 +38,7 @@ struct SourceHandshakes {
 
 impl HandshakeSources {
     /// Counts a new handshake. `unknown` is its id if no device has proved its key at this address.
-    pub fn begun(&mut self, source: SourceNetwork, number: HandshakeNumber, unknown: Option<AssociationId>) {
+    pub(crate) fn begun(&mut self, source: SourceNetwork, number: HandshakeNumber, unknown: Option<AssociationId>) {
         self.change(source, |handshakes| {
             handshakes.count += 1;
             handshakes.unknown.extend(unknown.map(|id| (number, id)));
@@ -53,14 +53,14 @@ impl HandshakeSources {
     }
 
     /// Clears the mark of a handshake whose client has answered after all.
-    pub fn answered(&mut self, source: SourceNetwork, number: HandshakeNumber) {
+    pub(crate) fn answered(&mut self, source: SourceNetwork, number: HandshakeNumber) {
         self.change(source, |handshakes| {
             handshakes.overdue.remove(&number);
         });
     }
 
     /// Forgets a handshake that has ended.
-    pub fn ended(&mut self, source: SourceNetwork, number: HandshakeNumber) {
+    pub(crate) fn ended(&mut self, source: SourceNetwork, number: HandshakeNumber) {
         self.change(source, |handshakes| {
             handshakes.overdue.remove(&number);
             handshakes.unknown.remove(&number);
@@ -68,12 +68,12 @@ impl HandshakeSources {
         });
     }
 
-    pub fn count(&self, source: SourceNetwork) -> usize {
+    pub(crate) fn count(&self, source: SourceNetwork) -> usize {
         self.by_source.get(&source).map_or(0, |handshakes| handshakes.count)
     }
 
     /// Returns the oldest overdue handshake of the address that has the most of them.
-    pub fn victim(&self) -> Option<AssociationId> {
+    pub(crate) fn victim(&self) -> Option<AssociationId> {
         self.by_overdue.last().and_then(|(.., source)| self.victim_of(*source))
     }
 

@@ -38,7 +38,7 @@ pub struct WriteTerms {
 
 /// The record numbers that were used, as a stored record tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsedNumbers {
+pub(crate) enum UsedNumbers {
     /// The association was made in one term, and used numbers of another one.
     Terms { born: Term, term: Term },
     /// A record of before there were terms: the next number, when the record was made.

@@ -65,7 +65,7 @@ struct Dtls {
 }
 
 impl FleetDevice {
-    pub async fn new(
+    pub(crate) async fn new(
         number: u32,
         config: &FleetConfig,
         orders: Orders,
@@ -109,7 +109,7 @@ impl FleetDevice {
     }
 
     /// Ends with the fleet.
-    pub async fn live(mut self, registering: OwnedSemaphorePermit) {
+    pub(crate) async fn live(mut self, registering: OwnedSemaphorePermit) {
         let mut buffer = [0; 2048];
         self.registering = Some((Instant::now(), registering));
         self.start();

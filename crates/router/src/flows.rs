@@ -32,13 +32,13 @@ pub(crate) struct FlowTable {
 }
 
 impl FlowTable {
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         let empty = HashMap::new;
         Self { young: empty(), old: empty(), restored: empty(), began: None, most, evicted: 0 }
     }
 
     /// Returns the thread of an address, and counts this as a use of the address.
-    pub fn get(&mut self, now: Instant, flow: Flow) -> Option<u8> {
+    pub(crate) fn get(&mut self, now: Instant, flow: Flow) -> Option<u8> {
         if self.is_empty() {
             return None;
         }
@@ -55,7 +55,7 @@ impl FlowTable {
         }
     }
 
-    pub fn insert(&mut self, now: Instant, flow: Flow, thread: u8) {
+    pub(crate) fn insert(&mut self, now: Instant, flow: Flow, thread: u8) {
         if self.most < 2 {
             self.evicted += 1;
             return;
@@ -72,7 +72,7 @@ impl FlowTable {
     }
 
     /// Removes an address if it is that of this thread.
-    pub fn remove(&mut self, flow: Flow, thread: u8) {
+    pub(crate) fn remove(&mut self, flow: Flow, thread: u8) {
         for generation in [&mut self.young, &mut self.old, &mut self.restored] {
             if generation.get(&flow) == Some(&thread) {
                 generation.remove(&flow);
@@ -80,7 +80,7 @@ impl FlowTable {
         }
     }
 
-    pub fn restore(&mut self, flow: Flow, thread: u8) {
+    pub(crate) fn restore(&mut self, flow: Flow, thread: u8) {
         if self.restored.len() < self.most {
             self.restored.insert(flow, thread);
         } else {
@@ -88,11 +88,11 @@ impl FlowTable {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len() + self.restored.len()
     }
 
-    pub fn evicted(&self) -> u64 {
+    pub(crate) fn evicted(&self) -> u64 {
         self.evicted
     }
 

@@ -56,7 +56,7 @@ pub(super) fn is_finish(request: &Message) -> bool {
 
 impl BootstrapAccounts {
     /// Answers a request of the session that does not end it.
-    pub fn answer(
+    pub(crate) fn answer(
         &mut self,
         request: &Message,
         path: Path,
@@ -75,7 +75,7 @@ impl BootstrapAccounts {
     }
 
     /// Returns the servers, if each of them can be used. Otherwise the account is inconsistent: 4.06.
-    pub fn finish(&self) -> Result<Vec<SimulatedServer>, Code> {
+    pub(crate) fn finish(&self) -> Result<Vec<SimulatedServer>, Code> {
         let servers: Option<Vec<_>> = self.servers.values().map(|server| self.server(server)).collect();
         servers.filter(|servers| !servers.is_empty()).ok_or(Code::NOT_ACCEPTABLE)
     }

@@ -51,15 +51,16 @@ pub(super) enum WrittenChange {
 }
 
 impl SupportedFormats {
-    pub fn new(version: SimulatedVersion, unsupported: impl IntoIterator<Item = u16>) -> Self {
+    pub(crate) fn new(version: SimulatedVersion, unsupported: impl IntoIterator<Item = u16>) -> Self {
         Self { version, unsupported: unsupported.into_iter().collect() }
     }
 
-    pub fn set_unsupported(&mut self, formats: impl IntoIterator<Item = u16>) {
+    #[cfg(test)]
+    pub(crate) fn set_unsupported(&mut self, formats: impl IntoIterator<Item = u16>) {
         self.unsupported = formats.into_iter().collect();
     }
 
-    pub fn knows(&self, format: u16) -> bool {
+    pub(crate) fn knows(&self, format: u16) -> bool {
         let since = match format {
             format::TEXT | format::LINK_FORMAT | format::OCTET_STREAM | format::TLV => SimulatedVersion::V1_0,
             format::CBOR | format::SENML_JSON | format::SENML_CBOR => SimulatedVersion::V1_1,
@@ -70,7 +71,7 @@ impl SupportedFormats {
     }
 
     /// Chooses the format of an answer; `value` is the value if it is a single one. Fails with 4.06.
-    pub fn for_read(&self, accept: Option<u16>, value: Option<&SimulatedValue>) -> Result<u16, Code> {
+    pub(crate) fn for_read(&self, accept: Option<u16>, value: Option<&SimulatedValue>) -> Result<u16, Code> {
         let fits = |format: &u16| self.knows(*format) && holds(*format, value);
         if let Some(accept) = accept {
             return Some(accept).filter(fits).ok_or(Code::NOT_ACCEPTABLE);
@@ -81,7 +82,7 @@ impl SupportedFormats {
     }
 
     /// Chooses the format of the answer to a path list that came in `list_format`. Fails with 4.06.
-    pub fn for_composite_read(&self, accept: Option<u16>, list_format: u16) -> Result<u16, Code> {
+    pub(crate) fn for_composite_read(&self, accept: Option<u16>, list_format: u16) -> Result<u16, Code> {
         let like_the_list = match list_format {
             format::SENML_ETCH_JSON => format::SENML_JSON,
             format::SENML_ETCH_CBOR => format::SENML_CBOR,
@@ -93,7 +94,7 @@ impl SupportedFormats {
     }
 
     /// Checks the format of a write to a single value, or to several. Fails with 4.15.
-    pub fn check_written(&self, format: u16, old: Option<&SimulatedValue>) -> Result<(), Code> {
+    pub(crate) fn check_written(&self, format: u16, old: Option<&SimulatedValue>) -> Result<(), Code> {
         let fits = self.knows(format) && holds(format, old);
         if fits { Ok(()) } else { Err(Code::UNSUPPORTED_CONTENT_FORMAT) }
     }
@@ -112,7 +113,7 @@ impl SupportedFormats {
     }
 
     /// Decodes the path list of a Read-Composite (OMA LwM2M Core 1.1 section 6.3).
-    pub fn path_list(&self, format: u16, payload: &[u8]) -> Result<Vec<Path>, Code> {
+    pub(crate) fn path_list(&self, format: u16, payload: &[u8]) -> Result<Vec<Path>, Code> {
         if !self.knows(format) {
             return Err(Code::UNSUPPORTED_CONTENT_FORMAT);
         }
@@ -123,7 +124,7 @@ impl SupportedFormats {
     }
 
     /// Decodes the payload of a Write-Composite.
-    pub fn patch(&self, format: u16, payload: &[u8]) -> Result<Vec<WrittenEntry>, Code> {
+    pub(crate) fn patch(&self, format: u16, payload: &[u8]) -> Result<Vec<WrittenEntry>, Code> {
         self.check_patch(format)?;
         decode(format, Path::ROOT, payload)
     }

@@ -232,7 +232,8 @@ impl SimulatedDevice {
     }
 
     /// Replaces the content formats that the device does not know although its version has them.
-    pub fn set_unsupported_formats(&mut self, formats: impl IntoIterator<Item = u16>) {
+    #[cfg(test)]
+    pub(crate) fn set_unsupported_formats(&mut self, formats: impl IntoIterator<Item = u16>) {
         self.formats.set_unsupported(formats);
     }
 

@@ -170,7 +170,7 @@ pub(super) struct RefusedUri(pub i64);
 
 impl Firmware {
     /// Adds the object to the others.
-    pub fn new(config: SimulatedFirmwareConfig, objects: &mut Objects) -> Self {
+    pub(crate) fn new(config: SimulatedFirmwareConfig, objects: &mut Objects) -> Self {
         use ResourceAccess::{Read, ReadWrite, Write};
         for instance in 0..config.instances {
             let mut add = |resource, content| objects.insert(OBJECT, instance, resource, content);
@@ -196,29 +196,29 @@ impl Firmware {
     }
 
     /// Returns the first fault that the function takes.
-    pub fn fault<T>(&self, takes: impl Fn(FirmwareFault) -> Option<T>) -> Option<T> {
+    pub(crate) fn fault<T>(&self, takes: impl Fn(FirmwareFault) -> Option<T>) -> Option<T> {
         self.config.faults.iter().copied().find_map(takes)
     }
 
-    pub fn has(&self, fault: FirmwareFault) -> bool {
+    pub(crate) fn has(&self, fault: FirmwareFault) -> bool {
         self.config.faults.contains(&fault)
     }
 
     /// Returns the Update Result with which the download fails now.
-    pub fn failure_at(&self, length: u64) -> Option<i64> {
+    pub(crate) fn failure_at(&self, length: u64) -> Option<i64> {
         self.fault(|fault| match fault {
             FirmwareFault::FailsAt { byte, result } if length >= byte => Some(result),
             _ => None,
         })
     }
 
-    pub fn stalls_at(&self, length: u64) -> bool {
+    pub(crate) fn stalls_at(&self, length: u64) -> bool {
         let stalls = |fault| matches!(fault, FirmwareFault::StallsAt(byte) if length >= byte).then_some(());
         self.fault(stalls).is_some()
     }
 
     /// Returns how long the link is lost from now on, once.
-    pub fn take_link_loss(&mut self, length: u64) -> Option<Duration> {
+    pub(crate) fn take_link_loss(&mut self, length: u64) -> Option<Duration> {
         let loss = |fault: &FirmwareFault| match *fault {
             FirmwareFault::LosesLinkAt { byte, lasts } if length >= byte => Some(lasts),
             _ => None,
@@ -228,7 +228,7 @@ impl Firmware {
     }
 
     /// Returns the path of a URI that the device can fetch from.
-    pub fn path_of(&self, uri: &str) -> Result<Vec<String>, RefusedUri> {
+    pub(crate) fn path_of(&self, uri: &str) -> Result<Vec<String>, RefusedUri> {
         let refusal = |fault| match fault {
             FirmwareFault::RefusesUri { result } => Some(result),
             _ => None,
@@ -253,7 +253,7 @@ impl Firmware {
     }
 
     /// Returns the instance that waits for the response with this token.
-    pub fn pulling_with(&self, token: Token) -> Option<u16> {
+    pub(crate) fn pulling_with(&self, token: Token) -> Option<u16> {
         let mut instances = self.instances.iter();
         let waits = |instance: &FirmwareInstance| instance.pull().is_some_and(|pull| pull.token == Some(token));
         instances.find(|(_, instance)| waits(instance)).map(|(id, _)| *id)
@@ -261,7 +261,7 @@ impl Firmware {
 }
 
 impl FirmwareInstance {
-    pub fn pull(&self) -> Option<&ImageDownload> {
+    pub(crate) fn pull(&self) -> Option<&ImageDownload> {
         match &self.phase {
             FirmwarePhase::Pulling(pull) => Some(pull),
             FirmwarePhase::Idle
@@ -271,7 +271,7 @@ impl FirmwareInstance {
         }
     }
 
-    pub fn pull_mut(&mut self) -> Option<&mut ImageDownload> {
+    pub(crate) fn pull_mut(&mut self) -> Option<&mut ImageDownload> {
         match &mut self.phase {
             FirmwarePhase::Pulling(pull) => Some(pull),
             FirmwarePhase::Idle
@@ -284,7 +284,7 @@ impl FirmwareInstance {
 
 impl ReceivedPackage {
     /// Appends bytes; their digest is computed only if somebody will ask for it.
-    pub fn append(&mut self, bytes: &[u8], with_digest: bool) {
+    pub(crate) fn append(&mut self, bytes: &[u8], with_digest: bool) {
         self.length += bytes.len() as u64;
         let room = HEAD.saturating_sub(self.head.len());
         self.head.extend(bytes.iter().take(room));
@@ -294,12 +294,12 @@ impl ReceivedPackage {
     }
 
     /// Returns the digest of all bytes.
-    pub fn digest(&self) -> [u8; 32] {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         self.sha256.clone().finalize().into()
     }
 
     /// Returns the version in the first line.
-    pub fn version(&self) -> Option<String> {
+    pub(crate) fn version(&self) -> Option<String> {
         let line = self.head.split(|byte| *byte == b'\n').next()?;
         std::str::from_utf8(line).ok()?.strip_prefix("version: ").map(|version| version.trim().to_owned())
     }

@@ -74,7 +74,7 @@ enum MessageTimer {
 }
 
 impl Messages {
-    pub fn new(parameters: Parameters, seed: u64) -> Self {
+    pub(crate) fn new(parameters: Parameters, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let next_id = MessageId(rng.random());
         Self {
@@ -90,7 +90,7 @@ impl Messages {
         }
     }
 
-    pub fn send_request(&mut self, now: Instant, request: Request) -> Token {
+    pub(crate) fn send_request(&mut self, now: Instant, request: Request) -> Token {
         let token = Token::new(&self.rng.random::<[u8; 8]>());
         let Request { method, options, payload } = request;
         let id = self.take_id();
@@ -114,7 +114,7 @@ impl Messages {
     }
 
     /// Answers a request that came as [`Occurrence::Request`].
-    pub fn reply(&mut self, request: &Message, response: Response) {
+    pub(crate) fn reply(&mut self, request: &Message, response: Response) {
         let Response { code, options, payload } = response;
         let (kind, id) = match request.kind {
             Kind::Confirmable => (Kind::Acknowledgement, request.id),
@@ -125,7 +125,7 @@ impl Messages {
         self.outbox.push_back(reply);
     }
 
-    pub fn receive(&mut self, now: Instant, datagram: &[u8]) -> Option<Occurrence> {
+    pub(crate) fn receive(&mut self, now: Instant, datagram: &[u8]) -> Option<Occurrence> {
         let message = Message::decode(datagram).ok()?;
         match message.kind {
             Kind::Acknowledgement => self.acknowledged(now, message),
@@ -175,7 +175,7 @@ impl Messages {
         self.outbox.pop_front()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
 

@@ -51,7 +51,7 @@ pub(super) struct Observations {
 }
 
 impl Observed {
-    pub fn paths(&self) -> &[Path] {
+    pub(crate) fn paths(&self) -> &[Path] {
         match self {
             Observed::Single { path, .. } => slice::from_ref(path),
             Observed::Composite { paths, .. } => paths,
@@ -61,7 +61,7 @@ impl Observed {
 
 impl Observations {
     /// Begins an observation, in place of one with the same token.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         token: Token,
         observed: Observed,
@@ -78,20 +78,20 @@ impl Observations {
         Ok(number)
     }
 
-    pub fn end(&mut self, token: Token) -> Option<ServedObservation> {
+    pub(crate) fn end(&mut self, token: Token) -> Option<ServedObservation> {
         self.by_token.remove(&token)
     }
 
-    pub fn get(&self, token: Token) -> Option<&ServedObservation> {
+    pub(crate) fn get(&self, token: Token) -> Option<&ServedObservation> {
         self.by_token.get(&token)
     }
 
-    pub fn get_mut(&mut self, token: Token) -> Option<&mut ServedObservation> {
+    pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut ServedObservation> {
         self.by_token.get_mut(&token)
     }
 
     /// Returns the observations that a change at or below one of the paths, or above it, concerns.
-    pub fn concerned(&self, changed: &[Path]) -> Vec<Token> {
+    pub(crate) fn concerned(&self, changed: &[Path]) -> Vec<Token> {
         let meets =
             |changed: &Path, observed: &Path| changed.is_at_or_below(observed) || observed.is_at_or_below(changed);
         let is_concerned = |one: &ServedObservation| {
@@ -101,13 +101,13 @@ impl Observations {
     }
 
     /// Forgets everything, as a device that starts again.
-    pub fn clear(&mut self) -> Vec<Token> {
+    pub(crate) fn clear(&mut self) -> Vec<Token> {
         self.attributes.clear();
         std::mem::take(&mut self.by_token).into_keys().collect()
     }
 
     /// Takes the query of a Write-Attributes: `pmin=10` sets one, `pmin` takes it away.
-    pub fn write_attributes(&mut self, path: Path, query: &[&str]) -> Result<(), Code> {
+    pub(crate) fn write_attributes(&mut self, path: Path, query: &[&str]) -> Result<(), Code> {
         let items: Vec<(&str, Option<&str>)> = query.iter().map(|item| attribute(item)).collect::<Result<_, _>>()?;
         let attributes = self.attributes.entry(path).or_default();
         for (name, value) in items {
@@ -137,7 +137,7 @@ impl Observations {
     }
 
     /// Returns whether the server asked for confirmable notifications (`con=1`) or for others (`con=0`).
-    pub fn confirmable(&self, observation: &ServedObservation) -> Option<bool> {
+    pub(crate) fn confirmable(&self, observation: &ServedObservation) -> Option<bool> {
         self.in_force(observation, "con").map(|value| value == "1").max()
     }
 

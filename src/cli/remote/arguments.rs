@@ -18,7 +18,7 @@ const LONGEST_TRACE: i64 = 120;
 /// Options for the connection to the console, and for the output.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Console")]
-pub struct ConnectionArguments {
+pub(crate) struct ConnectionArguments {
     /// Console of the gateway [environment: LWM2M_GATEWAY_AT; default: unix:/run/lwm2m-gateway/console.sock if there is
     /// one, else http://127.0.0.1:8086]
     #[arg(long, value_name = "URL|unix:PATH")]
@@ -33,7 +33,7 @@ pub struct ConnectionArguments {
 
 /// The arguments of every operation on a device.
 #[derive(Debug, Args)]
-pub struct OperationArguments {
+pub(crate) struct OperationArguments {
     #[command(flatten)]
     pub target: TargetArguments,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub struct OperationArguments {
 
 /// The devices to list.
 #[derive(Debug, Args)]
-pub struct SearchArguments {
+pub(crate) struct SearchArguments {
     /// Devices whose endpoint name begins so; this search is fast
     #[arg(long)]
     pub prefix: Option<String>,
@@ -80,7 +80,7 @@ pub struct SearchArguments {
 
 /// The device and the path of a command.
 #[derive(Debug, Args)]
-pub struct TargetArguments {
+pub(crate) struct TargetArguments {
     /// Endpoint name
     #[arg(value_name = "EP")]
     pub endpoint: String,
@@ -91,7 +91,7 @@ pub struct TargetArguments {
 
 /// The value of a write.
 #[derive(Debug, Args)]
-pub struct ValueArguments {
+pub(crate) struct ValueArguments {
     /// Value; Opaque as base64, an object link as 3:0
     #[arg(required_unless_present = "file", allow_hyphen_values = true)]
     pub value: Option<String>,
@@ -106,7 +106,7 @@ pub struct ValueArguments {
 
 /// The time that a command has.
 #[derive(Debug, Args)]
-pub struct WaitArguments {
+pub(crate) struct WaitArguments {
     /// Wait for the answer this long; 0 returns as soon as the gateway has accepted the command
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
@@ -121,7 +121,7 @@ pub struct WaitArguments {
 /// The messages to trace.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("traced").required(true))]
-pub struct TraceArguments {
+pub(crate) struct TraceArguments {
     /// Endpoint name
     #[arg(value_name = "EP", group = "traced")]
     pub endpoint: Option<String>,
@@ -142,7 +142,7 @@ pub struct TraceArguments {
 
 impl ConnectionArguments {
     /// Returns the console to ask.
-    pub fn place(&self) -> Result<ConsoleAddress, RemoteError> {
+    pub(crate) fn place(&self) -> Result<ConsoleAddress, RemoteError> {
         let from_environment = || env::var(PLACE_VARIABLE).ok().filter(|place| !place.is_empty());
         match self.at.clone().or_else(from_environment) {
             Some(place) => ConsoleAddress::parse(&place),
@@ -151,7 +151,7 @@ impl ConnectionArguments {
     }
 
     /// Returns the token; `None` if there is none, as for a socket.
-    pub fn token(&self) -> Result<Option<Secret>, RemoteError> {
+    pub(crate) fn token(&self) -> Result<Option<Secret>, RemoteError> {
         let token = match &self.token_file {
             Some(file) => fs::read_to_string(file)
                 .map_err(|error| RemoteError::File { file: file.display().to_string(), error })?,
@@ -171,7 +171,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses `NAME=VALUE`.
-pub fn assignment(text: &str) -> Result<(String, String), String> {
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     if name.is_empty() {
         return Err("expected a name before =".to_owned());

@@ -34,7 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Asks a console.
-pub struct ApiClient {
+pub(crate) struct ApiClient {
     place: ConsoleAddress,
     authorization: Option<HeaderValue>,
     tls: Option<Connector>,
@@ -42,23 +42,23 @@ pub struct ApiClient {
 
 /// A path of the API with its query.
 #[derive(Clone, Debug)]
-pub struct ApiPath(String);
+pub(crate) struct ApiPath(String);
 
 impl ApiPath {
     /// Joins the segments, which are encoded.
-    pub fn new(segments: &[&str]) -> Self {
+    pub(super) fn new(segments: &[&str]) -> Self {
         Self(BASE.to_owned() + &segments.iter().map(|segment| format!("/{}", encoded(segment))).collect::<String>())
     }
 
     /// Adds a parameter.
-    pub fn with(mut self, name: &str, value: &str) -> Self {
+    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         let separator = if self.0.contains('?') { '&' } else { '?' };
         self.0 += &format!("{separator}{name}={}", encoded(value));
         self
     }
 
     /// Adds a parameter if there is a value.
-    pub fn with_some(self, name: &str, value: Option<&str>) -> Self {
+    pub(crate) fn with_some(self, name: &str, value: Option<&str>) -> Self {
         match value {
             Some(value) => self.with(name, value),
             None => self,
@@ -67,7 +67,7 @@ impl ApiPath {
 }
 
 impl ApiClient {
-    pub fn new(place: ConsoleAddress, token: Option<Secret>) -> Result<Self, RemoteError> {
+    pub(super) fn new(place: ConsoleAddress, token: Option<Secret>) -> Result<Self, RemoteError> {
         let authorization = token.map(|token| authorization(&token)).transpose()?;
         let tls = match place {
             ConsoleAddress::Tcp { tls: true, .. } => {
@@ -80,30 +80,30 @@ impl ApiClient {
     }
 
     /// Gets a JSON document.
-    pub async fn get(&self, path: ApiPath) -> Result<Document, RemoteError> {
+    pub(super) async fn get(&self, path: ApiPath) -> Result<Document, RemoteError> {
         let response = self.send(Method::GET, path, None).await?;
         self.document(response).await
     }
 
     /// Posts JSON, and returns the status with the answer.
-    pub async fn post(&self, path: ApiPath, body: &Value) -> Result<(StatusCode, Document), RemoteError> {
+    pub(super) async fn post(&self, path: ApiPath, body: &Value) -> Result<(StatusCode, Document), RemoteError> {
         let response = self.send(Method::POST, path, Some(body)).await?;
         Ok((response.status(), self.document(response).await?))
     }
 
     /// Deletes a resource.
-    pub async fn delete(&self, path: ApiPath) -> Result<(), RemoteError> {
+    pub(super) async fn delete(&self, path: ApiPath) -> Result<(), RemoteError> {
         self.send(Method::DELETE, path, None).await.map(drop)
     }
 
     /// Gets a file.
-    pub async fn download(&self, path: ApiPath) -> Result<Bytes, RemoteError> {
+    pub(super) async fn download(&self, path: ApiPath) -> Result<Bytes, RemoteError> {
         let response = self.send(Method::GET, path, None).await?;
         self.body(response).await
     }
 
     /// Opens a stream of events.
-    pub async fn events(&self, path: ApiPath) -> Result<EventReader, RemoteError> {
+    pub(super) async fn events(&self, path: ApiPath) -> Result<EventReader, RemoteError> {
         let response = self.send(Method::GET, path, None).await?;
         let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !media_type.is_some_and(|media_type| media_type.starts_with("text/event-stream")) {
@@ -113,7 +113,7 @@ impl ApiClient {
     }
 
     /// Returns the error of an answer that a gateway does not give.
-    pub fn unexpected(&self, reason: &str) -> RemoteError {
+    pub(super) fn unexpected(&self, reason: &str) -> RemoteError {
         RemoteError::Answer { place: self.place.to_string(), reason: reason.to_owned() }
     }
 

@@ -26,7 +26,7 @@ const FACTORY_RESET: &str = "/3/0/5";
 
 /// A command as the MQTT interface has it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OperationBody {
+pub(crate) struct OperationBody {
     msg_type: &'static str,
     data: Value,
     /// Whether an observation ends with the stream of events of whoever asks.
@@ -35,7 +35,7 @@ pub struct OperationBody {
 
 /// The consent to a command that changes much.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Confirmation {
+pub(crate) struct Confirmation {
     /// Do not ask before a command that changes much: execute, create, delete, a write to object 1, and the removal of
     /// a key
     #[arg(long)]
@@ -44,11 +44,11 @@ pub struct Confirmation {
 
 impl OperationBody {
     /// Returns a command that has nothing but a path.
-    pub fn plain(msg_type: &'static str, path: &str) -> Self {
+    pub(super) fn plain(msg_type: &'static str, path: &str) -> Self {
         Self::new(msg_type, json!({ "path": path }))
     }
 
-    pub fn read(path: &str, more: Vec<String>) -> Self {
+    pub(super) fn read(path: &str, more: Vec<String>) -> Self {
         if more.is_empty() {
             return Self::plain("read", path);
         }
@@ -57,7 +57,7 @@ impl OperationBody {
     }
 
     /// Returns a write of the value, or of the content of the file.
-    pub fn write(path: &str, arguments: &ValueArguments) -> Result<Self, RemoteError> {
+    pub(super) fn write(path: &str, arguments: &ValueArguments) -> Result<Self, RemoteError> {
         let (value, kind) = match (&arguments.value, &arguments.file) {
             (Some(value), _) => (value.clone(), arguments.kind.clone()),
             (None, Some(file)) => value_of_file(file, arguments.kind.clone())?,
@@ -71,7 +71,7 @@ impl OperationBody {
         Ok(Self::new("write", data))
     }
 
-    pub fn execute(path: &str, arguments: Option<String>) -> Self {
+    pub(super) fn execute(path: &str, arguments: Option<String>) -> Self {
         let mut request = Self::plain("execute", path);
         if let Some(arguments) = arguments {
             request.data["args"] = arguments.into();
@@ -80,7 +80,7 @@ impl OperationBody {
     }
 
     /// Returns a create of `/OBJECT/INSTANCE`, or of `/OBJECT`, where the device chooses the instance.
-    pub fn create(path: &str, resources: &[(String, String)]) -> Result<Self, RemoteError> {
+    pub(super) fn create(path: &str, resources: &[(String, String)]) -> Result<Self, RemoteError> {
         let wrong = || RemoteError::Usage(format!("{path}: expected /OBJECT or /OBJECT/INSTANCE"));
         let segments: Vec<&str> = path.strip_prefix('/').ok_or_else(wrong)?.split('/').collect();
         let (object, instance) = match segments[..] {
@@ -94,7 +94,7 @@ impl OperationBody {
     }
 
     /// Returns a write of attributes; what is a number is sent as one.
-    pub fn write_attributes(path: &str, attributes: &[(String, String)]) -> Self {
+    pub(super) fn write_attributes(path: &str, attributes: &[(String, String)]) -> Self {
         let mut data = Map::from_iter([("path".to_owned(), Value::from(path))]);
         for (name, value) in attributes {
             let number = serde_json::from_str::<Value>(value).ok().filter(Value::is_number);
@@ -104,7 +104,7 @@ impl OperationBody {
     }
 
     /// Returns the same observation, which ends soon after the stream of events of whoever asks.
-    pub fn for_stream(self) -> Self {
+    pub(crate) fn for_stream(self) -> Self {
         Self { is_for_stream: true, ..self }
     }
 
@@ -124,7 +124,7 @@ impl OperationBody {
 
 impl Confirmation {
     /// Asks at the terminal; without one, and without `--yes`, the command is not sent.
-    pub fn ask(self, what: &str, target: &TargetArguments) -> Result<(), RemoteError> {
+    pub(crate) fn ask(self, what: &str, target: &TargetArguments) -> Result<(), RemoteError> {
         if self.yes {
             return Ok(());
         }
@@ -138,7 +138,7 @@ impl Confirmation {
     }
 
     /// Asks before a generated key is removed.
-    pub fn ask_for_key(self, identity: &str) -> Result<(), RemoteError> {
+    pub(crate) fn ask_for_key(self, identity: &str) -> Result<(), RemoteError> {
         if self.yes {
             return Ok(());
         }
@@ -147,7 +147,7 @@ impl Confirmation {
     }
 
     /// Asks before a write to the server object: it can make a device unreachable.
-    pub fn ask_for_write(self, target: &TargetArguments) -> Result<(), RemoteError> {
+    pub(crate) fn ask_for_write(self, target: &TargetArguments) -> Result<(), RemoteError> {
         if target.path == "/1" || target.path.starts_with("/1/") { self.ask("write", target) } else { Ok(()) }
     }
 }
@@ -165,7 +165,7 @@ fn confirm(action: &str, question: &str, expected: &str) -> Result<(), RemoteErr
 }
 
 /// Sends a command, waits for its answer, and writes it.
-pub async fn send(
+pub(super) async fn send(
     client: &ApiClient,
     endpoint: &str,
     request: &OperationBody,
@@ -181,7 +181,7 @@ pub async fn send(
 }
 
 /// Sends a command and waits; returns the state of the command when it is done, or when the time is over.
-pub async fn ask(
+pub(super) async fn ask(
     client: &ApiClient,
     endpoint: &str,
     request: &OperationBody,
@@ -204,7 +204,7 @@ pub async fn ask(
 }
 
 /// Returns the exit code of a command in this state.
-pub fn exit_of(command: &Value, wait: Duration) -> RemoteExit {
+pub(crate) fn exit_of(command: &Value, wait: Duration) -> RemoteExit {
     if command["state"] == "pending" {
         return if wait.is_zero() { RemoteExit::Done } else { RemoteExit::Waits };
     }
@@ -239,7 +239,7 @@ fn write_pending(command: &Value, output: &CommandOutput) -> io::Result<()> {
 }
 
 /// Writes the values of an answer, or the paths of a discover; an answer without content is its code.
-pub fn write_answer(answer: &Value, output: &CommandOutput) -> io::Result<()> {
+pub(crate) fn write_answer(answer: &Value, output: &CommandOutput) -> io::Result<()> {
     let data = &answer["data"];
     let Some(content) = data["content"].as_array() else {
         let code = text_of(&data["code"]);
@@ -254,7 +254,7 @@ pub fn write_answer(answer: &Value, output: &CommandOutput) -> io::Result<()> {
 }
 
 /// Returns the row of an entry of a content.
-pub fn value_row(entry: &Value) -> Vec<Cell> {
+pub(crate) fn value_row(entry: &Value) -> Vec<Cell> {
     vec![Cell::from(&entry["path"]), Cell::from(&entry["value"])]
 }
 

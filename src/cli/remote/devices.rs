@@ -18,7 +18,7 @@ const DEVICE_COLUMNS: [&str; 10] =
 const QUEUE_COLUMNS: [&str; 7] = ["NUMBER", "STATE", "COMMAND", "PATH", "BYTES", "LEFT", "BY"];
 
 /// Lists devices, page by page.
-pub async fn list(
+pub(super) async fn list(
     client: &ApiClient,
     search: &SearchArguments,
     output: &mut CommandOutput,
@@ -47,7 +47,11 @@ pub async fn list(
 }
 
 /// Shows a device.
-pub async fn show(client: &ApiClient, endpoint: &str, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn show(
+    client: &ApiClient,
+    endpoint: &str,
+    output: &mut CommandOutput,
+) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&["devices", endpoint])).await?;
     if output.json {
         output.document(&document)?;
@@ -74,7 +78,11 @@ pub async fn show(client: &ApiClient, endpoint: &str, output: &mut CommandOutput
 }
 
 /// Lists the commands of a device: the one that was sent, and those that wait.
-pub async fn queue(client: &ApiClient, endpoint: &str, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn queue(
+    client: &ApiClient,
+    endpoint: &str,
+    output: &mut CommandOutput,
+) -> Result<RemoteExit, RemoteError> {
     let device = client.get(ApiPath::new(&["devices", endpoint])).await?.value;
     match output.json {
         true => output.line(&json!({ "inFlight": device["inFlight"], "queue": device["queue"] }).to_string())?,
@@ -84,7 +92,7 @@ pub async fn queue(client: &ApiClient, endpoint: &str, output: &mut CommandOutpu
 }
 
 /// Withdraws a pending command.
-pub async fn withdraw(
+pub(super) async fn withdraw(
     client: &ApiClient,
     endpoint: &str,
     number: u64,
@@ -96,7 +104,11 @@ pub async fn withdraw(
 }
 
 /// Ends the registration of a device.
-pub async fn kick(client: &ApiClient, endpoint: &str, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn kick(
+    client: &ApiClient,
+    endpoint: &str,
+    output: &CommandOutput,
+) -> Result<RemoteExit, RemoteError> {
     client.delete(ApiPath::new(&["devices", endpoint])).await?;
     output.notice(&format!("the registration of {endpoint} has ended"));
     Ok(RemoteExit::Done)

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// A JSON answer: its text, and what it says.
-pub struct Document {
+pub(crate) struct Document {
     pub text: String,
     pub value: Value,
 }

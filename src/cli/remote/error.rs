@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// The results that scripts tell apart by the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RemoteExit {
+pub(crate) enum RemoteExit {
     /// The device answered 2.xx, or there was nothing to ask it.
     Done = 0,
     /// The gateway was not reached, or something else failed.
@@ -32,7 +32,7 @@ impl From<RemoteExit> for ExitCode {
 }
 
 #[derive(Debug, Error)]
-pub enum RemoteError {
+pub(crate) enum RemoteError {
     #[error("{0}")]
     Usage(String),
     #[error("cannot reach the gateway at {place}: {reason}")]
@@ -54,7 +54,7 @@ pub enum RemoteError {
 /// An error of the API (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{title}{}{}", detail_part(.detail), hint(.status, .kind))]
-pub struct ProblemDetails {
+pub(crate) struct ProblemDetails {
     pub status: u16,
     /// The last part of the type: `device-not-registered`.
     pub kind: String,
@@ -64,7 +64,7 @@ pub struct ProblemDetails {
 
 impl RemoteError {
     /// Returns the exit code.
-    pub fn exit(&self) -> RemoteExit {
+    pub(crate) fn exit(&self) -> RemoteExit {
         match self {
             Self::Usage(_) => RemoteExit::Usage,
             Self::Problem(problem) => problem.exit(),
@@ -79,7 +79,7 @@ impl RemoteError {
 
 impl ProblemDetails {
     /// Reads the body of an error; one that is no problem document has the status only.
-    pub fn of(status: u16, body: &str) -> Self {
+    pub(crate) fn of(status: u16, body: &str) -> Self {
         let document: Value = serde_json::from_str(body).unwrap_or_default();
         let text = |member: &str| document[member].as_str().unwrap_or_default().to_owned();
         let kind = text("type").rsplit(':').next().unwrap_or_default().to_owned();

@@ -17,14 +17,14 @@ const LARGEST_EVENT: usize = 1024 * 1024;
 
 /// An event of a stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ServerSentEvent {
+pub(crate) struct ServerSentEvent {
     pub id: Option<String>,
     pub name: String,
     pub data: Value,
 }
 
 /// A stream of events.
-pub struct EventReader {
+pub(super) struct EventReader {
     body: Incoming,
     place: String,
     parser: EventParser,
@@ -41,12 +41,12 @@ struct EventParser {
 }
 
 impl EventReader {
-    pub fn new(body: Incoming, place: String) -> Self {
+    pub(super) fn new(body: Incoming, place: String) -> Self {
         Self { body, place, parser: EventParser::default(), events: VecDeque::new() }
     }
 
     /// Waits for the next event; `None` when the gateway ends the stream. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Option<ServerSentEvent>, RemoteError> {
+    pub(super) async fn next(&mut self) -> Result<Option<ServerSentEvent>, RemoteError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));

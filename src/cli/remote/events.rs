@@ -12,7 +12,7 @@ use super::output::{Cell, CommandOutput, Table, text_of, time_of_day};
 const OF_REGISTRATION: [&str; 5] = ["address", "transport", "identity", "lwm2m", "lifetime"];
 
 /// Prints the events of a device, or of all, until Ctrl-C or the end of the stream.
-pub async fn print(
+pub(super) async fn print(
     client: &ApiClient,
     endpoint: Option<&str>,
     output: &mut CommandOutput,
@@ -39,7 +39,7 @@ pub async fn print(
 }
 
 /// Writes an event as an object with its name, its ID and its data.
-pub fn write_json(event: &ServerSentEvent, output: &CommandOutput) -> Result<(), RemoteError> {
+pub(crate) fn write_json(event: &ServerSentEvent, output: &CommandOutput) -> Result<(), RemoteError> {
     let ServerSentEvent { id, name, data } = event;
     Ok(output.line(&json!({ "event": name, "id": id, "data": data }).to_string())?)
 }

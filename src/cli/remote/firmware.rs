@@ -17,7 +17,7 @@ const STATES: [&str; 9] =
 
 /// The commands about campaigns.
 #[derive(Debug, clap::Subcommand)]
-pub enum FirmwareSubcommand {
+pub(crate) enum FirmwareSubcommand {
     /// Begin a campaign: the firmware update of many devices
     Campaign {
         /// The campaign, a TOML file
@@ -68,7 +68,7 @@ pub enum FirmwareSubcommand {
 }
 
 /// Runs a command about campaigns.
-pub async fn run(command: FirmwareSubcommand) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn run(command: FirmwareSubcommand) -> Result<RemoteExit, RemoteError> {
     match command {
         FirmwareSubcommand::Campaign { file, connection } => {
             let campaign = read(&file)?;

@@ -15,14 +15,14 @@ use super::output::{Cell, CommandOutput, Table, Tone, short, text_of, time_since
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Shows the state of the gateway.
-pub async fn overview(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn overview(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&["overview"])).await?;
     write_overview(&document, output)?;
     Ok(RemoteExit::Done)
 }
 
 /// Shows the state of the gateway again and again, until Ctrl-C.
-pub async fn top(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn top(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let mut interrupt = Interrupt::new()?;
     let mut due = interval(INTERVAL);
     let mut is_first = true;
@@ -40,7 +40,7 @@ pub async fn top(client: &ApiClient, output: &mut CommandOutput) -> Result<Remot
 }
 
 /// Lists what failed lately.
-pub async fn failures(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn failures(client: &ApiClient, output: &mut CommandOutput) -> Result<RemoteExit, RemoteError> {
     let document = client.get(ApiPath::new(&["failures"])).await?;
     if output.json {
         output.document(&document)?;
@@ -53,7 +53,11 @@ pub async fn failures(client: &ApiClient, output: &mut CommandOutput) -> Result<
 }
 
 /// Removes the generated key of an identity.
-pub async fn remove_key(client: &ApiClient, identity: &str, output: &CommandOutput) -> Result<RemoteExit, RemoteError> {
+pub(super) async fn remove_key(
+    client: &ApiClient,
+    identity: &str,
+    output: &CommandOutput,
+) -> Result<RemoteExit, RemoteError> {
     client.delete(ApiPath::new(&["generated-keys", identity])).await?;
     output.notice(&format!("the generated key of {identity} is removed"));
     Ok(RemoteExit::Done)

@@ -8,20 +8,20 @@ use super::error::RemoteError;
 
 /// Keeps Ctrl-C and SIGTERM from ending the process, so that the command can clean up. A signal that comes while nobody
 /// waits is not lost.
-pub struct Interrupt {
+pub(crate) struct Interrupt {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Interrupt {
-    pub fn new() -> Result<Self, RemoteError> {
+    pub(super) fn new() -> Result<Self, RemoteError> {
         let signals = || io::Result::Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
         let (interrupt, terminate) = signals().map_err(RemoteError::Signals)?;
         Ok(Self { interrupt, terminate })
     }
 
     /// Waits for a signal. Cancel-safe.
-    pub async fn received(&mut self) {
+    pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -37,7 +37,7 @@ use output::CommandOutput;
 
 /// The commands. A device is named by its endpoint name, a path is that of LwM2M: `/3303/0/5700`.
 #[derive(Debug, clap::Subcommand)]
-pub enum RemoteCommand {
+pub(crate) enum RemoteCommand {
     #[command(flatten)]
     Look(LookCommand),
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub enum RemoteCommand {
 
 /// The commands that only look.
 #[derive(Debug, clap::Subcommand)]
-pub enum LookCommand {
+pub(crate) enum LookCommand {
     /// List the registered devices of a running gateway
     Devices {
         #[command(flatten)]
@@ -131,7 +131,7 @@ pub enum LookCommand {
 
 /// The operations on a device.
 #[derive(Debug, clap::Subcommand)]
-pub enum OperationCommand {
+pub(crate) enum OperationCommand {
     /// Read a resource, an instance or an object; several paths are read in one composite request
     Read {
         #[command(flatten)]
@@ -199,7 +199,7 @@ pub enum OperationCommand {
 }
 
 /// Runs a command. The error is that of the standard output only: every other one is written, and is an exit code.
-pub fn run(command: RemoteCommand) -> io::Result<ExitCode> {
+pub(super) fn run(command: RemoteCommand) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(execute(command)) {
         Ok(exit) => Ok(exit.into()),

@@ -17,7 +17,7 @@ use super::output::{Cell, CommandOutput, Table, time_of_day};
 /// 1. The stream of events is opened first, so that no notification is missed.
 /// 2. The path is observed, unless an application observes it already: its notifications are the same.
 /// 3. At the end the observation is cancelled if this command has begun it.
-pub async fn follow(
+pub(super) async fn follow(
     client: &ApiClient,
     target: &TargetArguments,
     waiting: &WaitArguments,

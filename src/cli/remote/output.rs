@@ -21,7 +21,7 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// The outputs of a command.
-pub struct CommandOutput {
+pub(crate) struct CommandOutput {
     /// Whether the JSON of the API is written in place of tables.
     pub json: bool,
     is_terminal: bool,
@@ -30,14 +30,14 @@ pub struct CommandOutput {
 
 /// A cell of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cell {
+pub(super) struct Cell {
     text: String,
     tone: Tone,
 }
 
 /// The meaning of a cell, which a colour shows at a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub(crate) enum Tone {
     Neutral,
     Good,
     Bad,
@@ -45,7 +45,7 @@ pub enum Tone {
 }
 
 /// A table whose columns are as wide as the longest cell of the rows so far, except the last column.
-pub struct Table {
+pub(crate) struct Table {
     header: Vec<&'static str>,
     widths: Vec<usize>,
     has_begun: bool,
@@ -53,28 +53,28 @@ pub struct Table {
 
 impl CommandOutput {
     /// Returns an output with colours if it is a terminal and `NO_COLOR` is not set.
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let colours = is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { json, is_terminal, colours }
     }
 
     /// Writes the text of a document as the API gave it.
-    pub fn document(&self, document: &Document) -> io::Result<()> {
+    pub(super) fn document(&self, document: &Document) -> io::Result<()> {
         self.line(document.text.trim_end())
     }
 
-    pub fn line(&self, text: &str) -> io::Result<()> {
+    pub(super) fn line(&self, text: &str) -> io::Result<()> {
         writeln!(io::stdout().lock(), "{text}")
     }
 
     /// Writes what is no data to the standard error output.
-    pub fn notice(&self, text: &str) {
+    pub(crate) fn notice(&self, text: &str) {
         eprintln!("{}", printable(text));
     }
 
     /// Begins the next page of a display that is repeated: at a terminal in place of the one before.
-    pub fn next_page(&self, is_first: bool) -> io::Result<()> {
+    pub(crate) fn next_page(&self, is_first: bool) -> io::Result<()> {
         if self.json {
             return Ok(());
         }
@@ -101,13 +101,13 @@ impl Tone {
     }
 
     /// Returns the tone of a CoAP code: `2.05` is good.
-    pub fn of_code(code: &str) -> Self {
+    pub(crate) fn of_code(code: &str) -> Self {
         if code.starts_with('2') { Self::Good } else { Self::Bad }
     }
 }
 
 impl Cell {
-    pub fn toned(text: impl AsRef<str>, tone: Tone) -> Self {
+    pub(crate) fn toned(text: impl AsRef<str>, tone: Tone) -> Self {
         Self { tone, ..Self::from(text.as_ref()) }
     }
 }
@@ -132,13 +132,13 @@ impl From<&Value> for Cell {
 }
 
 impl Table {
-    pub fn new(header: &[&'static str]) -> Self {
+    pub(super) fn new(header: &[&'static str]) -> Self {
         let widths = header.iter().map(|name| name.len()).collect();
         Self { header: header.to_vec(), widths, has_begun: false }
     }
 
     /// Reserves widths for rows that are not known yet.
-    pub fn with_widths(mut self, widths: &[usize]) -> Self {
+    pub(crate) fn with_widths(mut self, widths: &[usize]) -> Self {
         for (width, wanted) in self.widths.iter_mut().zip(widths) {
             *width = (*wanted).max(*width);
         }
@@ -146,7 +146,7 @@ impl Table {
     }
 
     /// Writes rows, and the header before the first ones.
-    pub fn write(&mut self, output: &CommandOutput, rows: &[Vec<Cell>]) -> io::Result<()> {
+    pub(super) fn write(&mut self, output: &CommandOutput, rows: &[Vec<Cell>]) -> io::Result<()> {
         for row in rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
                 *width = cell.text.chars().count().max(*width);
@@ -171,7 +171,7 @@ impl Table {
 }
 
 /// Returns the text of a JSON value: that of a string without quotes, nothing for null.
-pub fn text_of(value: &Value) -> String {
+pub(crate) fn text_of(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -180,7 +180,7 @@ pub fn text_of(value: &Value) -> String {
 }
 
 /// Replaces control characters, which would change the terminal: a device chooses its name and its values.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -193,22 +193,22 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Returns the time since a time of the API: `12m30s`.
-pub fn time_since(time: &Value) -> String {
+pub(crate) fn time_since(time: &Value) -> String {
     unix_time().ok().zip(parsed(time)).map(|(now, time)| short(now.saturating_sub(time))).unwrap_or_default()
 }
 
 /// Returns the time until a time of the API.
-pub fn time_until(time: &Value) -> String {
+pub(crate) fn time_until(time: &Value) -> String {
     unix_time().ok().zip(parsed(time)).map(|(now, time)| short(time.saturating_sub(now))).unwrap_or_default()
 }
 
 /// Returns the time of the day of a time of the API, in UTC with milliseconds.
-pub fn time_of_day(time: &Value) -> String {
+pub(super) fn time_of_day(time: &Value) -> String {
     time.as_str().and_then(|text| text.get(11..23)).unwrap_or_default().to_owned()
 }
 
 /// Returns a duration in its two largest units, without blanks.
-pub fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = |first: u64, unit: &str, rest: u64, smaller: &str| match rest {
         0 => format!("{first}{unit}"),

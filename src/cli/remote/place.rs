@@ -14,14 +14,14 @@ const URL: &str = "http://127.0.0.1:8086";
 
 /// The address of a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConsoleAddress {
+pub(crate) enum ConsoleAddress {
     Socket(PathBuf),
     Tcp { host: String, port: u16, tls: bool },
 }
 
 impl ConsoleAddress {
     /// Returns the socket if it is there, else the console at its standard port.
-    pub fn by_default() -> Self {
+    pub(crate) fn by_default() -> Self {
         let socket = Path::new(SOCKET);
         if socket.exists() {
             return Self::Socket(socket.to_owned());
@@ -31,7 +31,7 @@ impl ConsoleAddress {
 
     /// Parses `unix:PATH` or a URL. Whatever follows the authority of a URL is ignored: a link of the page is a URL
     /// too.
-    pub fn parse(text: &str) -> Result<Self, RemoteError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, RemoteError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
                 "" => Err(wrong(text)),
@@ -49,7 +49,7 @@ impl ConsoleAddress {
     }
 
     /// Returns the header `Host` of requests.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         match self {
             Self::Socket(_) => "localhost".to_owned(),
             Self::Tcp { host, port, .. } => format!("{host}:{port}"),

@@ -32,7 +32,7 @@ const COLUMNS: [&str; 8] = ["UTC", "DIRECTION", "PEER", "TYPE", "CODE", "MID", "
 const WIDTHS: [usize; 7] = [12, 9, 21, 4, 4, 5, 16];
 
 /// Starts a trace, prints its messages until Ctrl-C or its end, and removes it.
-pub async fn trace(
+pub(super) async fn trace(
     client: &ApiClient,
     arguments: &TraceArguments,
     output: &mut CommandOutput,

@@ -8,15 +8,15 @@ use super::super::guard::{BODY_BYTES, COMMAND_BYTES};
 use super::super::problem::{Problem, ProblemKind};
 
 /// Maximum number of bodies of more than [`BODY_BYTES`] at a time.
-pub const LARGE_BODIES: usize = 2;
+pub(crate) const LARGE_BODIES: usize = 2;
 
 /// A body, and the permission to have it in memory if it is large.
-pub struct CommandBody<'a> {
+pub(crate) struct CommandBody<'a> {
     pub payload: Vec<u8>,
     pub permit: Option<SemaphorePermit<'a>>,
 }
 
-pub async fn read(large_bodies: &Semaphore, mut body: Body) -> Result<CommandBody<'_>, Problem> {
+pub(crate) async fn read(large_bodies: &Semaphore, mut body: Body) -> Result<CommandBody<'_>, Problem> {
     let (mut payload, mut permit) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
         // The connection broke, or the body has more than the listener lets through.
@@ -35,7 +35,7 @@ pub async fn read(large_bodies: &Semaphore, mut body: Body) -> Result<CommandBod
 }
 
 /// Reads a body of which nothing is needed. Otherwise the connection could end before the client has read the answer.
-pub async fn discard(mut body: Body) {
+pub(crate) async fn discard(mut body: Body) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, |data| data.len());

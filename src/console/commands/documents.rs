@@ -15,7 +15,7 @@ use super::records::{CommandEnd, GivenCommand};
 #[derive(ToSchema)]
 #[schema(as = CommandRequest)]
 #[expect(dead_code, reason = "it describes a body that the core reads")]
-pub struct CommandRequest {
+pub(crate) struct CommandRequest {
     /// A type of the MQTT interface, such as `read`, `write` or `observe`.
     #[schema(rename = "msgType", example = "read")]
     msg_type: String,
@@ -31,7 +31,7 @@ pub struct CommandRequest {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Command)]
-pub struct CommandDocument {
+pub(crate) struct CommandDocument {
     #[schema(example = "c7f3a0d1c7f3a0d1c7f3a0d1c7f3a0d1")]
     id: String,
     endpoint: String,
@@ -85,7 +85,7 @@ enum CommandOutcomeDocument {
 }
 
 impl CommandDocument {
-    pub fn done(record: &GivenCommand, end: &CommandEnd) -> Self {
+    pub(crate) fn done(record: &GivenCommand, end: &CommandEnd) -> Self {
         Self {
             state: CommandProgressDocument::Done,
             outcome: Some(end.outcome.into()),
@@ -95,12 +95,12 @@ impl CommandDocument {
         }
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.outcome.is_some()
     }
 
     /// `state` is `None` for a command whose answer is on its way.
-    pub fn pending(record: &GivenCommand, state: Option<CommandState>) -> Self {
+    pub(crate) fn pending(record: &GivenCommand, state: Option<CommandState>) -> Self {
         Self {
             id: record.id.to_string(),
             endpoint: record.endpoint.clone(),

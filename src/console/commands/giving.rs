@@ -28,7 +28,7 @@ const AUDITED_PATHS: usize = 8;
 
 /// A command for a device.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(crate) struct Order {
     pub endpoint: String,
     /// The JSON of an application's command.
     pub payload: Vec<u8>,
@@ -40,7 +40,7 @@ pub struct Order {
 
 /// Gives a command. The author has the role of an operator, and may see the device. The command is given even if the
 /// client does not wait for that.
-pub async fn give(
+pub(crate) async fn give(
     server: &Arc<ConsoleServer>,
     author: Author,
     order: Order,

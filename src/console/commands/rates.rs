@@ -14,7 +14,7 @@ const OF_ALL: Rate = Rate { per_second: 50, burst: 50 };
 
 /// Bounds the rates of commands. The tokens file bounds the number of names.
 #[derive(Default)]
-pub struct CommandRates {
+pub(crate) struct CommandRates {
     buckets: Mutex<TokenBuckets<BucketKey>>,
     hashes: RandomState,
 }
@@ -28,7 +28,7 @@ enum BucketKey {
 
 impl CommandRates {
     /// Takes one command of this user.
-    pub fn take(&self, now: Instant, user: &str) -> Result<(), Problem> {
+    pub(crate) fn take(&self, now: Instant, user: &str) -> Result<(), Problem> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let user = BucketKey::User(self.hashes.hash_one(user));
         if !buckets.take(now, user, OF_TOKEN) {

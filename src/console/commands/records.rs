@@ -23,7 +23,7 @@ const KEPT: Duration = Duration::from_secs(600);
 
 /// The end of a command.
 #[derive(Debug)]
-pub struct CommandEnd {
+pub(crate) struct CommandEnd {
     pub outcome: AnswerOutcome,
     pub took: Option<Duration>,
     /// The JSON that applications get, without hidden values.
@@ -32,7 +32,7 @@ pub struct CommandEnd {
 }
 
 /// A command that was given.
-pub struct GivenCommand {
+pub(crate) struct GivenCommand {
     pub id: CommandId,
     pub endpoint: String,
     /// Names the command in the queue of its device.
@@ -43,23 +43,23 @@ pub struct GivenCommand {
 }
 
 /// The records, the oldest first.
-pub struct GivenCommands {
+pub(crate) struct GivenCommands {
     records: Mutex<VecDeque<Arc<GivenCommand>>>,
     forgotten: Counter,
 }
 
 impl GivenCommand {
-    pub fn new(id: CommandId, endpoint: String, number: u64) -> Arc<Self> {
+    pub(crate) fn new(id: CommandId, endpoint: String, number: u64) -> Arc<Self> {
         let (end, _) = watch::channel(None);
         Arc::new(Self { id, endpoint, number, end, waiting: Mutex::default() })
     }
 
-    pub fn end(&self) -> Option<Arc<CommandEnd>> {
+    pub(crate) fn end(&self) -> Option<Arc<CommandEnd>> {
         self.end.borrow().clone()
     }
 
     /// Returns once the command has ended.
-    pub async fn ended(&self) -> Arc<CommandEnd> {
+    pub(crate) async fn ended(&self) -> Arc<CommandEnd> {
         let mut end = self.end.subscribe();
         loop {
             if let Some(end) = end.borrow_and_update().clone() {
@@ -73,7 +73,7 @@ impl GivenCommand {
     }
 
     /// Names the task that waits for the answer, which ends when the record is forgotten.
-    pub fn awaited_by(&self, task: AbortHandle) {
+    pub(crate) fn awaited_by(&self, task: AbortHandle) {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
@@ -90,12 +90,12 @@ impl GivenCommand {
 
 impl GivenCommands {
     /// `forgotten` counts the records that make room before their time.
-    pub fn new(forgotten: Counter) -> Self {
+    pub(crate) fn new(forgotten: Counter) -> Self {
         Self { records: Mutex::default(), forgotten }
     }
 
     /// Adds a record. If there is no room, the oldest record of an ended command is forgotten, or else the oldest one.
-    pub fn add(&self, now: Instant, record: Arc<GivenCommand>) {
+    pub(crate) fn add(&self, now: Instant, record: Arc<GivenCommand>) {
         let mut records = self.fresh(now);
         if records.len() >= RECORDS {
             let ended = records.iter().position(|record| record.end().is_some()).unwrap_or(0);
@@ -105,17 +105,17 @@ impl GivenCommands {
         records.push_back(record);
     }
 
-    pub fn get(&self, now: Instant, id: CommandId) -> Option<Arc<GivenCommand>> {
+    pub(crate) fn get(&self, now: Instant, id: CommandId) -> Option<Arc<GivenCommand>> {
         self.fresh(now).iter().find(|record| record.id == id).cloned()
     }
 
     /// Returns the commands of a device, the oldest first.
-    pub fn of(&self, now: Instant, endpoint: &str) -> Vec<Arc<GivenCommand>> {
+    pub(crate) fn of(&self, now: Instant, endpoint: &str) -> Vec<Arc<GivenCommand>> {
         self.fresh(now).iter().filter(|record| record.endpoint == endpoint).cloned().collect()
     }
 
     /// Notes the end of a command. If all answers together are too large, the oldest ones are forgotten.
-    pub fn finish(&self, record: &GivenCommand, end: CommandEnd) {
+    pub(crate) fn finish(&self, record: &GivenCommand, end: CommandEnd) {
         let mut records = self.fresh(end.at);
         record.end.send_replace(Some(Arc::new(end)));
         let mut bytes: usize = records.iter().map(|record| record.bytes()).sum();

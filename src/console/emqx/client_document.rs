@@ -15,7 +15,7 @@ const UNLIMITED: &str = "infinity";
 /// A device as a client of EMQX.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EmqxClient)]
-pub struct ClientDocument {
+pub(crate) struct ClientDocument {
     /// Always `lwm2m-gateway`.
     node: &'static str,
     /// The endpoint name.

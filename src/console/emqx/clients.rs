@@ -33,7 +33,7 @@ const MOST_PASSED_OVER: usize = 100_000;
 /// The parameters of a list. EMQX knows more, such as `node`, `clean_start` and times; they are ignored.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct ClientsQuery {
+pub(crate) struct ClientsQuery {
     /// Number of the page, from 1.
     #[param(minimum = 1, maximum = 100_000)]
     page: Option<usize>,
@@ -69,7 +69,7 @@ pub struct ClientsQuery {
 /// Some clients.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EmqxClients)]
-pub struct ClientList {
+pub(crate) struct ClientList {
     data: Vec<ClientDocument>,
     meta: ClientsMeta,
 }
@@ -100,7 +100,7 @@ struct ClientsMeta {
         EmqxErrors<400>, EmqxErrors<503>
     )
 )]
-pub async fn clients(
+pub(crate) async fn clients(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     query: Result<Query<ClientsQuery>, QueryRejection>,
@@ -134,7 +134,7 @@ pub async fn clients(
         EmqxErrors<404>, EmqxErrors<503>
     )
 )]
-pub async fn client(
+pub(crate) async fn client(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     clientid: Result<Path<String>, PathRejection>,
@@ -158,7 +158,7 @@ pub async fn client(
         EmqxErrors<404>, EmqxErrors<503>
     )
 )]
-pub async fn kick(
+pub(crate) async fn kick(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     clientid: Result<Path<String>, PathRejection>,

@@ -31,14 +31,14 @@ const NO_REPLY: (&str, &str) = ("6.01", "reply_not_received");
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct ReadQuery {
+pub(crate) struct ReadQuery {
     #[param(example = "/3/0/0")]
     path: String,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct WriteQuery {
+pub(crate) struct WriteQuery {
     #[param(example = "/1/0/1")]
     path: String,
     /// `Integer`, `Float`, `Time`, `String`, `Boolean`, `Opaque` or `Objlnk`.
@@ -51,7 +51,7 @@ pub struct WriteQuery {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct ObserveQuery {
+pub(crate) struct ObserveQuery {
     #[param(example = "/3/0/9")]
     path: String,
     /// `true` and `1` observe; everything else ends an observation.
@@ -61,7 +61,7 @@ pub struct ObserveQuery {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct LookupQuery {
+pub(crate) struct LookupQuery {
     /// The path of the command, as it was given.
     #[param(example = "/3/0/0")]
     path: String,
@@ -73,7 +73,7 @@ pub struct LookupQuery {
 /// The newest answer to a command.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EmqxLookup)]
-pub struct Lookup {
+pub(crate) struct Lookup {
     clientid: String,
     action: String,
     path: String,
@@ -121,7 +121,7 @@ struct AnswerData {
         EmqxCommandErrors
     )
 )]
-pub async fn read(
+pub(crate) async fn read(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     clientid: Result<Path<String>, PathRejection>,
@@ -145,7 +145,7 @@ pub async fn read(
         EmqxCommandErrors
     )
 )]
-pub async fn write(
+pub(crate) async fn write(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     clientid: Result<Path<String>, PathRejection>,
@@ -170,7 +170,7 @@ pub async fn write(
         EmqxCommandErrors
     )
 )]
-pub async fn observe(
+pub(crate) async fn observe(
     State(server): State<Arc<ConsoleServer>>,
     author: Author,
     clientid: Result<Path<String>, PathRejection>,
@@ -196,7 +196,7 @@ pub async fn observe(
         EmqxErrors<400>, EmqxErrors<404>, EmqxErrors<503>
     )
 )]
-pub async fn lookup(
+pub(crate) async fn lookup(
     State(server): State<Arc<ConsoleServer>>,
     Extension(access): Extension<Access>,
     clientid: Result<Path<String>, PathRejection>,

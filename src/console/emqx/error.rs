@@ -11,7 +11,7 @@ use crate::console::problem::Problem;
 
 /// An error of these resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EmqxError {
+pub(crate) struct EmqxError {
     status: StatusCode,
     document: EmqxErrorDocument,
 }
@@ -19,7 +19,7 @@ pub struct EmqxError {
 /// The document of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = EmqxError)]
-pub struct EmqxErrorDocument {
+pub(crate) struct EmqxErrorDocument {
     #[schema(example = "RESOURCE_NOT_FOUND")]
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,27 +28,27 @@ pub struct EmqxErrorDocument {
 
 impl EmqxError {
     /// The error of a client that does not exist.
-    pub fn client_not_found() -> Self {
+    pub(crate) fn client_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "RESOURCE_NOT_FOUND", "Client not found")
     }
 
     /// The error of a command for a client that does not exist.
-    pub fn no_such_client() -> Self {
+    pub(crate) fn no_such_client() -> Self {
         Self::new(StatusCode::NOT_FOUND, "CLIENT_NOT_FOUND", "")
     }
 
     /// The error of a parameter beyond its bounds.
-    pub fn invalid_parameter(message: &str) -> Self {
+    pub(crate) fn invalid_parameter(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message)
     }
 
     /// The error of a request that cannot be read.
-    pub fn bad_request(message: &str) -> Self {
+    pub(crate) fn bad_request(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
     }
 
     /// Returns the response with the document.
-    pub fn answer(self) -> Response {
+    pub(crate) fn answer(self) -> Response {
         (self.status, Json(self.document)).into_response()
     }
 

@@ -1,7 +1,7 @@
 //! The beginning of a JSON text as valid JSON: everything that is complete, with the open brackets closed.
 
 /// Returns the complete part of a JSON text that was cut off; `None` if nothing is complete.
-pub fn closed(start: &[u8]) -> Option<String> {
+pub(super) fn closed(start: &[u8]) -> Option<String> {
     let whole = match std::str::from_utf8(start) {
         Ok(text) => text,
         Err(error) => std::str::from_utf8(start.get(..error.valid_up_to())?).ok()?,

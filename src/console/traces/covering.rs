@@ -23,7 +23,7 @@ const PAYLOAD_MARKER: u8 = 0xff;
 
 /// The places of the parts of a datagram, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DatagramParts {
+pub(crate) struct DatagramParts {
     options: Vec<(u16, Range<usize>)>,
     pub payload: Range<usize>,
     /// Everything from the first byte that cannot be read.
@@ -32,7 +32,7 @@ pub struct DatagramParts {
 
 impl DatagramParts {
     /// Reads a datagram up to its end or to its first mistake (RFC 7252 section 3).
-    pub fn of(datagram: &[u8]) -> Self {
+    pub(super) fn of(datagram: &[u8]) -> Self {
         let end = datagram.len();
         let mut parts = Self { options: Vec::new(), payload: end..end, unreadable: end..end };
         let Some(first) = datagram.first().filter(|first| **first >> 6 == 1) else {
@@ -65,7 +65,7 @@ impl DatagramParts {
     }
 
     /// Covers the secrets of a message that the gateway has received or sends.
-    pub fn cover(&self, datagram: &mut [u8], direction: Direction, covers_payload: bool) {
+    pub(crate) fn cover(&self, datagram: &mut [u8], direction: Direction, covers_payload: bool) {
         self.cover_options(datagram, direction);
         fill(datagram, self.unreadable.clone());
         match datagram.get_mut(self.payload.clone()) {

@@ -19,14 +19,14 @@ use super::values::{EntryDocument, Readable};
 
 /// The traces.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct TraceList {
+pub(crate) struct TraceList {
     pub traces: Vec<TraceDocument>,
 }
 
 /// A trace. It has one of `endpoint`, `address` and `identity`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TraceDocument {
+pub(crate) struct TraceDocument {
     #[schema(example = "5f01c3a94be27d10")]
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ pub struct TraceDocument {
 
 /// A trace with its messages.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct TraceMessages {
+pub(crate) struct TraceMessages {
     #[serde(flatten)]
     pub trace: TraceDocument,
     /// The oldest first.
@@ -62,7 +62,7 @@ pub struct TraceMessages {
 /// An entry of a trace: a CoAP message, or something that happened in DTLS.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum TraceEntryDocument {
+pub(crate) enum TraceEntryDocument {
     Coap(Box<CoapDocument>),
     Dtls(Box<DtlsDocument>),
 }
@@ -70,7 +70,7 @@ pub enum TraceEntryDocument {
 /// A CoAP message. Stars stand for covered bytes.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct CoapDocument {
+pub(crate) struct CoapDocument {
     /// Counts in the trace.
     n: u64,
     at: Timestamp,
@@ -125,7 +125,7 @@ enum DirectionName {
 
 /// An option of a message.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct OptionDocument {
+pub(crate) struct OptionDocument {
     number: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Content-Format")]
@@ -137,7 +137,7 @@ pub struct OptionDocument {
 
 /// A payload.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct PayloadDocument {
+pub(crate) struct PayloadDocument {
     bytes: usize,
     /// The bytes in hexadecimal digits.
     hex: String,
@@ -152,7 +152,7 @@ pub struct PayloadDocument {
 /// Something that happened in DTLS.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DtlsDocument {
+pub(crate) struct DtlsDocument {
     /// Counts in the trace.
     n: u64,
     at: Timestamp,
@@ -182,7 +182,7 @@ pub struct DtlsDocument {
 }
 
 impl TraceDocument {
-    pub fn of(record: &TraceRecord) -> Self {
+    pub(crate) fn of(record: &TraceRecord) -> Self {
         let (endpoint, address, identity) = match &record.target {
             TraceTarget::Endpoint(endpoint) => (Some(endpoint.clone()), None, None),
             TraceTarget::Address(address) => (None, Some(*address), None),
@@ -203,14 +203,14 @@ impl TraceDocument {
         }
     }
 
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 }
 
 impl TraceEntryDocument {
     /// Decodes an entry, with the names of these definitions.
-    pub fn of(entry: &TraceEntry, model: &Model) -> Self {
+    pub(crate) fn of(entry: &TraceEntry, model: &Model) -> Self {
         let TraceEntry { n, at, content } = entry;
         match content {
             EntryContent::Message(message) => {
@@ -221,7 +221,7 @@ impl TraceEntryDocument {
     }
 
     /// Returns the name of the event that has it.
-    pub fn event(&self) -> &'static str {
+    pub(crate) fn event(&self) -> &'static str {
         match self {
             Self::Coap(_) => "coap",
             Self::Dtls(_) => "dtls",
@@ -396,7 +396,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the name of a trace in paths.
-pub fn name_of(TraceId(number): TraceId) -> String {
+pub(crate) fn name_of(TraceId(number): TraceId) -> String {
     format!("{number:016x}")
 }
 

@@ -20,7 +20,7 @@ const BATCH: usize = 64;
 
 /// Tells which trace is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FollowedTrace {
+pub(crate) enum FollowedTrace {
     /// This one, to its end.
     Id(TraceId),
     /// Each one by this endpoint name.
@@ -29,14 +29,14 @@ pub enum FollowedTrace {
 
 /// Something that a follower has come to.
 #[derive(Debug)]
-pub enum Followed {
+pub(crate) enum Followed {
     Entry(TraceEntry),
     /// So many messages had gone.
     Lost(u64),
 }
 
 #[derive(Debug)]
-pub struct TraceFollower {
+pub(crate) struct TraceFollower {
     of: FollowedTrace,
     changes: watch::Receiver<()>,
     /// The trace that was read, and the number of the newest entry of it that was read.
@@ -48,7 +48,7 @@ pub struct TraceFollower {
 
 impl TraceFollower {
     /// Follows a trace from its message after this one.
-    pub fn of_trace(hub: &TraceHub, id: TraceId, after: u64) -> Self {
+    pub(crate) fn of_trace(hub: &TraceHub, id: TraceId, after: u64) -> Self {
         Self {
             of: FollowedTrace::Id(id),
             changes: hub.changes(),
@@ -59,7 +59,7 @@ impl TraceFollower {
     }
 
     /// Follows the traces by this endpoint name from now on.
-    pub fn of_device(hub: &TraceHub, endpoint: &str) -> Self {
+    pub(crate) fn of_device(hub: &TraceHub, endpoint: &str) -> Self {
         let of = FollowedTrace::Endpoint(endpoint.to_owned());
         let changes = hub.changes();
         let read = hub.newest(|record| of.is(record).then(|| (record.id, record.newest())));
@@ -67,7 +67,7 @@ impl TraceFollower {
     }
 
     /// Returns the next message; `None` when the trace has ended. Cancel-safe.
-    pub async fn next(&mut self, hub: &TraceHub) -> Option<Followed> {
+    pub(crate) async fn next(&mut self, hub: &TraceHub) -> Option<Followed> {
         loop {
             if let Some(ready) = self.ready.pop_front() {
                 return Some(ready);

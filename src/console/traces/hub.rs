@@ -29,7 +29,7 @@ const KEPT: Duration = Duration::from_secs(3_600);
 
 /// The traces, those that run and those that have ended.
 #[derive(Debug)]
-pub struct TraceHub {
+pub(crate) struct TraceHub {
     records: Mutex<Vec<TraceRecord>>,
     copies: TraceSender,
     /// Changes with each new message, and when a trace ends.
@@ -39,13 +39,13 @@ pub struct TraceHub {
 }
 
 impl TraceHub {
-    pub fn new(copies: TraceSender, metrics: &ConsoleMetrics) -> Self {
+    pub(crate) fn new(copies: TraceSender, metrics: &ConsoleMetrics) -> Self {
         let (running, lost) = (metrics.traces.clone(), metrics.traced_lost.clone());
         Self { records: Mutex::default(), copies, changed: watch::Sender::default(), running, lost }
     }
 
     /// Begins a trace, and returns what `shown` makes of it. The oldest trace that has ended makes room.
-    pub async fn begin<T>(
+    pub(crate) async fn begin<T>(
         &self,
         control: &Control,
         target: TraceTarget,
@@ -81,7 +81,7 @@ impl TraceHub {
     }
 
     /// Removes a trace.
-    pub async fn remove(&self, control: &Control, id: TraceId) {
+    pub(crate) async fn remove(&self, control: &Control, id: TraceId) {
         self.lock().retain(|record| record.id != id);
         self.count();
         self.changed.send_replace(());
@@ -89,22 +89,22 @@ impl TraceHub {
     }
 
     /// Returns what `read` makes of a trace; `None` if there is none.
-    pub fn read<T>(&self, id: TraceId, read: impl FnOnce(&TraceRecord) -> T) -> Option<T> {
+    pub(crate) fn read<T>(&self, id: TraceId, read: impl FnOnce(&TraceRecord) -> T) -> Option<T> {
         self.lock().iter().find(|record| record.id == id).map(read)
     }
 
     /// Returns what `read` makes of each trace, the newest first.
-    pub fn read_all<T>(&self, read: impl FnMut(&TraceRecord) -> Option<T>) -> Vec<T> {
+    pub(crate) fn read_all<T>(&self, read: impl FnMut(&TraceRecord) -> Option<T>) -> Vec<T> {
         self.lock().iter().rev().filter_map(read).collect()
     }
 
     /// Returns what `read` makes of the newest trace of which it makes something.
-    pub fn newest<T>(&self, read: impl FnMut(&TraceRecord) -> Option<T>) -> Option<T> {
+    pub(crate) fn newest<T>(&self, read: impl FnMut(&TraceRecord) -> Option<T>) -> Option<T> {
         self.lock().iter().rev().find_map(read)
     }
 
     /// Returns a receiver that changes with each new message.
-    pub fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
@@ -159,7 +159,7 @@ impl TraceHub {
 }
 
 /// Takes copies from the driver, and ends the traces whose time is over.
-pub async fn run(server: Arc<ConsoleServer>, mut copies: TraceReceiver) {
+pub(crate) async fn run(server: Arc<ConsoleServer>, mut copies: TraceReceiver) {
     let mut checks = interval(CHECK_EVERY);
     loop {
         tokio::select! {

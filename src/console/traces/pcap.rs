@@ -27,7 +27,7 @@ const PORT_TYPE_UDP: u32 = 3;
 const DISSECTOR: &[u8; 4] = b"coap";
 
 /// Writes the file of these entries. `sockets` are the addresses of the gateway, in the order of its sockets.
-pub fn file<'e>(entries: impl Iterator<Item = &'e TraceEntry>, sockets: &[SocketAddr]) -> Vec<u8> {
+pub(super) fn file<'e>(entries: impl Iterator<Item = &'e TraceEntry>, sockets: &[SocketAddr]) -> Vec<u8> {
     let mut file = Vec::new();
     file.extend(MAGIC_MICROSECONDS.to_le_bytes());
     VERSION.iter().for_each(|number| file.extend(number.to_le_bytes()));

@@ -29,7 +29,7 @@ const OVERHEAD: usize = 192;
 
 /// A trace.
 #[derive(Debug)]
-pub struct TraceRecord {
+pub(crate) struct TraceRecord {
     pub id: TraceId,
     pub target: TraceTarget,
     /// Name of the token that began it.
@@ -48,21 +48,21 @@ pub struct TraceRecord {
 }
 
 #[derive(Clone, Debug)]
-pub struct TraceEntry {
+pub(crate) struct TraceEntry {
     pub n: u64,
     pub at: Duration,
     pub content: EntryContent,
 }
 
 #[derive(Clone, Debug)]
-pub enum EntryContent {
+pub(crate) enum EntryContent {
     Message(MessageEntry),
     Dtls(DtlsEntry),
 }
 
 /// A CoAP message.
 #[derive(Clone, Debug)]
-pub struct MessageEntry {
+pub(crate) struct MessageEntry {
     pub direction: Direction,
     pub peer: Peer,
     pub address: SocketAddr,
@@ -81,7 +81,7 @@ pub struct MessageEntry {
 
 /// Something that happened in DTLS.
 #[derive(Clone, Debug, Default)]
-pub struct DtlsEntry {
+pub(crate) struct DtlsEntry {
     pub address: Option<SocketAddr>,
     pub event: &'static str,
     pub identity: Option<String>,
@@ -95,7 +95,7 @@ pub struct DtlsEntry {
 
 /// A message with its secrets covered.
 #[derive(Clone, Debug)]
-pub struct CoveredMessage {
+pub(crate) struct CoveredMessage {
     direction: Direction,
     peer: Peer,
     address: SocketAddr,
@@ -109,7 +109,7 @@ pub struct CoveredMessage {
 
 impl CoveredMessage {
     /// Covers the secrets of a message. This is the only place where datagrams with secrets are seen.
-    pub fn of(traced: TracedMessage, at: Duration, hidden: &HiddenPaths, model: &Model) -> Self {
+    pub(crate) fn of(traced: TracedMessage, at: Duration, hidden: &HiddenPaths, model: &Model) -> Self {
         let TracedMessage { direction, peer, address, datagram, subject } = traced;
         let message = Message::decode(&datagram).ok();
         let rule = payload_rule((direction, message.as_ref()), subject.as_ref(), (hidden, model, at));
@@ -132,7 +132,14 @@ impl CoveredMessage {
 }
 
 impl TraceRecord {
-    pub fn new(id: TraceId, target: TraceTarget, by: String, begun: Timestamp, now: Instant, lasts: Duration) -> Self {
+    pub(crate) fn new(
+        id: TraceId,
+        target: TraceTarget,
+        by: String,
+        begun: Timestamp,
+        now: Instant,
+        lasts: Duration,
+    ) -> Self {
         Self {
             id,
             target,
@@ -149,7 +156,7 @@ impl TraceRecord {
     }
 
     /// Adds a message.
-    pub fn add(&mut self, at: Duration, message: &CoveredMessage) {
+    pub(crate) fn add(&mut self, at: Duration, message: &CoveredMessage) {
         let CoveredMessage { direction, peer, address, header, subject, shown, covered } = message.clone();
         let repeated = shown.as_ref().and_then(|shown| self.same(direction, address, shown));
         let subject = subject.or_else(|| repeated.and_then(|earlier| earlier.subject.clone()));
@@ -170,7 +177,7 @@ impl TraceRecord {
     }
 
     /// Adds what a report says to the message that it is about, or as an entry of its own.
-    pub fn note(&mut self, at: Duration, peer: Option<Peer>, identity: Option<String>, report: &Report) {
+    pub(crate) fn note(&mut self, at: Duration, peer: Option<Peer>, identity: Option<String>, report: &Report) {
         match report {
             Report::Datagram { outcome, .. } => {
                 if let Some(message) = self.newest_of(peer, |message| message.verdict.is_none()) {
@@ -211,20 +218,20 @@ impl TraceRecord {
     }
 
     /// Returns the entries with a larger number, the oldest first.
-    pub fn entries(&self, after: u64) -> impl Iterator<Item = &TraceEntry> {
+    pub(crate) fn entries(&self, after: u64) -> impl Iterator<Item = &TraceEntry> {
         self.entries.iter().filter(move |entry| entry.n > after)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Returns the number of entries that have gone from the ring.
-    pub fn gone(&self) -> u64 {
+    pub(crate) fn gone(&self) -> u64 {
         self.newest - self.entries.len() as u64
     }
 
-    pub fn newest(&self) -> u64 {
+    pub(crate) fn newest(&self) -> u64 {
         self.newest
     }
 

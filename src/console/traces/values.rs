@@ -27,7 +27,7 @@ const ENTRIES: usize = 256;
 
 /// Tells whether a payload is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PayloadRule {
+pub(crate) enum PayloadRule {
     Shown,
     Covered,
     /// The subject of the payload is not known: it is shown if the same message was shown before.
@@ -36,7 +36,7 @@ pub enum PayloadRule {
 
 /// A message with what is needed to read its payload.
 #[derive(Clone, Copy, Debug)]
-pub struct Readable<'a> {
+pub(crate) struct Readable<'a> {
     pub message: &'a Message,
     pub subject: &'a TracedSubject,
     pub model: &'a Model,
@@ -46,7 +46,7 @@ pub struct Readable<'a> {
 
 /// A value of a payload.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct EntryDocument {
+pub(crate) struct EntryDocument {
     #[schema(value_type = String, example = "/3303/0/5700")]
     path: Path,
     /// Name of the resource; absent if it has no definition.
@@ -63,7 +63,7 @@ pub struct EntryDocument {
 
 /// Tells whether the payload of a message may be shown. A payload in which any value may be one of a hidden path is
 /// covered.
-pub fn payload_rule(
+pub(crate) fn payload_rule(
     (direction, message): (Direction, Option<&Message>),
     subject: Option<&TracedSubject>,
     (hidden, model, at): (&HiddenPaths, &Model, Duration),
@@ -103,7 +103,7 @@ pub fn payload_rule(
 
 impl Readable<'_> {
     /// Returns the values of the payload; `None` if it has none, or if they cannot be decoded.
-    pub fn entries(self) -> Option<Vec<EntryDocument>> {
+    pub(super) fn entries(self) -> Option<Vec<EntryDocument>> {
         let has_values = !self.message.payload.is_empty() && !self.is_diagnostic() && !self.is_part();
         let entries = self.decode().ok().filter(|_| has_values)?;
         Some(entries.into_iter().map(|entry| self.document(entry)).collect())

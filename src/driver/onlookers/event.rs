@@ -12,7 +12,7 @@ use lwm2m_core::gateway::view::{CommandProgress, DeviceRow};
 use super::PAYLOAD_BYTES;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct OnlookerEvent {
+pub(crate) struct OnlookerEvent {
     /// The time since 1970.
     pub at: Duration,
     /// `None` for a failure of a peer whose endpoint name is not known.
@@ -21,7 +21,7 @@ pub struct OnlookerEvent {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     /// The registration as it is now.
     Registered(Box<DeviceRow>),
     Updated(Box<DeviceRow>),

@@ -6,7 +6,7 @@ use lwm2m_dtls::cipher::Suite;
 use lwm2m_dtls::handshake::{CertificateFault, HandshakeError};
 use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, HandshakeFailure};
 
-pub fn datagram_outcome(outcome: DatagramOutcome) -> String {
+pub(crate) fn datagram_outcome(outcome: DatagramOutcome) -> String {
     let words = match outcome {
         DatagramOutcome::Request => "request",
         DatagramOutcome::Response => "response",
@@ -21,7 +21,7 @@ pub fn datagram_outcome(outcome: DatagramOutcome) -> String {
     words.to_owned()
 }
 
-pub fn drop_reason(reason: DropReason) -> String {
+pub(crate) fn drop_reason(reason: DropReason) -> String {
     let words = match reason {
         DropReason::NoMessage(error) => return format!("no CoAP message: {error}"),
         DropReason::Unexpected => "it matches no message of the gateway",
@@ -35,7 +35,7 @@ pub fn drop_reason(reason: DropReason) -> String {
     words.to_owned()
 }
 
-pub fn command_outcome(outcome: CommandOutcome) -> &'static str {
+pub(crate) fn command_outcome(outcome: CommandOutcome) -> &'static str {
     match outcome {
         CommandOutcome::Answered => "answered",
         CommandOutcome::Reset => "reset by the device",
@@ -50,7 +50,7 @@ pub fn command_outcome(outcome: CommandOutcome) -> &'static str {
     }
 }
 
-pub fn leave_reason(reason: LeaveReason) -> &'static str {
+pub(crate) fn leave_reason(reason: LeaveReason) -> &'static str {
     match reason {
         LeaveReason::Deregistered => "de-registered",
         LeaveReason::LifetimeOver => "lifetime expired",
@@ -64,7 +64,7 @@ pub fn leave_reason(reason: LeaveReason) -> &'static str {
     }
 }
 
-pub fn not_restored_reason(reason: NotRestored) -> &'static str {
+pub(crate) fn not_restored_reason(reason: NotRestored) -> &'static str {
     match reason {
         NotRestored::LifetimeOver => "lifetime expired",
         NotRestored::NoTopics => "the configuration gives no valid topics for this device",
@@ -73,7 +73,7 @@ pub fn not_restored_reason(reason: NotRestored) -> &'static str {
     }
 }
 
-pub fn forbidden_reason(reason: Forbidden) -> &'static str {
+pub(crate) fn forbidden_reason(reason: Forbidden) -> &'static str {
     match reason {
         Forbidden::OtherName => "the DTLS identity belongs to another endpoint name (dtls.identity)",
         Forbidden::OtherIdentity => "the registration belongs to another DTLS identity",
@@ -84,7 +84,7 @@ pub fn forbidden_reason(reason: Forbidden) -> &'static str {
 }
 
 /// Returns the problem if a handshake failed because of credentials.
-pub fn credential_problem(reason: HandshakeFailure) -> Option<&'static str> {
+pub(crate) fn credential_problem(reason: HandshakeFailure) -> Option<&'static str> {
     match reason {
         HandshakeFailure::WrongKey => Some("the device has another key for this identity"),
         HandshakeFailure::Revoked => Some("the key of this identity has changed"),
@@ -119,7 +119,7 @@ fn credential_problem_of(failure: HandshakeError) -> Option<&'static str> {
 }
 
 /// Returns why a handshake failed, whoever caused it.
-pub fn handshake_failure(failure: HandshakeFailure) -> String {
+pub(crate) fn handshake_failure(failure: HandshakeFailure) -> String {
     let words = match failure {
         HandshakeFailure::Deadline => "timed out",
         HandshakeFailure::WrongKey => "the device has another key for this identity",
@@ -132,7 +132,7 @@ pub fn handshake_failure(failure: HandshakeFailure) -> String {
     words.to_owned()
 }
 
-pub fn dtls_datagram_outcome(outcome: DtlsDatagramOutcome) -> &'static str {
+pub(crate) fn dtls_datagram_outcome(outcome: DtlsDatagramOutcome) -> &'static str {
     match outcome {
         DtlsDatagramOutcome::Data => "data",
         DtlsDatagramOutcome::Handshake => "handshake",
@@ -145,7 +145,7 @@ pub fn dtls_datagram_outcome(outcome: DtlsDatagramOutcome) -> &'static str {
     }
 }
 
-pub fn dtls_drop_reason(reason: DtlsDropReason) -> &'static str {
+pub(crate) fn dtls_drop_reason(reason: DtlsDropReason) -> &'static str {
     match reason {
         DtlsDropReason::NoRecord => "no DTLS record",
         DtlsDropReason::NoHello => "malformed ClientHello",
@@ -161,7 +161,7 @@ pub fn dtls_drop_reason(reason: DtlsDropReason) -> &'static str {
     }
 }
 
-pub fn close_reason(reason: AssociationCloseReason) -> String {
+pub(crate) fn close_reason(reason: AssociationCloseReason) -> String {
     let words = match reason {
         AssociationCloseReason::CloseNotify => "closed by the device",
         AssociationCloseReason::Alert(number) => return format!("fatal alert {number} of the device"),
@@ -176,7 +176,7 @@ pub fn close_reason(reason: AssociationCloseReason) -> String {
 }
 
 /// Returns the name of a suite without its key exchange.
-pub fn suite_name(suite: Suite) -> &'static str {
+pub(crate) fn suite_name(suite: Suite) -> &'static str {
     match suite {
         Suite::Aes128Ccm8 => "AES_128_CCM_8",
         Suite::Aes128Ccm => "AES_128_CCM",

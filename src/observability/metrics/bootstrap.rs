@@ -34,7 +34,7 @@ struct FailureLabels {
 
 /// Counts the reports of the bootstrap server.
 #[derive(Debug)]
-pub struct BootstrapMetrics {
+pub(crate) struct BootstrapMetrics {
     started: Counter,
     finished: Counter,
     /// By step and code, in the order of [`STEPS`] and of [`CODES`] with [`OTHER`] behind.
@@ -50,7 +50,7 @@ pub struct BootstrapMetrics {
 }
 
 impl BootstrapMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let failed = counters(
             registry,
             "lwm2m_bootstrap_sessions_failed",
@@ -79,7 +79,7 @@ impl BootstrapMetrics {
         }
     }
 
-    pub fn of(&self, report: &BootstrapReport) -> &Counter {
+    pub(super) fn of(&self, report: &BootstrapReport) -> &Counter {
         match report {
             BootstrapReport::Started { .. } => &self.started,
             BootstrapReport::Finished { .. } => &self.finished,

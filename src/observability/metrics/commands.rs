@@ -16,7 +16,7 @@ use super::labels::CommandLabels;
 const EXCHANGE_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
 
 #[derive(Debug)]
-pub struct CommandMetrics {
+pub(crate) struct CommandMetrics {
     by_type: [OutcomeCounters; MSG_TYPES.len()],
     /// Commands that could not be parsed.
     unreadable: OutcomeCounters,
@@ -38,7 +38,7 @@ struct OutcomeCounters {
 }
 
 impl CommandMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let counters = counters(registry, "lwm2m_commands", "Completed commands by type and outcome");
         let of = |r#type| OutcomeCounters::new(|outcome| counters(CommandLabels { r#type, outcome }));
         let exchange = "Time from the first datagram of a command to the device's answer";
@@ -49,7 +49,7 @@ impl CommandMetrics {
         }
     }
 
-    pub fn record(&self, msg_type: &str, outcome: CommandOutcome, took: Option<Duration>) {
+    pub(super) fn record(&self, msg_type: &str, outcome: CommandOutcome, took: Option<Duration>) {
         let index = MSG_TYPES.iter().position(|known| *known == msg_type);
         index.map_or(&self.unreadable, |index| &self.by_type[index]).of(outcome).inc();
         if let Some(took) = took {

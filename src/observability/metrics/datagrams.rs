@@ -10,7 +10,7 @@ use crate::meters::counters;
 use super::labels::DatagramLabels;
 
 #[derive(Debug)]
-pub struct DatagramCounters {
+pub(crate) struct DatagramCounters {
     request: Counter,
     response: Counter,
     notification: Counter,
@@ -41,7 +41,7 @@ struct DropCounters {
 }
 
 impl DatagramCounters {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let counters = counters(registry, "lwm2m_datagrams", "CoAP messages received from devices by outcome");
         let accepted = |outcome| counters(DatagramLabels::accepted(outcome));
         Self {
@@ -57,7 +57,7 @@ impl DatagramCounters {
         }
     }
 
-    pub fn of(&self, outcome: DatagramOutcome) -> &Counter {
+    pub(super) fn of(&self, outcome: DatagramOutcome) -> &Counter {
         match outcome {
             DatagramOutcome::Request => &self.request,
             DatagramOutcome::Response => &self.response,

@@ -11,7 +11,7 @@ use super::labels::{DatagramLabels, ReasonLabel};
 
 /// Counts what DTLS reports.
 #[derive(Debug)]
-pub struct DtlsMetrics {
+pub(crate) struct DtlsMetrics {
     datagrams: DtlsDatagramCounters,
     handshakes_started: Counter,
     handshakes: HandshakeCounters,
@@ -25,7 +25,7 @@ pub struct DtlsMetrics {
 }
 
 impl DtlsMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let started = "DTLS handshakes started by clients with a valid cookie";
         let flights = "Retransmitted flights of DTLS handshakes";
         let not_restored = "DTLS associations that could not be restored after a restart";
@@ -51,7 +51,7 @@ impl DtlsMetrics {
     }
 
     /// Returns the one counter of a report.
-    pub fn of(&self, report: &DtlsReport) -> &Counter {
+    pub(super) fn of(&self, report: &DtlsReport) -> &Counter {
         match report {
             DtlsReport::Datagram { outcome, .. } => self.datagrams.of(*outcome),
             DtlsReport::HandshakeBegun { .. } => &self.handshakes_started,
@@ -68,7 +68,7 @@ impl DtlsMetrics {
     }
 
     /// Returns the counter of associations that were closed for this reason.
-    pub fn closed(&self, reason: AssociationCloseReason) -> &Counter {
+    pub(super) fn closed(&self, reason: AssociationCloseReason) -> &Counter {
         self.closed.of(reason)
     }
 }

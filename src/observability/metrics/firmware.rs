@@ -13,14 +13,14 @@ use super::labels::{FirmwareLabels, OutcomeLabel, StatusLabel};
 
 /// Counts the events of firmware updates, by phase, and those that failed by error.
 #[derive(Debug)]
-pub struct FirmwareMetrics {
+pub(crate) struct FirmwareMetrics {
     phases: [Counter; Phase::ALL.len()],
     failures: [Counter; UpdateError::ALL.len()],
     pub refused: Counter,
 }
 
 impl FirmwareMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let events = "Events of firmware updates by phase, failures by error";
         let events = counters(registry, "lwm2m_firmware_events", events);
         let refused = "Firmware updates refused because too many run (limit: limits.firmware_jobs)";
@@ -45,7 +45,7 @@ impl FirmwareMetrics {
     }
 
     /// Returns the counter of an event.
-    pub fn of(&self, status: &JobStatus) -> &Counter {
+    pub(super) fn of(&self, status: &JobStatus) -> &Counter {
         let failure = status.error.and_then(|error| UpdateError::ALL.iter().position(|known| *known == error));
         let phase = || Phase::ALL.iter().position(|known| *known == status.phase).unwrap_or_default();
         match failure {
@@ -57,14 +57,14 @@ impl FirmwareMetrics {
 
 /// Counts the devices that campaigns are done with, by outcome, and the changes of their status.
 #[derive(Debug)]
-pub struct CampaignMetrics {
+pub(crate) struct CampaignMetrics {
     outcomes: [Counter; MemberState::ALL.len()],
     statuses: [Counter; CampaignStatus::ALL.len()],
     full: Counter,
 }
 
 impl CampaignMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let devices = "Devices that firmware campaigns are done with, by outcome";
         let devices = counters(registry, "lwm2m_firmware_campaign_devices", devices);
         let statuses = "Status changes of firmware campaigns";
@@ -88,7 +88,7 @@ impl CampaignMetrics {
     }
 
     /// Returns the counter of a report.
-    pub fn of(&self, report: &CampaignReport) -> &Counter {
+    pub(super) fn of(&self, report: &CampaignReport) -> &Counter {
         match report {
             CampaignReport::Status { status, .. } => &self.statuses[*status as usize],
             CampaignReport::Ended { outcome, .. } => &self.outcomes[outcome.state() as usize],

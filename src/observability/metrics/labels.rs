@@ -5,84 +5,84 @@ use std::fmt;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
+pub(crate) struct ReasonLabel {
     pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
+pub(crate) struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CodeLabel {
+pub(crate) struct CodeLabel {
     pub code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FormatLabel {
+pub(crate) struct FormatLabel {
     pub format: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DirectionLabel {
+pub(crate) struct DirectionLabel {
     pub direction: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ChangeLabel {
+pub(crate) struct ChangeLabel {
     pub change: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CommandLabels {
+pub(crate) struct CommandLabels {
     pub r#type: &'static str,
     pub outcome: &'static str,
 }
 
 /// Distinguishes the events of firmware updates by phase; failures have an error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FirmwareLabels {
+pub(crate) struct FirmwareLabels {
     pub phase: &'static str,
     pub error: &'static str,
 }
 
 /// Distinguishes campaigns by their status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct StatusLabel {
+pub(crate) struct StatusLabel {
     pub status: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PartLabel {
+pub(crate) struct PartLabel {
     pub part: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReloadLabels {
+pub(crate) struct ReloadLabels {
     pub part: &'static str,
     pub result: &'static str,
 }
 
 /// Distinguishes datagrams by outcome; dropped ones have a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum DatagramLabels {
+pub(crate) enum DatagramLabels {
     Accepted(OutcomeLabel),
     Dropped(DropLabels),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DropLabels {
+pub(crate) struct DropLabels {
     outcome: &'static str,
     reason: &'static str,
 }
 
 impl DatagramLabels {
-    pub fn accepted(outcome: &'static str) -> Self {
+    pub(super) fn accepted(outcome: &'static str) -> Self {
         Self::Accepted(OutcomeLabel { outcome })
     }
 
-    pub fn dropped(reason: &'static str) -> Self {
+    pub(super) fn dropped(reason: &'static str) -> Self {
         Self::Dropped(DropLabels { outcome: "dropped", reason })
     }
 }

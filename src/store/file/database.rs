@@ -86,7 +86,7 @@ const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinit
 
 type CommandTable<'t> = Table<'t, (u8, &'static str, u64), &'static str>;
 
-pub struct Database {
+pub(super) struct Database {
     database: redb::Database,
     listeners: ListenerNames,
 }
@@ -110,7 +110,7 @@ pub struct StoreContents {
 
 /// Reasons why a file cannot be used as a store.
 #[derive(Debug, Error)]
-pub enum StoreOpenError {
+pub(crate) enum StoreOpenError {
     #[error("another process uses it")]
     InUse,
     #[error(transparent)]
@@ -125,7 +125,7 @@ pub enum StoreOpenError {
 impl Database {
     /// Opens a file, or creates it, and reads what is in it. Every checksum is verified.
     /// `unix_time` is the wall clock time, which the first term of the process follows.
-    pub fn open(
+    pub(super) fn open(
         file: &Path,
         listeners: &[UdpListener],
         unix_time: Duration,
@@ -141,7 +141,7 @@ impl Database {
     }
 
     /// Writes all changes or none, and waits until they are on the disk.
-    pub fn write<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) -> Result<(), redb::Error> {
+    pub(super) fn write<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut devices = transaction.open_table(DEVICES)?;

@@ -55,7 +55,7 @@ impl OpenedFile {
     }
 
     /// Starts the writer, and returns the ends of so many drivers.
-    pub fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
+    pub(crate) fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
         let (writes, pending) = mpsc::unbounded_channel();
         let (open, closed) = watch::channel(());
         let closing = Arc::new(AtomicBool::new(false));

@@ -30,7 +30,7 @@ const TOGETHER: usize = 64;
 /// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub struct StoreWriter {
+pub(crate) struct StoreWriter {
     /// `None` after an error: redb accepts no writes until the file is opened again.
     database: Option<Database>,
     file: PathBuf,
@@ -55,7 +55,7 @@ enum WriteError {
 
 impl StoreWriter {
     /// Creates a writer that reports its state by the condition of the store.
-    pub fn new(
+    pub(super) fn new(
         opened: OpenedFile,
         batches: UnboundedReceiver<PendingWrite>,
         closing: Arc<AtomicBool>,
@@ -68,7 +68,7 @@ impl StoreWriter {
     }
 
     /// Writes batches until all drivers have closed their ends.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         while let Some(first) = self.batches.blocking_recv() {
             let waiting = std::iter::from_fn(|| self.batches.try_recv().ok()).take(TOGETHER - 1);
             let batches: Vec<PendingWrite> = std::iter::once(first).chain(waiting).collect();

@@ -16,7 +16,7 @@ use lwm2m_base::secret::Secret;
 use super::config::{RedisConfig, RedisUrl};
 
 /// Maximum time for a connection, and for an answer.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The oldest version that has what the scripts need.
 const OLDEST: u32 = 7;
@@ -41,7 +41,7 @@ pub enum ConnectionError {
 }
 
 /// Opens connections by the settings.
-pub struct RedisDialer {
+pub(crate) struct RedisDialer {
     config: RedisConfig,
     /// The password, unless the URL has one.
     password: Option<Secret>,
@@ -49,7 +49,7 @@ pub struct RedisDialer {
 }
 
 /// An open connection. Dropped, it is closed.
-pub struct RedisConnection {
+pub(crate) struct RedisConnection {
     /// The address, for people.
     pub server: String,
     /// Whether the server writes an append-only file.
@@ -59,13 +59,13 @@ pub struct RedisConnection {
 }
 
 impl RedisDialer {
-    pub fn new(config: RedisConfig, password: Option<Secret>) -> Result<Self, TlsError> {
+    pub(super) fn new(config: RedisConfig, password: Option<Secret>) -> Result<Self, TlsError> {
         let connector = Connector::new(&config.ssl)?;
         Ok(Self { config, password, connector })
     }
 
     /// Connects to the primary.
-    pub async fn connect(&self) -> Result<RedisConnection, ConnectionError> {
+    pub(super) async fn connect(&self) -> Result<RedisConnection, ConnectionError> {
         let mut last = None;
         let asked = if self.config.sentinels.is_empty() { &self.config.urls } else { &self.config.sentinels };
         for url in asked {
@@ -151,14 +151,14 @@ async fn hand_over(
 
 impl RedisConnection {
     /// Sends a command and returns the answer.
-    pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, ConnectionError> {
+    pub(super) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, ConnectionError> {
         let answer = timeout(ANSWER_TIMEOUT, command.query_async(&mut self.connection)).await;
         let answer = answer.map_err(|_| ConnectionError::Silent(self.server.clone()))?;
         answer.map_err(|error| self.failed(&error))
     }
 
     /// Sends commands together and returns their answers, which may be large.
-    pub async fn ask_all<T: FromRedisValue>(&mut self, commands: &Pipeline) -> Result<T, ConnectionError> {
+    pub(super) async fn ask_all<T: FromRedisValue>(&mut self, commands: &Pipeline) -> Result<T, ConnectionError> {
         let answer = timeout(10 * ANSWER_TIMEOUT, commands.query_async(&mut self.connection)).await;
         let answer = answer.map_err(|_| ConnectionError::Silent(self.server.clone()))?;
         answer.map_err(|error| self.failed(&error))

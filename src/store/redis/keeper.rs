@@ -36,13 +36,13 @@ const RENEW: Duration = Duration::from_secs(1);
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 /// Holds what the keeper is given when the drivers start.
-pub struct KeeperStart {
+pub(crate) struct KeeperStart {
     pub ends: Vec<UnboundedSender<WriterReply>>,
     pub condition: Condition,
 }
 
 /// Owns the connection and the lease.
-pub struct Keeper {
+pub(crate) struct Keeper {
     parts: KeeperParts,
     writes: UnboundedReceiver<PendingWrite>,
     ends: Vec<UnboundedSender<WriterReply>>,
@@ -86,7 +86,7 @@ enum AttemptError {
 }
 
 impl Keeper {
-    pub fn new(
+    pub(super) fn new(
         parts: KeeperParts,
         writes: UnboundedReceiver<PendingWrite>,
         (sleeper, closing): (Arc<Notify>, Arc<AtomicBool>),
@@ -110,7 +110,7 @@ impl Keeper {
 
     /// Renews the lease and writes batches until all drivers have closed their ends, or another process has taken the
     /// store.
-    pub async fn run(mut self, starting: oneshot::Receiver<KeeperStart>) {
+    pub(super) async fn run(mut self, starting: oneshot::Receiver<KeeperStart>) {
         let mut starting = Some(starting);
         loop {
             if self.current.is_none() {

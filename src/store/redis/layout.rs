@@ -35,7 +35,7 @@ use crate::store::StoreContents;
 use crate::store::listeners::ListenerNames;
 
 /// The number of the format. It counts up with each change that an older version could not read.
-pub const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "1";
 
 /// The time for which removals are remembered, so that they can be repeated after a failover that lost them.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ const MOST_REMEMBERED: usize = 20_000;
 
 /// A hash with records.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RecordHash {
+pub(crate) enum RecordHash {
     Devices(Shard),
     Commands(Shard),
     Associations(Shard),
@@ -60,7 +60,7 @@ pub enum RecordHash {
 
 /// A step of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BatchStep {
+pub(crate) enum BatchStep {
     Put {
         hash: RecordHash,
         field: Vec<u8>,
@@ -78,7 +78,7 @@ pub enum BatchStep {
 
 impl RecordHash {
     /// Returns the key of the hash.
-    pub fn key(&self, prefix: &str) -> String {
+    pub(super) fn key(&self, prefix: &str) -> String {
         match self {
             Self::Devices(shard) => format!("{prefix}:{{{}}}:d", shard.number()),
             Self::Commands(shard) => format!("{prefix}:{{{}}}:c", shard.number()),
@@ -94,7 +94,7 @@ impl RecordHash {
     }
 
     /// Returns all hashes but those of the devices of campaigns. The commands of a shard come before its devices.
-    pub fn all() -> Vec<Self> {
+    pub(super) fn all() -> Vec<Self> {
         let shards =
             Shard::all().flat_map(|shard| [Self::Commands(shard), Self::Devices(shard), Self::Associations(shard)]);
         let others = [
@@ -111,7 +111,7 @@ impl RecordHash {
 
 /// Turns changes into steps. It knows which commands are stored, since a command is written once, and which records
 /// were removed lately.
-pub struct Layout {
+pub(crate) struct Layout {
     listeners: ListenerNames,
     /// The serials of the stored commands of an endpoint, each with the generation in which it was written.
     commands: HashMap<(Shard, String), BTreeMap<u64, u64>>,
@@ -121,12 +121,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn new(listeners: ListenerNames) -> Self {
+    pub(super) fn new(listeners: ListenerNames) -> Self {
         Self { listeners, commands: HashMap::new(), generation: 0, removed: ExpiringMap::new(MOST_REMEMBERED) }
     }
 
     /// Returns the steps of a change.
-    pub fn steps(&mut self, now: Instant, change: &Change) -> Vec<BatchStep> {
+    pub(super) fn steps(&mut self, now: Instant, change: &Change) -> Vec<BatchStep> {
         let mut steps = Vec::new();
         match change {
             Change::Put(record) => self.put_device(record, &mut steps),
@@ -184,14 +184,14 @@ impl Layout {
 
     /// Notes that the store has lost records, which will be written again. Returns the removals that it may have lost,
     /// too.
-    pub fn contents_lost(&mut self, now: Instant) -> Vec<BatchStep> {
+    pub(crate) fn contents_lost(&mut self, now: Instant) -> Vec<BatchStep> {
         self.generation += 1;
         self.removed.remove_expired(now);
         self.removed.keys().cloned().map(|(hash, field)| BatchStep::Remove { hash, field }).collect()
     }
 
     /// Adds an opened value to the contents.
-    pub fn restore(&mut self, contents: &mut RestoredContents, hash: &RecordHash, field: &[u8], value: &[u8]) {
+    pub(super) fn restore(&mut self, contents: &mut RestoredContents, hash: &RecordHash, field: &[u8], value: &[u8]) {
         if self.try_to_restore(contents, hash, field, value).is_none() {
             error!(?hash, field = %field.escape_ascii(), "stored record unreadable; it is lost");
         }
@@ -288,7 +288,7 @@ impl Layout {
 
 /// Holds what has been read so far.
 #[derive(Default)]
-pub struct RestoredContents {
+pub(crate) struct RestoredContents {
     pub contents: StoreContents,
     commands: HashMap<(Shard, String, u64), String>,
 }

@@ -12,11 +12,11 @@ use super::scripts::Script;
 use super::seal::Seal;
 
 /// The time after which another process may take the store.
-pub const LEASE: Duration = Duration::from_secs(5);
+pub(crate) const LEASE: Duration = Duration::from_secs(5);
 
 /// The names and the keys of a process at the store.
 #[derive(Clone, Debug)]
-pub struct ProcessIdentity {
+pub(crate) struct ProcessIdentity {
     pub prefix: String,
     /// The name of the process: that of the machine, and a random number.
     pub owner: String,
@@ -26,7 +26,7 @@ pub struct ProcessIdentity {
 
 /// A lease that this process has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub(super) struct Lease {
     pub term: u64,
     /// The run of the server at the last renewal.
     pub run: String,
@@ -38,7 +38,7 @@ pub struct Lease {
 
 /// The answer of the script that takes the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AcquireAnswer {
+pub(crate) enum AcquireAnswer {
     /// The process has the lease. `now` is the time of the server in milliseconds since 1970.
     Acquired {
         now: u64,
@@ -60,7 +60,7 @@ pub enum AcquireAnswer {
 
 /// The answer to a renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RenewAnswer {
+pub(crate) enum RenewAnswer {
     /// `lost`: the server has lost some or all records since the last renewal.
     Mine {
         lost: bool,
@@ -76,41 +76,41 @@ pub enum RenewAnswer {
 pub struct AnswerError(Vec<String>);
 
 impl ProcessIdentity {
-    pub fn acquire(&self, floor: u64, new_database: &str) -> Cmd {
+    pub(super) fn acquire(&self, floor: u64, new_database: &str) -> Cmd {
         let mut command = self.script(Script::Acquire, &[&self.key("lease"), &self.key("about")]);
         command.arg(&self.owner).arg(milliseconds()).arg(floor).arg(FORMAT).arg(new_database).arg(&self.seal);
         command
     }
 
-    pub fn renew(&self, lease: &Lease, new_database: &str) -> Cmd {
+    pub(super) fn renew(&self, lease: &Lease, new_database: &str) -> Cmd {
         let mut command = self.script(Script::Renew, &[&self.key("lease"), &self.key("about")]);
         command.arg(&self.owner).arg(lease.term).arg(&lease.run).arg(milliseconds());
         command.arg(FORMAT).arg(new_database).arg(&self.seal).arg(lease.seq);
         command
     }
 
-    pub fn release(&self) -> Cmd {
+    pub(super) fn release(&self) -> Cmd {
         let mut command = self.script(Script::Release, &[&self.key("lease")]);
         command.arg(&self.owner);
         command
     }
 
     /// Returns the question for the format and the fingerprint of the key of the records.
-    pub fn ask_about(&self) -> Cmd {
+    pub(crate) fn ask_about(&self) -> Cmd {
         let mut command = cmd("HMGET");
         command.arg(self.key("about")).arg("format").arg("seal");
         command
     }
 
     /// Returns the question for the owner of the lease, and when it ends.
-    pub fn ask_lease(&self) -> Cmd {
+    pub(crate) fn ask_lease(&self) -> Cmd {
         let mut command = cmd("HMGET");
         command.arg(self.key("lease")).arg("owner").arg("until");
         command
     }
 
     /// Returns the request that writes a batch. `nonce` returns random numbers.
-    pub fn write(
+    pub(super) fn write(
         &self,
         seq: u64,
         steps: &[BatchStep],
@@ -146,7 +146,7 @@ impl ProcessIdentity {
     }
 
     /// Returns the key of a hash with records.
-    pub fn record_key(&self, hash: &RecordHash) -> String {
+    pub(crate) fn record_key(&self, hash: &RecordHash) -> String {
         hash.key(&self.prefix)
     }
 
@@ -171,7 +171,7 @@ impl AnswerError {
 }
 
 impl AcquireAnswer {
-    pub fn parse(answer: Vec<String>) -> Result<Self, AnswerError> {
+    pub(super) fn parse(answer: Vec<String>) -> Result<Self, AnswerError> {
         let number = |text: &str| text.parse::<u64>().ok();
         let parsed = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["acquired", now, term, run, created] => number(now).zip(number(term)).map(|(now, term)| {
@@ -193,7 +193,7 @@ impl AcquireAnswer {
 
 impl Lease {
     /// Takes the answer to a renewal.
-    pub fn renewed(&mut self, answer: Vec<String>) -> Result<RenewAnswer, AnswerError> {
+    pub(super) fn renewed(&mut self, answer: Vec<String>) -> Result<RenewAnswer, AnswerError> {
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["mine", run, created] => {
                 let lost = self.run != run || self.created != created;

@@ -56,7 +56,7 @@ use layout::{Layout, RecordHash, RestoredContents};
 use lease::{AcquireAnswer, AnswerError, LEASE, Lease, ProcessIdentity, RenewAnswer};
 use seal::{Seal, SealKey};
 
-pub use trial::{RedisTrial, try_out};
+pub(crate) use trial::{RedisTrial, try_out};
 
 /// Maximum number of changes in a batch: with more of them the server takes longer for each.
 const BATCH: usize = 64;

@@ -99,7 +99,7 @@ return 'released'
 
 /// A script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Script {
+pub(crate) enum Script {
     Acquire,
     Renew,
     Write,
@@ -107,7 +107,7 @@ pub enum Script {
 }
 
 impl Script {
-    pub fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         match self {
             Self::Acquire => format!("{PRELUDE}{ACQUIRE}"),
             Self::Renew => format!("{PRELUDE}{RENEW}"),

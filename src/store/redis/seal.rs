@@ -20,9 +20,9 @@ const TAG: usize = 16;
 const HEADER: usize = 1 + 8 + NONCE;
 const SALT: &[u8] = b"lwm2m-gateway store";
 
-pub type SealKey = Zeroizing<[u8; 32]>;
+pub(crate) type SealKey = Zeroizing<[u8; 32]>;
 
-pub struct Seal {
+pub(crate) struct Seal {
     key: SealKey,
     /// The term of this process.
     term: u64,
@@ -31,12 +31,12 @@ pub struct Seal {
 }
 
 impl Seal {
-    pub fn new(key: SealKey, term: u64) -> Self {
+    pub(super) fn new(key: SealKey, term: u64) -> Self {
         Self { key, term, keys: HashMap::new() }
     }
 
     /// Reads the key from 64 hexadecimal digits.
-    pub fn parse_key(text: &str) -> Option<SealKey> {
+    pub(crate) fn parse_key(text: &str) -> Option<SealKey> {
         let digits = text.trim().as_bytes();
         if digits.len() != 64 {
             return None;
@@ -50,13 +50,19 @@ impl Seal {
     }
 
     /// Returns what tells one key from another, without revealing it.
-    pub fn fingerprint(key: &SealKey) -> Result<String, ErrorStack> {
+    pub(super) fn fingerprint(key: &SealKey) -> Result<String, ErrorStack> {
         let derived = derive(key, b"fingerprint")?;
         Ok(derived[..8].iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Seals the value of a field. `nonce` is random.
-    pub fn seal(&mut self, hash: &str, field: &[u8], nonce: [u8; NONCE], value: &[u8]) -> Result<Vec<u8>, ErrorStack> {
+    pub(super) fn seal(
+        &mut self,
+        hash: &str,
+        field: &[u8],
+        nonce: [u8; NONCE],
+        value: &[u8],
+    ) -> Result<Vec<u8>, ErrorStack> {
         if !self.keys.contains_key(hash) {
             self.keys.insert(hash.to_owned(), derive(&self.key, &info(hash, self.term))?);
         }
@@ -73,7 +79,7 @@ impl Seal {
     }
 
     /// Opens a sealed value; `None` if it was not sealed at this place with this key.
-    pub fn open(key: &SealKey, hash: &str, field: &[u8], bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn open(key: &SealKey, hash: &str, field: &[u8], bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (header, rest) = bytes.split_at_checked(HEADER)?;
         let (sealed, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
         let (version, header) = header.split_first()?;

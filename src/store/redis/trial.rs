@@ -9,7 +9,7 @@ use super::{RedisError, dialer, layout, seal_key};
 
 /// Holds what a server that can be used tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisTrial {
+pub(crate) struct RedisTrial {
     /// The address, for people.
     pub server: String,
     /// Whether the server writes an append-only file.
@@ -23,7 +23,7 @@ pub struct RedisTrial {
 /// # Errors
 /// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be
 /// read.
-pub async fn try_out(config: &RedisConfig) -> Result<RedisTrial, RedisError> {
+pub(crate) async fn try_out(config: &RedisConfig) -> Result<RedisTrial, RedisError> {
     let seal = Seal::fingerprint(&seal_key(config)?)?;
     let mut connection = dialer(config)?.connect().await?;
     let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: String::new(), seal };

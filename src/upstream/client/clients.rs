@@ -19,7 +19,7 @@ pub struct ClientKey(u64);
 
 /// Keeps the registrations of each client ID, and what they share.
 #[derive(Debug)]
-pub struct Clients<Shared> {
+pub(crate) struct Clients<Shared> {
     keys: Index<ClientKey>,
     /// Boxed, so that the free places of the table are small.
     clients: IdMap<ClientKey, Box<Client<Shared>>>,
@@ -42,7 +42,7 @@ impl<Shared> Default for Clients<Shared> {
 
 impl<Shared: Default> Clients<Shared> {
     /// Adds a registration, which is the newest of its client ID from now on.
-    pub fn add(&mut self, clientid: &str, device: RegistrationId) -> ClientKey {
+    pub(crate) fn add(&mut self, clientid: &str, device: RegistrationId) -> ClientKey {
         let key = self.key(clientid);
         let client = self.clients.get_mut(&key).expect("a key that is given out has its client");
         client.registrations.push(device);
@@ -50,14 +50,14 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     /// Removes a registration. Returns whether it was the last one of its client ID.
-    pub fn remove(&mut self, key: ClientKey, device: RegistrationId) -> bool {
+    pub(crate) fn remove(&mut self, key: ClientKey, device: RegistrationId) -> bool {
         let Some(client) = self.clients.get_mut(&key) else { return true };
         client.registrations.retain(|other| *other != device);
         client.registrations.is_empty()
     }
 
     /// Forgets a client ID that has no registration, with all that its registrations shared.
-    pub fn forget(&mut self, key: ClientKey) {
+    pub(crate) fn forget(&mut self, key: ClientKey) {
         if self.clients.get(&key).is_some_and(|client| client.registrations.is_empty())
             && let Some(client) = self.clients.remove(&key)
         {
@@ -70,26 +70,26 @@ impl<Shared: Default> Clients<Shared> {
         self.clients.get_mut(&key).map(|client| &mut client.shared)
     }
 
-    pub fn shared(&self, key: ClientKey) -> Option<&Shared> {
+    pub(crate) fn shared(&self, key: ClientKey) -> Option<&Shared> {
         self.clients.get(&key).map(|client| &client.shared)
     }
 
     /// Lists the registrations, the oldest first.
-    pub fn registrations(&self, key: ClientKey) -> &[RegistrationId] {
+    pub(crate) fn registrations(&self, key: ClientKey) -> &[RegistrationId] {
         self.clients.get(&key).map_or(&[], |client| &client.registrations)
     }
 
-    pub fn newest(&self, key: ClientKey) -> Option<RegistrationId> {
+    pub(crate) fn newest(&self, key: ClientKey) -> Option<RegistrationId> {
         self.registrations(key).last().copied()
     }
 
     /// Returns the registrations before this one, the oldest first.
-    pub fn older(&self, key: ClientKey, device: RegistrationId) -> Vec<RegistrationId> {
+    pub(crate) fn older(&self, key: ClientKey, device: RegistrationId) -> Vec<RegistrationId> {
         self.registrations(key).iter().copied().take_while(|other| *other != device).collect()
     }
 
     /// Returns the registrations after this one, the newest first.
-    pub fn newer(&self, key: ClientKey, device: RegistrationId) -> impl Iterator<Item = RegistrationId> + '_ {
+    pub(crate) fn newer(&self, key: ClientKey, device: RegistrationId) -> impl Iterator<Item = RegistrationId> + '_ {
         self.registrations(key).iter().rev().copied().take_while(move |other| *other != device)
     }
 
@@ -99,7 +99,7 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.clients.len()
     }
 

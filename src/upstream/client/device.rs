@@ -89,7 +89,7 @@ pub enum Destination {
 
 /// Keeps what all registrations of one client ID share.
 #[derive(Debug, Default)]
-pub struct ClientShared<Record> {
+pub(crate) struct ClientShared<Record> {
     /// Lists the requests to make the device a client (Authenticate, CONNECT) that have no answer yet, with the time at
     /// which they were sent. The broker may carry one out at any time, and then closes the connection that has the
     /// client ID.
@@ -135,7 +135,7 @@ impl<P: Protocol> UpstreamDevice<P> {
     }
 
     /// Enters another state, and returns the former one.
-    pub fn set_state(&mut self, state: UpstreamState<P>) -> UpstreamState<P> {
+    pub(crate) fn set_state(&mut self, state: UpstreamState<P>) -> UpstreamState<P> {
         let former = std::mem::replace(&mut self.state, state);
         self.ready.set(usize::from(self.is_ready()));
         former

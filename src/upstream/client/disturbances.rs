@@ -8,7 +8,7 @@ use tracing::{info, warn};
 const EVERYBODY: u32 = 3;
 
 #[derive(Debug, Default)]
-pub struct Disturbances {
+pub(crate) struct Disturbances {
     refused_in_a_row: u32,
     /// The reason of the last refusal, while every device is refused.
     refusal: Option<String>,
@@ -20,7 +20,7 @@ pub struct Disturbances {
 
 impl Disturbances {
     /// Notes that the broker refused a device while this many devices are connected.
-    pub fn refused(&mut self, reason: &str, connected: usize) {
+    pub(crate) fn refused(&mut self, reason: &str, connected: usize) {
         if connected > 0 {
             self.refused_in_a_row = 0;
             return;
@@ -36,7 +36,7 @@ impl Disturbances {
 
     /// Notes that the broker accepted a device. Returns whether it had refused several before, and so perhaps every
     /// device.
-    pub fn accepted(&mut self) -> bool {
+    pub(crate) fn accepted(&mut self) -> bool {
         if self.refusal.take().is_some() {
             self.changed = true;
             info!("the broker accepts devices again");
@@ -45,7 +45,7 @@ impl Disturbances {
     }
 
     /// Notes that a connection could not be opened, for a reason of this machine.
-    pub fn not_opened(&mut self, why: &str) {
+    pub(crate) fn not_opened(&mut self, why: &str) {
         if self.unopened.as_deref() != Some(why) {
             self.unopened = Some(why.to_owned());
             self.changed = true;
@@ -53,7 +53,7 @@ impl Disturbances {
         }
     }
 
-    pub fn opened(&mut self) {
+    pub(crate) fn opened(&mut self) {
         if self.unopened.take().is_some() {
             self.changed = true;
             info!("connections to the broker can be opened again");
@@ -65,7 +65,7 @@ impl Disturbances {
     }
 
     /// Adds what there is to say to the detail of the condition.
-    pub fn add_to(&self, detail: String) -> String {
+    pub(crate) fn add_to(&self, detail: String) -> String {
         let refusal = self.refusal.as_ref().map(|reason| format!("{REFUSES_ALL} ({reason})"));
         let unopened = self.unopened.as_ref().map(|why| format!("no connection to the broker can be opened: {why}"));
         [Some(detail), refusal, unopened].into_iter().flatten().collect::<Vec<_>>().join("; ")

@@ -5,9 +5,9 @@ mod availability;
 mod probing;
 mod superseding;
 
-pub use availability::*;
-pub use probing::*;
-pub use superseding::*;
+pub(crate) use availability::*;
+pub(crate) use probing::*;
+pub(crate) use superseding::*;
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ const TWO: RegistrationId = RegistrationId(2);
 
 /// Lists what a broker and the core see of the devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Observed {
+pub(crate) enum Observed {
     /// A device opens a connection.
     Dialed(ConnectionId),
     /// The gateway has closed a connection.
@@ -37,7 +37,7 @@ pub enum Observed {
 
 /// The end of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeEnd {
+pub(crate) enum ProbeEnd {
     Served,
     /// Nobody listens.
     NotReached,
@@ -48,7 +48,7 @@ pub enum ProbeEnd {
 }
 
 /// Plays a broker for the devices of one upstream. At most ten devices reconnect in a second.
-pub trait LifecycleBroker {
+pub(crate) trait LifecycleBroker {
     type Protocol: Protocol;
 
     /// The number of ways to refuse a device: [`refuse_device`](Self::refuse_device).
@@ -249,14 +249,14 @@ fn connected(registration: RegistrationId) -> Observed {
     Observed::Told(BrokerEvent::Connected { registration })
 }
 
-pub fn a_device_is_connected_when_its_command_topic_is_subscribed<B: LifecycleBroker>() {
+pub(crate) fn a_device_is_connected_when_its_command_topic_is_subscribed<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.connect_device(ONE);
     broker.expect(&[]);
     assert_eq!(broker.metrics().connected.get(), 1);
 }
 
-pub fn a_disconnect_before_the_end_of_connect_is_the_end_of_it<B: LifecycleBroker>() {
+pub(crate) fn a_disconnect_before_the_end_of_connect_is_the_end_of_it<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.connect(ONE, client("ep1"));
     let connection = broker.expect_dial();
@@ -268,7 +268,7 @@ pub fn a_disconnect_before_the_end_of_connect_is_the_end_of_it<B: LifecycleBroke
     assert_eq!(broker.metrics().dropped_answers.get(), 1);
 }
 
-pub fn who_waits_for_a_publication_is_told_when_it_is_taken<B: LifecycleBroker>() {
+pub(crate) fn who_waits_for_a_publication_is_told_when_it_is_taken<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connection = broker.connect_device(ONE);
     let ticket = Ticket(7);
@@ -279,7 +279,7 @@ pub fn who_waits_for_a_publication_is_told_when_it_is_taken<B: LifecycleBroker>(
     broker.expect(&[Observed::Told(BrokerEvent::Published { registration: ONE, ticket })]);
 }
 
-pub fn who_waits_for_a_publication_is_told_that_it_is_refused<B: LifecycleBroker>() {
+pub(crate) fn who_waits_for_a_publication_is_told_that_it_is_refused<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connection = broker.connect_device(ONE);
     let ticket = Ticket(7);
@@ -293,7 +293,7 @@ pub fn who_waits_for_a_publication_is_told_that_it_is_refused<B: LifecycleBroker
     ]);
 }
 
-pub fn what_is_published_while_the_connection_is_away_arrives_in_order_on_the_next_one<B: LifecycleBroker>() {
+pub(crate) fn what_is_published_while_the_connection_is_away_arrives_in_order_on_the_next_one<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connection = broker.connect_device(ONE);
     broker.lose(connection);
@@ -315,7 +315,7 @@ pub fn what_is_published_while_the_connection_is_away_arrives_in_order_on_the_ne
     assert_eq!((broker.metrics().connections_lost.get(), broker.metrics().reconnected.get()), (1, 1));
 }
 
-pub fn devices_come_back_so_many_in_a_second<B: LifecycleBroker>() {
+pub(crate) fn devices_come_back_so_many_in_a_second<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connections: Vec<_> = (1..=20).map(|id| broker.connect_device(RegistrationId(id))).collect();
     connections.into_iter().for_each(|connection| broker.lose(connection));
@@ -327,7 +327,7 @@ pub fn devices_come_back_so_many_in_a_second<B: LifecycleBroker>() {
     }
 }
 
-pub fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once<B: LifecycleBroker>() {
+pub(crate) fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connection = broker.connect_device(ONE);
     broker.command(BrokerCommand::Disconnect { registration: ONE });
@@ -335,7 +335,7 @@ pub fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once<B: LifecycleBrok
     assert_eq!(broker.next_deadline(), None);
 }
 
-pub fn an_endpoint_whose_clientid_another_one_takes_is_discarded<B: LifecycleBroker>() {
+pub(crate) fn an_endpoint_whose_clientid_another_one_takes_is_discarded<B: LifecycleBroker>() {
     let mut broker = B::new();
     let older = broker.connect_device(ONE);
     broker.connect(TWO, ClientInfo { endpoint: "other".to_owned(), ..client("ep1") });
@@ -345,7 +345,7 @@ pub fn an_endpoint_whose_clientid_another_one_takes_is_discarded<B: LifecycleBro
     broker.expect(&[connected(TWO), Observed::Told(discarded), Observed::HungUp(older)]);
 }
 
-pub fn devices_of_an_earlier_process_are_connected_again_at_the_limited_rate<B: LifecycleBroker>() {
+pub(crate) fn devices_of_an_earlier_process_are_connected_again_at_the_limited_rate<B: LifecycleBroker>() {
     let mut broker = B::new();
     (1..=3).for_each(|id| broker.resume(RegistrationId(id)));
     for id in 1..=3 {
@@ -359,7 +359,7 @@ pub fn devices_of_an_earlier_process_are_connected_again_at_the_limited_rate<B: 
     assert_eq!((broker.metrics().connected.get(), broker.metrics().reconnected.get()), (0, 3));
 }
 
-pub fn a_device_of_an_earlier_process_that_is_disconnected_before_its_turn_is_forgotten<B: LifecycleBroker>() {
+pub(crate) fn a_device_of_an_earlier_process_that_is_disconnected_before_its_turn_is_forgotten<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.resume(ONE);
     broker.expect_dial();
@@ -369,7 +369,7 @@ pub fn a_device_of_an_earlier_process_that_is_disconnected_before_its_turn_is_fo
     broker.expect(&[]);
 }
 
-pub fn a_device_of_an_earlier_process_is_told_as_connected_once<B: LifecycleBroker>() {
+pub(crate) fn a_device_of_an_earlier_process_is_told_as_connected_once<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.resume(ONE);
     let connection = broker.expect_dial();

@@ -12,21 +12,21 @@
 //! Each attempt goes to the target that `targets` chooses. Publications belong to the client ID: whichever of its
 //! registrations is ready publishes them.
 
-pub mod clients;
+pub(super) mod clients;
 mod connecting;
-pub mod device;
-pub mod disturbances;
+pub(super) mod device;
+pub(crate) mod disturbances;
 #[cfg(test)]
-pub mod lifecycle_tests;
-pub mod pace;
+pub(crate) mod lifecycle_tests;
+pub(super) mod pace;
 mod publishing;
-pub mod queue;
+pub(super) mod queue;
 mod reconnecting;
-pub mod returning;
+pub(crate) mod returning;
 mod superseding;
-pub mod targets;
+pub(super) mod targets;
 #[cfg(test)]
-pub mod test_values;
+pub(crate) mod test_values;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
@@ -52,7 +52,7 @@ use queue::Queues;
 use returning::Returning;
 use targets::{TargetId, Targets, TargetsHealth};
 
-pub use superseding::ANSWER_PATIENCE;
+pub(crate) use superseding::ANSWER_PATIENCE;
 
 /// Limits how long a device that was disconnected still publishes what is queued.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -162,7 +162,7 @@ pub struct Devices<P: Protocol> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ClientTimer<T> {
+pub(crate) enum ClientTimer<T> {
     /// Belongs to the state of the device, which says what it means.
     Device(RegistrationId),
     /// Ends the wait for an unanswered request of an older registration.

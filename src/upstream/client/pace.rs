@@ -33,7 +33,7 @@ type TurnOrder = Reverse<(bool, Option<Instant>)>;
 
 /// Holds the devices that wait for their turn to be reconnected, and those whose attempt is under way.
 #[derive(Debug)]
-pub struct Turns {
+pub(crate) struct Turns {
     interval: Duration,
     /// The earliest time of the next turn.
     next: Option<Instant>,
@@ -52,7 +52,7 @@ struct AttemptWindow {
 }
 
 impl Turns {
-    pub fn per_second(rate: u32) -> Self {
+    pub(crate) fn per_second(rate: u32) -> Self {
         Self {
             interval: Duration::from_secs(1) / rate.max(1),
             next: None,
@@ -63,7 +63,7 @@ impl Turns {
     }
 
     /// Adds a device, which was active last at `active`.
-    pub fn add(&mut self, device: RegistrationId, has_publications: bool, active: Option<Instant>) {
+    pub(crate) fn add(&mut self, device: RegistrationId, has_publications: bool, active: Option<Instant>) {
         self.remove(device);
         let order = Reverse((has_publications, active));
         self.order.insert(device, order);
@@ -71,14 +71,14 @@ impl Turns {
     }
 
     /// Notes that a device has something to publish now. If it waits, its turn comes earlier.
-    pub fn publishes(&mut self, device: RegistrationId, now: Instant) {
+    pub(crate) fn publishes(&mut self, device: RegistrationId, now: Instant) {
         if self.order.contains_key(&device) {
             self.add(device, true, Some(now));
         }
     }
 
     /// Forgets the device, whether it waits or its attempt is under way.
-    pub fn remove(&mut self, device: RegistrationId) {
+    pub(crate) fn remove(&mut self, device: RegistrationId) {
         if let Some(order) = self.order.remove(&device) {
             self.queue.remove(&(order, device));
         }
@@ -86,18 +86,18 @@ impl Turns {
     }
 
     /// Notes that the broker has accepted the device.
-    pub fn accepted(&mut self, now: Instant, device: RegistrationId) {
+    pub(crate) fn accepted(&mut self, now: Instant, device: RegistrationId) {
         self.window.accepted(now, device);
     }
 
     /// Notes that the attempt of the device has failed.
-    pub fn failed(&mut self, now: Instant, device: RegistrationId) {
+    pub(crate) fn failed(&mut self, now: Instant, device: RegistrationId) {
         self.window.failed(now, device);
     }
 
     /// Takes out the device whose turn it is; its attempt is under way then. Returns `None` before the time of the next
     /// turn, when no device waits, and while too many attempts are under way.
-    pub fn take(&mut self, now: Instant) -> Option<RegistrationId> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<RegistrationId> {
         if self.window.is_full() {
             return None;
         }
@@ -111,24 +111,24 @@ impl Turns {
     }
 
     /// Returns the time of the next turn, if a device waits for it and does not have to wait for the end of an attempt.
-    pub fn next(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         let waits = !self.queue.is_empty() && !self.window.is_full();
         waits.then(|| self.next.unwrap_or(now))
     }
 
     /// Makes no turn come before this time.
     #[cfg(test)]
-    pub fn hold(&mut self, until: Instant) {
+    pub(crate) fn hold(&mut self, until: Instant) {
         self.next = Some(until);
     }
 
     #[cfg(test)]
-    pub fn contains(&self, device: RegistrationId) -> bool {
+    pub(crate) fn contains(&self, device: RegistrationId) -> bool {
         self.order.contains_key(&device)
     }
 
     #[cfg(test)]
-    pub fn under_way(&self) -> impl Iterator<Item = RegistrationId> {
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = RegistrationId> {
         self.window.under_way.keys().copied()
     }
 }

@@ -20,7 +20,7 @@ pub struct Serial(u64);
 /// Holds the publications of all client IDs. Those in flight count as waiting until they are done, so that the bounds
 /// hold whatever becomes of them.
 #[derive(Debug)]
-pub struct Queues {
+pub(crate) struct Queues {
     per_client: usize,
     total: usize,
     length: usize,
@@ -46,7 +46,7 @@ struct QueueEntry {
 
 /// A publication with the registration that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queued {
+pub(crate) struct Queued {
     pub device: RegistrationId,
     pub publication: Publication,
 }
@@ -58,7 +58,7 @@ enum QueueRoom {
 }
 
 impl Queues {
-    pub fn new(per_client: usize, total: usize) -> Self {
+    pub(crate) fn new(per_client: usize, total: usize) -> Self {
         Self {
             per_client,
             total,
@@ -74,7 +74,7 @@ impl Queues {
     /// all, depending on the bound. Without one, the new publication is dropped if it is a notification, else the
     /// oldest answer, else the new publication. A Send takes the place of nothing, because its device can try again.
     /// Returns the dropped one.
-    pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<Queued> {
+    pub(crate) fn push(&mut self, client: ClientKey, queued: Queued) -> Option<Queued> {
         match self.room_for(client, queued.publication.class) {
             QueueRoom::Free => {
                 self.append(client, queued);
@@ -91,7 +91,7 @@ impl Queues {
 
     /// Passes the publications of a registration that is gone to another one of its client ID, which hears what becomes
     /// of them.
-    pub fn pass_on(&mut self, client: ClientKey, from: RegistrationId, to: RegistrationId) {
+    pub(crate) fn pass_on(&mut self, client: ClientKey, from: RegistrationId, to: RegistrationId) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
         for entry in queue.waiting.values_mut().filter(|entry| entry.queued.device == from) {
             entry.queued.device = to;
@@ -99,7 +99,7 @@ impl Queues {
     }
 
     /// Marks the next publication of the client as in flight, if fewer than `window` are, and returns it.
-    pub fn begin(&mut self, client: ClientKey, window: usize) -> Option<(Serial, &Publication)> {
+    pub(crate) fn begin(&mut self, client: ClientKey, window: usize) -> Option<(Serial, &Publication)> {
         let queue = self.queues.get_mut(&client)?;
         if queue.in_flight.len() >= window {
             return None;
@@ -116,7 +116,7 @@ impl Queues {
     }
 
     /// Removes a publication in flight that is done.
-    pub fn finish(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
+    pub(crate) fn finish(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
         queue.in_flight.retain(|in_flight| *in_flight != serial);
         self.take(client, serial)
@@ -143,12 +143,12 @@ impl Queues {
     }
 
     /// Returns a publication that waits or is in flight.
-    pub fn publication(&self, client: ClientKey, serial: Serial) -> Option<&Publication> {
+    pub(crate) fn publication(&self, client: ClientKey, serial: Serial) -> Option<&Publication> {
         self.queues.get(&client)?.waiting.get(&serial).map(|waiting| &waiting.queued.publication)
     }
 
     /// Drops the queue of the client, and returns the classes of its publications.
-    pub fn clear(&mut self, client: ClientKey) -> Vec<UplinkClass> {
+    pub(crate) fn clear(&mut self, client: ClientKey) -> Vec<UplinkClass> {
         let Some(queue) = self.queues.remove(&client) else { return Vec::new() };
         self.length -= queue.waiting.len();
         for serial in queue.waiting.keys() {
@@ -157,17 +157,17 @@ impl Queues {
         queue.waiting.into_values().map(|waiting| waiting.queued.publication.class).collect()
     }
 
-    pub fn is_empty(&self, client: ClientKey) -> bool {
+    pub(crate) fn is_empty(&self, client: ClientKey) -> bool {
         !self.queues.contains_key(&client)
     }
 
     /// Returns how many publications wait, of all devices.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 
     /// Returns how many publications may wait.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.total
     }
 

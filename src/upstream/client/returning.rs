@@ -9,7 +9,7 @@ use tracing::info;
 use lwm2m_core::gateway::broker::RegistrationId;
 
 #[derive(Debug, Default)]
-pub struct Returning {
+pub(crate) struct Returning {
     since: Option<Instant>,
     awaited: HashSet<RegistrationId>,
     connected: usize,
@@ -18,13 +18,13 @@ pub struct Returning {
 impl Returning {
     /// Begins to measure how long these devices, which are not connected, take to return after the broker has
     /// recovered.
-    pub fn begin(&mut self, now: Instant, devices: impl IntoIterator<Item = RegistrationId>) {
+    pub(crate) fn begin(&mut self, now: Instant, devices: impl IntoIterator<Item = RegistrationId>) {
         *self = Self::default();
         devices.into_iter().for_each(|device| self.add(now, device));
     }
 
     /// Adds a device of before the restart. Clients of the gateway's own are no devices.
-    pub fn add(&mut self, now: Instant, device: RegistrationId) {
+    pub(crate) fn add(&mut self, now: Instant, device: RegistrationId) {
         if !device.is_of_device() {
             return;
         }
@@ -32,7 +32,7 @@ impl Returning {
         self.awaited.insert(device);
     }
 
-    pub fn connected(&mut self, now: Instant, device: RegistrationId) {
+    pub(crate) fn connected(&mut self, now: Instant, device: RegistrationId) {
         if self.awaited.remove(&device) {
             self.connected += 1;
             self.tell_the_end(now);
@@ -40,7 +40,7 @@ impl Returning {
     }
 
     /// Notes that the device will not return, because its registration has ended.
-    pub fn left(&mut self, now: Instant, device: RegistrationId) {
+    pub(crate) fn left(&mut self, now: Instant, device: RegistrationId) {
         if self.awaited.remove(&device) {
             self.tell_the_end(now);
         }
@@ -54,7 +54,7 @@ impl Returning {
     }
 
     #[cfg(test)]
-    pub fn awaited(&self) -> usize {
+    pub(crate) fn awaited(&self) -> usize {
         self.awaited.len()
     }
 }

@@ -20,7 +20,7 @@ use super::{ClientTimer, Devices, EARLY_MESSAGES, Protocol};
 
 /// Limits how long the broker may take to answer a request before a newer registration of the client ID connects all
 /// the same. EMQX answers a call of ExProto within 5 s, with an error if need be.
-pub const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// Limits how long the broker may still carry out a request that was given up. EMQX stops waiting for its
 /// authenticators after 5 s, and they may answer later all the same.
 const DOUBT: Duration = Duration::from_secs(30);

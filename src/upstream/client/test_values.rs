@@ -6,7 +6,7 @@ use std::time::Duration;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{ClientInfo, Publication, UplinkClass};
 
-pub fn client(clientid: &str) -> ClientInfo {
+pub(crate) fn client(clientid: &str) -> ClientInfo {
     ClientInfo {
         endpoint: clientid.to_owned(),
         clientid: clientid.to_owned(),
@@ -21,7 +21,7 @@ pub fn client(clientid: &str) -> ClientInfo {
     }
 }
 
-pub fn publication(topic: &str, qos: u8, class: UplinkClass) -> Publication {
+pub(crate) fn publication(topic: &str, qos: u8, class: UplinkClass) -> Publication {
     Publication {
         topic: topic.to_owned(),
         qos,

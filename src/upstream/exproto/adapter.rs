@@ -28,7 +28,7 @@ use crate::upstream::client::device::ConnectionId;
 const CALLS_PER_CHANNEL: u32 = 1 << 28;
 
 #[derive(Debug)]
-pub struct AdapterClient {
+pub(super) struct AdapterClient {
     authority: Authority,
     connect_timeout: Duration,
     channels: Vec<CountedChannel>,
@@ -38,7 +38,7 @@ pub struct AdapterClient {
 /// Says that the address of an adapter is no URI with a host.
 #[derive(Debug, Error)]
 #[error("adapter {0:?}: expected http://host:port")]
-pub struct AddressError(String);
+pub(crate) struct AddressError(String);
 
 #[derive(Debug)]
 struct CountedChannel {
@@ -51,7 +51,7 @@ impl AdapterClient {
     ///
     /// # Errors
     /// The `address` is no URI with a host.
-    pub fn new(
+    pub(super) fn new(
         address: &str,
         connections: usize,
         proto_name: String,
@@ -65,7 +65,7 @@ impl AdapterClient {
     }
 
     /// Makes the call; the caller spawns the future. The calls of an anchor use the same connection.
-    pub fn call(
+    pub(super) fn call(
         &mut self,
         anchor: ConnectionId,
         call: AdapterCall,

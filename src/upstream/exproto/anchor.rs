@@ -13,7 +13,7 @@ use super::announcements::AnchorToken;
 
 /// Opens an anchor and writes its token at once: EMQX closes a connection that sends nothing for 30 s, authenticated or
 /// not.
-pub async fn open(
+pub(super) async fn open(
     dial: impl Future<Output = Result<Stream, DialError>>,
     token: AnchorToken,
 ) -> Result<Stream, DialFailure> {
@@ -28,7 +28,7 @@ pub async fn open(
 }
 
 /// Waits for the end of the anchor. EMQX sends nothing on it; what comes is discarded.
-pub async fn watch(anchor: Stream) {
+pub(super) async fn watch(anchor: Stream) {
     match anchor {
         Stream::Plain(stream) => watch_stream(stream).await,
         Stream::Secure(stream) => watch_stream(*stream).await,

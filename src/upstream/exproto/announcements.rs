@@ -24,7 +24,7 @@ pub struct AnchorToken(String);
 
 /// Says what the bytes of a connection have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LineResult {
+pub(crate) enum LineResult {
     Token(AnchorOwner),
     /// The line is no expected token, or too long to be one.
     Unknown,
@@ -34,7 +34,7 @@ pub enum LineResult {
 
 /// Holds the tokens that are expected, each with the owner of its anchor.
 #[derive(Debug)]
-pub struct Announcements {
+pub(crate) struct Announcements {
     expected: HashMap<AnchorToken, AnchorOwner>,
     /// The lines that have begun, by their connection.
     begun: ExpiringMap<String, Vec<u8>>,
@@ -64,16 +64,16 @@ impl Default for Announcements {
 }
 
 impl Announcements {
-    pub fn expect(&mut self, token: AnchorToken, who: AnchorOwner) {
+    pub(super) fn expect(&mut self, token: AnchorToken, who: AnchorOwner) {
         self.expected.insert(token, who);
     }
 
-    pub fn forget(&mut self, token: &AnchorToken) {
+    pub(super) fn forget(&mut self, token: &AnchorToken) {
         self.expected.remove(token);
     }
 
     /// Takes bytes of a connection that is not yet known. A token is accepted once.
-    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult {
+    pub(super) fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult {
         self.begun.remove_expired(now);
         let mut line = self.begun.remove(conn).unwrap_or_default();
         let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -92,7 +92,7 @@ impl Announcements {
     }
 
     /// Forgets a connection that has ended.
-    pub fn closed(&mut self, conn: &str) {
+    pub(super) fn closed(&mut self, conn: &str) {
         self.begun.remove(conn);
     }
 }

@@ -31,7 +31,7 @@ const FOR_EACH_NODE: &str = "\
 const MIB: usize = 1024 * 1024;
 
 /// The section `gateway.exproto` of each node of EMQX, in HOCON.
-pub struct EmqxConfig<'a> {
+pub(crate) struct EmqxConfig<'a> {
     pub settings: &'a ExProtoConfig,
     pub limits: &'a Limits,
 }

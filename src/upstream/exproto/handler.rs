@@ -29,7 +29,7 @@ const CALLS_AT_ONCE: u32 = 1_000_000;
 const GIVEN_UP_CALLS: usize = 1_000_000;
 
 /// Serves the handler on the socket, until the task is aborted.
-pub async fn serve(listener: TcpListener, routes: EventRoutes, metrics: Arc<UpstreamMetrics>) {
+pub(super) async fn serve(listener: TcpListener, routes: EventRoutes, metrics: Arc<UpstreamMetrics>) {
     let handler =
         ConnectionUnaryHandlerServer::new(HandlerService { routes, metrics }).max_decoding_message_size(LARGEST_CALL);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

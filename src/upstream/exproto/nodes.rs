@@ -18,7 +18,7 @@ use super::{ExProtoConfig, Node};
 const FAILED_PROBES: u32 = 2;
 
 /// Holds the nodes of EMQX, each of which has a listener and a ConnectionAdapter.
-pub type Nodes = Targets<NodeFaults>;
+pub(crate) type Nodes = Targets<NodeFaults>;
 
 /// Lists what can be wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

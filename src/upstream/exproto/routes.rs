@@ -20,7 +20,7 @@ const SHARD_CHARACTERS: usize = 2;
 const FIRST_THREAD: usize = 0;
 
 /// The queues of the links of all threads.
-pub struct EventRoutes {
+pub(crate) struct EventRoutes {
     links: Vec<mpsc::Sender<ExProtoEvent>>,
     /// The connections of several threads. With one thread it stays empty.
     connections: Mutex<HashMap<String, KnownConnection>>,
@@ -34,12 +34,12 @@ enum KnownConnection {
 
 impl EventRoutes {
     /// Creates the routes to the links of threads, at least one, by number.
-    pub fn new(links: Vec<mpsc::Sender<ExProtoEvent>>) -> Self {
+    pub(super) fn new(links: Vec<mpsc::Sender<ExProtoEvent>>) -> Self {
         Self { links, connections: Mutex::default() }
     }
 
     /// Returns the queue of the link that an event is for, and the event. Bytes that do not name a thread yet are kept.
-    pub fn route(&self, event: ExProtoEvent) -> Option<(&mpsc::Sender<ExProtoEvent>, ExProtoEvent)> {
+    pub(super) fn route(&self, event: ExProtoEvent) -> Option<(&mpsc::Sender<ExProtoEvent>, ExProtoEvent)> {
         if self.links.len() == 1 {
             return Some((&self.links[FIRST_THREAD], event));
         }

@@ -15,7 +15,7 @@ use crate::upstream::client::targets::{PROBE_INTERVAL, QUIET_INTERVAL, TOLERATED
 use super::codec::ProtocolVersion;
 
 /// Holds the addresses of an MQTT broker.
-pub type Brokers = Targets<BrokerFaults>;
+pub(crate) type Brokers = Targets<BrokerFaults>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerFault<'a> {

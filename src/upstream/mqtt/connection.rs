@@ -47,7 +47,7 @@ pub enum ConnectionEvent {
 
 /// Carries bytes to be written from the link to the task. The lock is held while bytes are appended.
 #[derive(Debug, Default)]
-pub struct Outbox(Mutex<OutboxState>);
+pub(super) struct Outbox(Mutex<OutboxState>);
 
 #[derive(Debug, Default)]
 struct OutboxState {
@@ -71,7 +71,7 @@ enum Taken {
 
 impl Outbox {
     /// Takes bytes to be written. They are copied only if earlier ones wait.
-    pub fn send(&self, bytes: Vec<u8>) {
+    pub(super) fn send(&self, bytes: Vec<u8>) {
         self.change(|waiting| {
             if waiting.bytes.is_empty() {
                 waiting.bytes = bytes;
@@ -82,12 +82,12 @@ impl Outbox {
     }
 
     /// Ends the connection after everything is written.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.change(|waiting| waiting.end = waiting.end.or(Some(OutboxEnd::Close)));
     }
 
     /// Ends the connection now, without a report.
-    pub fn abort(&self) {
+    pub(super) fn abort(&self) {
         self.change(|waiting| waiting.end = Some(OutboxEnd::Abort));
     }
 
@@ -118,7 +118,7 @@ impl Outbox {
     }
 
     /// Returns when the connection is given up.
-    pub async fn aborted(&self) {
+    pub(super) async fn aborted(&self) {
         std::future::poll_fn(|context| {
             let mut waiting = self.0.lock().expect(UNPOISONED);
             if waiting.end == Some(OutboxEnd::Abort) {
@@ -135,7 +135,7 @@ const UNPOISONED: &str = "nobody panics while appending bytes";
 
 /// Sends the events of a connection to the link.
 #[derive(Clone)]
-pub struct ConnectionEventSender {
+pub(crate) struct ConnectionEventSender {
     pub connection: ConnectionId,
     pub events: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
 }
@@ -154,7 +154,7 @@ impl ConnectionEventSender {
     }
 
     /// Sends an event when the queue to the link has room.
-    pub async fn tell_later(self, event: ConnectionEvent) {
+    pub(crate) async fn tell_later(self, event: ConnectionEvent) {
         if self.events.send((self.connection, event)).await.is_err() {
             tracing::trace!("event dropped: the link has ended");
         }
@@ -163,17 +163,17 @@ impl ConnectionEventSender {
 
 /// The life of a connection: it is opened, and served until its end. Each device has one, so that its size counts: what
 /// only few connections need at a time is boxed.
-pub enum Connection {
+pub(super) enum Connection {
     Opening(Opening),
     Plain(Serving<TcpStream>),
     Secure(Box<Serving<SslStream<TcpStream>>>),
 }
 
 /// Opens a connection. Without one there is nothing more to do.
-pub type Opening = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
+pub(crate) type Opening = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
 
 impl Connection {
-    pub fn new(stream: Stream, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
+    pub(super) fn new(stream: Stream, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
         match stream {
             Stream::Plain(stream) => Self::Plain(Serving::new(stream, outbox, frames, sender)),
             Stream::Secure(stream) => Self::Secure(Box::new(Serving::new(*stream, outbox, frames, sender))),
@@ -199,7 +199,7 @@ impl Future for Connection {
 }
 
 /// Serves an open stream until its end.
-pub struct Serving<S> {
+pub(crate) struct Serving<S> {
     /// `None` when the end is told, or the connection is being closed.
     connection: Option<OpenStream<S>>,
     sender: ConnectionEventSender,
@@ -210,7 +210,7 @@ pub struct Serving<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<S> {
-    pub fn new(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
+    pub(super) fn new(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
         let connection = OpenStream { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
         let mut serving = Self { connection: Some(connection), sender, heard: Vec::new().into_iter(), waiting: None };
         serving.tell(ConnectionEvent::Opened);

@@ -7,14 +7,14 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where it is, by what the program prints at its start; `None` as long as it has not.
-pub fn address(output: &str) -> Option<SocketAddr> {
+pub(crate) fn address(output: &str) -> Option<SocketAddr> {
     let (_, rest) = output.rsplit_once("metrics and health")?;
     let (_, rest) = rest.split_once("http://")?;
     rest.split_once('/')?.0.parse().ok()
 }
 
 /// Gives the status and the body.
-pub fn ask(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) fn ask(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("the option is known");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").expect("it takes a request");
@@ -25,7 +25,7 @@ pub fn ask(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// Of all series that begin so.
-pub fn sum(page: &str, series: &str) -> f64 {
+pub(crate) fn sum(page: &str, series: &str) -> f64 {
     let lines = page.lines().filter(|line| line.starts_with(series));
     lines.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::device::PATIENCE;
 
-pub struct Application {
+pub(crate) struct Application {
     client: Client,
     heard: Receiver<ApplicationEvent>,
     /// Its own commands come back to it, since it subscribes everything below the mount point.
@@ -23,7 +23,7 @@ enum ApplicationEvent {
 
 impl Application {
     /// Connects to the broker at `host:port` and subscribes everything of these devices.
-    pub fn connect(broker: &str, endpoints: &[&str]) -> Self {
+    pub(crate) fn connect(broker: &str, endpoints: &[&str]) -> Self {
         let (host, port) = broker.rsplit_once(':').expect("host:port");
         let id = format!("application-{}-{}", std::process::id(), endpoints.join("-"));
         let mut options = MqttOptions::new(id, host, port.parse().expect("a port"));
@@ -46,23 +46,23 @@ impl Application {
     }
 
     /// Sends a command to `lwm2m/{endpoint}/dn`.
-    pub fn send(&mut self, endpoint: &str, command: &Value) {
+    pub(crate) fn send(&mut self, endpoint: &str, command: &Value) {
         self.send_to(&format!("lwm2m/{endpoint}/dn"), command.to_string().as_bytes());
     }
 
-    pub fn send_to(&mut self, topic: &str, payload: &[u8]) {
+    pub(crate) fn send_to(&mut self, topic: &str, payload: &[u8]) {
         self.own.push((topic.to_owned(), payload.to_vec()));
         self.client.publish(topic, QoS::AtMostOnce, false, payload).expect("the client runs");
     }
 
     /// The next publication that is not its own.
-    pub fn receive(&mut self) -> (String, Value) {
+    pub(crate) fn receive(&mut self) -> (String, Value) {
         let (topic, payload) = self.receive_within(PATIENCE).expect("the gateway publishes");
         let value = serde_json::from_slice(&payload).expect("what is published is JSON");
         (topic, value)
     }
 
-    pub fn receive_within(&mut self, patience: Duration) -> Option<(String, Vec<u8>)> {
+    pub(crate) fn receive_within(&mut self, patience: Duration) -> Option<(String, Vec<u8>)> {
         loop {
             let ApplicationEvent::Publication { topic, payload } = self.next(patience)? else { continue };
             match self.own.iter().position(|(own, command)| *own == topic && *command == payload) {
@@ -74,7 +74,7 @@ impl Application {
 
     /// The next publication is this one, but for a `reason`.
     #[track_caller]
-    pub fn expect(&mut self, topic: &str, payload: &Value) {
+    pub(crate) fn expect(&mut self, topic: &str, payload: &Value) {
         let (heard, value) = self.receive();
         assert_eq!(heard, topic, "{value}");
         assert_same(&value, payload);
@@ -110,26 +110,26 @@ fn listen(mut connection: Connection, heard: &Sender<ApplicationEvent>) {
 }
 
 /// The answer to a command, as it is expected: the command with other `data`.
-pub fn answer(command: &Value, data: Value) -> Value {
+pub(crate) fn answer(command: &Value, data: Value) -> Value {
     let mut answer = command.clone();
     answer["data"] = data;
     answer
 }
 
 /// The `data` of an answer without content.
-pub fn done(path: &str, code: &str, message: &str) -> Value {
+pub(crate) fn done(path: &str, code: &str, message: &str) -> Value {
     json!({ "reqPath": path, "code": code, "codeMsg": message })
 }
 
 /// The `data` of an answer to a read of one value.
-pub fn content(path: &str, value: impl Into<Value>) -> Value {
+pub(crate) fn content(path: &str, value: impl Into<Value>) -> Value {
     let value: Value = value.into();
     json!({ "reqPath": path, "code": "2.05", "codeMsg": "content", "content": [{ "path": path, "value": value }] })
 }
 
 /// JSON compares as values, numbers as numbers; a `reason` in the data may be there in addition.
 #[track_caller]
-pub fn assert_same(actual: &Value, expected: &Value) {
+pub(crate) fn assert_same(actual: &Value, expected: &Value) {
     let mut reduced = actual.clone();
     if let (Some(data), None) = (reduced.get_mut("data").and_then(Value::as_object_mut), expected["data"].get("reason"))
     {

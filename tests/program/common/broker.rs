@@ -14,13 +14,13 @@ use super::ports;
 use super::turn::Turn;
 
 /// Keep it as long as the test runs.
-pub struct TestBroker {
+pub(crate) struct TestBroker {
     pub addresses: TestAddresses,
     kind: Kind,
 }
 
 #[derive(Clone, Debug)]
-pub struct TestAddresses {
+pub(crate) struct TestAddresses {
     /// `host:port`.
     pub mqtt: String,
     /// `host:port` of the MQTT listener for devices.
@@ -48,19 +48,19 @@ enum Kind {
 
 /// The way of the gateway to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Upstream {
+pub(crate) enum Upstream {
     ExProto,
     Mqtt,
 }
 
 impl Upstream {
     /// Returns the upstream that this thread's test runs over: ExProto unless `over_both_upstreams!` chose the other.
-    pub fn of_this_test() -> Self {
+    pub(crate) fn of_this_test() -> Self {
         UPSTREAM.get()
     }
 
     /// Chooses the upstream for the test of this thread.
-    pub fn choose(self) {
+    pub(crate) fn choose(self) {
         UPSTREAM.set(self);
     }
 }
@@ -91,17 +91,17 @@ macro_rules! over_both_upstreams {
 }
 
 impl TestBroker {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| ()).await
     }
 
     /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`]
     /// first.
-    pub async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
         if is_emqx() { Self::emqx() } else { Self::embedded(adjust).await }
     }
 
-    pub fn is_emqx(&self) -> bool {
+    pub(crate) fn is_emqx(&self) -> bool {
         matches!(self.kind, Kind::Emqx { .. })
     }
 
@@ -110,7 +110,7 @@ impl TestBroker {
     /// ```ignore
     /// let Some(control) = broker.control() else { return };
     /// ```
-    pub fn control(&self) -> Option<BrokerControl> {
+    pub(crate) fn control(&self) -> Option<BrokerControl> {
         match &self.kind {
             Kind::Embedded { broker, .. } => Some(broker.control()),
             Kind::Emqx { .. } => {
@@ -126,7 +126,7 @@ impl TestBroker {
 
     /// It ends with all that it knows, and another one comes to its place. Only its MQTT is somewhere else. None can be
     /// started in the place of an EMQX.
-    pub async fn restart(self) -> Option<Self> {
+    pub(crate) async fn restart(self) -> Option<Self> {
         let Self { addresses, kind: Kind::Embedded { broker, _port: port } } = self else { return None };
         let handler_bind = addresses.handler_bind;
         let BrokerAddresses { listener, adapter, .. } = broker.addresses();
@@ -174,12 +174,12 @@ impl TestBroker {
 }
 
 /// Returns whether the tests run against the EMQX that is there.
-pub fn is_emqx() -> bool {
+pub(crate) fn is_emqx() -> bool {
     env::var("EMQX_TEST").is_ok_and(|value| value == "1")
 }
 
 /// Returns `host:port` of EMQX's MQTT listener.
-pub fn emqx_mqtt() -> String {
+pub(crate) fn emqx_mqtt() -> String {
     setting("EMQX_MQTT", "127.0.0.1:1883")
 }
 
@@ -189,7 +189,7 @@ fn setting(name: &str, default: &str) -> String {
 
 /// Starts a stopped broker at its addresses. They may be taken for a moment: a program that another test starts has
 /// copies of the closed sockets until it runs.
-pub async fn start_again(control: &BrokerControl) {
+pub(crate) async fn start_again(control: &BrokerControl) {
     let attempt = async {
         while let Err(error) = control.start().await {
             println!("not yet started: {error:#}");

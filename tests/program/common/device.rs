@@ -11,13 +11,13 @@ use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use super::ports;
 
 /// Longer than anything takes on a busy machine, shorter than anybody wants to wait for a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Message ids are not used twice in one test program: the gateway remembers them for minutes, also when the system
 /// gives a port to another device of the test.
 static NEXT_ID: AtomicU16 = AtomicU16::new(1);
 
-pub struct Device {
+pub(crate) struct Device {
     socket: UdpSocket,
     gateway: SocketAddr,
     /// The segments of its registration's location, once it is registered.
@@ -27,39 +27,39 @@ pub struct Device {
 }
 
 /// A payload, with its content format.
-pub type Content<'a> = (u16, &'a [u8]);
+pub(crate) type Content<'a> = (u16, &'a [u8]);
 
 impl Device {
-    pub fn new(gateway: SocketAddr) -> Self {
+    pub(crate) fn new(gateway: SocketAddr) -> Self {
         let socket = ports::udp_socket();
         socket.set_read_timeout(Some(PATIENCE)).expect("the option is known");
         Self { socket, gateway, location: Vec::new(), expected: Mutex::default() }
     }
 
     /// The same device, seen from another address from now on.
-    pub fn moves(&mut self) {
+    pub(crate) fn moves(&mut self) {
         let location = std::mem::take(&mut self.location);
         *self = Self { location, ..Self::new(self.gateway) };
     }
 
     /// The same device, which reaches another gateway from now on.
-    pub fn reaches(&mut self, gateway: SocketAddr) {
+    pub(crate) fn reaches(&mut self, gateway: SocketAddr) {
         self.gateway = gateway;
     }
 
-    pub fn send(&self, message: &Message) {
+    pub(crate) fn send(&self, message: &Message) {
         self.send_bytes(&message.encode());
     }
 
-    pub fn send_bytes(&self, datagram: &[u8]) {
+    pub(crate) fn send_bytes(&self, datagram: &[u8]) {
         self.socket.send_to(datagram, self.gateway).expect("loopback takes a datagram");
     }
 
-    pub fn receive(&self) -> Message {
+    pub(crate) fn receive(&self) -> Message {
         self.receive_within(PATIENCE).expect("the gateway has something to say to the device")
     }
 
-    pub fn receive_within(&self, patience: Duration) -> Option<Message> {
+    pub(crate) fn receive_within(&self, patience: Duration) -> Option<Message> {
         let mut buffer = [0; 65_536];
         self.socket.set_read_timeout(Some(patience)).expect("the option is known");
         let (length, from) = self.socket.recv_from(&mut buffer).ok()?;
@@ -68,7 +68,7 @@ impl Device {
     }
 
     /// Sends a request and gives the response, piggybacked or separate.
-    pub fn request(&self, request: &Message) -> Message {
+    pub(crate) fn request(&self, request: &Message) -> Message {
         self.send(request);
         let first = self.receive();
         assert_eq!((first.kind, first.id), (Kind::Acknowledgement, request.id), "the acknowledgement comes first");
@@ -86,7 +86,7 @@ impl Device {
     }
 
     /// Registers, and keeps the location. `query` as in a URI; `links` empty for no payload.
-    pub fn try_register(&mut self, query: &str, links: &str) -> Message {
+    pub(crate) fn try_register(&mut self, query: &str, links: &str) -> Message {
         let content = (!links.is_empty()).then_some((format::LINK_FORMAT, links.as_bytes()));
         let response = self.request(&request(Code::POST, &["rd"], &query.split('&').collect::<Vec<_>>(), content));
         let location = response.options.texts(number::LOCATION_PATH).expect("a location is text");
@@ -94,23 +94,23 @@ impl Device {
         response
     }
 
-    pub fn register(&mut self, query: &str, links: &str) {
+    pub(crate) fn register(&mut self, query: &str, links: &str) {
         let response = self.try_register(query, links);
         assert_eq!(response.code, Code::CREATED, "{}", String::from_utf8_lossy(&response.payload));
         assert_eq!(self.location.len(), 2, "{:?}", self.location);
     }
 
-    pub fn update(&self, query: &[&str], content: Option<Content<'_>>) -> Message {
+    pub(crate) fn update(&self, query: &[&str], content: Option<Content<'_>>) -> Message {
         self.request(&request(Code::POST, &self.location_path(), query, content))
     }
 
-    pub fn deregister(&self) -> Message {
+    pub(crate) fn deregister(&self) -> Message {
         self.request(&request(Code::DELETE, &self.location_path(), &[], None))
     }
 
     /// The next datagram is this request. The request before it may come once more: on a busy machine the answer to it
     /// may take longer than the time to the first retransmission.
-    pub fn expect_request(&self, method: Code, path: &str) -> Message {
+    pub(crate) fn expect_request(&self, method: Code, path: &str) -> Message {
         let mut expected = self.expected.lock().expect("no test goes on after a failure");
         let mut request = self.receive();
         while *expected == Some(request.id) {
@@ -123,27 +123,27 @@ impl Device {
     }
 
     /// The next datagram acknowledges this message.
-    pub fn expect_acknowledgement(&self, of: &Message) {
+    pub(crate) fn expect_acknowledgement(&self, of: &Message) {
         assert_eq!(self.receive(), Message::empty(Kind::Acknowledgement, of.id));
     }
 
-    pub fn answer(&self, request: &Message, code: Code, content: Option<Content<'_>>) {
+    pub(crate) fn answer(&self, request: &Message, code: Code, content: Option<Content<'_>>) {
         self.send(&response_to(request, code, content));
     }
 
-    pub fn answer_text(&self, request: &Message, text: &str) {
+    pub(crate) fn answer_text(&self, request: &Message, text: &str) {
         self.answer(request, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
     }
 
     /// Answers `observe` with this text, as the first value.
-    pub fn answer_observe(&self, request: &Message, text: &str) {
+    pub(crate) fn answer_observe(&self, request: &Message, text: &str) {
         let mut response = response_to(request, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
         response.options.add_uint(number::OBSERVE, 0);
         self.send(&response);
     }
 
     /// Sends a notification of the observation that `request` began, and gives it.
-    pub fn notify(&self, request: &Message, kind: Kind, sequence: u32, text: &str) -> Message {
+    pub(crate) fn notify(&self, request: &Message, kind: Kind, sequence: u32, text: &str) -> Message {
         let mut message = response_to(request, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
         message.kind = kind;
         message.id = fresh_id();
@@ -158,7 +158,7 @@ impl Device {
 }
 
 /// A confirmable request of a device.
-pub fn request(method: Code, path: &[&str], query: &[&str], content: Option<Content<'_>>) -> Message {
+pub(crate) fn request(method: Code, path: &[&str], query: &[&str], content: Option<Content<'_>>) -> Message {
     let id = fresh_id();
     let mut message = Message {
         kind: Kind::Confirmable,
@@ -175,7 +175,7 @@ pub fn request(method: Code, path: &[&str], query: &[&str], content: Option<Cont
 }
 
 /// A piggybacked response.
-pub fn response_to(request: &Message, code: Code, content: Option<Content<'_>>) -> Message {
+pub(crate) fn response_to(request: &Message, code: Code, content: Option<Content<'_>>) -> Message {
     let mut message = Message {
         kind: Kind::Acknowledgement,
         code,
@@ -188,12 +188,12 @@ pub fn response_to(request: &Message, code: Code, content: Option<Content<'_>>) 
     message
 }
 
-pub fn fresh_id() -> MessageId {
+pub(crate) fn fresh_id() -> MessageId {
     MessageId(NEXT_ID.fetch_add(1, Ordering::Relaxed))
 }
 
 /// `/3/0/9`.
-pub fn path_of(message: &Message) -> String {
+pub(crate) fn path_of(message: &Message) -> String {
     let segments = message.options.texts(number::URI_PATH).expect("a path is text");
     segments.iter().map(|segment| format!("/{segment}")).collect()
 }

@@ -19,7 +19,7 @@ use super::left_sessions::end_sessions;
 use super::ports;
 use super::program::send_signal;
 
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// None once it has stopped.
     child: Option<Child>,
     /// Its UDP listeners.
@@ -34,24 +34,24 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts it with one listener at this broker.
-    pub fn start(broker: &TestAddresses) -> Self {
+    pub(crate) fn start(broker: &TestAddresses) -> Self {
         Self::start_with(broker, 1, "")
     }
 
     /// Starts it with so many listeners and these lines of configuration (`a.b = value`), and waits until it hears.
-    pub fn start_with(broker: &TestAddresses, listeners: usize, lines: &str) -> Self {
+    pub(crate) fn start_with(broker: &TestAddresses, listeners: usize, lines: &str) -> Self {
         Self::start_at(&[broker], listeners, lines)
     }
 
     /// The same at several nodes, that all call the handler of the first one.
-    pub fn start_at(nodes: &[&TestAddresses], listeners: usize, lines: &str) -> Self {
+    pub(crate) fn start_at(nodes: &[&TestAddresses], listeners: usize, lines: &str) -> Self {
         let gateway = Self::start_listening(nodes, listeners, lines, Vec::new());
         gateway.wait_until_it_hears();
         gateway
     }
 
     /// Starts it with one listener and these variables in its environment, and does not wait.
-    pub fn start_in(broker: &TestAddresses, variables: Vec<(String, OsString)>) -> Self {
+    pub(crate) fn start_in(broker: &TestAddresses, variables: Vec<(String, OsString)>) -> Self {
         Self::start_listening(&[broker], 1, "", variables)
     }
 
@@ -72,7 +72,7 @@ impl Gateway {
     }
 
     /// Starts it with these lines of configuration, that name the listeners too.
-    pub fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
+    pub(crate) fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
         Self::launch(&[broker], lines, Vec::new())
     }
 
@@ -109,34 +109,34 @@ impl Gateway {
     }
 
     /// Kills it, in the middle of whatever it does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().expect("a child of ours");
         child.wait().expect("a child of ours");
     }
 
     /// Starts it once more, as it was started before, and waits until it hears.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         self.spawn();
         self.wait_until_it_hears();
     }
 
-    pub fn wait_until_it_hears(&self) {
+    pub(crate) fn wait_until_it_hears(&self) {
         self.listeners.iter().for_each(|listener| self.wait_for(*listener));
     }
 
     /// Its store.
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("store.redb")
     }
 
     /// A file that it writes may have so many KiB from the next start on: as on a disk that is full.
-    pub fn limit_files(&mut self, kibibytes: u32) {
+    pub(crate) fn limit_files(&mut self, kibibytes: u32) {
         self.file_limit = Some(kibibytes);
     }
 
     /// The program that runs may write files of any size again: as on a disk that has room again.
-    pub fn unlimit_files(&mut self) {
+    pub(crate) fn unlimit_files(&mut self) {
         self.file_limit = None;
         let process = self.child.as_ref().expect("it runs").id();
         let process = process.try_into().expect("the system has given this number");
@@ -145,7 +145,7 @@ impl Gateway {
     }
 
     /// Changes its configuration, which it does not read before it is told to.
-    pub fn edit(&self, from: &str, to: &str) {
+    pub(crate) fn edit(&self, from: &str, to: &str) {
         let file = self.folder.path().join("gateway.toml");
         let before = fs::read_to_string(&file).expect("the configuration is text");
         assert!(before.contains(from), "{from} is not in\n{before}");
@@ -153,7 +153,7 @@ impl Gateway {
     }
 
     /// It may have so many files open from the next start on.
-    pub fn limit_descriptors(&mut self, descriptors: u32) {
+    pub(crate) fn limit_descriptors(&mut self, descriptors: u32) {
         self.descriptor_limit = Some(descriptors);
     }
 
@@ -177,12 +177,12 @@ impl Gateway {
         self.starts += 1;
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.listeners[0]
     }
 
     /// Asks its admin listener; gives the status and the body.
-    pub fn ask_admin(&self, path: &str) -> (u16, String) {
+    pub(crate) fn ask_admin(&self, path: &str) -> (u16, String) {
         let printed = || self.output().matches("metrics and health").count() >= self.starts;
         // Its devices may be served already when it prints.
         let printed = (0..200).any(|_| {
@@ -197,7 +197,7 @@ impl Gateway {
     }
 
     /// Waits until so many devices are clients of the broker: before, commands for them are lost there.
-    pub fn wait_for_clients(&self, count: f64) {
+    pub(crate) fn wait_for_clients(&self, count: f64) {
         let connected = || admin::sum(&self.ask_admin("/metrics").1, "lwm2m_broker_clients{state=\"connected\"}");
         let there = (0..200).any(|_| {
             let there = connected() == count;
@@ -210,22 +210,22 @@ impl Gateway {
     }
 
     /// What it has printed.
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(self.folder.path().join("output")).expect("the output is text")
     }
 
     /// Sends a signal (`TERM`, `INT`) and waits for the end.
-    pub fn stop(&mut self, signal: &str) -> ExitStatus {
+    pub(crate) fn stop(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
         self.wait()
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         send_signal(signal, self.child.as_ref().expect("it runs").id());
     }
 
     /// Waits until it ends by itself.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let id = child.id();
         let (sender, ended) = channel();

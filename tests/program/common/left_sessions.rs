@@ -12,7 +12,7 @@ use super::device::PATIENCE;
 const DISCONNECT: [u8; 2] = [0xE0, 0];
 
 /// Ends the sessions of all devices that have registered by what the program said. Its end does not wait for them.
-pub fn end_sessions(output: &str) {
+pub(crate) fn end_sessions(output: &str) {
     for client_id in registered(output) {
         if let Err(error) = end_session(client_id) {
             println!("the session of {client_id} may be left: {error}");

@@ -1,13 +1,13 @@
 //! What the tests that need a broker share.
 
-pub mod admin;
-pub mod application;
-pub mod broker;
-pub mod device;
-pub mod gateway;
-pub mod left_sessions;
-pub mod ports;
-pub mod program;
-pub mod scene;
-pub mod simulated;
-pub mod turn;
+pub(crate) mod admin;
+pub(crate) mod application;
+pub(crate) mod broker;
+pub(crate) mod device;
+pub(crate) mod gateway;
+pub(crate) mod left_sessions;
+pub(crate) mod ports;
+pub(crate) mod program;
+pub(crate) mod scene;
+pub(crate) mod simulated;
+pub(crate) mod turn;

@@ -15,12 +15,12 @@ static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(process::id()
 
 /// Returns an address of 127.0.0.1 that nobody listens at. It is not bound for a trial: a program that another test
 /// starts in that moment has a copy of the socket until it runs, and the port is taken as long as that.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     candidates().find(|address| TcpStream::connect(address).is_err()).expect("a port of thousands is free")
 }
 
 /// Returns a UDP socket at a port that this process has not used before.
-pub fn udp_socket() -> UdpSocket {
+pub(crate) fn udp_socket() -> UdpSocket {
     candidates().find_map(|address| UdpSocket::bind(address).ok()).expect("a port of thousands is free")
 }
 

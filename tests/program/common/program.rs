@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     output: PathBuf,
 }
 
 impl Program {
     /// Starts it in a folder, where its output is kept too, and waits until its admin listener is there.
-    pub fn start(folder: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Self {
         let output = folder.join("output");
         let file = File::create(&output).expect("a place for the output");
         let child = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
@@ -33,23 +33,23 @@ impl Program {
         program
     }
 
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.output).expect("the output is text")
     }
 
     /// The sum of all series that begin so.
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         let address = super::admin::address(&self.output()).expect("it has printed where");
         super::admin::sum(&super::admin::ask(address, "/metrics").1, series)
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         send_signal(signal, self.child.id());
     }
 }
 
 /// Sends a signal, by its name without SIG, to a process.
-pub fn send_signal(signal: &str, process: u32) {
+pub(crate) fn send_signal(signal: &str, process: u32) {
     let done = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status();
     assert!(done.expect("there is a kill").success());
 }

@@ -17,7 +17,7 @@ use super::ports;
 /// The longest wait for a datagram, so that an order to end is obeyed soon.
 const LOOK: Duration = Duration::from_millis(20);
 
-pub struct RunningSimulator {
+pub(crate) struct RunningSimulator {
     events: Receiver<DeviceEvent>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -25,7 +25,7 @@ pub struct RunningSimulator {
 
 impl RunningSimulator {
     /// Starts a device, which registers at once. With a key it speaks DTLS, and its identity is its endpoint name.
-    pub fn start(gateway: SocketAddr, config: SimulatedDeviceConfig, key: Option<&[u8]>) -> Self {
+    pub(crate) fn start(gateway: SocketAddr, config: SimulatedDeviceConfig, key: Option<&[u8]>) -> Self {
         let socket = ports::udp_socket();
         socket.connect(gateway).expect("an address of the gateway");
         let now = Instant::now();
@@ -40,7 +40,7 @@ impl RunningSimulator {
 
     /// Waits for an event that fulfils the condition, and forgets those before it.
     #[track_caller]
-    pub fn wait_for(&self, condition: impl Fn(&DeviceEvent) -> bool) -> DeviceEvent {
+    pub(crate) fn wait_for(&self, condition: impl Fn(&DeviceEvent) -> bool) -> DeviceEvent {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

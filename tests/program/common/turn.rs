@@ -12,14 +12,14 @@ thread_local! {
 }
 
 /// The turn ends when this is dropped.
-pub struct Turn {
+pub(crate) struct Turn {
     _file: File,
     _held: Arc<()>,
 }
 
 impl Turn {
     /// Waits for it. Panics if the test has the turn already: it would wait for itself without end.
-    pub fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let is_held = TURN_OF_THIS_TEST.with_borrow(|turn| turn.strong_count() > 0);
         assert!(
             !is_held,

@@ -1,6 +1,6 @@
 //! Devices that speak DTLS: the gateway in virtual time, and the built program.
 
 mod binding;
-pub mod program;
+pub(crate) mod program;
 mod restart;
-pub mod scene;
+pub(crate) mod scene;

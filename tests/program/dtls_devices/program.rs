@@ -27,7 +27,7 @@ use lwm2m_testkit::scene::beginning as now;
 const WRITTEN: Duration = Duration::from_millis(500);
 
 /// A device behind a real socket.
-pub struct SecuredDevice {
+pub(crate) struct SecuredDevice {
     socket: UdpSocket,
     client: DtlsClient,
     /// The sequence numbers of the protected records that came from the gateway.
@@ -36,11 +36,11 @@ pub struct SecuredDevice {
 
 impl SecuredDevice {
     /// None when the handshake does not come to its end.
-    pub fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
+    pub(crate) fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
         Self::connect_with(gateway, DtlsClientConfig::psk(identity, key).with_cid(b""), patience)
     }
 
-    pub fn connect_with(gateway: SocketAddr, config: DtlsClientConfig, patience: Duration) -> Option<Self> {
+    pub(crate) fn connect_with(gateway: SocketAddr, config: DtlsClientConfig, patience: Duration) -> Option<Self> {
         let socket = ports::udp_socket();
         socket.connect(gateway).expect("loopback");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
@@ -69,12 +69,12 @@ impl SecuredDevice {
         self.client.handle_timeout(now());
     }
 
-    pub fn send(&mut self, message: &Message) {
+    pub(crate) fn send(&mut self, message: &Message) {
         self.client.send(&message.encode());
         self.exchange();
     }
 
-    pub fn receive(&mut self) -> Message {
+    pub(crate) fn receive(&mut self) -> Message {
         let end = now() + PATIENCE;
         loop {
             if let Some(plaintext) = self.client.poll_plaintext() {
@@ -86,7 +86,7 @@ impl SecuredDevice {
     }
 
     /// Returns whether the gateway says nothing for so long.
-    pub fn hears_nothing(&mut self, patience: Duration) -> bool {
+    pub(crate) fn hears_nothing(&mut self, patience: Duration) -> bool {
         let end = now() + patience;
         while now() < end {
             self.exchange();
@@ -94,7 +94,7 @@ impl SecuredDevice {
         self.client.poll_plaintext().is_none()
     }
 
-    pub fn ask(&mut self, request: &Message) -> Message {
+    pub(crate) fn ask(&mut self, request: &Message) -> Message {
         self.send(request);
         let answer = self.receive();
         assert_eq!(answer.token, request.token);
@@ -102,17 +102,17 @@ impl SecuredDevice {
     }
 
     /// Returns the sequence numbers of the protected records that came from the gateway.
-    pub fn numbers(&self) -> &[u64] {
+    pub(crate) fn numbers(&self) -> &[u64] {
         &self.numbers
     }
 
     /// The same device, which reaches another gateway from now on.
-    pub fn reaches(&self, gateway: SocketAddr) {
+    pub(crate) fn reaches(&self, gateway: SocketAddr) {
         self.socket.connect(gateway).expect("loopback");
     }
 
     /// The same device behind another NAT.
-    pub fn moves(&mut self) {
+    pub(crate) fn moves(&mut self) {
         let gateway = self.socket.peer_addr().expect("it is connected");
         self.socket = ports::udp_socket();
         self.socket.connect(gateway).expect("loopback");
@@ -135,13 +135,13 @@ fn protected_numbers(mut datagram: &[u8]) -> Vec<u64> {
     numbers
 }
 
-pub struct CredentialsFolder {
+pub(crate) struct CredentialsFolder {
     folder: TempDir,
     pub secured: SocketAddr,
 }
 
 impl CredentialsFolder {
-    pub fn new(keys: &str) -> Self {
+    pub(crate) fn new(keys: &str) -> Self {
         let folder = TempDir::new().expect("a place for the keys");
         let secured = ports::free_address();
         let place = Self { folder, secured };
@@ -153,11 +153,11 @@ impl CredentialsFolder {
         self.folder.path().join("keys.psk")
     }
 
-    pub fn write(&self, keys: &str) {
+    pub(crate) fn write(&self, keys: &str) {
         fs::write(self.keys(), keys).expect("a place for the keys");
     }
 
-    pub fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         let (bind, keys) = (self.secured, self.keys());
         format!("watch_interval = \"100ms\"\nlisteners.dtls.secured.bind = \"{bind}\"\ndtls.psk_file = {keys:?}\n")
     }
@@ -309,7 +309,7 @@ async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() 
     assert!(!first.client.is_established());
 }
 
-pub async fn until(mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(mut done: impl FnMut() -> bool) {
     let end = now() + PATIENCE;
     while !done() {
         assert!(now() < end, "it does not happen");

@@ -23,11 +23,11 @@ use crate::common::device::{request, response_to};
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_testkit::scene::{beginning, model};
 
-pub const KEY: &[u8] = b"0123456789abcdef";
+pub(crate) const KEY: &[u8] = b"0123456789abcdef";
 const SECURED: u16 = 1;
 const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
 
-pub struct DtlsDevicesScene {
+pub(crate) struct DtlsDevicesScene {
     pub gateway: Gateway,
     settings: GatewayConfig,
     pub now: Instant,
@@ -48,11 +48,11 @@ pub struct DtlsDevicesScene {
 }
 
 impl DtlsDevicesScene {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut settings = Config::default().gateway;
         change(&mut settings);
         let (now, unix_time) = (beginning(), Duration::from_secs(1_800_000_000));
@@ -79,7 +79,7 @@ impl DtlsDevicesScene {
     }
 
     /// A device at this address shakes hands.
-    pub fn connect(&mut self, device: u8, identity: &str) -> SocketAddr {
+    pub(crate) fn connect(&mut self, device: u8, identity: &str) -> SocketAddr {
         let address = address(device);
         self.clients.insert(address, DtlsClient::new(self.now, DtlsClientConfig::psk(identity, KEY)));
         self.pump();
@@ -87,13 +87,13 @@ impl DtlsDevicesScene {
         address
     }
 
-    pub fn close(&mut self, address: SocketAddr) {
+    pub(crate) fn close(&mut self, address: SocketAddr) {
         self.clients.get_mut(&address).expect("a device").close();
         self.pump();
     }
 
     /// Over DTLS where there is an association.
-    pub fn say(&mut self, address: SocketAddr, message: &Message) {
+    pub(crate) fn say(&mut self, address: SocketAddr, message: &Message) {
         match self.clients.get_mut(&address) {
             Some(client) => client.send(&message.encode()),
             None => self.gateway.handle_datagram(self.now, Peer::udp(0, address), &message.encode()),
@@ -103,7 +103,7 @@ impl DtlsDevicesScene {
 
     /// The answer to this request.
     #[track_caller]
-    pub fn ask(&mut self, address: SocketAddr, request: &Message) -> Message {
+    pub(crate) fn ask(&mut self, address: SocketAddr, request: &Message) -> Message {
         self.say(address, request);
         let answer = self.hear(address);
         assert_eq!(answer.token, request.token);
@@ -111,31 +111,31 @@ impl DtlsDevicesScene {
     }
 
     #[track_caller]
-    pub fn hear(&mut self, address: SocketAddr) -> Message {
+    pub(crate) fn hear(&mut self, address: SocketAddr) -> Message {
         let (to, message) = self.heard.pop_front().expect("something for a device");
         assert_eq!(to, address);
         message
     }
 
     #[track_caller]
-    pub fn nobody_hears_anything(&self) {
+    pub(crate) fn nobody_hears_anything(&self) {
         assert_eq!(self.heard, []);
     }
 
     /// Registers and gives the location.
     #[track_caller]
-    pub fn register(&mut self, address: SocketAddr, query: &str) -> String {
+    pub(crate) fn register(&mut self, address: SocketAddr, query: &str) -> String {
         let created = self.ask(address, &register(query));
         assert_eq!(created.code, Code::CREATED);
         created.options.texts(number::LOCATION_PATH).expect("text")[1].to_owned()
     }
 
     #[track_caller]
-    pub fn update(&mut self, address: SocketAddr, location: &str) -> Code {
+    pub(crate) fn update(&mut self, address: SocketAddr, location: &str) -> Code {
         self.ask(address, &update(location)).code
     }
 
-    pub fn command(&mut self, endpoint: &str, command: &Value) {
+    pub(crate) fn command(&mut self, endpoint: &str, command: &Value) {
         let event = BrokerEvent::Message {
             registration: self.devices[endpoint],
             topic: "dn".to_owned(),
@@ -146,7 +146,7 @@ impl DtlsDevicesScene {
         self.pump();
     }
 
-    pub fn answer(&mut self, address: SocketAddr, asked: &Message, text: &str, observing: Option<u32>) {
+    pub(crate) fn answer(&mut self, address: SocketAddr, asked: &Message, text: &str, observing: Option<u32>) {
         let mut answer = response_to(asked, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
         if let Some(number) = observing {
             answer.options.add_uint(number::OBSERVE, number);
@@ -154,7 +154,7 @@ impl DtlsDevicesScene {
         self.say(address, &answer);
     }
 
-    pub fn advance(&mut self, duration: Duration) {
+    pub(crate) fn advance(&mut self, duration: Duration) {
         self.now += duration;
         self.unix_time += duration;
         self.gateway.handle_timeout(self.now);
@@ -162,13 +162,13 @@ impl DtlsDevicesScene {
     }
 
     /// Handshakes that were begun.
-    pub fn handshakes(&self) -> usize {
+    pub(crate) fn handshakes(&self) -> usize {
         let begun = |report: &&Report| matches!(report, Report::Dtls(dtls::DtlsReport::HandshakeBegun { .. }));
         self.reports.iter().filter(begun).count()
     }
 
     /// The process is killed, and another one begins.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.keep();
         self.restarts += 1;
         self.now += Duration::from_secs(5);
@@ -187,7 +187,7 @@ impl DtlsDevicesScene {
     }
 
     /// What has changed is durable.
-    pub fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         for change in self.gateway.take_changes(self.now, usize::MAX) {
             match change {
                 Change::Put(record) => drop(self.records.insert(record.registration.endpoint.clone(), *record)),
@@ -211,7 +211,7 @@ impl DtlsDevicesScene {
     }
 
     /// Until nobody has anything to say.
-    pub fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         loop {
             let mut quiet = self.take_outputs();
             for (address, client) in &mut self.clients {
@@ -282,28 +282,28 @@ fn server(now: Instant, seed: u8) -> DtlsServer {
     DtlsServer::new(dtls::DtlsConfig::default(), Some(acceptor), [seed; 32], now)
 }
 
-pub fn address(device: u8) -> SocketAddr {
+pub(crate) fn address(device: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, device], 5684))
 }
 
-pub fn register(query: &str) -> Message {
+pub(crate) fn register(query: &str) -> Message {
     let items: Vec<&str> = query.split('&').filter(|item| !item.is_empty()).collect();
     request(Code::POST, &["rd"], &items, Some((format::LINK_FORMAT, LINKS)))
 }
 
-pub fn update(location: &str) -> Message {
+pub(crate) fn update(location: &str) -> Message {
     request(Code::POST, &["rd", location], &[], None)
 }
 
-pub fn deregister(location: &str) -> Message {
+pub(crate) fn deregister(location: &str) -> Message {
     request(Code::DELETE, &["rd", location], &[], None)
 }
 
-pub fn read(id: u64) -> Value {
+pub(crate) fn read(id: u64) -> Value {
     json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } })
 }
 
-pub fn observe(id: u64) -> Value {
+pub(crate) fn observe(id: u64) -> Value {
     json!({ "reqID": id, "msgType": "observe", "data": { "path": "/3303/0/5700" } })
 }
 

@@ -8,7 +8,7 @@ use crate::embedded_broker::exproto::soon;
 
 const MAX_PACKET: usize = 8 * 1024 * 1024;
 
-pub struct MqttClient {
+pub(crate) struct MqttClient {
     pub clientid: String,
     client: AsyncClient,
     heard: mpsc::UnboundedReceiver<Incoming>,
@@ -16,14 +16,14 @@ pub struct MqttClient {
 }
 
 impl MqttClient {
-    pub async fn connect(broker: &str, clientid: &str) -> Self {
+    pub(crate) async fn connect(broker: &str, clientid: &str) -> Self {
         let (host, port) = broker.rsplit_once(':').expect("host:port");
         let mut options = MqttOptions::new(clientid, host, port.parse().expect("a port"));
         options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
         Self::connect_with(options).await
     }
 
-    pub async fn connect_with(options: MqttOptions) -> Self {
+    pub(crate) async fn connect_with(options: MqttOptions) -> Self {
         let clientid = options.client_id();
         let (client, mut connection) = AsyncClient::new(options, 64);
         let mut network = NetworkOptions::new();
@@ -45,36 +45,36 @@ impl MqttClient {
     }
 
     /// Returns when the broker has it, for QoS 1 and 2.
-    pub async fn publish(&mut self, topic: &str, qos: u8, payload: &[u8]) {
+    pub(crate) async fn publish(&mut self, topic: &str, qos: u8, payload: &[u8]) {
         self.publish_as(topic, qos, false, payload).await;
     }
 
     /// Returns when the broker has it.
-    pub async fn publish_retained(&mut self, topic: &str, payload: &[u8]) {
+    pub(crate) async fn publish_retained(&mut self, topic: &str, payload: &[u8]) {
         self.publish_as(topic, 1, true, payload).await;
     }
 
-    pub async fn subscribe(&mut self, filter: &str, qos: u8) {
+    pub(crate) async fn subscribe(&mut self, filter: &str, qos: u8) {
         self.client.subscribe(filter, quality(qos)).await.expect("the client polls");
         self.until(|packet| matches!(packet, Incoming::SubAck(_)).then_some(())).await;
     }
 
-    pub async fn unsubscribe(&mut self, filter: &str) {
+    pub(crate) async fn unsubscribe(&mut self, filter: &str) {
         self.client.unsubscribe(filter).await.expect("the client polls");
         self.until(|packet| matches!(packet, Incoming::UnsubAck(_)).then_some(())).await;
     }
 
-    pub async fn message(&mut self) -> Publish {
+    pub(crate) async fn message(&mut self) -> Publish {
         self.until(|packet| if let Incoming::Publish(publish) = packet { Some(publish) } else { None }).await
     }
 
     /// The connection ends, without a DISCONNECT.
-    pub fn vanish(self) {
+    pub(crate) fn vanish(self) {
         self.polling.abort();
     }
 
     /// The broker has ended the connection.
-    pub async fn expect_end(&mut self) {
+    pub(crate) async fn expect_end(&mut self) {
         while soon("end of the connection", self.heard.recv()).await.is_some() {}
     }
 

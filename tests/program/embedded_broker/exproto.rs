@@ -21,22 +21,22 @@ use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 
 /// Far more than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A name that no other test has used, on this broker.
-pub fn unique(name: &str) -> String {
+pub(super) fn unique(name: &str) -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     format!("{name}-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("still no {what}"))
 }
 
 // -- The handler ------------------------------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum HandlerCall {
+pub(super) enum HandlerCall {
     Created { conn: String },
     Bytes { conn: String, bytes: Vec<u8> },
     Messages { conn: String, messages: Vec<Message> },
@@ -46,23 +46,23 @@ pub enum HandlerCall {
 
 /// An event whose caller waits.
 #[derive(Debug)]
-pub struct PendingCall {
+pub(super) struct PendingCall {
     pub event: HandlerCall,
     answer: oneshot::Sender<Result<(), Status>>,
 }
 
 impl PendingCall {
-    pub fn accept(self) -> HandlerCall {
+    pub(super) fn accept(self) -> HandlerCall {
         self.answer.send(Ok(())).expect("the broker waits for the answer");
         self.event
     }
 
-    pub fn refuse(self, status: Status) {
+    pub(super) fn refuse(self, status: Status) {
         self.answer.send(Err(status)).expect("the broker waits for the answer");
     }
 }
 
-pub struct TestHandler {
+pub(super) struct TestHandler {
     calls: mpsc::UnboundedReceiver<PendingCall>,
     /// The connections whose creation it was told.
     known: HashSet<String>,
@@ -70,7 +70,7 @@ pub struct TestHandler {
 }
 
 impl TestHandler {
-    pub async fn bind(address: SocketAddr) -> Self {
+    pub(super) async fn bind(address: SocketAddr) -> Self {
         let (shown, calls) = mpsc::unbounded_channel();
         let listener = soon("port for the handler", free_port(address)).await;
         let service = ConnectionUnaryHandlerServer::new(Shown(shown)).max_decoding_message_size(64 << 20);
@@ -81,7 +81,7 @@ impl TestHandler {
 
     /// EMQX calls the handler of the test before this one until it has found out that it is gone. Meanwhile it closes
     /// each connection.
-    pub async fn wait_for_calls(&mut self, listener: &str) {
+    pub(super) async fn wait_for_calls(&mut self, listener: &str) {
         let is_called = async {
             loop {
                 let _device = dial(listener).await;
@@ -96,11 +96,11 @@ impl TestHandler {
     }
 
     /// Passes over the end of this connection.
-    pub fn forget(&mut self, conn: &str) {
+    pub(super) fn forget(&mut self, conn: &str) {
         self.known.remove(conn);
     }
 
-    pub async fn next(&mut self) -> PendingCall {
+    pub(super) async fn next(&mut self) -> PendingCall {
         loop {
             let call = soon("event", self.calls.recv()).await.expect("the handler serves");
             if let Some(call) = self.of_this_test(call) {
@@ -128,11 +128,11 @@ impl TestHandler {
     }
 
     /// The next event, answered.
-    pub async fn event(&mut self) -> HandlerCall {
+    pub(super) async fn event(&mut self) -> HandlerCall {
         self.next().await.accept()
     }
 
-    pub fn expect_nothing(&mut self) {
+    pub(super) fn expect_nothing(&mut self) {
         while let Ok(call) = self.calls.try_recv() {
             let early = self.of_this_test(call);
             assert!(early.is_none(), "an event too much: {early:?}");
@@ -140,7 +140,7 @@ impl TestHandler {
     }
 
     /// The bytes of one connection, as much of them; each event answered.
-    pub async fn bytes(&mut self, wanted: &str, count: usize) -> Vec<Vec<u8>> {
+    pub(super) async fn bytes(&mut self, wanted: &str, count: usize) -> Vec<Vec<u8>> {
         let mut chunks = Vec::<Vec<u8>>::new();
         while chunks.iter().map(Vec::len).sum::<usize>() < count {
             match self.event().await {
@@ -152,7 +152,7 @@ impl TestHandler {
     }
 
     /// The messages for one connection, as many of them, in their batches; each event answered.
-    pub async fn batches(&mut self, wanted: &str, count: usize) -> Vec<Vec<Message>> {
+    pub(super) async fn batches(&mut self, wanted: &str, count: usize) -> Vec<Vec<Message>> {
         let mut batches = Vec::<Vec<Message>>::new();
         while batches.iter().map(Vec::len).sum::<usize>() < count {
             match self.event().await {
@@ -163,11 +163,11 @@ impl TestHandler {
         batches
     }
 
-    pub async fn messages(&mut self, conn: &str, count: usize) -> Vec<Message> {
+    pub(super) async fn messages(&mut self, conn: &str, count: usize) -> Vec<Message> {
         self.batches(conn, count).await.concat()
     }
 
-    pub async fn expect_closed(&mut self, conn: &str, reason: &str) {
+    pub(super) async fn expect_closed(&mut self, conn: &str, reason: &str) {
         let expected = HandlerCall::Closed { conn: conn.to_owned(), reason: reason.to_owned() };
         assert_eq!(self.event().await, expected);
     }
@@ -233,17 +233,17 @@ impl ConnectionUnaryHandler for Shown {
 // -- The adapter ------------------------------------------------------------------------------------------------------
 
 /// Code and message of an answer.
-pub type AdapterAnswer = (ResultCode, String);
+pub(super) type AdapterAnswer = (ResultCode, String);
 
 #[derive(Clone)]
-pub struct AdapterClient(ConnectionAdapterClient<Channel>);
+pub(super) struct AdapterClient(ConnectionAdapterClient<Channel>);
 
 impl AdapterClient {
-    pub async fn connect(url: &str) -> Self {
+    pub(super) async fn connect(url: &str) -> Self {
         Self(ConnectionAdapterClient::connect(url.to_owned()).await.expect("the adapter listens"))
     }
 
-    pub async fn authenticate(&mut self, conn: &str, clientid: &str) -> AdapterAnswer {
+    pub(super) async fn authenticate(&mut self, conn: &str, clientid: &str) -> AdapterAnswer {
         let info = ClientInfo {
             proto_name: "exproto".to_owned(),
             clientid: clientid.to_owned(),
@@ -253,7 +253,7 @@ impl AdapterClient {
         self.authenticate_with(conn, Some(info)).await.expect("no gRPC error")
     }
 
-    pub async fn authenticate_with(
+    pub(super) async fn authenticate_with(
         &mut self,
         conn: &str,
         clientinfo: Option<ClientInfo>,
@@ -262,42 +262,42 @@ impl AdapterClient {
         self.0.authenticate(request).await.map(answer)
     }
 
-    pub async fn send(&mut self, conn: &str, bytes: &[u8]) -> AdapterAnswer {
+    pub(super) async fn send(&mut self, conn: &str, bytes: &[u8]) -> AdapterAnswer {
         let request = SendBytesRequest { conn: conn.to_owned(), bytes: bytes.to_vec() };
         answer(self.0.send(request).await.expect("no gRPC error"))
     }
 
-    pub async fn close(&mut self, conn: &str) -> AdapterAnswer {
+    pub(super) async fn close(&mut self, conn: &str) -> AdapterAnswer {
         answer(self.0.close(CloseSocketRequest { conn: conn.to_owned() }).await.expect("no gRPC error"))
     }
 
-    pub async fn start_timer(&mut self, conn: &str, interval: u32) -> AdapterAnswer {
+    pub(super) async fn start_timer(&mut self, conn: &str, interval: u32) -> AdapterAnswer {
         let request = TimerRequest { conn: conn.to_owned(), r#type: TimerType::Keepalive.into(), interval };
         answer(self.0.start_timer(request).await.expect("no gRPC error"))
     }
 
-    pub async fn publish(&mut self, conn: &str, topic: &str, qos: u32, payload: &[u8]) -> AdapterAnswer {
+    pub(super) async fn publish(&mut self, conn: &str, topic: &str, qos: u32, payload: &[u8]) -> AdapterAnswer {
         let (conn, topic, payload) = (conn.to_owned(), topic.to_owned(), payload.to_vec());
         answer(self.0.publish(PublishRequest { conn, topic, qos, payload }).await.expect("no gRPC error"))
     }
 
-    pub async fn raw_publish(&mut self, topic: &str, qos: u32, payload: &[u8]) -> Result<AdapterAnswer, Status> {
+    pub(super) async fn raw_publish(&mut self, topic: &str, qos: u32, payload: &[u8]) -> Result<AdapterAnswer, Status> {
         let request = RawPublishRequest { topic: topic.to_owned(), qos, payload: payload.to_vec() };
         self.0.raw_publish(request).await.map(answer)
     }
 
-    pub async fn subscribe(&mut self, conn: &str, topic: &str, qos: u32) -> AdapterAnswer {
+    pub(super) async fn subscribe(&mut self, conn: &str, topic: &str, qos: u32) -> AdapterAnswer {
         let request = SubscribeRequest { conn: conn.to_owned(), topic: topic.to_owned(), qos };
         answer(self.0.subscribe(request).await.expect("no gRPC error"))
     }
 
-    pub async fn unsubscribe(&mut self, conn: &str, topic: &str) -> AdapterAnswer {
+    pub(super) async fn unsubscribe(&mut self, conn: &str, topic: &str) -> AdapterAnswer {
         let request = UnsubscribeRequest { conn: conn.to_owned(), topic: topic.to_owned() };
         answer(self.0.unsubscribe(request).await.expect("no gRPC error"))
     }
 }
 
-pub fn success() -> AdapterAnswer {
+pub(super) fn success() -> AdapterAnswer {
     (ResultCode::Success, String::new())
 }
 
@@ -308,14 +308,14 @@ fn answer(response: Response<CodeResponse>) -> AdapterAnswer {
 
 // -- Devices ----------------------------------------------------------------------------------------------------------
 
-pub struct RawDevice {
+pub(super) struct RawDevice {
     pub conn: String,
     socket: TcpStream,
 }
 
 impl RawDevice {
     /// Connected, and the handler knows it.
-    pub async fn connect(listener: &str, handler: &mut TestHandler) -> Self {
+    pub(super) async fn connect(listener: &str, handler: &mut TestHandler) -> Self {
         let socket = dial(listener).await;
         match handler.event().await {
             HandlerCall::Created { conn } => Self { conn, socket },
@@ -323,29 +323,29 @@ impl RawDevice {
         }
     }
 
-    pub async fn write(&mut self, bytes: &[u8]) {
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.expect("the broker reads");
     }
 
-    pub async fn read(&mut self, count: usize) -> Vec<u8> {
+    pub(super) async fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         soon("bytes for the device", self.socket.read_exact(&mut bytes)).await.expect("the connection is open");
         bytes
     }
 
-    pub async fn expect_eof(mut self) {
+    pub(super) async fn expect_eof(mut self) {
         expect_eof(&mut self.socket).await;
     }
 }
 
-pub async fn dial(listener: &str) -> TcpStream {
+pub(super) async fn dial(listener: &str) -> TcpStream {
     let socket = TcpStream::connect(listener).await.expect("the listener listens");
     socket.set_nodelay(true).expect("the option is known");
     socket
 }
 
 /// A reset is an end, too: it comes when the broker has not read all.
-pub async fn expect_eof(socket: &mut TcpStream) {
+pub(super) async fn expect_eof(socket: &mut TcpStream) {
     let read = soon("end of the connection", socket.read(&mut [0; 1])).await;
     assert!(matches!(read, Ok(0) | Err(_)), "bytes instead of the end");
 }

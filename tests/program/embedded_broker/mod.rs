@@ -3,7 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests run over real sockets, in real time")]
 
-pub mod application;
+pub(crate) mod application;
 mod exproto;
 mod mqtt;
 

@@ -24,14 +24,14 @@ use v1::ResultCode;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Published {
+pub(super) struct Published {
     pub clientid: String,
     pub topic: String,
     pub payload: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Login {
+pub(super) struct Login {
     pub proto_name: String,
     pub proto_ver: String,
     pub username: String,
@@ -40,7 +40,7 @@ pub struct Login {
 }
 
 /// Has a runtime of its own: with it go the sockets, also those of HTTP/2 connections that tonic serves in tasks.
-pub struct Emqx {
+pub(super) struct Emqx {
     pub listener: SocketAddr,
     pub adapter: SocketAddr,
     sockets: Option<(TcpListener, TcpListener)>,
@@ -67,7 +67,7 @@ impl Drop for Emqx {
 
 /// What it does when it cannot call its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandlerLost {
+pub(super) enum HandlerLost {
     /// As EMQX 5.8: a connection with an event is closed at once.
     Closes,
     /// As EMQX 5.3, which tries for a while: the connection stays open, and nothing is heard of it.
@@ -103,7 +103,7 @@ enum Order {
 
 impl Emqx {
     /// Takes its ports, but does not serve.
-    pub async fn bind() -> Self {
+    pub(super) async fn bind() -> Self {
         let listener = TcpListener::bind(crate::common::ports::free_address()).await.expect("a port");
         let adapter = TcpListener::bind(crate::common::ports::free_address()).await.expect("a port");
         let (sender, published) = mpsc::unbounded_channel();
@@ -119,7 +119,7 @@ impl Emqx {
         }
     }
 
-    pub async fn start(&mut self, handler: SocketAddr) {
+    pub(super) async fn start(&mut self, handler: SocketAddr) {
         self.handler = Some(handler);
         let (listener, adapter) = self.sockets.take().expect("a gateway that is not started");
         let [listener, adapter] = [listener, adapter].map(|socket| socket.into_std().expect("a socket"));
@@ -131,7 +131,7 @@ impl Emqx {
     }
 
     /// As `gateway stop`: everything is closed, and the handler hears nothing of it.
-    pub async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         let Running { listener, adapter } = self.running.take().expect("a gateway that is started");
         end(listener).await;
         if let Some(adapter) = adapter {
@@ -141,54 +141,54 @@ impl Emqx {
     }
 
     /// The connections of the devices stay.
-    pub async fn stop_adapter(&mut self) {
+    pub(super) async fn stop_adapter(&mut self) {
         let running = self.running.as_mut().expect("a gateway that is started");
         end(running.adapter.take().expect("an adapter that is started")).await;
     }
 
     /// From now on the adapter takes calls, and does not answer.
-    pub fn hang(&self) {
+    pub(super) fn hang(&self) {
         self.shared.state().hangs = true;
     }
 
-    pub fn lose_handler(&self, how: HandlerLost) {
+    pub(super) fn lose_handler(&self, how: HandlerLost) {
         self.shared.state().handler_lost = Some(how);
     }
 
-    pub fn find_handler(&self) {
+    pub(super) fn find_handler(&self) {
         self.shared.state().handler_lost = None;
     }
 
     /// The clientids, in alphabetical order.
-    pub fn clients(&self) -> Vec<String> {
+    pub(super) fn clients(&self) -> Vec<String> {
         let state = self.shared.state();
         let mut clients: Vec<_> = state.connections.values().filter_map(|client| client.clientid.clone()).collect();
         clients.sort_unstable();
         clients
     }
 
-    pub async fn start_again(&mut self) {
+    pub(super) async fn start_again(&mut self) {
         self.sockets = Some((bind_again(self.listener).await, bind_again(self.adapter).await));
         self.start(self.handler.expect("a start before")).await;
     }
 
-    pub fn refuse(&self, clientid: &str) {
+    pub(super) fn refuse(&self, clientid: &str) {
         self.shared.state().refused.insert(clientid.to_owned());
     }
 
-    pub fn deny(&self, topic: &str) {
+    pub(super) fn deny(&self, topic: &str) {
         self.shared.state().denied.insert(topic.to_owned());
     }
 
-    pub fn login(&self, clientid: &str) -> Login {
+    pub(super) fn login(&self, clientid: &str) -> Login {
         self.shared.state().client(clientid).expect("a client").login.clone()
     }
 
-    pub async fn published(&mut self) -> Published {
+    pub(super) async fn published(&mut self) -> Published {
         timeout(PATIENCE, self.published.recv()).await.expect("a publication in time").expect("a broker")
     }
 
-    pub async fn send(&self, clientid: &str, messages: &[(&str, &str)]) {
+    pub(super) async fn send(&self, clientid: &str, messages: &[(&str, &str)]) {
         let message = |(topic, payload): &(&str, &str)| v1::Message {
             topic: (*topic).to_owned(),
             payload: payload.as_bytes().to_vec(),
@@ -198,12 +198,12 @@ impl Emqx {
     }
 
     /// Returns when the broker has forgotten the connection.
-    pub async fn close(&self, clientid: &str, reason: &str) {
+    pub(super) async fn close(&self, clientid: &str, reason: &str) {
         let conn = self.shared.state().order(clientid, Order::Close(reason.to_owned()));
         self.until(|state| !state.connections.contains_key(&conn)).await;
     }
 
-    pub async fn until_clients(&self, clientids: &[&str]) {
+    pub(super) async fn until_clients(&self, clientids: &[&str]) {
         let wait = async {
             while self.clients() != clientids {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -212,7 +212,7 @@ impl Emqx {
         timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{clientids:?} in time, not {:?}", self.clients()));
     }
 
-    pub async fn until_no_clients(&self) {
+    pub(super) async fn until_no_clients(&self) {
         self.until(|state| state.connections.is_empty()).await;
     }
 

@@ -1,13 +1,13 @@
 //! The reports: what the devices sent and the applications asked for.
 
 /// One report.
-pub struct Case {
+pub(super) struct Case {
     pub id: &'static str,
     pub steps: &'static [CaseStep<'static>],
 }
 
 /// Datagrams are hexadecimal digits.
-pub enum CaseStep<'a> {
+pub(super) enum CaseStep<'a> {
     Device(&'a str),
     /// What the gateway sent at the time of the report: the requests in it tell what the device answers.
     Gateway(&'a str),
@@ -15,7 +15,7 @@ pub enum CaseStep<'a> {
     Command(&'a str),
 }
 
-pub const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     // An unquoted `ct` with blanks.
     Case {
         id: "f01a",

@@ -16,7 +16,7 @@ use lwm2m_gateway::definitions;
 
 use super::cases::CaseStep;
 
-pub struct Player {
+pub(super) struct Player {
     gateway: Gateway,
     now: Instant,
     device: RegistrationId,
@@ -34,7 +34,7 @@ pub struct Player {
 
 impl Player {
     #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
         let model = Arc::new(definitions::read(&folder).expect("the project's own definitions").model);
         let now = Instant::now();
@@ -51,7 +51,7 @@ impl Player {
         }
     }
 
-    pub fn play(&mut self, steps: &[CaseStep<'_>]) {
+    pub(super) fn play(&mut self, steps: &[CaseStep<'_>]) {
         for step in steps {
             match step {
                 CaseStep::Device(datagram) => self.device_sends(&bytes(datagram)),
@@ -66,7 +66,7 @@ impl Player {
     }
 
     /// The device answers this request, with this Block1 option.
-    pub fn answer(&mut self, request: &Message, code: Code, block1: u32) {
+    pub(super) fn answer(&mut self, request: &Message, code: Code, block1: u32) {
         let mut options = Options::new();
         options.add_uint(number::BLOCK1, block1);
         let kind = Kind::Acknowledgement;

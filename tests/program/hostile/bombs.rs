@@ -61,7 +61,7 @@ const LINKS: [Bomb; 6] = [
 ];
 
 /// Returns a payload and its Content-Format.
-pub fn bomb(rng: &mut StdRng, longest: usize) -> (u16, Vec<u8>) {
+pub(super) fn bomb(rng: &mut StdRng, longest: usize) -> (u16, Vec<u8>) {
     let (format, bombs): (u16, &[Bomb]) = match rng.random_range(0..7) {
         0 => (format::SENML_CBOR, &CBOR),
         1 => (format::CBOR, &CBOR),
@@ -78,7 +78,7 @@ pub fn bomb(rng: &mut StdRng, longest: usize) -> (u16, Vec<u8>) {
 }
 
 /// Returns a command of an application that is one.
-pub fn command(rng: &mut StdRng, longest: usize) -> Vec<u8> {
+pub(super) fn command(rng: &mut StdRng, longest: usize) -> Vec<u8> {
     let size = rng.random_range(1..longest);
     JSON[rng.random_range(0..JSON.len())](size)
 }

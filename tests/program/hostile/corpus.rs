@@ -4,7 +4,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 
 /// A payload and its Content-Format, as an answer to a read of `/3/0`, `/3/0/9` or the like.
-pub const CONTENTS: [(u16, &[u8]); 16] = [
+pub(super) const CONTENTS: [(u16, &[u8]); 16] = [
     (format::TEXT, b"21.5"),
     (format::TEXT, b"Open Mobile Alliance"),
     (format::OCTET_STREAM, b"\x01\x02\x03\x04"),
@@ -30,7 +30,7 @@ pub const CONTENTS: [(u16, &[u8]); 16] = [
 ];
 
 /// What applications send, on any device.
-pub const COMMANDS: [&str; 16] = [
+pub(super) const COMMANDS: [&str; 16] = [
     r#"{"reqID":1,"msgType":"read","data":{"path":"/3/0/0"}}"#,
     r#"{"reqID":2,"msgType":"read","data":{"path":"/3/0"}}"#,
     r#"{"reqID":3,"msgType":"read","data":{"path":"/3"}}"#,
@@ -57,7 +57,7 @@ const LISTS: [&str; 4] = [
 ];
 
 /// Registers, in one message or as the first block of several.
-pub fn register(endpoint: &str, number: usize, id: MessageId) -> Message {
+pub(super) fn register(endpoint: &str, number: usize, id: MessageId) -> Message {
     let version = if number.is_multiple_of(2) { "lwm2m=1.0" } else { "lwm2m=1.1" };
     let binding = ["b=U", "b=UQ", "b=UQS", "Q"][number / 2 % 4];
     let mut message = request(Code::POST, &["rd"], &[&format!("ep={endpoint}"), "lt=600", version, binding], id);
@@ -66,12 +66,12 @@ pub fn register(endpoint: &str, number: usize, id: MessageId) -> Message {
     message
 }
 
-pub fn update(location: &str, query: &[&str], id: MessageId) -> Message {
+pub(super) fn update(location: &str, query: &[&str], id: MessageId) -> Message {
     request(Code::POST, &["rd", location], query, id)
 }
 
 /// Returns messages that belong to no registration.
-pub fn of_unregistered_peers() -> Vec<Message> {
+pub(super) fn of_unregistered_peers() -> Vec<Message> {
     let id = MessageId(0x1234);
     let with = |mut message: Message, options: &[(u16, u32)], payload: &[u8]| {
         options.iter().for_each(|(number, value)| message.options.add_uint(*number, *value));
@@ -110,7 +110,7 @@ pub fn of_unregistered_peers() -> Vec<Message> {
     ]
 }
 
-pub fn request(method: Code, path: &[&str], query: &[&str], id: MessageId) -> Message {
+pub(super) fn request(method: Code, path: &[&str], query: &[&str], id: MessageId) -> Message {
     let mut options = Options::new();
     path.iter().for_each(|segment| options.add_text(number::URI_PATH, segment));
     query.iter().for_each(|item| options.add_text(number::URI_QUERY, item));

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Counts rounds: so many, or for `HOSTILE_SECONDS`.
-pub fn rounds(short: u64) -> impl Iterator<Item = u64> {
+pub(super) fn rounds(short: u64) -> impl Iterator<Item = u64> {
     let end = seconds().map(|seconds| now() + Duration::from_secs(seconds));
     // Reading the clock each time would take longer than a round.
     (0..).take_while(move |round| match end {
@@ -17,17 +17,17 @@ pub fn rounds(short: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Returns how long something in real time goes on.
-pub fn duration(short: Duration) -> Duration {
+pub(super) fn duration(short: Duration) -> Duration {
     seconds().map_or(short, Duration::from_secs)
 }
 
 /// Each test has a stream of its own.
-pub fn rng(stream: u64) -> StdRng {
+pub(super) fn rng(stream: u64) -> StdRng {
     StdRng::seed_from_u64(number("HOSTILE_SEED").unwrap_or(1).wrapping_mul(1_000_003).wrapping_add(stream))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the length of a run is real time")]
-pub fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

@@ -16,11 +16,11 @@ use crate::common::device::{fresh_id, request, response_to};
 use crate::common::ports;
 
 /// What the devices say is there.
-pub const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
+pub(super) const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
 /// Between two rounds of a device, each an Update, a notification and a Send.
 const ROUND: Duration = Duration::from_millis(150);
 
-pub struct HonestDevices {
+pub(super) struct HonestDevices {
     pub endpoint: String,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Tally>,
@@ -28,7 +28,7 @@ pub struct HonestDevices {
 
 /// What a device saw.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub(super) struct Tally {
     /// How long each Update took.
     pub updates: Vec<Duration>,
     /// The values of the notifications that were acknowledged.
@@ -51,7 +51,7 @@ struct HonestCoapDevice {
 
 impl HonestDevices {
     /// Registers a device; it lives until it is stopped.
-    pub fn start(gateway: SocketAddr, endpoint: &str) -> Self {
+    pub(super) fn start(gateway: SocketAddr, endpoint: &str) -> Self {
         let socket = ports::udp_socket();
         socket.connect(gateway).expect("loopback");
         let mut device = HonestCoapDevice { socket, tally: Tally::default(), observed: None };
@@ -62,7 +62,7 @@ impl HonestDevices {
         Self { endpoint: endpoint.to_owned(), stop, thread }
     }
 
-    pub fn stop(self) -> Tally {
+    pub(super) fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the device does not panic")
     }

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use super::bombs;
 
 /// The longest datagram that is made.
-pub const LONGEST: usize = 60_000;
+pub(super) const LONGEST: usize = 60_000;
 /// Numbers that are an edge somewhere: lengths, deltas, nibbles.
 const EDGES: [u8; 12] = [0x00, 0x01, 0x7f, 0x80, 0xc0, 0xd0, 0xdd, 0xe0, 0xee, 0xf0, 0xfe, 0xff];
 
@@ -32,7 +32,7 @@ const CHANGES: [Change; 14] = [
 ];
 
 /// Changes it in one to four ways. `others` are what it may be spliced with.
-pub fn mutate(rng: &mut StdRng, datagram: &mut Vec<u8>, others: &[Vec<u8>]) {
+pub(super) fn mutate(rng: &mut StdRng, datagram: &mut Vec<u8>, others: &[Vec<u8>]) {
     for _ in 0..rng.random_range(1..=4) {
         CHANGES[rng.random_range(0..CHANGES.len())](rng, datagram, others);
         datagram.truncate(LONGEST);
@@ -40,7 +40,7 @@ pub fn mutate(rng: &mut StdRng, datagram: &mut Vec<u8>, others: &[Vec<u8>]) {
 }
 
 /// Changes only what is behind the header and the token, so that it still means somebody.
-pub fn mutate_behind(rng: &mut StdRng, datagram: &mut Vec<u8>, others: &[Vec<u8>]) {
+pub(super) fn mutate_behind(rng: &mut StdRng, datagram: &mut Vec<u8>, others: &[Vec<u8>]) {
     let token = datagram.first().map_or(0, |first| usize::from(first & 0x0f));
     let header = (4 + token).min(datagram.len());
     let mut rest = datagram.split_off(header);

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAGES: usize = 20;
 
 /// The built program, its honest devices and their application.
-pub struct Fort {
+pub(super) struct Fort {
     pub gateway: Gateway,
     _broker: TestBroker,
     pub secured: SocketAddr,
@@ -81,7 +81,7 @@ async fn the_built_program_outlives_an_attack_and_serves_the_others() {
 
 impl Fort {
     /// Returns `None` against a real EMQX: nobody else could use it meanwhile.
-    pub async fn build(lines: &str) -> Option<Self> {
+    pub(super) async fn build(lines: &str) -> Option<Self> {
         let broker = TestBroker::start().await;
         broker.control()?;
         let keys = TempDir::new().expect("a place for the keys");
@@ -106,7 +106,7 @@ impl Fort {
     }
 
     /// The application asks the devices now and then, and the program is asked whether it is well.
-    pub fn live_for(&mut self, time: Duration) {
+    pub(super) fn live_for(&mut self, time: Duration) {
         let end = now() + time;
         while now() < end {
             self.asked += 1;
@@ -120,13 +120,13 @@ impl Fort {
         }
     }
 
-    pub fn metrics(&self) -> String {
+    pub(super) fn metrics(&self) -> String {
         self.gateway.ask_admin("/metrics").1
     }
 
     /// Waits until all that was sent has been counted; gives the page of metrics. The honest devices go on meanwhile,
     /// so that a page may be made between the two counts of a datagram of theirs: then the next one is looked at.
-    pub fn fall_silent(&mut self) -> String {
+    pub(super) fn fall_silent(&mut self) -> String {
         self.hear(Duration::from_secs(1));
         let mut page = self.metrics();
         for _ in 0..PAGES {
@@ -143,7 +143,7 @@ impl Fort {
     /// The devices stop. Each Update was answered in time, each notification that was acknowledged was published once,
     /// each Send was answered 2.04 and published once and in order, and each read was answered.
     #[track_caller]
-    pub fn assert_all_were_served(mut self) {
+    pub(super) fn assert_all_were_served(mut self) {
         let tallies: Vec<(String, Tally)> = std::mem::take(&mut self.honest)
             .into_iter()
             .map(|honest| (honest.endpoint.clone(), honest.stop()))
@@ -292,7 +292,7 @@ fn counted(page: &str) -> (f64, f64, f64) {
 
 /// Each datagram is counted by one listener, and once.
 #[track_caller]
-pub fn assert_each_is_counted_once(page: &str) {
+pub(super) fn assert_each_is_counted_once(page: &str) {
     let sum = |series: &str| admin::sum(page, series);
     let (taken, plain, secured) = counted(page);
     // Nobody has a key here: what is inside of records would be counted as messages too.

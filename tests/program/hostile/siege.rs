@@ -31,7 +31,7 @@ const REGISTERS_WITHIN: f64 = 1.0;
 /// Requests that a hostile device remembers.
 const REMEMBERED: usize = 32;
 
-pub struct Siege {
+pub(super) struct Siege {
     pub network: Network,
     pub settings: GatewayConfig,
     pub rng: StdRng,
@@ -51,7 +51,7 @@ pub struct Siege {
 }
 
 /// A registered device that answers whatever it likes.
-pub struct Hostile {
+pub(super) struct Hostile {
     pub peer: Peer,
     pub endpoint: String,
     pub location: Option<String>,
@@ -79,12 +79,12 @@ struct HonestDevice {
 
 impl Siege {
     /// Registers this many honest and hostile devices; the application observes all of them.
-    pub fn begin(honest: usize, hostile: usize, rng: StdRng) -> Self {
+    pub(super) fn begin(honest: usize, hostile: usize, rng: StdRng) -> Self {
         Self::begin_with(Acknowledging::AtOnce, honest, hostile, rng)
     }
 
     /// The same with another `notification_ack`.
-    pub fn begin_with(acknowledging: Acknowledging, honest: usize, hostile: usize, mut rng: StdRng) -> Self {
+    pub(super) fn begin_with(acknowledging: Acknowledging, honest: usize, hostile: usize, mut rng: StdRng) -> Self {
         let mut settings = Config::default().gateway;
         settings.coap.acknowledge_notifications = acknowledging;
         // So that the end of all registrations can be waited for.
@@ -128,7 +128,7 @@ impl Siege {
     }
 
     /// Lets time pass, and takes what came for the hostile devices.
-    pub fn pass(&mut self, seconds: f64) {
+    pub(super) fn pass(&mut self, seconds: f64) {
         self.at += seconds;
         while self.next_command <= self.at {
             for number in 0..self.honest.len() {
@@ -167,20 +167,20 @@ impl Siege {
     }
 
     /// A datagram arrives at the core, now; there is one outcome for it.
-    pub fn strike(&mut self, from: Peer, datagram: Vec<u8>) {
+    pub(super) fn strike(&mut self, from: Peer, datagram: Vec<u8>) {
         self.datagrams += 1;
         self.network.at(self.at, Happening::ToGateway(from, datagram));
         self.pass(0.0);
     }
 
-    pub fn honest_address(&mut self) -> Peer {
+    pub(super) fn honest_address(&mut self) -> Peer {
         self.forges = true;
         let number = self.rng.random_range(0..self.honest.len());
         self.network.address(number)
     }
 
     /// A hostile device that is not registered registers, as it should.
-    pub fn register_hostile(&mut self, number: usize) {
+    pub(super) fn register_hostile(&mut self, number: usize) {
         let hostile = &mut self.hostile[number];
         if hostile.location.is_none() {
             let id = hostile.fresh_id();
@@ -192,7 +192,7 @@ impl Siege {
 
     /// Counts what the honest devices did and got, forgets it, and looks at the tables.
     #[track_caller]
-    pub fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         for (number, honest) in self.honest.iter_mut().enumerate() {
             let device = &mut self.network.devices[number];
             for event in device.events.drain(..) {
@@ -229,13 +229,13 @@ impl Siege {
     }
 
     /// Returns the sum of the resets that somebody brought about in the name of an honest device.
-    pub fn forged_resets(&self) -> usize {
+    pub(super) fn forged_resets(&self) -> usize {
         self.honest.iter().map(|honest| honest.reset).sum()
     }
 
     /// Each honest device kept its registration, and its Updates, notifications and commands arrived.
     #[track_caller]
-    pub fn assert_honest_were_served(&mut self) {
+    pub(super) fn assert_honest_were_served(&mut self) {
         self.pass(LEEWAY);
         self.look();
         for (number, honest) in self.honest.iter().enumerate() {
@@ -273,7 +273,7 @@ impl Siege {
 
     /// The registered devices are the honest ones, and those of another name that the broker accepted.
     #[track_caller]
-    pub fn assert_registered_are_connected(&self) {
+    pub(super) fn assert_registered_are_connected(&self) {
         let connected: Vec<&str> = self.network.connected_endpoints().collect();
         for number in 0..self.honest.len() {
             assert!(connected.contains(&format!("honest-{number}").as_str()), "{connected:?}");
@@ -283,7 +283,7 @@ impl Siege {
 
     /// The devices leave, and all registrations and messages are over: nothing is kept.
     #[track_caller]
-    pub fn assert_nothing_stays(mut self) {
+    pub(super) fn assert_nothing_stays(mut self) {
         for number in 0..self.honest.len() {
             self.network.at(self.at, Happening::Stop(number));
         }
@@ -328,7 +328,7 @@ impl Hostile {
         Self { peer, endpoint: format!("hostile-{number}"), location: None, asked, observed, next_id: 0 }
     }
 
-    pub fn fresh_id(&mut self) -> MessageId {
+    pub(super) fn fresh_id(&mut self) -> MessageId {
         self.next_id = self.next_id.wrapping_add(1);
         MessageId(self.next_id)
     }
@@ -358,12 +358,12 @@ fn keep(messages: &mut VecDeque<Message>, message: Message) {
     messages.push_front(message);
 }
 
-pub fn command(kind: &str, path: &str) -> Vec<u8> {
+pub(super) fn command(kind: &str, path: &str) -> Vec<u8> {
     json!({ "reqID": 1, "msgType": kind, "data": { "path": path } }).to_string().into_bytes()
 }
 
 /// An answer of a device to what it was asked.
-pub fn answer(rng: &mut StdRng, to: &Message, id: MessageId) -> Message {
+pub(super) fn answer(rng: &mut StdRng, to: &Message, id: MessageId) -> Message {
     let kinds = [Kind::Acknowledgement, Kind::Acknowledgement, Kind::Confirmable, Kind::NonConfirmable];
     let kind = kinds[rng.random_range(0..kinds.len())];
     let codes = [Code::CONTENT, Code::CONTENT, Code::CONTENT, Code::CHANGED, Code::CONTINUE, Code::NOT_FOUND];

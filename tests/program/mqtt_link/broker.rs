@@ -17,21 +17,21 @@ use crate::common::turn::Turn;
 use lwm2m_dtls::test_client::credentials::Certified;
 
 /// Everybody but these: devices may publish and subscribe below `lwm2m/CLIENTID/`, the application everything.
-pub const FORBIDDEN: &str = "elsewhere/forbidden";
+pub(super) const FORBIDDEN: &str = "elsewhere/forbidden";
 
-pub enum BrokerKind {
+pub(super) enum BrokerKind {
     Mosquitto { child: Option<Child>, folder: TempDir, port: u16 },
     Emqx { _turn: Turn },
 }
 
 impl BrokerKind {
     /// None where there is no Mosquitto, outside of CI: says so.
-    pub fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         Self::start_with(false, "")
     }
 
     /// The same with TLS, for clients that have a certificate of the authority in `ca.pem`.
-    pub fn start_secure() -> Option<Self> {
+    pub(super) fn start_secure() -> Option<Self> {
         if Self::is_emqx() {
             println!("skipped: EMQX is tested without TLS");
             return None;
@@ -40,7 +40,7 @@ impl BrokerKind {
     }
 
     /// With more lines of configuration.
-    pub fn start_with(secure: bool, lines: &str) -> Option<Self> {
+    pub(super) fn start_with(secure: bool, lines: &str) -> Option<Self> {
         if Self::is_emqx() {
             return Some(Self::Emqx { _turn: Turn::take() });
         }
@@ -58,12 +58,12 @@ impl BrokerKind {
         Some(broker)
     }
 
-    pub fn is_emqx() -> bool {
+    pub(super) fn is_emqx() -> bool {
         crate::common::broker::is_emqx()
     }
 
     /// `host:port`.
-    pub fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         match self {
             Self::Mosquitto { port, .. } => format!("localhost:{port}"),
             Self::Emqx { .. } => emqx_mqtt(),
@@ -71,7 +71,7 @@ impl BrokerKind {
     }
 
     /// Where it keeps its files; none of an EMQX.
-    pub fn folder(&self) -> Option<&Path> {
+    pub(super) fn folder(&self) -> Option<&Path> {
         match self {
             Self::Mosquitto { folder, .. } => Some(folder.path()),
             Self::Emqx { .. } => None,
@@ -79,7 +79,7 @@ impl BrokerKind {
     }
 
     /// It ends in order: what it has accepted is kept on disk.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let Self::Mosquitto { child, .. } = self else { return };
         let mut child = child.take().expect("it runs");
         let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
@@ -87,7 +87,7 @@ impl BrokerKind {
         child.wait().expect("a child of ours");
     }
 
-    pub fn start_again(&mut self) {
+    pub(super) fn start_again(&mut self) {
         self.spawn(&mosquitto().expect("it was there"));
     }
 
@@ -162,4 +162,4 @@ fn write_files(folder: &Path, port: u16, secure: bool, lines: &str) {
 }
 
 /// Longer than a packet takes from one side of a broker to the other.
-pub const A_MOMENT: Duration = Duration::from_millis(300);
+pub(super) const A_MOMENT: Duration = Duration::from_millis(300);

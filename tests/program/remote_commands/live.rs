@@ -11,7 +11,7 @@ use crate::trial::Trial;
 use super::stub::{Run, RunningProgram, program, wait_until};
 
 /// Runs the program against the console of a trial.
-pub fn run(trial: &Trial, arguments: &[&str]) -> Run {
+pub(super) fn run(trial: &Trial, arguments: &[&str]) -> Run {
     let (address, token) = trial.link();
     let mut command = program(arguments);
     command.env("LWM2M_GATEWAY_AT", format!("http://{address}")).env("LWM2M_GATEWAY_TOKEN", token);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// A running stub. Its threads end with the test program.
-pub struct Stub {
+pub(super) struct Stub {
     pub address: SocketAddr,
     state: Arc<StubState>,
 }
@@ -36,7 +36,7 @@ struct StubAnswer {
 
 /// A request that the stub was sent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StubRequest {
+pub(super) struct StubRequest {
     /// Method and path, with the query.
     pub line: String,
     pub authorization: Option<String>,
@@ -44,7 +44,7 @@ pub struct StubRequest {
 }
 
 /// The program while it runs.
-pub struct RunningProgram {
+pub(super) struct RunningProgram {
     child: Child,
     stdout: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -52,14 +52,14 @@ pub struct RunningProgram {
 
 /// The end of a run of the program.
 #[derive(Debug)]
-pub struct Run {
+pub(super) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Stub {
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let state = Arc::<StubState>::default();
@@ -74,30 +74,30 @@ impl Stub {
     }
 
     /// Listens at a socket too.
-    pub fn listen_at(&self, socket: &Path) {
+    pub(super) fn listen_at(&self, socket: &Path) {
         let listener = UnixListener::bind(socket).expect("a new socket");
         let shared = Arc::clone(&self.state);
         thread::spawn(move || listener.incoming().flatten().for_each(|stream| shared.serve(stream)));
     }
 
     /// Answers a request with JSON. Several answers for one request are given in turn, the last one again and again.
-    pub fn answer(self, line: &str, status: u16, body: Value) -> Self {
+    pub(super) fn answer(self, line: &str, status: u16, body: Value) -> Self {
         let media_type = if status < 400 { "application/json" } else { "application/problem+json" };
         self.answer_with(line, status, media_type, body.to_string().into_bytes(), false)
     }
 
     /// Answers a request with an error.
-    pub fn problem(self, line: &str, status: u16, kind: &str) -> Self {
+    pub(super) fn problem(self, line: &str, status: u16, kind: &str) -> Self {
         let kind = format!("urn:lwm2m-gateway:problem:{kind}");
         self.answer(line, status, json!({ "type": kind, "title": "A title", "status": status, "detail": "a detail" }))
     }
 
     /// Answers a request with a stream of events, which stays open.
-    pub fn stream(self, line: &str, events: &str) -> Self {
+    pub(super) fn stream(self, line: &str, events: &str) -> Self {
         self.answer_with(line, 200, "text/event-stream", events.as_bytes().to_vec(), true)
     }
 
-    pub fn file(self, line: &str, body: &[u8]) -> Self {
+    pub(super) fn file(self, line: &str, body: &[u8]) -> Self {
         self.answer_with(line, 200, "application/vnd.tcpdump.pcap", body.to_vec(), false)
     }
 
@@ -108,26 +108,26 @@ impl Stub {
     }
 
     /// Returns the requests so far, and forgets them.
-    pub fn requests(&self) -> Vec<StubRequest> {
+    pub(super) fn requests(&self) -> Vec<StubRequest> {
         std::mem::take(&mut *self.state.requests.lock().expect("no test panics with it"))
     }
 
     /// Returns the method, the path and the query of the requests so far, without the beginning that all have.
-    pub fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.requests().into_iter().map(|request| request.line.replace("/api/v1", "")).collect()
     }
 
     /// Runs the program with this console until it ends.
-    pub fn run(&self, arguments: &[&str]) -> Run {
+    pub(super) fn run(&self, arguments: &[&str]) -> Run {
         Run::of(&self.command(arguments).output().expect("the program is built"))
     }
 
     /// Starts the program with this console.
-    pub fn start_program(&self, arguments: &[&str]) -> RunningProgram {
+    pub(super) fn start_program(&self, arguments: &[&str]) -> RunningProgram {
         RunningProgram::start(self.command(arguments))
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program(arguments);
         command.env("LWM2M_GATEWAY_AT", format!("http://{}", self.address));
         command
@@ -135,7 +135,7 @@ impl Stub {
 }
 
 impl RunningProgram {
-    pub fn start(mut command: Command) -> Self {
+    pub(super) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program is built");
         let mut pipe = child.stdout.take().expect("a pipe");
         let stdout = Arc::<Mutex<Vec<u8>>>::default();
@@ -150,17 +150,17 @@ impl RunningProgram {
     }
 
     /// Waits until it has printed so many lines.
-    pub fn wait_for_lines(&self, count: usize) {
+    pub(super) fn wait_for_lines(&self, count: usize) {
         wait_until(|| self.printed().iter().filter(|byte| **byte == b'\n').count() >= count);
     }
 
     /// Returns what it has printed so far.
-    pub fn printed(&self) -> Vec<u8> {
+    pub(super) fn printed(&self) -> Vec<u8> {
         self.stdout.lock().expect("no test panics with it").clone()
     }
 
     /// Sends Ctrl-C, and returns how the program ended.
-    pub fn interrupt(self) -> Run {
+    pub(super) fn interrupt(self) -> Run {
         let done = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
         assert!(done.expect("there is a kill").success());
         let Self { child, stdout, reader } = self;
@@ -206,25 +206,25 @@ impl StubState {
 }
 
 impl Run {
-    pub fn of(output: &Output) -> Self {
+    pub(super) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
     /// Returns the words of each line of the standard output.
-    pub fn rows(&self) -> Vec<Vec<&str>> {
+    pub(super) fn rows(&self) -> Vec<Vec<&str>> {
         self.stdout.lines().map(|line| line.split_whitespace().collect()).collect()
     }
 
     /// Returns each line of the standard output as JSON.
-    pub fn json_lines(&self) -> Vec<Value> {
+    pub(super) fn json_lines(&self) -> Vec<Value> {
         let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(line).collect()
     }
 }
 
 /// Returns the program with these arguments, and nothing of this environment about consoles.
-pub fn program(arguments: &[&str]) -> Command {
+pub(super) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"));
     command.args(arguments).stdin(Stdio::null());
     for variable in ["LWM2M_GATEWAY_AT", "LWM2M_GATEWAY_TOKEN", "NO_COLOR"] {
@@ -233,7 +233,7 @@ pub fn program(arguments: &[&str]) -> Command {
     command
 }
 
-pub fn wait_until(done: impl Fn() -> bool) {
+pub(super) fn wait_until(done: impl Fn() -> bool) {
     let there = (0..400).any(|_| {
         let there = done();
         if !there {

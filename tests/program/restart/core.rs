@@ -22,9 +22,9 @@ use serde_json::{Value, json};
 
 use crate::common::device::{fresh_id, request, response_to};
 
-pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
+pub(super) const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
 
-pub struct RestartedCore {
+pub(super) struct RestartedCore {
     pub gateway: Gateway,
     pub settings: GatewayConfig,
     pub now: Instant,
@@ -41,11 +41,11 @@ pub struct RestartedCore {
 }
 
 impl RestartedCore {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_| ())
     }
 
-    pub fn with(adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
+    pub(super) fn with(adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut settings = Config::default().gateway;
         adjust(&mut settings);
         let (now, unix_time) = (Instant::now(), Duration::from_secs(1_800_000_000));
@@ -67,7 +67,7 @@ impl RestartedCore {
     }
 
     /// The process is killed, and another one begins `later`. Its monotonic clock tells nothing of the one before.
-    pub fn restart(&mut self, later: Duration) {
+    pub(super) fn restart(&mut self, later: Duration) {
         self.keep();
         self.seed += 1;
         self.now += Duration::from_secs(7);
@@ -81,11 +81,11 @@ impl RestartedCore {
     }
 
     /// Writes what has changed.
-    pub fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         self.store.keep(self.gateway.take_changes(self.now, usize::MAX));
     }
 
-    pub fn advance(&mut self, duration: Duration) {
+    pub(super) fn advance(&mut self, duration: Duration) {
         self.now += duration;
         self.unix_time += duration;
         self.gateway.handle_timeout(self.now);
@@ -93,58 +93,58 @@ impl RestartedCore {
     }
 
     /// The broker has connected everybody who was to be connected again.
-    pub fn connect_resumed(&mut self) {
+    pub(super) fn connect_resumed(&mut self) {
         while let Some((_, device)) = self.resumed.pop_front() {
             self.broker(BrokerEvent::Connected { registration: device });
         }
     }
 
-    pub fn broker(&mut self, event: BrokerEvent) {
+    pub(super) fn broker(&mut self, event: BrokerEvent) {
         self.gateway.handle_broker(self.now, event);
         self.take_outputs();
     }
 
-    pub fn close(&mut self, endpoint: &str, reason: CloseReason) {
+    pub(super) fn close(&mut self, endpoint: &str, reason: CloseReason) {
         if let Some(&device) = self.devices.get(endpoint) {
             self.broker(BrokerEvent::Closed { registration: device, reason });
         }
     }
 
     /// The broker ends the sessions of all devices but one.
-    pub fn close_all_but(&mut self, kept: &str) {
+    pub(super) fn close_all_but(&mut self, kept: &str) {
         self.take_outputs();
         for endpoint in self.devices.keys().filter(|endpoint| *endpoint != kept).cloned().collect::<Vec<_>>() {
             self.close(&endpoint, CloseReason::Kicked);
         }
     }
 
-    pub fn command(&mut self, endpoint: &str, command: &Value) {
+    pub(super) fn command(&mut self, endpoint: &str, command: &Value) {
         self.command_with(endpoint, command, MessageProperties::default());
     }
 
     /// As the broker gives a retained command to everybody who subscribes.
-    pub fn retained_command(&mut self, endpoint: &str, command: &Value) {
+    pub(super) fn retained_command(&mut self, endpoint: &str, command: &Value) {
         self.command_with(endpoint, command, MessageProperties { retained: true, ..MessageProperties::default() });
     }
 
-    pub fn command_with(&mut self, endpoint: &str, command: &Value, properties: MessageProperties) {
+    pub(super) fn command_with(&mut self, endpoint: &str, command: &Value, properties: MessageProperties) {
         if let Some(&device) = self.devices.get(endpoint) {
             let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
             self.broker(BrokerEvent::Message { registration: device, topic, payload, properties });
         }
     }
 
-    pub fn datagram(&mut self, peer: Peer, message: &Message) {
+    pub(super) fn datagram(&mut self, peer: Peer, message: &Message) {
         self.gateway.handle_datagram(self.now, peer, &message.encode());
         self.take_outputs();
     }
 
     /// Registers, and gives the location.
-    pub fn register(&mut self, peer: Peer, query: &str) -> String {
+    pub(super) fn register(&mut self, peer: Peer, query: &str) -> String {
         self.register_with_links(peer, query, LINKS)
     }
 
-    pub fn register_with_links(&mut self, peer: Peer, query: &str, links: &str) -> String {
+    pub(super) fn register_with_links(&mut self, peer: Peer, query: &str, links: &str) -> String {
         let query: Vec<&str> = query.split('&').collect();
         self.datagram(peer, &request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, links.as_bytes()))));
         let created = self.expect_to_device(peer);
@@ -152,13 +152,13 @@ impl RestartedCore {
         created.options.texts(number::LOCATION_PATH).unwrap()[1].to_owned()
     }
 
-    pub fn update(&mut self, peer: Peer, location: &str) -> Code {
+    pub(super) fn update(&mut self, peer: Peer, location: &str) -> Code {
         self.datagram(peer, &request(Code::POST, &["rd", location], &[], None));
         self.to_devices.pop_front().expect("an answer").1.code
     }
 
     /// Has the device observed, and gives the request that began it.
-    pub fn observe(&mut self, endpoint: &str, peer: Peer, id: u64) -> Message {
+    pub(super) fn observe(&mut self, endpoint: &str, peer: Peer, id: u64) -> Message {
         self.command(endpoint, &observe(id));
         let asked = self.expect_to_device(peer);
         let mut answer = response_to(&asked, Code::CONTENT, Some((format::TEXT, b"20.5")));
@@ -168,21 +168,21 @@ impl RestartedCore {
     }
 
     #[track_caller]
-    pub fn expect_to_device(&mut self, peer: Peer) -> Message {
+    pub(super) fn expect_to_device(&mut self, peer: Peer) -> Message {
         let (to, message) = self.to_devices.pop_front().expect("something for the device");
         assert_eq!(to, peer);
         message
     }
 
     #[track_caller]
-    pub fn expect_published(&mut self, topic: &str) -> Value {
+    pub(super) fn expect_published(&mut self, topic: &str) -> Value {
         let (heard, payload) = self.published.pop_front().expect("a publication");
         assert_eq!(heard, topic, "{payload}");
         payload
     }
 
     #[track_caller]
-    pub fn expect_nothing_more(&self) {
+    pub(super) fn expect_nothing_more(&self) {
         assert_eq!((&self.to_devices, &self.published), (&VecDeque::new(), &VecDeque::new()));
     }
 
@@ -223,19 +223,19 @@ impl RestartedCore {
     }
 }
 
-pub fn peer(number: u8) -> Peer {
+pub(super) fn peer(number: u8) -> Peer {
     Peer::udp(0, SocketAddr::from(([192, 0, 2, number], 56_830)))
 }
 
-pub fn read(id: u64) -> Value {
+pub(super) fn read(id: u64) -> Value {
     json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } })
 }
 
-pub fn observe(id: u64) -> Value {
+pub(super) fn observe(id: u64) -> Value {
     json!({ "reqID": id, "msgType": "observe", "data": { "path": "/3303/0/5700" } })
 }
 
-pub fn notification(of: &Message, number: u32, text: &str) -> Message {
+pub(super) fn notification(of: &Message, number: u32, text: &str) -> Message {
     let mut message = response_to(of, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
     message.kind = Kind::Confirmable;
     message.id = fresh_id();

@@ -425,7 +425,7 @@ fn default_listeners() -> Vec<UdpListener> {
 }
 
 /// Makes the file one of a format before 4: keys without shards, and no terms.
-pub fn make_older(file: &Path, format: u64) {
+pub(super) fn make_older(file: &Path, format: u64) {
     change_file(file, |transaction| {
         let mut about = transaction.open_table(ABOUT).unwrap();
         about.insert("format", format).unwrap();

@@ -19,7 +19,7 @@ const HANDSHAKE: Duration = Duration::from_secs(15);
 pub(super) struct TlsAcceptor(SslAcceptor);
 
 impl TlsAcceptor {
-    pub fn new(listener: &SslListener) -> anyhow::Result<Self> {
+    pub(super) fn new(listener: &SslListener) -> anyhow::Result<Self> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
         builder.set_certificate_chain_file(&listener.certfile)?;
         builder.set_private_key_file(&listener.keyfile, SslFiletype::PEM)?;
@@ -31,7 +31,7 @@ impl TlsAcceptor {
     }
 
     /// Performs the handshake; `None` if it fails.
-    pub async fn accept(&self, socket: TcpStream, peer: SocketAddr) -> Option<SslStream<TcpStream>> {
+    pub(super) async fn accept(&self, socket: TcpStream, peer: SocketAddr) -> Option<SslStream<TcpStream>> {
         let stream = Ssl::new(self.0.context()).and_then(|ssl| SslStream::new(ssl, socket));
         let mut stream = stream.inspect_err(|error| debug!(%peer, %error, "no TLS connection")).ok()?;
         match timeout(HANDSHAKE, Pin::new(&mut stream).accept()).await {

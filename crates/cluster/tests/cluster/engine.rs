@@ -11,7 +11,7 @@ use lwm2m_cluster::{NodeNumber, NodeProcess, Term, WallTime};
 
 /// The scripts of the engine, as they are or without one of their rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rules {
+pub(crate) enum Rules {
     Correct,
     /// A renewal takes the lease back from everybody with a lower term.
     RenewalByTermOnly,
@@ -22,13 +22,13 @@ pub enum Rules {
 }
 
 #[derive(Clone, Default)]
-pub struct Stored {
+pub(crate) struct Stored {
     nodes: BTreeMap<NodeNumber, (NodeEntry, u64)>,
     pub leases: BTreeMap<Shard, Lease>,
 }
 
 #[derive(Clone)]
-pub struct Lease {
+pub(crate) struct Lease {
     pub owner: Option<NodeProcess>,
     pub term: Term,
     until: u64,
@@ -36,7 +36,7 @@ pub struct Lease {
     unknown_until: Option<u64>,
 }
 
-pub struct Engine {
+pub(crate) struct Engine {
     rules: Rules,
     timing: Timing,
     shards: u8,
@@ -50,7 +50,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(shards: u8, timing: Timing, rules: Rules) -> Self {
+    pub(crate) fn new(shards: u8, timing: Timing, rules: Rules) -> Self {
         let (stored, history) = (Stored::default(), VecDeque::new());
         let mut engine = Self { rules, timing, shards, stored, history, writes: 0, run: RunId(1), offset: 0 };
         engine.add_leases();
@@ -65,7 +65,7 @@ impl Engine {
     }
 
     /// Restarts with the state of so many writes ago.
-    pub fn fail_over(&mut self, lost: usize, offset: i64) {
+    pub(crate) fn fail_over(&mut self, lost: usize, offset: i64) {
         for _ in 0..lost {
             if let Some(earlier) = self.history.pop_back() {
                 self.stored = earlier;
@@ -75,14 +75,14 @@ impl Engine {
         self.offset = offset;
     }
 
-    pub fn empty(&mut self) {
+    pub(crate) fn empty(&mut self) {
         self.keep();
         self.stored = Stored::default();
         self.add_leases();
     }
 
     /// Returns the number of writes since the first start.
-    pub fn writes(&self) -> usize {
+    pub(crate) fn writes(&self) -> usize {
         self.writes
     }
 
@@ -94,11 +94,11 @@ impl Engine {
         }
     }
 
-    pub fn time(&self, world: u64) -> WallTime {
+    pub(crate) fn time(&self, world: u64) -> WallTime {
         WallTime((Term::EPOCH.0 + 1_000_000_000 + world).saturating_add_signed(self.offset))
     }
 
-    pub fn round(&mut self, asked: Instant, entry: NodeEntry, renewals: &[Renewal], world: u64) -> RoundAnswer {
+    pub(crate) fn round(&mut self, asked: Instant, entry: NodeEntry, renewals: &[Renewal], world: u64) -> RoundAnswer {
         let now = self.time(world).0;
         let process = entry.process;
         let announced = match self.stored.nodes.get(&process.node) {
@@ -158,7 +158,7 @@ impl Engine {
         renewed
     }
 
-    pub fn acquire(&mut self, me: NodeProcess, ask: &Acquire, world: u64) -> Acquisition {
+    pub(crate) fn acquire(&mut self, me: NodeProcess, ask: &Acquire, world: u64) -> Acquisition {
         let time = self.time(world);
         let (now, run, rules) = (time.0, self.run, self.rules);
         let Some(lease) = self.stored.leases.get(&ask.shard).cloned() else { return Acquisition::Later };
@@ -194,7 +194,7 @@ impl Engine {
         Acquisition::Acquired { term, run }
     }
 
-    pub fn release(&mut self, me: NodeProcess, shard: Shard, term: Term) {
+    pub(crate) fn release(&mut self, me: NodeProcess, shard: Shard, term: Term) {
         let any_term = self.rules == Rules::ReleaseByOwnerOnly;
         let run = self.run;
         self.keep();
@@ -207,14 +207,14 @@ impl Engine {
     }
 
     /// Executes a write that is fenced by owner and term, and returns whether it came through.
-    pub fn write(&self, me: NodeProcess, shard: Shard, term: Term) -> bool {
+    pub(crate) fn write(&self, me: NodeProcess, shard: Shard, term: Term) -> bool {
         self.stored.leases.get(&shard).is_some_and(|lease| lease.owner == Some(me) && lease.term == term)
     }
 }
 
 /// The arguments of an acquisition.
 #[derive(Clone, Copy, Debug)]
-pub struct Acquire {
+pub(crate) struct Acquire {
     pub shard: Shard,
     pub floor: Term,
     pub contact: Duration,

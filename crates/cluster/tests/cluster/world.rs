@@ -14,12 +14,12 @@ use rand::{RngExt, SeedableRng};
 
 use crate::engine::{Acquire, Engine, Rules};
 
-pub const SHARDS: u8 = 8;
+pub(crate) const SHARDS: u8 = 8;
 const TURN: u64 = 200;
 
 /// How the engine is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Away {
+pub(crate) enum Away {
     No,
     /// Requests wait in its sockets.
     Stopped,
@@ -27,7 +27,7 @@ pub enum Away {
     Gone,
 }
 
-pub struct World {
+pub(crate) struct World {
     pub now: u64,
     start: Instant,
     pub random: StdRng,
@@ -50,7 +50,7 @@ pub struct World {
 }
 
 /// A process, alive or not.
-pub struct Running {
+pub(crate) struct Running {
     pub process: NodeProcess,
     pub member: ClusterMember,
     pub alive: bool,
@@ -89,7 +89,7 @@ enum Delivery {
 
 /// What is checked while the world goes on.
 #[derive(Default)]
-pub struct Audit {
+pub(crate) struct Audit {
     /// Of each shard and the upper 34 bits of a number: the process that used them, and its last counter.
     used: HashMap<(Shard, u64), (usize, u64)>,
     born: HashMap<Shard, Term>,
@@ -109,7 +109,7 @@ pub struct Audit {
 }
 
 impl World {
-    pub fn new(seed: u64, rules: Rules, isolated: Isolated) -> Self {
+    pub(crate) fn new(seed: u64, rules: Rules, isolated: Isolated) -> Self {
         Self {
             now: 0,
             start: Instant::now(),
@@ -131,7 +131,7 @@ impl World {
     }
 
     /// Starts a process of a node, whose clocks are off by so many milliseconds and millionths.
-    pub fn start(&mut self, number: u8, clock_offset: i64, drift: i64) -> usize {
+    pub(crate) fn start(&mut self, number: u8, clock_offset: i64, drift: i64) -> usize {
         let node = NodeNumber::try_from(u64::from(number)).unwrap();
         let id = self.processes.len();
         let process = NodeProcess { node, incarnation: Incarnation(id as u64 + 1) };
@@ -158,43 +158,43 @@ impl World {
     }
 
     /// Returns the newest living process of a node.
-    pub fn current(&self, number: u8) -> Option<usize> {
+    pub(crate) fn current(&self, number: u8) -> Option<usize> {
         self.processes.iter().rposition(|process| process.alive && process.process.node.number() == number)
     }
 
-    pub fn kill(&mut self, id: usize) {
+    pub(crate) fn kill(&mut self, id: usize) {
         self.processes[id].alive = false;
     }
 
-    pub fn stop(&mut self, id: usize) {
+    pub(crate) fn stop(&mut self, id: usize) {
         self.processes[id].stopped = true;
     }
 
-    pub fn go_on(&mut self, id: usize) {
+    pub(crate) fn go_on(&mut self, id: usize) {
         if std::mem::take(&mut self.processes[id].stopped) {
             self.deliver(0, Delivery::Go(id));
         }
     }
 
-    pub fn drain(&mut self, id: usize) {
+    pub(crate) fn drain(&mut self, id: usize) {
         self.processes[id].draining = true;
         self.deliver(0, Delivery::ToProcess(id, MemberEvent::Drain));
     }
 
-    pub fn fail_over(&mut self, lost: usize, offset: i64) {
+    pub(crate) fn fail_over(&mut self, lost: usize, offset: i64) {
         self.engine.fail_over(lost, offset);
         self.waiting.clear();
         self.agenda.retain(|_, delivery| !matches!(delivery, Delivery::ToEngine(..)));
         self.audit.written.clear();
     }
 
-    pub fn empty(&mut self) {
+    pub(crate) fn empty(&mut self) {
         self.engine.empty();
         self.audit.written.clear();
     }
 
     /// The engine is there again, and reads what waits in its sockets.
-    pub fn come_back(&mut self) {
+    pub(crate) fn come_back(&mut self) {
         self.away = Away::No;
         for (id, request) in std::mem::take(&mut self.waiting) {
             self.deliver(0, Delivery::ToEngine(id, request));
@@ -202,7 +202,7 @@ impl World {
     }
 
     /// Returns the processes that serve a shard.
-    pub fn owners(&self, shard: Shard) -> Vec<usize> {
+    pub(crate) fn owners(&self, shard: Shard) -> Vec<usize> {
         let serves = |&id: &usize| {
             let process = &self.processes[id];
             process.alive && !process.stopped && process.member.serves(shard).is_some()
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// Describes the processes, for the message of a failure.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let line = |process: &Running| {
             let served: Vec<_> =
                 (0..SHARDS).filter(|&shard| process.member.serves(Shard::new(shard)).is_some()).collect();
@@ -222,11 +222,11 @@ impl World {
         self.processes.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    pub fn all_shards_owned(&self) -> bool {
+    pub(crate) fn all_shards_owned(&self) -> bool {
         (0..SHARDS).all(|number| self.owners(Shard::new(number)).len() == 1)
     }
 
-    pub fn run_until(&mut self, end: u64) {
+    pub(crate) fn run_until(&mut self, end: u64) {
         while let Some(entry) = self.agenda.first_entry() {
             if entry.key().0 > end {
                 break;
@@ -238,7 +238,7 @@ impl World {
         self.now = end;
     }
 
-    pub fn run_for(&mut self, milliseconds: u64) {
+    pub(crate) fn run_for(&mut self, milliseconds: u64) {
         self.run_until(self.now + milliseconds);
     }
 

@@ -14,7 +14,7 @@ use super::EndpointPattern;
 use super::secret::SecretBytes;
 
 /// Stands for the endpoint name in the identity of an account.
-pub const ENDPOINT_NAME: &str = "${endpoint_name}";
+pub(crate) const ENDPOINT_NAME: &str = "${endpoint_name}";
 
 /// All accounts: those of single endpoint names, which come first, and those of patterns in their order.
 #[derive(Clone, Debug, Default)]
@@ -118,12 +118,12 @@ pub struct ObjectInstance {
 
 impl Accounts {
     /// Replaces the accounts of patterns.
-    pub fn set_patterns(&mut self, patterns: Vec<PatternAccount>) {
+    pub(crate) fn set_patterns(&mut self, patterns: Vec<PatternAccount>) {
         self.patterns = patterns.into();
     }
 
     /// Sets or removes the account of one endpoint name.
-    pub fn set_endpoint(&mut self, endpoint: &str, account: Option<Account>) {
+    pub(crate) fn set_endpoint(&mut self, endpoint: &str, account: Option<Account>) {
         for identity in account.iter().flat_map(|account| account.generated_identities(endpoint)) {
             *self.generated.entry(identity).or_default() += 1;
         }
@@ -137,7 +137,7 @@ impl Accounts {
     }
 
     /// Removes the accounts of single endpoint names that are not to be kept. Returns their endpoint names.
-    pub fn retain_endpoints(&mut self, is_kept: impl Fn(&str) -> bool) -> Vec<String> {
+    pub(crate) fn retain_endpoints(&mut self, is_kept: impl Fn(&str) -> bool) -> Vec<String> {
         let removed: Vec<_> = self.endpoints.extract_if(|endpoint, _| !is_kept(endpoint)).collect();
         removed.iter().for_each(|(endpoint, account)| self.generates_no_longer(endpoint, account));
         removed.into_iter().map(|(endpoint, _)| endpoint).collect()
@@ -155,7 +155,7 @@ impl Accounts {
     }
 
     /// Returns whether an endpoint name has an account of its own.
-    pub fn has_endpoint(&self, endpoint: &str) -> bool {
+    pub(crate) fn has_endpoint(&self, endpoint: &str) -> bool {
         self.endpoints.contains_key(endpoint)
     }
 
@@ -193,7 +193,7 @@ impl Account {
     }
 
     /// Returns the identities of the keys that are generated for this device.
-    pub fn generated_identities(&self, endpoint: &str) -> Vec<PskIdentity> {
+    pub(crate) fn generated_identities(&self, endpoint: &str) -> Vec<PskIdentity> {
         self.servers.iter().filter_map(|server| server.generated_identity()?.of(endpoint)).collect()
     }
 
@@ -205,7 +205,7 @@ impl Account {
 
 impl ServerAccount {
     /// Returns the identity of a key that is generated for each device.
-    pub fn generated_identity(&self) -> Option<&IdentityTemplate> {
+    pub(crate) fn generated_identity(&self) -> Option<&IdentityTemplate> {
         self.key().filter(|(_, given)| given.is_none()).map(|(identity, _)| identity)
     }
 
@@ -248,7 +248,7 @@ impl IdentityTemplate {
         &self.0
     }
 
-    pub fn has_placeholder(&self) -> bool {
+    pub(crate) fn has_placeholder(&self) -> bool {
         self.0.contains(ENDPOINT_NAME)
     }
 
@@ -259,7 +259,7 @@ impl IdentityTemplate {
 
     /// Returns the endpoint name that makes this identity of the template; the empty text for a template without
     /// placeholder.
-    pub fn endpoint_of<'i>(&self, identity: &'i PskIdentity) -> Option<&'i str> {
+    pub(crate) fn endpoint_of<'i>(&self, identity: &'i PskIdentity) -> Option<&'i str> {
         match self.0.split_once(ENDPOINT_NAME) {
             Some((before, after)) => identity.as_str().strip_prefix(before)?.strip_suffix(after),
             None => (identity.as_str() == self.0).then_some(""),

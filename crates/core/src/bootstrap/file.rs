@@ -35,7 +35,7 @@ use check::check;
 use written::{AccountText, BytesText, Period, ServerText};
 
 /// Reads a file that an account names; its error is a text without the contents.
-pub type ReadFile<'a> = &'a dyn Fn(&FilePath) -> Result<Vec<u8>, String>;
+pub(crate) type ReadFile<'a> = &'a dyn Fn(&FilePath) -> Result<Vec<u8>, String>;
 
 /// The context in which accounts are read.
 #[derive(Clone, Copy)]
@@ -56,7 +56,7 @@ pub struct AccountFile {
 
 /// An account of one endpoint name, as an application writes it in JSON, read but not checked.
 #[derive(Debug, Deserialize)]
-pub struct EndpointAccount(AccountText);
+pub(crate) struct EndpointAccount(AccountText);
 
 /// The reason why an account cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -119,7 +119,7 @@ impl AccountFile {
 
 impl EndpointAccount {
     /// Checks the account.
-    pub fn read(self, endpoint: &str, reading: AccountReading<'_>) -> Result<Account, AccountError> {
+    pub(crate) fn read(self, endpoint: &str, reading: AccountReading<'_>) -> Result<Account, AccountError> {
         let place = AccountPlace::of("account".to_owned());
         if self.0.pattern.is_some() {
             return Err(place.member("match").error(AccountProblem::OnlyFor("the file of accounts")));

@@ -11,8 +11,8 @@ use lwm2m_base::identity::PskIdentity;
 use super::account::{KeyPair, ServerAccount, ServerSecurity};
 use super::secret::SecretBytes;
 
-pub const SECURITY: u16 = 0;
-pub const SERVER: u16 = 1;
+pub(crate) const SECURITY: u16 = 0;
+pub(crate) const SERVER: u16 = 1;
 
 /// The pre-shared key of one device for one server.
 #[derive(Clone, Debug, PartialEq)]

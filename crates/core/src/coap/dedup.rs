@@ -21,24 +21,24 @@ const UNREGISTERED_SHARE: usize = 4;
 
 /// The reply to a received message, which a duplicate of the message gets again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RememberedReply {
+pub(crate) enum RememberedReply {
     /// No reply was sent yet, or none ever is: a duplicate is dropped.
     None,
     Datagram(ReplyBytes),
 }
 
 /// The bytes of a reply. Most are acknowledgements of few bytes, which need no memory of their own.
-pub type ReplyBytes = SmallVec<[u8; 16]>;
+pub(crate) type ReplyBytes = SmallVec<[u8; 16]>;
 
 /// Detects duplicates among the messages of all peers.
 #[derive(Debug)]
-pub struct Deduplicator {
+pub(crate) struct Deduplicator {
     registered: ReceivedMessages,
     unregistered: ReceivedMessages,
 }
 
 impl Deduplicator {
-    pub fn new(parameters: &Parameters) -> Self {
+    pub(super) fn new(parameters: &Parameters) -> Self {
         Self {
             registered: ReceivedMessages::new(parameters, parameters.deduplication_entries),
             unregistered: ReceivedMessages::new(
@@ -52,7 +52,13 @@ impl Deduplicator {
     ///
     /// A device that restarts may begin its message ids anew: a retransmission has the same bytes, a new message has
     /// not.
-    pub fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&RememberedReply> {
+    pub(super) fn duplicate(
+        &self,
+        now: Instant,
+        peer: Peer,
+        id: MessageId,
+        datagram: &[u8],
+    ) -> Option<&RememberedReply> {
         // The peer may have registered after its message was remembered.
         let unregistered = self.unregistered.with_id(now, peer, id);
         let mut earlier = self.registered.with_id(now, peer, id).chain(unregistered).peekable();
@@ -63,7 +69,7 @@ impl Deduplicator {
 
     /// Remembers a message, unless its class keeps no state. Returns the peer whose oldest message was evicted to make
     /// room.
-    pub fn remember(
+    pub(super) fn remember(
         &mut self,
         now: Instant,
         (peer, class): (Peer, PeerClass),
@@ -80,7 +86,7 @@ impl Deduplicator {
 
     /// Returns the number of remembered messages with this id that were accepted as a notification, or have no reply
     /// yet. A reset for another message with the id would be taken as the answer to them.
-    pub fn resettable(&self, now: Instant, peer: Peer, id: MessageId) -> usize {
+    pub(super) fn resettable(&self, now: Instant, peer: Peer, id: MessageId) -> usize {
         let received = self.registered.with_id(now, peer, id).chain(self.unregistered.with_id(now, peer, id));
         let empty_acknowledgement =
             RememberedReply::Datagram(Message::empty(Kind::Acknowledgement, id).encode().into());
@@ -101,12 +107,12 @@ impl Deduplicator {
         self.unregistered.readdress(from, to);
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.registered.handle_timeout(now);
         self.unregistered.handle_timeout(now);
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         [&self.registered, &self.unregistered]
             .iter()
             .filter_map(|messages| messages.looks.first())
@@ -115,7 +121,7 @@ impl Deduplicator {
     }
 
     /// Returns the number of remembered messages.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.registered.total + self.unregistered.total
     }
 }

@@ -162,7 +162,7 @@ impl Endpoint {
     /// Sends a confirmable request whose body is supplied part by part, so that it is never held whole: `head`, and
     /// `size` bytes behind it. The blocks have at most `block_size` bytes. Nothing is sent before the first part is
     /// supplied.
-    pub fn send_supplied(
+    pub(crate) fn send_supplied(
         &mut self,
         peer: Peer,
         request: Request,
@@ -182,7 +182,7 @@ impl Endpoint {
 
     /// Takes the bytes of a supplied body that were wanted from this offset, and sends the next block if they are
     /// enough for it. Other bytes than those that are wanted now have no effect.
-    pub fn supply(&mut self, now: Instant, id: ExchangeId, offset: usize, bytes: &[u8]) {
+    pub(crate) fn supply(&mut self, now: Instant, id: ExchangeId, offset: usize, bytes: &[u8]) {
         let Some(mut transfer) = self.transfers.remove(id) else { return };
         let Stage::Upload(upload) = &mut transfer.stage else { return self.transfers.insert(id, transfer) };
         if !upload.waits_at(offset) {
@@ -205,7 +205,7 @@ impl Endpoint {
     }
 
     /// Asks again for the bytes that the next block of a supplied body waits for, if it does.
-    pub fn want_again(&mut self, id: ExchangeId) {
+    pub(crate) fn want_again(&mut self, id: ExchangeId) {
         if let Some(Stage::Upload(upload)) = self.transfers.get(id).map(|transfer| &transfer.stage)
             && let UploadStep::Wait(wanted) = upload.block()
         {
@@ -248,7 +248,7 @@ impl Endpoint {
     }
 
     /// Takes up an observation that an earlier process had with this peer; `request` is what began it.
-    pub fn restore_observation(
+    pub(crate) fn restore_observation(
         &mut self,
         peer: Peer,
         token: Token,
@@ -339,7 +339,7 @@ impl Endpoint {
     }
 
     /// Recognises what this peer has sent when it repeats it from its other address.
-    pub fn readdress_received(&mut self, from: Peer, to: Peer) {
+    pub(crate) fn readdress_received(&mut self, from: Peer, to: Peer) {
         self.exchanges.readdress_received(from, to);
     }
 

@@ -50,13 +50,14 @@ use super::{
 use open_exchanges::{Exchange, ExchangeObservation, OpenExchanges};
 use pending_requests::{AnswerAs, PendingRequest, PendingRequests};
 
-pub use event::{CoapOutput, ExchangeEvent, ExchangeId, PendingAck, RequestId, Transmit};
+pub(crate) use event::ExchangeEvent;
+pub use event::{CoapOutput, ExchangeId, PendingAck, RequestId, Transmit};
 pub(crate) use pending_requests::RequestMessage;
 pub use repeated::RequestIds;
 
 /// The layer below block-wise transfer.
 #[derive(Debug)]
-pub struct Exchanges {
+pub(crate) struct Exchanges {
     parameters: Parameters,
     rng: StdRng,
     dedup: Deduplicator,
@@ -76,7 +77,7 @@ struct Handled {
 
 impl Exchanges {
     /// Creates the state without exchanges. `seed` is the source of message ids, tokens and the random factor.
-    pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
+    pub(super) fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
             dedup: Deduplicator::new(&parameters),
@@ -93,7 +94,7 @@ impl Exchanges {
 
     /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes. Returns what it
     /// means to the owner.
-    pub fn handle_decoded(
+    pub(super) fn handle_decoded(
         &mut self,
         now: Instant,
         peer: Peer,
@@ -110,7 +111,7 @@ impl Exchanges {
     }
 
     /// Does what is due at this time. Returns the exchanges that have timed out, which are forgotten.
-    pub fn handle_timeout(&mut self, now: Instant) -> Vec<ExchangeId> {
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<ExchangeId> {
         let mut timed_out = Vec::new();
         while let Some(expired) = self.transmissions.pop_expired(now, &self.parameters) {
             match expired {
@@ -139,7 +140,7 @@ impl Exchanges {
     }
 
     /// Counts the entries of the tables.
-    pub fn table_sizes(&self) -> CoapTableSizes {
+    pub(super) fn table_sizes(&self) -> CoapTableSizes {
         CoapTableSizes {
             exchanges: self.open.exchanges(),
             observations: self.open.observations(),
@@ -153,18 +154,18 @@ impl Exchanges {
         }
     }
 
-    pub fn poll_output(&mut self) -> Option<CoapOutput> {
+    pub(super) fn poll_output(&mut self) -> Option<CoapOutput> {
         self.outputs.pop_front()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let own = [self.open.next_deadline(), self.requests.next_deadline()];
         let of_parts = [self.transmissions.next_deadline(), self.dedup.next_deadline()];
         own.into_iter().chain(of_parts).flatten().min()
     }
 
     /// Sends a confirmable request under a new random token.
-    pub fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
+    pub(super) fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
         let token = self.open.unused_token(peer, &self.parameters, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
@@ -181,7 +182,7 @@ impl Exchanges {
     }
 
     /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
-    pub fn send_cancellation(
+    pub(super) fn send_cancellation(
         &mut self,
         now: Instant,
         observation: ExchangeId,
@@ -192,13 +193,13 @@ impl Exchanges {
     }
 
     /// Returns the token of an observation, and the freshness of its newest notification.
-    pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
+    pub(super) fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
         self.open.observation(id).map(|observation| (observation.token, observation.freshness))
     }
 
     /// Restores an observation that an earlier process had with this peer under this token. If notifications are
     /// acknowledged on demand, the newest one may still be unacknowledged, so its repetition is accepted.
-    pub fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
+    pub(crate) fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
         let id = ExchangeId(self.new_id());
         let freshness = match self.parameters.acknowledge_notifications {
             Acknowledging::AtOnce => freshness,
@@ -215,12 +216,12 @@ impl Exchanges {
     }
 
     /// Returns how many requests of peers wait for their answer.
-    pub fn pending_requests(&self) -> usize {
+    pub(super) fn pending_requests(&self) -> usize {
         self.requests.len()
     }
 
     /// Answers a request of a peer. Nothing is sent if the request is no longer known.
-    pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
+    pub(super) fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::Confirmable);
     }
 
@@ -276,7 +277,7 @@ impl Exchanges {
 
     /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
     /// with a reset.
-    pub fn forget(&mut self, id: ExchangeId) {
+    pub(super) fn forget(&mut self, id: ExchangeId) {
         self.end_exchange(id);
         self.open.forget_observation(id);
     }
@@ -287,12 +288,12 @@ impl Exchanges {
     }
 
     /// Returns whether a request of ours with this token waits for the answer of this peer.
-    pub fn awaits(&self, peer: Peer, token: Token) -> bool {
+    pub(super) fn awaits(&self, peer: Peer, token: Token) -> bool {
         self.open.exchange_of(peer, token).is_some()
     }
 
     /// Answers a request at once, and keeps nothing of it: a duplicate is handled like a new request.
-    pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
+    pub(super) fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
         let (kind, id) = match request.kind {
             Kind::Confirmable => (Kind::Acknowledgement, request.id),
             Kind::NonConfirmable | Kind::Acknowledgement | Kind::Reset => {

@@ -32,7 +32,7 @@ pub struct Token {
 }
 
 impl Token {
-    pub const MAX_LENGTH: usize = 8;
+    pub(crate) const MAX_LENGTH: usize = 8;
     pub const EMPTY: Token = Token { length: 0, bytes: [0; Token::MAX_LENGTH] };
 
     /// Takes the first eight bytes at most: a longer token cannot be decoded in the first place.

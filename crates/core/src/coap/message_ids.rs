@@ -16,18 +16,18 @@ const VARIABLES: usize = 4_096;
 
 /// Counts up each variable from a random start. A secret decides which variable a peer has.
 #[derive(Debug)]
-pub struct MessageIds {
+pub(crate) struct MessageIds {
     next: Box<[u16]>,
     secret: u64,
 }
 
 impl MessageIds {
-    pub fn new(rng: &mut StdRng) -> Self {
+    pub(super) fn new(rng: &mut StdRng) -> Self {
         Self { next: (0..VARIABLES).map(|_| rng.random()).collect(), secret: rng.random() }
     }
 
     /// Returns the next message id for this peer.
-    pub fn next(&mut self, peer: Peer) -> MessageId {
+    pub(super) fn next(&mut self, peer: Peer) -> MessageId {
         let place = self.place(peer);
         let id = self.next[place];
         self.next[place] = id.wrapping_add(1);

@@ -61,7 +61,7 @@ impl Freshness {
 
 /// Returns the digest of what a response says: its payload and, of a body in blocks, the ETag and the size of the
 /// whole.
-pub fn digest(options: &Options, payload: &[u8]) -> u64 {
+pub(super) fn digest(options: &Options, payload: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     payload.hash(&mut hasher);
     options.first(number::ETAG).hash(&mut hasher);

@@ -12,7 +12,7 @@ use super::{Code, Parameters, Request};
 
 /// The transfer of one request of the gateway, or of one notification whose body is fetched.
 #[derive(Debug)]
-pub struct Transfer {
+pub(super) struct Transfer {
     pub peer: Peer,
     /// Has no payload: the stage has it.
     pub request: Request,
@@ -23,7 +23,7 @@ pub struct Transfer {
 }
 
 #[derive(Debug)]
-pub enum Stage {
+pub(super) enum Stage {
     /// The body fits into the request: this one.
     Whole(Vec<u8>),
     Upload(Upload),
@@ -31,7 +31,7 @@ pub enum Stage {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Purpose {
+pub(super) enum Purpose {
     /// `observing`: the number of the first answer, while the rest of its body is fetched.
     Request {
         observing: Option<u32>,
@@ -45,7 +45,7 @@ pub enum Purpose {
 
 /// All transfers. The bytes that one peer holds, and those of all, are bounded.
 #[derive(Debug)]
-pub struct Transfers {
+pub(crate) struct Transfers {
     by_id: IdMap<ExchangeId, Transfer>,
     held: usize,
     held_by_peer: HashMap<Peer, usize>,
@@ -58,7 +58,7 @@ const PEER_SHARE: usize = 8;
 
 impl Transfer {
     /// Returns the bytes that have come of its body.
-    pub fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         match &self.stage {
             Stage::Whole(_) | Stage::Upload(_) => 0,
             Stage::Download(download) => download.held(),
@@ -86,7 +86,7 @@ impl Transfer {
 }
 
 impl Transfers {
-    pub fn new(parameters: &Parameters) -> Self {
+    pub(super) fn new(parameters: &Parameters) -> Self {
         let share = (parameters.block_transfer_bytes / PEER_SHARE).max(parameters.received_body_size);
         Self { by_id: IdMap::default(), held: 0, held_by_peer: HashMap::new(), share }
     }
@@ -98,31 +98,31 @@ impl Transfers {
         transfer.held() == 0 || others + transfer.held() <= self.share
     }
 
-    pub fn insert(&mut self, id: ExchangeId, transfer: Transfer) {
+    pub(super) fn insert(&mut self, id: ExchangeId, transfer: Transfer) {
         self.hold(transfer.peer, transfer.held());
         self.by_id.insert(id, transfer);
     }
 
-    pub fn remove(&mut self, id: ExchangeId) -> Option<Transfer> {
+    pub(super) fn remove(&mut self, id: ExchangeId) -> Option<Transfer> {
         let transfer = self.by_id.remove(&id)?;
         self.by_id.shrink_sparse();
         self.release(transfer.peer, transfer.held());
         Some(transfer)
     }
 
-    pub fn get(&self, id: ExchangeId) -> Option<&Transfer> {
+    pub(super) fn get(&self, id: ExchangeId) -> Option<&Transfer> {
         self.by_id.get(&id)
     }
 
     /// Notes that the peer has acknowledged the request. Returns whether it is the first time, of a request of ours.
-    pub fn acknowledged(&mut self, id: ExchangeId) -> bool {
+    pub(super) fn acknowledged(&mut self, id: ExchangeId) -> bool {
         let Some(transfer) = self.by_id.get_mut(&id) else { return false };
         let news = !std::mem::replace(&mut transfer.acknowledged, true);
         news && matches!(transfer.purpose, Purpose::Request { .. })
     }
 
     /// Moves a transfer to another address of its peer. Returns the step that is under way.
-    pub fn readdress(&mut self, id: ExchangeId, to: Peer) -> Option<ExchangeId> {
+    pub(super) fn readdress(&mut self, id: ExchangeId, to: Peer) -> Option<ExchangeId> {
         let mut transfer = self.remove(id)?;
         let step = transfer.step;
         transfer.peer = to;
@@ -131,15 +131,15 @@ impl Transfers {
     }
 
     /// Returns the bytes that have come of all bodies.
-    pub fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 

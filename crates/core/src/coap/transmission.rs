@@ -19,11 +19,11 @@ use lwm2m_base::sparse::ShrinkSparse;
 use super::{ExchangeId, MessageId, Parameters};
 
 /// The peer that a message was sent to, and its message id.
-pub type MessageKey = (Peer, MessageId);
+pub(crate) type MessageKey = (Peer, MessageId);
 
 /// The purpose of a confirmable message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
+pub(super) enum Owner {
     /// The request of this exchange.
     Exchange(ExchangeId),
     /// The separate response to a request of a peer.
@@ -32,7 +32,7 @@ pub enum Owner {
 
 /// Holds the confirmable messages that wait for an acknowledgement.
 #[derive(Debug, Default)]
-pub struct Transmissions {
+pub(crate) struct Transmissions {
     waiting: HashMap<MessageKey, Transmission>,
     deadlines: Deadlines<MessageKey>,
 }
@@ -49,7 +49,7 @@ struct Transmission {
 
 /// A confirmable message as it leaves.
 #[derive(Debug)]
-pub struct SentMessage {
+pub(crate) struct SentMessage {
     pub datagram: Vec<u8>,
     pub persistence: Persistence,
 }
@@ -65,7 +65,7 @@ impl SentMessage {
 
 /// Says how many times a message is retransmitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Persistence {
+pub(crate) enum Persistence {
     /// MAX_RETRANSMIT times.
     Ordinary,
     /// Twice that: the peer has answered an earlier block of the same transfer.
@@ -74,7 +74,7 @@ pub enum Persistence {
 
 /// The consequence of an expired deadline.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Expired {
+pub(super) enum Expired {
     /// The endpoint sends these bytes once more.
     Retransmit(Peer, Vec<u8>),
     /// The peer answered none of the transmissions.
@@ -83,7 +83,7 @@ pub enum Expired {
 
 impl Transmissions {
     /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
-    pub fn begin(
+    pub(super) fn begin(
         &mut self,
         now: Instant,
         key: MessageKey,
@@ -114,28 +114,28 @@ impl Transmissions {
         }
     }
 
-    pub fn contains(&self, key: MessageKey) -> bool {
+    pub(super) fn contains(&self, key: MessageKey) -> bool {
         self.waiting.contains_key(&key)
     }
 
     /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
-    pub fn end(&mut self, key: MessageKey) -> Option<Owner> {
+    pub(super) fn end(&mut self, key: MessageKey) -> Option<Owner> {
         self.take(key).map(|(owner, _)| owner)
     }
 
     /// Ends a transmission like [`Transmissions::end`], and returns the message.
-    pub fn take(&mut self, key: MessageKey) -> Option<(Owner, SentMessage)> {
+    pub(super) fn take(&mut self, key: MessageKey) -> Option<(Owner, SentMessage)> {
         self.deadlines.cancel(key);
         let Transmission { owner, sent, .. } = self.waiting.remove(&key)?;
         self.waiting.shrink_sparse();
         Some((owner, sent))
     }
 
-    pub fn owner(&self, key: MessageKey) -> Option<Owner> {
+    pub(super) fn owner(&self, key: MessageKey) -> Option<Owner> {
         self.waiting.get(&key).map(|transmission| transmission.owner)
     }
 
-    pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired> {
+    pub(super) fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired> {
         let key = self.deadlines.pop_expired(now)?;
         let transmission = self.waiting.get_mut(&key).expect("every deadline has its transmission");
         if std::mem::take(&mut transmission.due) {
@@ -156,11 +156,11 @@ impl Transmissions {
         Some(Expired::Retransmit(key.0, transmission.sent.datagram.clone()))
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
 }

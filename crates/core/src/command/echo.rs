@@ -89,7 +89,7 @@ impl Echo {
     }
 
     /// Returns the path of the command as written, without the query.
-    pub fn request_path(&self) -> Option<&str> {
+    pub(crate) fn request_path(&self) -> Option<&str> {
         match &self.command.target {
             RequestTarget::Path(path) => path.as_deref(),
             RequestTarget::Paths(_) => None,

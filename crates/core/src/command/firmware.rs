@@ -10,7 +10,7 @@ use super::{Echo, Origin, Reply};
 
 /// A command about the firmware of a device.
 #[derive(Clone, Debug, PartialEq)]
-pub struct FirmwareCommand {
+pub(crate) struct FirmwareCommand {
     pub echo: Echo,
     /// The instance of the Firmware Update object.
     pub instance: u16,
@@ -20,7 +20,7 @@ pub struct FirmwareCommand {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum FirmwareAction {
+pub(crate) enum FirmwareAction {
     Update(Box<UpdateRequest>),
     Activate,
     Cancel,
@@ -29,7 +29,7 @@ pub enum FirmwareAction {
 
 /// The data of a `firmware-update`. The names of images and digests are checked by the jobs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct UpdateRequest {
+pub(crate) struct UpdateRequest {
     pub package: PackageSource,
     pub method: MethodChoice,
     /// Whether the device installs the package when it has it, without another command.
@@ -46,7 +46,7 @@ pub struct UpdateRequest {
 
 /// The source of the package.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PackageSource {
+pub(crate) enum PackageSource {
     /// The name of an image of this gateway.
     Image(String),
     /// A URI that is passed on to the device. It may have a password.
@@ -56,7 +56,7 @@ pub enum PackageSource {
 /// The transfer method that the application asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MethodChoice {
+pub(crate) enum MethodChoice {
     /// Pull if the device and the configuration allow it, else push.
     #[default]
     Auto,
@@ -145,7 +145,7 @@ pub struct JobLabel([u8; JobLabel::LENGTH]);
 
 impl FirmwareCommand {
     /// Returns the name of the command for metrics.
-    pub fn msg_type(&self) -> &'static str {
+    pub(crate) fn msg_type(&self) -> &'static str {
         match self.action {
             FirmwareAction::Update(_) => "firmware-update",
             FirmwareAction::Activate => "firmware-activate",
@@ -296,11 +296,11 @@ mod code {
 
     use crate::coap::Code;
 
-    pub fn serialize<S: Serializer>(code: &Option<Code>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(code: &Option<Code>, serializer: S) -> Result<S::Ok, S::Error> {
         code.map(|code| code.0).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Code>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Code>, D::Error> {
         Ok(Option::<u8>::deserialize(deserializer)?.map(Code))
     }
 }

@@ -24,13 +24,13 @@ pub(super) struct AccessControl {
 
 impl AccessControl {
     /// Replaces the list: the devices of these identities need no plain UDP.
-    pub fn set_keyed_identities(&mut self, identities: HashSet<PskIdentity>) {
+    pub(super) fn set_keyed_identities(&mut self, identities: HashSet<PskIdentity>) {
         self.keyed = identities;
     }
 
     /// Returns why a peer with this identity may not register by this endpoint name. `taken_over_dtls` tells whether a
     /// registered or pending registration of the name was made over DTLS.
-    pub fn forbids_name(
+    pub(crate) fn forbids_name(
         &self,
         settings: &GatewayConfig,
         endpoint: &str,

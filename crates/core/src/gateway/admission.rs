@@ -53,7 +53,7 @@ pub(super) enum Decision {
 }
 
 impl AdmissionControl {
-    pub fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
             registers: Limiter::new(limits.registers),
             refusals: Limiter::new(limits.registers),
@@ -64,7 +64,7 @@ impl AdmissionControl {
     }
 
     /// Decides what is done with a message, or with what could not be decoded as one.
-    pub fn decide(
+    pub(crate) fn decide(
         &mut self,
         context: &Context,
         registrations: &Registrations,
@@ -108,7 +108,7 @@ impl AdmissionControl {
         }
     }
 
-    pub fn set_limits(&mut self, limits: &Limits) {
+    pub(super) fn set_limits(&mut self, limits: &Limits) {
         self.registers.set_limit(limits.registers);
         self.refusals.set_limit(limits.registers);
         self.others.set_limit(limits.unregistered);
@@ -117,16 +117,16 @@ impl AdmissionControl {
 
     /// Returns the number of addresses of unregistered peers that are remembered because they sent lately: for each
     /// kind at most the burst of all, and those of the time that one token takes.
-    pub fn addresses(&self) -> usize {
+    pub(super) fn addresses(&self) -> usize {
         [&self.registers, &self.refusals, &self.others].iter().map(|limiter| limiter.addresses()).sum()
     }
 
     /// Returns the number of registered devices that are remembered because they sent lately.
-    pub fn senders(&self) -> usize {
+    pub(super) fn senders(&self) -> usize {
         self.registered.len()
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         for limiter in [&mut self.registers, &mut self.refusals, &mut self.others] {
             limiter.forget_full(now);
         }

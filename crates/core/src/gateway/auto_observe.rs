@@ -43,7 +43,7 @@ pub(super) struct AutoObserveCommands(HashMap<ScheduledObservation, Command>);
 
 impl AutoObserveCommands {
     /// Returns the command by which this is asked for.
-    pub fn command(&mut self, asked: ScheduledObservation) -> Command {
+    pub(super) fn command(&mut self, asked: ScheduledObservation) -> Command {
         if self.0.len() >= KEPT_COMMANDS && !self.0.contains_key(&asked) {
             self.0.clear();
         }
@@ -55,7 +55,7 @@ impl AutoObserveCommands {
     }
 
     /// Lets a command of an earlier process share its text with those of other devices.
-    pub fn share(&mut self, command: &mut Command) {
+    pub(super) fn share(&mut self, command: &mut Command) {
         if command.origin != Origin::AutoObserve {
             return;
         }

@@ -100,29 +100,29 @@ pub(super) enum Waits {
 }
 
 impl ClaimQuestions {
-    pub fn is_enabled(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.enabled
     }
 
     /// Notes that this endpoint may have no registration any more.
-    pub fn mark_unclaimed(&mut self, endpoint: &str) {
+    pub(crate) fn mark_unclaimed(&mut self, endpoint: &str) {
         if self.enabled {
             self.unclaimed.push(endpoint.to_owned());
         }
     }
 
     /// Returns the number of peers whose messages wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// Notes that another gateway has this endpoint: there is nothing to give back.
-    pub fn released(&mut self, endpoint: &str) {
+    pub(super) fn released(&mut self, endpoint: &str) {
         self.unclaimed.retain(|unclaimed| unclaimed != endpoint);
     }
 
     /// Counts a question about a peer, unless too many peers wait.
-    pub fn asked(&mut self, peer: Peer) -> bool {
+    pub(super) fn asked(&mut self, peer: Peer) -> bool {
         if self.waiting.len() >= MOST_PEERS && !self.waiting.contains_key(&peer) {
             return false;
         }
@@ -130,7 +130,7 @@ impl ClaimQuestions {
         true
     }
 
-    pub fn keep(&mut self, peer: Peer, datagram: &[u8]) -> Waits {
+    pub(super) fn keep(&mut self, peer: Peer, datagram: &[u8]) -> Waits {
         match self.waiting.get_mut(&peer) {
             Some(waiting) if waiting.messages.len() < MOST_MESSAGES => {
                 waiting.messages.push(datagram.into());
@@ -142,7 +142,7 @@ impl ClaimQuestions {
     }
 
     /// Takes the messages of a peer, unless another question about it is open.
-    pub fn answered(&mut self, peer: Peer) -> Vec<Box<[u8]>> {
+    pub(super) fn answered(&mut self, peer: Peer) -> Vec<Box<[u8]>> {
         let Some(waiting) = self.waiting.get_mut(&peer) else { return Vec::new() };
         waiting.questions = waiting.questions.saturating_sub(1);
         if waiting.questions > 0 {

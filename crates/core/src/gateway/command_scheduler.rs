@@ -80,7 +80,7 @@ pub(super) struct CommandScheduler {
 
 impl CommandScheduler {
     /// Takes a command for a registered device.
-    pub fn handle(
+    pub(super) fn handle(
         &mut self,
         context: &mut Context,
         device: &mut Device,
@@ -127,7 +127,7 @@ impl CommandScheduler {
 
     /// Sends pending commands while the device can take one: those of applications, then the request of a firmware
     /// update, then those of `auto_observe`. After several commands of applications a firmware update has a turn.
-    pub fn send_next(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn send_next(&mut self, context: &mut Context, device: &mut Device) {
         if device.waiting.next_expiry().is_some_and(|at| at <= context.now) {
             self.expire(context, device);
         }
@@ -147,13 +147,13 @@ impl CommandScheduler {
         }
     }
 
-    pub fn next_number(&mut self) -> u64 {
+    pub(super) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
 
     /// The device has the request and will answer later.
-    pub fn acknowledged(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+    pub(super) fn acknowledged(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         if Self::is_of_job(device) {
             return;
         }
@@ -164,7 +164,7 @@ impl CommandScheduler {
     }
 
     /// The device has answered; `observing` has the Observe number if the exchange lives on as an observation.
-    pub fn answered(
+    pub(super) fn answered(
         &mut self,
         context: &mut Context,
         device: &mut Device,
@@ -201,7 +201,7 @@ impl CommandScheduler {
     }
 
     /// Publishes the final answer to a `bootstrap` command: how the session of the device has ended.
-    pub fn bootstrapped(context: &mut Context, device: &Device, awaited: AwaitedBootstrap, outcome: &Outcome) {
+    pub(super) fn bootstrapped(context: &mut Context, device: &Device, awaited: AwaitedBootstrap, outcome: &Outcome) {
         let AwaitedBootstrap { command, sent, .. } = awaited;
         let took = Some(context.now.saturating_duration_since(sent));
         let payload = uplink::answer(&command.echo, outcome, None);
@@ -223,7 +223,7 @@ impl CommandScheduler {
         self.send_next(context, device);
     }
 
-    pub fn reset(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+    pub(super) fn reset(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
         if command.origin == Origin::Firmware {
             return self.job_unanswered(context, device, (&command, CommandOutcome::Reset), None);
@@ -235,7 +235,7 @@ impl CommandScheduler {
         self.send_next(context, device);
     }
 
-    pub fn timed_out(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+    pub(super) fn timed_out(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
         if command.origin == Origin::Firmware {
             return self.job_unanswered(context, device, (&command, CommandOutcome::TimedOut), None);
@@ -246,7 +246,13 @@ impl CommandScheduler {
     }
 
     /// The response cannot be read, or the body of the request or of the response could not be transferred.
-    pub fn failed(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId, error: ExchangeError) {
+    pub(super) fn failed(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        exchange: ExchangeId,
+        error: ExchangeError,
+    ) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
         let (reason, transfer) = (error.to_string(), error.transfer());
         let outcome = match transfer {
@@ -266,7 +272,7 @@ impl CommandScheduler {
     }
 
     /// Gives up the command in flight: it has its last answer.
-    pub fn give_up_in_flight(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn give_up_in_flight(&mut self, context: &mut Context, device: &mut Device) {
         self.give_up_in_flight_as(context, device, AnswerOutcome::TimedOut);
     }
 
@@ -284,7 +290,7 @@ impl CommandScheduler {
     }
 
     /// The device leaves: its command in flight is given up, its pending commands are refused.
-    pub fn give_up_all(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn give_up_all(&mut self, context: &mut Context, device: &mut Device) {
         let waiting: Vec<Command> = device.waiting.drain().collect();
         self.give_up_in_flight_as(context, device, AnswerOutcome::Left);
         for command in waiting {
@@ -295,7 +301,7 @@ impl CommandScheduler {
     }
 
     /// Gives a device the commands of its registration before this one: that in flight is given up, the others wait.
-    pub fn inherit(&mut self, context: &mut Context, device: &mut Device, mut former: Device) {
+    pub(crate) fn inherit(&mut self, context: &mut Context, device: &mut Device, mut former: Device) {
         let in_flight = former.take_in_flight();
         if let Some(in_flight) = in_flight.filter(|in_flight| in_flight.command.origin != Origin::Firmware) {
             give_up(context, device, &in_flight.command, AnswerOutcome::TimedOut);
@@ -304,7 +310,7 @@ impl CommandScheduler {
     }
 
     /// Forgets a device that is not registered any more.
-    pub fn forget(&mut self, context: &mut Context, device: &Device) {
+    pub(super) fn forget(&mut self, context: &mut Context, device: &Device) {
         self.retained.left(&device.registration.endpoint);
         for exchange in device.exchanges() {
             self.forget_exchange(exchange);
@@ -314,40 +320,40 @@ impl CommandScheduler {
     }
 
     /// Forgets an exchange or observation that CoAP has ended.
-    pub fn forget_exchange(&mut self, exchange: ExchangeId) {
+    pub(crate) fn forget_exchange(&mut self, exchange: ExchangeId) {
         self.registrations.remove(&exchange);
         self.streams.ended(exchange);
     }
 
-    pub fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
         self.expiries.pop_expired(now)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.expiries.next()
     }
 
     /// Returns the number of devices with commands that may expire.
-    pub fn deadlines(&self) -> usize {
+    pub(super) fn deadlines(&self) -> usize {
         self.expiries.len()
     }
 
-    pub fn registration_of(&self, exchange: ExchangeId) -> Option<RegistrationId> {
+    pub(crate) fn registration_of(&self, exchange: ExchangeId) -> Option<RegistrationId> {
         self.registrations.get(&exchange).copied()
     }
 
     /// Returns the number of exchanges and observations.
-    pub fn exchanges(&self) -> usize {
+    pub(super) fn exchanges(&self) -> usize {
         self.registrations.len()
     }
 
     /// Returns the number of commands of devices whose Register is not answered yet.
-    pub fn early_commands(&self) -> usize {
+    pub(super) fn early_commands(&self) -> usize {
         self.early.sum()
     }
 
     /// Returns the bytes of the commands that are kept for devices.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes.taken()
     }
 

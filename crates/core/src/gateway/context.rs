@@ -85,7 +85,7 @@ pub(super) struct Context {
 
 impl Context {
     /// Creates the shared state of a gateway without devices. `seed` is the source of all randomness.
-    pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], wall_clock: WallClock) -> Self {
+    pub(super) fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], wall_clock: WallClock) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
             now: wall_clock.compared(),
@@ -114,14 +114,14 @@ impl Context {
 
     /// Appends an output. Outputs leave in the order in which they were made, so those of the CoAP endpoint are flushed
     /// first.
-    pub fn push(&mut self, output: Output) {
+    pub(super) fn push(&mut self, output: Output) {
         self.flush_coap();
         self.emit(output);
     }
 
     /// Sends and publishes what is true only if it survives a crash: after the store has confirmed the present record
     /// of `awaited`, which is marked as changed. Without a store, or if outputs are not held, it leaves at once.
-    pub fn tell_when_stored<T>(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn tell_when_stored<T>(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self) -> T) -> T {
         self.flush_coap();
         match awaited {
             Awaited::Device(endpoint) => self.changes.mark(endpoint),
@@ -143,7 +143,7 @@ impl Context {
     }
 
     /// Notes whether the store can be written. While it cannot, nothing waits for it.
-    pub fn set_store_away(&mut self, is_away: bool) {
+    pub(super) fn set_store_away(&mut self, is_away: bool) {
         self.held.set_away(is_away);
         if is_away {
             self.release_held();
@@ -151,54 +151,54 @@ impl Context {
     }
 
     /// Takes the confirmation of the store.
-    pub fn handle_stored(&mut self, version: BatchNumber) {
+    pub(super) fn handle_stored(&mut self, version: BatchNumber) {
         self.outputs.extend(self.held.handle_stored(version));
     }
 
     /// Lets the outputs leave that have waited for the store for too long.
-    pub fn release_overdue(&mut self) {
+    pub(crate) fn release_overdue(&mut self) {
         let (outputs, missed) = self.held.handle_timeout(self.now);
         self.released(outputs, missed);
     }
 
     /// Lets all outputs leave that wait for the store.
-    pub fn release_held(&mut self) {
+    pub(crate) fn release_held(&mut self) {
         let (outputs, missed) = self.held.release_all();
         self.released(outputs, missed);
     }
 
-    pub fn pop_output(&mut self) -> Option<Output> {
+    pub(crate) fn pop_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
     /// Returns the number of outputs that were not polled yet.
-    pub fn outputs(&self) -> usize {
+    pub(super) fn outputs(&self) -> usize {
         self.outputs.len()
     }
 
-    pub fn report(&mut self, report: Report) {
+    pub(super) fn report(&mut self, report: Report) {
         self.flush_coap();
         self.trace_report(&report);
         self.emit(Output::Report(report));
     }
 
-    pub fn command_broker(&mut self, command: BrokerCommand) {
+    pub(crate) fn command_broker(&mut self, command: BrokerCommand) {
         self.push(Output::Broker(command));
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let dtls = self.dtls.as_ref().and_then(|dtls| dtls.server.next_deadline());
         let deadlines =
             [self.coap.next_deadline(), dtls, self.awaited_bootstraps.next_deadline(), self.held.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
-    pub fn associations(&self) -> DtlsTableSizes {
+    pub(super) fn associations(&self) -> DtlsTableSizes {
         self.dtls.as_ref().map(|dtls| dtls.server.table_sizes()).unwrap_or_default()
     }
 
     /// Moves what the CoAP endpoint has to send and to report to the outputs.
-    pub fn flush_coap(&mut self) {
+    pub(crate) fn flush_coap(&mut self) {
         while let Some(output) = self.coap.poll_output() {
             let report = match output {
                 CoapOutput::Transmit(transmit) => {
@@ -214,7 +214,7 @@ impl Context {
     }
 
     /// Moves what the DTLS server has to send and to report to the outputs.
-    pub fn flush_dtls(&mut self) {
+    pub(crate) fn flush_dtls(&mut self) {
         let mut missed = 0;
         while let Some((awaited, output)) = self.dtls.as_mut().and_then(DtlsLayer::poll_output) {
             match output {
@@ -238,7 +238,7 @@ impl Context {
 
     /// Returns the generated key of an identity; `None` if there is none, or if the socket is for bootstrap. At a
     /// socket for both an identity is of one kind: a key of `bootstrap.psk_file` comes before a generated one.
-    pub fn generated_key(&self, question: &KeyQuestion) -> Option<KeyAnswer> {
+    pub(crate) fn generated_key(&self, question: &KeyQuestion) -> Option<KeyAnswer> {
         let holds = match SocketRole::of_realm(question.realm) {
             SocketRole::Registration => true,
             SocketRole::All => !self.bootstrap_identities.contains(&question.identity),
@@ -248,7 +248,7 @@ impl Context {
     }
 
     /// Returns whether a look-up that began earlier answers with a key of another kind than the identity has now.
-    pub fn is_second_kind(&self, question: &KeyQuestion, answer: &KeyAnswer) -> bool {
+    pub(crate) fn is_second_kind(&self, question: &KeyQuestion, answer: &KeyAnswer) -> bool {
         let is_bootstrap = self.bootstrap_identities.contains(&question.identity);
         let is_shared = SocketRole::of_realm(question.realm) == SocketRole::All;
         match answer {
@@ -259,7 +259,7 @@ impl Context {
 
     /// Notes that a device has registered over this peer. If it uses a rotated key, the former one ends, and so do the
     /// associations that were made with it.
-    pub fn has_registered(&mut self, peer: Peer) {
+    pub(crate) fn has_registered(&mut self, peer: Peer) {
         let Some(dtls) = &self.dtls else { return };
         let Some(used) = peer.association.and_then(|association| dtls.server.key_use(association)) else { return };
         if self.generated_keys.registered(used) {
@@ -270,19 +270,19 @@ impl Context {
     }
 
     /// Closes the associations of an identity that were made with a generated key which holds no longer.
-    pub fn close_former_associations(&mut self, identity: &PskIdentity) {
+    pub(super) fn close_former_associations(&mut self, identity: &PskIdentity) {
         let Some(dtls) = &mut self.dtls else { return };
         dtls.server.revoke_of(identity, |used| self.generated_keys.is_former(used));
         self.flush_dtls();
     }
 
     /// Returns the kind of the pre-shared key that this peer has proved; `None` without one.
-    pub fn key_kind(&self, peer: Peer) -> Option<KeyKind> {
+    pub(super) fn key_kind(&self, peer: Peer) -> Option<KeyKind> {
         self.dtls.as_ref()?.server.key_kind(peer.association?)
     }
 
     /// Makes the DTLS server look up the key of an identity anew.
-    pub fn forget_key(&mut self, identity: &PskIdentity) {
+    pub(super) fn forget_key(&mut self, identity: &PskIdentity) {
         let Some(dtls) = &mut self.dtls else { return };
         for role in [SocketRole::All, SocketRole::Registration] {
             dtls.server.forget_key(&KeyQuestion { identity: identity.clone(), realm: role.realm() });
@@ -290,40 +290,40 @@ impl Context {
     }
 
     /// Returns whether a DTLS socket serves both registrations and bootstrap.
-    pub fn has_shared_dtls_socket(&self) -> bool {
+    pub(crate) fn has_shared_dtls_socket(&self) -> bool {
         let Some(dtls) = &self.dtls else { return false };
         let roles = self.settings.roles.get(usize::from(dtls.first_socket())..).unwrap_or_default();
         roles.is_empty() || roles.contains(&SocketRole::All)
     }
 
     /// Returns the identity that this peer's DTLS handshake authenticated; `None` over plain UDP.
-    pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
+    pub(super) fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         self.dtls.as_ref()?.identity(peer.association?)
     }
 
     /// Returns what traces need to know of a peer.
-    pub fn peer_facts(&self, peer: Peer) -> PeerFacts {
+    pub(crate) fn peer_facts(&self, peer: Peer) -> PeerFacts {
         let address = peer.association.and_then(|association| self.dtls.as_ref()?.server.address(association));
         let address = address.unwrap_or(peer.address);
         PeerFacts { peer, address, identity: self.identity(peer), endpoints: Vec::new() }
     }
 
     /// Returns the time of the event that is handled, and what the wall clock says then.
-    pub fn trace_time(&self) -> (Instant, Duration) {
+    pub(crate) fn trace_time(&self) -> (Instant, Duration) {
         (self.now, self.wall_clock.unix_time(self.now))
     }
 
-    pub fn respond(&mut self, request: RequestId, response: Response) {
+    pub(super) fn respond(&mut self, request: RequestId, response: Response) {
         self.coap.respond(self.now, request, response);
     }
 
     /// Publishes by the session of this registration.
-    pub fn publish(&mut self, session: RegistrationId, publication: Publication) {
+    pub(super) fn publish(&mut self, session: RegistrationId, publication: Publication) {
         self.command_broker(BrokerCommand::Publish { registration: session, publication });
     }
 
     /// Answers a Send of this device.
-    pub fn answer_send(&mut self, device: &Device, request: RequestId, response: Response) {
+    pub(crate) fn answer_send(&mut self, device: &Device, request: RequestId, response: Response) {
         let code = response.code;
         self.respond(request, response);
         let endpoint = Some(device.registration.endpoint.clone());
@@ -332,7 +332,7 @@ impl Context {
 
     /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
     /// commands. Those to the commands of campaigns are nobody else's.
-    pub fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
+    pub(crate) fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
         if self.publishes_answers_to(origin) {
             let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
             self.publish(device.session, publication);
@@ -346,7 +346,7 @@ impl Context {
 
     /// Publishes the same answer to the topic that the command named, if it named one, and to the device's own. The
     /// console gets the answer to its command by an output. What is published is kept until the broker has it.
-    pub fn publish_final_answer(&mut self, device: &Device, recipient: Recipient<'_>, answer: FinalAnswer) {
+    pub(crate) fn publish_final_answer(&mut self, device: &Device, recipient: Recipient<'_>, answer: FinalAnswer) {
         let Recipient { reply, origin } = recipient;
         match reply {
             Some(Reply::Topic(reply)) => {
@@ -374,13 +374,13 @@ impl Context {
     }
 
     /// Notes that the broker's side has a publication, or never will. Returns whether it was a final answer.
-    pub fn answer_is_done(&mut self, ticket: Ticket) -> bool {
+    pub(crate) fn answer_is_done(&mut self, ticket: Ticket) -> bool {
         let endpoint = self.outbox.done(ticket);
         endpoint.as_ref().inspect(|endpoint| self.changes.mark(endpoint)).is_some()
     }
 
     /// Answers a request of the console, or the command of a campaign.
-    pub fn answer_console(&mut self, ask: AskId, answer: FinalAnswer) {
+    pub(crate) fn answer_console(&mut self, ask: AskId, answer: FinalAnswer) {
         if is_of_campaign(ask) {
             return self.campaign_inbox.answer(ask, answer);
         }
@@ -389,45 +389,45 @@ impl Context {
     }
 
     /// Publishes an answer to the topic that the command named.
-    pub fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: &ResponseTopic, payload: &[u8]) {
+    pub(crate) fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: &ResponseTopic, payload: &[u8]) {
         self.publish(session, reply_publication(qos, reply, payload));
     }
 
     /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent)
     /// with the id that is returned; `None` if too many descriptions are open.
-    pub fn describe_image(&mut self, name: ImageName) -> Option<ImageRequestId> {
+    pub(crate) fn describe_image(&mut self, name: ImageName) -> Option<ImageRequestId> {
         let (request, output) = self.images.describe(name)?;
         self.push(output);
         Some(request)
     }
 
     /// Returns bytes of an image, now or when the shell has read them.
-    pub fn read_image(&mut self, reader: ImageConsumer, wanted: Wanted) -> ImageBytes {
+    pub(crate) fn read_image(&mut self, reader: ImageConsumer, wanted: Wanted) -> ImageBytes {
         let (bytes, output) = self.images.read(reader, wanted, self.settings.image_readers());
         output.into_iter().for_each(|output| self.push(output));
         bytes
     }
 
     /// Takes what the shell has read. Returns what each reader gets.
-    pub fn have_read(&mut self, request: ImageRequestId, result: Result<Vec<u8>, ImageError>) -> Vec<ReadBytes> {
+    pub(crate) fn have_read(&mut self, request: ImageRequestId, result: Result<Vec<u8>, ImageError>) -> Vec<ReadBytes> {
         let (answers, next) = self.images.have_read(request, result);
         next.into_iter().for_each(|output| self.push(output));
         answers
     }
 
     /// Marks that the record of this device is out of date.
-    pub fn changed(&mut self, device: &Device) {
+    pub(super) fn changed(&mut self, device: &Device) {
         self.changes.mark(&device.registration.endpoint);
     }
 
     /// Returns what is needed to interpret the commands for a device.
-    pub fn command_context<'a>(&'a self, registration: &'a Registration) -> CommandContext<'a> {
+    pub(super) fn command_context<'a>(&'a self, registration: &'a Registration) -> CommandContext<'a> {
         let composite_paths = self.settings.limits.composite_paths;
         CommandContext { registration, model: &self.model, composite_paths }
     }
 
     /// Returns what is needed to interpret a payload of a device that comes now.
-    pub fn decode_context<'a>(&'a self, registration: &'a Registration) -> DecodeContext<'a> {
+    pub(super) fn decode_context<'a>(&'a self, registration: &'a Registration) -> DecodeContext<'a> {
         DecodeContext {
             registration,
             model: &self.model,
@@ -438,7 +438,7 @@ impl Context {
     }
 
     /// Returns what a response of this device means for an operation, now.
-    pub fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
+    pub(super) fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
         let mut outcome = operation.outcome(response, self.decode_context(&device.registration));
         if let Some(Content::Entries(entries)) = &mut outcome.content {
             cover_keys_in(entries);

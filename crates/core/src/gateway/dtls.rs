@@ -35,14 +35,14 @@ pub(super) enum DtlsEvent {
 }
 
 impl DtlsLayer {
-    pub fn new(server: DtlsServer, first_socket: u16) -> Self {
+    pub(super) fn new(server: DtlsServer, first_socket: u16) -> Self {
         Self { server, first_socket, events: VecDeque::new() }
     }
 
     /// Returns what leaves the gateway, in order, with the association whose record it has to wait for, if there is
     /// one. Events for the gateway itself wait for [`DtlsLayer::next_event`], or a message would be handled in the
     /// middle of another.
-    pub fn poll_output(&mut self) -> Option<(Option<AssociationId>, Output)> {
+    pub(super) fn poll_output(&mut self) -> Option<(Option<AssociationId>, Output)> {
         loop {
             let output = match self.server.poll_output()? {
                 DtlsOutput::Transmit { socket, to, datagram } => {
@@ -68,21 +68,21 @@ impl DtlsLayer {
         }
     }
 
-    pub fn next_event(&mut self) -> Option<DtlsEvent> {
+    pub(super) fn next_event(&mut self) -> Option<DtlsEvent> {
         self.events.pop_front()
     }
 
     /// Returns the first socket that speaks DTLS.
-    pub fn first_socket(&self) -> u16 {
+    pub(super) fn first_socket(&self) -> u16 {
         self.first_socket
     }
 
     /// Returns whether the socket that this peer sends to speaks DTLS.
-    pub fn serves(&self, peer: Peer) -> bool {
+    pub(super) fn serves(&self, peer: Peer) -> bool {
         peer.socket >= self.first_socket
     }
 
-    pub fn identity(&self, association: AssociationId) -> Option<Arc<Identity>> {
+    pub(super) fn identity(&self, association: AssociationId) -> Option<Arc<Identity>> {
         self.server.identity(association).cloned()
     }
 }

@@ -21,18 +21,18 @@ pub(super) struct SilentDevices(IdDeadlines<RegistrationId>);
 
 impl SilentDevices {
     /// Adds a device. One that speaks DTLS is never evicted: it proved who it is.
-    pub fn watch(&mut self, device: &Device) {
+    pub(super) fn watch(&mut self, device: &Device) {
         if device.identity.is_none() {
             self.0.set(device.id, device.last_heard());
         }
     }
 
-    pub fn forget(&mut self, id: RegistrationId) {
+    pub(super) fn forget(&mut self, id: RegistrationId) {
         self.0.cancel(id);
     }
 
     /// Returns the device that may be evicted now.
-    pub fn evictable(&mut self, now: Instant, registry: &Registry) -> Option<RegistrationId> {
+    pub(crate) fn evictable(&mut self, now: Instant, registry: &Registry) -> Option<RegistrationId> {
         for _ in 0..LOOKS {
             let (heard, id) = self.0.first().filter(|(heard, _)| *heard + LEAST_SILENCE <= now)?;
             match registry.device(id).map(Device::last_heard) {

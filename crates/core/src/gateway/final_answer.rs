@@ -8,7 +8,7 @@ use super::console_commands::AnswerOutcome;
 
 /// The receivers of the final answer to a command.
 #[derive(Clone, Copy, Debug)]
-pub struct Recipient<'a> {
+pub(crate) struct Recipient<'a> {
     /// Gets the answer besides the device's topic for answers.
     pub reply: Option<&'a Reply>,
     pub origin: &'a Origin,
@@ -16,7 +16,7 @@ pub struct Recipient<'a> {
 
 /// The final answer to a command.
 #[derive(Clone, Debug)]
-pub struct FinalAnswer {
+pub(crate) struct FinalAnswer {
     pub outcome: AnswerOutcome,
     /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
     pub took: Option<Duration>,
@@ -25,14 +25,14 @@ pub struct FinalAnswer {
 }
 
 impl<'a> Recipient<'a> {
-    pub fn of(command: &'a Command) -> Self {
+    pub(super) fn of(command: &'a Command) -> Self {
         Self { reply: command.reply.as_deref(), origin: &command.origin }
     }
 }
 
 impl FinalAnswer {
     /// Returns the answer to a command that the device did not answer.
-    pub fn of(outcome: AnswerOutcome, payload: Vec<u8>) -> Self {
+    pub(super) fn of(outcome: AnswerOutcome, payload: Vec<u8>) -> Self {
         Self { outcome, took: None, payload }
     }
 }

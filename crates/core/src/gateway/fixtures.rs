@@ -23,30 +23,30 @@ use super::report::Report;
 use super::wall_clock::WallClock;
 
 /// The wall clock when the tests begin.
-pub const YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
+pub(crate) const YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
 
 /// Returns a peer of plain UDP.
-pub fn address(host: u8) -> Peer {
+pub(super) fn address(host: u8) -> Peer {
     Peer::udp(0, ([192, 0, 2, host], 5683).into())
 }
 
 /// Returns the peer of a DTLS association. Each of them has the same address.
-pub fn association(id: u64) -> Peer {
+pub(super) fn association(id: u64) -> Peer {
     Peer { association: Some(AssociationId(id)), ..Peer::udp(1, ([198, 51, 100, 1], 5684).into()) }
 }
 
-pub fn psk(name: &str) -> Identity {
+pub(super) fn psk(name: &str) -> Identity {
     Identity::Psk(PskIdentity::new(name.as_bytes()).expect("a short text is an identity"))
 }
 
 /// Returns a context without DTLS and without object definitions, whose time begins now.
-pub fn context(settings: GatewayConfig) -> Context {
+pub(super) fn context(settings: GatewayConfig) -> Context {
     Context::new(settings, Arc::new(Model::default()), [7; 32], WallClock::new(Instant::now(), YEAR_2026))
 }
 
 /// Returns the values of a device `dev-ID` of plain UDP that registered with these query items. Its topics are named as
 /// the fields of [`TopicEnds`]; its presence is not published.
-pub fn new_device(id: u64, query: &[&str], last_heard: Instant) -> NewDevice {
+pub(crate) fn new_device(id: u64, query: &[&str], last_heard: Instant) -> NewDevice {
     NewDevice {
         id: RegistrationId(id),
         registration: registration(id, query),
@@ -59,7 +59,7 @@ pub fn new_device(id: u64, query: &[&str], last_heard: Instant) -> NewDevice {
 }
 
 /// Returns topics that are named as the fields, without a mountpoint. The presence is not published.
-pub fn topic_ends() -> TopicEnds {
+pub(crate) fn topic_ends() -> TopicEnds {
     let topic = |name: &str| Topic { name: name.to_owned(), qos: 0 };
     TopicEnds {
         command: topic("command"),
@@ -73,12 +73,12 @@ pub fn topic_ends() -> TopicEnds {
     }
 }
 
-pub fn device(id: u64, query: &[&str], last_heard: Instant) -> Device {
+pub(super) fn device(id: u64, query: &[&str], last_heard: Instant) -> Device {
     Device::new(new_device(id, query, last_heard))
 }
 
 /// Returns the Update with these query items that such a device sends.
-pub fn update(device: &Device, query: &[&str]) -> Update {
+pub(super) fn update(device: &Device, query: &[&str]) -> Update {
     let mut request = Request::new(Code::POST);
     query.iter().for_each(|item| request.options.add_text(number::URI_QUERY, item));
     let lifetimes = GatewayConfig::default().lifetimes;
@@ -101,19 +101,19 @@ fn register(id: u64, query: &[&str]) -> Request {
 }
 
 /// Hands a message of this peer to the CoAP endpoint, and returns what the endpoint makes of it.
-pub fn receive(context: &mut Context, peer: Peer, message: &Message) -> Option<EndpointEvent> {
+pub(super) fn receive(context: &mut Context, peer: Peer, message: &Message) -> Option<EndpointEvent> {
     context.coap.handle_datagram(context.now, peer, &message.encode());
     context.coap.poll_event()
 }
 
 /// Reads the JSON of a publication.
-pub fn json(publication: &Publication) -> Value {
+pub(super) fn json(publication: &Publication) -> Value {
     serde_json::from_slice(&publication.payload).expect("the gateway publishes JSON")
 }
 
 /// What a part has put out since the last look, by its receiver, in order.
 #[derive(Debug, Default)]
-pub struct Outputs {
+pub(crate) struct Outputs {
     pub messages: Vec<(Peer, Message)>,
     pub broker: Vec<BrokerCommand>,
     pub answers: Vec<ConsoleAnswer>,
@@ -123,7 +123,7 @@ pub struct Outputs {
 
 impl Outputs {
     /// Takes what the context has. Reports of single datagrams are left out.
-    pub fn take(context: &mut Context) -> Self {
+    pub(super) fn take(context: &mut Context) -> Self {
         context.flush_coap();
         let mut outputs = Self::default();
         while let Some(output) = context.pop_output() {
@@ -145,7 +145,7 @@ impl Outputs {
         outputs
     }
 
-    pub fn publications(&self) -> Vec<(RegistrationId, &Publication)> {
+    pub(super) fn publications(&self) -> Vec<(RegistrationId, &Publication)> {
         let published = self.broker.iter().filter_map(|command| match command {
             BrokerCommand::Publish { registration, publication } => Some((*registration, publication)),
             BrokerCommand::Connect { .. }

@@ -107,18 +107,18 @@ struct PendingConfirmation {
 
 impl HeldOutputs {
     /// Holds outputs from now on, each no longer than `patience`.
-    pub fn enable(&mut self, patience: Duration) {
+    pub(super) fn enable(&mut self, patience: Duration) {
         self.patience = Some(patience);
     }
 
     /// Returns whether outputs wait, at least while the store can be written.
-    pub fn is_enabled(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.patience.is_some()
     }
 
     /// Makes the outputs that are made from now on wait for the next batch of changes, which has this record. Returns
     /// whether they did so before; [`HeldOutputs::end`] takes that.
-    pub fn begin(&mut self, awaited: Awaited<'_>) -> bool {
+    pub(super) fn begin(&mut self, awaited: Awaited<'_>) -> bool {
         let waits = self.patience.is_some() && !self.is_away;
         if waits {
             self.urgent.push(awaited.into());
@@ -126,12 +126,12 @@ impl HeldOutputs {
         std::mem::replace(&mut self.is_telling, waits)
     }
 
-    pub fn end(&mut self, was_telling: bool) {
+    pub(super) fn end(&mut self, was_telling: bool) {
         self.is_telling = was_telling;
     }
 
     /// Returns the output if it does not have to wait.
-    pub fn pass(&mut self, now: Instant, output: Output) -> Option<Output> {
+    pub(super) fn pass(&mut self, now: Instant, output: Output) -> Option<Output> {
         if self.lanes.is_empty() && !self.is_telling {
             return Some(output);
         }
@@ -154,28 +154,28 @@ impl HeldOutputs {
     }
 
     /// Returns whether so many outputs wait that all of them have to leave.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.len > MOST
     }
 
     /// Returns the number of the next batch, which the store is given now.
-    pub fn next_batch(&mut self) -> BatchNumber {
+    pub(crate) fn next_batch(&mut self) -> BatchNumber {
         self.taken = self.taken.next();
         self.taken
     }
 
     /// Returns the records that have to be in the next batch.
-    pub fn take_urgent(&mut self) -> Vec<UrgentRecord> {
+    pub(crate) fn take_urgent(&mut self) -> Vec<UrgentRecord> {
         std::mem::take(&mut self.urgent)
     }
 
     /// Returns whether outputs wait for the next batch.
-    pub fn is_urgent(&self) -> bool {
+    pub(crate) fn is_urgent(&self) -> bool {
         !self.urgent.is_empty()
     }
 
     /// Returns the outputs that waited for this batch and those before it.
-    pub fn handle_stored(&mut self, version: BatchNumber) -> Vec<Output> {
+    pub(super) fn handle_stored(&mut self, version: BatchNumber) -> Vec<Output> {
         self.stored = self.stored.max(version);
         let mut released = Vec::new();
         while let Some(wait) = self.waits.front().copied().filter(|wait| wait.until <= self.stored) {
@@ -186,7 +186,7 @@ impl HeldOutputs {
     }
 
     /// Notes whether the store can be written. While it cannot, no output waits.
-    pub fn set_away(&mut self, is_away: bool) {
+    pub(crate) fn set_away(&mut self, is_away: bool) {
         self.is_away = is_away;
         if is_away {
             // They are marked as changed, and are in a batch when it is their turn.
@@ -195,26 +195,26 @@ impl HeldOutputs {
     }
 
     /// Returns whether outputs leave that would wait if the store could be written.
-    pub fn is_missed(&self) -> bool {
+    pub(crate) fn is_missed(&self) -> bool {
         self.is_away && self.patience.is_some()
     }
 
     /// Returns the outputs whose patience is over, and how many of them the store has not confirmed.
-    pub fn handle_timeout(&mut self, now: Instant) -> (Vec<Output>, usize) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> (Vec<Output>, usize) {
         self.overdue(|wait| wait.deadline <= now)
     }
 
     /// Returns all outputs, and how many of them the store has not confirmed.
-    pub fn release_all(&mut self) -> (Vec<Output>, usize) {
+    pub(crate) fn release_all(&mut self) -> (Vec<Output>, usize) {
         self.overdue(|_| true)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.waits.front().map(|wait| wait.deadline)
     }
 
     /// Returns the number of outputs that wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 

@@ -34,12 +34,12 @@ pub struct PatternError;
 
 impl IdentityRule {
     /// Returns the endpoint names that this identity stands for: none under [`IdentityRule::None`].
-    pub fn endpoints_of<'i>(&self, identity: &'i Identity) -> impl Iterator<Item = &'i str> {
+    pub(crate) fn endpoints_of<'i>(&self, identity: &'i Identity) -> impl Iterator<Item = &'i str> {
         names(identity).filter_map(|name| self.endpoint_of(name))
     }
 
     /// Returns the endpoint name that this identity stands for: the first, if it stands for several.
-    pub fn endpoint_named_by<'i>(&self, identity: Option<&'i Identity>) -> Option<&'i str> {
+    pub(crate) fn endpoint_named_by<'i>(&self, identity: Option<&'i Identity>) -> Option<&'i str> {
         self.endpoints_of(identity?).next()
     }
 

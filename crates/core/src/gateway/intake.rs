@@ -26,13 +26,13 @@ pub(super) struct MessageIntake {
 }
 
 impl MessageIntake {
-    pub fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self { admission: AdmissionControl::new(limits), deferred: DeferredPulls::default() }
     }
 
     /// Keeps a request for a block of an image for a later turn, or drops it, if others wait. Returns every other
     /// message, which is handled now.
-    pub fn defer(
+    pub(crate) fn defer(
         &mut self,
         context: &mut Context,
         peer: Peer,
@@ -52,13 +52,13 @@ impl MessageIntake {
     }
 
     /// Returns the deferred requests of the next turn.
-    pub fn take_turn(&mut self) -> Vec<(Peer, Box<[u8]>)> {
+    pub(super) fn take_turn(&mut self) -> Vec<(Peer, Box<[u8]>)> {
         self.deferred.take_turn()
     }
 
     /// Passes a message, or what could not be decoded as one, to the CoAP endpoint, unless it is beyond the rate
     /// limits.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         context: &mut Context,
         registrations: &Registrations,
@@ -76,25 +76,25 @@ impl MessageIntake {
         }
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.admission.handle_timeout(now);
     }
 
-    pub fn set_limits(&mut self, limits: &Limits) {
+    pub(super) fn set_limits(&mut self, limits: &Limits) {
         self.admission.set_limits(limits);
     }
 
     /// Returns when the next turn of the deferred requests is: at once, if there are any.
-    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         (!self.deferred.is_empty()).then_some(now)
     }
 
-    pub fn admission(&self) -> &AdmissionControl {
+    pub(super) fn admission(&self) -> &AdmissionControl {
         &self.admission
     }
 
     /// Returns the number of deferred requests.
-    pub fn deferred(&self) -> usize {
+    pub(super) fn deferred(&self) -> usize {
         self.deferred.len()
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Notifications {
 
 impl Notifications {
     /// Publishes a notification of this device. The last one of an observation ends it.
-    pub fn received(&mut self, context: &mut Context, device: &mut Device, notification: ReceivedNotification) {
+    pub(super) fn received(&mut self, context: &mut Context, device: &mut Device, notification: ReceivedNotification) {
         let ReceivedNotification { observation: exchange, number, received, pending_ack, over } = notification;
         let Some(observation) = device.observations.get(exchange) else { return };
         let command = &observation.command;
@@ -65,7 +65,7 @@ impl Notifications {
     }
 
     /// Sends what waited for this publication: the broker has it, so the device may forget it.
-    pub fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
+    pub(super) fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         match device.deferred_acks.remove(ticket.0) {
             Some(DeferredAck::Notification(pending_ack)) => context.coap.acknowledge(pending_ack),
             Some(DeferredAck::Send(request)) => context.answer_send(device, request, Response::new(Code::CHANGED)),
@@ -74,7 +74,7 @@ impl Notifications {
     }
 
     /// Answers a Send that is queued, unless the device has to wait until it is published.
-    pub fn queued(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
+    pub(super) fn queued(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         match context.settings.coap.acknowledge_notifications {
             Acknowledging::AtOnce => self.published(context, device, ticket),
             Acknowledging::OnDemand => {}
@@ -83,13 +83,13 @@ impl Notifications {
 
     /// Answers a Send that is not published: the device may try again later. The acknowledgement of a notification is
     /// never sent.
-    pub fn unpublished(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
+    pub(super) fn unpublished(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         let deferred = device.deferred_acks.remove(ticket.0);
         deferred.into_iter().for_each(|deferred| give_up(context, device, deferred));
     }
 
     /// Gives up everything that a device that leaves waits for.
-    pub fn forget(&mut self, context: &mut Context, device: &mut Device) {
+    pub(super) fn forget(&mut self, context: &mut Context, device: &mut Device) {
         for deferred in device.deferred_acks.drain() {
             give_up(context, device, deferred);
         }
@@ -97,7 +97,7 @@ impl Notifications {
 
     /// Keeps what a device waits for until the publication with this ticket is done. The oldest one of a device that
     /// has too many of them is given up: the device repeats its notification until it gives up itself.
-    pub fn defer(&mut self, context: &mut Context, device: &mut Device, deferred: DeferredAck) -> Ticket {
+    pub(crate) fn defer(&mut self, context: &mut Context, device: &mut Device, deferred: DeferredAck) -> Ticket {
         self.last_ticket += 1;
         if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE
             && let Some(oldest) = device.deferred_acks.remove_oldest()

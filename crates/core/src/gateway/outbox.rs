@@ -35,7 +35,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// Keeps an answer for this endpoint. Returns the ticket of its publication; `None` if there is no room.
-    pub fn keep(&mut self, endpoint: &str, publication: &Publication) -> Option<Ticket> {
+    pub(super) fn keep(&mut self, endpoint: &str, publication: &Publication) -> Option<Ticket> {
         let kept = self.by_endpoint.get(endpoint).map_or(0, Vec::len);
         if kept >= OF_ENDPOINT || self.bytes + publication.payload.len() > BYTES {
             return None;
@@ -49,23 +49,23 @@ impl Outbox {
     }
 
     /// Takes the answers of an earlier process, or of another gateway.
-    pub fn restore(&mut self, endpoint: &str, answers: Vec<AnswerRecord>) {
+    pub(super) fn restore(&mut self, endpoint: &str, answers: Vec<AnswerRecord>) {
         answers.into_iter().filter(|answer| answer.serial & ANSWER != 0).for_each(|answer| self.add(endpoint, answer));
     }
 
     /// Returns the publications of the answers of this endpoint, in their order.
-    pub fn publications(&self, endpoint: &str) -> Vec<Publication> {
+    pub(super) fn publications(&self, endpoint: &str) -> Vec<Publication> {
         self.by_endpoint.get(endpoint).into_iter().flatten().map(publication).collect()
     }
 
     /// Returns the answers of this endpoint, for its record.
-    pub fn records(&self, endpoint: &str) -> Vec<AnswerRecord> {
+    pub(super) fn records(&self, endpoint: &str) -> Vec<AnswerRecord> {
         self.by_endpoint.get(endpoint).cloned().unwrap_or_default()
     }
 
     /// Removes an answer that the broker's side has, or never will have. Returns its endpoint; `None` if the ticket is
     /// not that of an answer.
-    pub fn done(&mut self, ticket: Ticket) -> Option<Arc<str>> {
+    pub(super) fn done(&mut self, ticket: Ticket) -> Option<Arc<str>> {
         let endpoint = self.endpoints.remove(&ticket.0)?;
         let answers = self.by_endpoint.get_mut(&endpoint)?;
         let place = answers.iter().position(|answer| answer.serial == ticket.0)?;
@@ -77,7 +77,7 @@ impl Outbox {
     }
 
     /// Forgets the answers of a device that has left.
-    pub fn forget(&mut self, endpoint: &str) {
+    pub(super) fn forget(&mut self, endpoint: &str) {
         for answer in self.by_endpoint.remove(endpoint).into_iter().flatten() {
             self.endpoints.remove(&answer.serial);
             self.bytes -= answer.payload.len();
@@ -85,7 +85,7 @@ impl Outbox {
     }
 
     /// Returns the number of answers.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.endpoints.len()
     }
 

@@ -27,20 +27,26 @@ pub(in crate::gateway) struct OwnClient {
 
 impl OwnClient {
     /// Creates a client that connects at this time; never, if there is none.
-    pub fn new(session: RegistrationId, connects_at: Option<Instant>) -> Self {
+    pub(super) fn new(session: RegistrationId, connects_at: Option<Instant>) -> Self {
         Self { session, connects_at, is_connected: false }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.connects_at
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.is_connected
     }
 
     /// Connects, if it is time. The client ID begins with the prefix.
-    pub fn handle_timeout(&mut self, context: &mut Context, login: Option<BrokerLogin>, prefix: &str, filter: String) {
+    pub(super) fn handle_timeout(
+        &mut self,
+        context: &mut Context,
+        login: Option<BrokerLogin>,
+        prefix: &str,
+        filter: String,
+    ) {
         if self.connects_at.is_none_or(|at| at > context.now) {
             return;
         }
@@ -65,13 +71,13 @@ impl OwnClient {
     }
 
     /// Takes that the broker has closed the session, or refused it.
-    pub fn closed(&mut self, now: Instant) {
+    pub(super) fn closed(&mut self, now: Instant) {
         self.is_connected = false;
         self.connects_at = Some(now + RETRY);
     }
 
     /// Publishes a message, unless the client is not connected. With a ticket, an event tells what becomes of it.
-    pub fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>, ticket: Option<Ticket>) {
+    pub(super) fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>, ticket: Option<Ticket>) {
         if !self.is_connected {
             return;
         }

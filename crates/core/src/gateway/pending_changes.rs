@@ -18,11 +18,11 @@ pub(super) struct PendingChanges {
 
 impl PendingChanges {
     /// Keeps the marks from now on. Before this call there is no store, and marks are ignored.
-    pub fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         self.kept = true;
     }
 
-    pub fn mark(&mut self, endpoint: &str) {
+    pub(super) fn mark(&mut self, endpoint: &str) {
         if self.kept && !self.marked.contains(endpoint) {
             let endpoint: Arc<str> = endpoint.into();
             self.marked.insert(Arc::clone(&endpoint));
@@ -31,7 +31,7 @@ impl PendingChanges {
     }
 
     /// Marks an endpoint whose registration has left, and whose record the store has in this shard.
-    pub fn mark_left(&mut self, endpoint: &str, stored_in: Option<Shard>) {
+    pub(crate) fn mark_left(&mut self, endpoint: &str, stored_in: Option<Shard>) {
         self.mark(endpoint);
         if let (Some(shard), Some(endpoint)) = (stored_in, self.marked.get(endpoint)) {
             self.left.insert(Arc::clone(endpoint), shard);
@@ -39,18 +39,18 @@ impl PendingChanges {
     }
 
     /// Returns the shard in which the store has the record of a registration of this endpoint that has left.
-    pub fn take_left(&mut self, endpoint: &str) -> Option<Shard> {
+    pub(super) fn take_left(&mut self, endpoint: &str) -> Option<Shard> {
         self.left.remove(endpoint)
     }
 
     /// Takes the endpoint that was marked first.
-    pub fn take(&mut self) -> Option<Arc<str>> {
+    pub(super) fn take(&mut self) -> Option<Arc<str>> {
         // Those that were taken out of turn are still in the order.
         std::iter::from_fn(|| self.order.pop_front()).find(|endpoint| self.marked.remove(endpoint))
     }
 
     /// Takes this endpoint out of turn. Returns whether it was marked.
-    pub fn take_one(&mut self, endpoint: &str) -> bool {
+    pub(crate) fn take_one(&mut self, endpoint: &str) -> bool {
         let was_marked = self.marked.remove(endpoint);
         if self.marked.is_empty() {
             self.order.clear();
@@ -58,11 +58,11 @@ impl PendingChanges {
         was_marked
     }
 
-    pub fn is_marked(&self, endpoint: &str) -> bool {
+    pub(crate) fn is_marked(&self, endpoint: &str) -> bool {
         self.marked.contains(endpoint)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.marked.is_empty()
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct EarlyCommand {
 
 impl PendingRegistration {
     /// Adds a command, unless too many wait: then it comes back, boxed for its size.
-    pub fn push_early(
+    pub(crate) fn push_early(
         &mut self,
         early: EarlyCommand,
         limits: QueueLimits,
@@ -73,7 +73,7 @@ pub(super) struct PendingRegistrations {
 impl PendingRegistrations {
     /// Adds a pending registration. The earlier one of the same endpoint is returned; the new one inherits its early
     /// commands, and the session of their predecessor if the broker has ended that.
-    pub fn insert(&mut self, mut pending: PendingRegistration) -> Option<PendingRegistration> {
+    pub(super) fn insert(&mut self, mut pending: PendingRegistration) -> Option<PendingRegistration> {
         let earlier = self.by_endpoint.insert(pending.registration.endpoint.clone(), pending.id);
         let mut superseded = earlier.and_then(|earlier| self.by_id.remove(&earlier));
         if let Some(superseded) = &mut superseded {
@@ -85,34 +85,34 @@ impl PendingRegistrations {
         superseded
     }
 
-    pub fn remove(&mut self, id: RegistrationId) -> Option<PendingRegistration> {
+    pub(super) fn remove(&mut self, id: RegistrationId) -> Option<PendingRegistration> {
         let pending = self.by_id.remove(&id)?;
         self.by_endpoint.remove(&pending.registration.endpoint);
         Some(pending)
     }
 
-    pub fn get(&self, id: RegistrationId) -> Option<&PendingRegistration> {
+    pub(super) fn get(&self, id: RegistrationId) -> Option<&PendingRegistration> {
         self.by_id.get(&id)
     }
 
-    pub fn get_mut(&mut self, id: RegistrationId) -> Option<&mut PendingRegistration> {
+    pub(super) fn get_mut(&mut self, id: RegistrationId) -> Option<&mut PendingRegistration> {
         self.by_id.get_mut(&id)
     }
 
-    pub fn by_endpoint(&self, endpoint: &str) -> Option<&PendingRegistration> {
+    pub(super) fn by_endpoint(&self, endpoint: &str) -> Option<&PendingRegistration> {
         self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get(id))
     }
 
-    pub fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut PendingRegistration> {
+    pub(crate) fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut PendingRegistration> {
         self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get_mut(id))
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 
     /// Returns the ids of all of them, the oldest first.
-    pub fn ids(&self) -> Vec<RegistrationId> {
+    pub(super) fn ids(&self) -> Vec<RegistrationId> {
         let mut ids: Vec<RegistrationId> = self.by_id.keys().copied().collect();
         ids.sort();
         ids

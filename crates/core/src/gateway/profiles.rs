@@ -36,19 +36,19 @@ struct Profile {
 
 impl Profiles {
     /// Keeps what changes from now on for [`Profiles::take_changes`].
-    pub fn keep_changes(&mut self) {
+    pub(crate) fn keep_changes(&mut self) {
         self.keeps_changes = true;
     }
 
     /// Marks every list as changed.
-    pub fn change_all(&mut self) {
+    pub(super) fn change_all(&mut self) {
         if self.keeps_changes {
             self.changes.extend(self.by_key.keys().cloned());
         }
     }
 
     /// Gives a registration the kept list of its profile ID if it has none of its own.
-    pub fn complete(&mut self, registration: &mut Registration, is_secured: bool) {
+    pub(super) fn complete(&mut self, registration: &mut Registration, is_secured: bool) {
         let Some(pid) = registration.profile_id().filter(|_| registration.objects().is_none()) else { return };
         let key = key(pid, is_secured);
         if let Some(profile) = self.by_key.get(key.as_str()) {
@@ -59,7 +59,7 @@ impl Profiles {
 
     /// Keeps the list of a registered device under its profile ID. Returns the number of lists that were evicted for
     /// it.
-    pub fn learn(&mut self, registration: &Registration, is_secured: bool, most: usize) -> usize {
+    pub(super) fn learn(&mut self, registration: &Registration, is_secured: bool, most: usize) -> usize {
         let (Some(pid), Some(objects)) = (registration.profile_id(), registration.objects()) else { return 0 };
         if most == 0 {
             return 0;
@@ -75,22 +75,22 @@ impl Profiles {
         self.evict(most)
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(super) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
     /// Returns the changes for the store, at most so many.
-    pub fn take_changes(&mut self, most: usize) -> Vec<Change> {
+    pub(super) fn take_changes(&mut self, most: usize) -> Vec<Change> {
         let keys: Vec<Arc<str>> = std::iter::from_fn(|| self.changes.pop_first()).take(most).collect();
         keys.iter().map(|key| Change::Profile(self.take_record(key))).collect()
     }
 
     /// Restores the lists of an earlier process. Those beyond the limit are removed from the store.
-    pub fn restore(&mut self, records: Vec<ProfileRecord>, most: usize) {
+    pub(super) fn restore(&mut self, records: Vec<ProfileRecord>, most: usize) {
         for ProfileRecord { key, objects } in records {
             match objects {
                 Some(objects) if self.by_key.len() < most => self.insert(&key, objects, true),

@@ -21,7 +21,7 @@ pub(super) struct QueueMode {
 impl QueueMode {
     /// Begins the presence of a device that was registered or restored. A restored one whose presence is not published
     /// may be asleep at once.
-    pub fn registered(&mut self, context: &Context, device: &mut Device) {
+    pub(super) fn registered(&mut self, context: &Context, device: &mut Device) {
         begin_presence(&context.settings, device);
         if device.status.is_none() && !device.is_awake(context.now) {
             return device.fall_asleep();
@@ -30,7 +30,7 @@ impl QueueMode {
     }
 
     /// Takes a message of a device, and publishes that the device is awake if it was asleep.
-    pub fn heard_from(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn heard_from(&mut self, context: &mut Context, device: &mut Device) {
         if !device.wake_up() {
             return renew_status(context, device);
         }
@@ -41,7 +41,7 @@ impl QueueMode {
     }
 
     /// Recomputes the end of the awake time, because the device may have entered or left queue mode.
-    pub fn watch(&mut self, device: &Device) {
+    pub(super) fn watch(&mut self, device: &Device) {
         match device.awake_until() {
             Some(until) => self.ends_of_awake_time.set(device.id, until),
             None => self.ends_of_awake_time.cancel(device.id),
@@ -50,7 +50,7 @@ impl QueueMode {
 
     /// Counts a device as asleep if its awake time is over, and publishes it. Every message of the device moves that
     /// time, so it is checked only when the time of the last check has come.
-    pub fn check(&mut self, context: &mut Context, device: &mut Device) {
+    pub(super) fn check(&mut self, context: &mut Context, device: &mut Device) {
         let Some(until) = device.awake_until() else { return };
         if until > context.now {
             return self.ends_of_awake_time.set(device.id, until);
@@ -59,20 +59,20 @@ impl QueueMode {
         change_presence(context, device, Presence::Asleep, until);
     }
 
-    pub fn forget(&mut self, id: RegistrationId) {
+    pub(super) fn forget(&mut self, id: RegistrationId) {
         self.ends_of_awake_time.cancel(id);
     }
 
-    pub fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
         self.ends_of_awake_time.pop_expired(now)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.ends_of_awake_time.next()
     }
 
     /// Returns the number of devices in queue mode that were awake at their last check.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ends_of_awake_time.len()
     }
 }

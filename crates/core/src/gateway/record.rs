@@ -211,7 +211,7 @@ impl From<&Identity> for IdentityRecord {
 }
 
 impl IdentityRecord {
-    pub fn into_identity(self) -> Identity {
+    pub(crate) fn into_identity(self) -> Identity {
         match self {
             // What is no identity is nobody's.
             Self::Psk(identity) => PskIdentity::new(identity.as_bytes()).map_or(Identity::Unknown, Identity::Psk),
@@ -228,11 +228,11 @@ mod password {
     use super::*;
     use serde::{Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(password: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(password: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
         password.as_ref().map(Secret::reveal).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
         Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
     }
 }
@@ -241,11 +241,11 @@ pub(super) mod milliseconds {
     use super::*;
     use serde::{Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
@@ -256,11 +256,11 @@ mod token {
     use serde::de::Error;
     use serde::{Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(token: &Token, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(token: &Token, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{token:?}"))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Token, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Token, D::Error> {
         let text = String::deserialize(deserializer)?;
         let digits: Option<Vec<u8>> =
             text.chars().map(|digit| digit.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();

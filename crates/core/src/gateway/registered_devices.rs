@@ -60,12 +60,12 @@ enum RegistrationTimer {
 impl RegisteredDevices {
     /// Creates a gateway's devices, of which there are none. The client for presence connects at this time; never, if
     /// there is none.
-    pub fn new(status_client_connects_at: Option<Instant>) -> Self {
+    pub(super) fn new(status_client_connects_at: Option<Instant>) -> Self {
         Self { status_client: StatusClient::new(status_client_connects_at), ..Self::default() }
     }
 
     /// Registers a device, or restores one. An older registration of its endpoint has left before.
-    pub fn insert(&mut self, context: &Context, new: NewDevice) {
+    pub(super) fn insert(&mut self, context: &Context, new: NewDevice) {
         let mut device = Device::new(new);
         device.set_awake_window(awake_window(&context.settings, &device.registration));
         self.queue_mode.registered(context, &mut device);
@@ -76,7 +76,7 @@ impl RegisteredDevices {
     }
 
     /// Applies an Update. Its peer is the device's address from now on.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         context: &mut Context,
         id: RegistrationId,
@@ -113,7 +113,7 @@ impl RegisteredDevices {
 
     /// Removes a device that leaves. Each of its commands gets its final answer first, unless the broker has ended the
     /// session.
-    pub fn leave(&mut self, context: &mut Context, id: RegistrationId, reason: LeaveReason) {
+    pub(super) fn leave(&mut self, context: &mut Context, id: RegistrationId, reason: LeaveReason) {
         let connected = !matches!(reason, LeaveReason::Broker(_));
         if let Some(device) = self.registry.device_mut(id).filter(|_| connected) {
             self.commands.give_up_all(context, device);
@@ -139,7 +139,7 @@ impl RegisteredDevices {
     }
 
     /// Removes a device that has registered again, and returns it so that its commands move to the new registration.
-    pub fn replace(&mut self, context: &mut Context, endpoint: &str) -> Option<Device> {
+    pub(super) fn replace(&mut self, context: &mut Context, endpoint: &str) -> Option<Device> {
         let id = self.registry.id_by_endpoint(endpoint)?;
         let device = self.remove(context, id)?;
         context.command_broker(BrokerCommand::Disconnect { registration: id });
@@ -150,7 +150,7 @@ impl RegisteredDevices {
 
     /// Removes a device that another gateway has from now on, without a final answer to its commands: they move with
     /// it. The console is told that its commands have left, since nobody could give it their answers.
-    pub fn release(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
+    pub(super) fn release(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
         let Self { registry, commands, .. } = self;
         let device = registry.device_mut(id)?;
         commands.tell_console_left(context, device);
@@ -166,7 +166,7 @@ impl RegisteredDevices {
     }
 
     /// Returns whether a device that the broker has accepted can be registered; another one may be evicted for it.
-    pub fn make_room_for(&mut self, context: &mut Context, endpoint: &str) -> bool {
+    pub(crate) fn make_room_for(&mut self, context: &mut Context, endpoint: &str) -> bool {
         let replaces = self.registry.id_by_endpoint(endpoint).is_some();
         if replaces || self.registry.len() < context.settings.limits.devices {
             return true;
@@ -177,12 +177,12 @@ impl RegisteredDevices {
     }
 
     /// Returns the device that may be evicted now.
-    pub fn evictable(&mut self, now: Instant) -> Option<RegistrationId> {
+    pub(crate) fn evictable(&mut self, now: Instant) -> Option<RegistrationId> {
         self.silent.evictable(now, &self.registry)
     }
 
     /// Moves the registrations that an identity made, and that it names, to its new association.
-    pub fn established(&mut self, context: &mut Context, peer: Peer, identity: &Arc<Identity>) {
+    pub(super) fn established(&mut self, context: &mut Context, peer: Peer, identity: &Arc<Identity>) {
         // Clients fetch an image by an association of its own, and do not notify by that one: the registration stays
         // where it is until the device sends an Update.
         if context.pulls.has_offer_for(identity) {
@@ -200,7 +200,7 @@ impl RegisteredDevices {
     }
 
     /// Does what is due: ends registrations, refuses pending commands, publishes which devices are asleep.
-    pub fn handle_timeout(&mut self, context: &mut Context) {
+    pub(super) fn handle_timeout(&mut self, context: &mut Context) {
         self.status_client.handle_timeout(context);
         self.withdraw_next(context);
         while let Some(timer) = self.due(context.now) {
@@ -234,7 +234,7 @@ impl RegisteredDevices {
     }
 
     /// Notes whether this user of the console has an event stream of this device.
-    pub fn set_stream_open(&mut self, now: Instant, endpoint: &str, user: &str, is_open: bool) {
+    pub(super) fn set_stream_open(&mut self, now: Instant, endpoint: &str, user: &str, is_open: bool) {
         let device = self.registry.device_by_endpoint(endpoint);
         let observations = device.into_iter().flat_map(|device| device.observations.iter());
         let of_stream = observations.filter_map(|(exchange, observation)| {
@@ -244,34 +244,34 @@ impl RegisteredDevices {
         self.commands.streams.set_open(now, (endpoint, user), is_open, of_stream);
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timers = self.timers().into_iter().filter_map(|(at, _)| at);
         timers.chain(self.status_client.next_deadline()).min()
     }
 
     /// Returns the device of this registration, and the scheduler of its commands.
-    pub fn with_commands(&mut self, id: RegistrationId) -> Option<(&mut Device, &mut CommandScheduler)> {
+    pub(super) fn with_commands(&mut self, id: RegistrationId) -> Option<(&mut Device, &mut CommandScheduler)> {
         Some((self.registry.device_mut(id)?, &mut self.commands))
     }
 
-    pub fn registry(&self) -> &Registry {
+    pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    pub fn registry_mut(&mut self) -> &mut Registry {
+    pub(crate) fn registry_mut(&mut self) -> &mut Registry {
         &mut self.registry
     }
 
-    pub fn commands(&self) -> &CommandScheduler {
+    pub(super) fn commands(&self) -> &CommandScheduler {
         &self.commands
     }
 
-    pub fn commands_mut(&mut self) -> &mut CommandScheduler {
+    pub(crate) fn commands_mut(&mut self) -> &mut CommandScheduler {
         &mut self.commands
     }
 
     /// Returns the number of deadlines of all devices.
-    pub fn deadlines(&self) -> usize {
+    pub(super) fn deadlines(&self) -> usize {
         self.lifetimes.len()
             + self.commands.deadlines()
             + self.queue_mode.len()
@@ -280,7 +280,7 @@ impl RegisteredDevices {
     }
 
     /// Gives up the commands in flight of all devices: each of them has its last answer.
-    pub fn give_up_in_flight(&mut self, context: &mut Context) {
+    pub(crate) fn give_up_in_flight(&mut self, context: &mut Context) {
         for device in self.registry.devices_mut() {
             self.commands.give_up_in_flight(context, device);
         }
@@ -352,12 +352,12 @@ impl RegisteredDevices {
 
 /// The presence of devices whose session the broker has ended.
 impl RegisteredDevices {
-    pub fn status_client(&self) -> &StatusClient {
+    pub(crate) fn status_client(&self) -> &StatusClient {
         &self.status_client
     }
 
     /// Takes an event of the gateway's client for presence.
-    pub fn handle_status_client(&mut self, context: &mut Context, event: BrokerEvent) {
+    pub(crate) fn handle_status_client(&mut self, context: &mut Context, event: BrokerEvent) {
         for endpoint in self.status_client.handle_broker(context, event) {
             match self.registry.device_by_endpoint_mut(&endpoint) {
                 // Its `offline` may have arrived after its `online`.
@@ -380,7 +380,7 @@ impl RegisteredDevices {
 /// Firmware updates.
 impl RegisteredDevices {
     /// Takes what happened to the image of a job.
-    pub fn image_event(&mut self, context: &mut Context, event: ImageEvent) {
+    pub(crate) fn image_event(&mut self, context: &mut Context, event: ImageEvent) {
         match event {
             ImageEvent::Described { request, result } => {
                 for pending in self.commands.jobs.described(request) {
@@ -430,7 +430,7 @@ impl RegisteredDevices {
     }
 
     /// Reads the bytes that the push of an image needs next. A device that has answered a block is awake.
-    pub fn body_wanted(
+    pub(crate) fn body_wanted(
         &mut self,
         context: &mut Context,
         exchange: ExchangeId,
@@ -446,7 +446,7 @@ impl RegisteredDevices {
     }
 
     /// The device has registered: its firmware update goes on.
-    pub fn resume_job(&mut self, context: &mut Context, id: RegistrationId) {
+    pub(crate) fn resume_job(&mut self, context: &mut Context, id: RegistrationId) {
         if let Some(device) = self.registry.device(id) {
             self.commands.jobs.registered(context, device);
             context.campaign_inbox.heard_from(&device.registration.endpoint);
@@ -454,7 +454,7 @@ impl RegisteredDevices {
     }
 
     /// Restores the job of an earlier process.
-    pub fn restore_job(&mut self, context: &mut Context, record: FirmwareJobRecord) {
+    pub(crate) fn restore_job(&mut self, context: &mut Context, record: FirmwareJobRecord) {
         let FirmwareJobRecord { endpoint, job } = record;
         let device = self.registry.device_by_endpoint(&endpoint);
         if let Some(job) = job {
@@ -473,14 +473,14 @@ impl RegisteredDevices {
 
 /// Takes the events of exchanges and observations. An event of a device that has left has no effect.
 impl RegisteredDevices {
-    pub fn acknowledged(&mut self, context: &mut Context, exchange: ExchangeId) {
+    pub(super) fn acknowledged(&mut self, context: &mut Context, exchange: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
         heard_from(context, queue_mode, commands, device);
         commands.acknowledged(context, device, exchange);
     }
 
-    pub fn answered(
+    pub(super) fn answered(
         &mut self,
         context: &mut Context,
         exchange: ExchangeId,
@@ -493,28 +493,28 @@ impl RegisteredDevices {
         commands.answered(context, device, exchange, response, observing);
     }
 
-    pub fn reset(&mut self, context: &mut Context, exchange: ExchangeId) {
+    pub(super) fn reset(&mut self, context: &mut Context, exchange: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
         heard_from(context, queue_mode, commands, device);
         commands.reset(context, device, exchange);
     }
 
-    pub fn timed_out(&mut self, context: &mut Context, exchange: ExchangeId) {
+    pub(super) fn timed_out(&mut self, context: &mut Context, exchange: ExchangeId) {
         let Self { registry, commands, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
         commands.timed_out(context, device, exchange);
     }
 
     /// Takes the failure of an exchange: its response cannot be decoded, or a body could not be transferred.
-    pub fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: ExchangeError) {
+    pub(super) fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: ExchangeError) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
         heard_from(context, queue_mode, commands, device);
         commands.failed(context, device, exchange, error);
     }
 
-    pub fn notified(&mut self, context: &mut Context, notification: ReceivedNotification) {
+    pub(super) fn notified(&mut self, context: &mut Context, notification: ReceivedNotification) {
         let Self { registry, commands, queue_mode, notifications, .. } = self;
         let (observation, over) = (notification.observation, notification.over);
         let Some(device) = device_of(registry, commands, observation) else { return };
@@ -532,7 +532,7 @@ impl RegisteredDevices {
     }
 
     /// Takes the event that a newer notification arrived before the body of this one was complete.
-    pub fn superseded(&mut self, context: &mut Context, observation: ExchangeId) {
+    pub(super) fn superseded(&mut self, context: &mut Context, observation: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, observation) else { return };
         heard_from(context, queue_mode, commands, device);
@@ -540,7 +540,13 @@ impl RegisteredDevices {
     }
 
     /// Takes a Send of this device, which speaks from this peer now.
-    pub fn send(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest, has_room: bool) {
+    pub(super) fn send(
+        &mut self,
+        context: &mut Context,
+        id: RegistrationId,
+        received: ReceivedRequest,
+        has_room: bool,
+    ) {
         self.move_to(context, id, received.peer);
         let Self { registry, commands, queue_mode, notifications, .. } = self;
         let Some(device) = registry.device_mut(id) else { return };
@@ -551,7 +557,7 @@ impl RegisteredDevices {
     }
 
     /// The broker has the publication of a notification, of a Send or of a final answer.
-    pub fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+    pub(super) fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         if context.answer_is_done(ticket) {
             return;
         }
@@ -561,14 +567,14 @@ impl RegisteredDevices {
     }
 
     /// The publication of a Send is queued.
-    pub fn queued(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+    pub(super) fn queued(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         self.with_notifications(context, id, |notifications, context, device| {
             notifications.queued(context, device, ticket);
         });
     }
 
     /// The notification, the Send or the final answer with this ticket is not published.
-    pub fn unpublished(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+    pub(super) fn unpublished(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         if context.answer_is_done(ticket) {
             return;
         }

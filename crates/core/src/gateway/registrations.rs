@@ -62,12 +62,12 @@ pub(super) struct Registrations {
 impl Registrations {
     /// Creates the registrations of a gateway without devices. Its client for presence connects at this time; never, if
     /// there is none.
-    pub fn new(status_client_connects_at: Option<Instant>) -> Self {
+    pub(super) fn new(status_client_connects_at: Option<Instant>) -> Self {
         Self { devices: RegisteredDevices::new(status_client_connects_at), ..Self::default() }
     }
 
     /// Answers a request of a device, now or when the broker has answered.
-    pub fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
+    pub(super) fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
         let ReceivedRequest { id, request, .. } = received;
         let Ok(path) = request.options.texts(number::URI_PATH) else {
             return context.respond(id, Response::new(Code::BAD_REQUEST));
@@ -90,7 +90,7 @@ impl Registrations {
     }
 
     /// Refuses a request of a peer whose socket or credentials are for bootstrap only.
-    pub fn refuse(&mut self, context: &mut Context, received: ReceivedRequest, reason: Forbidden) {
+    pub(super) fn refuse(&mut self, context: &mut Context, received: ReceivedRequest, reason: Forbidden) {
         let identity = context.identity(received.peer);
         let items = received.request.options.texts(number::URI_QUERY).unwrap_or_default();
         let endpoint = items.iter().find_map(|item| item.strip_prefix("ep="));
@@ -100,7 +100,7 @@ impl Registrations {
     }
 
     /// Takes what the broker's side reports of a registration. One that has left is not known any more.
-    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
+    pub(super) fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
         match event {
             BrokerEvent::Connected { registration } => self.connected(context, registration),
             BrokerEvent::ConnectFailed { registration, error } => self.connect_failed(context, registration, error),
@@ -133,7 +133,7 @@ impl Registrations {
     }
 
     /// Takes what happened to the image of a job.
-    pub fn handle_image_event(&mut self, context: &mut Context, event: ImageEvent) {
+    pub(crate) fn handle_image_event(&mut self, context: &mut Context, event: ImageEvent) {
         self.devices.image_event(context, event);
     }
 
@@ -145,44 +145,44 @@ impl Registrations {
     }
 
     /// Answers the pending Registers 5.03: the gateway stops, and their devices come back when it runs again.
-    pub fn turn_all_away(&mut self, context: &mut Context) {
+    pub(crate) fn turn_all_away(&mut self, context: &mut Context) {
         for id in self.pending.ids() {
             self.turn_away(context, id, STOPPING);
         }
     }
 
     /// Returns an id that no registration has had.
-    pub fn new_id(&mut self) -> RegistrationId {
+    pub(super) fn new_id(&mut self) -> RegistrationId {
         self.last_id += 1;
         RegistrationId(self.last_id)
     }
 
-    pub fn devices(&self) -> &RegisteredDevices {
+    pub(super) fn devices(&self) -> &RegisteredDevices {
         &self.devices
     }
 
-    pub fn devices_mut(&mut self) -> &mut RegisteredDevices {
+    pub(crate) fn devices_mut(&mut self) -> &mut RegisteredDevices {
         &mut self.devices
     }
 
-    pub fn pending(&self) -> &PendingRegistrations {
+    pub(super) fn pending(&self) -> &PendingRegistrations {
         &self.pending
     }
 
-    pub fn profiles(&self) -> &Profiles {
+    pub(super) fn profiles(&self) -> &Profiles {
         &self.profiles
     }
 
-    pub fn profiles_mut(&mut self) -> &mut Profiles {
+    pub(crate) fn profiles_mut(&mut self) -> &mut Profiles {
         &mut self.profiles
     }
 
-    pub fn access_mut(&mut self) -> &mut AccessControl {
+    pub(crate) fn access_mut(&mut self) -> &mut AccessControl {
         &mut self.access
     }
 
     /// Returns the registered device of this name, if it last spoke from there.
-    pub fn device_at(&self, endpoint: &str, peer: Peer) -> Option<&Device> {
+    pub(crate) fn device_at(&self, endpoint: &str, peer: Peer) -> Option<&Device> {
         self.devices.registry().device_by_endpoint(endpoint).filter(|device| device.peer == peer)
     }
 }

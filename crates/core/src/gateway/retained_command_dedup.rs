@@ -43,21 +43,21 @@ struct Memory {
 
 impl RetainedCommandDedup {
     /// Keeps what changes from now on for [`RetainedCommandDedup::take_changes`].
-    pub fn keep_changes(&mut self) {
+    pub(crate) fn keep_changes(&mut self) {
         self.changes.keep();
     }
 
     /// Marks every memory as changed.
-    pub fn change_all(&mut self) {
+    pub(super) fn change_all(&mut self) {
         self.by_endpoint.keys().for_each(|endpoint| self.changes.mark(endpoint));
     }
 
-    pub fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
+    pub(super) fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
         self.by_endpoint.get(endpoint).is_some_and(|memory| memory.commands.contains(&command))
     }
 
     /// Remembers a command that was sent to a registered device.
-    pub fn remember(&mut self, endpoint: &str, command: CommandDigest) {
+    pub(super) fn remember(&mut self, endpoint: &str, command: CommandDigest) {
         let memory = match self.by_endpoint.get_mut(endpoint) {
             Some(memory) => memory,
             None => self.by_endpoint.entry(endpoint.into()).or_default(),
@@ -70,7 +70,7 @@ impl RetainedCommandDedup {
     }
 
     /// Notes that the endpoint is registered: its memory stays for as long as it is.
-    pub fn registered(&mut self, endpoint: &str) {
+    pub(super) fn registered(&mut self, endpoint: &str) {
         let departure = self.by_endpoint.get_mut(endpoint).and_then(|memory| memory.departure.take());
         if let Some(departure) = departure {
             self.departed.remove(&departure);
@@ -78,7 +78,7 @@ impl RetainedCommandDedup {
     }
 
     /// Marks the endpoint as not registered any more. If too many have left, the one that left first is forgotten.
-    pub fn left(&mut self, endpoint: &str) {
+    pub(super) fn left(&mut self, endpoint: &str) {
         let Some((endpoint, memory)) = self.by_endpoint.get_key_value(endpoint) else { return };
         if memory.departure.is_some() {
             return;
@@ -97,24 +97,24 @@ impl RetainedCommandDedup {
         }
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(super) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
     /// Returns the changes for the store, at most so many.
-    pub fn take_changes(&mut self, most: usize) -> Vec<Change> {
+    pub(super) fn take_changes(&mut self, most: usize) -> Vec<Change> {
         let endpoints: Vec<Arc<str>> = std::iter::from_fn(|| self.changes.take()).take(most).collect();
         endpoints.iter().map(|endpoint| Change::RetainedCommands(self.record(endpoint))).collect()
     }
 
     /// Restores what an earlier process remembered.
-    pub fn restore(&mut self, record: RetainedCommandsRecord) {
+    pub(super) fn restore(&mut self, record: RetainedCommandsRecord) {
         let commands = record.commands.into_iter().rev().take(OF_ENDPOINT).rev().collect();
         self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
     }
 
     /// Takes what is remembered of an endpoint that another gateway has now.
-    pub fn release(&mut self, endpoint: &str) -> RetainedCommandsRecord {
+    pub(super) fn release(&mut self, endpoint: &str) -> RetainedCommandsRecord {
         let record = self.record(endpoint);
         let departure = self.by_endpoint.remove(endpoint).and_then(|memory| memory.departure);
         if let Some(departure) = departure {
@@ -126,7 +126,7 @@ impl RetainedCommandDedup {
     }
 
     /// Takes what another gateway remembered of an endpoint.
-    pub fn adopt(&mut self, record: RetainedCommandsRecord) {
+    pub(crate) fn adopt(&mut self, record: RetainedCommandsRecord) {
         self.release(&record.endpoint);
         if !record.commands.is_empty() {
             self.changes.mark(&record.endpoint);
@@ -141,7 +141,7 @@ impl RetainedCommandDedup {
     }
 
     /// Returns the number of endpoints that are remembered.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_endpoint.len()
     }
 }

@@ -53,7 +53,7 @@ struct PresenceWithdrawal {
 /// The connection.
 impl StatusClient {
     /// Creates a client that connects at this time; never, if there is none.
-    pub fn new(connects_at: Option<Instant>) -> Self {
+    pub(super) fn new(connects_at: Option<Instant>) -> Self {
         Self {
             connection: OwnClient::new(SESSION, connects_at),
             withdrawals: HashMap::new(),
@@ -64,23 +64,23 @@ impl StatusClient {
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.connection.next_deadline()
     }
 
     /// Connects, if it is time. The client subscribes to nothing.
-    pub fn handle_timeout(&mut self, context: &mut Context) {
+    pub(super) fn handle_timeout(&mut self, context: &mut Context) {
         let login = context.settings.status_login.clone();
         self.connection.handle_timeout(context, login, PREFIX, String::new());
     }
 
     /// Returns how many presences are to be taken back.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.withdrawals.len()
     }
 
     /// Returns whether the presence of this endpoint is to be taken back, so that no other gateway may publish it yet.
-    pub fn awaits(&self, endpoint: &str) -> bool {
+    pub(super) fn awaits(&self, endpoint: &str) -> bool {
         self.withdrawals.contains_key(endpoint)
     }
 }
@@ -89,7 +89,7 @@ impl StatusClient {
 impl StatusClient {
     /// Takes back the presence of a device that leaves because the broker ended its session. Where another client took
     /// over the session, this client may publish a presence of its own, which stays.
-    pub fn withdraw(&mut self, context: &mut Context, device: &Device, reason: CloseReason) {
+    pub(super) fn withdraw(&mut self, context: &mut Context, device: &Device, reason: CloseReason) {
         let Some(topic) = device.topics.status().map(|topic| topic.name) else { return };
         if context.settings.status_login.is_none() || reason == CloseReason::Discarded {
             return;
@@ -112,7 +112,7 @@ impl StatusClient {
 
     /// Publishes what waits, as far as the broker has acknowledged what was published. A device that is registered
     /// again keeps its presence.
-    pub fn publish_next(&mut self, context: &mut Context, is_registered: impl Fn(&str) -> bool) {
+    pub(super) fn publish_next(&mut self, context: &mut Context, is_registered: impl Fn(&str) -> bool) {
         while self.connection.is_connected() && self.in_flight.len() < WINDOW {
             let Some(endpoint) = self.waiting.pop_front() else { break };
             if is_registered(&endpoint) {
@@ -142,7 +142,7 @@ impl StatusClient {
 
     /// Takes an event of the session. Returns the endpoints whose `offline` is not on its way any more: if one of them
     /// is registered, its presence has to be published once more.
-    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) -> Vec<String> {
+    pub(super) fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) -> Vec<String> {
         match event {
             BrokerEvent::Published { ticket, .. } => {
                 self.is_refused = false;

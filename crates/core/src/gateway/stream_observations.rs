@@ -24,7 +24,7 @@ pub(super) struct StreamObservations {
 
 impl StreamObservations {
     /// Notes whether this user has a stream of this device. `observations` are those that last as long as it.
-    pub fn set_open(
+    pub(crate) fn set_open(
         &mut self,
         now: Instant,
         (endpoint, user): (&str, &str),
@@ -41,7 +41,7 @@ impl StreamObservations {
     }
 
     /// Notes an observation that a command of this origin began.
-    pub fn observed(&mut self, now: Instant, endpoint: &str, observation: ExchangeId, origin: &Origin) {
+    pub(super) fn observed(&mut self, now: Instant, endpoint: &str, observation: ExchangeId, origin: &Origin) {
         let Some(console) = origin.console().filter(|console| console.while_stream) else { return };
         if !self.open.contains(&(endpoint.to_owned(), console.user.clone())) {
             self.ends.set(observation, now + WITHOUT_STREAM);
@@ -49,19 +49,19 @@ impl StreamObservations {
     }
 
     /// Forgets an observation that has ended.
-    pub fn ended(&mut self, observation: ExchangeId) {
+    pub(super) fn ended(&mut self, observation: ExchangeId) {
         self.ends.cancel(observation);
     }
 
-    pub fn pop_expired(&mut self, now: Instant) -> Option<ExchangeId> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<ExchangeId> {
         self.ends.pop_expired(now)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.ends.next()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 }

@@ -116,12 +116,12 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.traces.is_empty()
     }
 
     /// Begins a trace; `device` is the peer of the device of an endpoint name. Returns `false` if there are too many.
-    pub fn begin(&mut self, id: TraceId, target: TraceTarget, device: Option<Peer>) -> bool {
+    pub(super) fn begin(&mut self, id: TraceId, target: TraceTarget, device: Option<Peer>) -> bool {
         let has_room = self.traces.len() < TRACES;
         if has_room {
             self.traces.push(Trace::new(id, target, device));
@@ -130,13 +130,13 @@ impl Traces {
     }
 
     /// Ends a trace. The copies that wait stay.
-    pub fn end(&mut self, id: TraceId) {
+    pub(super) fn end(&mut self, id: TraceId) {
         self.traces.retain(|trace| trace.id != id);
     }
 
     /// Copies a received message for the traces that it belongs to. `named` is the endpoint name that it is about, if
     /// it names one.
-    pub fn received(
+    pub(super) fn received(
         &mut self,
         (now, at): (Instant, Duration),
         facts: &PeerFacts,
@@ -153,7 +153,7 @@ impl Traces {
     }
 
     /// Copies a message that is sent.
-    pub fn sent(&mut self, (now, at): (Instant, Duration), facts: &PeerFacts, datagram: &[u8]) {
+    pub(super) fn sent(&mut self, (now, at): (Instant, Duration), facts: &PeerFacts, datagram: &[u8]) {
         let traces = self.belonging(now, |trace| trace.has(now, facts, None));
         self.sealed = facts.peer.association.map(|association| (association, ids(&traces)));
         if !traces.is_empty() {
@@ -162,7 +162,7 @@ impl Traces {
     }
 
     /// Copies a report for the traces that it belongs to, and lets traces by endpoint name follow their devices.
-    pub fn report(&mut self, (now, at): (Instant, Duration), facts: Option<&PeerFacts>, report: &Report) {
+    pub(super) fn report(&mut self, (now, at): (Instant, Duration), facts: Option<&PeerFacts>, report: &Report) {
         self.traces.iter_mut().for_each(|trace| trace.follow(now, report));
         let traces = match (report.traced_by(), facts) {
             (TracedBy::Nothing, _) | (TracedBy::Peer, None) => return,
@@ -182,7 +182,7 @@ impl Traces {
         }
     }
 
-    pub fn pop(&mut self) -> Option<Traced> {
+    pub(super) fn pop(&mut self) -> Option<Traced> {
         let traced = self.waiting.pop_front()?;
         self.waiting_bytes -= traced.bytes();
         Some(traced)
@@ -190,7 +190,7 @@ impl Traces {
 
     /// Leaves a message out of the traces by endpoint name of other devices. Returns whether a trace is left that has
     /// it.
-    pub fn keep_own(&self, traced: &mut Traced, endpoint: &str) -> bool {
+    pub(crate) fn keep_own(&self, traced: &mut Traced, endpoint: &str) -> bool {
         let is_others = |id| self.traces.iter().any(|trace| trace.id == id && trace.is_of_other_device(endpoint));
         traced.traces.retain(|(id, _)| !is_others(*id));
         !traced.traces.is_empty()

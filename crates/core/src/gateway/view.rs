@@ -21,7 +21,7 @@ pub const PAGE_ROWS: usize = 50;
 pub const PAGE_EXAMINED: usize = 500;
 /// The maximum number of devices that are looked at for one page that is chosen by the username, which is rendered for
 /// each of them.
-pub const PAGE_RENDERED: usize = 125;
+pub(crate) const PAGE_RENDERED: usize = 125;
 
 /// Asks for devices in the order of their endpoint names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -15,17 +15,17 @@ pub(super) struct WallClock {
 
 impl WallClock {
     /// Creates a clock that shows `unix_time`, since 1970, at `moment`.
-    pub fn new(moment: Instant, unix_time: Duration) -> Self {
+    pub(super) fn new(moment: Instant, unix_time: Duration) -> Self {
         Self { moment, unix_time }
     }
 
     /// Returns the moment at which the clocks were compared.
-    pub fn compared(&self) -> Instant {
+    pub(crate) fn compared(&self) -> Instant {
         self.moment
     }
 
     /// Returns the time since 1970 at this moment.
-    pub fn unix_time(&self, at: Instant) -> Duration {
+    pub(super) fn unix_time(&self, at: Instant) -> Duration {
         match at.checked_duration_since(self.moment) {
             Some(later) => self.unix_time + later,
             None => self.unix_time.saturating_sub(self.moment.duration_since(at)),
@@ -34,7 +34,7 @@ impl WallClock {
 
     /// Returns the moment of a time since 1970. The monotonic clock may not reach back so far: then it is the moment of
     /// the last comparison, so that a lifetime ends too late rather than too early.
-    pub fn moment(&self, unix_time: Duration) -> Instant {
+    pub(super) fn moment(&self, unix_time: Duration) -> Instant {
         let moved = match unix_time.checked_sub(self.unix_time) {
             Some(later) => self.moment.checked_add(later.min(FURTHEST)),
             None => self.moment.checked_sub(self.unix_time - unix_time),

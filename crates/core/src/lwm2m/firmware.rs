@@ -8,22 +8,22 @@ pub(crate) const OBJECT: u16 = 5;
 
 /// The resources of an instance of the object.
 pub(crate) mod resource {
-    pub const PACKAGE: u16 = 0;
-    pub const PACKAGE_URI: u16 = 1;
-    pub const UPDATE: u16 = 2;
-    pub const STATE: u16 = 3;
-    pub const UPDATE_RESULT: u16 = 5;
-    pub const PACKAGE_VERSION: u16 = 7;
-    pub const PROTOCOLS: u16 = 8;
-    pub const DELIVERY_METHOD: u16 = 9;
+    pub(crate) const PACKAGE: u16 = 0;
+    pub(crate) const PACKAGE_URI: u16 = 1;
+    pub(crate) const UPDATE: u16 = 2;
+    pub(crate) const STATE: u16 = 3;
+    pub(crate) const UPDATE_RESULT: u16 = 5;
+    pub(crate) const PACKAGE_VERSION: u16 = 7;
+    pub(crate) const PROTOCOLS: u16 = 8;
+    pub(crate) const DELIVERY_METHOD: u16 = 9;
     /// Version 1.1 of the object has it.
-    pub const CANCEL: u16 = 10;
+    pub(crate) const CANCEL: u16 = 10;
 }
 
 /// Values of the resource Firmware Update Protocol Support.
 pub(crate) mod protocol {
-    pub const COAP: i64 = 0;
-    pub const COAPS: i64 = 1;
+    pub(crate) const COAP: i64 = 0;
+    pub(crate) const COAPS: i64 = 1;
 }
 
 /// Returns the path of an instance of the object.
@@ -114,7 +114,7 @@ impl UpdateResult {
 impl Delivery {
     /// Returns the methods that the number of the resource Firmware Update Delivery Method names. Without the resource,
     /// and for an unknown number, a device is taken to have both.
-    pub fn of(number: Option<i64>) -> Self {
+    pub(crate) fn of(number: Option<i64>) -> Self {
         Self { pull: number != Some(1), push: number != Some(0) }
     }
 }

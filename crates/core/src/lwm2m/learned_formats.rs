@@ -7,7 +7,7 @@ use super::content_format::{ContentFormat, FormatSet};
 /// Holds the formats that a device has rejected or accepted in its answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LearnedFormats {
+pub(crate) struct LearnedFormats {
     /// Formats that are not requested any more, because the device answered 4.06.
     #[serde(skip_serializing_if = "FormatSet::is_empty")]
     pub(super) not_acceptable: FormatSet,
@@ -23,7 +23,7 @@ pub struct LearnedFormats {
 }
 
 impl LearnedFormats {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Texts {
+pub(crate) struct Texts {
     /// Concatenates all texts.
     text: String,
     /// Holds the end of each text.
@@ -11,18 +11,18 @@ pub struct Texts {
 }
 
 impl Texts {
-    pub fn push(&mut self, text: &str) {
+    pub(super) fn push(&mut self, text: &str) {
         self.text.push_str(text);
         self.ends.push(u32::try_from(self.text.len()).expect("a message has less than 4 GiB"));
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
         begins.zip(&self.ends).map(|(begin, end)| &self.text[begin as usize..*end as usize])
     }
 
     /// Returns the number of bytes that the list occupies.
-    pub fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.text.len() + size_of::<u32>() * self.ends.len()
     }
 

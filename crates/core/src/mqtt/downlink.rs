@@ -72,14 +72,14 @@ pub(crate) enum ReadCommand {
 }
 
 impl ReadCommand {
-    pub fn msg_type(&self) -> &'static str {
+    pub(crate) fn msg_type(&self) -> &'static str {
         match self {
             Self::Operation(command) => command.msg_type(),
             Self::Firmware(command) => command.msg_type(),
         }
     }
 
-    pub fn into_echo(self) -> Echo {
+    pub(crate) fn into_echo(self) -> Echo {
         match self {
             Self::Operation(command) => command.echo,
             Self::Firmware(command) => command.echo,

@@ -182,7 +182,7 @@ impl Device {
 
     /// Returns whether `last_heard` in the stored record is out of date by a minute, or by an eighth of the lifetime.
     /// After a restart a lifetime is shortened by no more than that, and a device that updates in time does not notice.
-    pub fn needs_new_record(&self) -> bool {
+    pub(crate) fn needs_new_record(&self) -> bool {
         let lifetime = self.registration.lifetime;
         let tolerance = if lifetime.is_zero() { RECORD_AGE } else { RECORD_AGE.min(lifetime / 8) };
         self.last_heard.saturating_duration_since(self.recorded) >= tolerance
@@ -195,7 +195,7 @@ impl Device {
     }
 
     /// Returns the shard of the newest record; `None` if none was made.
-    pub fn stored_in(&self) -> Option<Shard> {
+    pub(crate) fn stored_in(&self) -> Option<Shard> {
         self.stored_in
     }
 
@@ -239,7 +239,7 @@ impl Device {
     }
 
     /// Returns whether the device is within its awake window (queue mode, LwM2M Core 1.1 section 6.5).
-    pub fn is_awake(&self, now: Instant) -> bool {
+    pub(crate) fn is_awake(&self, now: Instant) -> bool {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
     }
 

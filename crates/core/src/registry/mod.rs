@@ -12,8 +12,10 @@ mod totals;
 
 pub use deferred_acks::{DeferredAck, DeferredAcks};
 pub use device::{AdmitOutcome, Device, InFlight, NewDevice, Presence, PublishedPresence};
-pub use observations::{DeviceObservations, Grouping, Observation, ObservedPaths, ScheduledObservation};
-pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
+pub(crate) use observations::ScheduledObservation;
+pub use observations::{DeviceObservations, Grouping, Observation, ObservedPaths};
+pub(crate) use queue::CommandBytes;
+pub use queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
 pub use topics::{Topic, TopicEnds, Topics};
 pub use totals::RegistryTotals;
@@ -156,7 +158,7 @@ impl Registry {
 
     /// Returns the names with this prefix and their devices, in the order of the names. They begin after the name
     /// `after`. Whoever chooses by the name need not look at the other devices.
-    pub fn names_in_order<'a>(
+    pub(crate) fn names_in_order<'a>(
         &'a self,
         after: Option<&'a str>,
         prefix: &'a str,

@@ -30,7 +30,7 @@ pub enum ObservedPaths {
 
 impl ObservedPaths {
     /// Returns what a command is about. Observations of firmware updates are apart from all others.
-    pub fn of_command(command: &Command) -> Self {
+    pub(crate) fn of_command(command: &Command) -> Self {
         match command.origin {
             Origin::Firmware => Self::Firmware(command.operation.path),
             Origin::Application | Origin::AutoObserve | Origin::Campaign | Origin::Console(_) => {
@@ -93,7 +93,7 @@ impl Grouping {
 
 /// The next request of `auto_observe`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ScheduledObservation {
+pub(crate) enum ScheduledObservation {
     Single(Path),
     Composite(Vec<Path>),
 }

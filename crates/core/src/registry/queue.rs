@@ -54,7 +54,7 @@ pub enum QueueFull {
 
 /// The bytes of the commands that are kept for all devices. A clone counts in the same place.
 #[derive(Clone, Debug, Default)]
-pub struct CommandBytes(Total);
+pub(crate) struct CommandBytes(Total);
 
 /// The bytes of one command, counted until this is dropped.
 #[derive(Debug)]
@@ -165,11 +165,11 @@ impl QueueLimits {
 
 impl CommandBytes {
     /// Counts a command of so many bytes until the room is dropped.
-    pub fn take(&self, bytes: usize) -> ByteReservation {
+    pub(crate) fn take(&self, bytes: usize) -> ByteReservation {
         ByteReservation(self.0.add(bytes))
     }
 
-    pub fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         self.0.sum()
     }
 }

@@ -8,13 +8,13 @@ use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_testkit::scene::{Scene, reply};
 use serde_json::{Value, json};
 
-pub const QUERY_1_1: &str = "ep=dev-7&lt=300&lwm2m=1.1";
+pub(crate) const QUERY_1_1: &str = "ep=dev-7&lt=300&lwm2m=1.1";
 
-pub fn registered() -> Scene {
+pub(crate) fn registered() -> Scene {
     registered_with(|_| {})
 }
 
-pub fn registered_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
+pub(crate) fn registered_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
     let mut scene = Scene::with(change);
     // From now on there are records.
     scene.gateway.restore(scene.now, Vec::new());
@@ -22,23 +22,23 @@ pub fn registered_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
     scene
 }
 
-pub fn composite(id: u64, msg_type: &str, paths: &[&str]) -> Value {
+pub(crate) fn composite(id: u64, msg_type: &str, paths: &[&str]) -> Value {
     json!({ "reqID": id, "msgType": msg_type, "data": { "paths": paths } })
 }
 
-pub fn entries(paths: &[&str], entries: &[(&str, i64)]) -> Value {
+pub(crate) fn entries(paths: &[&str], entries: &[(&str, i64)]) -> Value {
     let entry = |(path, value): &(&str, i64)| json!({ "path": path, "value": value });
     let content: Vec<_> = entries.iter().map(entry).collect();
     json!({ "code": "2.05", "codeMsg": "content", "reqPaths": paths, "content": content })
 }
 
-pub fn senml_json(entries: &[(&str, i64)]) -> Vec<u8> {
+pub(crate) fn senml_json(entries: &[(&str, i64)]) -> Vec<u8> {
     let entry = |(path, value): &(&str, i64)| json!({ "n": path, "v": value });
     json!(entries.iter().map(entry).collect::<Vec<_>>()).to_string().into_bytes()
 }
 
 /// A 2.05 of the device in SenML JSON.
-pub fn senml(request: &Message, kind: Kind, observe: Option<u32>, entries: &[(&str, i64)]) -> Message {
+pub(crate) fn senml(request: &Message, kind: Kind, observe: Option<u32>, entries: &[(&str, i64)]) -> Message {
     let mut message = Message { kind, payload: senml_json(entries), ..reply(request) };
     observe.iter().for_each(|number| message.options.add_uint(number::OBSERVE, *number));
     message.options.add_uint(number::CONTENT_FORMAT, format::SENML_JSON.into());
@@ -46,7 +46,7 @@ pub fn senml(request: &Message, kind: Kind, observe: Option<u32>, entries: &[(&s
 }
 
 /// Registers no more than a device that observes these paths, and gives the request that began it.
-pub fn observing(scene: &mut Scene, paths: &[&str], values: &[(&str, i64)]) -> Message {
+pub(crate) fn observing(scene: &mut Scene, paths: &[&str], values: &[(&str, i64)]) -> Message {
     let command = composite(1, "observe-composite", paths);
     scene.command(&command);
     let request = scene.expect_request(Code::FETCH, "");
@@ -55,23 +55,23 @@ pub fn observing(scene: &mut Scene, paths: &[&str], values: &[(&str, i64)]) -> M
     request
 }
 
-pub fn notified(scene: &mut Scene, observe: &Message, number: u32, values: &[(&str, i64)], published: &Value) {
+pub(crate) fn notified(scene: &mut Scene, observe: &Message, number: u32, values: &[(&str, i64)], published: &Value) {
     let id = scene.fresh_id();
     let notification = Message { id, ..senml(observe, Kind::NonConfirmable, Some(number), values) };
     scene.device_sends(&notification);
     scene.expect_published("up/notify", published);
 }
 
-pub fn notification(seq_num: u32, paths: &[&str], values: &[(&str, i64)]) -> Value {
+pub(crate) fn notification(seq_num: u32, paths: &[&str], values: &[(&str, i64)]) -> Value {
     json!({ "reqID": 1, "msgType": "notify", "seqNum": seq_num, "data": entries(paths, values) })
 }
 
 /// Makes another gateway, which knows what the records tell.
-pub fn restarted(scene: Scene) -> Scene {
+pub(crate) fn restarted(scene: Scene) -> Scene {
     restarted_with(scene, |_| {})
 }
 
-pub fn restarted_with(mut scene: Scene, change: impl FnOnce(&mut GatewayConfig)) -> Scene {
+pub(crate) fn restarted_with(mut scene: Scene, change: impl FnOnce(&mut GatewayConfig)) -> Scene {
     let mut records: Vec<DeviceRecord> = Vec::new();
     for change in scene.gateway.take_changes(scene.now, usize::MAX) {
         if let Change::Put(record) = change {

@@ -6,18 +6,18 @@ use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_testkit::scene::{Said, Scene, path_of, reply, text_reply};
 use serde_json::{Value, json};
 
-pub const QUERY: &str = "ep=dev-7&lt=3600&lwm2m=1.1";
-pub const LINKS: &str = "</>;ct=0,</3/0>,</5>;ver=1.1,</5/0>,</5/1>";
-pub const EVENTS: &str = "lwm2m/dev-7/up/firmware";
-pub const IMAGE: &str = "app-2.1.0.bin";
+pub(crate) const QUERY: &str = "ep=dev-7&lt=3600&lwm2m=1.1";
+pub(crate) const LINKS: &str = "</>;ct=0,</3/0>,</5>;ver=1.1,</5/0>,</5/1>";
+pub(crate) const EVENTS: &str = "lwm2m/dev-7/up/firmware";
+pub(crate) const IMAGE: &str = "app-2.1.0.bin";
 /// Three blocks and a half.
-pub const SIZE: usize = 3 * 1024 + 512;
+pub(crate) const SIZE: usize = 3 * 1024 + 512;
 
-pub fn image() -> Vec<u8> {
+pub(crate) fn image() -> Vec<u8> {
     (0..SIZE).map(|at| (at * 7 % 251) as u8).collect()
 }
 
-pub fn scene_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
+pub(crate) fn scene_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
     let mut scene = Scene::with(change);
     scene.images.write(IMAGE, &image());
     scene.gateway.restore(scene.now, Vec::new());
@@ -25,19 +25,19 @@ pub fn scene_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
     scene
 }
 
-pub fn scene() -> Scene {
+pub(crate) fn scene() -> Scene {
     scene_with(|_| {})
 }
 
 /// A scene in which devices can pull.
-pub fn public_scene() -> Scene {
+pub(crate) fn public_scene() -> Scene {
     scene_with(|settings| {
         settings.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
     })
 }
 
 /// Registers the device by way of the broker. What comes out on the way is taken.
-pub fn register(scene: &mut Scene, query: &str) {
+pub(crate) fn register(scene: &mut Scene, query: &str) {
     let mut message = scene.register_message(query);
     message.payload = LINKS.as_bytes().to_vec();
     scene.device_sends(&message);
@@ -53,12 +53,12 @@ pub fn register(scene: &mut Scene, query: &str) {
     scene.expect_reported("register");
 }
 
-pub fn update(members: Value) -> Value {
+pub(crate) fn update(members: Value) -> Value {
     json!({ "reqID": 1, "msgType": "firmware-update", "data": members })
 }
 
 /// Gives the command, and expects that it has begun. Returns the `data` of the answer.
-pub fn begin(scene: &mut Scene, members: Value) -> Value {
+pub(crate) fn begin(scene: &mut Scene, members: Value) -> Value {
     scene.command(&update(members));
     let mut answer = scene.expect_any_published("lwm2m/dev-7/up/resp");
     assert_eq!((&answer["reqID"], &answer["msgType"]), (&json!(1), &json!("firmware-update")));
@@ -68,7 +68,7 @@ pub fn begin(scene: &mut Scene, members: Value) -> Value {
 }
 
 /// Expects an event with this phase, and returns its `data`.
-pub fn expect_event(scene: &mut Scene, phase: &str) -> Value {
+pub(crate) fn expect_event(scene: &mut Scene, phase: &str) -> Value {
     let mut event = scene.expect_any_published(EVENTS);
     assert_eq!((&event["reqID"], &event["msgType"]), (&json!(1), &json!("firmware-status")), "{event}");
     assert_eq!(event["data"]["phase"], phase, "{event}");
@@ -76,7 +76,7 @@ pub fn expect_event(scene: &mut Scene, phase: &str) -> Value {
 }
 
 /// Expects a refusal of the gateway, and returns its reason.
-pub fn expect_refused(scene: &mut Scene, code: &str) -> String {
+pub(crate) fn expect_refused(scene: &mut Scene, code: &str) -> String {
     let answer = scene.expect_any_published("lwm2m/dev-7/up/resp");
     assert_eq!(answer["data"]["code"], code, "{answer}");
     assert!(answer["data"]["reqPath"].as_str().is_some_and(|path| path.starts_with("/5/")), "{answer}");
@@ -84,7 +84,7 @@ pub fn expect_refused(scene: &mut Scene, code: &str) -> String {
 }
 
 /// The whole object as TLV.
-pub fn object(request: &Message, state: u8, result: u8, delivery: u8) -> Message {
+pub(crate) fn object(request: &Message, state: u8, result: u8, delivery: u8) -> Message {
     let mut answer = Message { kind: Kind::Acknowledgement, code: Code::CONTENT, id: request.id, ..reply(request) };
     answer.options.add_uint(number::CONTENT_FORMAT, format::TLV.into());
     answer.payload = [[0xc1, 3, state], [0xc1, 5, result], [0xc1, 9, delivery]].concat();
@@ -95,13 +95,13 @@ pub fn object(request: &Message, state: u8, result: u8, delivery: u8) -> Message
 
 /// Plays the preparation of an idle device that lets itself be observed. Returns the requests of its observations of
 /// State and Update Result.
-pub fn prepare(scene: &mut Scene, delivery: u8) -> [Message; 2] {
+pub(crate) fn prepare(scene: &mut Scene, delivery: u8) -> [Message; 2] {
     let read = scene.expect_request(Code::GET, "/5/0");
     scene.device_sends(&object(&read, 0, 0, delivery));
     observe(scene, 0, 0)
 }
 
-pub fn observe(scene: &mut Scene, state: u8, result: u8) -> [Message; 2] {
+pub(crate) fn observe(scene: &mut Scene, state: u8, result: u8) -> [Message; 2] {
     [("/5/0/3", state), ("/5/0/5", result)].map(|(path, value)| {
         let request = scene.expect_request(Code::GET, path);
         assert_eq!(request.options.uint(number::OBSERVE), Ok(Some(0)));
@@ -111,12 +111,12 @@ pub fn observe(scene: &mut Scene, state: u8, result: u8) -> [Message; 2] {
 }
 
 /// Sends a notification that nobody acknowledges.
-pub fn notify(scene: &mut Scene, observation: &Message, number: u32, value: u8) {
+pub(crate) fn notify(scene: &mut Scene, observation: &Message, number: u32, value: u8) {
     scene.notify(observation, Kind::NonConfirmable, number, &value.to_string());
 }
 
 /// Expects the URI of a pull, and returns its key and the name of the image.
-pub fn expect_uri(scene: &mut Scene) -> (Message, String, String) {
+pub(crate) fn expect_uri(scene: &mut Scene) -> (Message, String, String) {
     let write = scene.expect_request(Code::PUT, "/5/0/1");
     let uri = String::from_utf8(write.payload.clone()).expect("text");
     let rest = uri.strip_prefix("coap://gw.example.com:5683/fw/").expect("the URI of this gateway");
@@ -126,7 +126,7 @@ pub fn expect_uri(scene: &mut Scene) -> (Message, String, String) {
 }
 
 /// Fetches a block of the image, and returns its bytes.
-pub fn fetch(scene: &mut Scene, (key, name): (&str, &str), block: u32) -> Vec<u8> {
+pub(crate) fn fetch(scene: &mut Scene, (key, name): (&str, &str), block: u32) -> Vec<u8> {
     let mut get = scene.request(Code::GET, &["fw", key, name], "");
     get.options.add_uint(number::BLOCK2, block << 4 | 6);
     scene.device_sends(&get);
@@ -135,7 +135,7 @@ pub fn fetch(scene: &mut Scene, (key, name): (&str, &str), block: u32) -> Vec<u8
 }
 
 /// Expects a block of a push, and answers it. The last one is answered with this code.
-pub fn take_block(scene: &mut Scene, last: Code) -> Message {
+pub(crate) fn take_block(scene: &mut Scene, last: Code) -> Message {
     let (_, block) = scene.expect_sent();
     assert_eq!((block.code, path_of(&block).as_str()), (Code::PUT, "/5/0/0"));
     let value = block.options.uint(number::BLOCK1).expect("an option").expect("Block1");
@@ -147,17 +147,17 @@ pub fn take_block(scene: &mut Scene, last: Code) -> Message {
 }
 
 /// Answers a read with text.
-pub fn answer_value(scene: &mut Scene, path: &str, value: &str) {
+pub(crate) fn answer_value(scene: &mut Scene, path: &str, value: &str) {
     let read = scene.expect_request(Code::GET, path);
     let answer = text_reply(&read, Kind::Acknowledgement, read.id, None, value);
     scene.device_sends(&answer);
 }
 
-pub fn expect_execute(scene: &mut Scene, path: &str) -> Message {
+pub(crate) fn expect_execute(scene: &mut Scene, path: &str) -> Message {
     scene.expect_request(Code::POST, path)
 }
 
 /// A message id that no message of the device has had.
-pub fn other_id(scene: &mut Scene) -> MessageId {
+pub(crate) fn other_id(scene: &mut Scene) -> MessageId {
     scene.fresh_id()
 }

@@ -6,7 +6,7 @@ use lwm2m_base::identity::PskIdentity;
 use lwm2m_cluster::NodeNumber;
 
 /// The parameters of an association in a test.
-pub struct Making {
+pub(crate) struct Making {
     pub suite: Suite,
     pub own_cid: bool,
     pub peer_cid: &'static [u8],
@@ -20,7 +20,7 @@ impl Default for Making {
     }
 }
 
-pub fn association(making: Making) -> Association {
+pub(crate) fn association(making: Making) -> Association {
     let id = AssociationId(7);
     let key = PskKey::new(*b"0123456789abcdef").unwrap();
     let is_psk = matches!(making.identity, Identity::Psk(_));
@@ -41,7 +41,7 @@ pub fn association(making: Making) -> Association {
 }
 
 /// The term in which the association of a test was made.
-pub const BORN: Term = Term::new(1_000);
+pub(crate) const BORN: Term = Term::new(1_000);
 
 /// The numbers of a term.
 const PER_TERM: u16 = (1 << 14) - 1;

@@ -14,7 +14,7 @@ pub(crate) const IMPLICIT_IV: usize = 4;
 pub(crate) const EXPLICIT_NONCE: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aead {
+pub(crate) enum Aead {
     Aes128Ccm8,
     Aes128Ccm,
     Aes128Gcm,
@@ -33,7 +33,7 @@ impl Aead {
 }
 
 /// Appends the fragment. The explicit part of the nonce is epoch and sequence number, which are never used twice.
-pub fn seal(
+pub(super) fn seal(
     keys: DirectionKeys<'_>,
     aead: Aead,
     authenticated: &Authenticated,
@@ -60,7 +60,12 @@ pub fn seal(
 }
 
 /// Returns the plaintext if the record is authentic.
-pub fn open(keys: DirectionKeys<'_>, aead: Aead, authenticated: &Authenticated, fragment: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn open(
+    keys: DirectionKeys<'_>,
+    aead: Aead,
+    authenticated: &Authenticated,
+    fragment: &[u8],
+) -> Option<Vec<u8>> {
     let (explicit, rest) = fragment.split_first_chunk::<EXPLICIT_NONCE>()?;
     let length = rest.len().checked_sub(aead.tag_length())?;
     let (ciphertext, tag) = rest.split_at(length);

@@ -5,13 +5,13 @@ use smallvec::SmallVec;
 use super::super::record::{ContentType, RecordHeader, numbers};
 
 /// All but the length, which is the last of it.
-pub struct Authenticated {
+pub(super) struct Authenticated {
     bytes: SmallVec<[u8; 48]>,
     numbers: [u8; 8],
 }
 
 impl Authenticated {
-    pub fn of(header: &RecordHeader<'_>) -> Self {
+    pub(super) fn of(header: &RecordHeader<'_>) -> Self {
         let numbers = numbers(header.epoch, header.sequence);
         let mut bytes = SmallVec::new();
         if header.content_type == ContentType::Tls12Cid {
@@ -40,7 +40,7 @@ impl Authenticated {
     }
 
     /// Returns epoch and sequence number, which are unique for each record that a key protects.
-    pub fn numbers(&self) -> [u8; 8] {
+    pub(super) fn numbers(&self) -> [u8; 8] {
         self.numbers
     }
 }

@@ -11,10 +11,10 @@ use super::authenticated::Authenticated;
 use super::direction_keys::DirectionKeys;
 use super::open_error::RecordOpenError;
 
-pub const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cbc {
+pub(crate) enum Cbc {
     Aes128Sha256,
     Aes256Sha384,
 }
@@ -30,7 +30,7 @@ impl Cbc {
 }
 
 /// Appends the fragment.
-pub fn seal(
+pub(super) fn seal(
     keys: DirectionKeys<'_>,
     cbc: Cbc,
     authenticated: &Authenticated,
@@ -54,7 +54,7 @@ pub fn seal(
 }
 
 /// Verifies the MAC and then decrypts: nothing is decrypted that is not authentic.
-pub fn open(
+pub(super) fn open(
     keys: DirectionKeys<'_>,
     cbc: Cbc,
     authenticated: &Authenticated,
@@ -79,7 +79,7 @@ pub fn open(
 }
 
 /// Returns the length with padding: at least one byte, which tells how many more there are.
-pub fn padded(length: usize) -> usize {
+pub(super) fn padded(length: usize) -> usize {
     (length + 1).next_multiple_of(BLOCK)
 }
 

@@ -2,7 +2,7 @@
 
 /// The keys of one direction. `mac` is empty with AEAD, `iv` with CBC.
 #[derive(Clone, Copy)]
-pub struct DirectionKeys<'a> {
+pub(crate) struct DirectionKeys<'a> {
     pub mac: &'a [u8],
     pub key: &'a [u8],
     pub iv: &'a [u8],

@@ -53,7 +53,7 @@ pub(super) enum ResumedBy {
 impl OpenSslHandshake {
     /// Creates a connection from a ClientHello in one record whose cookie is verified. [`OpenSslHandshake::accept`]
     /// continues it.
-    pub fn new(
+    pub(super) fn new(
         acceptor: &Acceptor,
         context: &SslContext,
         hello: &[u8],
@@ -70,12 +70,12 @@ impl OpenSslHandshake {
     }
 
     /// Passes a record of the client to OpenSSL.
-    pub fn feed(&mut self, record: Vec<u8>) -> HandshakeProgress {
+    pub(super) fn feed(&mut self, record: Vec<u8>) -> HandshakeProgress {
         self.give(record);
         self.accept()
     }
 
-    pub fn accept(&mut self) -> HandshakeProgress {
+    pub(super) fn accept(&mut self) -> HandshakeProgress {
         let accepted = self.stream.accept();
         forget_errors();
         let Err(error) = accepted else { return HandshakeProgress::Finished };
@@ -97,16 +97,16 @@ impl OpenSslHandshake {
     }
 
     /// Returns the negotiated cipher suite, which is known since the ServerHello.
-    pub fn suite(&self) -> Option<&'static CipherSuite> {
+    pub(super) fn suite(&self) -> Option<&'static CipherSuite> {
         let [high, low] = ffi::pending_cipher(self.stream.ssl())?.protocol_id();
         CipherSuite::by_id(u16::from_be_bytes([high, low]))
     }
 
-    pub fn connection_ids(&self) -> Option<ConnectionIds> {
+    pub(super) fn connection_ids(&self) -> Option<ConnectionIds> {
         self.negotiation.lock().connection_ids()
     }
 
-    pub fn is_resumed(&self) -> bool {
+    pub(super) fn is_resumed(&self) -> bool {
         self.stream.ssl().session_reused()
     }
 
@@ -132,7 +132,7 @@ impl OpenSslHandshake {
     }
 
     /// Returns the secrets, which are known after the ClientKeyExchange, or after the ServerHello of a resumed session.
-    pub fn secrets(&self) -> Option<Secrets> {
+    pub(super) fn secrets(&self) -> Option<Secrets> {
         let ssl = self.stream.ssl();
         let mut master = Zeroizing::new([0; 48]);
         let known = ssl.session()?.master_key(master.as_mut_slice()) == master.len();

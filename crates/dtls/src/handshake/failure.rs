@@ -107,7 +107,7 @@ const CLOSE_NOTIFY: u8 = 0;
 
 /// `SSL_R_`: the reasons that OpenSSL gives (`sslerr.h`).
 mod reason {
-    pub const INTERNAL_ERROR: i32 = 68;
+    pub(super) const INTERNAL_ERROR: i32 = 68;
     pub(crate) const NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
     pub(crate) const BAD_SIGNATURE: i32 = 123;
     pub(crate) const CERTIFICATE_VERIFY_FAILED: i32 = 134;

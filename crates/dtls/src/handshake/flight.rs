@@ -20,21 +20,21 @@ impl Flight {
     }
 
     /// Begins a new flight.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.records.clear();
     }
 
-    pub fn push(&mut self, record: Vec<u8>) {
+    pub(super) fn push(&mut self, record: Vec<u8>) {
         self.records.push(record);
     }
 
-    pub fn extend(&mut self, records: impl IntoIterator<Item = Vec<u8>>) {
+    pub(super) fn extend(&mut self, records: impl IntoIterator<Item = Vec<u8>>) {
         self.records.extend(records);
     }
 
     /// Numbers the records anew and packs them into datagrams of at most this size; a larger record has a datagram of
     /// its own.
-    pub fn datagrams(&mut self, mtu: usize) -> Vec<Vec<u8>> {
+    pub(super) fn datagrams(&mut self, mtu: usize) -> Vec<Vec<u8>> {
         for record in &mut self.records {
             number(record, &mut self.next_sequence);
         }
@@ -42,7 +42,7 @@ impl Flight {
     }
 
     /// Returns the datagrams that were sent last.
-    pub fn sent(&self, mtu: usize) -> Vec<Vec<u8>> {
+    pub(super) fn sent(&self, mtu: usize) -> Vec<Vec<u8>> {
         pack(&self.records, mtu)
     }
 }

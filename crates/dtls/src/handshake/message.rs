@@ -56,7 +56,7 @@ pub(super) struct Reassembly {
 
 impl Reassembly {
     /// Starts the reassembly of a message; `None` if it is longer than `most` bytes.
-    pub fn begin(fragment: &Fragment, most: usize) -> Option<Self> {
+    pub(super) fn begin(fragment: &Fragment, most: usize) -> Option<Self> {
         let length = Some(fragment.length).filter(|length| *length <= most)?;
         let (body, there) = (vec![0; length], vec![false; length]);
         let mut message = Self { kind: fragment.kind, sequence: fragment.sequence, body, there, missing: length };
@@ -65,7 +65,7 @@ impl Reassembly {
     }
 
     /// Adds a fragment. Fragments of other messages are ignored, and bytes that have already arrived are kept.
-    pub fn add(&mut self, fragment: &Fragment) {
+    pub(super) fn add(&mut self, fragment: &Fragment) {
         let own = (self.kind, self.sequence, self.body.len());
         if (fragment.kind, fragment.sequence, fragment.length) != own {
             return;
@@ -78,7 +78,7 @@ impl Reassembly {
     }
 
     /// Returns whether it is a fragment of this message.
-    pub fn has(&self, fragment: &Fragment) -> bool {
+    pub(super) fn has(&self, fragment: &Fragment) -> bool {
         let own = (self.kind, self.sequence, self.body.len());
         let bytes = self.body.get(fragment.offset..).and_then(|rest| rest.get(..fragment.body.len()));
         (fragment.kind, fragment.sequence, fragment.length) == own && bytes == Some(fragment.body)
@@ -88,17 +88,17 @@ impl Reassembly {
         self.missing == 0
     }
 
-    pub fn body(&self) -> &[u8] {
+    pub(super) fn body(&self) -> &[u8] {
         &self.body
     }
 
     /// Returns `message_seq`.
-    pub fn sequence(&self) -> u16 {
+    pub(super) fn sequence(&self) -> u16 {
         self.sequence
     }
 
     /// Returns the message in one record of epoch 0, without its sequence number.
-    pub fn record(&self) -> Vec<u8> {
+    pub(super) fn record(&self) -> Vec<u8> {
         let length = u24(self.body.len());
         let mut record = Vec::with_capacity(RECORD_HEADER + HEADER + self.body.len());
         record.extend([22, 0xfe, 0xfd]);

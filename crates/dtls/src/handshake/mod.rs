@@ -579,6 +579,6 @@ impl Handshake {
 mod alert {
     pub(crate) const FATAL: u8 = 2;
     pub(crate) const HANDSHAKE_FAILURE: u8 = 40;
-    pub const INTERNAL_ERROR: u8 = 80;
+    pub(super) const INTERNAL_ERROR: u8 = 80;
     pub(crate) const UNKNOWN_PSK_IDENTITY: u8 = 115;
 }

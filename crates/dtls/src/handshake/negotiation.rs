@@ -34,7 +34,7 @@ pub(super) struct ConnectionIds {
 }
 
 impl SharedNegotiation {
-    pub fn new(own_cid: OwnCid, tickets_accepted: bool) -> Self {
+    pub(super) fn new(own_cid: OwnCid, tickets_accepted: bool) -> Self {
         Self(Arc::new(Mutex::new(Negotiation {
             own_cid,
             offered_cid: None,
@@ -45,16 +45,16 @@ impl SharedNegotiation {
         })))
     }
 
-    pub fn attach(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
+    pub(super) fn attach(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
         ssl.set_ex_data(index()?, self.clone());
         Ok(())
     }
 
-    pub fn of(ssl: &SslRef) -> Option<&Self> {
+    pub(super) fn of(ssl: &SslRef) -> Option<&Self> {
         ssl.ex_data(index().ok()?)
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, Negotiation> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Negotiation> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,7 +77,7 @@ impl Negotiation {
         Some([&[length], own.as_slice()].concat())
     }
 
-    pub fn connection_ids(&self) -> Option<ConnectionIds> {
+    pub(super) fn connection_ids(&self) -> Option<ConnectionIds> {
         let offered = self.offered_cid.as_ref().filter(|_| self.answered_cid)?;
         Some(ConnectionIds { own: self.own_cid, peer: PeerCid::new(offered) })
     }

@@ -15,7 +15,7 @@ pub(super) struct Protection {
 
 impl Protection {
     /// Returns the protection of a connection; `None` until the keys are known.
-    pub fn of(connection: &OpenSslHandshake) -> Option<Self> {
+    pub(super) fn of(connection: &OpenSslHandshake) -> Option<Self> {
         let Secrets { master, client_random, server_random } = connection.secrets()?;
         let keys = RecordKeys::derive(connection.suite()?.records(), &master, &client_random, &server_random);
         let (own_cid, peer_cid) = connection.connection_ids().map(|ids| (ids.own, ids.peer)).unzip();
@@ -24,7 +24,7 @@ impl Protection {
 
     /// Opens a record of the client if it is authentic. It must have the gateway's connection id if one was agreed on
     /// (RFC 9146 section 3), and otherwise none.
-    pub fn open(&self, record: DtlsRecord<'_>) -> Option<OpenedRecord> {
+    pub(super) fn open(&self, record: DtlsRecord<'_>) -> Option<OpenedRecord> {
         let cid = self.own_cid.as_ref().map_or(&[][..], |OwnCid(cid)| cid);
         (record.cid == cid).then(|| self.keys.open(RecordWriter::Client, &record).ok()).flatten()
     }

@@ -22,7 +22,7 @@ pub(super) enum Authentication {
 }
 
 impl CipherSuite {
-    pub fn by_id(id: u16) -> Option<&'static Self> {
+    pub(super) fn by_id(id: u16) -> Option<&'static Self> {
         ALL.iter().find(|suite| suite.id == id)
     }
 
@@ -31,7 +31,7 @@ impl CipherSuite {
     }
 
     /// Returns the protection of the records of this suite.
-    pub fn records(&self) -> Suite {
+    pub(super) fn records(&self) -> Suite {
         Suite::from_iana(self.id).expect("no other suite is in the table")
     }
 

@@ -20,13 +20,13 @@ use super::negotiation::SharedNegotiation;
 pub(super) struct TicketKey(Zeroizing<[u8; 32]>);
 
 impl TicketKey {
-    pub fn new() -> Result<Self, ErrorStack> {
+    pub(super) fn new() -> Result<Self, ErrorStack> {
         let mut secret = Zeroizing::new([0; 32]);
         rand_bytes(secret.as_mut_slice())?;
         Ok(Self(secret))
     }
 
-    pub fn note(&self, identity: &PskIdentity, key: &PskKey) -> Vec<u8> {
+    pub(super) fn note(&self, identity: &PskIdentity, key: &PskKey) -> Vec<u8> {
         self.digest(identity, key).finalize().into_bytes().to_vec()
     }
 

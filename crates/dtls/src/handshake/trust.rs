@@ -31,7 +31,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    pub fn new(pinned: &[Pinned]) -> Result<Self, CredentialError> {
+    pub(super) fn new(pinned: &[Pinned]) -> Result<Self, CredentialError> {
         let mut trust = Self::default();
         pinned.iter().try_for_each(|pinned| trust.pin(pinned))?;
         Ok(trust)
@@ -50,7 +50,7 @@ impl Trust {
         Ok(())
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.certificates.is_empty() && self.keys.is_empty()
     }
 
@@ -64,7 +64,7 @@ impl Trust {
     ///
     /// A pin is the whole of the trust: neither the dates nor the issuer of a pinned certificate matter, it is trusted
     /// until it is no longer configured.
-    pub fn verify(&self, ok: bool, context: &mut X509StoreContextRef) -> bool {
+    pub(super) fn verify(&self, ok: bool, context: &mut X509StoreContextRef) -> bool {
         let trusted = ok || self.holds_leaf(context) || self.holds_raw_key(context);
         if trusted {
             context.set_error(X509VerifyResult::OK);
@@ -97,7 +97,7 @@ impl Trust {
     ///
     /// A client with a pinned key gets the name of the pin, whatever certificate it shows: nobody vouches for the
     /// names in that certificate, and the client could write those of another device.
-    pub fn identity(&self, ssl: &SslRef) -> Identity {
+    pub(super) fn identity(&self, ssl: &SslRef) -> Identity {
         let Some(certificate) = ssl.peer_certificate() else {
             return self.raw_key_identity(ssl).unwrap_or(Identity::Unknown);
         };

@@ -6,7 +6,7 @@ const RECORD_HEADER: usize = 13;
 const MESSAGE_HEADER: usize = 12;
 
 /// Sets the sequence number, of a record of epoch 0.
-pub fn number(record: &mut [u8], next: &mut u64) {
+pub(super) fn number(record: &mut [u8], next: &mut u64) {
     if record[3..5] == [0, 0] {
         record[5..11].copy_from_slice(&next.to_be_bytes()[2..]);
         *next += 1;

@@ -218,13 +218,6 @@ impl SimulatedDevice {
 
 /// Acts without a request of the server.
 impl SimulatedDevice {
-    /// Replaces the faults of the firmware update.
-    pub fn set_firmware_faults(&mut self, faults: Vec<FirmwareFault>) {
-        if let Some(firmware) = &mut self.firmware {
-            firmware.config.faults = faults;
-        }
-    }
-
     /// Tells the server what has changed, and does what follows from it.
     pub(super) fn follow_firmware(&mut self, now: Instant, id: u16) {
         let changed = self.firmware.as_mut().map(|firmware| std::mem::take(&mut firmware.changed));

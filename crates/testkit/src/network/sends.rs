@@ -42,7 +42,7 @@ impl WatchedSend {
 
 impl SendWatch {
     /// The process of the core and its link have ended: what the broker has not got is lost.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.under_way.clear();
         self.decided.clear();
     }

@@ -10,7 +10,7 @@ const BIG_ENDIAN_MAGIC: [[u8; 4]; 2] = [[0xa1, 0xb2, 0xc3, 0xd4], [0xa1, 0xb2, 0
 
 /// Knows which messages were written.
 #[derive(Debug, Default)]
-pub struct PcapFollower {
+pub(crate) struct PcapFollower {
     has_header: bool,
     /// Time of the newest message that was written, and the number of written messages of that time.
     newest: Option<(MessageTime, usize)>,
@@ -21,7 +21,7 @@ type MessageTime = (u32, u32);
 
 impl PcapFollower {
     /// Returns the part of the file that was not returned before; `None` if it is no pcap file.
-    pub fn new_part(&mut self, file: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn new_part(&mut self, file: &[u8]) -> Option<Vec<u8>> {
         let (header, mut rest) = file.split_at_checked(FILE_HEADER)?;
         let number = number_reader(header)?;
         let mut new = if self.has_header { Vec::new() } else { header.to_vec() };

@@ -6,7 +6,7 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_others_are_served<
+pub(crate) fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_others_are_served<
     B: LifecycleBroker,
 >() {
     for way in 0..B::REFUSALS {
@@ -31,7 +31,7 @@ pub fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_whi
     }
 }
 
-pub fn a_refusal_counts_from_the_first_one_since_the_broker_was_unavailable<B: LifecycleBroker>() {
+pub(crate) fn a_refusal_counts_from_the_first_one_since_the_broker_was_unavailable<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connections = broker.connect_devices(2);
     broker.lose_all(&connections[..1]);
@@ -52,7 +52,7 @@ pub fn a_refusal_counts_from_the_first_one_since_the_broker_was_unavailable<B: L
 }
 
 /// A broker may listen before its authentication is up, and refuse everybody meanwhile.
-pub fn a_client_that_is_refused_with_everybody_stays_registered_and_comes_back_when_one_is_accepted<
+pub(crate) fn a_client_that_is_refused_with_everybody_stays_registered_and_comes_back_when_one_is_accepted<
     B: LifecycleBroker,
 >() {
     let mut broker = B::new();
@@ -87,7 +87,7 @@ pub fn a_client_that_is_refused_with_everybody_stays_registered_and_comes_back_w
     broker.expect_available();
 }
 
-pub fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_none_is_connected<
+pub(crate) fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_none_is_connected<
     B: LifecycleBroker,
 >() {
     for way in 0..B::REFUSALS {

@@ -7,7 +7,7 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed<B: LifecycleBroker>() {
+pub(crate) fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.probe_all();
     broker.probe(ProbeEnd::Served);
@@ -34,7 +34,7 @@ pub fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed<B:
     broker.expect(&[]);
 }
 
-pub fn a_broker_that_closes_probes_at_once_is_unavailable_the_third_time<B: LifecycleBroker>() {
+pub(crate) fn a_broker_that_closes_probes_at_once_is_unavailable_the_third_time<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.probe_all();
     broker.probe(ProbeEnd::Served);
@@ -48,7 +48,7 @@ pub fn a_broker_that_closes_probes_at_once_is_unavailable_the_third_time<B: Life
     }
 }
 
-pub fn a_probe_that_finds_no_descriptor_says_nothing_of_the_broker<B: LifecycleBroker>() {
+pub(crate) fn a_probe_that_finds_no_descriptor_says_nothing_of_the_broker<B: LifecycleBroker>() {
     let mut broker = B::new();
     broker.probe_all();
     broker.probe(ProbeEnd::Served);
@@ -62,7 +62,7 @@ pub fn a_probe_that_finds_no_descriptor_says_nothing_of_the_broker<B: LifecycleB
     broker.expect_available();
 }
 
-pub fn a_dial_that_finds_no_descriptor_says_nothing_of_the_broker<B: LifecycleBroker>() {
+pub(crate) fn a_dial_that_finds_no_descriptor_says_nothing_of_the_broker<B: LifecycleBroker>() {
     let mut broker = B::new();
     let connections = broker.connect_devices(2);
     broker.health();
@@ -81,7 +81,7 @@ pub fn a_dial_that_finds_no_descriptor_says_nothing_of_the_broker<B: LifecycleBr
     broker.expect_available();
 }
 
-pub fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_the_others_in_their_turn<
+pub(crate) fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_the_others_in_their_turn<
     B: LifecycleBroker,
 >() {
     let mut broker = B::new();
@@ -125,7 +125,7 @@ pub fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_an
     assert_eq!(broker.metrics().reconnected.get(), 20);
 }
 
-pub fn a_device_that_says_something_while_it_waits_comes_earlier<B: LifecycleBroker>() {
+pub(crate) fn a_device_that_says_something_while_it_waits_comes_earlier<B: LifecycleBroker>() {
     let mut broker = B::new();
     (1..=4).for_each(|id| broker.resume(RegistrationId(id)));
     let first = broker.expect_dial();
@@ -137,7 +137,7 @@ pub fn a_device_that_says_something_while_it_waits_comes_earlier<B: LifecycleBro
     assert_eq!(order, [4, 2, 3]);
 }
 
-pub fn devices_whose_turn_was_near_when_the_broker_went_again_do_not_wait_longer_for_it<B: LifecycleBroker>() {
+pub(crate) fn devices_whose_turn_was_near_when_the_broker_went_again_do_not_wait_longer_for_it<B: LifecycleBroker>() {
     let mut broker = B::new();
     (1..=100).for_each(|id| broker.resume(RegistrationId(id)));
     let first = broker.expect_dial();

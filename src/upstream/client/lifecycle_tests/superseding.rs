@@ -14,7 +14,7 @@ fn superseded<B: LifecycleBroker>(end: fn(&mut B, ConnectionId)) -> (B, Connecti
     (broker, newer)
 }
 
-pub fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_which_publishes_its_answer<
+pub(crate) fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_which_publishes_its_answer<
     B: LifecycleBroker,
 >() {
     for end in [B::lose, B::take_over] {
@@ -36,7 +36,7 @@ pub fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_wh
     }
 }
 
-pub fn the_end_of_the_older_connection_ends_no_registration<B: LifecycleBroker>() {
+pub(crate) fn the_end_of_the_older_connection_ends_no_registration<B: LifecycleBroker>() {
     for end in [B::lose, B::take_over] {
         let (mut broker, newer) = superseded::<B>(end);
         broker.grant(newer);

@@ -37,7 +37,7 @@ const LARGEST_ANSWER: usize = 1024 * 1024;
 
 /// A connection that is opened when there is something to call, and again after a failure.
 #[derive(Clone, Debug)]
-pub struct AdapterConnection(Arc<ConnectionSettings>);
+pub(crate) struct AdapterConnection(Arc<ConnectionSettings>);
 
 #[derive(Debug)]
 struct ConnectionSettings {
@@ -71,7 +71,11 @@ impl AdapterConnection {
     ///
     /// # Errors
     /// The status of the server, or one with a source if the call did not reach it or the connection ended.
-    pub async fn call<Answer: Message + Default>(self, method: &'static str, message: Bytes) -> Result<Answer, Status> {
+    pub(super) async fn call<Answer: Message + Default>(
+        self,
+        method: &'static str,
+        message: Bytes,
+    ) -> Result<Answer, Status> {
         let answer = match self.begin(method, message.clone()).await? {
             Ok(answer) => answer,
             // Nothing was sent: the server has begun to close that connection.
@@ -95,7 +99,7 @@ impl AdapterConnection {
 }
 
 /// Encodes a message behind its prefix, which says that it is not compressed.
-pub fn prefixed(message: &impl Message) -> Bytes {
+pub(super) fn prefixed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.put_u8(0);

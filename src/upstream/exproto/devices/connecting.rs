@@ -18,7 +18,7 @@ use crate::upstream::client::ClientTimer;
 
 impl ExProtoDevices {
     /// Handles the end of a dial: the anchor is open and has sent its token, or there is none.
-    pub fn dialed(&mut self, now: Instant, anchor: ConnectionId, outcome: Result<(), DialFailure>) {
+    pub(crate) fn dialed(&mut self, now: Instant, anchor: ConnectionId, outcome: Result<(), DialFailure>) {
         match &outcome {
             Ok(()) => self.disturbances.opened(),
             Err(DialFailure::Local(why)) => self.disturbances.not_opened(why),
@@ -47,7 +47,7 @@ impl ExProtoDevices {
     }
 
     /// Handles the end of an anchor, by the broker or the network.
-    pub fn anchor_ended(&mut self, now: Instant, anchor: ConnectionId) {
+    pub(crate) fn anchor_ended(&mut self, now: Instant, anchor: ConnectionId) {
         let id = match self.protocol.by_anchor.get(&anchor).copied() {
             Some(AnchorOwner::Device(id)) => id,
             Some(AnchorOwner::Probe(node)) => return self.probe_anchor_ended(now, node),

@@ -50,14 +50,14 @@ use device::{AnchorRecord, ExProtoAttempt, PublishCall};
 use probing::Prober;
 
 /// Holds all devices as clients of EMQX.
-pub type ExProtoDevices = client::Devices<ExProtoProtocol>;
+pub(crate) type ExProtoDevices = client::Devices<ExProtoProtocol>;
 
 /// Limits how long Publish may take. EMQX answers within 5 s, with an error if need be. The call itself is not
 /// cancelled: its answer comes too late.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Says to whom an anchor belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnchorOwner {
+pub(crate) enum AnchorOwner {
     Device(RegistrationId),
     Probe(TargetId),
 }
@@ -301,7 +301,7 @@ impl ExProtoDevices {
 
     /// Handles the end of a call to this node. An anchor has at most one call at a time, so the state says which one it
     /// was. A call that was given up finds no anchor; what it means for the client ID counts all the same.
-    pub fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: CallOutcome) {
+    pub(crate) fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: CallOutcome) {
         let owner = self.protocol.by_anchor.get(&anchor).copied();
         let client = self.protocol.calls.remove(&anchor);
         let authenticated = client.is_some_and(|client| self.authenticate_ended(now, client, anchor, &outcome));

@@ -21,7 +21,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Holds the probe of one node, and the time before which no other one may begin.
 #[derive(Debug, Default)]
-pub struct Prober {
+pub(crate) struct Prober {
     not_before: Option<Instant>,
     probe: Option<Probe>,
 }

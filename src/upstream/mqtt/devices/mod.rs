@@ -21,7 +21,7 @@ mod races;
 mod random_tests;
 mod superseding;
 #[cfg(test)]
-pub mod test_values;
+pub(crate) mod test_values;
 #[cfg(test)]
 mod tests;
 
@@ -47,10 +47,10 @@ use super::reason::{Ending, Reason};
 use device::{MqttAttempt, MqttRecord, MqttSession, OpenConnection};
 use superseding::Orphan;
 
-pub use probing::Probed;
+pub(super) use probing::Probed;
 
 /// Holds all devices as clients of the broker.
-pub type MqttDevices = client::Devices<MqttProtocol>;
+pub(crate) type MqttDevices = client::Devices<MqttProtocol>;
 
 /// Limits how long the broker may take to answer PUBLISH or PINGREQ, before the connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -310,7 +310,7 @@ impl MqttDevices {
     }
 
     /// Handles a connection that could not be opened.
-    pub fn not_opened(&mut self, now: Instant, connection: ConnectionId, failure: &DialFailure) {
+    pub(crate) fn not_opened(&mut self, now: Instant, connection: ConnectionId, failure: &DialFailure) {
         match failure {
             DialFailure::NotReached(why) => self.ended(now, connection, why),
             DialFailure::Local(why) => {

@@ -46,7 +46,7 @@ impl MqttDevices {
     }
 
     /// Handles the end of a probe.
-    pub fn probed(&mut self, now: Instant, broker: TargetId, outcome: Probed) {
+    pub(crate) fn probed(&mut self, now: Instant, broker: TargetId, outcome: Probed) {
         match outcome {
             Probed::Accepted { took } => {
                 self.metrics.times.probe.observe(took.as_secs_f64());

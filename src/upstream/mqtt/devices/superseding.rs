@@ -20,7 +20,7 @@ const HAND_OVER: Duration = Duration::from_secs(5);
 /// A connection without a device whose CONNECT is not answered yet. It is closed after the answer, so that the
 /// broker never accepts it later than the connection of a newer registration.
 #[derive(Debug)]
-pub struct Orphan {
+pub(crate) struct Orphan {
     key: ClientKey,
     goodbye: Vec<u8>,
 }

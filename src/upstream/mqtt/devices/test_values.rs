@@ -7,7 +7,7 @@ use crate::upstream::mqtt::MqttConfig;
 use crate::upstream::mqtt::codec::ProtocolVersion;
 use lwm2m_core::gateway::broker::{Publication, UplinkClass};
 
-pub fn settings() -> MqttConfig {
+pub(crate) fn settings() -> MqttConfig {
     MqttConfig {
         brokers: vec!["a:1883".to_owned()],
         ssl: Default::default(),
@@ -24,6 +24,6 @@ pub fn settings() -> MqttConfig {
     }
 }
 
-pub fn publication(topic: &str, qos: u8) -> Publication {
+pub(crate) fn publication(topic: &str, qos: u8) -> Publication {
     test_values::publication(topic, qos, UplinkClass::Answer)
 }

@@ -92,7 +92,7 @@ impl fmt::Debug for AccountObjectText {
 
 impl ServerText {
     /// Returns the names of the members for credentials, and whether each is written.
-    pub fn credentials(&self) -> [(&'static str, bool); 4] {
+    pub(super) fn credentials(&self) -> [(&'static str, bool); 4] {
         [
             ("identity", self.identity.is_some()),
             ("certificate", self.certificate.is_some()),
@@ -102,7 +102,7 @@ impl ServerText {
     }
 
     /// Returns the resources 13 to 20 and 23 of the object 1 that are written (OMA LwM2M Core 1.1 appendix E.2).
-    pub fn since_1_1(&self) -> Vec<(u16, Value)> {
+    pub(crate) fn since_1_1(&self) -> Vec<(u16, Value)> {
         let number = |value: Option<u32>| value.map(|value| Value::UnsignedInteger(value.into()));
         let period = |period: Option<Period>| period.map(|Period(time)| Value::UnsignedInteger(time.as_secs()));
         let switch = |value: Option<bool>| value.map(Value::Boolean);
@@ -122,7 +122,7 @@ impl ServerText {
 }
 
 impl BytesText {
-    pub fn is_generated(&self) -> bool {
+    pub(crate) fn is_generated(&self) -> bool {
         self.0.reveal() == "generate"
     }
 }

@@ -20,7 +20,7 @@ const UNREGISTERED_SHARE: usize = 8;
 
 /// A peer has one body under way at the most; what it is for tells whether the next block belongs to it.
 #[derive(Debug)]
-pub struct Assemblies {
+pub(crate) struct Assemblies {
     by_peer: HashMap<Peer, Assembly>,
     classes: [Class; ClassId::COUNT],
     /// The bytes of all bodies, and of those of each class.
@@ -42,7 +42,7 @@ struct Assembly {
 
 /// The result of a request with a Block1 option.
 #[derive(Debug, PartialEq)]
-pub enum Assembled {
+pub(crate) enum Assembled {
     /// Whole now: the response to it carries this block.
     Complete(Request, Block),
     /// The caller answers the request with this response.
@@ -52,7 +52,7 @@ pub enum Assembled {
 impl Assemblies {
     /// Creates an empty assembly. Registered peers have room for `parameters.block_uploads` bodies over DTLS, and for
     /// as many over plain UDP. Each of the two classes of unregistered peers has room for half as many.
-    pub fn new(parameters: &Parameters, largest: BlockSize) -> Self {
+    pub(crate) fn new(parameters: &Parameters, largest: BlockSize) -> Self {
         let limit = parameters.block_uploads;
         let of_known = || Class::new(true, limit, parameters.exchange_lifetime());
         let lifetime = UNREGISTERED_LIFETIME.min(parameters.exchange_lifetime());
@@ -70,7 +70,7 @@ impl Assemblies {
     }
 
     /// Takes a block; `room` is how many bytes all bodies of peers may have now.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         now: Instant,
         (peer, class): (Peer, PeerClass),
@@ -125,27 +125,27 @@ impl Assemblies {
         }
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some(peer) = self.classes.iter().find_map(|class| class.expired(now)) {
             self.remove(peer);
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.classes.iter().filter_map(Class::next_deadline).min()
     }
 
     /// Returns whether a body of this peer is incomplete.
-    pub fn has(&self, peer: Peer) -> bool {
+    pub(crate) fn has(&self, peer: Peer) -> bool {
         self.by_peer.contains_key(&peer)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_peer.len()
     }
 
     /// Returns the bytes of all bodies.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held
     }
 

@@ -2,14 +2,14 @@
 
 /// The bytes of a body.
 #[derive(Debug)]
-pub enum Body {
+pub(crate) enum Body {
     Whole(Vec<u8>),
     Supplied(SuppliedBody),
 }
 
 /// A body that somebody else has, such as a file. Only the part for the next block is held.
 #[derive(Debug)]
-pub struct SuppliedBody {
+pub(crate) struct SuppliedBody {
     /// The bytes in front of the supplied ones.
     head: Vec<u8>,
     /// The number of bytes that are supplied.
@@ -20,13 +20,13 @@ pub struct SuppliedBody {
 }
 
 impl SuppliedBody {
-    pub fn new(head: Vec<u8>, size: usize) -> Self {
+    pub(crate) fn new(head: Vec<u8>, size: usize) -> Self {
         Self { head, size, begin: 0, part: Vec::new() }
     }
 }
 
 impl Body {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Whole(bytes) => bytes.len(),
             Self::Supplied(body) => body.head.len() + body.size,
@@ -34,7 +34,7 @@ impl Body {
     }
 
     /// Returns the bytes of this range, or where the first that is missing is, among those that are supplied.
-    pub fn get(&self, begin: usize, end: usize) -> Result<Vec<u8>, usize> {
+    pub(crate) fn get(&self, begin: usize, end: usize) -> Result<Vec<u8>, usize> {
         match self {
             Self::Whole(bytes) => Ok(bytes.get(begin..end).unwrap_or_default().to_vec()),
             Self::Supplied(SuppliedBody { head, begin: at, part, .. }) => {
@@ -54,7 +54,7 @@ impl Body {
     }
 
     /// Takes the bytes that come from this place on. Those before `needed`, a place in the whole body, are let go.
-    pub fn supply(&mut self, place: usize, bytes: &[u8], needed: usize) {
+    pub(crate) fn supply(&mut self, place: usize, bytes: &[u8], needed: usize) {
         let Self::Supplied(SuppliedBody { head, size, begin, part }) = self else { return };
         if place != *begin + part.len() {
             (*begin, *part) = (place, Vec::new());
@@ -67,7 +67,7 @@ impl Body {
     }
 
     /// Returns how many of the bytes that are supplied are before this place in the whole body.
-    pub fn supplied_before(&self, place: usize) -> usize {
+    pub(crate) fn supplied_before(&self, place: usize) -> usize {
         match self {
             Self::Whole(_) => place,
             Self::Supplied(body) => place.saturating_sub(body.head.len()),

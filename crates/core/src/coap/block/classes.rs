@@ -20,30 +20,30 @@ const ADDRESS_SHARE: usize = 50;
 
 /// Names the class that a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClassId {
+pub(crate) struct ClassId {
     known: bool,
     secured: bool,
 }
 
 impl ClassId {
-    pub const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 4;
 
-    pub fn of(peer: Peer, class: PeerClass) -> Self {
+    pub(super) fn of(peer: Peer, class: PeerClass) -> Self {
         Self { known: class == PeerClass::Registered, secured: peer.association.is_some() }
     }
 
-    pub fn is_known(self) -> bool {
+    pub(super) fn is_known(self) -> bool {
         self.known
     }
 
-    pub fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         usize::from(self.known) * 2 + usize::from(self.secured)
     }
 }
 
 /// The peers of one class that have a body under way, in the order in which their bodies expire.
 #[derive(Debug)]
-pub struct Class {
+pub(crate) struct Class {
     known: bool,
     limit: usize,
     lifetime: Duration,
@@ -55,24 +55,24 @@ pub struct Class {
 }
 
 impl Class {
-    pub fn new(known: bool, limit: usize, lifetime: Duration) -> Self {
+    pub(super) fn new(known: bool, limit: usize, lifetime: Duration) -> Self {
         let (begun, continued) = (Deadlines::default(), Deadlines::default());
         Self { known, limit, lifetime, begun, continued, by_address: HashMap::new() }
     }
 
-    pub fn is_known(&self) -> bool {
+    pub(super) fn is_known(&self) -> bool {
         self.known
     }
 
     /// Returns whether there is room for one more peer. If not, [`Class::victim`] may make room.
-    pub fn has_room(&self, peer: Peer) -> bool {
+    pub(super) fn has_room(&self, peer: Peer) -> bool {
         let crowded = self.len() >= self.limit.div_ceil(2);
         let too_many = !self.known && crowded && self.of_address(peer) >= self.address_share();
         self.len() < self.limit && !too_many
     }
 
     /// Returns the peer that makes room for this one; `None` where nobody has to: those that are known keep their room.
-    pub fn victim(&self, peer: Peer) -> Option<Peer> {
+    pub(super) fn victim(&self, peer: Peer) -> Option<Peer> {
         if self.known {
             return None;
         }
@@ -84,17 +84,17 @@ impl Class {
     }
 
     /// Returns the peer whose body is given up first.
-    pub fn oldest(&self) -> Option<Peer> {
+    pub(super) fn oldest(&self) -> Option<Peer> {
         self.in_order().next()
     }
 
-    pub fn insert(&mut self, now: Instant, peer: Peer, blocks: usize) {
+    pub(super) fn insert(&mut self, now: Instant, peer: Peer, blocks: usize) {
         let deadlines = if blocks > 1 { &mut self.continued } else { &mut self.begun };
         deadlines.set(peer, now + self.lifetime);
         *self.by_address.entry(peer.network()).or_default() += 1;
     }
 
-    pub fn remove(&mut self, peer: Peer) {
+    pub(super) fn remove(&mut self, peer: Peer) {
         let there = self.begun.get(peer).or_else(|| self.continued.get(peer)).is_some();
         self.begun.cancel(peer);
         self.continued.cancel(peer);
@@ -108,16 +108,16 @@ impl Class {
     }
 
     /// Returns a peer whose body has expired.
-    pub fn expired(&self, now: Instant) -> Option<Peer> {
+    pub(super) fn expired(&self, now: Instant) -> Option<Peer> {
         let first = [self.begun.first(), self.continued.first()].into_iter().flatten().min();
         first.filter(|(at, _)| *at <= now).map(|(_, peer)| peer)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.begun.next(), self.continued.next()].into_iter().flatten().min()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.begun.len() + self.continued.len()
     }
 

@@ -16,7 +16,7 @@ const LONGEST_ANSWER: usize = 1024;
 
 /// Remembers the newest complete body of each peer. The number of bodies is bounded; the oldest one is evicted.
 #[derive(Debug)]
-pub struct Concluded {
+pub(crate) struct Concluded {
     by_peer: ExpiringMap<Peer, Conclusion>,
     by_request: IdMap<RequestId, Peer>,
     lifetime: Duration,
@@ -42,7 +42,7 @@ enum ConclusionAnswer {
 
 /// The last block of a body: its request without the message, and the digest of its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastBlock {
+pub(crate) struct LastBlock {
     method: Code,
     options: Options,
     block: (u32, usize),
@@ -51,7 +51,7 @@ pub struct LastBlock {
 
 /// The treatment of a last block that has arrived before.
 #[derive(Debug, PartialEq)]
-pub enum Repeated {
+pub(crate) enum Repeated {
     /// The caller answers with this response.
     Answered(Response),
     /// The repetition is answered when the first message is answered.
@@ -60,7 +60,7 @@ pub enum Repeated {
 
 impl LastBlock {
     /// Returns `None` for a block that is not the last one of several.
-    pub fn of(request: &Request, block: Block) -> Option<Self> {
+    pub(crate) fn of(request: &Request, block: Block) -> Option<Self> {
         let mut hasher = DefaultHasher::new();
         request.payload.hash(&mut hasher);
         (block.number > 0 && !block.more).then(|| Self {
@@ -73,12 +73,12 @@ impl LastBlock {
 }
 
 impl Concluded {
-    pub fn new(limit: usize, lifetime: Duration) -> Self {
+    pub(crate) fn new(limit: usize, lifetime: Duration) -> Self {
         Self { by_peer: ExpiringMap::new(limit), by_request: IdMap::default(), lifetime, orphans: Vec::new() }
     }
 
     /// Remembers the last block of this peer's body, which is complete and waits for its answer.
-    pub fn begin(&mut self, now: Instant, peer: Peer, last: LastBlock, first: RequestId) {
+    pub(crate) fn begin(&mut self, now: Instant, peer: Peer, last: LastBlock, first: RequestId) {
         self.forget(peer);
         self.by_request.insert(first, peer);
         let conclusion = Conclusion { last, answer: ConclusionAnswer::Pending { first, again: None } };
@@ -88,7 +88,7 @@ impl Concluded {
     }
 
     /// Looks whether this last block came before in another message.
-    pub fn repeated(&mut self, peer: Peer, last: &LastBlock, request: RequestId) -> Option<Repeated> {
+    pub(crate) fn repeated(&mut self, peer: Peer, last: &LastBlock, request: RequestId) -> Option<Repeated> {
         let conclusion = self.by_peer.get_mut(&peer).filter(|conclusion| conclusion.last == *last)?;
         Some(match &mut conclusion.answer {
             ConclusionAnswer::Given(response) => Repeated::Answered(response.clone()),
@@ -100,7 +100,7 @@ impl Concluded {
     }
 
     /// Remembers the answer to a body. Returns the request that repeated its last block meanwhile, which gets the same.
-    pub fn answered(&mut self, request: RequestId, response: &Response) -> Option<RequestId> {
+    pub(crate) fn answered(&mut self, request: RequestId, response: &Response) -> Option<RequestId> {
         let peer = self.by_request.remove(&request)?;
         let conclusion = self.by_peer.get_mut(&peer)?;
         let ConclusionAnswer::Pending { again, .. } = conclusion.answer else { return None };
@@ -112,17 +112,17 @@ impl Concluded {
         again
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some((_, expired)) = self.by_peer.pop_expired(now) {
             self.drop_pending(expired);
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.by_peer.next_expiry()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_peer.len().max(self.by_request.len())
     }
 

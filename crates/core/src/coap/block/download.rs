@@ -22,7 +22,7 @@ const LONGEST_DISCARDED: usize = 16 * 1024 * 1024;
 
 /// A body that is not complete.
 #[derive(Debug)]
-pub struct Download {
+pub(crate) struct Download {
     /// The request of every further block: that of the first one, without Observe (RFC 7959 section 2.6).
     request: Request,
     /// The first response; its body is what has come up to now, and empty once that is more than the limit.
@@ -34,7 +34,7 @@ pub struct Download {
 }
 
 #[derive(Debug, PartialEq)]
-pub enum DownloadStep {
+pub(crate) enum DownloadStep {
     /// Ask for the next block so.
     Next(Request),
     /// The whole response, as if it had come in one message.
@@ -43,7 +43,7 @@ pub enum DownloadStep {
 
 /// The first response to a request.
 #[derive(Debug)]
-pub enum Begun {
+pub(crate) enum Begun {
     /// The response has the whole body.
     Complete(Response),
     /// The body has more blocks. The request asks for the next one.
@@ -53,7 +53,11 @@ pub enum Begun {
 impl Download {
     /// Begins with the first response. `request` makes the request that it answers, with the payload that the requests
     /// of further blocks repeat. `limit` is the longest body that is kept, in bytes.
-    pub fn begin(request: impl FnOnce() -> Request, response: Response, limit: usize) -> Result<Begun, ExchangeError> {
+    pub(crate) fn begin(
+        request: impl FnOnce() -> Request,
+        response: Response,
+        limit: usize,
+    ) -> Result<Begun, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             return Ok(Begun::Complete(response));
         };
@@ -74,7 +78,7 @@ impl Download {
     }
 
     /// Takes the response to the request of the next block.
-    pub fn answered(&mut self, response: Response) -> Result<DownloadStep, ExchangeError> {
+    pub(crate) fn answered(&mut self, response: Response) -> Result<DownloadStep, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             // The whole body in one message after all, or an error in the place of a block.
             return Ok(DownloadStep::Complete(response));
@@ -98,7 +102,7 @@ impl Download {
     }
 
     /// Returns the bytes that are kept of the body.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.response.payload.len()
     }
 

@@ -12,12 +12,14 @@ mod download;
 mod slice;
 mod upload;
 
-pub use assembly::{Assembled, Assemblies};
-pub use body::{Body, SuppliedBody};
-pub use concluded::{Concluded, LastBlock, Repeated};
-pub use download::{Begun, Download, DownloadStep};
-pub use slice::slice;
-pub use upload::{Upload, UploadStep, WantedPart, smaller_size};
+pub(crate) use assembly::{Assembled, Assemblies};
+pub(super) use body::Body;
+pub(crate) use body::SuppliedBody;
+pub(crate) use concluded::{Concluded, LastBlock, Repeated};
+pub(super) use download::Begun;
+pub(crate) use download::{Download, DownloadStep};
+pub(super) use slice::slice;
+pub(crate) use upload::{Upload, UploadStep, WantedPart, smaller_size};
 
 use thiserror::Error;
 
@@ -26,7 +28,7 @@ use super::options::number;
 
 /// The value of a Block1 or Block2 option (RFC 7959 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
+pub(crate) struct Block {
     /// Below 2^20.
     pub number: u32,
     pub more: bool,
@@ -35,7 +37,7 @@ pub struct Block {
 
 /// 16 to 1024 bytes, as the exponent of two that the option carries: SZX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BlockSize(u8);
+pub(crate) struct BlockSize(u8);
 
 /// The reason for the failure of a block-wise transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
@@ -70,7 +72,7 @@ impl BlockSize {
         Self(exponent as u8)
     }
 
-    pub const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         16 << self.0
     }
 }
@@ -79,7 +81,7 @@ impl Block {
     pub(crate) const MAX_NUMBER: u32 = (1 << 20) - 1;
 
     /// Reads the option of this number, if it is there.
-    pub fn of(options: &Options, option: u16) -> Result<Option<Self>, BlockError> {
+    pub(crate) fn of(options: &Options, option: u16) -> Result<Option<Self>, BlockError> {
         let Some(value) = options.uint(option).map_err(|_| BlockError::Malformed)? else { return Ok(None) };
         let (number, exponent) = (value >> 4, (value & 0x07) as u8);
         // The option has at most three bytes, and SZX 7 is reserved.
@@ -89,12 +91,12 @@ impl Block {
         Ok(Some(Self { number, more: value & 0x08 != 0, size: BlockSize(exponent) }))
     }
 
-    pub fn add_to(self, options: &mut Options, option: u16) {
+    pub(crate) fn add_to(self, options: &mut Options, option: u16) {
         options.add_uint(option, (self.number << 4) | (u32::from(self.more) << 3) | u32::from(self.size.0));
     }
 
     /// Returns the offset of the block in the body, in bytes.
-    pub fn offset(self) -> usize {
+    pub(crate) fn offset(self) -> usize {
         self.number as usize * self.size.bytes()
     }
 }

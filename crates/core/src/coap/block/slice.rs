@@ -8,7 +8,7 @@ use super::{Block, BlockSize};
 
 /// Returns the block of the response that the request asked for. If it asked for none, a large response begins with its
 /// first block.
-pub fn slice(mut response: Response, asked: Option<Block>, largest: BlockSize) -> Response {
+pub(crate) fn slice(mut response: Response, asked: Option<Block>, largest: BlockSize) -> Response {
     let size = asked.map_or(largest, |block| block.size.min(largest));
     let number = asked.map_or(0, |block| block.number);
     if (asked.is_none() && response.payload.len() <= size.bytes()) || !response.code.is_success() {

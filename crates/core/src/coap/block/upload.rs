@@ -19,7 +19,7 @@ use super::{Block, BlockError, BlockSize, without_blocks};
 
 /// The body is kept once, or not at all; each block is a copy of its part.
 #[derive(Debug)]
-pub struct Upload {
+pub(crate) struct Upload {
     /// Has no payload.
     request: Request,
     body: Body,
@@ -31,7 +31,7 @@ pub struct Upload {
 
 /// The next step after a response to a block.
 #[derive(Debug, PartialEq)]
-pub enum UploadStep {
+pub(crate) enum UploadStep {
     /// Send this one next.
     Next(Request),
     /// The bytes of the next block are needed first.
@@ -42,24 +42,24 @@ pub enum UploadStep {
 
 /// Bytes that the owner of a supplied body has to supply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WantedPart {
+pub(crate) struct WantedPart {
     pub offset: usize,
     pub length: usize,
 }
 
 impl Upload {
-    pub fn new(request: Request, size: BlockSize) -> Self {
+    pub(crate) fn new(request: Request, size: BlockSize) -> Self {
         let Request { method, options, payload } = request;
         Self::of(Request { method, options, payload: Vec::new() }, Body::Whole(payload), size)
     }
 
     /// Sends this body, whatever the payload of the request is.
-    pub fn of(request: Request, body: Body, size: BlockSize) -> Self {
+    pub(crate) fn of(request: Request, body: Body, size: BlockSize) -> Self {
         Self { request, body, offset: 0, size, begun_again: false }
     }
 
     /// Returns the request that carries the block at the offset, or what is needed for it.
-    pub fn block(&self) -> UploadStep {
+    pub(crate) fn block(&self) -> UploadStep {
         let end = self.end();
         let payload = match self.body.get(self.offset, end) {
             Ok(payload) => payload,
@@ -78,7 +78,7 @@ impl Upload {
     }
 
     /// Takes the bytes that the block at the offset waits for, and returns the next step.
-    pub fn supply(&mut self, bytes: &[u8]) -> UploadStep {
+    pub(crate) fn supply(&mut self, bytes: &[u8]) -> UploadStep {
         if let Err(missing) = self.body.get(self.offset, self.end()) {
             self.body.supply(missing, bytes, self.offset);
         }
@@ -86,22 +86,22 @@ impl Upload {
     }
 
     /// Returns whether the next block waits for the bytes of a supplied body from this offset on.
-    pub fn waits_at(&self, offset: usize) -> bool {
+    pub(crate) fn waits_at(&self, offset: usize) -> bool {
         self.body.get(self.offset, self.end()).is_err_and(|missing| missing == offset)
     }
 
     /// Returns how many bytes of a supplied body the peer has.
-    pub fn sent(&self) -> usize {
+    pub(crate) fn sent(&self) -> usize {
         self.body.supplied_before(self.offset)
     }
 
     /// Returns whether the block at the offset is the first one.
-    pub fn is_at_beginning(&self) -> bool {
+    pub(crate) fn is_at_beginning(&self) -> bool {
         self.offset == 0
     }
 
     /// Takes the response to the block in flight, and returns the next step.
-    pub fn answered(&mut self, response: &Response) -> Result<UploadStep, BlockError> {
+    pub(crate) fn answered(&mut self, response: &Response) -> Result<UploadStep, BlockError> {
         let block = Block::of(&response.options, number::BLOCK1)?;
         let smaller = block.map(|block| block.size).filter(|size| *size < self.size);
         let last = self.end() == self.body.len();
@@ -140,7 +140,7 @@ impl Upload {
 /// Returns the size of the blocks for a body of so many bytes that was too large for one message: that of the hint in
 /// the response, or half of what was sent. Returns `None` where blocks do not help: the body is as small as the
 /// smallest block, or the peer says by Size1 that it cannot take so much in blocks either.
-pub fn smaller_size(length: usize, response: &Response) -> Option<BlockSize> {
+pub(crate) fn smaller_size(length: usize, response: &Response) -> Option<BlockSize> {
     let fits = |size: &BlockSize| size.bytes() < length;
     let hint = Block::of(&response.options, number::BLOCK1).ok().flatten().map(|block| block.size);
     let most = response.options.uint(number::SIZE1).ok().flatten();

@@ -16,7 +16,7 @@ use crate::coap::options::number;
 use crate::coap::{Code, Parameters, PeerClass, Request, RequestId, Response};
 
 #[derive(Debug)]
-pub struct ReceivedBodies {
+pub(crate) struct ReceivedBodies {
     assemblies: Assemblies,
     concluded: Concluded,
     /// The Block options of requests that are not answered yet.
@@ -37,7 +37,7 @@ struct RequestedBlocks {
 
 /// The treatment of a message that has a request, or a block of one.
 #[derive(Debug)]
-pub enum Received {
+pub(crate) enum Received {
     /// The request is complete. The owner answers it.
     Whole(Request),
     /// The message gets this response, which needs no cutting.
@@ -47,7 +47,7 @@ pub enum Received {
 }
 
 impl ReceivedBodies {
-    pub fn new(parameters: &Parameters, block_size: BlockSize) -> Self {
+    pub(super) fn new(parameters: &Parameters, block_size: BlockSize) -> Self {
         Self {
             assemblies: Assemblies::new(parameters, block_size),
             concluded: Concluded::new(parameters.block_uploads, parameters.exchange_lifetime()),
@@ -58,7 +58,7 @@ impl ReceivedBodies {
     }
 
     /// Takes a request, or a block of one. `room` is how many bytes the bodies of all peers may have together.
-    pub fn received(
+    pub(super) fn received(
         &mut self,
         now: Instant,
         id: RequestId,
@@ -97,23 +97,23 @@ impl ReceivedBodies {
 
     /// Notes the owner's answer to a complete request. Returns the message that repeated its last block meanwhile,
     /// which gets the same answer.
-    pub fn answered(&mut self, id: RequestId, response: &Response) -> Option<RequestId> {
+    pub(super) fn answered(&mut self, id: RequestId, response: &Response) -> Option<RequestId> {
         self.concluded.answered(id, response)
     }
 
     /// Forgets a request that gets no answer.
-    pub fn drop_request(&mut self, id: RequestId) {
+    pub(crate) fn drop_request(&mut self, id: RequestId) {
         self.requested.remove(&id);
     }
 
     /// Limits the blocks of the response to a request.
-    pub fn limit_blocks(&mut self, id: RequestId, bytes: usize) {
+    pub(crate) fn limit_blocks(&mut self, id: RequestId, bytes: usize) {
         let none = RequestedBlocks { block1: None, block2: None, largest: None };
         self.requested.entry(id).or_insert(none).largest = Some(BlockSize::at_most(bytes));
     }
 
     /// Returns the block of the response that the request asked for. A response with the Block2 option is one already.
-    pub fn cut(&mut self, id: RequestId, response: Response) -> Response {
+    pub(super) fn cut(&mut self, id: RequestId, response: Response) -> Response {
         let requested = self.requested.remove(&id);
         let mut response = match response.options.contains(number::BLOCK2) {
             true => response,
@@ -128,49 +128,49 @@ impl ReceivedBodies {
         response
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.assemblies.handle_timeout(now);
         self.concluded.handle_timeout(now);
     }
 
     /// Gives up bodies of unregistered peers until all bodies have so many bytes at the most.
-    pub fn shrink_to(&mut self, bytes: usize) {
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
         self.assemblies.shrink_to(bytes);
         self.note_evicted();
     }
 
     /// Returns the next orphan, with its answer.
-    pub fn poll_orphan(&mut self) -> Option<(RequestId, Response)> {
+    pub(crate) fn poll_orphan(&mut self) -> Option<(RequestId, Response)> {
         let orphan = self.concluded.poll_orphan()?;
         Some((orphan, self.cut(orphan, Response::new(Code::SERVICE_UNAVAILABLE))))
     }
 
     /// Returns the next peer whose body was refused or evicted.
-    pub fn poll_refused(&mut self) -> Option<(Peer, BlockError)> {
+    pub(crate) fn poll_refused(&mut self) -> Option<(Peer, BlockError)> {
         self.refused.pop_front()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.assemblies.next_deadline(), self.concluded.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns the bytes of the bodies that are not complete.
-    pub fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.assemblies.held()
     }
 
     /// Returns the number of bodies that are not complete.
-    pub fn incomplete(&self) -> usize {
+    pub(crate) fn incomplete(&self) -> usize {
         self.assemblies.len()
     }
 
     /// Returns the number of complete bodies whose last block is remembered.
-    pub fn concluded(&self) -> usize {
+    pub(super) fn concluded(&self) -> usize {
         self.concluded.len()
     }
 
     /// Returns the number of requests with a Block option that are not answered yet.
-    pub fn requested(&self) -> usize {
+    pub(super) fn requested(&self) -> usize {
         self.requested.len()
     }
 

@@ -13,7 +13,7 @@ use super::Endpoint;
 impl Endpoint {
     /// Returns what names a request to its peer; `None` once it was answered, or if it goes in blocks, each of which
     /// has names of its own.
-    pub fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
+    pub(crate) fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
         let transfer = self.transfers.get(id)?;
         let is_whole = matches!(transfer.stage, Stage::Whole(_)) && transfer.step == id;
         if is_whole { self.exchanges.request_ids(id) } else { None }
@@ -21,7 +21,13 @@ impl Endpoint {
 
     /// Sends a confirmable request as an earlier process has sent it. A request with a large body, which goes block by
     /// block, begins anew.
-    pub fn send_request_again(&mut self, now: Instant, peer: Peer, request: Request, ids: RequestIds) -> ExchangeId {
+    pub(crate) fn send_request_again(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        request: Request,
+        ids: RequestIds,
+    ) -> ExchangeId {
         if request.payload.len() > self.block_size.bytes() {
             return self.send_in_blocks(now, peer, request);
         }

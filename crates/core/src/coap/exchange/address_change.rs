@@ -8,12 +8,12 @@ use super::{ExchangeId, Exchanges, MessageKey, Owner};
 
 impl Exchanges {
     /// Recognises what this peer has sent when it repeats it from its other address.
-    pub fn readdress_received(&mut self, from: Peer, to: Peer) {
+    pub(crate) fn readdress_received(&mut self, from: Peer, to: Peer) {
         self.dedup.readdress(from, to);
     }
 
     /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
-    pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
+    pub(crate) fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
             if let Some(from) = self.open.readdress_exchange(id, to) {
                 self.readdress_transmission(now, id, from, to);

@@ -19,17 +19,17 @@ const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
 const PROXY_OPTIONS: &[u16] = &[35, 39];
 
 /// Returns the first critical option of a request that is not understood.
-pub fn unknown_in_request(message: &Message) -> Option<u16> {
+pub(crate) fn unknown_in_request(message: &Message) -> Option<u16> {
     unknown(message, REQUEST_OPTIONS)
 }
 
 /// Returns the first critical option of a response that is not understood.
-pub fn unknown_in_response(message: &Message) -> Option<u16> {
+pub(crate) fn unknown_in_response(message: &Message) -> Option<u16> {
     unknown(message, RESPONSE_OPTIONS)
 }
 
 /// Returns the code of the answer to a request with this option.
-pub fn refusal_of(option: u16) -> Code {
+pub(crate) fn refusal_of(option: u16) -> Code {
     if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION }
 }
 

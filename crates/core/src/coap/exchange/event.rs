@@ -32,7 +32,7 @@ pub enum CoapOutput {
 
 /// An event of single messages, for the block-wise transfer above them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExchangeEvent {
+pub(crate) enum ExchangeEvent {
     /// A peer sent a request. The owner answers it with [`Exchanges::respond`](super::Exchanges::respond).
     Request {
         id: RequestId,

@@ -55,25 +55,25 @@ pub(super) struct ExchangeObservation {
 }
 
 impl OpenExchanges {
-    pub fn begin(&mut self, id: ExchangeId, exchange: Exchange) {
+    pub(super) fn begin(&mut self, id: ExchangeId, exchange: Exchange) {
         self.exchanges_by_token.insert(&(exchange.peer, exchange.token), id);
         self.exchanges.insert(id, exchange);
     }
 
     /// Notes that the peer has acknowledged the request and has to answer before this deadline.
-    pub fn acknowledged(&mut self, id: ExchangeId, request: SentMessage, deadline: Instant) {
+    pub(super) fn acknowledged(&mut self, id: ExchangeId, request: SentMessage, deadline: Instant) {
         self.response_deadlines.set(id, deadline);
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.acknowledged = Some(request);
         }
     }
 
-    pub fn cancel_deadline(&mut self, id: ExchangeId) {
+    pub(crate) fn cancel_deadline(&mut self, id: ExchangeId) {
         self.response_deadlines.cancel(id);
     }
 
     /// Removes an exchange that is over. Its observation, if it has one, is kept.
-    pub fn end(&mut self, id: ExchangeId) -> Option<Exchange> {
+    pub(super) fn end(&mut self, id: ExchangeId) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&id)?;
         self.exchanges.shrink_sparse();
         self.response_deadlines.cancel(id);
@@ -81,13 +81,13 @@ impl OpenExchanges {
         Some(exchange)
     }
 
-    pub fn observe(&mut self, id: ExchangeId, observation: ExchangeObservation) {
+    pub(super) fn observe(&mut self, id: ExchangeId, observation: ExchangeObservation) {
         self.observations_by_token.insert(&(observation.peer, observation.token), id);
         self.observations.insert(id, Box::new(observation));
     }
 
     /// Gives an observation another id, and replaces the observation that has this id.
-    pub fn rename_observation(&mut self, from: ExchangeId, to: ExchangeId) {
+    pub(crate) fn rename_observation(&mut self, from: ExchangeId, to: ExchangeId) {
         if from != to
             && let Some(observation) = self.take_observation(from)
         {
@@ -96,12 +96,12 @@ impl OpenExchanges {
         }
     }
 
-    pub fn forget_observation(&mut self, id: ExchangeId) {
+    pub(crate) fn forget_observation(&mut self, id: ExchangeId) {
         self.take_observation(id);
     }
 
     /// Moves an exchange to another peer. Returns the peer and the message id of its request before.
-    pub fn readdress_exchange(&mut self, id: ExchangeId, to: Peer) -> Option<MessageKey> {
+    pub(crate) fn readdress_exchange(&mut self, id: ExchangeId, to: Peer) -> Option<MessageKey> {
         let exchange = self.exchanges.get_mut(&id)?;
         let from = std::mem::replace(&mut exchange.peer, to);
         self.exchanges_by_token.remove(&(from, exchange.token), |own| *own == id);
@@ -110,41 +110,41 @@ impl OpenExchanges {
     }
 
     /// Moves an observation to another peer.
-    pub fn readdress_observation(&mut self, id: ExchangeId, to: Peer) {
+    pub(crate) fn readdress_observation(&mut self, id: ExchangeId, to: Peer) {
         if let Some(observation) = self.take_observation(id) {
             self.observe(id, ExchangeObservation { peer: to, ..*observation });
         }
     }
 
     /// Returns the next exchange whose separate response has not come in time.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<ExchangeId> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<ExchangeId> {
         self.response_deadlines.pop_expired(now)
     }
 
-    pub fn exchange_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
+    pub(crate) fn exchange_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
         self.exchanges.get_mut(&id)
     }
 
-    pub fn observation_mut(&mut self, id: ExchangeId) -> Option<&mut ExchangeObservation> {
+    pub(crate) fn observation_mut(&mut self, id: ExchangeId) -> Option<&mut ExchangeObservation> {
         self.observations.get_mut(&id).map(AsMut::as_mut)
     }
 
-    pub fn exchange(&self, id: ExchangeId) -> Option<&Exchange> {
+    pub(super) fn exchange(&self, id: ExchangeId) -> Option<&Exchange> {
         self.exchanges.get(&id)
     }
 
-    pub fn observation(&self, id: ExchangeId) -> Option<&ExchangeObservation> {
+    pub(super) fn observation(&self, id: ExchangeId) -> Option<&ExchangeObservation> {
         self.observations.get(&id).map(AsRef::as_ref)
     }
 
     /// Returns what a message of this peer with this token belongs to.
-    pub fn expected(&self, peer: Peer, token: Token) -> Expected {
+    pub(super) fn expected(&self, peer: Peer, token: Token) -> Expected {
         let (exchange, observation) = (self.exchange_of(peer, token), self.observation_of(peer, token));
         Expected { exchange, observation }
     }
 
     /// Returns the exchange that a response of this peer with this token answers: the newest that has the token.
-    pub fn exchange_of(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+    pub(crate) fn exchange_of(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
         let has_token = |id: &ExchangeId| {
             self.exchanges.get(id).is_some_and(|exchange| exchange.token == token && exchange.peer == peer)
         };
@@ -159,7 +159,7 @@ impl OpenExchanges {
 
     /// Returns a random token that is unused with this peer, in a shard of the parameters. It is as long as they say;
     /// if a token of this length is taken, a longer one is tried.
-    pub fn unused_token(&self, peer: Peer, parameters: &Parameters, rng: &mut StdRng) -> Token {
+    pub(crate) fn unused_token(&self, peer: Peer, parameters: &Parameters, rng: &mut StdRng) -> Token {
         let mut length = parameters.token_length;
         loop {
             let mut bytes = [0; Token::MAX_LENGTH];
@@ -173,24 +173,24 @@ impl OpenExchanges {
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.response_deadlines.next()
     }
 
-    pub fn exchanges(&self) -> usize {
+    pub(super) fn exchanges(&self) -> usize {
         self.exchanges.len()
     }
 
-    pub fn observations(&self) -> usize {
+    pub(super) fn observations(&self) -> usize {
         self.observations.len()
     }
 
     /// Returns the number of tokens in use. One that an exchange and an observation have counts twice.
-    pub fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.exchanges_by_token.len() + self.observations_by_token.len()
     }
 
-    pub fn deadlines(&self) -> usize {
+    pub(super) fn deadlines(&self) -> usize {
         self.response_deadlines.len()
     }
 

@@ -10,14 +10,14 @@ use lwm2m_base::id_map::IdMap;
 use crate::coap::{Kind, Message, MessageId, PeerClass, RequestId, Token};
 
 #[derive(Debug, Default)]
-pub struct PendingRequests {
+pub(crate) struct PendingRequests {
     by_id: IdMap<RequestId, PendingRequest>,
     /// The times at which confirmable requests have to be acknowledged, answered or not.
     acknowledge_at: IdDeadlines<RequestId>,
 }
 
 #[derive(Debug)]
-pub struct PendingRequest {
+pub(crate) struct PendingRequest {
     pub peer: Peer,
     pub token: Token,
     pub message_id: MessageId,
@@ -27,14 +27,14 @@ pub struct PendingRequest {
 
 /// Identifies the message of a request: another request with the same values is its duplicate (RFC 7252 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestMessage {
+pub(crate) struct RequestMessage {
     peer: Peer,
     message_id: MessageId,
     token: Token,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerAs {
+pub(crate) enum AnswerAs {
     Piggybacked,
     Separate,
     NonConfirmable,
@@ -42,7 +42,7 @@ pub enum AnswerAs {
 
 impl PendingRequests {
     /// Adds a request. If it is confirmable, it has to be acknowledged at this time.
-    pub fn insert(&mut self, id: RequestId, request: PendingRequest, acknowledge_at: Instant) {
+    pub(super) fn insert(&mut self, id: RequestId, request: PendingRequest, acknowledge_at: Instant) {
         if request.answer_as == AnswerAs::Piggybacked {
             self.acknowledge_at.set(id, acknowledge_at);
         }
@@ -50,13 +50,13 @@ impl PendingRequests {
     }
 
     /// Removes a request that is answered now.
-    pub fn take(&mut self, id: RequestId) -> Option<PendingRequest> {
+    pub(super) fn take(&mut self, id: RequestId) -> Option<PendingRequest> {
         self.acknowledge_at.cancel(id);
         self.by_id.remove(&id)
     }
 
     /// Returns the next request that has to be acknowledged now. Its answer will be a separate response.
-    pub fn pop_unacknowledged(&mut self, now: Instant) -> Option<(Peer, MessageId)> {
+    pub(crate) fn pop_unacknowledged(&mut self, now: Instant) -> Option<(Peer, MessageId)> {
         let id = self.acknowledge_at.pop_expired(now)?;
         let request = self.by_id.get_mut(&id)?;
         request.answer_as = AnswerAs::Separate;
@@ -64,28 +64,28 @@ impl PendingRequests {
     }
 
     /// Returns the message that a request has come in.
-    pub fn message_of(&self, id: RequestId) -> Option<RequestMessage> {
+    pub(crate) fn message_of(&self, id: RequestId) -> Option<RequestMessage> {
         let PendingRequest { peer, message_id, token, .. } = *self.by_id.get(&id)?;
         Some(RequestMessage { peer, message_id, token })
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.acknowledge_at.next()
     }
 
     /// Returns the number of requests that have to be acknowledged.
-    pub fn deadlines(&self) -> usize {
+    pub(super) fn deadlines(&self) -> usize {
         self.acknowledge_at.len()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 }
 
 impl PendingRequest {
     /// Describes a request that has just come in this message.
-    pub fn new(peer: Peer, class: PeerClass, message: &Message) -> Self {
+    pub(super) fn new(peer: Peer, class: PeerClass, message: &Message) -> Self {
         let answer_as = match message.kind {
             Kind::Confirmable => AnswerAs::Piggybacked,
             Kind::NonConfirmable | Kind::Acknowledgement | Kind::Reset => AnswerAs::NonConfirmable,

@@ -17,14 +17,20 @@ pub struct RequestIds {
 
 impl Exchanges {
     /// Returns what names the request of an exchange that waits for its response.
-    pub fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
+    pub(crate) fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
         let exchange = self.open.exchange(id)?;
         Some(RequestIds { token: exchange.token, message_id: exchange.message_id })
     }
 
     /// Sends a request as an earlier process has sent it. If something of this process has one of these ids with the
     /// peer, the request gets new ones.
-    pub fn send_request_again(&mut self, now: Instant, peer: Peer, request: &Request, ids: RequestIds) -> ExchangeId {
+    pub(crate) fn send_request_again(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        request: &Request,
+        ids: RequestIds,
+    ) -> ExchangeId {
         let RequestIds { token, message_id } = ids;
         let is_free = self.open.expected(peer, token) == Expected::default()
             && !self.transmissions.contains((peer, message_id))

@@ -41,7 +41,7 @@ enum ArrivalPhase {
 
 impl AccountArrival {
     /// Creates the state before the first subscription; `awaits` is false if no account is ever published.
-    pub fn new(awaits: bool) -> Self {
+    pub(super) fn new(awaits: bool) -> Self {
         Self {
             is_complete: !awaits,
             phase: ArrivalPhase::Settled,
@@ -52,19 +52,19 @@ impl AccountArrival {
     }
 
     /// Notes that the client has subscribed.
-    pub fn subscribed(&mut self, now: Instant) {
+    pub(super) fn subscribed(&mut self, now: Instant) {
         self.arrived.clear();
         self.has_asked = false;
         self.phase = ArrivalPhase::Arriving(now + QUIET);
     }
 
     /// Notes that the broker has ended the session of the client. There will be another subscription.
-    pub fn ended(&mut self) {
+    pub(super) fn ended(&mut self) {
         self.phase = ArrivalPhase::Settled;
     }
 
     /// Notes that a message about an account has come. `exists` tells whether the endpoint name has an account now.
-    pub fn heard(&mut self, now: Instant, endpoint: &str, is_retained: bool, exists: bool) {
+    pub(super) fn heard(&mut self, now: Instant, endpoint: &str, is_retained: bool, exists: bool) {
         if self.phase == ArrivalPhase::Settled {
             return;
         }
@@ -78,7 +78,7 @@ impl AccountArrival {
     }
 
     /// Returns the ticket of a message that is to be published, if no account has come for some time.
-    pub fn handle_timeout(&mut self, now: Instant) -> Option<Ticket> {
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Ticket> {
         let ArrivalPhase::Arriving(quiet_at) = self.phase else { return None };
         if quiet_at > now {
             return None;
@@ -91,29 +91,29 @@ impl AccountArrival {
     }
 
     /// Takes that the broker has acknowledged the message. Returns the endpoint names whose account has come.
-    pub fn confirmed(&mut self, ticket: Ticket) -> Option<HashSet<String>> {
+    pub(super) fn confirmed(&mut self, ticket: Ticket) -> Option<HashSet<String>> {
         if self.phase == ArrivalPhase::Confirming(ticket) { self.complete() } else { None }
     }
 
     /// Takes that the broker has refused the message, which is an answer as well. Returns the endpoint names whose
     /// account has come.
-    pub fn refused(&mut self) -> Option<HashSet<String>> {
+    pub(super) fn refused(&mut self) -> Option<HashSet<String>> {
         if self.has_asked && self.phase != ArrivalPhase::Settled { self.complete() } else { None }
     }
 
     /// Takes that the message was not published, and waits once more.
-    pub fn unpublished(&mut self, now: Instant, ticket: Ticket) {
+    pub(super) fn unpublished(&mut self, now: Instant, ticket: Ticket) {
         if self.phase == ArrivalPhase::Confirming(ticket) {
             self.phase = ArrivalPhase::Arriving(now + QUIET);
         }
     }
 
     /// Returns whether all accounts have come once since the start. Before that, an account that exists may be unknown.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
             ArrivalPhase::Arriving(quiet_at) => Some(quiet_at),
             ArrivalPhase::Settled | ArrivalPhase::Confirming(_) => None,

@@ -97,7 +97,7 @@ pub(in super::super) struct AwaitedBootstraps {
 impl AwaitedBootstraps {
     /// Waits for the session of the device that was sent the trigger at this address and time. A command that waits
     /// already is returned with its outcome.
-    pub fn expect(
+    pub(crate) fn expect(
         &mut self,
         now: Instant,
         (endpoint, peer): (&str, Peer),
@@ -115,19 +115,19 @@ impl AwaitedBootstraps {
     }
 
     /// Keeps what changes from now on for [`AwaitedBootstraps::take_changes`].
-    pub fn keep_changes(&mut self) {
+    pub(crate) fn keep_changes(&mut self) {
         self.keeps_changes = true;
     }
 
     /// Marks every command as changed.
-    pub fn change_all(&mut self) {
+    pub(crate) fn change_all(&mut self) {
         if self.keeps_changes {
             self.changes.extend(self.by_endpoint.keys().cloned());
         }
     }
 
     /// Restores a command of an earlier process under this number. One that cannot be read is removed from the store.
-    pub fn restore(&mut self, now: Instant, clock: WallClock, number: u64, record: AwaitedBootstrapRecord) {
+    pub(crate) fn restore(&mut self, now: Instant, clock: WallClock, number: u64, record: AwaitedBootstrapRecord) {
         let AwaitedBootstrapRecord { endpoint, awaited } = record;
         let Some(awaited) = awaited else { return };
         let AwaitedCommandRecord { command, reply, origin, sent, address, outcome } = *awaited;
@@ -152,7 +152,7 @@ impl AwaitedBootstraps {
     }
 
     /// Returns at most so many records that have changed.
-    pub fn take_changes(&mut self, clock: WallClock, most: usize) -> Vec<Change> {
+    pub(crate) fn take_changes(&mut self, clock: WallClock, most: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < most
             && let Some(endpoint) = self.changes.pop_first()
@@ -163,13 +163,13 @@ impl AwaitedBootstraps {
         changes
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
     /// Notes how the session or pack of an endpoint has ended, and gives the device time to register. A peer without
     /// DTLS at another address than that of the trigger ends nothing.
-    pub fn ended(&mut self, now: Instant, (endpoint, peer): (&str, Peer), outcome: impl FnOnce() -> Outcome) {
+    pub(crate) fn ended(&mut self, now: Instant, (endpoint, peer): (&str, Peer), outcome: impl FnOnce() -> Outcome) {
         if self.by_endpoint.get(endpoint).is_some_and(|awaited| awaited.may_be_ended_by(peer)) {
             self.end(now, endpoint, outcome);
         }
@@ -185,7 +185,7 @@ impl AwaitedBootstraps {
     }
 
     /// Notes that no session came in time, and forgets the commands of devices that did not return.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some(id) = self.deadlines.pop_expired(now) {
             let Some(endpoint) = self.endpoints.get(&id).cloned() else { continue };
             if self.by_endpoint.get(&endpoint).is_some_and(|awaited| awaited.outcome.is_some()) {
@@ -196,24 +196,24 @@ impl AwaitedBootstraps {
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
 
     /// Returns the endpoint names whose outcome is known, in the order of the outcomes.
-    pub fn take_ended(&mut self) -> Vec<String> {
+    pub(crate) fn take_ended(&mut self) -> Vec<String> {
         self.ended.drain(..).collect()
     }
 
     /// Takes a command whose outcome is known; `None` if it still waits, or there is none.
-    pub fn deliver(&mut self, endpoint: &str) -> Option<(AwaitedBootstrap, Outcome)> {
+    pub(crate) fn deliver(&mut self, endpoint: &str) -> Option<(AwaitedBootstrap, Outcome)> {
         self.by_endpoint.get(endpoint)?.outcome.as_ref()?;
         let mut awaited = self.take(endpoint)?;
         let outcome = awaited.outcome.take()?;
         Some((awaited, outcome))
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_endpoint.len()
     }
 

@@ -51,23 +51,23 @@ pub(super) struct BrokerClient {
 
 impl BrokerClient {
     /// Creates a client that connects at this time; never, if there is none.
-    pub fn new(connects_at: Option<Instant>) -> Self {
+    pub(super) fn new(connects_at: Option<Instant>) -> Self {
         let arrival = AccountArrival::new(connects_at.is_some());
         let connection = OwnClient::new(SESSION, connects_at);
         Self { connection, arrival, plain_statuses: Limiter::new(PLAIN_STATUSES) }
     }
 
     /// Returns whether all published accounts are known. Before that, only those that have come may be given.
-    pub fn knows_all_accounts(&self) -> bool {
+    pub(crate) fn knows_all_accounts(&self) -> bool {
         self.arrival.is_complete()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.connection.next_deadline(), self.arrival.next_deadline()].into_iter().flatten().min()
     }
 
     /// Connects, if it is time, and asks the broker whether it has sent all accounts.
-    pub fn handle_timeout(&mut self, context: &mut Context, accounts: &Accounts) {
+    pub(super) fn handle_timeout(&mut self, context: &mut Context, accounts: &Accounts) {
         let login = context.settings.bootstrap.as_ref().and_then(|settings| settings.login.clone());
         self.connection.handle_timeout(context, login, PREFIX, format!("{PREFIX}/+/account"));
         if let Some(ticket) = self.arrival.handle_timeout(context.now) {
@@ -78,7 +78,7 @@ impl BrokerClient {
     }
 
     /// Takes an event of the session. Returns what has changed of the accounts.
-    pub fn handle_broker(
+    pub(super) fn handle_broker(
         &mut self,
         context: &mut Context,
         accounts: &mut Accounts,
@@ -120,11 +120,11 @@ impl BrokerClient {
         }
     }
 
-    pub fn publish_finished(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer)) {
+    pub(crate) fn publish_finished(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer)) {
         self.publish(context, (endpoint, peer), json!({ "ep": endpoint, "result": "finished" }));
     }
 
-    pub fn publish_failed(
+    pub(crate) fn publish_failed(
         &mut self,
         context: &mut Context,
         (endpoint, peer): (&str, Peer),

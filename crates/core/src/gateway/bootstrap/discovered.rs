@@ -31,13 +31,13 @@ impl Default for DiscoveredDevice {
 
 impl DiscoveredDevice {
     /// Describes a device that asks for a pack, and so does not tell where its bootstrap account is.
-    pub fn untold() -> Self {
+    pub(super) fn untold() -> Self {
         Self { lowest: FIRST_PACKED, ..Self::default() }
     }
 
     /// Reads the answer to a Bootstrap-Discover of the root. A device of LwM2M 1.0 begins it with `lwm2m="1.0"`, which
     /// is no link.
-    pub fn read(payload: &[u8]) -> Result<Self, LinkError> {
+    pub(super) fn read(payload: &[u8]) -> Result<Self, LinkError> {
         let mut device = Self { accounts: BTreeMap::new(), version: None, lowest: 0 };
         for link in link::parse(payload)?.links {
             if let Some(version) = link.attribute("lwm2m") {
@@ -56,7 +56,7 @@ impl DiscoveredDevice {
     }
 
     /// Removes what the device removes when these paths are deleted: all but its bootstrap account.
-    pub fn delete(&mut self, paths: &[Path]) {
+    pub(super) fn delete(&mut self, paths: &[Path]) {
         let is_deleted = |instance: u16| {
             let path = Path::of(&[SECURITY, instance]).unwrap_or_default();
             paths.iter().any(|deleted| path.is_at_or_below(deleted))
@@ -65,7 +65,7 @@ impl DiscoveredDevice {
     }
 
     /// Chooses the instance for a server: the one that it has, or else the lowest that is free.
-    pub fn place(&mut self, short_server_id: u16) -> u16 {
+    pub(super) fn place(&mut self, short_server_id: u16) -> u16 {
         let own = self.accounts.iter().find(|(_, id)| **id == Some(short_server_id)).map(|(instance, _)| *instance);
         let free =
             || (self.lowest..=u16::MAX).find(|instance| !self.accounts.contains_key(instance)).unwrap_or(u16::MAX);

@@ -59,18 +59,18 @@ impl GeneratedKey {
 
 impl GeneratedKeys {
     /// Keeps what changes from now on for [`GeneratedKeys::take_changes`].
-    pub fn keep_changes(&mut self) {
+    pub(crate) fn keep_changes(&mut self) {
         self.keeps_changes = true;
     }
 
     /// Marks every key as changed.
-    pub fn change_all(&mut self) {
+    pub(crate) fn change_all(&mut self) {
         if self.keeps_changes {
             self.changes.extend(self.keys.keys().cloned());
         }
     }
 
-    pub fn restore(&mut self, records: Vec<GeneratedKeyRecord>) {
+    pub(crate) fn restore(&mut self, records: Vec<GeneratedKeyRecord>) {
         for GeneratedKeyRecord { identity, keys } in records {
             if let Some(KeyPairRecord { key, next }) = keys {
                 self.keys.insert(identity, GeneratedKey::new(key, next));
@@ -79,7 +79,7 @@ impl GeneratedKeys {
     }
 
     /// Returns the key that a device is given now, and generates it if it has to; `None` if there are `most` already.
-    pub fn issue(
+    pub(crate) fn issue(
         &mut self,
         identity: &PskIdentity,
         rotate: bool,
@@ -111,7 +111,7 @@ impl GeneratedKeys {
     }
 
     /// Returns the key of this identity, and the former one while it holds; `None` if none was generated.
-    pub fn answer(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
+    pub(crate) fn answer(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
         let known = self.in_force(identity)?;
         let current = PskKey::new(known.key.reveal())?;
         let (key, former) = match &known.next {
@@ -123,7 +123,7 @@ impl GeneratedKeys {
 
     /// Notes that a device has registered over an association that was made with this key. If it is the next key, the
     /// former one holds no longer; returns whether it is so.
-    pub fn registered(&mut self, used: KeyUse<'_>) -> bool {
+    pub(crate) fn registered(&mut self, used: KeyUse<'_>) -> bool {
         let Some(known) = self.keys.get_mut(used.identity) else { return false };
         let is_of_next = |next: &mut SecretBytes| is_of(used, next) == Some(true);
         let Some(next) = known.next.take_if(is_of_next) else { return false };
@@ -133,7 +133,7 @@ impl GeneratedKeys {
     }
 
     /// Returns whether an association was made with a generated key that holds no longer.
-    pub fn is_former(&self, used: KeyUse<'_>) -> bool {
+    pub(crate) fn is_former(&self, used: KeyUse<'_>) -> bool {
         let is_known = |known: &GeneratedKey| {
             let mut keys = [Some(&known.key), known.next.as_ref()].into_iter().flatten();
             // An association of an earlier version does not tell its key.
@@ -144,7 +144,7 @@ impl GeneratedKeys {
 
     /// Compares a key with the accounts. `is_generated` is whether an account generates it. Returns whether the key
     /// ends with that.
-    pub fn review(&mut self, now: Instant, identity: &PskIdentity, is_generated: bool) -> bool {
+    pub(crate) fn review(&mut self, now: Instant, identity: &PskIdentity, is_generated: bool) -> bool {
         if is_generated {
             self.restore_withdrawn(identity);
             return false;
@@ -156,7 +156,7 @@ impl GeneratedKeys {
     }
 
     /// Removes a key, and returns whether there was one.
-    pub fn remove(&mut self, identity: &PskIdentity) -> bool {
+    pub(crate) fn remove(&mut self, identity: &PskIdentity) -> bool {
         let Some(GeneratedKey { removed_at, .. }) = self.keys.remove(identity) else { return false };
         if let Some(at) = removed_at {
             self.withdrawn.remove(&(at, identity.clone()));
@@ -166,41 +166,41 @@ impl GeneratedKeys {
     }
 
     /// Removes the keys that no account has generated for long enough.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while self.next_deadline().is_some_and(|at| at <= now) {
             self.remove_withdrawn();
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.withdrawn.first().map(|(at, _)| *at)
     }
 
     /// Returns the identities that have a key, those included whose key no account generates any more.
-    pub fn identities(&self) -> impl Iterator<Item = &PskIdentity> {
+    pub(crate) fn identities(&self) -> impl Iterator<Item = &PskIdentity> {
         self.keys.keys()
     }
 
     /// Returns whether an identity has a key that holds.
-    pub fn contains(&self, identity: &PskIdentity) -> bool {
+    pub(crate) fn contains(&self, identity: &PskIdentity) -> bool {
         self.in_force(identity).is_some()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// Returns whether the store has the present key of an identity. Without a store it need not.
-    pub fn is_stored(&self, identity: &PskIdentity) -> bool {
+    pub(crate) fn is_stored(&self, identity: &PskIdentity) -> bool {
         !self.changes.contains(identity) && !self.unconfirmed.contains_key(identity)
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
     /// Returns at most so many records that have changed, for this batch.
-    pub fn take_changes(&mut self, batch: BatchNumber, most: usize) -> Vec<Change> {
+    pub(crate) fn take_changes(&mut self, batch: BatchNumber, most: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < most
             && let Some(identity) = self.changes.pop_first()
@@ -214,7 +214,7 @@ impl GeneratedKeys {
     }
 
     /// Takes the confirmation of a batch and of all before it. Returns whether keys were in them.
-    pub fn handle_stored(&mut self, batch: BatchNumber) -> bool {
+    pub(crate) fn handle_stored(&mut self, batch: BatchNumber) -> bool {
         let before = self.unconfirmed.len();
         self.unconfirmed.retain(|_, waits_for| *waits_for > batch);
         self.unconfirmed.len() < before

@@ -35,13 +35,13 @@ impl BootstrapServer {
     }
 
     /// Compares all keys with the accounts, if these are known.
-    pub fn review_all_keys(&mut self, context: &mut Context) {
+    pub(crate) fn review_all_keys(&mut self, context: &mut Context) {
         self.review_keys(context, AccountsChange::Any);
     }
 
     /// Removes a generated key, and returns whether there was one. If an account still generates it, the next bootstrap
     /// of the device generates another one.
-    pub fn remove_generated_key(&mut self, context: &mut Context, identity: &PskIdentity) -> bool {
+    pub(crate) fn remove_generated_key(&mut self, context: &mut Context, identity: &PskIdentity) -> bool {
         let was_there = context.generated_keys.remove(identity);
         if was_there {
             context.report(Report::Bootstrap(BootstrapReport::KeyRemoved { identity: identity.clone() }));

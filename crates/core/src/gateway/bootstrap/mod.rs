@@ -108,7 +108,7 @@ struct RunningSession {
 
 impl BootstrapServer {
     /// Creates a server, whose client connects to the broker at once if there is one.
-    pub fn new(settings: Option<&BootstrapConfig>, now: Instant, rng: &mut StdRng) -> Self {
+    pub(super) fn new(settings: Option<&BootstrapConfig>, now: Instant, rng: &mut StdRng) -> Self {
         let login = settings.and_then(|settings| settings.login.as_ref());
         let client = BrokerClient::new(login.map(|_| now));
         Self {
@@ -127,20 +127,20 @@ impl BootstrapServer {
     }
 
     /// Takes an event of the client at the broker.
-    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
+    pub(super) fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
         let change = self.client.handle_broker(context, &mut self.accounts, event);
         self.review_keys(context, change);
     }
 
     /// Replaces the accounts of patterns.
-    pub fn set_accounts(&mut self, context: &mut Context, accounts: Vec<PatternAccount>) {
+    pub(crate) fn set_accounts(&mut self, context: &mut Context, accounts: Vec<PatternAccount>) {
         self.accounts.set_patterns(accounts);
         self.knows_patterns = true;
         self.review_keys(context, AccountsChange::Any);
     }
 
     /// Takes that the store has written generated keys.
-    pub fn handle_stored_keys(&mut self, context: &mut Context) {
+    pub(crate) fn handle_stored_keys(&mut self, context: &mut Context) {
         for id in self.held.clone() {
             let Some(request) = self.sessions.get_mut(&id).and_then(|running| running.held.take()) else { continue };
             self.send(context, id, request);
@@ -149,7 +149,7 @@ impl BootstrapServer {
     }
 
     /// Answers a request for bootstrap.
-    pub fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
+    pub(super) fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
         if is_pack(received.request) {
             return self.handle_pack_request(context, received);
         }
@@ -164,12 +164,12 @@ impl BootstrapServer {
     }
 
     /// Returns whether an exchange is one of a session.
-    pub fn owns(&self, exchange: ExchangeId) -> bool {
+    pub(crate) fn owns(&self, exchange: ExchangeId) -> bool {
         self.exchanges.contains_key(&exchange)
     }
 
     /// Takes what became of a request of a session.
-    pub fn handle_event(&mut self, context: &mut Context, exchange: ExchangeId, event: EndpointEvent) {
+    pub(crate) fn handle_event(&mut self, context: &mut Context, exchange: ExchangeId, event: EndpointEvent) {
         let Some(id) = self.exchanges.get(&exchange).copied() else { return };
         match event {
             EndpointEvent::Response { response, .. } => {
@@ -190,7 +190,7 @@ impl BootstrapServer {
         }
     }
 
-    pub fn handle_timeout(&mut self, context: &mut Context) {
+    pub(super) fn handle_timeout(&mut self, context: &mut Context) {
         self.client.handle_timeout(context, &self.accounts);
         while let Some(id) = self.deadlines.pop_expired(context.now) {
             let Some(running) = self.sessions.get(&id) else { continue };
@@ -205,14 +205,14 @@ impl BootstrapServer {
         context.generated_keys.handle_timeout(context.now);
     }
 
-    pub fn next_deadline(&self, context: &Context) -> Option<Instant> {
+    pub(super) fn next_deadline(&self, context: &Context) -> Option<Instant> {
         let keys = context.generated_keys.next_deadline();
         let deadlines = [self.deadlines.next(), self.client.next_deadline(), self.packs.next_deadline(), keys];
         deadlines.into_iter().flatten().min()
     }
 
     /// Returns the number of sessions that run.
-    pub fn sessions(&self) -> usize {
+    pub(super) fn sessions(&self) -> usize {
         self.sessions.len()
     }
 }

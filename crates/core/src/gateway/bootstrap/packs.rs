@@ -41,11 +41,11 @@ struct WaitingPack {
 }
 
 impl Packs {
-    pub fn new(rng: &mut StdRng) -> Self {
+    pub(super) fn new(rng: &mut StdRng) -> Self {
         Self { waiting: VecDeque::new(), tag_key: rng.random() }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.waiting.front().map(|waiting| waiting.deadline)
     }
 

@@ -18,7 +18,7 @@ pub(super) struct PlainSessions {
 }
 
 impl PlainSessions {
-    pub fn insert(&mut self, peer: Peer) {
+    pub(super) fn insert(&mut self, peer: Peer) {
         if let Some(source) = source_of(peer) {
             self.total += 1;
             *self.by_address.entry(source).or_default() += 1;
@@ -26,7 +26,7 @@ impl PlainSessions {
     }
 
     /// Removes a session that was inserted.
-    pub fn remove(&mut self, peer: Peer) {
+    pub(super) fn remove(&mut self, peer: Peer) {
         let Some(source) = source_of(peer) else { return };
         let Some(count) = self.by_address.get_mut(&source) else { return };
         self.total -= 1;
@@ -38,7 +38,7 @@ impl PlainSessions {
 
     /// Returns whether a session of this peer has one of `most` places, after the session of `former` has ended. A peer
     /// with DTLS needs none of them.
-    pub fn has_room(&self, peer: Peer, former: Option<Peer>, most: usize) -> bool {
+    pub(super) fn has_room(&self, peer: Peer, former: Option<Peer>, most: usize) -> bool {
         let Some(source) = source_of(peer) else { return true };
         let former = former.and_then(source_of);
         let total = self.total - usize::from(former.is_some());

@@ -28,7 +28,7 @@ pub(super) struct BootstrapRequest {
 
 impl BootstrapRequest {
     /// Reads the query. The identity of the peer may stand for the endpoint name if the query has none.
-    pub fn read(request: &Request, known_as: Option<&str>) -> Result<Self, BootstrapRefusal> {
+    pub(super) fn read(request: &Request, known_as: Option<&str>) -> Result<Self, BootstrapRefusal> {
         let items = request.options.texts(number::URI_QUERY).map_err(|_| BootstrapRefusal::Malformed)?;
         let item = |name: &str| items.iter().find_map(|item| item.strip_prefix(name)?.strip_prefix('='));
         let endpoint = item("ep").or(known_as).ok_or(BootstrapRefusal::NoEndpoint)?;

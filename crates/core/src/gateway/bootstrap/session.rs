@@ -71,7 +71,7 @@ pub(super) enum PlanError {
 impl Session {
     /// Begins a session, and returns it with its first request. `format` is the one that the device prefers. If
     /// `must_discover` the session begins with a Discover also if the account has none.
-    pub fn begin(
+    pub(super) fn begin(
         (endpoint, peer): (Arc<str>, Peer),
         account: Arc<Account>,
         format: Option<ContentFormat>,
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// Takes the answer to the request of the current step.
-    pub fn answered(&mut self, response: &Response, issue: IssueKey<'_>) -> SessionProgress {
+    pub(super) fn answered(&mut self, response: &Response, issue: IssueKey<'_>) -> SessionProgress {
         let code = response.code;
         match self.step {
             BootstrapStep::Discover => self.discovered(response, issue),
@@ -123,25 +123,25 @@ impl Session {
         }
     }
 
-    pub fn account(&self) -> &Arc<Account> {
+    pub(super) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    pub fn step(&self) -> BootstrapStep {
+    pub(super) fn step(&self) -> BootstrapStep {
         self.step
     }
 
-    pub fn format(&self) -> ContentFormat {
+    pub(super) fn format(&self) -> ContentFormat {
         self.format
     }
 
     /// Returns the resources of the object 1 that were written.
-    pub fn written(&self) -> &[Assignment] {
+    pub(super) fn written(&self) -> &[Assignment] {
         &self.written
     }
 
     /// Returns the identities of the generated keys that the session writes.
-    pub fn generated(&self) -> &[PskIdentity] {
+    pub(super) fn generated(&self) -> &[PskIdentity] {
         &self.generated
     }
 

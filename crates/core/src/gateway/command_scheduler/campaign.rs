@@ -19,7 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl CommandScheduler {
     /// Takes a command of a campaign. Returns whether an answer with this `ask` follows.
-    pub fn handle_campaign(&mut self, context: &mut Context, device: &mut Device, ask: AskId, command: &Value) -> bool {
+    pub(crate) fn handle_campaign(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        ask: AskId,
+        command: &Value,
+    ) -> bool {
         if context.draining {
             return false;
         }

@@ -22,7 +22,7 @@ pub(super) fn expiry_of(now: Instant, command: &Command, default_expiry: Duratio
 
 impl CommandScheduler {
     /// Refuses the pending commands that waited too long.
-    pub fn expire(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn expire(&mut self, context: &mut Context, device: &mut Device) {
         let expired = device.waiting.take_expired(context.now);
         if !expired.is_empty() {
             context.changed(device);
@@ -35,7 +35,7 @@ impl CommandScheduler {
     }
 
     /// Sets the time at which the first of the pending commands expires.
-    pub fn watch_expiry(&mut self, device: &Device) {
+    pub(crate) fn watch_expiry(&mut self, device: &Device) {
         match device.waiting.next_expiry() {
             Some(at) => self.expiries.set(device.id, at),
             None => self.expiries.cancel(device.id),

@@ -25,7 +25,7 @@ use super::{CommandScheduler, LEFT, refuse_command, too_long};
 
 impl CommandScheduler {
     /// Takes a command of the console. A command that is refused has no other answer, and nobody else is told.
-    pub fn handle_console(
+    pub(crate) fn handle_console(
         &mut self,
         context: &mut Context,
         device: &mut Device,
@@ -70,7 +70,7 @@ impl CommandScheduler {
     }
 
     /// Takes a command out of the queue and gives it its final answer. Returns whether it waited.
-    pub fn withdraw(&mut self, context: &mut Context, device: &mut Device, number: u64) -> bool {
+    pub(crate) fn withdraw(&mut self, context: &mut Context, device: &mut Device, number: u64) -> bool {
         let Some(waiting) = device.waiting.remove(number) else { return false };
         context.changed(device);
         self.watch_expiry(device);
@@ -81,7 +81,7 @@ impl CommandScheduler {
 
     /// Tells the console that a device has left whose commands get no answers, because the broker has ended the session
     /// that would publish them.
-    pub fn tell_console_left(&self, context: &mut Context, device: &Device) {
+    pub(crate) fn tell_console_left(&self, context: &mut Context, device: &Device) {
         let unanswered: Vec<&Command> = commands(device).collect();
         for command in unanswered {
             if let Some(Reply::Asker(ask)) = Recipient::of(command).reply {
@@ -95,7 +95,7 @@ impl CommandScheduler {
 /// Moves of devices to other gateways.
 impl CommandScheduler {
     /// Returns the record of a device without the commands whose answer somebody of this gateway waits for.
-    pub fn record_without_asked(&mut self, context: &Context, device: &mut Device) -> DeviceRecord {
+    pub(crate) fn record_without_asked(&mut self, context: &Context, device: &mut Device) -> DeviceRecord {
         let mut record = restart::record(context, self, device);
         let is_asked = |serial: Option<u64>, command: &Command| {
             serial.filter(|_| matches!(Recipient::of(command).reply, Some(Reply::Asker(_))))
@@ -109,7 +109,7 @@ impl CommandScheduler {
 }
 
 /// Returns the state of a command that is in flight or waits.
-pub fn state(context: &Context, device: &Device, number: u64) -> Option<CommandState> {
+pub(crate) fn state(context: &Context, device: &Device, number: u64) -> Option<CommandState> {
     let (place, expires) = match device.in_flight().filter(|in_flight| in_flight.command.number == number) {
         Some(InFlight { expires, .. }) => (0, *expires),
         None => {

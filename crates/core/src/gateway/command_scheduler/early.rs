@@ -10,7 +10,7 @@ use super::{CommandScheduler, queue_limits, too_long};
 
 impl CommandScheduler {
     /// Takes a command for a device whose Register is not answered yet: it waits until it is.
-    pub fn handle_early(
+    pub(crate) fn handle_early(
         &mut self,
         context: &mut Context,
         pending: &mut PendingRegistration,

@@ -90,7 +90,7 @@ impl CommandScheduler {
     }
 
     /// Begins the job of an update whose image is described, or refuses it.
-    pub fn begin_described(
+    pub(crate) fn begin_described(
         &mut self,
         context: &mut Context,
         device: &mut Device,
@@ -292,7 +292,12 @@ impl CommandScheduler {
     }
 
     /// Takes a notification of an observation of a job.
-    pub fn job_notified(&mut self, context: &mut Context, device: &mut Device, notification: ReceivedNotification<'_>) {
+    pub(crate) fn job_notified(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        notification: ReceivedNotification<'_>,
+    ) {
         let ReceivedNotification { observation: exchange, received, pending_ack, over, .. } = notification;
         if let Some(pending_ack) = pending_ack {
             context.coap.acknowledge(pending_ack);
@@ -314,7 +319,7 @@ impl CommandScheduler {
     }
 
     /// Does what is due for the job of this device.
-    pub fn job_timed_out(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn job_timed_out(&mut self, context: &mut Context, device: &mut Device) {
         let in_flight = device.in_flight().map(|in_flight| in_flight.exchange);
         let pushing = in_flight.filter(|_| self.jobs.pushed(device.id).is_some());
         let uploaded = pushing.and_then(|exchange| context.coap.uploaded(exchange));
@@ -329,7 +334,7 @@ impl CommandScheduler {
     }
 
     /// Reads the bytes that a push needs next.
-    pub fn body_wanted(
+    pub(crate) fn body_wanted(
         &mut self,
         context: &mut Context,
         device: &mut Device,
@@ -349,7 +354,7 @@ impl CommandScheduler {
     }
 
     /// Takes the bytes that a push has waited for. Those of a push that is over have no effect.
-    pub fn image_read(
+    pub(crate) fn image_read(
         &mut self,
         context: &mut Context,
         device: &mut Device,
@@ -381,7 +386,7 @@ impl CommandScheduler {
     }
 
     /// Publishes what a job tells. One that has just ended lets go of its observations and of its request.
-    pub fn settle_job(&mut self, context: &mut Context, device: &mut Device) {
+    pub(crate) fn settle_job(&mut self, context: &mut Context, device: &mut Device) {
         let Some(id) = self.jobs.id_of(device.id) else { return };
         if !self.jobs.settle(context, Some(device), id) {
             return;

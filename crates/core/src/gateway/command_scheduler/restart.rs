@@ -14,7 +14,7 @@ use super::super::report::CommandOutcome;
 use super::{CommandScheduler, queue_limits, refuse};
 
 /// A command of an earlier process that is refused now.
-pub struct NotTaken {
+pub(crate) struct NotTaken {
     echo: Echo,
     reply: Option<Reply>,
     origin: Origin,
@@ -25,7 +25,7 @@ pub struct NotTaken {
 impl CommandScheduler {
     /// Returns the records of a device's commands: the one in flight, then those that wait. Each gets a serial if it
     /// has none.
-    pub fn records(&mut self, context: &Context, device: &mut Device) -> Vec<CommandRecord> {
+    pub(crate) fn records(&mut self, context: &Context, device: &mut Device) -> Vec<CommandRecord> {
         let last = &mut self.last_serial;
         let mut record = |serial: &mut Option<u64>, expires, command: &Command, retained, sent_as| {
             let serial = *serial.get_or_insert_with(|| {
@@ -54,12 +54,17 @@ impl CommandScheduler {
     }
 
     /// Gives the serials of these records to no other command.
-    pub fn reserve_serials(&mut self, records: &[CommandRecord]) {
+    pub(crate) fn reserve_serials(&mut self, records: &[CommandRecord]) {
         self.last_serial = records.iter().map(|record| record.serial).fold(self.last_serial, u64::max);
     }
 
     /// Restores an observation of an earlier process.
-    pub fn restore_observation(&mut self, context: &mut Context, device: &mut Device, record: ObservationRecord) {
+    pub(crate) fn restore_observation(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        record: ObservationRecord,
+    ) {
         // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to
         // observe.
         let interpreted = downlink::interpret(record.command, context.command_context(&device.registration));
@@ -82,7 +87,7 @@ impl CommandScheduler {
 
     /// Restores the commands of an earlier process. Returns those that the current object model or the current limits
     /// reject.
-    pub fn restore_commands(
+    pub(crate) fn restore_commands(
         &mut self,
         context: &Context,
         device: &mut Device,
@@ -122,7 +127,7 @@ impl CommandScheduler {
 }
 
 /// Refuses a restored command: it has its final answer.
-pub fn refuse_restored(context: &mut Context, device: &Device, refused: NotTaken) {
+pub(crate) fn refuse_restored(context: &mut Context, device: &Device, refused: NotTaken) {
     let NotTaken { echo, reply, origin, outcome, reason } = refused;
     let recipient = Recipient { reply: reply.as_ref(), origin: &origin };
     context.changed(device);

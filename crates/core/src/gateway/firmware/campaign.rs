@@ -36,7 +36,7 @@ use spec::{CampaignSpec, Selection};
 use view::Counts;
 
 /// The devices of a campaign, at the most.
-pub const MOST_MEMBERS: usize = 100_000;
+pub(crate) const MOST_MEMBERS: usize = 100_000;
 /// The devices that are asked at once, and those that have been asked and wait for their turn.
 const LOOK_AHEAD: usize = 16;
 /// The time after which a device is tried again that could not be updated because another update runs, or because the
@@ -102,7 +102,7 @@ struct CampaignProgress {
 
 /// An event of a campaign, for its subscribers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CampaignEvent {
+pub(crate) enum CampaignEvent {
     /// The status of the campaign has changed. The first status is an event as well.
     Status(CampaignStatus),
     /// The campaign is done with a device.
@@ -169,7 +169,7 @@ impl Campaign {
     }
 
     /// A device can be reached: it has registered, or sent a message.
-    pub fn heard_from(&mut self, endpoint: &str) {
+    pub(crate) fn heard_from(&mut self, endpoint: &str) {
         let Some((key, member)) = self.members.get_key_value(endpoint) else { return self.join(endpoint) };
         let (key, member) = (Arc::clone(key), *member);
         match member {
@@ -238,7 +238,7 @@ impl Campaign {
     }
 
     /// Takes an event of the job of a device.
-    pub fn job_event(&mut self, endpoint: &str, status: &JobStatus) {
+    pub(crate) fn job_event(&mut self, endpoint: &str, status: &JobStatus) {
         let Some((key, Member::Updating { job, is_away, is_cancelled })) = self.member(endpoint) else { return };
         if job != status.job {
             return;
@@ -265,7 +265,7 @@ impl Campaign {
     }
 
     /// Returns what is to be done next. `is_awake` tells of an endpoint name whether its device can take a request.
-    pub fn next_action(&mut self, moment: Moment, is_awake: impl Fn(&str) -> bool) -> Option<Action> {
+    pub(crate) fn next_action(&mut self, moment: Moment, is_awake: impl Fn(&str) -> bool) -> Option<Action> {
         if let Some(endpoint) = self.to_cancel.pop_front() {
             return Some(Action::Cancel { endpoint });
         }

@@ -80,23 +80,27 @@ struct CommandText<'a> {
 /// The connection.
 impl CampaignClient {
     /// Creates a client that connects at this time; never, if there is none.
-    pub fn new(connects_at: Option<Instant>) -> Self {
+    pub(crate) fn new(connects_at: Option<Instant>) -> Self {
         let connection = OwnClient::new(SESSION, connects_at);
         Self { connection, asked: HashMap::new(), told: BTreeMap::new(), last_ask: 0 }
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.connection.next_deadline()
     }
 
     /// Connects, if it is time.
-    pub fn handle_timeout(&mut self, context: &mut Context) {
+    pub(crate) fn handle_timeout(&mut self, context: &mut Context) {
         let login = context.settings.firmware.login.clone();
         self.connection.handle_timeout(context, login, PREFIX, COMMANDS.to_owned());
     }
 
     /// Takes an event of the session. Returns what a message asks for.
-    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) -> Option<(CampaignCommand, Asker)> {
+    pub(crate) fn handle_broker(
+        &mut self,
+        context: &mut Context,
+        event: BrokerEvent,
+    ) -> Option<(CampaignCommand, Asker)> {
         match event {
             BrokerEvent::Message { payload, properties, .. } => {
                 let reply = usable_reply(properties.reply);
@@ -128,7 +132,7 @@ impl CampaignClient {
 /// Answers.
 impl CampaignClient {
     /// Remembers who is answered when the image of a campaign was looked at.
-    pub fn expect(&mut self, asker: Asker) -> AskId {
+    pub(crate) fn expect(&mut self, asker: Asker) -> AskId {
         self.last_ask += 1;
         // Apart from the commands of campaigns, which count up from 1.
         let ask = ask_of_campaign(u64::MAX / 2 - self.last_ask);
@@ -137,12 +141,12 @@ impl CampaignClient {
     }
 
     /// Forgets who asked, because the campaign was refused at once.
-    pub fn forget(&mut self, ask: AskId) {
+    pub(crate) fn forget(&mut self, ask: AskId) {
         self.asked.remove(&ask);
     }
 
     /// Publishes the answer to a start.
-    pub fn deliver(&mut self, context: &mut Context, ask: AskId, answer: &FinalAnswer) {
+    pub(crate) fn deliver(&mut self, context: &mut Context, ask: AskId, answer: &FinalAnswer) {
         let Some(asker) = self.asked.remove(&ask) else { return };
         match serde_json::from_slice::<Value>(&answer.payload) {
             Ok(campaign) if campaign.is_object() => self.answer(context, &asker, "2.01", ("campaign", campaign)),
@@ -150,7 +154,7 @@ impl CampaignClient {
         }
     }
 
-    pub fn refused(&self, context: &mut Context, asker: &Asker, refusal: &CampaignRefusal) {
+    pub(crate) fn refused(&self, context: &mut Context, asker: &Asker, refusal: &CampaignRefusal) {
         let code = match refusal.kind {
             RefusalKind::Invalid => "4.00",
             RefusalKind::NotFound => "4.04",
@@ -160,7 +164,7 @@ impl CampaignClient {
         self.refuse(context, asker, code, &refusal.reason);
     }
 
-    pub fn answer(&self, context: &mut Context, asker: &Asker, code: &str, (member, content): (&str, Value)) {
+    pub(crate) fn answer(&self, context: &mut Context, asker: &Asker, code: &str, (member, content): (&str, Value)) {
         let mut data = json!({ "code": code });
         data[member] = content;
         self.publish_answer(context, asker, data);
@@ -186,14 +190,14 @@ impl CampaignClient {
 /// Events.
 impl CampaignClient {
     /// Publishes that a campaign has another status.
-    pub fn tell_status(&mut self, context: &mut Context, name: &CampaignName, view: &CampaignView) {
+    pub(crate) fn tell_status(&mut self, context: &mut Context, name: &CampaignName, view: &CampaignView) {
         self.told.insert(name.clone(), (context.now, view.counts));
         self.tell(context, name, "campaign", view.to_json());
     }
 
     /// Publishes how far a campaign is, if that has changed, at most once per
     /// `firmware.progress_interval`.
-    pub fn tell_progress(&mut self, context: &mut Context, name: &CampaignName, campaign: &Campaign) {
+    pub(crate) fn tell_progress(&mut self, context: &mut Context, name: &CampaignName, campaign: &Campaign) {
         let interval = context.settings.firmware.progress_interval;
         let is_due = |told: &(Instant, Counts)| told.1 != *campaign.counts() && context.now >= told.0 + interval;
         if self.connection.is_connected() && self.told.get(name).is_none_or(is_due) {
@@ -202,13 +206,19 @@ impl CampaignClient {
     }
 
     /// Returns when the progress of a campaign is to be published.
-    pub fn progress_due(&self, name: &CampaignName, counts: &Counts, interval: Duration) -> Option<Instant> {
+    pub(crate) fn progress_due(&self, name: &CampaignName, counts: &Counts, interval: Duration) -> Option<Instant> {
         let (at, told) = self.told.get(name)?;
         (self.connection.is_connected() && told != counts).then(|| *at + interval)
     }
 
     /// Publishes the outcome of a device.
-    pub fn tell_device(&self, context: &mut Context, name: &CampaignName, endpoint: &str, outcome: MemberOutcome) {
+    pub(crate) fn tell_device(
+        &self,
+        context: &mut Context,
+        name: &CampaignName,
+        endpoint: &str,
+        outcome: MemberOutcome,
+    ) {
         let mut data = json!({ "name": name.as_str(), "ep": endpoint, "state": outcome.state().name() });
         if let Some(error) = outcome.error() {
             data["error"] = json!(error);
@@ -216,7 +226,7 @@ impl CampaignClient {
         self.tell(context, name, "campaign-device", data);
     }
 
-    pub fn forget_campaign(&mut self, name: &CampaignName) {
+    pub(crate) fn forget_campaign(&mut self, name: &CampaignName) {
         self.told.remove(name);
     }
 

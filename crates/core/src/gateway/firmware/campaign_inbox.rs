@@ -25,32 +25,32 @@ pub(in crate::gateway) enum CampaignInput {
 }
 
 impl CampaignInbox {
-    pub fn set_open(&mut self, is_open: bool) {
+    pub(crate) fn set_open(&mut self, is_open: bool) {
         self.is_open = is_open;
     }
 
-    pub fn heard_from(&mut self, endpoint: &str) {
+    pub(crate) fn heard_from(&mut self, endpoint: &str) {
         if self.is_open {
             self.inputs.push(CampaignInput::Heard { endpoint: endpoint.to_owned() });
         }
     }
 
-    pub fn job_event(&mut self, endpoint: &str, status: &JobStatus) {
+    pub(crate) fn job_event(&mut self, endpoint: &str, status: &JobStatus) {
         if self.is_open {
             let (endpoint, status) = (endpoint.to_owned(), Box::new(status.clone()));
             self.inputs.push(CampaignInput::Job { endpoint, status });
         }
     }
 
-    pub fn answer(&mut self, ask: AskId, answer: FinalAnswer) {
+    pub(crate) fn answer(&mut self, ask: AskId, answer: FinalAnswer) {
         self.inputs.push(CampaignInput::Answer { ask, answer });
     }
 
-    pub fn take(&mut self) -> Vec<CampaignInput> {
+    pub(crate) fn take(&mut self) -> Vec<CampaignInput> {
         std::mem::take(&mut self.inputs)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.inputs.is_empty()
     }
 }

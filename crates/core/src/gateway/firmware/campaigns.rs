@@ -35,7 +35,7 @@ use crate::gateway::registered_devices::RegisteredDevices;
 use crate::gateway::report::{CampaignReport, Report};
 
 /// The campaigns that are kept, those that are over included.
-pub const MOST_CAMPAIGNS: usize = 32;
+pub(crate) const MOST_CAMPAIGNS: usize = 32;
 
 /// Owns the campaigns.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ enum AskedKind {
 /// Serves the requests of operators.
 impl Campaigns {
     /// Begins without campaigns. A client at the broker connects at once, if there is one.
-    pub fn new(config: &FirmwareConfig, now: Instant) -> Self {
+    pub(crate) fn new(config: &FirmwareConfig, now: Instant) -> Self {
         Self {
             campaigns: BTreeMap::new(),
             pending: Vec::new(),
@@ -83,7 +83,7 @@ impl Campaigns {
     }
 
     /// Takes an event of the client at the broker.
-    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
+    pub(crate) fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
         let Some((command, asker)) = self.client.handle_broker(context, event) else { return };
         let answer = match command {
             CampaignCommand::Start(json) => {
@@ -108,7 +108,7 @@ impl Campaigns {
 
     /// Checks a campaign, and lets its image be described. The answer to one that is not refused here is an
     /// [`Output::Answer`](crate::gateway::Output::Answer).
-    pub fn start(&mut self, context: &mut Context, ask: AskId, json: &[u8]) -> Result<(), CampaignRefusal> {
+    pub(crate) fn start(&mut self, context: &mut Context, ask: AskId, json: &[u8]) -> Result<(), CampaignRefusal> {
         let spec = CampaignSpec::read(json).map_err(|error| RefusalKind::Invalid.because(error.to_string()))?;
         let is_pending = self.pending.iter().any(|(_, pending, _)| pending.name == spec.name);
         if is_pending || self.campaigns.contains_key(&spec.name) {
@@ -128,7 +128,7 @@ impl Campaigns {
     }
 
     /// Begins the campaign that waits for this description, or refuses it.
-    pub fn described(
+    pub(crate) fn described(
         &mut self,
         context: &mut Context,
         devices: &RegisteredDevices,
@@ -153,7 +153,7 @@ impl Campaigns {
     }
 
     /// Pauses, resumes or cancels a campaign.
-    pub fn control(&mut self, name: &str, action: CampaignAction) -> Result<CampaignView, CampaignRefusal> {
+    pub(crate) fn control(&mut self, name: &str, action: CampaignAction) -> Result<CampaignView, CampaignRefusal> {
         let campaign = self.named_mut(name)?;
         let done = match action {
             CampaignAction::Pause => campaign.pause(),
@@ -165,16 +165,16 @@ impl Campaigns {
     }
 
     /// Returns all campaigns in the order of their names.
-    pub fn list(&self) -> Vec<CampaignView> {
+    pub(crate) fn list(&self) -> Vec<CampaignView> {
         self.campaigns.values().map(Campaign::view).collect()
     }
 
-    pub fn view(&self, name: &str) -> Result<CampaignView, CampaignRefusal> {
+    pub(crate) fn view(&self, name: &str) -> Result<CampaignView, CampaignRefusal> {
         Ok(self.named(name)?.details())
     }
 
     /// Returns devices of a campaign in the order of their endpoint names, after this one.
-    pub fn members(
+    pub(crate) fn members(
         &self,
         name: &str,
         after: Option<&str>,
@@ -212,7 +212,7 @@ impl Campaigns {
 /// Events of devices, and time.
 impl Campaigns {
     /// Gives campaigns what has happened, and carries out what they ask for.
-    pub fn run(&mut self, context: &mut Context, devices: &mut RegisteredDevices) {
+    pub(crate) fn run(&mut self, context: &mut Context, devices: &mut RegisteredDevices) {
         if self.campaigns.is_empty() && context.campaign_inbox.is_empty() {
             return;
         }
@@ -232,7 +232,7 @@ impl Campaigns {
         self.listen(context);
     }
 
-    pub fn next_deadline(&self, context: &Context) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, context: &Context) -> Option<Instant> {
         let moment = moment(context);
         let interval = context.settings.firmware.progress_interval;
         // A gateway that stops begins nothing.
@@ -245,12 +245,12 @@ impl Campaigns {
     }
 
     /// Connects the client at the broker, if it is time.
-    pub fn handle_timeout(&mut self, context: &mut Context) {
+    pub(crate) fn handle_timeout(&mut self, context: &mut Context) {
         self.client.handle_timeout(context);
     }
 
     /// Returns the number of campaigns, and that of their devices.
-    pub fn sizes(&self) -> (usize, usize) {
+    pub(crate) fn sizes(&self) -> (usize, usize) {
         let devices = self.campaigns.values().map(|campaign| campaign.counts().total()).sum();
         (self.campaigns.len() + self.pending.len(), devices)
     }
@@ -360,21 +360,21 @@ impl Campaigns {
 
 /// The store.
 impl Campaigns {
-    pub fn keep_changes(&mut self) {
+    pub(crate) fn keep_changes(&mut self) {
         self.keeps_changes = true;
     }
 
     /// Marks every campaign and every device in one as changed.
-    pub fn change_all(&mut self) {
+    pub(crate) fn change_all(&mut self) {
         self.campaigns.values_mut().for_each(Campaign::change_all);
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(crate) fn has_changes(&self) -> bool {
         self.keeps_changes && (!self.forgotten.is_empty() || self.campaigns.values().any(Campaign::has_changes))
     }
 
     /// Returns at most `most` records that have changed.
-    pub fn take_changes(&mut self, most: usize) -> Vec<Change> {
+    pub(crate) fn take_changes(&mut self, most: usize) -> Vec<Change> {
         let mut records = Vec::new();
         while records.len() < most
             && let Some(name) = self.forgotten.pop()
@@ -389,7 +389,7 @@ impl Campaigns {
     }
 
     /// Restores the campaigns of an earlier process, and joins the devices that are registered.
-    pub fn restore(&mut self, context: &mut Context, devices: &RegisteredDevices, records: Vec<CampaignRecord>) {
+    pub(crate) fn restore(&mut self, context: &mut Context, devices: &RegisteredDevices, records: Vec<CampaignRecord>) {
         let (campaigns, members): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.endpoint.is_none());
         for json in campaigns.into_iter().filter_map(|record| record.json) {
             if let Some(campaign) = Campaign::restored(&json) {

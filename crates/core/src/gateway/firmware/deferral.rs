@@ -37,7 +37,7 @@ pub(in crate::gateway) enum PullTurn {
 impl DeferredPulls {
     /// Decides about a request that has come, and keeps it if it has to wait. Everything that comes at one time is one
     /// turn.
-    pub fn admit(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> PullTurn {
+    pub(crate) fn admit(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> PullTurn {
         if self.turn != Some(now) {
             (self.turn, self.answered) = (Some(now), 0);
         }
@@ -53,16 +53,16 @@ impl DeferredPulls {
     }
 
     /// Returns the requests of the next turn.
-    pub fn take_turn(&mut self) -> Vec<(Peer, Box<[u8]>)> {
+    pub(crate) fn take_turn(&mut self) -> Vec<(Peer, Box<[u8]>)> {
         let count = self.waiting.len().min(TURN);
         self.waiting.drain(..count).collect()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 }

@@ -21,7 +21,7 @@ pub const MOST_DESCRIPTIONS: usize = 1024;
 pub const MOST_READS: usize = 64;
 
 /// Bytes of one read, at the most. It is a multiple of every block size of CoAP, and reads begin at its multiples.
-pub const READ_LENGTH: usize = 32 * 1024;
+pub(crate) const READ_LENGTH: usize = 32 * 1024;
 
 /// Identifies a description or a read that the shell was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

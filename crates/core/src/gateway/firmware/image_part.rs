@@ -12,12 +12,12 @@ pub(super) struct ImagePart {
 
 impl ImagePart {
     /// Returns the place of the first byte in the image.
-    pub fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         self.number.saturating_mul(READ_LENGTH as u64)
     }
 
     /// Returns the number of bytes: [`READ_LENGTH`], or fewer at the end of the image.
-    pub fn length(&self) -> usize {
+    pub(super) fn length(&self) -> usize {
         let rest = self.image.size.saturating_sub(self.offset());
         usize::try_from(rest).unwrap_or(usize::MAX).min(READ_LENGTH)
     }

@@ -85,7 +85,7 @@ pub(in crate::gateway) type ReadBytes = (ImageConsumer, Result<Vec<u8>, ImageErr
 
 impl Images {
     /// Asks for the description of an image; `None` if too many descriptions are open.
-    pub fn describe(&mut self, name: ImageName) -> Option<(ImageRequestId, Output)> {
+    pub(crate) fn describe(&mut self, name: ImageName) -> Option<(ImageRequestId, Output)> {
         if self.descriptions.len() >= MOST_DESCRIPTIONS {
             return None;
         }
@@ -95,13 +95,18 @@ impl Images {
     }
 
     /// Takes note that a description has come. Returns whether it was asked for.
-    pub fn described(&mut self, request: ImageRequestId) -> bool {
+    pub(crate) fn described(&mut self, request: ImageRequestId) -> bool {
         self.descriptions.remove(&request)
     }
 
     /// Returns bytes of an image, or lets the reader wait for them, unless `most_readers` wait already. The output is
     /// for the shell.
-    pub fn read(&mut self, reader: ImageConsumer, wanted: Wanted, most_readers: usize) -> (ImageBytes, Option<Output>) {
+    pub(crate) fn read(
+        &mut self,
+        reader: ImageConsumer,
+        wanted: Wanted,
+        most_readers: usize,
+    ) -> (ImageBytes, Option<Output>) {
         let (part, span) = wanted.located();
         if let Some(bytes) = self.cache.get(&part).and_then(|bytes| bytes.get(span.begin..span.end)) {
             return (ImageBytes::Here(bytes.to_vec()), None);
@@ -118,7 +123,7 @@ impl Images {
     }
 
     /// Takes what the shell has read. Returns what each reader gets, and the next request to the shell.
-    pub fn have_read(
+    pub(crate) fn have_read(
         &mut self,
         request: ImageRequestId,
         result: Result<Vec<u8>, ImageError>,
@@ -146,12 +151,12 @@ impl Images {
     }
 
     /// Returns whether a request in the same message waits already.
-    pub fn is_waited_for_by(&self, message: &RequestMessage) -> bool {
+    pub(crate) fn is_waited_for_by(&self, message: &RequestMessage) -> bool {
         self.messages.contains(message)
     }
 
     /// Returns how many readers wait for the shell, and how many descriptions are open.
-    pub fn open_requests(&self) -> usize {
+    pub(crate) fn open_requests(&self) -> usize {
         self.readers + self.descriptions.len()
     }
 

@@ -142,7 +142,7 @@ pub(in crate::gateway) struct Job {
 
 impl Job {
     /// Begins a job for a device that is registered and awake, or asleep.
-    pub fn new(now: Instant, spec: JobSpec, awake: bool) -> Self {
+    pub(crate) fn new(now: Instant, spec: JobSpec, awake: bool) -> Self {
         let method = match (&spec.package, spec.method) {
             (Package::Uri(_), _) | (_, MethodChoice::Pull) => Some(Method::Pull),
             (_, MethodChoice::Push) => Some(Method::Push),
@@ -187,7 +187,7 @@ impl Job {
     }
 
     /// Takes up a job of an earlier process. Its device may be registered, or not.
-    pub fn restored(now: Instant, spec: JobSpec, progress: JobProgress, update_ends: Option<Instant>) -> Self {
+    pub(crate) fn restored(now: Instant, spec: JobSpec, progress: JobProgress, update_ends: Option<Instant>) -> Self {
         let mut job = Self::of(now, spec, progress, false);
         job.was_restored = true;
         job.update_ends = update_ends;
@@ -224,7 +224,7 @@ impl Job {
 
     /// Takes note of what the registration of the device allows. A device that has registered again has forgotten its
     /// observations, and what it was asked for.
-    pub fn registered(&mut self, now: Instant, offer: Option<PullOffer>, can_cancel: bool, awake: bool) {
+    pub(crate) fn registered(&mut self, now: Instant, offer: Option<PullOffer>, can_cancel: bool, awake: bool) {
         self.offer = offer;
         self.can_cancel = can_cancel;
         self.clock.set_awake(now, awake);
@@ -235,7 +235,7 @@ impl Job {
     }
 
     /// The registration of the device has ended.
-    pub fn left(&mut self, now: Instant) {
+    pub(crate) fn left(&mut self, now: Instant) {
         self.clock.set_awake(now, false);
         self.asked = false;
         self.poll_at = None;
@@ -243,19 +243,19 @@ impl Job {
     }
 
     /// The device has fallen asleep, or has woken up.
-    pub fn set_awake(&mut self, now: Instant, awake: bool) {
+    pub(crate) fn set_awake(&mut self, now: Instant, awake: bool) {
         self.clock.set_awake(now, awake);
     }
 
     /// The device has sent a message of its own.
-    pub fn heard(&mut self) {
+    pub(crate) fn heard(&mut self) {
         if self.step == Step::Await {
             self.step = if self.is_over() { self.step_after_end() } else { Step::ReadObject };
         }
     }
 
     /// The job did not come to a request: its exchange was given up.
-    pub fn given_up(&mut self) {
+    pub(crate) fn given_up(&mut self) {
         self.asked = false;
         if !self.is_over() {
             self.step = Step::Await;
@@ -263,7 +263,7 @@ impl Job {
     }
 
     /// Returns the next request to the device, if there is one now. The owner sends it, and tells the answer.
-    pub fn next_request(&mut self, now: Instant, config: &FirmwareConfig) -> Option<JobRequest> {
+    pub(crate) fn next_request(&mut self, now: Instant, config: &FirmwareConfig) -> Option<JobRequest> {
         if self.asked {
             return None;
         }
@@ -290,7 +290,7 @@ impl Job {
     }
 
     /// Installs the package that the device has.
-    pub fn activate(&mut self) -> Result<(), JobRefusal> {
+    pub(crate) fn activate(&mut self) -> Result<(), JobRefusal> {
         if self.progress.phase != Phase::Downloaded {
             return Err(JobRefusal::NOTHING_DOWNLOADED);
         }
@@ -302,7 +302,7 @@ impl Job {
     }
 
     /// Ends the job. Its exchange is to be given up. A device that may hold a part of the package is asked to drop it.
-    pub fn cancel(&mut self) -> Result<(), JobRefusal> {
+    pub(crate) fn cancel(&mut self) -> Result<(), JobRefusal> {
         let is_updating = self.progress.told.state() == Some(State::Updating);
         // The answer to Execute may be lost while the device installs.
         if is_updating || self.progress.executed || matches!(self.progress.phase, Phase::Updating | Phase::Verifying) {
@@ -317,7 +317,7 @@ impl Job {
     }
 
     /// The device has fetched a block of the image. A block that closes no gap is progress, too.
-    pub fn fetched(&mut self, now: Instant, fetched: Fetched, config: &FirmwareConfig) {
+    pub(crate) fn fetched(&mut self, now: Instant, fetched: Fetched, config: &FirmwareConfig) {
         if fetched.is_new && self.pulls().is_some() {
             self.bytes_moved(now);
         }
@@ -325,7 +325,7 @@ impl Job {
     }
 
     /// The device has so many bytes of the image, without a gap.
-    pub fn moved(&mut self, now: Instant, bytes: u64, config: &FirmwareConfig) {
+    pub(crate) fn moved(&mut self, now: Instant, bytes: u64, config: &FirmwareConfig) {
         if self.progress.phase != Phase::Downloading || bytes <= self.progress.bytes {
             return;
         }
@@ -339,14 +339,14 @@ impl Job {
     }
 
     /// The file of the image is not the one that the job is about.
-    pub fn lost_image(&mut self) {
+    pub(crate) fn lost_image(&mut self) {
         if matches!(self.progress.phase, Phase::Waiting | Phase::Preparing | Phase::Downloading) {
             self.fail(UpdateError::ImageChanged, None);
         }
     }
 
     /// The file of the image cannot be read now. The job fails if that lasts for as long as a device may stall.
-    pub fn image_unreadable(&mut self, now: Instant, config: &FirmwareConfig) {
+    pub(crate) fn image_unreadable(&mut self, now: Instant, config: &FirmwareConfig) {
         let since = *self.unreadable_since.get_or_insert(now);
         if self.progress.phase == Phase::Downloading && now.saturating_duration_since(since) >= config.stall_timeout {
             self.fail(UpdateError::ImageUnreadable, None);
@@ -354,12 +354,12 @@ impl Job {
     }
 
     /// The device has not come back, although its lifetime has passed twice.
-    pub fn lost_device(&mut self) {
+    pub(crate) fn lost_device(&mut self) {
         self.fail(UpdateError::Lost, None);
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Instant, config: &FirmwareConfig) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant, config: &FirmwareConfig) {
         if self.is_over() {
             return;
         }
@@ -381,7 +381,7 @@ impl Job {
 
     /// Returns when [`Job::handle_timeout`] has to be called; `None` if nothing is due before the device does
     /// something.
-    pub fn next_deadline(&self, config: &FirmwareConfig) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, config: &FirmwareConfig) -> Option<Instant> {
         if self.is_over() {
             return None;
         }
@@ -394,66 +394,66 @@ impl Job {
     }
 
     /// Takes the events since the last call, in their order.
-    pub fn take_events(&mut self) -> Vec<JobStatus> {
+    pub(crate) fn take_events(&mut self) -> Vec<JobStatus> {
         std::mem::take(&mut self.events)
     }
 
     /// Returns the content of the last event.
-    pub fn status(&self) -> &JobStatus {
+    pub(crate) fn status(&self) -> &JobStatus {
         &self.progress.last
     }
 
-    pub fn spec(&self) -> &JobSpec {
+    pub(crate) fn spec(&self) -> &JobSpec {
         &self.spec
     }
 
-    pub fn progress(&self) -> &JobProgress {
+    pub(crate) fn progress(&self) -> &JobProgress {
         &self.progress
     }
 
     /// Returns the bytes of the image that the device has, if it is fetching them now.
-    pub fn pulls(&self) -> Option<u64> {
+    pub(crate) fn pulls(&self) -> Option<u64> {
         let pulls = self.progress.phase == Phase::Downloading && self.progress.method == Some(Method::Pull);
         pulls.then_some(self.progress.bytes)
     }
 
     /// Returns how many bytes of the image the device had fetched without a gap in an earlier attempt.
-    pub fn fetched_before(&self) -> u64 {
+    pub(crate) fn fetched_before(&self) -> u64 {
         self.progress.fetched_before
     }
 
     /// Returns whether the request on the way is the push of the image.
-    pub fn is_pushing(&self) -> bool {
+    pub(crate) fn is_pushing(&self) -> bool {
         self.asked && matches!(self.step, Step::Push(_))
     }
 
     /// Returns whether the next request waits only for its turn.
-    pub fn wants_request(&self) -> bool {
+    pub(crate) fn wants_request(&self) -> bool {
         !self.asked && !matches!(self.step, Step::Await | Step::Watch | Step::Done)
     }
 
     /// Returns whether the job is over, and the device still has to be told to drop what it holds.
-    pub fn owes_drop(&self) -> bool {
+    pub(crate) fn owes_drop(&self) -> bool {
         self.progress.owes_drop
     }
 
     /// Returns whether the job has ended.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.progress.phase.is_end()
     }
 
     /// Returns whether nothing is left to ask the device either.
     #[cfg(test)]
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.step == Step::Done
     }
 
-    pub fn was_restored(&self) -> bool {
+    pub(crate) fn was_restored(&self) -> bool {
         self.was_restored
     }
 
     /// Returns the time at which an update without result fails.
-    pub fn update_ends(&self) -> Option<Instant> {
+    pub(crate) fn update_ends(&self) -> Option<Instant> {
         self.update_ends
     }
 

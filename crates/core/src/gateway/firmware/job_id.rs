@@ -2,4 +2,4 @@
 
 /// Identifies a job: the firmware update of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(pub(crate) u64);
+pub(crate) struct JobId(pub(crate) u64);

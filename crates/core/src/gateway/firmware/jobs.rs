@@ -88,7 +88,7 @@ struct OwnedJob {
 /// Begin, end and time of jobs.
 impl FirmwareJobs {
     /// Begins a job for a registered device. Its former job is forgotten.
-    pub fn begin(&mut self, context: &mut Context, device: &Device, spec: JobSpec, echo: Echo) -> JobId {
+    pub(crate) fn begin(&mut self, context: &mut Context, device: &Device, spec: JobSpec, echo: Echo) -> JobId {
         let endpoint: Arc<str> = device.registration.endpoint.as_str().into();
         if let Some(former) = self.by_endpoint.get(&endpoint).copied() {
             self.forget(context, former);
@@ -105,7 +105,7 @@ impl FirmwareJobs {
     }
 
     /// The device has registered: its job goes on with it. A job that was over is forgotten.
-    pub fn registered(&mut self, context: &mut Context, device: &Device) {
+    pub(crate) fn registered(&mut self, context: &mut Context, device: &Device) {
         let Some(id) = self.by_endpoint.get(device.registration.endpoint.as_str()).copied() else { return };
         if let Some(owned) = self.jobs.get_mut(&id)
             && owned.job.is_over()
@@ -119,7 +119,7 @@ impl FirmwareJobs {
     }
 
     /// The registration has ended. The job waits for another one.
-    pub fn left(&mut self, context: &mut Context, device: &Device) {
+    pub(crate) fn left(&mut self, context: &mut Context, device: &Device) {
         let Some(id) = self.by_registration.remove(&device.id) else { return };
         let Some(owned) = self.jobs.get_mut(&id) else { return };
         let silence = allowed_silence(&context.settings, &device.registration);
@@ -136,7 +136,7 @@ impl FirmwareJobs {
     }
 
     /// Takes a message of a device.
-    pub fn heard_from(&mut self, context: &Context, device: &Device) {
+    pub(crate) fn heard_from(&mut self, context: &Context, device: &Device) {
         let Some(id) = self.id_of(device.id) else { return };
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.job.set_awake(context.now, true);
@@ -146,23 +146,23 @@ impl FirmwareJobs {
     }
 
     /// The device has fallen asleep.
-    pub fn fell_asleep(&mut self, now: Instant, device: &Device) {
+    pub(crate) fn fell_asleep(&mut self, now: Instant, device: &Device) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.set_awake(now, false);
         }
     }
 
     /// Returns a job for which something is due.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<JobId> {
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<JobId> {
         self.deadlines.pop_expired(now)
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
 
     /// Does what is due for a job whose device is not registered.
-    pub fn handle_timeout_unregistered(&mut self, context: &mut Context, id: JobId) {
+    pub(crate) fn handle_timeout_unregistered(&mut self, context: &mut Context, id: JobId) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
         let is_lost = owned.ends.is_some_and(|at| at <= context.now);
         if is_lost {
@@ -179,7 +179,7 @@ impl FirmwareJobs {
 
     /// Does what is due for the job of this device. `uploaded` is how far a push has come. Returns whether its next
     /// bytes are to be asked for again.
-    pub fn handle_timeout(&mut self, context: &Context, device: &Device, uploaded: Option<u64>) -> bool {
+    pub(crate) fn handle_timeout(&mut self, context: &Context, device: &Device, uploaded: Option<u64>) -> bool {
         let Some(owned) = self.of_mut(device.id) else { return false };
         let (now, config) = (context.now, &context.settings.firmware);
         if let Some(bytes) = uploaded {
@@ -195,7 +195,7 @@ impl FirmwareJobs {
 
     /// Publishes the events of a job, and brings everything else that depends on it up to date. Returns whether it has
     /// just ended.
-    pub fn settle(&mut self, context: &mut Context, device: Option<&Device>, id: JobId) -> bool {
+    pub(crate) fn settle(&mut self, context: &mut Context, device: Option<&Device>, id: JobId) -> bool {
         let Some(owned) = self.jobs.get_mut(&id) else { return false };
         let events = owned.job.take_events();
         let has_ended = events.iter().any(|event| event.phase.is_end());
@@ -310,7 +310,7 @@ impl FirmwareJobs {
 /// Takes answers, notifications and block requests of devices.
 impl FirmwareJobs {
     /// Returns the next request of the job of this device.
-    pub fn next_request(&mut self, context: &mut Context, device: &Device) -> Option<JobRequest> {
+    pub(crate) fn next_request(&mut self, context: &mut Context, device: &Device) -> Option<JobRequest> {
         let id = self.id_of(device.id)?;
         let owned = self.jobs.get_mut(&id)?;
         let request = owned.job.next_request(context.now, &context.settings.firmware)?;
@@ -320,7 +320,7 @@ impl FirmwareJobs {
     }
 
     /// Takes note that a command of an application is sent to this device before the request of its job.
-    pub fn passed_over(&mut self, registration: RegistrationId) {
+    pub(crate) fn passed_over(&mut self, registration: RegistrationId) {
         if let Some(owned) = self.of_mut(registration)
             && owned.job.wants_request()
         {
@@ -330,37 +330,37 @@ impl FirmwareJobs {
 
     /// Returns whether the request of the job of this device comes before the commands of applications: they were sent
     /// before it often enough.
-    pub fn is_due(&self, registration: RegistrationId) -> bool {
+    pub(crate) fn is_due(&self, registration: RegistrationId) -> bool {
         self.of(registration).is_some_and(|owned| owned.passed_over >= MOST_PASSED_OVER && owned.job.wants_request())
     }
 
-    pub fn answered(&mut self, context: &Context, device: &Device, answer: Answer<'_>) {
+    pub(crate) fn answered(&mut self, context: &Context, device: &Device, answer: Answer<'_>) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.answered(context.now, answer, &context.settings.firmware);
         }
     }
 
-    pub fn notified(&mut self, context: &Context, device: &Device, entries: &[Entry]) {
+    pub(crate) fn notified(&mut self, context: &Context, device: &Device, entries: &[Entry]) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.notified(context.now, entries, &context.settings.firmware);
         }
     }
 
-    pub fn observation_ended(&mut self, context: &Context, device: &Device, path: Path) {
+    pub(crate) fn observation_ended(&mut self, context: &Context, device: &Device, path: Path) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.observation_ended(context.now, path, &context.settings.firmware);
         }
     }
 
     /// The exchange of the job was given up.
-    pub fn given_up(&mut self, device: &Device) {
+    pub(crate) fn given_up(&mut self, device: &Device) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.given_up();
         }
     }
 
     /// A device has fetched a block of its image.
-    pub fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: Fetched) {
+    pub(crate) fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: Fetched) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
         owned.job.fetched(context.now, fetched, &context.settings.firmware);
         let events = owned.job.take_events();
@@ -375,21 +375,21 @@ impl FirmwareJobs {
     }
 
     /// The file of the image of a job cannot be read now.
-    pub fn image_unreadable(&mut self, context: &Context, id: JobId) {
+    pub(crate) fn image_unreadable(&mut self, context: &Context, id: JobId) {
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.job.image_unreadable(context.now, &context.settings.firmware);
         }
     }
 
     /// The file of the image of a job is another one now.
-    pub fn lost_image(&mut self, id: JobId) {
+    pub(crate) fn lost_image(&mut self, id: JobId) {
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.job.lost_image();
         }
     }
 
     /// Asks for the next bytes of a push again after a while.
-    pub fn read_later(&mut self, context: &Context, id: JobId, at: Instant) {
+    pub(crate) fn read_later(&mut self, context: &Context, id: JobId, at: Instant) {
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.read_again = Some(at);
         }
@@ -397,7 +397,7 @@ impl FirmwareJobs {
     }
 
     /// Returns the image that the job of this device pushes now.
-    pub fn pushed(&self, registration: RegistrationId) -> Option<(JobId, ImageName, Image)> {
+    pub(crate) fn pushed(&self, registration: RegistrationId) -> Option<(JobId, ImageName, Image)> {
         let id = self.id_of(registration)?;
         let job = &self.jobs.get(&id)?.job;
         match &job.spec().package {
@@ -410,12 +410,12 @@ impl FirmwareJobs {
 /// Commands.
 impl FirmwareJobs {
     /// Installs the package that the device has, by the job of this instance.
-    pub fn activate(&mut self, device: &Device, instance: u16) -> Result<(), JobRefusal> {
+    pub(crate) fn activate(&mut self, device: &Device, instance: u16) -> Result<(), JobRefusal> {
         self.active_mut(device, instance).ok_or(JobRefusal::NOTHING_DOWNLOADED)?.activate()
     }
 
     /// Ends the job of this instance.
-    pub fn cancel(&mut self, device: &Device, instance: u16) -> Result<(), (Code, JobRefusal)> {
+    pub(crate) fn cancel(&mut self, device: &Device, instance: u16) -> Result<(), (Code, JobRefusal)> {
         if self.pending_endpoints.contains(device.registration.endpoint.as_str()) {
             return Err((Code::CONFLICT, JobRefusal::NOT_BEGUN));
         }
@@ -424,20 +424,20 @@ impl FirmwareJobs {
     }
 
     /// Returns the last event of the job of this instance.
-    pub fn status(&self, device: &Device, instance: u16) -> Option<&JobStatus> {
+    pub(crate) fn status(&self, device: &Device, instance: u16) -> Option<&JobStatus> {
         let OwnedJob { job, is_left_over, .. } = self.of(device.id)?;
         (job.spec().instance == instance && !is_left_over).then(|| job.status())
     }
 
     /// Returns whether an update of this device runs, or waits for the description of its image.
-    pub fn is_busy(&self, device: &Device) -> bool {
+    pub(crate) fn is_busy(&self, device: &Device) -> bool {
         self.pending_endpoints.contains(device.registration.endpoint.as_str())
             || self.of(device.id).is_some_and(|owned| !owned.job.is_over())
     }
 
     /// Lets an update wait for the description of its image. Returns whether it may: not if too many images are
     /// described.
-    pub fn wait_for_image(&mut self, context: &mut Context, name: &ImageName, update: PendingUpdate) -> bool {
+    pub(crate) fn wait_for_image(&mut self, context: &mut Context, name: &ImageName, update: PendingUpdate) -> bool {
         let endpoint = Arc::clone(&update.endpoint);
         if let Some((_, updates)) = self.pending.get_mut(name) {
             updates.push(update);
@@ -450,7 +450,7 @@ impl FirmwareJobs {
     }
 
     /// Takes the updates that waited for this description.
-    pub fn described(&mut self, request: ImageRequestId) -> Vec<PendingUpdate> {
+    pub(crate) fn described(&mut self, request: ImageRequestId) -> Vec<PendingUpdate> {
         let name = self.pending.iter().find(|(_, (own, _))| *own == request).map(|(name, _)| name.clone());
         let updates = name.and_then(|name| self.pending.remove(&name)).map(|(_, updates)| updates).unwrap_or_default();
         for update in &updates {
@@ -467,58 +467,58 @@ impl FirmwareJobs {
 
 /// Look-ups, and the records of the store.
 impl FirmwareJobs {
-    pub fn id_of(&self, registration: RegistrationId) -> Option<JobId> {
+    pub(crate) fn id_of(&self, registration: RegistrationId) -> Option<JobId> {
         self.by_registration.get(&registration).copied()
     }
 
     /// Returns the last event of the job of this endpoint.
-    pub fn status_of(&self, endpoint: &str) -> Option<&JobStatus> {
+    pub(crate) fn status_of(&self, endpoint: &str) -> Option<&JobStatus> {
         Some(self.jobs.get(self.by_endpoint.get(endpoint)?)?.job.status())
     }
 
-    pub fn registration_of(&self, id: JobId) -> Option<RegistrationId> {
+    pub(crate) fn registration_of(&self, id: JobId) -> Option<RegistrationId> {
         self.jobs.get(&id)?.registration
     }
 
     /// Returns the size of the blocks of a push that the command named.
-    pub fn block_size(&self, registration: RegistrationId) -> Option<usize> {
+    pub(crate) fn block_size(&self, registration: RegistrationId) -> Option<usize> {
         self.of(registration)?.job.spec().block_size.map(usize::from)
     }
 
     /// Returns whether the job of this device wants its observations.
-    pub fn observes(&self, registration: RegistrationId) -> bool {
+    pub(crate) fn observes(&self, registration: RegistrationId) -> bool {
         self.of(registration).is_some_and(|owned| !owned.job.is_over())
     }
 
     /// Returns the number of jobs, those that are over included, and of updates that wait for their image.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.jobs.len() + self.pending_endpoints.len()
     }
 
     /// Returns the number of jobs that are not over, and of updates that wait for their image.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.len() - self.ended.len()
     }
 
-    pub fn deadlines(&self) -> usize {
+    pub(crate) fn deadlines(&self) -> usize {
         self.deadlines.len()
     }
 
-    pub fn keep_changes(&mut self) {
+    pub(crate) fn keep_changes(&mut self) {
         self.changes.keep();
     }
 
     /// Marks every job as changed.
-    pub fn change_all(&mut self) {
+    pub(crate) fn change_all(&mut self) {
         self.jobs.values().for_each(|owned| self.changes.mark(&owned.endpoint));
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
     /// Returns at most `most` records that have changed.
-    pub fn take_changes(&mut self, context: &Context, most: usize) -> Vec<Change> {
+    pub(crate) fn take_changes(&mut self, context: &Context, most: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < most
             && let Some(endpoint) = self.changes.take()
@@ -531,7 +531,7 @@ impl FirmwareJobs {
     }
 
     /// Takes the job of an endpoint that another gateway has now.
-    pub fn release(&mut self, context: &mut Context, endpoint: &str) -> Option<FirmwareJobRecord> {
+    pub(crate) fn release(&mut self, context: &mut Context, endpoint: &str) -> Option<FirmwareJobRecord> {
         let id = self.by_endpoint.get(endpoint).copied()?;
         let job = self.jobs.get(&id).map(|owned| Box::new(record(context, owned)));
         self.forget(context, id);
@@ -541,7 +541,13 @@ impl FirmwareJobs {
     }
 
     /// Restores the job of an earlier process. `device` is its device, if it is registered.
-    pub fn restore(&mut self, context: &mut Context, device: Option<&Device>, endpoint: &str, record: JobRecord) {
+    pub(crate) fn restore(
+        &mut self,
+        context: &mut Context,
+        device: Option<&Device>,
+        endpoint: &str,
+        record: JobRecord,
+    ) {
         let JobRecord { spec, progress, echo, update_ends, silence, ends } = record;
         // The device may have ended its update while nobody listened: it gets the time to be asked.
         let soonest = context.now + context.settings.firmware.stall_timeout;

@@ -26,13 +26,13 @@ struct CachedPart {
 }
 
 impl PartCache {
-    pub fn get(&mut self, part: &ImagePart) -> Option<&[u8]> {
+    pub(super) fn get(&mut self, part: &ImagePart) -> Option<&[u8]> {
         let place = self.places.get_mut(*self.by_part.get(part)?)?;
         place.used = true;
         Some(&place.bytes)
     }
 
-    pub fn insert(&mut self, part: ImagePart, bytes: Vec<u8>) {
+    pub(super) fn insert(&mut self, part: ImagePart, bytes: Vec<u8>) {
         let new = CachedPart { part: part.clone(), bytes: bytes.into(), used: false };
         let index = match self.by_part.get(&part) {
             Some(index) => *index,
@@ -50,7 +50,7 @@ impl PartCache {
     }
 
     /// Drops the parts that fulfil this condition.
-    pub fn forget(&mut self, is_wrong: impl Fn(&ImagePart) -> bool) {
+    pub(super) fn forget(&mut self, is_wrong: impl Fn(&ImagePart) -> bool) {
         self.places.retain(|place| !is_wrong(&place.part));
         self.by_part = self.places.iter().enumerate().map(|(index, place)| (place.part.clone(), index)).collect();
         self.hand = 0;

@@ -62,7 +62,7 @@ pub struct PublicUris {
 /// The URI of an image would be longer than devices take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the URI of the image has {0} bytes; devices take {max}", max = PublicUri::LONGEST)]
-pub struct UriTooLong(usize);
+pub(crate) struct UriTooLong(usize);
 
 impl PullKey {
     pub const LENGTH: usize = 16;
@@ -117,7 +117,7 @@ impl PublicUri {
     }
 
     /// Returns the URI of an image. It is a secret, because the key is.
-    pub fn of_image(&self, key: &PullKey, name: &ImageName) -> Result<Secret, UriTooLong> {
+    pub(crate) fn of_image(&self, key: &PullKey, name: &ImageName) -> Result<Secret, UriTooLong> {
         let uri = format!("{self}/{PATH}/{}/{name}", key.reveal());
         if uri.len() > Self::LONGEST { Err(UriTooLong(uri.len())) } else { Ok(Secret::new(uri)) }
     }

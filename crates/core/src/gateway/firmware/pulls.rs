@@ -79,7 +79,7 @@ pub(in crate::gateway) struct PendingBlock {
 
 impl Pulls {
     /// Lets a device fetch an image. An earlier offer of the same job ends; what was fetched under the same key counts.
-    pub fn offer(&mut self, key: PullKey, mut pull: Pull) {
+    pub(crate) fn offer(&mut self, key: PullKey, mut pull: Pull) {
         if let Some(former) = self.by_key.get_mut(&key).filter(|former| former.job == pull.job) {
             pull.progress = std::mem::take(&mut former.progress);
         }
@@ -92,7 +92,7 @@ impl Pulls {
     }
 
     /// Ends the offer of a job. Requests for its image are answered 4.04 from now on.
-    pub fn withdraw(&mut self, job: JobId) {
+    pub(crate) fn withdraw(&mut self, job: JobId) {
         let Some(key) = self.by_job.remove(&job) else { return };
         let Some(identity) = self.by_key.remove(&key).and_then(|pull| pull.identity) else { return };
         if let Some(offers) = self.by_identity.get_mut(&identity) {
@@ -107,41 +107,41 @@ impl Pulls {
 impl Pulls {
     /// Returns the offer with this key, if the peer that asks may fetch it: one with the identity of the job, or one
     /// without DTLS if the device of the job has registered so.
-    pub fn get(&self, key: &str, identity: Option<&Identity>) -> Option<&Pull> {
+    pub(crate) fn get(&self, key: &str, identity: Option<&Identity>) -> Option<&Pull> {
         let pull = self.by_key.get(&key.parse::<PullKey>().ok()?)?;
         (pull.identity.as_deref() == identity).then_some(pull)
     }
 
     /// Returns whether a device of this identity may fetch an image.
-    pub fn has_offer_for(&self, identity: &Identity) -> bool {
+    pub(crate) fn has_offer_for(&self, identity: &Identity) -> bool {
         self.by_identity.contains_key(identity)
     }
 
     /// Returns whether an image is offered under this key.
-    pub fn has(&self, key: &[u8]) -> bool {
+    pub(crate) fn has(&self, key: &[u8]) -> bool {
         let key = std::str::from_utf8(key).ok().and_then(|key| key.parse::<PullKey>().ok());
         key.is_some_and(|key| self.by_key.contains_key(&key))
     }
 
     /// Takes note that a device gets these bytes. Returns `None` if the job offers nothing any more.
-    pub fn fetched(&mut self, job: JobId, begin: u64, length: u64) -> Option<Fetched> {
+    pub(crate) fn fetched(&mut self, job: JobId, begin: u64, length: u64) -> Option<Fetched> {
         let pull = self.by_key.get_mut(self.by_job.get(&job)?)?;
         Some(pull.progress.fetched(begin, length))
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_key.len()
     }
 }
 
 impl PullProgress {
     /// Begins behind so many bytes, which the device has fetched without a gap.
-    pub fn new(bytes: u64, resumes: Option<Resumption>) -> Self {
+    pub(crate) fn new(bytes: u64, resumes: Option<Resumption>) -> Self {
         Self { bytes, beyond: Vec::new(), resumes }
     }
 
     /// Takes note of a block that was fetched.
-    pub fn fetched(&mut self, begin: u64, length: u64) -> Fetched {
+    pub(crate) fn fetched(&mut self, begin: u64, length: u64) -> Fetched {
         let resumes = match self.resumes.take() {
             Some(Resumption::Anywhere) => true,
             Some(Resumption::UpTo(most)) => begin <= most,

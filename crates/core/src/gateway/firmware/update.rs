@@ -41,11 +41,11 @@ pub(in crate::gateway) struct UpdateRefusal {
 }
 
 impl UpdateRefusal {
-    pub fn new(code: Code, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 
-    pub fn of_image(error: ImageError) -> Self {
+    pub(crate) fn of_image(error: ImageError) -> Self {
         let code = match error {
             ImageError::NotFound => Code::NOT_FOUND,
             ImageError::Unreadable => Code::SERVICE_UNAVAILABLE,

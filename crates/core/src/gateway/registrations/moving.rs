@@ -13,7 +13,7 @@ use crate::registry::RegistrationId;
 
 impl Registrations {
     /// Takes the answer to the question who has the endpoint name of a Register from this peer.
-    pub fn claimed(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), answer: ClaimAnswer) {
+    pub(crate) fn claimed(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), answer: ClaimAnswer) {
         let Some(pending) = self.pending.by_endpoint_mut(endpoint) else {
             return context.claims.mark_unclaimed(endpoint);
         };
@@ -32,7 +32,7 @@ impl Registrations {
     }
 
     /// Gives a device away to the peer of a question. `Err` tells why not: `None` if it is not here, or stays.
-    pub fn release(
+    pub(crate) fn release(
         &mut self,
         context: &mut Context,
         question: &ClaimQuestion,
@@ -78,7 +78,7 @@ impl Registrations {
 
     /// Lets a restored device use the session of the Register of its endpoint that is pending. Returns whether there is
     /// one.
-    pub fn join_pending(&mut self, id: RegistrationId) -> bool {
+    pub(crate) fn join_pending(&mut self, id: RegistrationId) -> bool {
         let Some(device) = self.devices.registry_mut().device_mut(id) else { return false };
         let Some(pending) = self.pending.by_endpoint_mut(&device.registration.endpoint) else { return false };
         pending.predecessor_adopted = true;
@@ -87,7 +87,7 @@ impl Registrations {
     }
 
     /// Returns whether a device of this name is registered, or about to be.
-    pub fn has_endpoint(&self, endpoint: &str) -> bool {
+    pub(crate) fn has_endpoint(&self, endpoint: &str) -> bool {
         self.devices.registry().id_by_endpoint(endpoint).is_some() || self.pending.by_endpoint(endpoint).is_some()
     }
 

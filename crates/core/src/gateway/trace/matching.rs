@@ -47,7 +47,7 @@ pub(in super::super) struct PeerFacts {
 }
 
 impl Trace {
-    pub fn new(id: TraceId, target: TraceTarget, device: Option<Peer>) -> Self {
+    pub(super) fn new(id: TraceId, target: TraceTarget, device: Option<Peer>) -> Self {
         let target = match target {
             TraceTarget::Address(address) => TraceTarget::Address(address.to_canonical()),
             TraceTarget::Endpoint(_) | TraceTarget::Identity(_) => target,
@@ -56,7 +56,7 @@ impl Trace {
     }
 
     /// Returns whether a received message belongs to the trace, and remembers its peer if it names the endpoint.
-    pub fn has_received(&mut self, now: Instant, facts: &PeerFacts, named: Option<&str>) -> bool {
+    pub(crate) fn has_received(&mut self, now: Instant, facts: &PeerFacts, named: Option<&str>) -> bool {
         let has = self.has(now, facts, named);
         if has && named.is_some() && self.device != Some(facts.peer) {
             self.remember(now, facts.peer);
@@ -66,7 +66,7 @@ impl Trace {
 
     /// Returns whether something of this peer belongs to the trace. `named` is the endpoint name that it is about, if
     /// it names one.
-    pub fn has(&self, now: Instant, facts: &PeerFacts, named: Option<&str>) -> bool {
+    pub(super) fn has(&self, now: Instant, facts: &PeerFacts, named: Option<&str>) -> bool {
         match &self.target {
             TraceTarget::Address(address) => facts.address.ip().to_canonical() == *address,
             TraceTarget::Identity(name) => {
@@ -84,7 +84,7 @@ impl Trace {
     }
 
     /// Follows the device of the endpoint name.
-    pub fn follow(&mut self, now: Instant, report: &Report) {
+    pub(super) fn follow(&mut self, now: Instant, report: &Report) {
         let TraceTarget::Endpoint(name) = &self.target else { return };
         if let Report::Registered { endpoint, peer, .. } | Report::Moved { endpoint, to: peer, .. } = report
             && endpoint == name
@@ -100,7 +100,7 @@ impl Trace {
     }
 
     /// Returns whether the trace has room for one more in this second, and counts it if not.
-    pub fn admits(&mut self, now: Instant) -> bool {
+    pub(crate) fn admits(&mut self, now: Instant) -> bool {
         if self.second.is_none_or(|begin| now.saturating_duration_since(begin) >= SECOND) {
             (self.second, self.messages) = (Some(now), 0);
         }
@@ -113,7 +113,7 @@ impl Trace {
         admits
     }
 
-    pub fn is_of_other_device(&self, endpoint: &str) -> bool {
+    pub(crate) fn is_of_other_device(&self, endpoint: &str) -> bool {
         matches!(&self.target, TraceTarget::Endpoint(name) if name != endpoint)
     }
 

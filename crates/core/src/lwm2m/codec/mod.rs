@@ -7,7 +7,7 @@ mod date;
 mod json;
 mod lwm2m_cbor;
 mod opaque;
-pub mod scalar;
+pub(crate) mod scalar;
 pub mod senml;
 mod senml_cbor;
 mod senml_json;

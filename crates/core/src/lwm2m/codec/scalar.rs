@@ -10,7 +10,7 @@ use super::date;
 
 /// Holds a value in the terms of its format.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Scalar<'a> {
+pub(crate) enum Scalar<'a> {
     Number(Number),
     /// Holds the seconds since 1970 of a date that its tag marks as one (RFC 8949 section 3.4.1).
     Date(i64),

@@ -10,7 +10,7 @@ use crate::lwm2m::value::{ObjectLink, ResourceType, Value, ValueError};
 use super::{Assignment, DecodeError, Reading};
 
 /// Limits the bytes of an element, whose length is a number of three bytes.
-pub const MAX_LENGTH: usize = 0x00ff_ffff;
+pub(crate) const MAX_LENGTH: usize = 0x00ff_ffff;
 
 const OBJECT_INSTANCE: u8 = 0b0000_0000;
 const RESOURCE_INSTANCE: u8 = 0b0100_0000;

@@ -15,13 +15,13 @@ use lwm2m_dtls::record::{ContentType, DtlsRecord, OwnCid, PeerCid, VERSION_1_0, 
 use lwm2m_dtls::test_client::credentials::Certified;
 use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
 
-pub const IDENTITY: &str = "urn:imei:490154203237518";
-pub const KEY: &[u8] = b"0123456789abcdef";
-pub const OWN_CID: OwnCid = OwnCid(*b"gateway1");
+pub(super) const IDENTITY: &str = "urn:imei:490154203237518";
+pub(super) const KEY: &[u8] = b"0123456789abcdef";
+pub(super) const OWN_CID: OwnCid = OwnCid(*b"gateway1");
 
 const COOKIE: &[u8] = b"a cookie of 20 bytes";
 
-pub struct HandshakeScene {
+pub(super) struct HandshakeScene {
     pub now: Instant,
     pub acceptor: Acceptor,
     pub client: DtlsClient,
@@ -43,13 +43,13 @@ pub struct HandshakeScene {
 
 /// On the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub(super) enum From {
     Client,
     Server,
 }
 
 impl HandshakeScene {
-    pub fn new(acceptor: &AcceptorConfig, client: DtlsClientConfig) -> Self {
+    pub(super) fn new(acceptor: &AcceptorConfig, client: DtlsClientConfig) -> Self {
         let acceptor = Acceptor::new(acceptor).expect("credentials that fit");
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
@@ -69,17 +69,17 @@ impl HandshakeScene {
         }
     }
 
-    pub fn psk() -> Self {
+    pub(super) fn psk() -> Self {
         Self::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY))
     }
 
     /// Until nobody has anything to say.
-    pub fn run(&mut self) -> &mut Self {
+    pub(super) fn run(&mut self) -> &mut Self {
         self.run_with(|_, datagram| vec![datagram])
     }
 
     /// `wire` makes of each datagram those that arrive.
-    pub fn run_with(&mut self, mut wire: impl FnMut(From, Vec<u8>) -> Vec<Vec<u8>>) -> &mut Self {
+    pub(super) fn run_with(&mut self, mut wire: impl FnMut(From, Vec<u8>) -> Vec<Vec<u8>>) -> &mut Self {
         loop {
             let from_client = self.client.transmits();
             let from_server = self.server_transmits();
@@ -96,7 +96,7 @@ impl HandshakeScene {
     }
 
     /// Until it is finished, with the client's and the server's timers, for at most two minutes.
-    pub fn run_in_time(&mut self, mut wire: impl FnMut(From, Vec<u8>) -> Vec<Vec<u8>>) -> &mut Self {
+    pub(super) fn run_in_time(&mut self, mut wire: impl FnMut(From, Vec<u8>) -> Vec<Vec<u8>>) -> &mut Self {
         for _ in 0..120 {
             self.run_with(&mut wire);
             if self.client.is_established() && self.established.is_some() {
@@ -109,19 +109,19 @@ impl HandshakeScene {
     }
 
     /// The handshake's last datagrams once more, as the server does it for a client that lost them.
-    pub fn repeat_last_flight(&mut self) {
+    pub(super) fn repeat_last_flight(&mut self) {
         let last = self.established.as_ref().expect("it is established").last_flight.clone();
         last.iter().for_each(|datagram| self.client.handle_datagram(self.now, datagram));
     }
 
-    pub fn answer_key(&mut self) {
+    pub(super) fn answer_key(&mut self) {
         let identity = self.asked.last().expect("a key was asked for").clone();
         let key = self.keys.get(&identity).map(|key| PskKey::new(key.as_slice()).expect("a key"));
         self.server.as_mut().expect("it asked").handle_key(key.as_ref());
     }
 
     /// Passes a datagram of the client to the handshake or to the cookie exchange.
-    pub fn give_server(&mut self, datagram: &[u8]) {
+    pub(super) fn give_server(&mut self, datagram: &[u8]) {
         let split: Vec<DtlsRecord<'_>> = records(datagram, OwnCid::LENGTH).collect();
         for record in split {
             match &mut self.server {
@@ -133,7 +133,7 @@ impl HandshakeScene {
     }
 
     /// Takes the datagrams that the server sent since the last call.
-    pub fn server_transmits(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn server_transmits(&mut self) -> Vec<Vec<u8>> {
         self.poll();
         self.sent.extend(self.transmits.iter().cloned());
         std::mem::take(&mut self.transmits)
@@ -173,25 +173,25 @@ impl HandshakeScene {
         }
     }
 
-    pub fn assert_established(&mut self) -> &mut Self {
+    pub(super) fn assert_established(&mut self) -> &mut Self {
         assert_eq!(self.failed, None, "client: {:?}", self.client.state());
         assert!(self.established.is_some(), "server not established; client: {:?}", self.client.state());
         assert_eq!(self.client.state(), ClientState::Established);
         self
     }
 
-    pub fn assert_failed(&mut self, failure: HandshakeError) -> &mut Self {
+    pub(super) fn assert_failed(&mut self, failure: HandshakeError) -> &mut Self {
         assert_eq!(self.failed, Some(failure), "client: {:?}", self.client.state());
         assert!(self.established.is_none());
         self
     }
 
-    pub fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &Identity {
         &self.established.as_ref().expect("it is established").identity
     }
 
     /// Data both ways, by what the handshake left: its keys, numbers and connection ids.
-    pub fn assert_data_flows(&mut self) {
+    pub(super) fn assert_data_flows(&mut self) {
         let left = self.established.as_ref().expect("it is established");
         let keys = left.keys.clone();
 
@@ -215,12 +215,12 @@ impl HandshakeScene {
     }
 
     /// The same client begins a new handshake by its ticket.
-    pub fn resume(&mut self) -> &mut Self {
+    pub(super) fn resume(&mut self) -> &mut Self {
         let client = self.client.resume(self.now);
         self.restart(client)
     }
 
-    pub fn restart(&mut self, client: DtlsClient) -> &mut Self {
+    pub(super) fn restart(&mut self, client: DtlsClient) -> &mut Self {
         self.client = client;
         (self.server, self.established, self.failed) = (None, None, None);
         (self.asked, self.sent, self.heard) = (Vec::new(), Vec::new(), Vec::new());
@@ -237,7 +237,7 @@ fn hello_verify_request(sequence: u64) -> Vec<u8> {
 }
 
 /// Pre-shared keys and a certificate, of an authority that clients may have theirs of.
-pub fn with_certificate(server: &Certified, authority: &Certified, verify: VerifyMode) -> AcceptorConfig {
+pub(super) fn with_certificate(server: &Certified, authority: &Certified, verify: VerifyMode) -> AcceptorConfig {
     AcceptorConfig {
         certificate_chain: Some(server.certificate_pem()),
         private_key: Some(PemSecret::new(server.key_pem())),
@@ -247,6 +247,6 @@ pub fn with_certificate(server: &Certified, authority: &Certified, verify: Verif
     }
 }
 
-pub fn psk_identity(name: &str) -> Identity {
+pub(super) fn psk_identity(name: &str) -> Identity {
     Identity::Psk(PskIdentity::new(name.as_bytes()).expect("an identity"))
 }

@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const RECORD_HEADER: usize = 13;
 const MESSAGE_HEADER: usize = 12;
 
-pub struct Crowd {
+pub(super) struct Crowd {
     pub now: Instant,
     pub server: DtlsServer,
     pub devices: HashMap<SocketAddr, CrowdDevice>,
@@ -37,7 +37,7 @@ pub struct Crowd {
     scheduled: u64,
 }
 
-pub struct CrowdDevice {
+pub(super) struct CrowdDevice {
     client: DtlsClient,
     started: Instant,
     /// The duration of the handshake.
@@ -48,14 +48,14 @@ pub struct CrowdDevice {
 
 /// Clients that complete the exchange of cookies and then do no more than `depth` says.
 #[derive(Clone, Copy, Debug)]
-pub struct HandshakeAttack {
+pub(super) struct HandshakeAttack {
     pub addresses: u32,
     pub per_second: u32,
     pub depth: AttackDepth,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttackDepth {
+pub(super) enum AttackDepth {
     Silent,
     /// Names an identity that there is, which everybody on the path can read, and is silent then.
     NamesAnIdentity,
@@ -72,7 +72,7 @@ enum CrowdEvent {
 }
 
 impl Crowd {
-    pub fn new(settings: DtlsConfig) -> Self {
+    pub(super) fn new(settings: DtlsConfig) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
@@ -94,16 +94,16 @@ impl Crowd {
     }
 
     /// Lets a device begin its handshake after so long.
-    pub fn add(&mut self, address: SocketAddr, after: Duration) {
+    pub(super) fn add(&mut self, address: SocketAddr, after: Duration) {
         self.schedule(self.now + after, CrowdEvent::Start(address));
     }
 
     /// Lets an attack begin now. It does not end.
-    pub fn attack(&mut self, attack: HandshakeAttack) {
+    pub(super) fn attack(&mut self, attack: HandshakeAttack) {
         self.schedule(self.now, CrowdEvent::HandshakeAttack(attack, 0));
     }
 
-    pub fn run_for(&mut self, time: Duration) {
+    pub(super) fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(next) = self.next_event().filter(|next| *next <= end) {
             self.now = self.now.max(next);
@@ -113,7 +113,7 @@ impl Crowd {
     }
 
     /// Runs until every device is established, or for this time.
-    pub fn run_until_established(&mut self, devices: usize, most: Duration) {
+    pub(super) fn run_until_established(&mut self, devices: usize, most: Duration) {
         let end = self.now + most;
         while self.now < end && (self.devices.len() < devices || self.waiting() > 0) {
             self.run_for(Duration::from_millis(100));
@@ -122,16 +122,16 @@ impl Crowd {
     }
 
     /// Returns the devices that are not established.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.devices.values().filter(|device| device.established_after.is_none()).count()
     }
 
     /// Returns the longest time that a handshake took, counted from the first hello.
-    pub fn longest(&self) -> Duration {
+    pub(super) fn longest(&self) -> Duration {
         self.devices.values().filter_map(|device| device.established_after).max().unwrap_or_default()
     }
 
-    pub fn evicted(&self) -> usize {
+    pub(super) fn evicted(&self) -> usize {
         self.failures.get(&HandshakeFailure::Evicted).copied().unwrap_or_default()
     }
 

@@ -18,24 +18,24 @@ use lwm2m_dtls::{
 
 use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
 
-pub const KEY: &[u8] = b"0123456789abcdef";
+pub(super) const KEY: &[u8] = b"0123456789abcdef";
 /// From one end of the network to the other.
-pub const LATENCY: Duration = Duration::from_millis(100);
+pub(super) const LATENCY: Duration = Duration::from_millis(100);
 const SOCKET: u16 = 0;
 /// The wall clock time at the beginning.
-pub const UNIX_TIME: Duration = Duration::from_secs(1_800_000_000);
+pub(super) const UNIX_TIME: Duration = Duration::from_secs(1_800_000_000);
 
 /// The way of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(super) enum Direction {
     Up,
     Down,
 }
 
 /// The fate of a datagram: the copies that arrive, each after its delay.
-pub type DatagramFate = Box<dyn FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
+pub(super) type DatagramFate = Box<dyn FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
-pub struct DtlsNetwork {
+pub(super) struct DtlsNetwork {
     began: Instant,
     /// The first term of the process.
     term: Term,
@@ -65,7 +65,7 @@ pub struct DtlsNetwork {
     pub transmitted: Vec<(SocketAddr, Vec<u8>)>,
 }
 
-pub struct DtlsDevice {
+pub(super) struct DtlsDevice {
     pub client: DtlsClient,
     pub address: SocketAddr,
     pub received: Vec<Vec<u8>>,
@@ -77,11 +77,11 @@ enum InFlightDatagram {
 }
 
 impl DtlsNetwork {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(DtlsConfig::default())
     }
 
-    pub fn with(settings: DtlsConfig) -> Self {
+    pub(super) fn with(settings: DtlsConfig) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
@@ -115,7 +115,7 @@ impl DtlsNetwork {
     }
 
     /// A device with a key that is known; it begins its handshake at once.
-    pub fn add(&mut self, client: DtlsClientConfig) -> usize {
+    pub(super) fn add(&mut self, client: DtlsClientConfig) -> usize {
         let number = self.devices.len();
         if let lwm2m_dtls::test_client::ClientCredentials::Psk { identity, .. } = &client.credentials {
             self.keys.insert(identity.clone(), KEY.to_vec());
@@ -127,7 +127,7 @@ impl DtlsNetwork {
     }
 
     /// Sets up an established device on a perfect network.
-    pub fn established(client: DtlsClientConfig) -> (Self, usize) {
+    pub(super) fn established(client: DtlsClientConfig) -> (Self, usize) {
         let mut scene = Self::new();
         let device = scene.add(client);
         scene.settle();
@@ -135,20 +135,20 @@ impl DtlsNetwork {
         (scene, device)
     }
 
-    pub fn set_network(&mut self, network: impl FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)> + 'static) {
+    pub(super) fn set_network(&mut self, network: impl FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)> + 'static) {
         self.network = Box::new(network);
     }
 
-    pub fn set_quiet_network(&mut self) {
+    pub(super) fn set_quiet_network(&mut self) {
         self.network = quiet();
     }
 
     /// Two seconds: what is on its way arrives, and is answered; a first retransmission takes place.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.run_for(Duration::from_secs(2));
     }
 
-    pub fn run_for(&mut self, time: Duration) {
+    pub(super) fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             self.take_transmits();
@@ -184,7 +184,7 @@ impl DtlsNetwork {
     }
 
     /// Puts what the devices want to send on its way.
-    pub fn take_transmits(&mut self) {
+    pub(super) fn take_transmits(&mut self) {
         for number in 0..self.devices.len() {
             let from = self.devices[number].address;
             for datagram in self.devices[number].client.transmits() {
@@ -205,7 +205,7 @@ impl DtlsNetwork {
     }
 
     /// A datagram at the server, from wherever; it has exactly one outcome.
-    pub fn give_server(&mut self, from: SocketAddr, datagram: &[u8]) {
+    pub(super) fn give_server(&mut self, from: SocketAddr, datagram: &[u8]) {
         let before = self.outcomes.len();
         self.server.handle_datagram(self.now, SOCKET, from, datagram);
         self.drain();
@@ -213,7 +213,7 @@ impl DtlsNetwork {
     }
 
     /// The same, and what became of it.
-    pub fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> DtlsDatagramOutcome {
+    pub(super) fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> DtlsDatagramOutcome {
         self.give_server(from, datagram);
         *self.outcomes.last().expect("it has an outcome")
     }
@@ -227,7 +227,7 @@ impl DtlsNetwork {
         }
     }
 
-    pub fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
                 DtlsOutput::Transmit { socket, to, datagram }
@@ -253,7 +253,7 @@ impl DtlsNetwork {
         }
     }
 
-    pub fn answer(&self, identity: &PskIdentity) -> KeyAnswer {
+    pub(super) fn answer(&self, identity: &PskIdentity) -> KeyAnswer {
         let keep_for = Duration::from_secs(300);
         match self.keys.get(identity.as_str()) {
             Some(key) => KeyAnswer::Found { key: PskKey::new(key.as_slice()).expect("a key").into(), keep_for },
@@ -288,13 +288,13 @@ impl DtlsNetwork {
     }
 
     /// The store takes what changed.
-    pub fn save(&mut self) {
+    pub(super) fn save(&mut self) {
         for change in self.server.take_changes(usize::MAX) {
             self.keep(change);
         }
     }
 
-    pub fn keep(&mut self, change: AssociationChange) {
+    pub(super) fn keep(&mut self, change: AssociationChange) {
         match change {
             AssociationChange::Put(saved) => self.store.insert(saved.id, saved),
             AssociationChange::Remove(id) => self.store.remove(&id),
@@ -302,7 +302,7 @@ impl DtlsNetwork {
     }
 
     /// kill -9, and a new process with what is in the store.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.restarts += 1;
         let seed = [self.restarts; 32];
         self.server = DtlsServer::new(self.settings.clone(), Some(self.acceptor.clone()), seed, self.now);
@@ -316,23 +316,29 @@ impl DtlsNetwork {
     }
 
     /// The device sends data; it is on its way.
-    pub fn device_sends(&mut self, device: usize, plaintext: &[u8]) {
+    pub(super) fn device_sends(&mut self, device: usize, plaintext: &[u8]) {
         self.devices[device].client.send(plaintext);
         self.take_transmits();
     }
 
-    pub fn put_on_its_way(&mut self, device: usize, datagram: Vec<u8>) {
+    pub(super) fn put_on_its_way(&mut self, device: usize, datagram: Vec<u8>) {
         self.carry(Direction::Up, self.devices[device].address, datagram);
     }
 
     /// Takes the datagrams of the device without delivering them.
-    pub fn device_makes(&mut self, device: usize, plaintext: &[u8]) -> Vec<u8> {
+    pub(super) fn device_makes(&mut self, device: usize, plaintext: &[u8]) -> Vec<u8> {
         self.devices[device].client.send(plaintext);
         self.devices[device].client.poll_transmit().expect("a record")
     }
 
     /// A record of the device that OpenSSL would not make.
-    pub fn device_seals(&self, device: usize, content_type: ContentType, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+    pub(super) fn device_seals(
+        &self,
+        device: usize,
+        content_type: ContentType,
+        sequence: u64,
+        plaintext: &[u8],
+    ) -> Vec<u8> {
         let client = &self.devices[device].client;
         let cid = client.cid_of_server().unwrap_or_default();
         let keys = client.keys().expect("it is established");
@@ -340,7 +346,7 @@ impl DtlsNetwork {
     }
 
     /// Returns the plaintext in the last datagram of the server.
-    pub fn last_sealed(&self, device: usize) -> Option<(ContentType, Vec<u8>)> {
+    pub(super) fn last_sealed(&self, device: usize) -> Option<(ContentType, Vec<u8>)> {
         let client = &self.devices[device].client;
         let (_, datagram) = self.transmitted.last()?;
         let record = records(datagram, client.own_cid_length()).next()?;
@@ -348,36 +354,36 @@ impl DtlsNetwork {
         Some((opened.content_type, opened.plaintext))
     }
 
-    pub fn server_sends(&mut self, to: Peer, plaintext: &[u8]) {
+    pub(super) fn server_sends(&mut self, to: Peer, plaintext: &[u8]) {
         self.server.send(to.association.expect("an association"), plaintext);
         self.drain();
     }
 
     /// The network gives the device another address.
-    pub fn rebind(&mut self, device: usize) -> SocketAddr {
+    pub(super) fn rebind(&mut self, device: usize) -> SocketAddr {
         let address = &mut self.devices[device].address;
         address.set_port(address.port() + 1);
         *address
     }
 
     /// Restarts the client at the same address.
-    pub fn reboot(&mut self, device: usize) {
+    pub(super) fn reboot(&mut self, device: usize) {
         let client = self.devices[device].client.reboot(self.now);
         self.devices[device].client = client;
     }
 
     /// The association that was made last.
-    pub fn peer(&self) -> Peer {
+    pub(super) fn peer(&self) -> Peer {
         self.established.last().expect("an association").0
     }
 
-    pub fn assert_established(&self, device: usize) {
+    pub(super) fn assert_established(&self, device: usize) {
         assert_eq!(self.devices[device].client.state(), ClientState::Established, "{:?}", self.reports);
         assert!(!self.established.is_empty(), "{:?}", self.reports);
     }
 
     /// Data both ways, and nothing else.
-    pub fn assert_data_flows(&mut self, device: usize, peer: Peer) {
+    pub(super) fn assert_data_flows(&mut self, device: usize, peer: Peer) {
         self.plaintexts.clear();
         self.devices[device].received.clear();
         self.device_sends(device, b"up");
@@ -390,7 +396,7 @@ impl DtlsNetwork {
         self.devices[device].received.clear();
     }
 
-    pub fn failures(&self) -> Vec<HandshakeFailure> {
+    pub(super) fn failures(&self) -> Vec<HandshakeFailure> {
         let failure = |report: &DtlsReport| match report {
             DtlsReport::HandshakeFailed { reason, .. } => Some(*reason),
             _ => None,
@@ -399,7 +405,7 @@ impl DtlsNetwork {
     }
 
     /// Since this was asked for the last time: handshakes that were begun.
-    pub fn take_begun(&mut self) -> usize {
+    pub(super) fn take_begun(&mut self) -> usize {
         let begun = self.reports.iter().filter(|report| matches!(report, DtlsReport::HandshakeBegun { .. })).count();
         self.reports.clear();
         begun
@@ -410,26 +416,26 @@ fn quiet() -> DatagramFate {
     Box::new(|_, datagram| vec![(LATENCY, datagram.to_vec())])
 }
 
-pub fn psk() -> DtlsClientConfig {
+pub(super) fn psk() -> DtlsClientConfig {
     DtlsClientConfig::psk("urn:imei:1", KEY)
 }
 
-pub fn other_psk() -> DtlsClientConfig {
+pub(super) fn other_psk() -> DtlsClientConfig {
     DtlsClientConfig::psk("urn:imei:2", KEY)
 }
 
 /// With a connection id in both ways.
-pub fn psk_cid() -> DtlsClientConfig {
+pub(super) fn psk_cid() -> DtlsClientConfig {
     psk().with_cid(b"dev")
 }
 
 /// Without connection ids; with one in the device's records; with one both ways.
-pub fn each_kind() -> [DtlsClientConfig; 3] {
+pub(super) fn each_kind() -> [DtlsClientConfig; 3] {
     [psk(), psk().with_cid(&[]), psk_cid()]
 }
 
 /// Whether a datagram is the end of the server's part: it has its only ChangeCipherSpec in it.
-pub fn is_last_flight(way: Direction, datagram: &[u8]) -> bool {
+pub(super) fn is_last_flight(way: Direction, datagram: &[u8]) -> bool {
     let changes = |record: DtlsRecord<'_>| record.content_type == ContentType::ChangeCipherSpec;
     way == Direction::Down && records(datagram, 0).any(changes)
 }

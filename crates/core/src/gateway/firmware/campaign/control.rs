@@ -11,7 +11,7 @@ use super::view::{CampaignMember, CampaignView, Counts};
 use super::{Campaign, CampaignEvent, CampaignProgress, CampaignStatus};
 
 /// The reason why a campaign cannot be paused, resumed or cancelled.
-pub type ControlRefusal = &'static str;
+pub(crate) type ControlRefusal = &'static str;
 
 impl Campaign {
     /// Begins no further updates. Those that run go on.
@@ -56,13 +56,13 @@ impl Campaign {
 
     /// The update of a device could not be cancelled because the device was not registered: it is tried again with its
     /// next message.
-    pub fn not_cancelled(&mut self, endpoint: &str) {
+    pub(crate) fn not_cancelled(&mut self, endpoint: &str) {
         if let Some((key, Member::Updating { job, is_away, .. })) = self.member(endpoint) {
             self.set(&key, Member::Updating { job, is_away, is_cancelled: false });
         }
     }
 
-    pub fn take_events(&mut self) -> Vec<CampaignEvent> {
+    pub(crate) fn take_events(&mut self) -> Vec<CampaignEvent> {
         std::mem::take(&mut self.events)
     }
 

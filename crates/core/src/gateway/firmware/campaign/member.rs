@@ -69,7 +69,7 @@ impl Member {
     }
 
     /// Returns whether the device takes one of the places of those that are updated at once.
-    pub fn is_active(self) -> bool {
+    pub(crate) fn is_active(self) -> bool {
         matches!(self, Self::Starting | Self::Updating { is_away: false, .. })
     }
 
@@ -170,11 +170,11 @@ mod code {
 
     use crate::coap::Code;
 
-    pub fn serialize<S: Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u8(code.0)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Code, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Code, D::Error> {
         u8::deserialize(deserializer).map(Code)
     }
 }

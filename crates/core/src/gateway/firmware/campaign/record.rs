@@ -62,7 +62,7 @@ impl Campaign {
     }
 
     /// Restores a device from the text of its record. One that was being updated is told later how its job is.
-    pub fn restore_member(&mut self, endpoint: &str, json: &str) {
+    pub(crate) fn restore_member(&mut self, endpoint: &str, json: &str) {
         let Ok(stored) = serde_json::from_str(json) else { return };
         let member = match stored {
             StoredMember::Updating(job) => Member::Updating { job, is_away: false, is_cancelled: false },
@@ -89,7 +89,7 @@ impl Campaign {
     }
 
     /// The store has no job of a device that was being updated: it takes part again.
-    pub fn lost_job(&mut self, endpoint: &str) {
+    pub(crate) fn lost_job(&mut self, endpoint: &str) {
         let Some((key, Member::Updating { .. })) = self.member(endpoint) else { return };
         if self.begins_nothing() {
             self.end(&key, self.outcome_at_end());
@@ -129,7 +129,7 @@ impl Campaign {
     }
 
     /// Forgets what has changed, for a gateway without a store.
-    pub fn forget_changes(&mut self) {
+    pub(crate) fn forget_changes(&mut self) {
         self.has_changed = false;
         self.changed.clear();
     }

@@ -19,7 +19,7 @@ use crate::gateway::firmware::image::{Image, ImageDigest, ImageName};
 use crate::gateway::firmware::update;
 
 /// The endpoint names that a campaign may list.
-pub const MOST_LISTED: usize = 10_000;
+pub(crate) const MOST_LISTED: usize = 10_000;
 /// The resources that a filter may name, and the values of each.
 const MOST_FILTERS: usize = 8;
 const MOST_VALUES: usize = 64;
@@ -81,7 +81,7 @@ pub enum FailureLimit {
 /// A campaign as it is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CampaignText {
+pub(crate) struct CampaignText {
     name: String,
     image: String,
     version: String,
@@ -194,10 +194,10 @@ impl fmt::Display for CampaignName {
 
 impl FailureLimit {
     /// The updates that have to have ended before a percentage means something.
-    pub const SAMPLE: usize = 10;
+    pub(crate) const SAMPLE: usize = 10;
 
     /// Returns whether so many failures among so many updates that have ended are too many.
-    pub fn is_reached(self, failures: usize, ended: usize) -> bool {
+    pub(crate) fn is_reached(self, failures: usize, ended: usize) -> bool {
         match self {
             Self::Number(most) => failures >= most as usize,
             Self::Percent(percent) => ended >= Self::SAMPLE && failures * 100 >= usize::from(percent) * ended,
@@ -223,7 +223,7 @@ impl CampaignSpec {
     }
 
     /// Returns whether this device may take part, before the filter.
-    pub fn selects(&self, endpoint: &str) -> bool {
+    pub(crate) fn selects(&self, endpoint: &str) -> bool {
         match &self.who {
             Selection::Pattern(pattern) => pattern.matches(endpoint),
             // A listed device is a member from the beginning.
@@ -237,12 +237,12 @@ impl CampaignSpec {
     }
 
     /// Returns the `firmware-cancel` for a device.
-    pub fn cancel_command(&self) -> Value {
+    pub(crate) fn cancel_command(&self) -> Value {
         json!({ "msgType": "firmware-cancel", "data": { "instance": self.instance } })
     }
 
     /// Returns an error if the image has another SHA-256 than the campaign names.
-    pub fn check_image(&self, image: &Image) -> Result<(), String> {
+    pub(crate) fn check_image(&self, image: &Image) -> Result<(), String> {
         match self.options.sha256.as_deref().and_then(|sha256| sha256.parse::<ImageDigest>().ok()) {
             Some(wanted) if wanted != image.sha256 => {
                 Err(format!("the image has the SHA-256 {}, not {wanted}", image.sha256))

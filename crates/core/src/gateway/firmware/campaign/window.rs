@@ -24,7 +24,7 @@ pub struct DailyWindow {
 /// A window as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WindowText {
+pub(crate) struct WindowText {
     pub start: String,
     pub end: String,
     #[serde(default = "utc")]
@@ -50,7 +50,7 @@ impl DailyWindow {
     }
 
     /// Returns the time until the window opens; zero while it is open.
-    pub fn time_to_open(&self, unix_time: Duration) -> Duration {
+    pub(crate) fn time_to_open(&self, unix_time: Duration) -> Duration {
         if self.is_open(unix_time) {
             return Duration::ZERO;
         }

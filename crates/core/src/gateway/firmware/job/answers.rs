@@ -28,7 +28,7 @@ pub(in crate::gateway) enum Answer<'a> {
 
 impl Job {
     /// Takes the answer to the request on the way.
-    pub fn answered(&mut self, now: Instant, answer: Answer<'_>, config: &FirmwareConfig) {
+    pub(crate) fn answered(&mut self, now: Instant, answer: Answer<'_>, config: &FirmwareConfig) {
         if !std::mem::take(&mut self.asked) {
             return;
         }
@@ -74,7 +74,7 @@ impl Job {
     }
 
     /// Takes a notification of the State or the Update Result.
-    pub fn notified(&mut self, now: Instant, entries: &[Entry], config: &FirmwareConfig) {
+    pub(crate) fn notified(&mut self, now: Instant, entries: &[Entry], config: &FirmwareConfig) {
         if self.progress.told.take(instance_path(self.spec.instance), entries) {
             self.state_changed(now);
         }
@@ -84,7 +84,7 @@ impl Job {
     }
 
     /// An observation of the job has ended.
-    pub fn observation_ended(&mut self, now: Instant, path: Path, config: &FirmwareConfig) {
+    pub(crate) fn observation_ended(&mut self, now: Instant, path: Path, config: &FirmwareConfig) {
         match path.resource() {
             Some(resource::STATE) => self.watching.state = false,
             Some(resource::UPDATE_RESULT) => self.watching.result = false,

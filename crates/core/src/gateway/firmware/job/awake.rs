@@ -12,27 +12,27 @@ pub(super) struct AwakeClock {
 }
 
 impl AwakeClock {
-    pub fn new(now: Instant, awake: bool) -> Self {
+    pub(super) fn new(now: Instant, awake: bool) -> Self {
         Self { counted: Duration::ZERO, since: awake.then_some(now) }
     }
 
-    pub fn set_awake(&mut self, now: Instant, awake: bool) {
+    pub(crate) fn set_awake(&mut self, now: Instant, awake: bool) {
         self.counted = self.spent(now);
         self.since = awake.then_some(now);
     }
 
     /// Counts from zero again.
-    pub fn reset(&mut self, now: Instant) {
+    pub(super) fn reset(&mut self, now: Instant) {
         self.counted = Duration::ZERO;
         self.since = self.since.map(|_| now);
     }
 
-    pub fn spent(&self, now: Instant) -> Duration {
+    pub(super) fn spent(&self, now: Instant) -> Duration {
         self.counted + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns when so much time will have passed, if the device stays awake; `None` while it sleeps.
-    pub fn reaches(&self, time: Duration) -> Option<Instant> {
+    pub(super) fn reaches(&self, time: Duration) -> Option<Instant> {
         Some(self.since? + time.saturating_sub(self.counted))
     }
 }

@@ -39,8 +39,8 @@ pub(in crate::gateway) enum PushFormat {
 pub(in crate::gateway) struct JobRefusal(pub &'static str);
 
 impl JobRefusal {
-    pub const NO_JOB: Self = Self("no firmware update of this device runs");
-    pub const NOT_BEGUN: Self = Self("the update has not begun: its image is looked at; try again");
-    pub const NOTHING_DOWNLOADED: Self = Self("nothing is downloaded that could be activated");
-    pub const INSTALLING: Self = Self("the device installs the package already (state 3)");
+    pub(crate) const NO_JOB: Self = Self("no firmware update of this device runs");
+    pub(crate) const NOT_BEGUN: Self = Self("the update has not begun: its image is looked at; try again");
+    pub(crate) const NOTHING_DOWNLOADED: Self = Self("nothing is downloaded that could be activated");
+    pub(crate) const INSTALLING: Self = Self("the device installs the package already (state 3)");
 }

@@ -39,7 +39,7 @@ pub(in crate::gateway) enum Package {
 
 impl JobSpec {
     /// Returns the image of this gateway that the job is about.
-    pub fn image(&self) -> Option<&Image> {
+    pub(crate) fn image(&self) -> Option<&Image> {
         match &self.package {
             Package::Image { image, .. } => Some(image),
             Package::Uri(_) => None,
@@ -52,11 +52,11 @@ mod secret {
     use lwm2m_base::secret::Secret;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
         secret.reveal().serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
         String::deserialize(deserializer).map(Secret::new)
     }
 }

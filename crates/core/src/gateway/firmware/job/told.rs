@@ -19,7 +19,7 @@ pub(super) struct Told {
 
 impl Told {
     /// Takes the values of these resources of the instance. Returns whether the state has changed.
-    pub fn take(&mut self, instance: Path, entries: &[Entry]) -> bool {
+    pub(super) fn take(&mut self, instance: Path, entries: &[Entry]) -> bool {
         let state = number(entries, instance, resource::STATE).and_then(State::of);
         let result = number(entries, instance, resource::UPDATE_RESULT).and_then(UpdateResult::of);
         if let Some(result) = result {
@@ -34,40 +34,40 @@ impl Told {
     }
 
     /// Regards the result that is known as one of before.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.stale = self.result;
     }
 
     /// Forgets the state: the device was told to change it.
-    pub fn forget_state(&mut self) {
+    pub(crate) fn forget_state(&mut self) {
         self.state = None;
     }
 
     /// Regards the result as that of this update: the device has ended what it did.
-    pub fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self) {
         self.stale = None;
     }
 
     /// Returns whether the result that is known may be that of an earlier update.
-    pub fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.stale.is_some_and(|result| result != UpdateResult::Initial)
     }
 
-    pub fn state(&self) -> Option<State> {
+    pub(super) fn state(&self) -> Option<State> {
         self.state
     }
 
-    pub fn result(&self) -> Option<UpdateResult> {
+    pub(super) fn result(&self) -> Option<UpdateResult> {
         self.result
     }
 
     /// Returns the result, if it is one of this update.
-    pub fn new_result(&self) -> Option<UpdateResult> {
+    pub(crate) fn new_result(&self) -> Option<UpdateResult> {
         self.result.filter(|result| self.stale != Some(*result) && *result != UpdateResult::Initial)
     }
 
     /// Returns the result, if it is one of this update and tells why the update has ended without success.
-    pub fn new_fault(&self) -> Option<UpdateResult> {
+    pub(crate) fn new_fault(&self) -> Option<UpdateResult> {
         self.new_result().filter(|result| *result != UpdateResult::Success)
     }
 }
