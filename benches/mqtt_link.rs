@@ -13,6 +13,7 @@ use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, RegistrationId};
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::tls;
+use lwm2m_gateway::upstream::LinkConfig;
 use lwm2m_gateway::upstream::mqtt::{MqttConfig, MqttLink, ProtocolVersion};
 
 /// Connects that are under way at once: Mosquitto's backlog is 100.
@@ -68,12 +69,14 @@ fn settings(broker: String) -> MqttConfig {
         keep_alive: Duration::from_secs(600),
         window: 8,
         max_packet_size: 1 << 20,
-        source_addresses: Vec::new(),
-        connect_timeout: Duration::from_secs(60),
-        connections_per_second: 10_000,
-        queue_per_device: 100,
-        queue_total: 100_000,
-        event_queue: 65_536,
+        link: LinkConfig {
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(60),
+            connections_per_second: 10_000,
+            queue_per_device: 100,
+            queue_total: 100_000,
+            event_queue: 65_536,
+        },
     }
 }
 

@@ -31,7 +31,7 @@
 
 mod admin;
 mod app;
-pub mod bootstrap;
+mod bootstrap;
 mod cli;
 pub mod clock;
 pub mod conditions;
@@ -46,7 +46,7 @@ mod descriptors;
 pub mod driver;
 mod errors;
 mod file_snapshot;
-pub mod firmware;
+mod firmware;
 mod meters;
 pub mod observability;
 mod parent;

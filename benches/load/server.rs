@@ -70,7 +70,7 @@ impl BenchServer {
         let tokens = make_tokens(&tokens_file(&console))?;
         let swallow = console.with_extension("swallow");
         let child = command(udp)
-            .env("LWM2M_GATEWAY_SWALLOW", &swallow)
+            .env("LWM2M_SWALLOW", &swallow)
             .env("LWM2M_GATEWAY__LIMITS__DEVICES", "1000000")
             .env("LWM2M_GATEWAY__CONSOLE__TOKENS", tokens_file(&console))
             .env("LWM2M_GATEWAY__CONSOLE__BIND", "127.0.0.1:0")

@@ -191,10 +191,11 @@ fn each_node(upstream: &UpstreamConfig) -> Vec<UpstreamConfig> {
 }
 
 async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -> Vec<ConnectCheck> {
-    let (name, patience) = match &upstream {
-        UpstreamConfig::ExProto(exproto) => (exproto.nodes[0].listeners.join(", "), exproto.connect_timeout),
-        UpstreamConfig::Mqtt(mqtt) => (mqtt.brokers[0].clone(), mqtt.connect_timeout),
+    let name = match &upstream {
+        UpstreamConfig::ExProto(exproto) => exproto.nodes[0].listeners.join(", "),
+        UpstreamConfig::Mqtt(mqtt) => mqtt.brokers[0].clone(),
     };
+    let patience = upstream.link().connect_timeout;
     let (client, topics) = match invented(config, endpoint) {
         Ok(invented) => invented,
         Err(error) => return vec![problem(format!("no topics for a device {endpoint}: {error}"))],

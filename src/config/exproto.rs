@@ -6,11 +6,10 @@ use toml::Value;
 
 use crate::upstream::exproto::{ExProtoConfig, Node};
 
-use super::groups::{check_queues, tls};
+use super::groups::{link, tls};
 use super::reader::ConfigReader;
 use super::value_parsers::{
-    HOUR, MAX_COUNT, MILLISECOND, SECOND, broker_address, duration, http_address, list, not_empty, parsed,
-    reachable_address, text_with_content, whole,
+    broker_address, http_address, list, not_empty, reachable_address, text_with_content, whole,
 };
 
 /// Address of EMQX's exproto listener on this machine.
@@ -20,21 +19,14 @@ pub(super) fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
-    let settings = ExProtoConfig {
+    ExProtoConfig {
         nodes,
         ssl: tls(reader, "upstream.exproto.ssl"),
         adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
         handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
-        source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
         proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
-        connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
-        anchors_per_second: reader.read(&key("connections_per_second"), 5_000, whole(1..=1_000_000)),
-        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MAX_COUNT)),
-        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MAX_COUNT)),
-        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MAX_COUNT)),
-    };
-    check_queues(reader, "upstream.exproto", settings.queue_per_device, settings.queue_total);
-    settings
+        link: link(reader, "upstream.exproto"),
+    }
 }
 
 /// Reads the nodes: `listener` and `adapter` for a single node, or a list of several.

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use toml::Value;
 
 use crate::tls;
+use crate::upstream::LinkConfig;
 use lwm2m_base::rate::{Rate, RateLimit};
 
 use super::reader::ConfigReader;
-use super::value_parsers::{choice, text_with_content, whole};
+use super::value_parsers::{
+    HOUR, MAX_COUNT, MILLISECOND, SECOND, choice, duration, list, parsed, text_with_content, whole,
+};
 
 /// Reads `SECTION.per_second`, `SECTION.burst` and the same keys with `address_`.
 pub(crate) fn rate_limit(reader: &mut ConfigReader, section: &str, default: RateLimit) -> RateLimit {
@@ -28,12 +31,22 @@ fn prefixed_rate(reader: &mut ConfigReader, section: &str, prefix: &str, default
     }
 }
 
-/// Rejects a queue limit per device that is larger than the total.
-pub(crate) fn check_queues(reader: &mut ConfigReader, section: &str, per_device: usize, total: usize) {
-    let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
-    if reader.all_valid(&[&one, &all]) && per_device > total {
-        reader.refuse(&one, format!("expected at most queue_total, which is {total}"));
+/// Reads what the sections of both upstreams have.
+pub(crate) fn link(reader: &mut ConfigReader, section: &str) -> LinkConfig {
+    let key = |last: &str| format!("{section}.{last}");
+    let link = LinkConfig {
+        source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
+        connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
+        connections_per_second: reader.read(&key("connections_per_second"), 5_000, whole(1..=1_000_000)),
+        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MAX_COUNT)),
+        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MAX_COUNT)),
+        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MAX_COUNT)),
+    };
+    let [one, all] = [key("queue_per_device"), key("queue_total")];
+    if reader.all_valid(&[&one, &all]) && link.queue_per_device > link.queue_total {
+        reader.refuse(&one, format!("expected at most queue_total, which is {}", link.queue_total));
     }
+    link
 }
 
 /// Reads the settings of a TLS client below a key.

@@ -15,12 +15,12 @@ use crate::observability::logging::{LogConfig, LogFormat, filter};
 use crate::store::{self, Confirm, StoreKind};
 use crate::upstream;
 use lwm2m_base::secret::Secret;
-use lwm2m_core::coap::{Acknowledging, Parameters};
+use lwm2m_core::coap::{AckMode, Parameters};
 use lwm2m_core::gateway::broker::BrokerLogin;
 use lwm2m_core::gateway::config::{AutoObserve, ClientTemplates, GatewayConfig, Limits, PasswordSource, UpdatePublish};
 use lwm2m_core::lwm2m::codec::UndefinedResources;
 use lwm2m_core::lwm2m::path::Path;
-use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators};
+use lwm2m_core::mqtt::topics::{SEND_TOPIC, STATUS_TOPIC, Template, TemplateError, Translator, Translators};
 
 use super::bootstrap;
 #[cfg(feature = "console")]
@@ -52,12 +52,6 @@ const MOST_THREADS: u8 = 64;
 
 /// Minimum length of tokens that name a thread, in bytes.
 const SHORTEST_SHARED_TOKEN: usize = 4;
-
-/// Topic of presence messages, if they are enabled.
-const STATUS_TOPIC: &str = "up/status";
-
-/// Topic of Sends, if they are enabled.
-const SEND_TOPIC: &str = "up/send";
 
 /// Kind of the connection to the broker.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -229,7 +223,7 @@ fn coap(reader: &mut ConfigReader, default: Parameters) -> Parameters {
         acknowledge_notifications: reader.read(
             "notification_ack",
             default.acknowledge_notifications,
-            choice([("received", Acknowledging::AtOnce), ("published", Acknowledging::OnDemand)]),
+            choice([("received", AckMode::OnReceipt), ("published", AckMode::Deferred)]),
         ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
         shards: default.shards,

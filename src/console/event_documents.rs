@@ -199,7 +199,7 @@ impl CommandEvent {
         let CommandProgress { number, msg_type, paths, is_composite, origin, stage } = progress;
         let mut paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
         let (state, outcome, took) = match stage {
-            CommandStage::Waits => ("waits", None, None),
+            CommandStage::Pending => ("waits", None, None),
             CommandStage::Sent => ("sent", None, None),
             CommandStage::Done { outcome, took } => ("done", Some(outcome_word(*outcome)), *took),
         };

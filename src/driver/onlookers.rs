@@ -66,8 +66,9 @@ pub(crate) struct EventReceiver {
 #[derive(Debug, Default)]
 pub(crate) struct Onlookers {
     watches: Vec<ActiveWatch>,
-    /// The watched devices by their sessions at the broker: a publication names no device.
-    sessions: HashMap<RegistrationId, String>,
+    /// The endpoint names of the watched devices by the registrations as which they publish: a publication names no
+    /// device.
+    publishers: HashMap<RegistrationId, String>,
     /// Counts the events that found no room.
     lost: Counter,
 }
@@ -121,9 +122,9 @@ impl Onlookers {
         self.forget_closed();
         let Watch { target, events } = watch;
         if let WatchTarget::Device(endpoint) = &target
-            && let Some(session) = gateway.session_of(endpoint)
+            && let Some(publisher) = gateway.publisher_of(endpoint)
         {
-            self.sessions.insert(session, endpoint.clone());
+            self.publishers.insert(publisher, endpoint.clone());
         }
         self.watches.push(ActiveWatch { target, events, second: None, in_second: 0 });
     }
@@ -132,7 +133,7 @@ impl Onlookers {
     pub(crate) fn forget_closed(&mut self) {
         self.watches.retain(|watch| !watch.events.events.is_closed());
         let watches = &self.watches;
-        self.sessions.retain(|_, endpoint| watches.iter().any(|watch| watch.names(endpoint)));
+        self.publishers.retain(|_, endpoint| watches.iter().any(|watch| watch.names(endpoint)));
     }
 
     /// Takes a report of the core.
@@ -158,12 +159,12 @@ impl Onlookers {
         match command {
             BrokerCommand::Connect { registration, client } | BrokerCommand::Resume { registration, client } => {
                 if self.watches.iter().any(|watch| watch.names(&client.endpoint)) {
-                    self.sessions.insert(*registration, client.endpoint.clone());
+                    self.publishers.insert(*registration, client.endpoint.clone());
                 }
             }
             BrokerCommand::Publish { registration, publication } => self.publication(*registration, publication),
             BrokerCommand::Disconnect { registration } | BrokerCommand::HandOver { registration } => {
-                drop(self.sessions.remove(registration))
+                drop(self.publishers.remove(registration))
             }
             BrokerCommand::SetLifetime { .. } => {}
         }
@@ -180,8 +181,8 @@ impl Onlookers {
         }
     }
 
-    fn publication(&mut self, session: RegistrationId, publication: &Publication) {
-        let Some(endpoint) = self.sessions.get(&session).cloned() else { return };
+    fn publication(&mut self, publisher: RegistrationId, publication: &Publication) {
+        let Some(endpoint) = self.publishers.get(&publisher).cloned() else { return };
         self.deliver(Some(&endpoint), false, EventKind::message(publication));
     }
 

@@ -68,18 +68,10 @@ impl ThreadShare {
 
     pub fn upstream(self, whole: &UpstreamConfig) -> UpstreamConfig {
         let mut share = whole.clone();
-        match &mut share {
-            UpstreamConfig::ExProto(exproto) => {
-                exproto.anchors_per_second = self.count(exproto.anchors_per_second);
-                exproto.queue_total = self.part(exproto.queue_total).max(exproto.queue_per_device);
-                exproto.event_queue = self.part(exproto.event_queue);
-            }
-            UpstreamConfig::Mqtt(mqtt) => {
-                mqtt.connections_per_second = self.count(mqtt.connections_per_second);
-                mqtt.queue_total = self.part(mqtt.queue_total).max(mqtt.queue_per_device);
-                mqtt.event_queue = self.part(mqtt.event_queue);
-            }
-        }
+        let link = share.link_mut();
+        link.connections_per_second = self.count(link.connections_per_second);
+        link.queue_total = self.part(link.queue_total).max(link.queue_per_device);
+        link.event_queue = self.part(link.event_queue);
         share
     }
 

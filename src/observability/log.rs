@@ -172,7 +172,7 @@ fn log_once(report: &Report) {
         Report::Notification { endpoint, outcome } => log_notification(endpoint, *outcome),
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
-        Report::ToldUnstored { outputs } => debug!(outputs, "answers sent before they were stored"),
+        Report::SentBeforeStored { outputs } => debug!(outputs, "answers sent before they were stored"),
         Report::ProfilesEvicted { profiles } => debug!(profiles, "object lists of profiles evicted: limits.profiles"),
         Report::UndefinedVersions { versions, .. } => {
             info!(objects = first_of(versions), "object version has no definition");

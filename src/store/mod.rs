@@ -10,8 +10,8 @@
 //!    as a whole, and confirms each when it is durable. Batches that have come meanwhile are written together.
 //! 3. At the end the driver closes the store, which writes the remaining changes.
 
-mod end;
 pub mod file;
+mod handle;
 mod listeners;
 pub mod redis;
 
@@ -32,8 +32,8 @@ use file::OpenedFile;
 use redis::config::RedisConfig;
 use redis::{OpenedRedis, RedisError};
 
-pub use end::Store;
 pub use file::StoreContents;
+pub use handle::Store;
 
 /// The configuration of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl OpenedStore {
         Ok(self.start_for(1, condition)?.remove(0))
     }
 
-    /// Starts the writer, and returns the ends of so many drivers.
+    /// Starts the writer, and returns the handles of so many drivers.
     pub(crate) fn start_for(self, drivers: usize, condition: Condition) -> Result<Vec<Store>, StoreError> {
         match self {
             Self::File(file) => file.start_for(drivers, condition),

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
+use crate::clock::monotonic_now;
 use crate::conditions::{Condition, ConditionState};
 use crate::upstream::UpstreamTableSizes;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
@@ -80,7 +81,7 @@ impl<Io: LinkIo> BrokerLink<Io> {
 
     /// Takes a command of the core. Never waits.
     pub fn submit(&mut self, command: BrokerCommand) {
-        self.devices.command(now(), command);
+        self.devices.command(monotonic_now(), command);
     }
 
     /// Returns how full the tables are. The cost does not depend on the number of devices.
@@ -101,7 +102,7 @@ impl<Io: LinkIo> BrokerLink<Io> {
 
     /// Publishes what is queued, then closes the connections. Gives up at the deadline.
     pub async fn shut_down(mut self, deadline: Duration) {
-        self.devices.disconnect_all(now());
+        self.devices.disconnect_all(monotonic_now());
         let closing = async {
             loop {
                 while self.poll_event().is_some() {}
@@ -147,7 +148,7 @@ impl<Io: LinkIo> BrokerLink<Io> {
     }
 
     fn take(&mut self, input: LinkInput<Io>) {
-        let (now, devices) = (now(), &mut self.devices);
+        let (now, devices) = (monotonic_now(), &mut self.devices);
         match input {
             LinkInput::Event(event) => self.io.arrived(now, devices, event),
             LinkInput::TaskEnded(Ok(end)) => self.io.task_ended(now, devices, &mut self.tasks, end),
@@ -165,13 +166,4 @@ impl<Io: LinkIo> BrokerLink<Io> {
 /// The system has no randomness.
 pub(super) fn random_generator() -> io::Result<StdRng> {
     StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)
-}
-
-/// Returns the time. This is the only place in the upstreams that reads the clock.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the driver of the devices' state machine, which gets the time as argument"
-)]
-pub(super) fn now() -> Instant {
-    Instant::now()
 }

@@ -33,7 +33,7 @@ pub struct UpstreamMetrics {
     pub publishes_ok: Counter,
     pub publishes_refused: Counter,
     pub publishes_failed: Counter,
-    pub dropped_reports: Counter,
+    pub dropped_registrations: Counter,
     pub dropped_answers: Counter,
     pub dropped_notifications: Counter,
     pub dropped_sends: Counter,
@@ -60,8 +60,8 @@ pub struct CallTimes {
 impl UpstreamMetrics {
     /// Returns the number of publications that were dropped.
     pub fn dropped(&self) -> u64 {
-        let Self { dropped_reports, dropped_answers, dropped_notifications, dropped_sends, .. } = self;
-        [dropped_reports, dropped_answers, dropped_notifications, dropped_sends].map(Counter::get).iter().sum()
+        let Self { dropped_registrations, dropped_answers, dropped_notifications, dropped_sends, .. } = self;
+        [dropped_registrations, dropped_answers, dropped_notifications, dropped_sends].map(Counter::get).iter().sum()
     }
 
     /// Registers the metrics, every series with the value 0.
@@ -78,7 +78,7 @@ impl UpstreamMetrics {
         let changes = counters(registry, "lwm2m_node_changes", "Availability changes of broker nodes by new state");
         let authentications = counters(registry, "lwm2m_authentications", "Authentication results by outcome");
         let [publishes_ok, publishes_refused, publishes_failed] = publishes(registry);
-        let [dropped_reports, dropped_answers, dropped_notifications, dropped_sends] = dropped(registry);
+        let [dropped_registrations, dropped_answers, dropped_notifications, dropped_sends] = dropped(registry);
         let events = counters(registry, "lwm2m_broker_events", "Calls from EMQX to the ExProto handler by event");
         let change = |state| changes(StateLabel { state });
         let authentication = |result| authentications(ResultLabel { result });
@@ -107,7 +107,7 @@ impl UpstreamMetrics {
             publishes_ok,
             publishes_refused,
             publishes_failed,
-            dropped_reports,
+            dropped_registrations,
             dropped_answers,
             dropped_notifications,
             dropped_sends,
@@ -135,7 +135,7 @@ fn publishes(registry: &mut Registry) -> [Counter; 3] {
 fn dropped(registry: &mut Registry) -> [Counter; 4] {
     let help = "Publications dropped: queue full, broker away for too long, or too many failures";
     let dropped = counters(registry, "lwm2m_publications_dropped", help);
-    ["report", "answer", "notification", "send"].map(|class| dropped(ClassLabel { class }))
+    ["registration", "answer", "notification", "send"].map(|class| dropped(ClassLabel { class }))
 }
 
 impl Default for UpstreamMetrics {

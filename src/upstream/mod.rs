@@ -22,6 +22,7 @@ mod source_port;
 mod swallow;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,39 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 pub enum UpstreamConfig {
     ExProto(exproto::ExProtoConfig),
     Mqtt(mqtt::MqttConfig),
+}
+
+/// Configures what both kinds of upstream have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Lists the source addresses of the connections of devices. Without any, the system chooses. A source address
+    /// suffices for about 28,000 connections to each address of the broker.
+    pub source_addresses: Vec<IpAddr>,
+    /// Limits the time from the Register to the answer to the subscription.
+    pub connect_timeout: Duration,
+    /// Limits the new connections in a second, when many devices reconnect.
+    pub connections_per_second: u32,
+    /// Limits the publications that wait for one device. `queue_total` limits them for all devices.
+    pub queue_per_device: usize,
+    pub queue_total: usize,
+    /// Limits the events of the broker that wait for the core.
+    pub event_queue: usize,
+}
+
+impl UpstreamConfig {
+    pub fn link(&self) -> &LinkConfig {
+        match self {
+            Self::ExProto(exproto) => &exproto.link,
+            Self::Mqtt(mqtt) => &mqtt.link,
+        }
+    }
+
+    pub(crate) fn link_mut(&mut self) -> &mut LinkConfig {
+        match self {
+            Self::ExProto(exproto) => &mut exproto.link,
+            Self::Mqtt(mqtt) => &mut mqtt.link,
+        }
+    }
 }
 
 /// The link to the broker. Its state lives in the task that polls it.

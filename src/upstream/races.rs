@@ -86,7 +86,7 @@ impl<P: Protocol, S> ModelBase<P, S> {
 
     /// Returns how many publications the link gave up.
     fn dropped(&self) -> u64 {
-        self.metrics.dropped_answers.get() + self.metrics.dropped_reports.get()
+        self.metrics.dropped_answers.get() + self.metrics.dropped_registrations.get()
     }
 }
 

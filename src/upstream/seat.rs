@@ -36,7 +36,7 @@ impl LinkSeat {
     /// links is served on `runtime`, so that it takes no time from the devices of one of them.
     pub fn of_threads(threads: NonZero<u8>, settings: &UpstreamConfig, runtime: Option<Handle>) -> Vec<Self> {
         let room = match settings {
-            UpstreamConfig::ExProto(exproto) => exproto.event_queue.max(1),
+            UpstreamConfig::ExProto(exproto) => exproto.link.event_queue.max(1),
             UpstreamConfig::Mqtt(_) => 1,
         };
         let (links, events): (Vec<_>, Vec<_>) = (0..threads.get()).map(|_| mpsc::channel(room)).unzip();

@@ -19,7 +19,7 @@ use lwm2m_core::gateway::broker::{
 use super::UpstreamTableSizes;
 
 /// The environment variable with the path of the socket. Without it the configured upstream is used.
-const PATH: &str = "LWM2M_GATEWAY_SWALLOW";
+const PATH: &str = "LWM2M_SWALLOW";
 /// The size of the largest command.
 const COMMAND_BYTES: usize = 64 * 1024;
 

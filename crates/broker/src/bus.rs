@@ -11,7 +11,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::warn;
 
 use super::clock;
-use super::filters::{self, FilterEntry, FilterTree};
+use super::filters::{self, FilterTree};
+use super::subscribers::{MemberId, Retained, SubscriptionOptions};
 
 /// Messages that wait for one member; what comes when it is full is lost to this member (EMQX: `max_mqueue_len`).
 const INBOX: usize = 16_384;
@@ -76,24 +77,6 @@ pub(super) struct RoutedDelivery {
     pub(super) retain: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SubscriptionOptions {
-    pub(super) max_qos: u8,
-    pub(super) no_local: bool,
-    pub(super) retain_as_published: bool,
-    pub(super) retained: Retained,
-}
-
-/// Tells when a Subscribe delivers retained messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Retained {
-    Always,
-    /// Delivers them at the first Subscribe of a filter only, as EMQX does.
-    #[default]
-    OnNew,
-    Never,
-}
-
 #[derive(Default)]
 pub(super) struct Bus(Mutex<Routes>);
 
@@ -149,12 +132,9 @@ impl Drop for BusMember {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct MemberId(u64);
-
 #[derive(Default)]
 struct Routes {
-    tree: FilterTree<Subscribers>,
+    tree: FilterTree,
     inboxes: HashMap<MemberId, Inbox>,
     retained: BTreeMap<String, Arc<RoutedMessage>>,
     last: u64,
@@ -164,26 +144,6 @@ struct Inbox {
     sender: mpsc::Sender<RoutedDelivery>,
     filters: BTreeMap<String, SubscriptionOptions>,
     full: Cell<bool>,
-}
-
-/// The subscribers of one filter.
-#[derive(Default)]
-struct Subscribers {
-    each: BTreeMap<MemberId, SubscriptionOptions>,
-    groups: BTreeMap<String, SharedGroup>,
-}
-
-/// A shared subscription. Its members receive messages in turn.
-#[derive(Default)]
-struct SharedGroup {
-    members: BTreeMap<MemberId, SubscriptionOptions>,
-    turn: Cell<usize>,
-}
-
-impl FilterEntry for Subscribers {
-    fn is_empty(&self) -> bool {
-        self.each.is_empty() && self.groups.is_empty()
-    }
 }
 
 impl Routes {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::subscribers::Subscribers;
+
 /// EMQX's `max_topic_levels`; it bounds the depth of the tree too.
 const MAX_LEVELS: usize = 128;
 
@@ -44,36 +46,30 @@ pub(super) fn split_group(filter: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The value at a node of the tree.
-pub(super) trait FilterEntry: Default {
-    /// Returns whether the entry is empty, so that it can be removed.
-    fn is_empty(&self) -> bool;
-}
-
-/// Maps filters to values. A topic is matched in the time of its levels, however many filters there are.
+/// Maps filters to their subscribers. A topic is matched in the time of its levels, however many filters there are.
 #[derive(Default)]
-pub(super) struct FilterTree<T> {
-    children: HashMap<String, FilterTree<T>>,
-    value: T,
+pub(super) struct FilterTree {
+    children: HashMap<String, FilterTree>,
+    subscribers: Subscribers,
 }
 
-impl<T: FilterEntry> FilterTree<T> {
-    /// Returns the entry of a valid filter, created if need be.
-    pub(super) fn entry(&mut self, filter: &str) -> &mut T {
+impl FilterTree {
+    /// Returns the subscribers of a valid filter, created if need be.
+    pub(super) fn entry(&mut self, filter: &str) -> &mut Subscribers {
         let mut node = self;
         for level in filter.split('/') {
             node = node.children.entry(level.to_owned()).or_default();
         }
-        &mut node.value
+        &mut node.subscribers
     }
 
-    /// Changes what a filter has, if it has anything.
-    pub(super) fn remove(&mut self, filter: &str, change: impl FnOnce(&mut T)) {
+    /// Changes the subscribers of a filter, if it has any.
+    pub(super) fn remove(&mut self, filter: &str, change: impl FnOnce(&mut Subscribers)) {
         self.remove_below(&mut filter.split('/'), change);
     }
 
-    /// Visits what matches a topic, which has no wildcards.
-    pub(super) fn matching(&self, topic: &str, mut visit: impl FnMut(&T)) {
+    /// Visits the subscribers of the filters that match a topic, which has no wildcards.
+    pub(super) fn matching(&self, topic: &str, mut visit: impl FnMut(&Subscribers)) {
         let mut nodes = vec![self];
         for (depth, level) in topic.split('/').enumerate() {
             let mut next = Vec::new();
@@ -82,58 +78,54 @@ impl<T: FilterEntry> FilterTree<T> {
                 // Section 4.7.2: a filter that begins with a wildcard does not match `$SYS/...`.
                 if depth > 0 || !topic.starts_with('$') {
                     next.extend(node.children.get("+"));
-                    node.children.get("#").into_iter().for_each(|rest| visit(&rest.value));
+                    node.children.get("#").into_iter().for_each(|rest| visit(&rest.subscribers));
                 }
             }
             nodes = next;
         }
         for node in nodes {
-            visit(&node.value);
+            visit(&node.subscribers);
             // `sport/#` is for `sport`, too.
-            node.children.get("#").into_iter().for_each(|rest| visit(&rest.value));
+            node.children.get("#").into_iter().for_each(|rest| visit(&rest.subscribers));
         }
     }
 
     /// Changes the entry of a filter, and returns whether it can be removed. The recursion is as deep as the filter has
     /// levels: at most [`MAX_LEVELS`].
-    fn remove_below<'a>(&mut self, levels: &mut impl Iterator<Item = &'a str>, change: impl FnOnce(&mut T)) -> bool {
+    fn remove_below<'a>(
+        &mut self,
+        levels: &mut impl Iterator<Item = &'a str>,
+        change: impl FnOnce(&mut Subscribers),
+    ) -> bool {
         match levels.next() {
-            None => change(&mut self.value),
+            None => change(&mut self.subscribers),
             Some(level) => {
                 if self.children.get_mut(level).is_some_and(|child| child.remove_below(levels, change)) {
                     self.children.remove(level);
                 }
             }
         }
-        self.children.is_empty() && self.value.is_empty()
+        self.children.is_empty() && self.subscribers.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Default)]
-    struct FilterNames(Vec<&'static str>);
-
-    impl FilterEntry for FilterNames {
-        fn is_empty(&self) -> bool {
-            self.0.is_empty()
-        }
-    }
+    use crate::subscribers::{MemberId, SubscriptionOptions};
 
     const FILTERS: [&str; 11] = ["a", "a/b", "a/+", "a/#", "#", "+", "+/b", "/a", "$SYS/#", "$SYS/+", "a/+/c"];
     const TOPICS: [&str; 8] = ["a", "a/b", "a/b/c", "/a", "b", "$SYS/x", "a/", ""];
 
     #[test]
     fn the_tree_finds_what_matches_one_by_one() {
-        let mut tree = FilterTree::<FilterNames>::default();
-        for filter in FILTERS {
-            tree.entry(filter).0.push(filter);
+        let mut tree = FilterTree::default();
+        for (number, filter) in (0..).zip(FILTERS) {
+            tree.entry(filter).each.insert(MemberId(number), SubscriptionOptions::default());
         }
         for topic in TOPICS {
             let mut found = Vec::new();
-            tree.matching(topic, |names| found.extend(names.0.iter().copied()));
+            tree.matching(topic, |subscribers| found.extend(subscribers.each.keys().map(|id| FILTERS[id.0 as usize])));
             found.sort_unstable();
             let mut expected: Vec<&str> = FILTERS.into_iter().filter(|filter| matches(filter, topic)).collect();
             expected.sort_unstable();
@@ -152,13 +144,14 @@ mod tests {
 
     #[test]
     fn what_is_removed_leaves_no_place_behind() {
-        let mut tree = FilterTree::<FilterNames>::default();
-        tree.entry("a/b/c").0.push("x");
-        tree.entry("a/b").0.push("y");
-        tree.remove("a/b/c", |names| names.0.clear());
+        let mut tree = FilterTree::default();
+        for filter in ["a/b/c", "a/b"] {
+            tree.entry(filter).each.insert(MemberId(1), SubscriptionOptions::default());
+        }
+        tree.remove("a/b/c", |subscribers| subscribers.each.clear());
         assert_eq!(tree.children["a"].children["b"].children.len(), 0);
-        tree.remove("a/b", |names| names.0.clear());
-        tree.remove("never/there", |names| names.0.clear());
+        tree.remove("a/b", |subscribers| subscribers.each.clear());
+        tree.remove("never/there", |subscribers| subscribers.each.clear());
         assert_eq!(tree.children.len(), 0);
     }
 

@@ -39,6 +39,7 @@ mod filters;
 mod mqtt;
 mod reserved;
 mod rules;
+mod subscribers;
 mod tasks;
 
 use std::net::SocketAddr;

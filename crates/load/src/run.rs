@@ -69,7 +69,7 @@ pub async fn run(
     let application = Application::connect(application, Rc::clone(&journal)).await?;
     let begin = Instant::now();
     let fleet = Fleet::start(fleet, &journal).await?;
-    let mut run = Run { config, devices, fleet, application, journal, reads: Reads::default(), progress };
+    let mut run = Run { config, devices, fleet, application, journal, reads: Reads::default(), progress: &progress };
     run.until_all("registered", |run| run.fleet.counts().registered.get()).await?;
     let registered = begin.elapsed();
     if run.config.rate > 0.0 {
@@ -85,14 +85,14 @@ pub async fn run(
     Ok(run.report(registered, notifying))
 }
 
-struct Run<P> {
+struct Run<'a> {
     config: RunConfig,
     devices: u32,
     fleet: Fleet,
     application: Application,
     journal: Rc<RefCell<Journal>>,
     reads: Reads,
-    progress: P,
+    progress: &'a dyn Fn(&str),
 }
 
 /// The reads of a run, whose ids begin after those of the observe commands.
@@ -105,7 +105,7 @@ struct Reads {
     latencies: Latencies,
 }
 
-impl<P: Fn(&str)> Run<P> {
+impl Run<'_> {
     /// Waits until a count has reached the number of devices, with progress.
     async fn until_all(&self, what: &str, count: impl Fn(&Self) -> u64) -> anyhow::Result<()> {
         let all = u64::from(self.devices);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Acknowledging, Code, Header, Kind, Message, MessageId, Token};
+use lwm2m_core::coap::{AckMode, Code, Header, Kind, Message, MessageId, Token};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
     UplinkClass,
@@ -43,7 +43,7 @@ pub struct Weather {
     /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
     pub broker_delay: Duration,
     /// The share of notifications with a ticket that the broker never acknowledges, and of Sends that it does not get.
-    pub untold: f64,
+    pub unpublished: f64,
 }
 
 impl Weather {
@@ -52,7 +52,7 @@ impl Weather {
         duplication: 0.0,
         delay: Duration::from_millis(50),
         broker_delay: Duration::from_millis(50),
-        untold: 0.0,
+        unpublished: 0.0,
     };
 }
 
@@ -90,7 +90,7 @@ pub struct Network {
     pub resets_of_received: Vec<DeviceNumber>,
     /// The notifications that the broker said it took.
     pub taken: HashSet<Notification>,
-    /// The notifications that the core acknowledged before the broker took them, with [`Acknowledging::OnDemand`].
+    /// The notifications that the core acknowledged before the broker took them, with [`AckMode::Deferred`].
     pub acknowledged_untaken: Vec<Notification>,
     /// The firmware images on the disk. The disk takes as long as a datagram at the most.
     pub images: MemoryImages,
@@ -184,7 +184,7 @@ impl Network {
     pub fn new(settings: GatewayConfig, weather: Weather, seed: u64) -> Self {
         let now = beginning();
         let mut rng = StdRng::seed_from_u64(seed);
-        let asks_the_broker = settings.coap.acknowledge_notifications == Acknowledging::OnDemand;
+        let asks_the_broker = settings.coap.acknowledge_notifications == AckMode::Deferred;
         Self {
             gateway: Gateway::new(settings.clone(), model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
@@ -485,7 +485,7 @@ impl Network {
         if let (Some(number), Some((path, observe))) = (number, notification_of(&payload)) {
             self.tickets.insert(ticket, (number, path, observe));
         }
-        if !self.rng.random_bool(self.weather.untold) {
+        if !self.rng.random_bool(self.weather.unpublished) {
             let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
             self.schedule(at, Happening::FromBroker(BrokerEvent::Published { registration: device, ticket }));
         }

@@ -597,7 +597,7 @@ pub fn text_reply(request: &Message, kind: Kind, id: MessageId, observe: Option<
 
 fn class_of(payload: &Value) -> UplinkClass {
     match payload["msgType"].as_str() {
-        Some("register" | "update") => UplinkClass::Report,
+        Some("register" | "update") => UplinkClass::Registration,
         Some("notify") => UplinkClass::Notification,
         Some("send") if payload["data"]["code"] == "2.05" => UplinkClass::Send,
         Some("send") => UplinkClass::Notification,

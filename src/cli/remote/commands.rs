@@ -206,7 +206,7 @@ pub(super) async fn ask(
 /// Returns the exit code of a command in this state.
 pub(crate) fn exit_of(command: &Value, wait: Duration) -> RemoteExit {
     if command["state"] == "pending" {
-        return if wait.is_zero() { RemoteExit::Done } else { RemoteExit::Waits };
+        return if wait.is_zero() { RemoteExit::Done } else { RemoteExit::Pending };
     }
     let code = command["answer"]["data"]["code"].as_str();
     match (command["outcome"].as_str(), code) {
@@ -224,7 +224,7 @@ fn write_result(command: &Value, wait: Duration, output: &CommandOutput) -> Resu
         RemoteExit::DeviceError => {
             output.notice(&format!("the device answered {}", code_in_words(&command["answer"]["data"])));
         }
-        RemoteExit::Waits => {
+        RemoteExit::Pending => {
             output.notice(&waits_in_words(command));
         }
         RemoteExit::NoAnswer => output.notice(&outcome_in_words(command)),
@@ -396,7 +396,7 @@ mod tests {
             assert_eq!(exit_of(&json!({ "state": "done", "outcome": outcome }), wait), RemoteExit::NoAnswer);
         }
         let pending = json!({ "state": "pending", "id": "c1" });
-        assert_eq!(exit_of(&pending, wait), RemoteExit::Waits);
+        assert_eq!(exit_of(&pending, wait), RemoteExit::Pending);
         assert_eq!(exit_of(&pending, Duration::ZERO), RemoteExit::Done);
     }
 

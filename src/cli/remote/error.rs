@@ -19,7 +19,7 @@ pub(crate) enum RemoteExit {
     /// The device did not answer, or the gateway does not ask it.
     NoAnswer = 4,
     /// The command still waits when `--wait` ends.
-    Waits = 5,
+    Pending = 5,
     NotRegistered = 6,
     /// The token is missing, unknown, or does not allow this.
     NotAllowed = 7,

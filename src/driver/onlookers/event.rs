@@ -71,7 +71,7 @@ impl EventKind {
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
             | Report::ProfilesEvicted { .. }
-            | Report::ToldUnstored { .. }
+            | Report::SentBeforeStored { .. }
             | Report::UndecodableContent { .. }
             | Report::TransferFailed { .. }
             | Report::PublishRefused { .. } => None,

@@ -23,7 +23,7 @@ struct Stage {
     now: Instant,
     last_id: u16,
     /// The registration that was connected last.
-    session: RegistrationId,
+    registration: RegistrationId,
     location: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl Stage {
             failures: FailureLog::default(),
             now,
             last_id: 0,
-            session: RegistrationId(0),
+            registration: RegistrationId(0),
             location: Vec::new(),
         }
     }
@@ -55,7 +55,7 @@ impl Stage {
     /// Registers a device that the broker accepts.
     fn register(&mut self, endpoint: &str) {
         self.request(5683, Code::POST, &["rd"], &format!("ep={endpoint}&lt=300&lwm2m=1.1"));
-        self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: self.session });
+        self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: self.registration });
         self.carry_out();
     }
 
@@ -75,7 +75,7 @@ impl Stage {
     fn command(&mut self, msg_type: &str, path: &str) {
         let payload = format!(r#"{{"msgType":"{msg_type}","data":{{"path":"{path}"}}}}"#).into_bytes();
         let (topic, properties) = ("dn".to_owned(), MessageProperties::default());
-        let message = BrokerEvent::Message { registration: self.session, topic, payload, properties };
+        let message = BrokerEvent::Message { registration: self.registration, topic, payload, properties };
         self.gateway.handle_broker(self.now, message);
         self.carry_out();
     }
@@ -93,7 +93,7 @@ impl Stage {
                 Output::Broker(command) => {
                     self.onlookers.broker_command(&command);
                     if let BrokerCommand::Connect { registration, .. } = command {
-                        self.session = registration;
+                        self.registration = registration;
                     }
                 }
                 Output::Report(report) => {
@@ -165,7 +165,7 @@ fn a_device_that_is_registered_already_is_followed_and_so_is_its_next_registrati
     stage.command("read", "/3/0/0");
     assert_eq!(waiting(&mut events), of("ep1", &["read Sent"]));
     stage.command("delete", "/3/0");
-    assert_eq!(waiting(&mut events), of("ep1", &["delete Waits"]));
+    assert_eq!(waiting(&mut events), of("ep1", &["delete Pending"]));
     stage.register("ep1");
     let after = waiting(&mut events);
     let kinds: Vec<&str> = after.iter().map(|(_, kind)| kind.as_str()).collect();
@@ -252,7 +252,7 @@ fn a_watch_whose_receiver_has_gone_is_forgotten() {
     stage.register("ep1");
     drop(gone);
     stage.onlookers.forget_closed();
-    assert_eq!((stage.onlookers.watches.len(), stage.onlookers.sessions.len()), (1, 0));
+    assert_eq!((stage.onlookers.watches.len(), stage.onlookers.publishers.len()), (1, 0));
     stage.register("ep1");
-    assert!(stage.onlookers.sessions.is_empty());
+    assert!(stage.onlookers.publishers.is_empty());
 }

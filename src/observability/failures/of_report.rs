@@ -72,7 +72,7 @@ impl Failure {
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
             | Report::ProfilesEvicted { .. }
-            | Report::ToldUnstored { .. } => None,
+            | Report::SentBeforeStored { .. } => None,
         }
     }
 

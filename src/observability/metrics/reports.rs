@@ -44,7 +44,7 @@ pub struct CoreMetrics {
     malformed_link_lists: Counter,
     undefined_objects: Counter,
     profiles_evicted: Counter,
-    told_unstored: Counter,
+    sent_before_stored: Counter,
     transfers_failed: TransferFailureCounters,
     publications_refused: Counter,
 }
@@ -87,7 +87,7 @@ impl CoreMetrics {
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
             undefined_objects: counter(registry, "lwm2m_undefined_objects", undefined),
             profiles_evicted: counter(registry, "lwm2m_profile_evictions", evicted),
-            told_unstored: counter(registry, "lwm2m_store_waits_missed", unstored),
+            sent_before_stored: counter(registry, "lwm2m_store_waits_missed", unstored),
             transfers_failed: TransferFailureCounters::register(registry),
             publications_refused: counter(registry, "lwm2m_publications_refused", refused),
         }
@@ -134,8 +134,8 @@ impl CoreMetrics {
                 self.profiles_evicted.inc_by(*profiles as u64);
                 return;
             }
-            Report::ToldUnstored { outputs } => {
-                self.told_unstored.inc_by(*outputs as u64);
+            Report::SentBeforeStored { outputs } => {
+                self.sent_before_stored.inc_by(*outputs as u64);
                 return;
             }
             Report::TransferFailed { error, .. } => self.transfers_failed.of(*error),

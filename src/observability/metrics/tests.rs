@@ -235,7 +235,7 @@ fn core_reports() -> Vec<Report> {
         Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
         Report::LinksLeftOut { endpoint: endpoint(), reason: String::new(), first: true },
         Report::ProfilesEvicted { profiles: 1 },
-        Report::ToldUnstored { outputs: 1 },
+        Report::SentBeforeStored { outputs: 1 },
         Report::UndefinedVersions { endpoint: endpoint(), versions: vec![undefined_version] },
         Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
     ];

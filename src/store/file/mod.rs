@@ -20,7 +20,7 @@ use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
 
-use super::end::{EndParts, Sleeper, Store};
+use super::handle::{HandleParts, Sleeper, Store};
 use super::{OpenedStore, StoreConfig, StoreError};
 use database::{Database, StoreOpenError};
 use writer::StoreWriter;
@@ -71,7 +71,7 @@ impl OpenedFile {
             .spawn(run)
             .map_err(|error| StoreError::NotOpened { file, error })?;
         let sleeper = Sleeper::Thread(writer.thread().clone());
-        let parts = EndParts { writes, sleeper, closed, closing, interval, batch: BATCH, metrics };
+        let parts = HandleParts { writes, sleeper, closed, closing, interval, batch: BATCH, metrics };
         Ok(std::iter::repeat_with(|| Store::new(parts.clone())).take(drivers).collect())
     }
 }

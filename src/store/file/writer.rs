@@ -20,7 +20,7 @@ use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
 
-use super::super::end::{PendingWrite, WriterReply};
+use super::super::handle::{PendingWrite, WriterReply};
 use super::OpenedFile;
 use super::database::{Database, StoreOpenError};
 

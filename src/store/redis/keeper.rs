@@ -24,7 +24,7 @@ use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::record::Change;
 
 use super::super::StoreEvent;
-use super::super::end::{PendingWrite, WriterReply};
+use super::super::handle::{PendingWrite, WriterReply};
 use super::connection::{ConnectionError, RedisConnection};
 use super::layout::BatchStep;
 use super::lease::{AnswerError, LEASE, RenewAnswer};

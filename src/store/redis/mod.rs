@@ -46,7 +46,7 @@ use lwm2m_cluster::{Term, WallTime};
 use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::record::Change;
 
-use super::end::{EndParts, PendingWrite, Sleeper, Store, WriterReply};
+use super::handle::{HandleParts, PendingWrite, Sleeper, Store, WriterReply};
 use super::listeners::ListenerNames;
 use super::{StoreConfig, StoreContents, StoreError, StoreEvent};
 use config::RedisConfig;
@@ -323,7 +323,7 @@ impl OpenedRedis {
     pub(super) fn start_for(self, drivers: usize, condition: Condition) -> Vec<Store> {
         let Self { writes, started, sleeper, closing, closed, interval, metrics } = self;
         let sleeper = Sleeper::Task(sleeper);
-        let parts = EndParts { writes, sleeper, closed, closing, interval, batch: BATCH, metrics };
+        let parts = HandleParts { writes, sleeper, closed, closing, interval, batch: BATCH, metrics };
         let stores: Vec<Store> = std::iter::repeat_with(|| Store::new(parts.clone())).take(drivers).collect();
         let ends = stores.iter().map(Store::replies).collect();
         if let Err(KeeperStart { ends, .. }) = started.send(KeeperStart { ends, condition }) {

@@ -42,17 +42,17 @@ impl<Shared> Default for Clients<Shared> {
 
 impl<Shared: Default> Clients<Shared> {
     /// Adds a registration, which is the newest of its client ID from now on.
-    pub(crate) fn add(&mut self, clientid: &str, device: RegistrationId) -> ClientKey {
+    pub(crate) fn add(&mut self, clientid: &str, registration: RegistrationId) -> ClientKey {
         let key = self.key(clientid);
         let client = self.clients.get_mut(&key).expect("a key that is given out has its client");
-        client.registrations.push(device);
+        client.registrations.push(registration);
         key
     }
 
     /// Removes a registration. Returns whether it was the last one of its client ID.
-    pub(crate) fn remove(&mut self, key: ClientKey, device: RegistrationId) -> bool {
+    pub(crate) fn remove(&mut self, key: ClientKey, registration: RegistrationId) -> bool {
         let Some(client) = self.clients.get_mut(&key) else { return true };
-        client.registrations.retain(|other| *other != device);
+        client.registrations.retain(|other| *other != registration);
         client.registrations.is_empty()
     }
 
@@ -84,18 +84,22 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     /// Returns the registrations before this one, the oldest first.
-    pub(crate) fn older(&self, key: ClientKey, device: RegistrationId) -> Vec<RegistrationId> {
-        self.registrations(key).iter().copied().take_while(|other| *other != device).collect()
+    pub(crate) fn older(&self, key: ClientKey, registration: RegistrationId) -> Vec<RegistrationId> {
+        self.registrations(key).iter().copied().take_while(|other| *other != registration).collect()
     }
 
     /// Returns the registrations after this one, the newest first.
-    pub(crate) fn newer(&self, key: ClientKey, device: RegistrationId) -> impl Iterator<Item = RegistrationId> + '_ {
-        self.registrations(key).iter().rev().copied().take_while(move |other| *other != device)
+    pub(crate) fn newer(
+        &self,
+        key: ClientKey,
+        registration: RegistrationId,
+    ) -> impl Iterator<Item = RegistrationId> + '_ {
+        self.registrations(key).iter().rev().copied().take_while(move |other| *other != registration)
     }
 
     /// Returns whether a newer registration of the client ID exists.
-    pub(crate) fn is_superseded(&self, key: ClientKey, device: RegistrationId) -> bool {
-        self.newer(key, device).next().is_some()
+    pub(crate) fn is_superseded(&self, key: ClientKey, registration: RegistrationId) -> bool {
+        self.newer(key, registration).next().is_some()
     }
 
     #[cfg(test)]

@@ -103,7 +103,7 @@ impl<P: Protocol> Devices<P> {
         if device.connected_before && !is_final {
             let since = *device.refused_since.get_or_insert(now);
             if now < since + REFUSED_FOR_GOOD || clients == 0 {
-                debug!(device = id.0, clientid = device.client.clientid, why, "refused by {} for now", P::BROKER);
+                debug!(registration = id.0, clientid = device.client.clientid, why, "refused by {} for now", P::BROKER);
                 return self.back_off(now, id);
             }
         }
@@ -113,7 +113,7 @@ impl<P: Protocol> Devices<P> {
     /// Ends a device that the broker refuses for good.
     pub(in crate::upstream) fn refused(&mut self, now: Instant, id: RegistrationId, why: String) {
         let Some(device) = self.devices.get(&id) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, why, "refused by {}", P::BROKER);
+        debug!(registration = id.0, clientid = device.client.clientid, why, "refused by {}", P::BROKER);
         if device.connected_before {
             return self.end(now, id, CloseReason::Refused);
         }
@@ -131,7 +131,7 @@ impl<P: Protocol> Devices<P> {
         P::hang_up(self, now, id);
         if let Some(device) = self.devices.get_mut(&id) {
             debug!(
-                device = id.0,
+                registration = id.0,
                 clientid = device.client.clientid,
                 why,
                 "connection attempt failed, another address is tried"
@@ -145,7 +145,7 @@ impl<P: Protocol> Devices<P> {
     pub(in crate::upstream) fn gave_up(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.refused_since = None;
-        debug!(device = id.0, clientid = device.client.clientid, why, "not connected to {}", P::BROKER);
+        debug!(registration = id.0, clientid = device.client.clientid, why, "not connected to {}", P::BROKER);
         if device.connected_before {
             return self.back_off(now, id);
         }

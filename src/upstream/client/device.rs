@@ -162,20 +162,17 @@ impl<P: Protocol> UpstreamDevice<P> {
 }
 
 impl<P: Protocol> super::Devices<P> {
-    pub(in crate::upstream) fn state(&self, device: RegistrationId) -> Option<&UpstreamState<P>> {
-        self.devices.get(&device).map(|device| &device.state)
+    pub(in crate::upstream) fn state(&self, id: RegistrationId) -> Option<&UpstreamState<P>> {
+        self.devices.get(&id).map(|device| &device.state)
     }
 
-    pub(in crate::upstream) fn is_ready(&self, device: RegistrationId) -> bool {
-        self.devices.get(&device).is_some_and(|device| device.is_ready())
+    pub(in crate::upstream) fn is_ready(&self, id: RegistrationId) -> bool {
+        self.devices.get(&id).is_some_and(|device| device.is_ready())
     }
 
     /// Returns what the registrations of the device's client ID share.
-    pub(in crate::upstream) fn shared_mut(
-        &mut self,
-        device: RegistrationId,
-    ) -> Option<&mut ClientShared<P::SharedRecord>> {
-        let key = self.devices.get(&device)?.key;
+    pub(in crate::upstream) fn shared_mut(&mut self, id: RegistrationId) -> Option<&mut ClientShared<P::SharedRecord>> {
+        let key = self.devices.get(&id)?.key;
         self.clients.shared_mut(key)
     }
 }

@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::upstream::UpstreamTableSizes;
 use crate::upstream::metrics::UpstreamMetrics;
+use crate::upstream::{LinkConfig, UpstreamTableSizes};
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::total::Total;
@@ -173,34 +173,25 @@ pub(crate) enum ClientTimer<T> {
     Turn,
 }
 
-/// Sets the limits that both upstreams have.
-#[derive(Clone, Copy, Debug)]
-pub struct LifecycleLimits {
-    pub connect_timeout: Duration,
-    pub connections_per_second: u32,
-    pub queue_per_device: usize,
-    pub queue_total: usize,
-}
-
 impl<P: Protocol> Devices<P> {
     pub fn with(
         protocol: P,
         targets: Targets<P::Faults>,
-        limits: LifecycleLimits,
+        link: &LinkConfig,
         rng: StdRng,
         metrics: Arc<UpstreamMetrics>,
     ) -> Self {
         Self {
             protocol,
-            connect_timeout: limits.connect_timeout,
+            connect_timeout: link.connect_timeout,
             devices: IdMap::default(),
             ready: Total::default(),
             clients: Clients::default(),
             parked: BTreeSet::new(),
-            queues: Queues::new(limits.queue_per_device, limits.queue_total),
+            queues: Queues::new(link.queue_per_device, link.queue_total),
             targets,
             disturbances: Disturbances::default(),
-            turns: Turns::per_second(limits.connections_per_second),
+            turns: Turns::per_second(link.connections_per_second),
             returning: Returning::default(),
             deadlines: IdDeadlines::default(),
             actions: VecDeque::new(),
@@ -212,16 +203,16 @@ impl<P: Protocol> Devices<P> {
 
     pub fn command(&mut self, now: Instant, command: BrokerCommand) {
         match command {
-            BrokerCommand::Connect { registration: device, client } => self.connect(now, device, client),
-            BrokerCommand::Resume { registration: device, client } => self.resume(now, device, client),
-            BrokerCommand::Publish { registration: device, publication } => self.publish(now, device, publication),
-            BrokerCommand::SetLifetime { registration: device, lifetime } => {
-                if let Some(device) = self.devices.get_mut(&device) {
+            BrokerCommand::Connect { registration, client } => self.connect(now, registration, client),
+            BrokerCommand::Resume { registration, client } => self.resume(now, registration, client),
+            BrokerCommand::Publish { registration, publication } => self.publish(now, registration, publication),
+            BrokerCommand::SetLifetime { registration, lifetime } => {
+                if let Some(device) = self.devices.get_mut(&registration) {
                     device.client.lifetime = lifetime;
                 }
             }
-            BrokerCommand::HandOver { registration: device } => self.disconnect(now, device, Leaving::HandedOver),
-            BrokerCommand::Disconnect { registration: device } => self.disconnect(now, device, Leaving::ForGood),
+            BrokerCommand::HandOver { registration } => self.disconnect(now, registration, Leaving::HandedOver),
+            BrokerCommand::Disconnect { registration } => self.disconnect(now, registration, Leaving::ForGood),
         }
     }
 
@@ -236,21 +227,21 @@ impl<P: Protocol> Devices<P> {
                 self.turns.remove(*id);
             }
         }
-        for device in all {
-            self.disconnect(now, device, Leaving::ForNow);
+        for id in all {
+            self.disconnect(now, id, Leaving::ForNow);
         }
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.deadlines.pop_expired(now) {
             match timer {
-                ClientTimer::Device(device) => self.state_timed_out(now, device),
-                ClientTimer::Held(device) => {
-                    if let Some(key) = self.devices.get(&device).map(|device| device.key) {
+                ClientTimer::Device(id) => self.state_timed_out(now, id),
+                ClientTimer::Held(id) => {
+                    if let Some(key) = self.devices.get(&id).map(|device| device.key) {
                         self.advance(now, key);
                     }
                 }
-                ClientTimer::Drain(device) => self.remove(now, device),
+                ClientTimer::Drain(id) => self.remove(now, id),
                 ClientTimer::Protocol(timer) => P::timed_out(self, now, timer),
                 ClientTimer::Turn => self.serve_turns(now),
             }
@@ -345,7 +336,7 @@ impl<P: Protocol> Devices<P> {
     /// Tells the core that the broker has ended the connection for good, and removes the device.
     pub(super) fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, %reason, "connection ended by {}", P::BROKER);
+        debug!(registration = id.0, clientid = device.client.clientid, %reason, "connection ended by {}", P::BROKER);
         self.counters().closed.inc();
         self.emit(id, BrokerEvent::Closed { registration: id, reason });
         self.remove(now, id);
@@ -374,8 +365,8 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Tells the core an event, unless the core has disconnected the device.
-    pub(super) fn emit(&mut self, device: RegistrationId, event: BrokerEvent) {
-        if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
+    pub(super) fn emit(&mut self, id: RegistrationId, event: BrokerEvent) {
+        if self.devices.get(&id).is_some_and(|device| device.leaving.is_none()) {
             self.actions.push_back(event.into());
         }
     }

@@ -63,36 +63,36 @@ impl Turns {
     }
 
     /// Adds a device, which was active last at `active`.
-    pub(crate) fn add(&mut self, device: RegistrationId, has_publications: bool, active: Option<Instant>) {
-        self.remove(device);
+    pub(crate) fn add(&mut self, registration: RegistrationId, has_publications: bool, active: Option<Instant>) {
+        self.remove(registration);
         let order = Reverse((has_publications, active));
-        self.order.insert(device, order);
-        self.queue.insert((order, device));
+        self.order.insert(registration, order);
+        self.queue.insert((order, registration));
     }
 
     /// Notes that a device has something to publish now. If it waits, its turn comes earlier.
-    pub(crate) fn publishes(&mut self, device: RegistrationId, now: Instant) {
-        if self.order.contains_key(&device) {
-            self.add(device, true, Some(now));
+    pub(crate) fn publishes(&mut self, registration: RegistrationId, now: Instant) {
+        if self.order.contains_key(&registration) {
+            self.add(registration, true, Some(now));
         }
     }
 
     /// Forgets the device, whether it waits or its attempt is under way.
-    pub(crate) fn remove(&mut self, device: RegistrationId) {
-        if let Some(order) = self.order.remove(&device) {
-            self.queue.remove(&(order, device));
+    pub(crate) fn remove(&mut self, registration: RegistrationId) {
+        if let Some(order) = self.order.remove(&registration) {
+            self.queue.remove(&(order, registration));
         }
-        self.window.under_way.remove(&device);
+        self.window.under_way.remove(&registration);
     }
 
     /// Notes that the broker has accepted the device.
-    pub(crate) fn accepted(&mut self, now: Instant, device: RegistrationId) {
-        self.window.accepted(now, device);
+    pub(crate) fn accepted(&mut self, now: Instant, registration: RegistrationId) {
+        self.window.accepted(now, registration);
     }
 
     /// Notes that the attempt of the device has failed.
-    pub(crate) fn failed(&mut self, now: Instant, device: RegistrationId) {
-        self.window.failed(now, device);
+    pub(crate) fn failed(&mut self, now: Instant, registration: RegistrationId) {
+        self.window.failed(now, registration);
     }
 
     /// Takes out the device whose turn it is; its attempt is under way then. Returns `None` before the time of the next
@@ -102,12 +102,12 @@ impl Turns {
             return None;
         }
         let at = self.next.unwrap_or(now);
-        let (_, device) = self.queue.first().filter(|_| at <= now).copied()?;
-        self.remove(device);
-        self.window.under_way.insert(device, now);
+        let (_, registration) = self.queue.first().filter(|_| at <= now).copied()?;
+        self.remove(registration);
+        self.window.under_way.insert(registration, now);
         let late = now.saturating_duration_since(at) > LATE;
         self.next = Some(if late { now } else { at } + self.interval);
-        Some(device)
+        Some(registration)
     }
 
     /// Returns the time of the next turn, if a device waits for it and does not have to wait for the end of an attempt.
@@ -123,8 +123,8 @@ impl Turns {
     }
 
     #[cfg(test)]
-    pub(crate) fn contains(&self, device: RegistrationId) -> bool {
-        self.order.contains_key(&device)
+    pub(crate) fn contains(&self, registration: RegistrationId) -> bool {
+        self.order.contains_key(&registration)
     }
 
     #[cfg(test)]
@@ -138,8 +138,8 @@ impl AttemptWindow {
         self.under_way.len() >= self.size
     }
 
-    fn accepted(&mut self, now: Instant, device: RegistrationId) {
-        let Some(begin) = self.under_way.remove(&device) else { return };
+    fn accepted(&mut self, now: Instant, registration: RegistrationId) {
+        let Some(begin) = self.under_way.remove(&registration) else { return };
         match now.saturating_duration_since(begin) {
             latency if latency <= QUICK => self.size = (self.size + 1).min(WIDEST_WINDOW),
             latency if latency > SLOW => self.narrow(now),
@@ -147,8 +147,8 @@ impl AttemptWindow {
         }
     }
 
-    fn failed(&mut self, now: Instant, device: RegistrationId) {
-        if self.under_way.remove(&device).is_some() {
+    fn failed(&mut self, now: Instant, registration: RegistrationId) {
+        if self.under_way.remove(&registration).is_some() {
             self.narrow(now);
         }
     }

@@ -18,7 +18,7 @@ impl<P: Protocol> Devices<P> {
         let key = device.key;
         self.turns.publishes(id, now);
         let ticket = publication.ticket.filter(|_| publication.class == UplinkClass::Send);
-        let dropped = self.queues.push(key, Queued { device: id, publication });
+        let dropped = self.queues.push(key, Queued { registration: id, publication });
         let is_queued = dropped.as_ref().is_none_or(|dropped| dropped.publication.class != UplinkClass::Send);
         dropped.iter().for_each(|dropped| self.publication_given_up(dropped));
         if let Some(ticket) = ticket.filter(|_| is_queued) {
@@ -28,35 +28,35 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Reports a publication that the broker has taken.
-    pub(in crate::upstream) fn publication_done(&mut self, Queued { device, publication }: &Queued) {
+    pub(in crate::upstream) fn publication_done(&mut self, Queued { registration, publication }: &Queued) {
         if let Some(ticket) = publication.ticket {
-            self.emit(*device, BrokerEvent::Published { registration: *device, ticket });
+            self.emit(*registration, BrokerEvent::Published { registration: *registration, ticket });
         }
     }
 
     /// Reports a publication that the broker does not allow.
-    pub(in crate::upstream) fn publication_refused(&mut self, Queued { device, publication }: Queued) {
-        self.unpublished(device, &publication);
-        self.emit(device, BrokerEvent::PublishRefused { registration: device, topic: publication.topic });
+    pub(in crate::upstream) fn publication_refused(&mut self, Queued { registration, publication }: Queued) {
+        self.unpublished(registration, &publication);
+        self.emit(registration, BrokerEvent::PublishRefused { registration, topic: publication.topic });
     }
 
     /// Counts a publication that was given up, and reports it to whoever waits for it.
-    pub(in crate::upstream) fn publication_given_up(&mut self, Queued { device, publication }: &Queued) {
+    pub(in crate::upstream) fn publication_given_up(&mut self, Queued { registration, publication }: &Queued) {
         self.dropped(publication.class);
-        self.unpublished(*device, publication);
+        self.unpublished(*registration, publication);
     }
 
-    fn unpublished(&mut self, device: RegistrationId, publication: &Publication) {
+    fn unpublished(&mut self, registration: RegistrationId, publication: &Publication) {
         if let Some(ticket) = publication.ticket {
-            self.emit(device, BrokerEvent::Unpublished { registration: device, ticket });
+            self.emit(registration, BrokerEvent::Unpublished { registration, ticket });
         }
     }
 
     /// Counts a publication that was given up.
     pub(in crate::upstream) fn dropped(&self, class: UplinkClass) {
         match class {
-            UplinkClass::Report => {
-                self.counters().dropped_reports.inc();
+            UplinkClass::Registration => {
+                self.counters().dropped_registrations.inc();
             }
             UplinkClass::Answer => {
                 self.counters().dropped_answers.inc();

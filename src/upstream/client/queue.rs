@@ -33,7 +33,7 @@ pub(crate) struct Queues {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: BTreeMap<Serial, QueueEntry>,
+    entries: BTreeMap<Serial, QueueEntry>,
     /// Lists the publications in flight, which are the first of the queue.
     in_flight: VecDeque<Serial>,
 }
@@ -47,7 +47,7 @@ struct QueueEntry {
 /// A publication with the registration that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Queued {
-    pub device: RegistrationId,
+    pub registration: RegistrationId,
     pub publication: Publication,
 }
 
@@ -93,8 +93,8 @@ impl Queues {
     /// of them.
     pub(crate) fn pass_on(&mut self, client: ClientKey, from: RegistrationId, to: RegistrationId) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
-        for entry in queue.waiting.values_mut().filter(|entry| entry.queued.device == from) {
-            entry.queued.device = to;
+        for entry in queue.entries.values_mut().filter(|entry| entry.queued.registration == from) {
+            entry.queued.registration = to;
         }
     }
 
@@ -106,8 +106,8 @@ impl Queues {
         }
         // Those under way are the first ones.
         let (serial, _) = match queue.in_flight.back() {
-            Some(last) => queue.waiting.range((Bound::Excluded(*last), Bound::Unbounded)).next()?,
-            None => queue.waiting.first_key_value()?,
+            Some(last) => queue.entries.range((Bound::Excluded(*last), Bound::Unbounded)).next()?,
+            None => queue.entries.first_key_value()?,
         };
         let serial = *serial;
         queue.in_flight.push_back(serial);
@@ -127,9 +127,9 @@ impl Queues {
     pub(crate) fn count_failed_attempt(&mut self, client: ClientKey) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
         let first = *queue.in_flight.front()?;
-        let waiting = queue.waiting.get_mut(&first)?;
-        waiting.attempts += 1;
-        if waiting.attempts >= ATTEMPTS { self.finish(client, first) } else { None }
+        let entry = queue.entries.get_mut(&first)?;
+        entry.attempts += 1;
+        if entry.attempts >= ATTEMPTS { self.finish(client, first) } else { None }
     }
 
     /// Puts the publications in flight back to the front of the queue.
@@ -144,17 +144,17 @@ impl Queues {
 
     /// Returns a publication that waits or is in flight.
     pub(crate) fn publication(&self, client: ClientKey, serial: Serial) -> Option<&Publication> {
-        self.queues.get(&client)?.waiting.get(&serial).map(|waiting| &waiting.queued.publication)
+        self.queues.get(&client)?.entries.get(&serial).map(|entry| &entry.queued.publication)
     }
 
     /// Drops the queue of the client, and returns the classes of its publications.
     pub(crate) fn clear(&mut self, client: ClientKey) -> Vec<UplinkClass> {
         let Some(queue) = self.queues.remove(&client) else { return Vec::new() };
-        self.length -= queue.waiting.len();
-        for serial in queue.waiting.keys() {
+        self.length -= queue.entries.len();
+        for serial in queue.entries.keys() {
             self.unmark_droppable(client, *serial);
         }
-        queue.waiting.into_values().map(|waiting| waiting.queued.publication.class).collect()
+        queue.entries.into_values().map(|entry| entry.queued.publication.class).collect()
     }
 
     pub(crate) fn is_empty(&self, client: ClientKey) -> bool {
@@ -173,7 +173,7 @@ impl Queues {
 
     fn room_for(&self, client: ClientKey, newcomer: UplinkClass) -> QueueRoom {
         let own = self.queues.get(&client);
-        let (notification, answer) = if own.is_some_and(|queue| queue.waiting.len() >= self.per_client) {
+        let (notification, answer) = if own.is_some_and(|queue| queue.entries.len() >= self.per_client) {
             let oldest = |class| own.and_then(|queue| queue.oldest(class)).map(|serial| (serial, client));
             (oldest(UplinkClass::Notification), oldest(UplinkClass::Answer))
         } else if self.length >= self.total {
@@ -184,10 +184,10 @@ impl Queues {
         match (notification, newcomer, answer) {
             (_, UplinkClass::Send, _) => QueueRoom::None,
             (Some((serial, owner)), _, _) => QueueRoom::InsteadOf { serial, owner },
-            (None, UplinkClass::Report | UplinkClass::Answer, Some((serial, owner))) => {
+            (None, UplinkClass::Registration | UplinkClass::Answer, Some((serial, owner))) => {
                 QueueRoom::InsteadOf { serial, owner }
             }
-            (None, UplinkClass::Notification, _) | (None, UplinkClass::Report | UplinkClass::Answer, None) => {
+            (None, UplinkClass::Notification, _) | (None, UplinkClass::Registration | UplinkClass::Answer, None) => {
                 QueueRoom::None
             }
         }
@@ -198,19 +198,19 @@ impl Queues {
         self.next += 1;
         self.length += 1;
         self.mark_droppable(client, serial, queued.publication.class);
-        self.queues.entry(client).or_default().waiting.insert(serial, QueueEntry { queued, attempts: 0 });
+        self.queues.entry(client).or_default().entries.insert(serial, QueueEntry { queued, attempts: 0 });
     }
 
     fn take(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
-        let waiting = queue.waiting.remove(&serial)?;
-        if queue.waiting.is_empty() {
+        let entry = queue.entries.remove(&serial)?;
+        if queue.entries.is_empty() {
             self.queues.remove(&client);
             self.queues.shrink_sparse();
         }
         self.length -= 1;
         self.unmark_droppable(client, serial);
-        Some(waiting.queued)
+        Some(entry.queued)
     }
 
     /// Allows the publication to be dropped.
@@ -218,7 +218,7 @@ impl Queues {
         match class {
             UplinkClass::Notification => self.notifications.insert((serial, client)),
             UplinkClass::Answer => self.answers.insert((serial, client)),
-            UplinkClass::Report | UplinkClass::Send => return,
+            UplinkClass::Registration | UplinkClass::Send => return,
         };
     }
 
@@ -231,8 +231,8 @@ impl Queues {
 
 impl Queue {
     fn oldest(&self, class: UplinkClass) -> Option<Serial> {
-        let mut droppable = self.waiting.iter().filter(|(serial, _)| self.in_flight.back() < Some(*serial));
-        droppable.find(|(_, waiting)| waiting.queued.publication.class == class).map(|(serial, _)| *serial)
+        let mut droppable = self.entries.iter().filter(|(serial, _)| self.in_flight.back() < Some(*serial));
+        droppable.find(|(_, entry)| entry.queued.publication.class == class).map(|(serial, _)| *serial)
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
             correlation: None,
             ticket: None,
         };
-        Queued { device: RegistrationId(1), publication }
+        Queued { registration: RegistrationId(1), publication }
     }
 
     /// Adds a publication, and returns the class of the one that is dropped for it.
@@ -314,7 +314,7 @@ mod tests {
     fn a_full_queue_gives_up_its_oldest_notification_then_an_answer_and_a_report_never() {
         let (one, _) = two_clients();
         let mut queues = Queues::new(3, 100);
-        queues.push(one, publication("report", UplinkClass::Report));
+        queues.push(one, publication("report", UplinkClass::Registration));
         queues.push(one, publication("answer", UplinkClass::Answer));
         queues.push(one, publication("notify 1", UplinkClass::Notification));
 
@@ -325,11 +325,20 @@ mod tests {
             Some(UplinkClass::Notification)
         );
         assert_eq!(dropped(&mut queues, one, notification.clone()), Some(UplinkClass::Notification));
-        assert_eq!(dropped(&mut queues, one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Answer));
+        assert_eq!(
+            dropped(&mut queues, one, publication("report 2", UplinkClass::Registration)),
+            Some(UplinkClass::Answer)
+        );
         assert_eq!(dropped(&mut queues, one, publication("answer 3", UplinkClass::Answer)), Some(UplinkClass::Answer));
-        assert_eq!(dropped(&mut queues, one, publication("report 3", UplinkClass::Report)), Some(UplinkClass::Answer));
+        assert_eq!(
+            dropped(&mut queues, one, publication("report 3", UplinkClass::Registration)),
+            Some(UplinkClass::Answer)
+        );
         assert_eq!(dropped(&mut queues, one, publication("answer 4", UplinkClass::Answer)), Some(UplinkClass::Answer));
-        assert_eq!(dropped(&mut queues, one, publication("report 4", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(
+            dropped(&mut queues, one, publication("report 4", UplinkClass::Registration)),
+            Some(UplinkClass::Registration)
+        );
         assert_eq!(drain(&mut queues, one), ["report", "report 2", "report 3"]);
     }
 
@@ -341,10 +350,13 @@ mod tests {
         queues.push(one, publication("notify", UplinkClass::Notification));
         assert_eq!(dropped(&mut queues, one, publication("send 2", UplinkClass::Send)), Some(UplinkClass::Send));
         assert_eq!(
-            dropped(&mut queues, one, publication("report", UplinkClass::Report)),
+            dropped(&mut queues, one, publication("report", UplinkClass::Registration)),
             Some(UplinkClass::Notification)
         );
-        assert_eq!(dropped(&mut queues, one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(
+            dropped(&mut queues, one, publication("report 2", UplinkClass::Registration)),
+            Some(UplinkClass::Registration)
+        );
         assert_eq!(drain(&mut queues, one), ["send", "report"]);
     }
 
@@ -357,7 +369,7 @@ mod tests {
         queues.push(one, publication("answer", UplinkClass::Answer));
 
         assert_eq!(
-            dropped(&mut queues, one, publication("report", UplinkClass::Report)),
+            dropped(&mut queues, one, publication("report", UplinkClass::Registration)),
             Some(UplinkClass::Notification)
         );
         assert_eq!(drain(&mut queues, two), [""; 0]);
@@ -399,8 +411,11 @@ mod tests {
         queues.push(one, publication("b", UplinkClass::Notification));
         begin(&mut queues, one, 1);
         assert_eq!(queues.clear(one), [UplinkClass::Answer, UplinkClass::Notification]);
-        assert_eq!(dropped(&mut queues, two, publication("c", UplinkClass::Report)), None);
-        assert_eq!(dropped(&mut queues, two, publication("d", UplinkClass::Report)), None);
-        assert_eq!(dropped(&mut queues, two, publication("e", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(dropped(&mut queues, two, publication("c", UplinkClass::Registration)), None);
+        assert_eq!(dropped(&mut queues, two, publication("d", UplinkClass::Registration)), None);
+        assert_eq!(
+            dropped(&mut queues, two, publication("e", UplinkClass::Registration)),
+            Some(UplinkClass::Registration)
+        );
     }
 }

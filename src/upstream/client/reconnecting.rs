@@ -32,7 +32,7 @@ impl<P: Protocol> Devices<P> {
     pub(super) fn back_off(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if self.clients.is_superseded(device.key, id) {
-            debug!(device = id.0, "not reconnected: a newer registration has the client ID");
+            debug!(registration = id.0, "not reconnected: a newer registration has the client ID");
             return self.rest_or_leave(now, id);
         }
         P::hang_up(self, now, id);

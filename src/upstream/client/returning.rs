@@ -24,24 +24,24 @@ impl Returning {
     }
 
     /// Adds a device of before the restart. Clients of the gateway's own are no devices.
-    pub(crate) fn add(&mut self, now: Instant, device: RegistrationId) {
-        if !device.is_of_device() {
+    pub(crate) fn add(&mut self, now: Instant, registration: RegistrationId) {
+        if !registration.is_of_device() {
             return;
         }
         self.since.get_or_insert(now);
-        self.awaited.insert(device);
+        self.awaited.insert(registration);
     }
 
-    pub(crate) fn connected(&mut self, now: Instant, device: RegistrationId) {
-        if self.awaited.remove(&device) {
+    pub(crate) fn connected(&mut self, now: Instant, registration: RegistrationId) {
+        if self.awaited.remove(&registration) {
             self.connected += 1;
             self.tell_the_end(now);
         }
     }
 
     /// Notes that the device will not return, because its registration has ended.
-    pub(crate) fn left(&mut self, now: Instant, device: RegistrationId) {
-        if self.awaited.remove(&device) {
+    pub(crate) fn left(&mut self, now: Instant, registration: RegistrationId) {
+        if self.awaited.remove(&registration) {
             self.tell_the_end(now);
         }
     }

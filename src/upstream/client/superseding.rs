@@ -35,7 +35,11 @@ impl<P: Protocol> Devices<P> {
 
     fn give_way(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id).filter(|device| !device.is_ready()) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, "superseded by a newer registration of its client ID");
+        debug!(
+            registration = id.0,
+            clientid = device.client.clientid,
+            "superseded by a newer registration of its client ID"
+        );
         if !device.connected_before {
             let error = ConnectError::Unavailable("a newer registration has its client ID".to_owned());
             self.emit(id, BrokerEvent::ConnectFailed { registration: id, error });

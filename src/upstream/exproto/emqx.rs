@@ -68,9 +68,9 @@ impl EmqxConfig<'_> {
     }
 
     fn listener(&self, number: u32, listener: &str) -> String {
-        let ExProtoConfig { anchors_per_second, .. } = self.settings;
+        let connections_per_second = self.settings.link.connections_per_second;
         // The listener counts devices that register and those that are connected again.
-        let rate = anchors_per_second.saturating_add(self.limits.registers.total.per_second);
+        let rate = connections_per_second.saturating_add(self.limits.registers.total.per_second);
         let name = if number == 1 { "lwm2m".to_owned() } else { format!("lwm2m{number}") };
         let (kind, address, ssl_options) = match listener.strip_prefix("ssl://") {
             Some(address) => ("ssl", address, self.ssl_options()),

@@ -27,9 +27,9 @@ mod routes;
 pub mod v1;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::net::TcpListener;
@@ -37,12 +37,14 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
+use crate::clock::monotonic_now;
 use crate::conditions::Condition;
 use crate::tls::{self, Connector};
+use crate::upstream::LinkConfig;
 use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream, tls_connector};
-use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
+use crate::upstream::link::{BrokerLink, LinkIo, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
 use crate::upstream::seat::{LinkSeat, ServedHandler};
 use lwm2m_base::id_map::IdMap;
@@ -68,20 +70,9 @@ pub struct ExProtoConfig {
     pub ssl: tls::TlsConfig,
     /// The address at which the ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
-    /// Lists the source addresses of the anchors. Without any, the system chooses. A source address suffices for about
-    /// 28,000 anchors to each listener.
-    pub source_addresses: Vec<IpAddr>,
     /// The `proto_name` of Authenticate, by which EMQX chooses the authenticators.
     pub proto_name: String,
-    /// Limits the time from the Register to the answer to Subscribe.
-    pub connect_timeout: Duration,
-    /// Limits the new anchors in a second, when many devices reconnect.
-    pub anchors_per_second: u32,
-    /// Limits the publications that wait for one device. `queue_total` limits them for all devices.
-    pub queue_per_device: usize,
-    pub queue_total: usize,
-    /// Limits the events from EMQX that wait for the core.
-    pub event_queue: usize,
+    pub link: LinkConfig,
 }
 
 /// Describes one node of EMQX.
@@ -162,7 +153,7 @@ impl ExProtoLink {
         }
         let handler_address = config.handler_bind;
         let mut devices = ExProtoDevices::new(&config, rng, Arc::clone(&metrics)).of_thread(shards);
-        devices.probe_all(now());
+        devices.probe_all(monotonic_now());
         let io = ExProtoIo { nodes, handler_address, tls_runtime: None, anchors: IdMap::default(), metrics };
         Ok(Self::new(io, devices, events, tasks, condition))
     }
@@ -269,14 +260,14 @@ impl ExProtoIo {
         let link = &mut self.nodes[node.0];
         if link.calls_under_way >= CALLS_UNDER_WAY {
             let outcome = CallOutcome::Unreachable("too many calls without an answer".to_owned());
-            return devices.called(now(), node, anchor, outcome);
+            return devices.called(monotonic_now(), node, anchor, outcome);
         }
         link.calls_under_way += 1;
-        let (time, begun) = (time_of(&call, &self.metrics).clone(), now());
+        let (time, begun) = (time_of(&call, &self.metrics).clone(), monotonic_now());
         let call = link.adapter.call(anchor, call);
         tasks.spawn(async move {
             let outcome = call.await;
-            time.observe(now().saturating_duration_since(begun).as_secs_f64());
+            time.observe(monotonic_now().saturating_duration_since(begun).as_secs_f64());
             ExProtoTaskEnd::Call { node, anchor, outcome }
         });
     }
@@ -284,10 +275,10 @@ impl ExProtoIo {
 
 impl NodeLink {
     fn new(node: &Node, config: &ExProtoConfig, connector: Option<Connector>) -> io::Result<Self> {
-        let ExProtoConfig { adapter_connections, proto_name, connect_timeout, .. } = config;
-        let adapter = AdapterClient::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
+        let ExProtoConfig { adapter_connections, proto_name, link, .. } = config;
+        let adapter = AdapterClient::new(&node.adapter, *adapter_connections, proto_name.clone(), link.connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let dialer = Dialer::new(node.listeners.clone(), config.source_addresses.clone(), connector);
+        let dialer = Dialer::new(node.listeners.clone(), config.link.source_addresses.clone(), connector);
         let secure = node.listeners.iter().any(|listener| listener.starts_with(SECURE));
         Ok(Self { dialer, secure, adapter, calls_under_way: 0 })
     }

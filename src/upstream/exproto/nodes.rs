@@ -28,7 +28,7 @@ pub enum NodeFault<'a> {
     /// The node closed an anchor before it reported it. Its listener may be full, or the handler out of its reach.
     AnchorClosed,
     /// The node took an anchor and did not report it.
-    AnchorUntold,
+    AnchorUnreported,
     /// The adapter was not reached, or does not serve its anchors.
     NotServed(&'a str),
     /// The adapter took a call and did not answer.
@@ -40,9 +40,9 @@ pub enum NodeFault<'a> {
 pub struct NodeFaults {
     sides: NodeAddresses,
     /// Tells whether the node ever reported an anchor.
-    told: bool,
+    has_reported: bool,
     /// Counts the anchors in a row that the node did not report.
-    untold: u32,
+    unreported: u32,
     /// Counts the calls in a row that the node did not answer.
     unanswered: u32,
     /// Describes the outage while the node is unavailable.
@@ -78,10 +78,10 @@ impl Nodes {
     }
 
     /// Notes that the node reported an anchor.
-    pub fn told(&mut self, id: TargetId) {
+    pub(crate) fn anchor_reported(&mut self, id: TargetId) {
         let faults = &mut self.target_mut(id).faults;
-        faults.untold = 0;
-        faults.told = true;
+        faults.unreported = 0;
+        faults.has_reported = true;
     }
 
     /// Notes that the node's adapter answered a call, whatever the answer was.
@@ -118,7 +118,7 @@ impl Nodes {
     /// Notes a successful probe. Returns whether the node was unavailable until now.
     pub(crate) fn probe_succeeded(&mut self, id: TargetId) -> bool {
         let faults = &mut self.target_mut(id).faults;
-        (faults.untold, faults.unanswered) = (0, 0);
+        (faults.unreported, faults.unanswered) = (0, 0);
         self.mark_up(id)
     }
 
@@ -147,7 +147,7 @@ impl Target<NodeFaults> {
                 "its listener closes connections at once: it is full (max_connections), or EMQX cannot call our \
                  handler: \"handler.address\" in EMQX has to lead to {handler} (upstream.exproto.handler_bind)"
             ),
-            NodeFault::AnchorUntold => format!(
+            NodeFault::AnchorUnreported => format!(
                 "it takes connections, but does not call our handler: \"handler.address\" in EMQX has to lead to \
                  {handler} (upstream.exproto.handler_bind). Or is this ({listener_key}) not the exproto listener?"
             ),
@@ -174,7 +174,7 @@ impl Target<NodeFaults> {
 
 impl NodeFaults {
     fn new(sides: NodeAddresses) -> Self {
-        Self { sides, told: false, untold: 0, unanswered: 0, outage: Outage::default() }
+        Self { sides, has_reported: false, unreported: 0, unanswered: 0, outage: Outage::default() }
     }
 
     /// Returns whether this fault makes the node unavailable. Single faults are tolerated only at a node that has
@@ -182,9 +182,9 @@ impl NodeFaults {
     fn counts(&mut self, fault: NodeFault<'_>) -> bool {
         match fault {
             NodeFault::NotReached(_) | NodeFault::NotServed(_) => true,
-            NodeFault::AnchorClosed | NodeFault::AnchorUntold => {
-                self.untold += 1;
-                !self.told || self.untold >= TOLERATED_FAULTS
+            NodeFault::AnchorClosed | NodeFault::AnchorUnreported => {
+                self.unreported += 1;
+                !self.has_reported || self.unreported >= TOLERATED_FAULTS
             }
             NodeFault::Unanswered => {
                 self.unanswered += 1;
@@ -199,7 +199,7 @@ impl NodeFault<'_> {
     fn loses_clients(self) -> bool {
         match self {
             Self::NotReached(_) | Self::AnchorClosed => false,
-            Self::AnchorUntold | Self::NotServed(_) | Self::Unanswered => true,
+            Self::AnchorUnreported | Self::NotServed(_) | Self::Unanswered => true,
         }
     }
 }
@@ -253,11 +253,11 @@ mod tests {
             "its ConnectionAdapter http://10.0.0.5:9100 (upstream.exproto.adapter) cannot be reached: connection \
              refused. It is \"server.bind\" of exproto in EMQX"
         );
-        for fault in [NodeFault::AnchorClosed, NodeFault::AnchorUntold] {
+        for fault in [NodeFault::AnchorClosed, NodeFault::AnchorUnreported] {
             let told = node.in_words(fault);
             assert!(told.contains("has to lead to http://10.0.0.7:9002 (upstream.exproto.handler_bind)"), "{told}");
         }
-        let everywhere = handler("0.0.0.0:9001").in_words(NodeFault::AnchorUntold);
+        let everywhere = handler("0.0.0.0:9001").in_words(NodeFault::AnchorUnreported);
         assert!(everywhere.contains("has to lead to port 9001 of this machine"), "{everywhere}");
     }
 
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!((nodes.choose(None, false), nodes.choose(Some(B), true)), (None, None));
 
         nodes.answered(A);
-        nodes.told(A);
+        nodes.anchor_reported(A);
         nodes.probe_failed(A, REFUSED);
         assert!(!nodes.any_up());
         nodes.probe_succeeded(A);
@@ -283,13 +283,13 @@ mod tests {
 
     #[test]
     fn what_a_single_device_may_meet_counts_three_times_in_a_row() {
-        for fault in [NodeFault::Unanswered, NodeFault::AnchorClosed, NodeFault::AnchorUntold] {
+        for fault in [NodeFault::Unanswered, NodeFault::AnchorClosed, NodeFault::AnchorUnreported] {
             let mut nodes = two();
-            nodes.told(A);
+            nodes.anchor_reported(A);
             for _ in 1..TOLERATED_FAULTS {
                 assert!(!nodes.failed(A, fault));
             }
-            nodes.told(A);
+            nodes.anchor_reported(A);
             nodes.answered(A);
             for _ in 1..TOLERATED_FAULTS {
                 assert!(!nodes.failed(A, fault), "{fault:?}");
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_node_that_never_called_the_handler_is_down_at_the_first_anchor_that_it_does_not_tell_of() {
-        assert!(two().failed(A, NodeFault::AnchorUntold));
+        assert!(two().failed(A, NodeFault::AnchorUnreported));
         assert!(two().failed(A, NodeFault::AnchorClosed));
     }
 
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(nodes.take_left(), []);
 
         nodes.failed(B, REFUSED);
-        nodes.probe_failed(A, NodeFault::AnchorUntold);
+        nodes.probe_failed(A, NodeFault::AnchorUnreported);
         assert_eq!(nodes.take_left(), []);
         nodes.probe_succeeded(B);
         assert_eq!(nodes.take_left(), [A]);

@@ -295,7 +295,7 @@ fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Prop
     if let Some(correlation) = &publication.correlation {
         properties.push(Property::CorrelationData(CorrelationData::new(correlation.clone())?));
     }
-    if publication.class == UplinkClass::Report {
+    if publication.class == UplinkClass::Registration {
         properties.push(Property::UserProperty(UserProperty::new("endpoint", client.endpoint.as_str())?));
         properties.push(Property::UserProperty(UserProperty::new("lwm2m", client.proto_ver.as_str())?));
     }

@@ -25,7 +25,7 @@ use super::codec::{Frames, Incoming};
 
 const READ: usize = 64 * 1024;
 /// The number of written bytes that are reported together.
-const TELL_WRITTEN: usize = 16 * 1024;
+const REPORT_WRITTEN: usize = 16 * 1024;
 /// Limits how long the broker may take to close a connection that the gateway has closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -211,7 +211,7 @@ pub(crate) struct Serving<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<S> {
     pub(super) fn new(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
-        let connection = OpenStream { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
+        let connection = OpenStream { stream, outbox, frames, unwritten: Vec::new(), begun: 0, unreported: 0 };
         let mut serving = Self { connection: Some(connection), sender, heard: Vec::new().into_iter(), waiting: None };
         serving.tell(ConnectionEvent::Opened);
         serving
@@ -261,7 +261,7 @@ struct OpenStream<S> {
     /// Counts the bytes of `unwritten` that are written.
     begun: usize,
     /// Counts the bytes that were written and not reported.
-    untold: usize,
+    unreported: usize,
 }
 
 enum ServeStep {
@@ -282,8 +282,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OpenStream<S> {
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<ServeStep> {
         loop {
-            if self.untold >= TELL_WRITTEN {
-                return Poll::Ready(ServeStep::Written(mem::take(&mut self.untold)));
+            if self.unreported >= REPORT_WRITTEN {
+                return Poll::Ready(ServeStep::Written(mem::take(&mut self.unreported)));
             }
             let rest = self.unwritten.get(self.begun..).unwrap_or_default();
             if rest.is_empty() {
@@ -299,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OpenStream<S> {
                 Ok(0) => return Poll::Ready(ServeStep::Ended("nothing more can be written".to_owned())),
                 Ok(written) => {
                     self.begun += written;
-                    self.untold += written;
+                    self.unreported += written;
                     if self.begun == self.unwritten.len() {
                         self.unwritten = Vec::new();
                         self.begun = 0;

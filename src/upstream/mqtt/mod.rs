@@ -21,7 +21,6 @@ mod devices;
 mod reason;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,12 +30,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
 
+use crate::clock::monotonic_now;
 use crate::conditions::Condition;
 use crate::tls::{self, Connector};
+use crate::upstream::LinkConfig;
 use crate::upstream::client::device::{ConnectionId, Destination};
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream, tls_connector};
-use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
+use crate::upstream::link::{BrokerLink, LinkIo, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
@@ -68,18 +69,7 @@ pub struct MqttConfig {
     pub window: usize,
     /// Limits the bytes of a packet from the broker.
     pub max_packet_size: usize,
-    /// Lists the source addresses of the connections. Without any, the system chooses. A source address suffices for
-    /// about 28,000 connections to each broker.
-    pub source_addresses: Vec<IpAddr>,
-    /// Limits the time from the Register to the answer to SUBSCRIBE.
-    pub connect_timeout: Duration,
-    /// Limits the new connections in a second, when many devices reconnect.
-    pub connections_per_second: u32,
-    /// Limits the publications that wait for one device. `queue_total` limits them for all devices.
-    pub queue_per_device: usize,
-    pub queue_total: usize,
-    /// Limits the packets from the broker that wait for the core.
-    pub event_queue: usize,
+    pub link: LinkConfig,
 }
 
 impl MqttConfig {
@@ -121,12 +111,12 @@ impl MqttLink {
     /// A file for TLS cannot be used, or the system has no randomness.
     pub fn start(config: MqttConfig, metrics: Arc<UpstreamMetrics>, condition: Condition) -> io::Result<Self> {
         let mut devices = MqttDevices::new(&config, random_generator()?, metrics);
-        devices.probe_all(now());
+        devices.probe_all(monotonic_now());
         let connector = tls_connector(&config.brokers, &config.ssl, "upstream.mqtt.ssl")?;
-        let sources = &config.source_addresses;
+        let sources = &config.link.source_addresses;
         let dialer = |broker: &String| Dialer::new(vec![broker.clone()], sources.clone(), connector.clone());
         let dialers = config.brokers.iter().map(dialer).collect();
-        let (sender, events) = mpsc::channel(config.event_queue.max(1));
+        let (sender, events) = mpsc::channel(config.link.event_queue.max(1));
         info!(brokers = config.brokers.join(", "), "connecting devices to the broker by MQTT");
         let io = MqttIo { config, connector, dialers, tls_runtime: None, sender, outboxes: IdMap::default() };
         Ok(Self::new(io, devices, events, JoinSet::new(), condition))
@@ -242,13 +232,13 @@ impl MqttIo {
     /// Returns the dialer for a server that a broker named. It uses TLS if the first configured broker does.
     fn referred(&self, server: String) -> Dialer {
         let target = if self.is_secure(TargetId(0)) { format!("{SECURE}{server}") } else { server };
-        Dialer::new(vec![target], self.config.source_addresses.clone(), self.connector.clone())
+        Dialer::new(vec![target], self.config.link.source_addresses.clone(), self.connector.clone())
     }
 
     /// Begins to find out whether the broker accepts connections.
     fn probe(&mut self, tasks: &mut JoinSet<MqttTaskEnd>, broker: TargetId) {
         let dial = self.dialers[broker.0].dial();
-        let patience = self.config.connect_timeout.min(PROBE_TIMEOUT);
+        let patience = self.config.link.connect_timeout.min(PROBE_TIMEOUT);
         tasks.spawn(async move { MqttTaskEnd::Probe { broker, outcome: probe(dial, patience).await } });
     }
 }
@@ -267,13 +257,13 @@ async fn dial_unless_aborted(
 /// Finds out whether the broker accepts connections: a broker waits for CONNECT. One that closes at once is full, or a
 /// load balancer without a broker behind it.
 async fn probe(dial: impl Future<Output = Result<Stream, DialError>>, patience: Duration) -> Probed {
-    let begun = now();
+    let begun = monotonic_now();
     let stream = match tokio::time::timeout(patience, dial).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Probed::NotOpened(error.into()),
         Err(_) => return Probed::NoAnswer,
     };
-    let took = now().saturating_duration_since(begun);
+    let took = monotonic_now().saturating_duration_since(begun);
     let closed = async {
         match stream {
             Stream::Plain(mut stream) => stream.read(&mut [0]).await,

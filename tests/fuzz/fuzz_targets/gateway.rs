@@ -11,7 +11,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId, Options, Token};
+use lwm2m_core::coap::{AckMode, Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::command::ResponseTopic;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
@@ -180,7 +180,7 @@ impl Run {
         let mut settings = settings().clone();
         settings.auto_observe_composite = auto_observe;
         if on_demand {
-            settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+            settings.coap.acknowledge_notifications = AckMode::Deferred;
         }
         settings.auto_observe = if auto_observe { AutoObserve::On } else { AutoObserve::Off };
         let model = Arc::clone(scene::model());

@@ -15,9 +15,9 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::UpstreamConfig;
 use lwm2m_gateway::upstream::exproto::{ExProtoConfig, ExProtoLink, Node};
 use lwm2m_gateway::upstream::seat::LinkSeat;
+use lwm2m_gateway::upstream::{LinkConfig, UpstreamConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -129,13 +129,15 @@ fn settings(nodes: &[&Emqx]) -> ExProtoConfig {
         ssl: tls::TlsConfig::default(),
         adapter_connections: 2,
         handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
-        source_addresses: Vec::new(),
         proto_name: "exproto".to_owned(),
-        connect_timeout: Duration::from_secs(10),
-        anchors_per_second: 500,
-        queue_per_device: 100,
-        queue_total: 10_000,
-        event_queue: 16,
+        link: LinkConfig {
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            connections_per_second: 500,
+            queue_per_device: 100,
+            queue_total: 10_000,
+            event_queue: 16,
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use super::{ExProtoLinkScene, published, settings};
 async fn two_nodes() -> (ExProtoLinkScene, Emqx) {
     let (first, mut second) = (Emqx::bind().await, Emqx::bind().await);
     let mut settings = settings(&[&first, &second]);
-    settings.connect_timeout = Duration::from_secs(2);
+    settings.link.connect_timeout = Duration::from_secs(2);
     let mut rig = ExProtoLinkScene::start_with(first, &mut [&mut second], settings).await;
     for id in 1..=4 {
         connect(&mut rig, id).await;

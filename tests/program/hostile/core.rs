@@ -2,7 +2,7 @@
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message};
+use lwm2m_core::coap::{AckMode, Code, Kind, Message};
 use rand::RngExt;
 
 use super::bombs;
@@ -27,7 +27,7 @@ fn mutated_datagrams_harm_nobody_and_leave_nothing_behind() {
 /// Devices wait longer for an answer, so that more of their messages are under way at a time.
 #[test]
 fn mutated_datagrams_harm_nobody_where_devices_wait_for_the_broker() {
-    besiege(Siege::begin_with(Acknowledging::OnDemand, HONEST, HOSTILE, effort::rng(4)), ACTS / 3);
+    besiege(Siege::begin_with(AckMode::Deferred, HONEST, HOSTILE, effort::rng(4)), ACTS / 3);
 }
 
 fn besiege(mut siege: Siege, most: u64) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId};
+use lwm2m_core::coap::{AckMode, Code, Kind, Message, MessageId};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::{Output, TableSizes};
 use lwm2m_gateway::config::Config;
@@ -80,11 +80,11 @@ struct HonestDevice {
 impl Siege {
     /// Registers this many honest and hostile devices; the application observes all of them.
     pub(super) fn begin(honest: usize, hostile: usize, rng: StdRng) -> Self {
-        Self::begin_with(Acknowledging::AtOnce, honest, hostile, rng)
+        Self::begin_with(AckMode::OnReceipt, honest, hostile, rng)
     }
 
     /// The same with another `notification_ack`.
-    pub(super) fn begin_with(acknowledging: Acknowledging, honest: usize, hostile: usize, mut rng: StdRng) -> Self {
+    pub(super) fn begin_with(acknowledging: AckMode, honest: usize, hostile: usize, mut rng: StdRng) -> Self {
         let mut settings = Config::default().gateway;
         settings.coap.acknowledge_notifications = acknowledging;
         // So that the end of all registrations can be waited for.

@@ -19,6 +19,7 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
+use lwm2m_gateway::upstream::LinkConfig;
 use lwm2m_gateway::upstream::mqtt::{MqttConfig, MqttLink, ProtocolVersion};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use tokio::sync::mpsc;
@@ -112,12 +113,14 @@ fn settings(broker: &BrokerKind) -> MqttConfig {
         keep_alive: Duration::from_secs(30),
         window: 8,
         max_packet_size: 1 << 20,
-        source_addresses: Vec::new(),
-        connect_timeout: Duration::from_secs(10),
-        connections_per_second: 500,
-        queue_per_device: 1_000,
-        queue_total: 100_000,
-        event_queue: 1_000,
+        link: LinkConfig {
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            connections_per_second: 500,
+            queue_per_device: 1_000,
+            queue_total: 100_000,
+            event_queue: 1_000,
+        },
     }
 }
 
@@ -143,7 +146,7 @@ fn publication(topic: &str, payload: &str) -> Publication {
         topic: topic.to_owned(),
         qos: 1,
         payload: payload.as_bytes().to_vec(),
-        class: UplinkClass::Report,
+        class: UplinkClass::Registration,
         retain: false,
         expiry: None,
         correlation: None,
@@ -430,7 +433,7 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
             assert!(number <= *next, "{number} before {next}");
             *next = (*next).max(number + 1);
         }
-        assert_eq!(rig.metrics.upstream.dropped_reports.get(), 0);
+        assert_eq!(rig.metrics.upstream.dropped_registrations.get(), 0);
         rig.end().await;
     }
 }
@@ -462,7 +465,9 @@ async fn devices_go_to_another_address_when_theirs_cannot_be_reached() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let brokers = vec![nobody.to_string(), broker.address()];
     let sources = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9))];
-    let mut rig = MqttLinkScene::start_with(MqttConfig { brokers, source_addresses: sources, ..settings(&broker) });
+    let mut config = MqttConfig { brokers, ..settings(&broker) };
+    config.link.source_addresses = sources;
+    let mut rig = MqttLinkScene::start_with(config);
     rig.connected(DEVICE, client("failover")).await;
     rig.end().await;
 }

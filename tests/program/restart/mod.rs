@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::common::device::{request, response_to};
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message};
+use lwm2m_core::coap::{AckMode, Code, Kind, Message};
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::report::NotRestored;
@@ -90,7 +90,7 @@ fn a_notification_of_before_is_published_with_the_echo_of_its_command_and_only_o
 
 #[test]
 fn a_notification_that_was_not_published_before_the_end_is_heard_when_it_is_repeated() {
-    let mut core = RestartedCore::with(|settings| settings.coap.acknowledge_notifications = Acknowledging::OnDemand);
+    let mut core = RestartedCore::with(|settings| settings.coap.acknowledge_notifications = AckMode::Deferred);
     core.register(peer(1), "ep=a&lt=300");
     let observed = core.observe("a", peer(1), 77);
     core.published.clear();

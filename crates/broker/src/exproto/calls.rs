@@ -11,8 +11,9 @@ use super::answer::AdapterAnswer;
 use super::connection::{AuthenticatedClient, DeviceConnection};
 use super::ending::ConnectionEnd;
 use super::registry::ConnectionCall;
-use crate::bus::{RoutedMessage, SubscriptionOptions};
+use crate::bus::RoutedMessage;
 use crate::rules::DeviceCredentials;
+use crate::subscribers::SubscriptionOptions;
 use crate::{clock, filters};
 
 /// Limits the bytes that wait for a device that does not read.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::bus::{ForwardedProperties, SubscriptionOptions};
+use crate::bus::ForwardedProperties;
 use crate::rules::DeviceCredentials;
+use crate::subscribers::SubscriptionOptions;
 
 /// The largest packet that is taken.
 pub(super) const MAX_PACKET: usize = 16 * 1024 * 1024;

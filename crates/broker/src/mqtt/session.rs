@@ -18,9 +18,10 @@ use super::codec::MqttVersion;
 use super::packet::{
     ClientPacket, ConnectPacket, DisconnectCause, Grant, MalformedClientPacket, PublishPacket, ServerPacket,
 };
-use crate::bus::{Bus, BusMember, RoutedDelivery, RoutedMessage, SubscriptionOptions};
+use crate::bus::{Bus, BusMember, RoutedDelivery, RoutedMessage};
 use crate::clock;
 use crate::rules::Rules;
+use crate::subscribers::SubscriptionOptions;
 
 /// Maximum time from accept to CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

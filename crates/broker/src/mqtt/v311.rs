@@ -12,8 +12,9 @@ use rumqttc::mqttbytes::{Error, v4};
 use super::packet::{
     ClientPacket, ConnectPacket, Grant, MAX_PACKET, MalformedClientPacket, PublishPacket, ServerPacket,
 };
-use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
+use crate::bus::ForwardedProperties;
 use crate::rules::DeviceCredentials;
+use crate::subscribers::{Retained, SubscriptionOptions};
 
 /// Lifetime of a session whose client did not set one.
 const KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -13,8 +13,9 @@ use rumqttc::v5::mqttbytes::{Error, qos as quality};
 use super::packet::{
     ClientPacket, ConnectPacket, DisconnectCause, Grant, MAX_PACKET, MalformedClientPacket, PublishPacket, ServerPacket,
 };
-use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
+use crate::bus::ForwardedProperties;
 use crate::rules::DeviceCredentials;
+use crate::subscribers::{Retained, SubscriptionOptions};
 
 /// A DISCONNECT without a reason code: 0, normal (MQTT 5.0 section 3.14.2.1). The codec does not know it.
 const PLAIN_DISCONNECT: [u8; 2] = [0xe0, 0];

@@ -40,7 +40,7 @@ use super::message_ids::MessageIds;
 use super::observe::{Freshness, digest};
 use super::options::number;
 use super::outcome::{DatagramOutcome, DropReason};
-use super::parameters::Acknowledging;
+use super::parameters::AckMode;
 use super::table_sizes::CoapTableSizes;
 use super::transmission::{Expired, MessageKey, Owner, Persistence, SentMessage, Transmissions};
 use super::{
@@ -202,8 +202,8 @@ impl Exchanges {
     pub(crate) fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
         let id = ExchangeId(self.new_id());
         let freshness = match self.parameters.acknowledge_notifications {
-            Acknowledging::AtOnce => freshness,
-            Acknowledging::OnDemand => freshness.without_newest(),
+            AckMode::OnReceipt => freshness,
+            AckMode::Deferred => freshness.without_newest(),
         };
         self.open.observe(id, ExchangeObservation { peer, token, freshness });
         id
@@ -475,8 +475,8 @@ impl Exchanges {
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
         let pending_ack = match self.parameters.acknowledge_notifications {
-            Acknowledging::OnDemand if kind == Kind::Confirmable => Some(PendingAck { peer, id: message_id }),
-            Acknowledging::OnDemand | Acknowledging::AtOnce => None,
+            AckMode::Deferred if kind == Kind::Confirmable => Some(PendingAck { peer, id: message_id }),
+            AckMode::Deferred | AckMode::OnReceipt => None,
         };
         if pending_ack.is_none() {
             self.acknowledge(peer, message_id, kind);

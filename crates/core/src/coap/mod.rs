@@ -31,6 +31,6 @@ pub use message::{Header, Kind, Message, MessageDecodeError, MessageId, Request,
 pub use observe::Freshness;
 pub use options::{OptionError, Options};
 pub use outcome::{DatagramOutcome, DropReason};
-pub use parameters::{Acknowledging, Parameters};
+pub use parameters::{AckMode, Parameters};
 pub use peer_class::PeerClass;
 pub use table_sizes::CoapTableSizes;

@@ -6,13 +6,13 @@ use lwm2m_base::ThreadShards;
 
 /// Says when a confirmable notification is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledging {
+pub enum AckMode {
     /// On receipt.
-    AtOnce,
+    OnReceipt,
     /// The endpoint acknowledges it when [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called. Until then
     /// the peer repeats the notification, and the repetitions have no effect. If the first answer to an observe request
     /// was lost, the next notification counts as that answer and is acknowledged at once.
-    OnDemand,
+    Deferred,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +24,7 @@ pub struct Parameters {
     pub max_retransmit: u8,
     pub max_latency: Duration,
     pub processing_delay: Duration,
-    pub acknowledge_notifications: Acknowledging,
+    pub acknowledge_notifications: AckMode,
     /// Bytes of a token of ours: 1 to 8.
     pub token_length: usize,
     /// The shards whose tokens the endpoint gives out.
@@ -53,7 +53,7 @@ impl Default for Parameters {
             max_retransmit: 4,
             max_latency: Duration::from_secs(100),
             processing_delay: Duration::from_secs(2),
-            acknowledge_notifications: Acknowledging::AtOnce,
+            acknowledge_notifications: AckMode::OnReceipt,
             token_length: 8,
             shards: ThreadShards::ALL,
             deduplication_entries_per_peer: 64,

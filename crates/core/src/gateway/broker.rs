@@ -44,11 +44,12 @@ pub struct Will {
     pub payload: Vec<u8>,
 }
 
-/// The class of a publication. If a queue is full, notifications are dropped first, then answers, then reports.
+/// The class of a publication. If a queue is full, notifications are dropped first, then answers, then those of the
+/// class [`Registration`](Self::Registration).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UplinkClass {
-    /// A `register` or an `update`.
-    Report,
+    /// A `register`, an `update` or the presence of a device.
+    Registration,
     /// An answer to a command: `ack`, `coap_reset` and `coap_timeout` too.
     Answer,
     Notification,

@@ -88,15 +88,15 @@ struct WaitingPeer {
     messages: Vec<Box<[u8]>>,
 }
 
-/// The treatment of a message while questions about its peer are open.
+/// Tells whether a message is kept because questions about its peer are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
+pub(super) enum KeepResult {
     /// The message is kept until the questions about its peer are answered.
     Kept,
     /// Too many messages wait.
     Full,
-    /// Nothing is asked about its peer.
-    No,
+    /// Nothing is asked about its peer, so that the message is handled now.
+    NoQuestion,
 }
 
 impl ClaimQuestions {
@@ -130,14 +130,14 @@ impl ClaimQuestions {
         true
     }
 
-    pub(super) fn keep(&mut self, peer: Peer, datagram: &[u8]) -> Waits {
+    pub(super) fn keep(&mut self, peer: Peer, datagram: &[u8]) -> KeepResult {
         match self.waiting.get_mut(&peer) {
             Some(waiting) if waiting.messages.len() < MOST_MESSAGES => {
                 waiting.messages.push(datagram.into());
-                Waits::Kept
+                KeepResult::Kept
             }
-            Some(_) => Waits::Full,
-            None => Waits::No,
+            Some(_) => KeepResult::Full,
+            None => KeepResult::NoQuestion,
         }
     }
 

@@ -137,7 +137,7 @@ impl Context {
         self.held.end(was_telling);
         let made = self.outputs.len() - before;
         if made > 0 && self.held.is_missed() {
-            self.push_report(Report::ToldUnstored { outputs: made });
+            self.push_report(Report::SentBeforeStored { outputs: made });
         }
         told
     }
@@ -232,7 +232,7 @@ impl Context {
             }
         }
         if missed > 0 {
-            self.push_report(Report::ToldUnstored { outputs: missed });
+            self.push_report(Report::SentBeforeStored { outputs: missed });
         }
     }
 
@@ -317,9 +317,9 @@ impl Context {
         self.coap.respond(self.now, request, response);
     }
 
-    /// Publishes by the session of this registration.
-    pub(super) fn publish(&mut self, session: RegistrationId, publication: Publication) {
-        self.command_broker(BrokerCommand::Publish { registration: session, publication });
+    /// Publishes as the broker's client of this registration.
+    pub(super) fn publish(&mut self, registration: RegistrationId, publication: Publication) {
+        self.command_broker(BrokerCommand::Publish { registration, publication });
     }
 
     /// Answers a Send of this device.
@@ -335,7 +335,7 @@ impl Context {
     pub(crate) fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
         if self.publishes_answers_to(origin) {
             let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
-            self.publish(device.session, publication);
+            self.publish(device.publishes_as, publication);
         }
     }
 
@@ -364,12 +364,12 @@ impl Context {
     /// does.
     fn publish_kept(&mut self, device: &Device, publication: Publication) {
         if !self.held.is_enabled() {
-            return self.publish(device.session, publication);
+            return self.publish(device.publishes_as, publication);
         }
         let endpoint = &device.registration.endpoint;
         let ticket = self.outbox.keep(endpoint, &publication);
         self.tell_when_stored(Awaited::Device(endpoint), |context| {
-            context.publish(device.session, Publication { ticket, ..publication });
+            context.publish(device.publishes_as, Publication { ticket, ..publication });
         });
     }
 
@@ -389,8 +389,14 @@ impl Context {
     }
 
     /// Publishes an answer to the topic that the command named.
-    pub(crate) fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: &ResponseTopic, payload: &[u8]) {
-        self.publish(session, reply_publication(qos, reply, payload));
+    pub(crate) fn publish_reply(
+        &mut self,
+        registration: RegistrationId,
+        qos: u8,
+        reply: &ResponseTopic,
+        payload: &[u8],
+    ) {
+        self.publish(registration, reply_publication(qos, reply, payload));
     }
 
     /// Asks the shell to describe an image. The answer is an [`ImageEvent::Described`](super::firmware::ImageEvent)
@@ -487,7 +493,7 @@ impl Context {
     fn released(&mut self, outputs: Vec<Output>, missed: usize) {
         self.outputs.extend(outputs);
         if missed > 0 {
-            self.push_report(Report::ToldUnstored { outputs: missed });
+            self.push_report(Report::SentBeforeStored { outputs: missed });
         }
     }
 

@@ -6,7 +6,7 @@
 //! 1. A part of the gateway sends and publishes by
 //!    [`Context::tell_when_stored`](super::context::Context::tell_when_stored), which marks the record. What it sends
 //!    and publishes waits.
-//! 2. Later outputs for the same address or the same session wait behind it, so that their order is kept.
+//! 2. Later outputs for the same address or the same registration wait behind it, so that their order is kept.
 //! 3. The next batch of changes has the record, however many changes there are.
 //! 4. The store confirms the batch, or the patience is over: the outputs leave.
 //!
@@ -59,8 +59,8 @@ impl From<Awaited<'_>> for UrgentRecord {
 enum Lane {
     /// Datagrams to an address, by the number of the socket.
     Address(u16, SocketAddr),
-    /// Commands of one session for the broker.
-    Session(RegistrationId),
+    /// Commands of one registration for the broker.
+    Registration(RegistrationId),
     /// Reports of what is told. Other reports do not wait behind them.
     Reports,
 }
@@ -251,7 +251,7 @@ impl Lane {
     fn of(output: &Output) -> Option<Self> {
         match output {
             Output::Transmit(transmit) => Some(Self::Address(transmit.peer.socket, transmit.peer.address)),
-            Output::Broker(command) => Some(Self::Session(session(command))),
+            Output::Broker(command) => Some(Self::Registration(registration(command))),
             Output::Report(_) => Some(Self::Reports),
             Output::FindKey(_)
             | Output::Claim(_)
@@ -269,7 +269,7 @@ fn in_order(mut released: Vec<HeldOutput>) -> Vec<Output> {
     released.into_iter().map(|held| held.output).collect()
 }
 
-fn session(command: &BrokerCommand) -> RegistrationId {
+fn registration(command: &BrokerCommand) -> RegistrationId {
     match command {
         BrokerCommand::Connect { registration, .. }
         | BrokerCommand::Resume { registration, .. }

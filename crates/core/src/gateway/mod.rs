@@ -100,9 +100,9 @@ use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
 use broker::BrokerEvent;
-use claims::Waits;
+use claims::KeepResult;
 use command_scheduler::CommandScheduler;
-use config::{BootstrapConfig, GatewayConfig, Limits, SocketRole};
+use config::{GatewayConfig, Limits, SocketRole};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
 use firmware::campaign_client;
@@ -355,12 +355,6 @@ impl Gateway {
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
     }
 
-    /// Replaces the settings of the bootstrap server; `None` switches it off. Sessions that run go on with the new
-    /// ones.
-    pub fn set_bootstrap(&mut self, settings: Option<BootstrapConfig>) {
-        self.context.settings.bootstrap = settings;
-    }
-
     /// Replaces the accounts of patterns of endpoint names. Sessions that run go on with the accounts of before.
     /// The generated keys end that no account generates any more.
     pub fn set_bootstrap_accounts(&mut self, now: Instant, accounts: Vec<PatternAccount>) {
@@ -483,9 +477,9 @@ impl Gateway {
 
     fn handle_decoded(&mut self, peer: Peer, decoded: Result<Message, MessageDecodeError>, datagram: &[u8]) {
         match self.waits_for_claim(peer, decoded.as_ref().ok(), datagram) {
-            Waits::No => self.admit(peer, decoded, datagram),
-            Waits::Kept => self.context.flush_coap(),
-            Waits::Full => intake::drop_datagram(&mut self.context, peer, DropReason::TooManyRequests),
+            KeepResult::NoQuestion => self.admit(peer, decoded, datagram),
+            KeepResult::Kept => self.context.flush_coap(),
+            KeepResult::Full => intake::drop_datagram(&mut self.context, peer, DropReason::TooManyRequests),
         }
     }
 

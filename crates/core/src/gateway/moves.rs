@@ -32,7 +32,7 @@ use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 
 use super::Gateway;
-use super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice, Waits};
+use super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, KeepResult, MovedDevice};
 use super::context::Context;
 use super::output::Output;
 use super::record::DeviceRecord;
@@ -124,18 +124,18 @@ impl Gateway {
 
     /// Keeps a message whose peer waits for an answer, or whose device another gateway may have. Returns whether the
     /// message is handled later.
-    pub(super) fn waits_for_claim(&mut self, peer: Peer, message: Option<&Message>, datagram: &[u8]) -> Waits {
+    pub(super) fn waits_for_claim(&mut self, peer: Peer, message: Option<&Message>, datagram: &[u8]) -> KeepResult {
         if !self.context.claims.enabled || peer.association.is_none() {
-            return Waits::No;
+            return KeepResult::NoQuestion;
         }
         match self.context.claims.keep(peer, datagram) {
-            Waits::No => {}
-            waits @ (Waits::Kept | Waits::Full) => return waits,
+            KeepResult::NoQuestion => {}
+            waits @ (KeepResult::Kept | KeepResult::Full) => return waits,
         }
         let device = message.and_then(|message| self.named_elsewhere(peer, message));
-        let Some(device) = device else { return Waits::No };
+        let Some(device) = device else { return KeepResult::NoQuestion };
         if !self.context.ask(device, ClaimPurpose::Request, peer) {
-            return Waits::Full;
+            return KeepResult::Full;
         }
         self.context.claims.keep(peer, datagram)
     }

@@ -1,6 +1,6 @@
 //! Notifications of observations: publishes them, and acknowledges them when the broker has them.
 
-use crate::coap::{Acknowledging, Code, ExchangeError, ExchangeId, PendingAck, Response};
+use crate::coap::{AckMode, Code, ExchangeError, ExchangeId, PendingAck, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 use crate::registry::{DeferredAck, Device};
@@ -49,7 +49,7 @@ impl Notifications {
         let ticket = pending_ack.map(|pending_ack| self.defer(context, device, DeferredAck::Notification(pending_ack)));
         let topic = device.topics.notify();
         let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
-        context.publish(device.session, publication);
+        context.publish(device.publishes_as, publication);
         if let Some(error) = received.err().and_then(ExchangeError::transfer) {
             report_transfer(context, device, error);
         } else if let Some(reason) = outcome.reason {
@@ -76,8 +76,8 @@ impl Notifications {
     /// Answers a Send that is queued, unless the device has to wait until it is published.
     pub(super) fn queued(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         match context.settings.coap.acknowledge_notifications {
-            Acknowledging::AtOnce => self.published(context, device, ticket),
-            Acknowledging::OnDemand => {}
+            AckMode::OnReceipt => self.published(context, device, ticket),
+            AckMode::Deferred => {}
         }
     }
 

@@ -41,9 +41,9 @@ impl Gateway {
         Some(inspection::row(&self.context, device))
     }
 
-    /// Returns the session by which the device of this endpoint name publishes; `None` if it is not registered.
-    pub fn session_of(&self, endpoint: &str) -> Option<RegistrationId> {
-        self.registrations.devices().registry().device_by_endpoint(endpoint).map(|device| device.session)
+    /// Returns the registration as which the device of this endpoint name publishes; `None` if it is not registered.
+    pub fn publisher_of(&self, endpoint: &str) -> Option<RegistrationId> {
+        self.registrations.devices().registry().device_by_endpoint(endpoint).map(|device| device.publishes_as)
     }
 
     /// Returns the name of the identity that DTLS has authenticated for this peer; `None` over plain UDP.

@@ -20,15 +20,15 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 /// The connection of the client, which exists or is to be made at a time.
 #[derive(Debug)]
 pub(in crate::gateway) struct OwnClient {
-    session: RegistrationId,
+    registration: RegistrationId,
     connects_at: Option<Instant>,
     is_connected: bool,
 }
 
 impl OwnClient {
     /// Creates a client that connects at this time; never, if there is none.
-    pub(super) fn new(session: RegistrationId, connects_at: Option<Instant>) -> Self {
-        Self { session, connects_at, is_connected: false }
+    pub(super) fn new(registration: RegistrationId, connects_at: Option<Instant>) -> Self {
+        Self { registration, connects_at, is_connected: false }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -67,7 +67,7 @@ impl OwnClient {
             lifetime: LIFETIME,
             will: None,
         };
-        context.command_broker(BrokerCommand::Resume { registration: self.session, client });
+        context.command_broker(BrokerCommand::Resume { registration: self.registration, client });
     }
 
     /// Takes that the broker has closed the session, or refused it.
@@ -82,8 +82,8 @@ impl OwnClient {
             return;
         }
         let (retain, expiry, correlation) = (false, None, None);
-        let class = UplinkClass::Report;
+        let class = UplinkClass::Registration;
         let publication = Publication { topic, qos: 1, payload, class, retain, expiry, correlation, ticket };
-        context.publish(self.session, publication);
+        context.publish(self.registration, publication);
     }
 }

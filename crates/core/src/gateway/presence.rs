@@ -43,8 +43,9 @@ pub(super) fn publish_status(context: &mut Context, device: &mut Device) {
         Presence::Offline => None,
     };
     let payload = uplink::status(status.presence, Some(context.wall_clock.unix_time(status.since)));
-    let publication = Publication { retain: true, expiry, ..Publication::new(topic, payload, UplinkClass::Report) };
-    context.publish(device.session, publication);
+    let publication =
+        Publication { retain: true, expiry, ..Publication::new(topic, payload, UplinkClass::Registration) };
+    context.publish(device.publishes_as, publication);
 }
 
 /// Publishes the presence of a device that has sent a message once more, if the broker would otherwise remove it too

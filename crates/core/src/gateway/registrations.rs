@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::coap::options::number;
 use crate::coap::{Code, Request, RequestId, Response};
 use crate::lwm2m::register::{ObjectListChange, Registration, Rejection};
-use crate::mqtt::uplink::{self, Proven};
+use crate::mqtt::uplink::{self, ProvenIdentity};
 use crate::registry::{Device, RegistrationId};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
@@ -114,13 +114,13 @@ impl Registrations {
                 self.handle_command(context, registration, payload, properties);
             }
             BrokerEvent::Published { registration, ticket } => {
-                self.devices.published(context, self.publisher(registration), ticket);
+                self.devices.published(context, self.publishing_device(registration), ticket);
             }
             BrokerEvent::Queued { registration, ticket } => {
-                self.devices.queued(context, self.publisher(registration), ticket);
+                self.devices.queued(context, self.publishing_device(registration), ticket);
             }
             BrokerEvent::Unpublished { registration, ticket } => {
-                self.devices.unpublished(context, self.publisher(registration), ticket);
+                self.devices.unpublished(context, self.publishing_device(registration), ticket);
             }
             BrokerEvent::PublishRefused { registration, topic } => {
                 if let Some(device) = self.devices.registry_mut().device_mut(registration) {
@@ -137,11 +137,10 @@ impl Registrations {
         self.devices.image_event(context, event);
     }
 
-    /// Returns the registration that publishes by this session: another one than that of the session while the device
-    /// registers again.
-    fn publisher(&self, session: RegistrationId) -> RegistrationId {
-        let successor = self.pending.get(session).map(|pending| pending.registration.endpoint.as_str());
-        successor.and_then(|endpoint| self.devices.registry().id_by_endpoint(endpoint)).unwrap_or(session)
+    /// Returns the registration whose publications this one carries: an older one while its device registers again.
+    fn publishing_device(&self, registration: RegistrationId) -> RegistrationId {
+        let successor = self.pending.get(registration).map(|pending| pending.registration.endpoint.as_str());
+        successor.and_then(|endpoint| self.devices.registry().id_by_endpoint(endpoint)).unwrap_or(registration)
     }
 
     /// Answers the pending Registers 5.03: the gateway stops, and their devices come back when it runs again.
@@ -247,7 +246,7 @@ impl Registrations {
         if superseded.predecessor_closed.is_some() || superseded.predecessor_adopted {
             let endpoint = &superseded.registration.endpoint;
             if let Some(predecessor) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) {
-                predecessor.session = id;
+                predecessor.publishes_as = id;
             }
         }
         let response = unavailable("superseded", context.settings.limits.retry_after);
@@ -312,7 +311,7 @@ impl Registrations {
             if is_published(&context.settings, change) {
                 let proven = proven(&context.settings, device.identity.as_deref());
                 let (payload, topic) = (uplink::update(&device.registration, proven), device.topics.update());
-                context.publish(device.session, Publication::new(topic, payload, UplinkClass::Report));
+                context.publish(device.publishes_as, Publication::new(topic, payload, UplinkClass::Registration));
             }
         };
         match is_news {
@@ -441,8 +440,12 @@ fn is_published(settings: &GatewayConfig, change: ObjectListChange) -> bool {
 }
 
 /// Returns what the reports say of an identity.
-fn proven<'i>(settings: &GatewayConfig, identity: Option<&'i Identity>) -> Proven<'i> {
-    if settings.report_identity { Proven::Told(identity.and_then(Identity::name)) } else { Proven::Untold }
+fn proven<'i>(settings: &GatewayConfig, identity: Option<&'i Identity>) -> ProvenIdentity<'i> {
+    if settings.report_identity {
+        ProvenIdentity::Included(identity.and_then(Identity::name))
+    } else {
+        ProvenIdentity::Omitted
+    }
 }
 
 /// Reports what makes no sense in the link list of a Register or an Update.

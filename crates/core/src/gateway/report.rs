@@ -74,7 +74,7 @@ pub enum Report {
     },
     /// Outputs left before the store had confirmed what they tell, because it took longer than `store.patience`, or
     /// could not be written.
-    ToldUnstored {
+    SentBeforeStored {
         outputs: usize,
     },
     /// A device of an earlier process was not restored. Its next Update is answered 4.04.
@@ -193,7 +193,7 @@ impl Report {
             | Self::Retransmitted { .. }
             | Self::DuplicateForgotten { .. }
             | Self::ProfilesEvicted { .. }
-            | Self::ToldUnstored { .. }
+            | Self::SentBeforeStored { .. }
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
             Self::Bootstrap(report) => report.endpoint(),

@@ -373,7 +373,7 @@ impl Registrations {
         }
         let Some((device, _)) = self.devices_mut().with_commands(id) else { return };
         for answer in context.outbox.publications(&device.registration.endpoint) {
-            context.publish(device.session, answer);
+            context.publish(device.publishes_as, answer);
         }
         for command in refused {
             refuse_restored(context, device, command);

@@ -35,7 +35,7 @@ pub(super) fn publish(
             cover_keys_in(&mut entries);
             let ticket = Some(notifications.defer(context, device, DeferredAck::Send(id)));
             let publication = Publication::new(topic, uplink::send(entries), UplinkClass::Send);
-            context.publish(device.session, Publication { ticket, ..publication });
+            context.publish(device.publishes_as, Publication { ticket, ..publication });
             return false;
         }
         (Ok(_), Some(_)) => unavailable("busy", context.settings.limits.retry_after),
@@ -55,7 +55,7 @@ pub(super) fn publish(
 /// Publishes the reason why a Send could not be decoded.
 fn report_bad(context: &mut Context, device: &Device, topic: Topic, reason: String) {
     let payload = uplink::send_refused(&reason);
-    context.publish(device.session, Publication::new(topic, payload, UplinkClass::Notification));
+    context.publish(device.publishes_as, Publication::new(topic, payload, UplinkClass::Notification));
     let endpoint = device.registration.endpoint.clone();
     context.report(Report::UndecodableContent { endpoint, path: format!("/{PATH}"), reason });
 }

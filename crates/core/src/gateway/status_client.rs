@@ -129,7 +129,7 @@ impl StatusClient {
                 topic: withdrawal.topic.clone(),
                 qos: 1,
                 payload,
-                class: UplinkClass::Report,
+                class: UplinkClass::Registration,
                 retain: true,
                 expiry: None,
                 correlation: None,

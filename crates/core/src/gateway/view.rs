@@ -240,7 +240,7 @@ pub struct CommandProgress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandStage {
     /// The command waits for its device.
-    Waits,
+    Pending,
     /// Its request was sent.
     Sent,
     Done {

@@ -77,6 +77,11 @@ pub struct Translators {
     pub status: Option<Translator>,
 }
 
+/// The default topic of Sends, if they are enabled.
+pub const SEND_TOPIC: &str = "up/send";
+/// The default topic of presence messages, if they are enabled.
+pub const STATUS_TOPIC: &str = "up/status";
+
 impl Default for Translators {
     fn default() -> Self {
         let template = |text| Template::for_topic(text).expect("a default is a template");
@@ -86,7 +91,7 @@ impl Default for Translators {
             command: translator("dn/#"),
             response: translator("up/resp"),
             notify: translator("up/notify"),
-            send: Some(translator("up/send")),
+            send: Some(translator(SEND_TOPIC)),
             register: translator("up/resp"),
             update: translator("up/resp"),
             firmware: translator("up/firmware"),

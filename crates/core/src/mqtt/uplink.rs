@@ -2,7 +2,7 @@
 
 pub(crate) mod firmware;
 mod outcome;
-mod report;
+mod registration;
 
 use std::time::Duration;
 
@@ -19,27 +19,27 @@ use crate::registry::Presence;
 
 use self::firmware::FirmwareData;
 use self::outcome::OutcomeData;
-use self::report::ReportMessage;
+use self::registration::RegistrationMessage;
 
 use super::unanswered::UnansweredData;
 
 /// Tells what a report contains about the identity that a device proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proven<'a> {
+pub enum ProvenIdentity<'a> {
     /// Leaves the identity out.
-    Untold,
+    Omitted,
     /// Adds the member `identity` for a device that proved one.
-    Told(Option<&'a str>),
+    Included(Option<&'a str>),
 }
 
 /// Returns a `register` report.
-pub fn register(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
-    written(&ReportMessage { msg_type: "register", registration, proven })
+pub fn register(registration: &Registration, proven: ProvenIdentity<'_>) -> Vec<u8> {
+    written(&RegistrationMessage { msg_type: "register", registration, proven })
 }
 
 /// Returns an `update` report with the whole merged registration.
-pub fn update(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
-    written(&ReportMessage { msg_type: "update", registration, proven })
+pub fn update(registration: &Registration, proven: ProvenIdentity<'_>) -> Vec<u8> {
+    written(&RegistrationMessage { msg_type: "update", registration, proven })
 }
 
 /// Returns a presence message. `since` is the time since 1970; a will has none, because it is written in advance.

@@ -23,9 +23,9 @@ const RECORD_AGE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Device {
     pub id: RegistrationId,
-    /// The registration whose session with the broker takes the publications of this device: its own one, until the
-    /// broker ends that and a newer registration of the device is pending.
-    pub session: RegistrationId,
+    /// The registration as whose client of the broker the device publishes: its own one, until the broker ends that
+    /// client and a newer registration of the device is pending.
+    pub publishes_as: RegistrationId,
     pub registration: Registration,
     pub location: Location,
     /// The peer that its last message came from.
@@ -130,7 +130,7 @@ impl Device {
         let NewDevice { id, registration, location, peer, identity, topics, last_heard } = new;
         Self {
             id,
-            session: id,
+            publishes_as: id,
             registration,
             location,
             peer,

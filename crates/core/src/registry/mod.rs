@@ -42,7 +42,7 @@ impl RegistrationId {
     pub(crate) const CAMPAIGNS: Self = Self(u64::MAX);
     pub(crate) const PRESENCE: Self = Self(u64::MAX - 1);
 
-    /// Returns whether this is the session of a device, and not of a client of the gateway's own.
+    /// Returns whether this is the registration of a device, and not a client of the gateway's own.
     pub fn is_of_device(self) -> bool {
         ![Self::BOOTSTRAP, Self::CAMPAIGNS, Self::PRESENCE].contains(&self)
     }

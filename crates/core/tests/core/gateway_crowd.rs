@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use lwm2m_core::coap::Acknowledging;
+use lwm2m_core::coap::AckMode;
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::Report;
 use lwm2m_simulator::SimulatedDeviceConfig;
@@ -26,7 +26,7 @@ const AFTER_ALL: f64 = STOP + 300.0 + 250.0;
 
 fn weather(loss: f64) -> Weather {
     let (delay, broker_delay) = (Duration::from_secs(3), Duration::from_secs(3));
-    Weather { loss, duplication: 0.1, delay, broker_delay, untold: 0.0 }
+    Weather { loss, duplication: 0.1, delay, broker_delay, unpublished: 0.0 }
 }
 
 /// One device in four gets another address twice, and is not heard or found until its next Update.
@@ -196,8 +196,8 @@ fn nothing_is_lost_where_three_tenths_are_lost_each_way() {
 #[test]
 fn with_ack_published_nothing_is_acknowledged_that_the_broker_did_not_take() {
     let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
-    settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
-    let weather = Weather { untold: 0.02, broker_delay: Duration::from_secs(10), ..weather(0.1) };
+    settings.coap.acknowledge_notifications = AckMode::Deferred;
+    let weather = Weather { unpublished: 0.02, broker_delay: Duration::from_secs(10), ..weather(0.1) };
     let network = lived_through(settings, weather);
     let tally = Tally::of(&network);
     println!(

@@ -30,7 +30,7 @@ fn weathers() -> [Weather; 4] {
         duplication,
         delay: Duration::from_secs_f64(delay),
         broker_delay: Duration::from_secs(3),
-        untold: 0.1,
+        unpublished: 0.1,
     };
     [Weather::FAIR, weather(0.1, 0.1, 0.5), weather(0.25, 0.3, 4.0), weather(0.6, 0.2, 2.0)]
 }

@@ -26,7 +26,7 @@ const AFTER_ALL: f64 = STOP + 3000.0;
 fn weathers() -> [Weather; 4] {
     let weather = |loss, duplication, delay: f64| {
         let delay = Duration::from_secs_f64(delay);
-        Weather { loss, duplication, delay, broker_delay: Duration::from_secs(3), untold: 0.0 }
+        Weather { loss, duplication, delay, broker_delay: Duration::from_secs(3), unpublished: 0.0 }
     };
     [Weather::FAIR, weather(0.1, 0.1, 0.5), weather(0.25, 0.3, 4.0), weather(0.6, 0.2, 2.0)]
 }

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use lwm2m_core::coap::{Acknowledging, Code};
+use lwm2m_core::coap::{AckMode, Code};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_simulator::{SimulatedDeviceConfig, SimulatedVersion};
 use lwm2m_testkit::network::{DeviceNumber, Happening, Network, WatchedSend, Weather};
@@ -38,12 +38,12 @@ fn weathers() -> [Weather; 4] {
         duplication,
         delay: Duration::from_secs_f64(delay),
         broker_delay: Duration::from_secs(3),
-        untold: 0.15,
+        unpublished: 0.15,
     };
     [Weather::FAIR, weather(0.1, 0.1, 0.5), weather(0.25, 0.3, 4.0), weather(0.5, 0.2, 2.0)]
 }
 
-fn lived_through(acknowledging: Acknowledging, course: Course, weather: Weather, seed: u64) -> Network {
+fn lived_through(acknowledging: AckMode, course: Course, weather: Weather, seed: u64) -> Network {
     let mut settings = GatewayConfig::default();
     settings.coap.acknowledge_notifications = acknowledging;
     let mut network = Network::new(settings, weather, seed);
@@ -104,7 +104,7 @@ fn for_each_device(course: Course, check: impl Fn(&str, &[WatchedSend], &[f64], 
 
 fn every_run(course: Course) -> Vec<(String, Network)> {
     let mut outcomes = Vec::new();
-    for acknowledging in [Acknowledging::AtOnce, Acknowledging::OnDemand] {
+    for acknowledging in [AckMode::OnReceipt, AckMode::Deferred] {
         for (which, weather) in weathers().into_iter().enumerate() {
             for seed in 0..SEEDS {
                 let case = format!("{acknowledging:?}, {course:?}, weather {which}, seed {seed}");
@@ -194,7 +194,7 @@ fn over_restarts_no_process_publishes_a_send_twice_or_answers_2_04_without_publi
 
 #[test]
 fn in_fair_weather_every_send_of_a_registered_device_is_answered_2_04_and_published_in_order() {
-    for acknowledging in [Acknowledging::AtOnce, Acknowledging::OnDemand] {
+    for acknowledging in [AckMode::OnReceipt, AckMode::Deferred] {
         let network = lived_through(acknowledging, Course::Quiet, Weather::FAIR, 77);
         for (number, device) in network.devices.iter().enumerate() {
             let taken: Vec<f64> = device

@@ -1,7 +1,7 @@
 //! Observations and notifications over time, in virtual time.
 
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId};
+use lwm2m_core::coap::{AckMode, Code, Kind, Message, MessageId};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::report::{NotificationOutcome, Report};
@@ -414,7 +414,7 @@ fn a_notification_that_overtakes_the_answer_to_observe_is_the_answer() {
 #[test]
 fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and_not_before() {
     let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        settings.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = scene.observe(1, TEMPERATURE);
     let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");
@@ -438,7 +438,7 @@ fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and
 #[test]
 fn with_ack_published_what_is_not_confirmable_or_older_waits_for_nothing() {
     let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        settings.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = scene.observe(1, TEMPERATURE);
     scene.notify(&request, Kind::NonConfirmable, 5, "21.5");
@@ -452,7 +452,7 @@ fn with_ack_published_what_is_not_confirmable_or_older_waits_for_nothing() {
 #[test]
 fn with_ack_published_nothing_waits_for_a_notification_that_the_broker_refused() {
     let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        settings.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = scene.observe(1, TEMPERATURE);
     let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");

@@ -2,7 +2,7 @@
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message};
+use lwm2m_core::coap::{AckMode, Code, Kind, Message};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, Ticket};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_testkit::scene::{Scene, content, peer, read, reply, text_reply};
@@ -73,7 +73,7 @@ fn a_send_is_published_with_its_times_and_answered_when_it_is_queued() {
 #[test]
 fn with_ack_published_a_send_is_answered_when_the_broker_has_it() {
     let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        settings.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = good(&mut scene);
     scene.device_sends(&request);
@@ -92,7 +92,7 @@ fn with_ack_published_a_send_is_answered_when_the_broker_has_it() {
 
 #[test]
 fn a_send_that_is_not_published_is_answered_5_03_with_the_time_to_try_again() {
-    for acknowledging in [Acknowledging::AtOnce, Acknowledging::OnDemand] {
+    for acknowledging in [AckMode::OnReceipt, AckMode::Deferred] {
         let mut scene = Scene::registered_with(|settings| settings.coap.acknowledge_notifications = acknowledging);
         scene.reports();
         let request = good(&mut scene);
@@ -300,7 +300,7 @@ fn a_send_that_waits_when_its_device_leaves_is_answered_5_03() {
 #[test]
 fn sends_that_wait_leave_room_for_other_requests() {
     let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        settings.coap.acknowledge_notifications = AckMode::Deferred;
         settings.coap.pending_requests = 8;
         settings.limits.pending_registrations = 4;
     });

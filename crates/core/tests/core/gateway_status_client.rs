@@ -52,7 +52,7 @@ fn expect_online(scene: &mut Scene) {
 fn expect_offline(scene: &mut Scene) -> Ticket {
     let (session, publication) = expect_presence(scene, "offline");
     let Publication { qos, class, expiry, .. } = publication;
-    assert_eq!((session, qos, class, expiry), (OWN, 1, UplinkClass::Report, None));
+    assert_eq!((session, qos, class, expiry), (OWN, 1, UplinkClass::Registration, None));
     publication.ticket.expect("a ticket")
 }
 

@@ -152,7 +152,7 @@ fn a_store_that_is_late_is_waited_for_no_longer_than_the_patience_and_that_is_co
     assert_eq!(scene.advance_to_next_deadline(), PATIENCE);
     scene.expect_created(&register);
     scene.expect_reported("register");
-    assert!(scene.reports().contains(&Report::ToldUnstored { outputs: 3 }));
+    assert!(scene.reports().contains(&Report::SentBeforeStored { outputs: 3 }));
     confirm(&mut scene, &batch);
     scene.expect_nothing_more();
 }
@@ -166,11 +166,11 @@ fn nothing_waits_for_a_store_that_is_away_and_that_is_counted() {
     scene.settle();
     scene.expect_created(&waiting);
     scene.expect_reported("register");
-    assert!(scene.reports().contains(&Report::ToldUnstored { outputs: 3 }));
+    assert!(scene.reports().contains(&Report::SentBeforeStored { outputs: 3 }));
     let news = scene.update("lt=600");
     scene.device_sends(&news);
     scene.expect_reply(scene.peer, &news, Code::CHANGED);
-    assert!(scene.reports().iter().any(|report| matches!(report, Report::ToldUnstored { .. })));
+    assert!(scene.reports().iter().any(|report| matches!(report, Report::SentBeforeStored { .. })));
     assert!(scene.gateway.has_changes() && !scene.gateway.has_urgent_changes());
     assert_eq!(scene.gateway.table_sizes().held_outputs, 0);
 

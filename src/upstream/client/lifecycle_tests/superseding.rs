@@ -32,7 +32,10 @@ pub(crate) fn a_registration_that_waits_to_reconnect_never_dials_after_its_succe
         broker.advance(Duration::from_secs(60));
         broker.expect(&[]);
         let metrics = broker.metrics();
-        assert_eq!((metrics.dropped_answers.get(), metrics.dropped_reports.get(), metrics.closed.get()), (0, 0, 0));
+        assert_eq!(
+            (metrics.dropped_answers.get(), metrics.dropped_registrations.get(), metrics.closed.get()),
+            (0, 0, 0)
+        );
     }
 }
 

@@ -104,7 +104,7 @@ impl ExProtoDevices {
         let call = AdapterCall::Authenticate { conn, client: device.client.clone() };
         self.requested(now, key, anchor);
         self.actions.push_back(ExProtoAction::Call { anchor, node, call });
-        self.targets.told(node);
+        self.targets.anchor_reported(node);
     }
 
     pub(super) fn authenticated(&mut self, now: Instant, id: RegistrationId, outcome: CallOutcome) {

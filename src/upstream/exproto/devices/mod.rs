@@ -35,7 +35,7 @@ use rand::rngs::StdRng;
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::device::{ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState};
 use crate::upstream::client::targets::{TargetId, Targets};
-use crate::upstream::client::{self, EARLY_MESSAGES, LifecycleLimits, Protocol};
+use crate::upstream::client::{self, EARLY_MESSAGES, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::ThreadShards;
 use lwm2m_base::id_map::IdMap;
@@ -201,7 +201,7 @@ impl Protocol for ExProtoProtocol {
     }
 
     fn connection_lost(devices: &mut ExProtoDevices, now: Instant, id: RegistrationId) {
-        devices.blame_publication(id);
+        devices.count_failed_attempt(id);
         devices.abandon_call(now, id);
     }
 
@@ -228,11 +228,11 @@ impl Protocol for ExProtoProtocol {
     fn deliver(
         devices: &mut ExProtoDevices,
         _now: Instant,
-        device: RegistrationId,
+        registration: RegistrationId,
         ExProtoMessage { topic, payload }: ExProtoMessage,
     ) {
         let properties = MessageProperties::default();
-        devices.emit(device, BrokerEvent::Message { registration: device, topic, payload, properties });
+        devices.emit(registration, BrokerEvent::Message { registration, topic, payload, properties });
     }
 
     fn requested_connection(device: &UpstreamDevice<Self>) -> Option<ConnectionId> {
@@ -259,13 +259,7 @@ impl ExProtoDevices {
             probers: config.nodes.iter().map(|_| Prober::default()).collect(),
             shards: ThreadShards::ALL,
         };
-        let limits = LifecycleLimits {
-            connect_timeout: config.connect_timeout,
-            connections_per_second: config.anchors_per_second,
-            queue_per_device: config.queue_per_device,
-            queue_total: config.queue_total,
-        };
-        Self::with(protocol, Nodes::of(config), limits, rng, metrics)
+        Self::with(protocol, Nodes::of(config), &config.link, rng, metrics)
     }
 
     /// Makes tokens by which the handler recognizes the anchors of this thread.
@@ -333,15 +327,15 @@ impl ExProtoDevices {
         }
     }
 
-    fn device_called(&mut self, now: Instant, device: RegistrationId, outcome: CallOutcome) {
-        match self.state(device) {
+    fn device_called(&mut self, now: Instant, registration: RegistrationId, outcome: CallOutcome) {
+        match self.state(registration) {
             Some(UpstreamState::Connecting(ExProtoAttempt::Authenticating { .. })) => {
-                self.authenticated(now, device, outcome)
+                self.authenticated(now, registration, outcome)
             }
             Some(UpstreamState::Connecting(ExProtoAttempt::Subscribing { .. })) => {
-                self.subscribed(now, device, outcome)
+                self.subscribed(now, registration, outcome)
             }
-            Some(UpstreamState::Ready(_)) => self.published(now, device, outcome),
+            Some(UpstreamState::Ready(_)) => self.published(now, registration, outcome),
             Some(
                 UpstreamState::Held
                 | UpstreamState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
@@ -356,7 +350,7 @@ impl ExProtoDevices {
         let (fault, why) = match attempt {
             ExProtoAttempt::Dialing { .. } => (NodeFault::NotReached("no answer"), "EMQX's listener does not answer"),
             ExProtoAttempt::Announced { .. } => {
-                (NodeFault::AnchorUntold, "EMQX took the anchor, but did not tell of it")
+                (NodeFault::AnchorUnreported, "EMQX took the anchor, but did not tell of it")
             }
             ExProtoAttempt::Authenticating { .. } => (NodeFault::Unanswered, "no answer to Authenticate"),
             ExProtoAttempt::Subscribing { .. } => (NodeFault::Unanswered, "no answer to Subscribe"),

@@ -61,7 +61,7 @@ impl ExProtoDevices {
         match self.protocol.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
             None => self.begin_probe(now, node),
             Some(ProbeStage::Dialing) => self.probe_failed(now, node, NodeFault::NotReached("no answer")),
-            Some(ProbeStage::Announced) => self.probe_failed(now, node, NodeFault::AnchorUntold),
+            Some(ProbeStage::Announced) => self.probe_failed(now, node, NodeFault::AnchorUnreported),
             Some(ProbeStage::Calling) => self.probe_failed(now, node, NodeFault::Unanswered),
         }
     }
@@ -91,7 +91,7 @@ impl ExProtoDevices {
         let Some(probe) = &mut self.protocol.probers[node.0].probe else { return };
         probe.stage = ProbeStage::Calling;
         self.actions.push_back(ExProtoAction::Call { anchor: probe.anchor, node, call: AdapterCall::Ping { conn } });
-        self.targets.told(node);
+        self.targets.anchor_reported(node);
     }
 
     pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: TargetId) {

@@ -63,7 +63,7 @@ impl ExProtoDevices {
             Err(why) => {
                 // A node that was not reached never saw the publication.
                 if !unreachable {
-                    self.blame_publication(id);
+                    self.count_failed_attempt(id);
                 }
                 self.queues.requeue_in_flight(key);
                 self.set_publishing(key, None);
@@ -102,7 +102,7 @@ impl ExProtoDevices {
 
     /// Counts a failed attempt of the publication that is in flight on the device's connection, which may be why it
     /// ends, unless a newer registration takes its place.
-    pub(super) fn blame_publication(&mut self, id: RegistrationId) {
+    pub(super) fn count_failed_attempt(&mut self, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let key = device.key;
         let on =

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use rand::RngExt;
 
+use crate::upstream::LinkConfig;
 use crate::upstream::exproto::Node;
 use crate::upstream::races::{BrokerModel, Disruptions, ModelBase, command, race};
 
@@ -52,13 +53,15 @@ impl EmqxModel {
             nodes: vec![Node { listeners: vec!["a".to_owned()], adapter: String::new() }],
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
-            source_addresses: Vec::new(),
             proto_name: "exproto".to_owned(),
-            connect_timeout: Duration::from_secs(8),
-            anchors_per_second: 500,
-            queue_per_device: 1_000,
-            queue_total: 10_000,
-            event_queue: 1,
+            link: LinkConfig {
+                source_addresses: Vec::new(),
+                connect_timeout: Duration::from_secs(8),
+                connections_per_second: 500,
+                queue_per_device: 1_000,
+                queue_total: 10_000,
+                event_queue: 1,
+            },
         };
         let devices = |rng, metrics| ExProtoDevices::new(&settings, rng, metrics);
         Self { base: ModelBase::new(seed, devices), connections: BTreeMap::new() }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use rand::SeedableRng;
 
+use crate::upstream::LinkConfig;
 use crate::upstream::client::device::Wait;
 use crate::upstream::client::{ClientTimer, DRAIN_TIMEOUT};
 use crate::upstream::dialer::DialFailure;
@@ -38,7 +39,7 @@ struct Anchor {
 }
 
 struct Known {
-    device: RegistrationId,
+    registration: RegistrationId,
     resumed: bool,
     connected: bool,
     disconnected: bool,
@@ -52,13 +53,15 @@ impl RandomEmqx {
             nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
-            source_addresses: Vec::new(),
             proto_name: "exproto".to_owned(),
-            connect_timeout: Duration::from_secs(8),
-            anchors_per_second: 2,
-            queue_per_device: 3,
-            queue_total: 7,
-            event_queue: 1,
+            link: LinkConfig {
+                source_addresses: Vec::new(),
+                connect_timeout: Duration::from_secs(8),
+                connections_per_second: 2,
+                queue_per_device: 3,
+                queue_total: 7,
+                event_queue: 1,
+            },
         };
         let now = Instant::now();
         let mut devices =
@@ -96,11 +99,11 @@ impl RandomEmqx {
     }
 
     fn connect(&mut self, which: usize) {
-        let device = RegistrationId(self.next_device);
+        let registration = RegistrationId(self.next_device);
         self.next_device += 1;
         // Every fifth is one of an earlier process: nobody may be told that it failed.
         let resumed = which.is_multiple_of(5);
-        self.alive.push(Known { device, resumed, connected: false, disconnected: false, last_published: 0 });
+        self.alive.push(Known { registration, resumed, connected: false, disconnected: false, last_published: 0 });
         let client = ClientInfo {
             endpoint: format!("ep{}", which % 3),
             clientid: format!("ep{}", which % 3),
@@ -116,17 +119,17 @@ impl RandomEmqx {
         self.devices.command(
             self.now,
             if resumed {
-                BrokerCommand::Resume { registration: device, client }
+                BrokerCommand::Resume { registration, client }
             } else {
-                BrokerCommand::Connect { registration: device, client }
+                BrokerCommand::Connect { registration, client }
             },
         );
     }
 
     fn publish(&mut self, which: usize) {
-        let Some(device) = pick(&self.alive, which).map(|known| known.device) else { return };
+        let Some(registration) = pick(&self.alive, which).map(|known| known.registration) else { return };
         self.next_publication += 1;
-        let class = [UplinkClass::Report, UplinkClass::Answer, UplinkClass::Notification][which % 3];
+        let class = [UplinkClass::Registration, UplinkClass::Answer, UplinkClass::Notification][which % 3];
         let publication = Publication {
             topic: self.next_publication.to_string(),
             qos: 0,
@@ -137,14 +140,14 @@ impl RandomEmqx {
             correlation: None,
             ticket: None,
         };
-        self.devices.command(self.now, BrokerCommand::Publish { registration: device, publication });
+        self.devices.command(self.now, BrokerCommand::Publish { registration, publication });
     }
 
     fn disconnect(&mut self, which: usize) {
         let Some(index) = index(&self.alive, which) else { return };
         self.alive[index].disconnected = true;
-        let device = self.alive[index].device;
-        self.devices.command(self.now, BrokerCommand::Disconnect { registration: device });
+        let registration = self.alive[index].registration;
+        self.devices.command(self.now, BrokerCommand::Disconnect { registration });
     }
 
     fn dialed(&mut self, which: usize) {
@@ -276,25 +279,26 @@ impl RandomEmqx {
         assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");
         self.calls.push((node, anchor));
         let owner = self.devices.protocol.by_anchor.get(&anchor).expect("a call on an anchor that is closed at once");
-        if let (AdapterCall::Publish { publication, .. }, AnchorOwner::Device(device)) = (call, owner) {
+        if let (AdapterCall::Publish { publication, .. }, AnchorOwner::Device(registration)) = (call, owner) {
             let serial: u64 = publication.topic.parse().expect("a number");
-            let known = self.alive.iter_mut().find(|known| known.device == *device).expect("a device");
+            let known = self.alive.iter_mut().find(|known| known.registration == *registration).expect("a device");
             assert!(serial >= known.last_published, "{serial} after {}", known.last_published);
             known.last_published = serial;
         }
     }
 
     fn told(&mut self, event: &BrokerEvent) {
-        let (BrokerEvent::Connected { registration: device }
-        | BrokerEvent::ConnectFailed { registration: device, .. }
-        | BrokerEvent::Closed { registration: device, .. }
-        | BrokerEvent::Message { registration: device, .. }
-        | BrokerEvent::Reconnected { registration: device }
-        | BrokerEvent::Published { registration: device, .. }
-        | BrokerEvent::Queued { registration: device, .. }
-        | BrokerEvent::Unpublished { registration: device, .. }
-        | BrokerEvent::PublishRefused { registration: device, .. }) = event;
-        let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
+        let (BrokerEvent::Connected { registration }
+        | BrokerEvent::ConnectFailed { registration, .. }
+        | BrokerEvent::Closed { registration, .. }
+        | BrokerEvent::Message { registration, .. }
+        | BrokerEvent::Reconnected { registration }
+        | BrokerEvent::Published { registration, .. }
+        | BrokerEvent::Queued { registration, .. }
+        | BrokerEvent::Unpublished { registration, .. }
+        | BrokerEvent::PublishRefused { registration, .. }) = event;
+        let index =
+            self.alive.iter().position(|known| known.registration == *registration).expect("a device that is not over");
         let known = &mut self.alive[index];
         assert!(!known.disconnected, "{event:?} after Disconnect");
         match event {

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 
 use rand::SeedableRng;
 
+use crate::upstream::LinkConfig;
 use crate::upstream::client::test_values::{self, client};
 use crate::upstream::client::{ClientTimer, DRAIN_TIMEOUT};
 use crate::upstream::dialer::DialFailure;
@@ -45,13 +46,15 @@ impl ExProtoScene {
             nodes: vec![node("a")],
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
-            source_addresses: Vec::new(),
             proto_name: "exproto".to_owned(),
-            connect_timeout: seconds(8),
-            anchors_per_second: 10,
-            queue_per_device: 4,
-            queue_total: 100,
-            event_queue: 16,
+            link: LinkConfig {
+                source_addresses: Vec::new(),
+                connect_timeout: seconds(8),
+                connections_per_second: 10,
+                queue_per_device: 4,
+                queue_total: 100,
+                event_queue: 16,
+            },
         };
         change(&mut settings);
         let metrics = Arc::new(UpstreamMetrics::default());
@@ -67,51 +70,51 @@ impl ExProtoScene {
     }
 
     /// Takes a device from Connect to the answer of Subscribe.
-    fn connect(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
-        self.command_connect(device, &format!("ep{}", device.0));
-        let anchor = self.attempt(device, conn);
-        self.expect(&[ExProtoAction::Emit(BrokerEvent::Connected { registration: device })]);
+    fn connect(&mut self, registration: RegistrationId, conn: &str) -> ConnectionId {
+        self.command_connect(registration, &format!("ep{}", registration.0));
+        let anchor = self.attempt(registration, conn);
+        self.expect(&[ExProtoAction::Emit(BrokerEvent::Connected { registration })]);
         anchor
     }
 
     /// Plays a broker to which everything succeeds, from the dial on.
-    fn attempt(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
+    fn attempt(&mut self, registration: RegistrationId, conn: &str) -> ConnectionId {
         let (anchor, token) = self.expect_dial();
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
-        self.expect_authenticate(device, anchor, conn);
+        self.expect_authenticate(registration, anchor, conn);
         self.answer(anchor, CallOutcome::Done);
-        self.expect_subscribe(device, anchor, conn);
+        self.expect_subscribe(registration, anchor, conn);
         self.answer(anchor, CallOutcome::Done);
         anchor
     }
 
-    fn command_connect(&mut self, device: RegistrationId, clientid: &str) {
-        let client = self.client(device, clientid);
-        self.devices.command(self.now, BrokerCommand::Connect { registration: device, client });
+    fn command_connect(&mut self, registration: RegistrationId, clientid: &str) {
+        let client = self.client(registration, clientid);
+        self.devices.command(self.now, BrokerCommand::Connect { registration, client });
     }
 
-    fn command_resume(&mut self, device: RegistrationId, clientid: &str) {
-        let client = self.client(device, clientid);
-        self.devices.command(self.now, BrokerCommand::Resume { registration: device, client });
+    fn command_resume(&mut self, registration: RegistrationId, clientid: &str) {
+        let client = self.client(registration, clientid);
+        self.devices.command(self.now, BrokerCommand::Resume { registration, client });
     }
 
-    fn client(&mut self, device: RegistrationId, clientid: &str) -> ClientInfo {
-        self.clientids.insert(device, clientid.to_owned());
+    fn client(&mut self, registration: RegistrationId, clientid: &str) -> ClientInfo {
+        self.clientids.insert(registration, clientid.to_owned());
         client(clientid)
     }
 
-    fn publish(&mut self, device: RegistrationId, topic: &str) {
-        self.publish_as(device, topic, UplinkClass::Answer);
+    fn publish(&mut self, registration: RegistrationId, topic: &str) {
+        self.publish_as(registration, topic, UplinkClass::Answer);
     }
 
-    fn publish_as(&mut self, device: RegistrationId, topic: &str, class: UplinkClass) {
+    fn publish_as(&mut self, registration: RegistrationId, topic: &str, class: UplinkClass) {
         let publication = publication(topic, class);
-        self.devices.command(self.now, BrokerCommand::Publish { registration: device, publication });
+        self.devices.command(self.now, BrokerCommand::Publish { registration, publication });
     }
 
-    fn disconnect(&mut self, device: RegistrationId) {
-        self.devices.command(self.now, BrokerCommand::Disconnect { registration: device });
+    fn disconnect(&mut self, registration: RegistrationId) {
+        self.devices.command(self.now, BrokerCommand::Disconnect { registration });
     }
 
     fn socket_says(&mut self, conn: &str, bytes: &[u8]) {
@@ -176,37 +179,37 @@ impl ExProtoScene {
     }
 
     #[track_caller]
-    fn expect_authenticate(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
-        let call = AdapterCall::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&device]) };
-        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(device)));
+    fn expect_authenticate(&mut self, registration: RegistrationId, anchor: ConnectionId, conn: &str) {
+        let call = AdapterCall::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&registration]) };
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(registration)));
         self.expect(&[ExProtoAction::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
-    fn expect_subscribe(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
+    fn expect_subscribe(&mut self, registration: RegistrationId, anchor: ConnectionId, conn: &str) {
         let call = AdapterCall::Subscribe {
             conn: conn.to_owned(),
-            filter: format!("lwm2m/{}/dn", self.clientids[&device]),
+            filter: format!("lwm2m/{}/dn", self.clientids[&registration]),
             qos: 1,
         };
-        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(device)));
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(registration)));
         self.expect(&[ExProtoAction::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
-    fn expect_publish(&mut self, device: RegistrationId, anchor: ConnectionId, topic: &str) {
+    fn expect_publish(&mut self, registration: RegistrationId, anchor: ConnectionId, topic: &str) {
         let action = self.devices.poll_action();
         let Some(ExProtoAction::Call { anchor: on, node, call: AdapterCall::Publish { publication, .. } }) = action
         else {
             panic!("no publish, but {action:?}")
         };
         assert_eq!((on, node, publication.topic.as_str()), (anchor, self.dialed[&anchor], topic));
-        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(device)));
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(registration)));
         self.expect_nothing();
     }
 
     #[track_caller]
-    fn expect_unavailable(&mut self, device: RegistrationId) {
+    fn expect_unavailable(&mut self, registration: RegistrationId) {
         let action = self.devices.poll_action();
         let Some(ExProtoAction::Emit(BrokerEvent::ConnectFailed {
             registration: failed,
@@ -215,7 +218,7 @@ impl ExProtoScene {
         else {
             panic!("not unavailable, but {action:?}")
         };
-        assert_eq!(failed, device);
+        assert_eq!(failed, registration);
     }
 }
 
@@ -227,17 +230,17 @@ fn publication(topic: &str, class: UplinkClass) -> Publication {
     test_values::publication(topic, 0, class)
 }
 
-fn message(device: RegistrationId, topic: &str) -> ExProtoAction {
+fn message(registration: RegistrationId, topic: &str) -> ExProtoAction {
     ExProtoAction::Emit(BrokerEvent::Message {
-        registration: device,
+        registration,
         topic: topic.to_owned(),
         payload: b"{}".to_vec(),
         properties: MessageProperties::default(),
     })
 }
 
-fn closed(device: RegistrationId, reason: CloseReason) -> ExProtoAction {
-    ExProtoAction::Emit(BrokerEvent::Closed { registration: device, reason })
+fn closed(registration: RegistrationId, reason: CloseReason) -> ExProtoAction {
+    ExProtoAction::Emit(BrokerEvent::Closed { registration, reason })
 }
 
 fn hang_up(anchor: ConnectionId) -> ExProtoAction {

@@ -34,7 +34,7 @@ use tracing::debug;
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::device::{ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState, Wait};
 use crate::upstream::client::targets::{TargetId, Targets};
-use crate::upstream::client::{self, ANSWER_PATIENCE, ClientTimer, EARLY_MESSAGES, LifecycleLimits, Protocol};
+use crate::upstream::client::{self, ANSWER_PATIENCE, ClientTimer, EARLY_MESSAGES, Protocol};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::id_map::IdMap;
@@ -158,7 +158,7 @@ impl Protocol for MqttProtocol {
 
     fn timed_out(devices: &mut MqttDevices, now: Instant, timer: MqttTimer) {
         match timer {
-            MqttTimer::HandOver(device) => devices.handed_over(now, device),
+            MqttTimer::HandOver(id) => devices.handed_over(now, id),
             MqttTimer::Orphan(connection) => devices.orphan_ended(now, connection),
             MqttTimer::Probe => devices.probe(now),
         }
@@ -173,14 +173,14 @@ impl Protocol for MqttProtocol {
         session.publisher = None;
     }
 
-    fn deliver(devices: &mut MqttDevices, now: Instant, device: RegistrationId, message: MqttMessage) {
-        let is_new = devices.shared_mut(device).is_none_or(|shared| shared.protocol.takes(&message));
+    fn deliver(devices: &mut MqttDevices, now: Instant, registration: RegistrationId, message: MqttMessage) {
+        let is_new = devices.shared_mut(registration).is_none_or(|shared| shared.protocol.takes(&message));
         let MqttMessage { topic, payload, packet, properties, .. } = message;
         if is_new {
-            devices.emit(device, BrokerEvent::Message { registration: device, topic, payload, properties });
+            devices.emit(registration, BrokerEvent::Message { registration, topic, payload, properties });
         }
         if let Some(packet) = packet {
-            devices.send(now, device, codec::puback(packet));
+            devices.send(now, registration, codec::puback(packet));
         }
     }
 
@@ -214,13 +214,7 @@ impl MqttDevices {
             by_connection: IdMap::default(),
             orphans: IdMap::default(),
         };
-        let limits = LifecycleLimits {
-            connect_timeout: config.connect_timeout,
-            connections_per_second: config.connections_per_second,
-            queue_per_device: config.queue_per_device,
-            queue_total: config.queue_total,
-        };
-        Self::with(protocol, Brokers::of(&config.brokers, config.version), limits, rng, metrics)
+        Self::with(protocol, Brokers::of(&config.brokers, config.version), &config.link, rng, metrics)
     }
 
     /// Handles a packet of the broker.
@@ -263,7 +257,7 @@ impl MqttDevices {
                 UpstreamState::Connecting(MqttAttempt::Subscribing { .. }) | UpstreamState::Ready(_),
             ) => {}
             (unexpected, _) => {
-                debug!(device = id.0, packet = %unexpected, "unexpected packet from the broker");
+                debug!(registration = id.0, packet = %unexpected, "unexpected packet from the broker");
                 self.lost(now, id, "unexpected packet from the broker");
             }
         }
@@ -301,7 +295,7 @@ impl MqttDevices {
             Some(UpstreamState::Connecting(MqttAttempt::Subscribing { .. }) | UpstreamState::Ready(_)) => {
                 // Version 3.1.1 closes where 5 would tell what was wrong.
                 if self.devices.get(&id).is_some_and(|device| device.protocol.version == ProtocolVersion::V311) {
-                    self.blame_publication(id);
+                    self.count_failed_attempt(id);
                 }
                 self.lost(now, id, why);
             }
@@ -402,7 +396,7 @@ impl MqttDevices {
     }
 
     fn disconnected(&mut self, now: Instant, id: RegistrationId, reason: Reason, server: Option<String>) {
-        debug!(device = id.0, %reason, "DISCONNECT received");
+        debug!(registration = id.0, %reason, "DISCONNECT received");
         match reason.ending() {
             Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(now, id) => {
                 self.lost(now, id, &reason.to_string())
@@ -417,7 +411,7 @@ impl MqttDevices {
                 self.refer(id, server);
             }
             Ending::OurFault => {
-                self.blame_publication(id);
+                self.count_failed_attempt(id);
                 self.lost(now, id, &reason.to_string());
             }
             Ending::Lost => self.lost(now, id, &reason.to_string()),

@@ -67,7 +67,7 @@ impl MqttDevices {
             let at = session.in_flight.iter().position(acknowledged)?;
             Some((session, at))
         }) else {
-            return debug!(device = id.0, %packet, "PUBACK without a publication");
+            return debug!(registration = id.0, %packet, "PUBACK without a publication");
         };
         let InFlightPublish { serial, sent, .. } = session.in_flight.remove(at);
         if let Some(sent) = sent {
@@ -86,7 +86,7 @@ impl MqttDevices {
                 self.publication_refused(queued);
             }
             (Some(queued), PublishResult::Rejected) => {
-                debug!(device = id.0, %reason, "publication rejected by the broker");
+                debug!(registration = id.0, %reason, "publication rejected by the broker");
                 self.counters().publishes_failed.inc();
                 self.publication_given_up(&queued);
             }
@@ -97,7 +97,7 @@ impl MqttDevices {
 
     /// Counts a failed attempt of the first unanswered publication, which may be why the connection ends, unless a
     /// newer registration takes its place.
-    pub(super) fn blame_publication(&mut self, id: RegistrationId) {
+    pub(super) fn count_failed_attempt(&mut self, id: RegistrationId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         let talks = self.clients.shared(key).is_some_and(|shared| shared.protocol.publisher == Some(id));
         if !talks || self.clients.is_superseded(key, id) {
@@ -105,7 +105,7 @@ impl MqttDevices {
         }
         let Some(queued) = self.queues.count_failed_attempt(key) else { return };
         debug!(
-            device = id.0,
+            registration = id.0,
             topic = queued.publication.topic,
             "publication dropped: its connection ended three times"
         );
@@ -178,7 +178,7 @@ impl MqttDevices {
     }
 
     fn unsendable(&mut self, id: RegistrationId, serial: Serial, why: &str) {
-        debug!(device = id.0, why, "publication dropped");
+        debug!(registration = id.0, why, "publication dropped");
         self.counters().publishes_failed.inc();
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {

@@ -54,7 +54,8 @@ struct SessionModel {
 
 impl SessionModel {
     fn new(seed: u64, version: ProtocolVersion) -> Self {
-        let settings = MqttConfig { version, queue_per_device: 1_000, queue_total: 10_000, ..settings() };
+        let mut settings = MqttConfig { version, ..settings() };
+        (settings.link.queue_per_device, settings.link.queue_total) = (1_000, 10_000);
         let devices = |rng, metrics| MqttDevices::new(&settings, rng, metrics);
         let session = ModelSession::default();
         Self { base: ModelBase::new(seed, devices), version, connections: BTreeMap::new(), session }

@@ -54,7 +54,8 @@ struct RandomBroker {
 impl RandomBroker {
     fn new(seed: u64) -> Self {
         let metrics = Arc::new(UpstreamMetrics::default());
-        let settings = MqttConfig { queue_per_device: 10_000, queue_total: 100_000, ..settings() };
+        let mut settings = settings();
+        (settings.link.queue_per_device, settings.link.queue_total) = (10_000, 100_000);
         let devices = MqttDevices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
         Self {
             now: Instant::now(),
@@ -98,7 +99,7 @@ impl RandomBroker {
             topic: number.to_string(),
             qos: 1,
             payload: b"{}".to_vec(),
-            class: UplinkClass::Report,
+            class: UplinkClass::Registration,
             retain: false,
             expiry: None,
             correlation: None,
@@ -302,6 +303,6 @@ fn whatever_happens_publications_arrive_in_order_and_commands_are_heard() {
             let obeyed = world.obeyed.get(&device).unwrap_or(&nothing);
             expect_at_least_once_in_order(obeyed, world.commanded.get(&device).copied().unwrap_or(0));
         }
-        assert_eq!(world.metrics.dropped_reports.get(), 0, "seed {seed}");
+        assert_eq!(world.metrics.dropped_registrations.get(), 0, "seed {seed}");
     }
 }

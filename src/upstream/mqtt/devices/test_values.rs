@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::upstream::LinkConfig;
 use crate::upstream::client::test_values;
 use crate::upstream::mqtt::MqttConfig;
 use crate::upstream::mqtt::codec::ProtocolVersion;
@@ -15,12 +16,14 @@ pub(crate) fn settings() -> MqttConfig {
         keep_alive: Duration::from_secs(60),
         window: 3,
         max_packet_size: 1 << 20,
-        source_addresses: Vec::new(),
-        connect_timeout: Duration::from_secs(8),
-        connections_per_second: 10,
-        queue_per_device: 5,
-        queue_total: 100,
-        event_queue: 16,
+        link: LinkConfig {
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(8),
+            connections_per_second: 10,
+            queue_per_device: 5,
+            queue_total: 100,
+            event_queue: 16,
+        },
     }
 }
 

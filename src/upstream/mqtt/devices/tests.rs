@@ -114,21 +114,21 @@ impl MqttScene {
         (scene, connection)
     }
 
-    fn connect(&mut self, device: RegistrationId) -> ConnectionId {
-        self.command_connect(device, "ep1");
+    fn connect(&mut self, registration: RegistrationId) -> ConnectionId {
+        self.command_connect(registration, "ep1");
         let connection = self.attempt(&A, false);
-        self.expect_told(&[BrokerEvent::Connected { registration: device }]);
+        self.expect_told(&[BrokerEvent::Connected { registration }]);
         connection
     }
 
-    fn command_connect(&mut self, device: RegistrationId, clientid: &str) {
+    fn command_connect(&mut self, registration: RegistrationId, clientid: &str) {
         let client = client(clientid);
-        self.devices.command(self.now, BrokerCommand::Connect { registration: device, client });
+        self.devices.command(self.now, BrokerCommand::Connect { registration, client });
     }
 
-    fn command_resume(&mut self, device: RegistrationId, clientid: &str) {
+    fn command_resume(&mut self, registration: RegistrationId, clientid: &str) {
         let client = client(clientid);
-        self.devices.command(self.now, BrokerCommand::Resume { registration: device, client });
+        self.devices.command(self.now, BrokerCommand::Resume { registration, client });
     }
 
     /// Plays a broker to which everything succeeds, from the dial to the answer to SUBSCRIBE.
@@ -163,16 +163,16 @@ impl MqttScene {
         self.hear(connection, Incoming::Disconnect { reason: Reason(reason), server });
     }
 
-    fn publish(&mut self, device: RegistrationId, topic: &str) {
-        self.publish_with(device, publication(topic, 1));
+    fn publish(&mut self, registration: RegistrationId, topic: &str) {
+        self.publish_with(registration, publication(topic, 1));
     }
 
-    fn publish_with(&mut self, device: RegistrationId, publication: Publication) {
-        self.devices.command(self.now, BrokerCommand::Publish { registration: device, publication });
+    fn publish_with(&mut self, registration: RegistrationId, publication: Publication) {
+        self.devices.command(self.now, BrokerCommand::Publish { registration, publication });
     }
 
-    fn disconnect(&mut self, device: RegistrationId) {
-        self.devices.command(self.now, BrokerCommand::Disconnect { registration: device });
+    fn disconnect(&mut self, registration: RegistrationId) {
+        self.devices.command(self.now, BrokerCommand::Disconnect { registration });
     }
 
     fn advance(&mut self, time: Duration) {
@@ -256,7 +256,7 @@ impl MqttScene {
     }
 
     #[track_caller]
-    fn expect_failed(&mut self, device: RegistrationId, connection: ConnectionId) -> ConnectError {
+    fn expect_failed(&mut self, registration: RegistrationId, connection: ConnectionId) -> ConnectError {
         let actions = self.actions();
         let [
             MqttAction::Emit(BrokerEvent::ConnectFailed { registration: failed, error }),
@@ -265,7 +265,7 @@ impl MqttScene {
         else {
             panic!("no failure, but {actions:?}")
         };
-        assert_eq!((*failed, *ended), (device, connection));
+        assert_eq!((*failed, *ended), (registration, connection));
         assert!(self.devices.is_empty());
         error.clone()
     }
@@ -295,10 +295,10 @@ fn again(command: Incoming) -> Incoming {
     }
 }
 
-fn message(device: RegistrationId, topic: &str) -> MqttAction {
+fn message(registration: RegistrationId, topic: &str) -> MqttAction {
     let properties = MessageProperties::default();
     MqttAction::Emit(BrokerEvent::Message {
-        registration: device,
+        registration,
         topic: topic.to_owned(),
         payload: b"{}".to_vec(),
         properties,

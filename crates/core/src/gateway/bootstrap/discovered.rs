@@ -31,7 +31,7 @@ impl Default for DiscoveredDevice {
 
 impl DiscoveredDevice {
     /// Describes a device that asks for a pack, and so does not tell where its bootstrap account is.
-    pub(super) fn untold() -> Self {
+    pub(crate) fn untold() -> Self {
         Self { lowest: FIRST_PACKED, ..Self::default() }
     }
 

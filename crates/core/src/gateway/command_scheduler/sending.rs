@@ -55,7 +55,7 @@ impl CommandScheduler {
                 context.changed(device);
                 self.watch_expiry(device);
                 if let Some(newest) = device.waiting.iter().last() {
-                    tell_onlookers(context, device, &newest.command, CommandStage::Waits);
+                    tell_onlookers(context, device, &newest.command, CommandStage::Pending);
                 }
             }
             AdmitOutcome::QueueFull(command, full) => return Err(NotAdmitted::QueueFull(command, full)),
@@ -95,7 +95,17 @@ impl CommandScheduler {
                         .unwrap_or_else(|| coap.send_request(now, peer, request))
                 })
             }
-            _ => send_marked(context, device, command, |coap| match sent_as {
+            OperationKind::Read
+            | OperationKind::Discover
+            | OperationKind::Write { .. }
+            | OperationKind::WriteAttributes
+            | OperationKind::Execute { .. }
+            | OperationKind::Create { .. }
+            | OperationKind::Delete
+            | OperationKind::Observe
+            | OperationKind::ReadComposite { .. }
+            | OperationKind::WriteComposite { .. }
+            | OperationKind::ObserveComposite { .. } => send_marked(context, device, command, |coap| match sent_as {
                 Some(sent_as) => coap.send_request_again(now, peer, request, *sent_as),
                 None => coap.send_request(now, peer, request),
             }),

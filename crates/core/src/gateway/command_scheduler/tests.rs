@@ -505,7 +505,7 @@ fn a_new_registration_inherits_what_waits_and_gives_up_what_was_in_flight() {
     (1..=3).for_each(|number| drop(scene.handle(&execute(number))));
     let mut device = device(7, &["lt=86400"], scene.start);
     device.id = RegistrationId(70);
-    device.session = device.id;
+    device.publishes_as = device.id;
     let former = std::mem::replace(&mut scene.device, device);
     scene.commands.forget(&mut scene.context, &former);
     assert_eq!((scene.commands.exchanges(), scene.commands.deadlines()), (0, 0));

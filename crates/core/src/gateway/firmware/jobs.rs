@@ -588,7 +588,7 @@ fn tell(context: &mut Context, device: Option<&Device>, owned: &OwnedJob, status
     if let Some(device) = device {
         let payload = uplink::firmware::event(&owned.echo, &status);
         let publication = Publication::new(device.topics.firmware(), payload, UplinkClass::Answer);
-        context.publish(device.session, publication);
+        context.publish(device.publishes_as, publication);
     }
     context.campaign_inbox.job_event(&owned.endpoint, &status);
     context.report(Report::FirmwareUpdate { endpoint: owned.endpoint.to_string(), status: Box::new(status) });

@@ -25,7 +25,7 @@ struct Observed {
 }
 
 impl Observed {
-    fn new(acknowledging: Acknowledging) -> Self {
+    fn new(acknowledging: AckMode) -> Self {
         let mut settings = GatewayConfig::default();
         settings.coap.acknowledge_notifications = acknowledging;
         let mut context = context(settings);
@@ -135,7 +135,7 @@ fn ended(outcome: NotificationOutcome) -> Report {
 
 #[test]
 fn a_notification_is_published_and_acknowledged_once_the_broker_has_it() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     let id = observed.notify(5, 21.5);
     let outputs = observed.outputs();
     assert_eq!(sent(&outputs), [], "it waits for the broker");
@@ -156,7 +156,7 @@ fn a_notification_is_published_and_acknowledged_once_the_broker_has_it() {
 
 #[test]
 fn a_notification_that_was_acknowledged_on_receipt_has_no_ticket() {
-    let mut observed = Observed::new(Acknowledging::AtOnce);
+    let mut observed = Observed::new(AckMode::OnReceipt);
     let id = observed.notify(5, 21.5);
     let outputs = observed.outputs();
     assert_eq!(sent(&outputs), [acknowledgement(id)]);
@@ -166,7 +166,7 @@ fn a_notification_that_was_acknowledged_on_receipt_has_no_ticket() {
 
 #[test]
 fn a_notification_that_is_not_published_is_never_acknowledged() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     observed.notify(5, 21.5);
     observed.outputs();
     assert_eq!(sent(&observed.unpublished(Ticket(1))), []);
@@ -176,7 +176,7 @@ fn a_notification_that_is_not_published_is_never_acknowledged() {
 
 #[test]
 fn acknowledgements_follow_the_broker_and_not_the_order_of_the_notifications() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     let (first, second) = (observed.notify(5, 21.5), observed.notify(6, 22.5));
     assert_eq!(tickets(&observed.outputs()), [Some(Ticket(1)), Some(Ticket(2))]);
     assert_eq!(sent(&observed.published(Ticket(2))), [acknowledgement(second)]);
@@ -185,7 +185,7 @@ fn acknowledgements_follow_the_broker_and_not_the_order_of_the_notifications() {
 
 #[test]
 fn the_queue_of_the_broker_side_is_not_enough_for_an_acknowledgement_on_demand() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     let id = observed.notify(5, 21.5);
     observed.outputs();
     assert_eq!(sent(&observed.queued(Ticket(1))), []);
@@ -194,7 +194,7 @@ fn the_queue_of_the_broker_side_is_not_enough_for_an_acknowledgement_on_demand()
 
 #[test]
 fn the_last_notification_ends_its_observation() {
-    let mut observed = Observed::new(Acknowledging::AtOnce);
+    let mut observed = Observed::new(AckMode::OnReceipt);
     let (observation, gone) = (observed.observation, Response::new(Code::NOT_FOUND));
     let last =
         || ReceivedNotification { observation, number: None, received: Ok(&gone), pending_ack: None, over: true };
@@ -213,7 +213,7 @@ fn the_last_notification_ends_its_observation() {
 
 #[test]
 fn a_notification_that_cannot_be_read_is_published_as_400_and_its_observation_lives_on() {
-    let mut observed = Observed::new(Acknowledging::AtOnce);
+    let mut observed = Observed::new(AckMode::OnReceipt);
     let observation = observed.observation;
     let mut garbage = Response::new(Code::CONTENT);
     garbage.options.add_uint(number::CONTENT_FORMAT, format::SENML_JSON.into());
@@ -233,7 +233,7 @@ fn a_notification_that_cannot_be_read_is_published_as_400_and_its_observation_li
 
 #[test]
 fn a_superseded_notification_is_counted_and_not_published() {
-    let mut observed = Observed::new(Acknowledging::AtOnce);
+    let mut observed = Observed::new(AckMode::OnReceipt);
     report_superseded(&mut observed.context, &observed.device);
     let outputs = observed.outputs();
     assert_eq!(outputs.reports, [ended(NotificationOutcome::Superseded)]);
@@ -244,12 +244,12 @@ fn a_superseded_notification_is_counted_and_not_published() {
 
 #[test]
 fn a_send_is_answered_204_when_it_is_queued_unless_it_has_to_be_published() {
-    let mut observed = Observed::new(Acknowledging::AtOnce);
+    let mut observed = Observed::new(AckMode::OnReceipt);
     let (id, ticket) = observed.send();
     assert_eq!(sent(&observed.queued(ticket)), [answer(Code::CHANGED, id)]);
     assert_eq!(sent(&observed.published(ticket)), [], "it has its answer");
 
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     let (id, ticket) = observed.send();
     assert_eq!(sent(&observed.queued(ticket)), []);
     let outputs = observed.published(ticket);
@@ -260,7 +260,7 @@ fn a_send_is_answered_204_when_it_is_queued_unless_it_has_to_be_published() {
 
 #[test]
 fn a_send_that_is_not_published_is_answered_503_with_the_time_of_the_next_try() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     let (id, ticket) = observed.send();
     let outputs = observed.unpublished(ticket);
     assert_eq!(sent(&outputs), [answer(Code::SERVICE_UNAVAILABLE, id)]);
@@ -272,7 +272,7 @@ fn a_send_that_is_not_published_is_answered_503_with_the_time_of_the_next_try() 
 
 #[test]
 fn the_oldest_of_too_many_waiting_answers_is_given_up() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     let (oldest, oldest_ticket) = observed.send();
     for _ in 1..DEFERRED_ACKS_PER_DEVICE {
         observed.send();
@@ -287,7 +287,7 @@ fn the_oldest_of_too_many_waiting_answers_is_given_up() {
 
 #[test]
 fn each_device_has_a_bound_of_its_own_and_no_ticket_of_another() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     for _ in 0..DEFERRED_ACKS_PER_DEVICE {
         observed.send();
     }
@@ -302,7 +302,7 @@ fn each_device_has_a_bound_of_its_own_and_no_ticket_of_another() {
 
 #[test]
 fn a_device_that_leaves_gets_503_for_its_sends_and_no_acknowledgement() {
-    let mut observed = Observed::new(Acknowledging::OnDemand);
+    let mut observed = Observed::new(AckMode::Deferred);
     observed.notify(5, 21.5);
     let (id, ticket) = observed.send();
     observed.outputs();

@@ -70,7 +70,7 @@ impl Registrations {
             context.report(Report::ProfilesEvicted { profiles: evicted });
         }
         let payload = uplink::register(&registration, proven(&context.settings, identity.as_deref()));
-        let publication = Publication::new(topics.register(), payload, UplinkClass::Report);
+        let publication = Publication::new(topics.register(), payload, UplinkClass::Registration);
         let last_heard = context.now;
         self.devices.insert(context, NewDevice { id, registration, location, peer, identity, topics, last_heard });
 
@@ -91,7 +91,7 @@ impl Registrations {
         for EarlyCommand { payload, properties, .. } in std::mem::take(&mut pending.early) {
             refuse_early(context, &pending, (&payload, properties), CommandOutcome::Expired, reason);
         }
-        self.give_session_back(context, &pending);
+        self.give_client_back(context, &pending);
         let response = unavailable(word, context.settings.limits.retry_after);
         let (endpoint, peer) = (pending.registration.endpoint.clone(), pending.peer);
         context.claims.mark_unclaimed(&endpoint);
@@ -101,7 +101,7 @@ impl Registrations {
 
     pub(super) fn connect_failed(&mut self, context: &mut Context, id: RegistrationId, error: ConnectError) {
         let Some(pending) = self.pending.remove(id) else { return };
-        self.give_session_back(context, &pending);
+        self.give_client_back(context, &pending);
         context.claims.mark_unclaimed(&pending.registration.endpoint);
         let PendingRegistration { request, room, registration, peer, predecessor_closed, .. } = pending;
         let (response, reason) = match error {
@@ -131,7 +131,7 @@ impl Registrations {
         // Its commands wait for the registration that is under way.
         if let Some(successor) = self.pending.by_endpoint_mut(&device.registration.endpoint) {
             successor.predecessor_closed = Some(reason);
-            device.session = successor.id;
+            device.publishes_as = successor.id;
             return;
         }
         self.devices.leave(context, id, LeaveReason::Broker(reason));
@@ -152,11 +152,11 @@ impl Registrations {
         }
     }
 
-    /// The device that this registration would have replaced publishes by its own session again.
-    fn give_session_back(&mut self, context: &mut Context, pending: &PendingRegistration) {
+    /// Lets the device that this registration would have replaced publish as its own client of the broker again.
+    fn give_client_back(&mut self, context: &mut Context, pending: &PendingRegistration) {
         let endpoint = &pending.registration.endpoint;
         let Some(device) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) else { return };
-        device.session = device.id;
+        device.publishes_as = device.id;
         if pending.predecessor_adopted
             && let Ok((client, _)) =
                 client(&context.settings, &device.registration, device.peer, device.identity.as_deref())

@@ -76,13 +76,13 @@ impl Registrations {
         id.and_then(|id| self.devices.release(context, id)).ok_or(None)
     }
 
-    /// Lets a restored device use the session of the Register of its endpoint that is pending. Returns whether there is
-    /// one.
+    /// Lets a restored device publish as the client of the Register of its endpoint that is pending. Returns whether
+    /// there is one.
     pub(crate) fn join_pending(&mut self, id: RegistrationId) -> bool {
         let Some(device) = self.devices.registry_mut().device_mut(id) else { return false };
         let Some(pending) = self.pending.by_endpoint_mut(&device.registration.endpoint) else { return false };
         pending.predecessor_adopted = true;
-        device.session = pending.id;
+        device.publishes_as = pending.id;
         true
     }
 

@@ -15,7 +15,7 @@ use super::super::fixtures::{YEAR_2026, address};
 use super::super::{Gateway, Output};
 use super::*;
 use crate::coap::options::{format, number};
-use crate::coap::{Acknowledging, Code, Kind, Message, MessageId, Options, Token};
+use crate::coap::{AckMode, Code, Kind, Message, MessageId, Options, Token};
 use crate::lwm2m::model::Model;
 use crate::registry::{Device, RegistrationId};
 
@@ -124,7 +124,7 @@ struct CountedGateway {
 impl CountedGateway {
     fn new() -> Self {
         let mut settings = GatewayConfig::default();
-        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        settings.coap.acknowledge_notifications = AckMode::Deferred;
         settings.lifetimes = Duration::from_secs(1)..=Duration::from_secs(1_000);
         let paths = ["/3303/0", "/3303/1", "/3304/0"].map(|path| path.parse().expect("a path"));
         settings.auto_observe = AutoObserve::Paths(paths.to_vec());

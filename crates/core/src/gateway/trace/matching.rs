@@ -178,7 +178,7 @@ impl Report {
             | Self::UndefinedVersions { .. }
             | Self::FormatRejected { .. }
             | Self::ProfilesEvicted { .. }
-            | Self::ToldUnstored { .. }
+            | Self::SentBeforeStored { .. }
             | Self::PublishRefused { .. } => return None,
         };
         Some(TracedPeer { peer, identity: None })

@@ -210,8 +210,11 @@ fn a_report_is_the_whole_registration_but_the_password() {
     let full = registration(&query, "</m2m>;rt=\"oma.lwm2m\",</m2m/1/0>;ver=1.1,</4/0>");
     let data = json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.1", "b": "U", "Q": "", "imei": "9",
         "alternatePath": "/m2m", "objectList": ["/1/0", "/4/0"] });
-    assert_eq!(shown(register(&full, Proven::Untold)), json!({ "msgType": "register", "data": data }));
-    assert_eq!(shown(update(&full, Proven::Untold)), json!({ "msgType": "update", "data": data }));
+    assert_eq!(shown(register(&full, ProvenIdentity::Omitted)), json!({ "msgType": "register", "data": data }));
+    assert_eq!(shown(update(&full, ProvenIdentity::Omitted)), json!({ "msgType": "update", "data": data }));
     let bare = registration(&["ep=dev-7", "lt=300"], "");
-    assert_eq!(shown(register(&bare, Proven::Untold))["data"], json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.0" }));
+    assert_eq!(
+        shown(register(&bare, ProvenIdentity::Omitted))["data"],
+        json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.0" })
+    );
 }

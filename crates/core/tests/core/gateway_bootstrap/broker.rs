@@ -78,7 +78,7 @@ fn expect_status(scene: &mut Scene, topic: &str, data: Value) {
         BrokerCommand::Publish { registration: OWN, publication } => {
             let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
             assert_eq!((publication.topic.as_str(), payload), (topic, json!({ "msgType": "bootstrap", "data": data })));
-            assert_eq!((publication.class, publication.retain), (UplinkClass::Report, false));
+            assert_eq!((publication.class, publication.retain), (UplinkClass::Registration, false));
         }
         other => panic!("a status is expected, not {other:?}"),
     }

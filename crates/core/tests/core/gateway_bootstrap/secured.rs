@@ -10,6 +10,7 @@ use lwm2m_core::bootstrap::EndpointPattern;
 use lwm2m_core::coap::{MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 use lwm2m_core::gateway::config::SocketRole;
+use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::gateway::record::{Change, GeneratedKeyRecord};
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget, TracedEvent};
 use lwm2m_core::gateway::{Gateway, Output};
@@ -75,16 +76,21 @@ pub(super) struct Client {
 
 impl Secured {
     pub(super) fn new(roles: &[SocketRole], account: Value) -> Self {
-        Self::begin(beginning(), roles, account, Left::default())
+        Self::configured(roles, account, BootstrapConfig::default())
+    }
+
+    /// Creates a gateway with this configuration of its bootstrap server.
+    fn configured(roles: &[SocketRole], account: Value, bootstrap: BootstrapConfig) -> Self {
+        Self::create(beginning(), roles, account, bootstrap, Left::default())
     }
 
     /// Creates a gateway at this time, which gets what an earlier process has left.
     pub(super) fn begin(now: Instant, roles: &[SocketRole], account: Value, left: Left) -> Self {
-        let settings = GatewayConfig {
-            bootstrap: Some(BootstrapConfig::default()),
-            roles: roles.to_vec(),
-            ..GatewayConfig::default()
-        };
+        Self::create(now, roles, account, BootstrapConfig::default(), left)
+    }
+
+    fn create(now: Instant, roles: &[SocketRole], account: Value, bootstrap: BootstrapConfig, left: Left) -> Self {
+        let settings = GatewayConfig { bootstrap: Some(bootstrap), roles: roles.to_vec(), ..GatewayConfig::default() };
         let dtls = DtlsConfig { realms: roles.iter().map(|role| role.realm()).collect(), ..DtlsConfig::default() };
         let acceptor = Acceptor::new(&AcceptorConfig { psk: true, ..AcceptorConfig::default() }).expect("an acceptor");
         let mut server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
@@ -285,13 +291,14 @@ pub(super) const APART: [SocketRole; 2] = [SocketRole::Bootstrap, SocketRole::Re
 
 #[test]
 fn a_generated_key_holds_at_once_at_the_listeners_for_registrations() {
-    for (roles, identity, at) in [(&APART[..], "dev-7", 1), (&[SocketRole::All][..], "bs-dev-7", 0)] {
-        let mut secured = Secured::new(roles, generating(json!({ "allow_plaintext": false })));
-        secured = secured.with_bootstrap_identity(identity);
-        if identity != "dev-7" {
-            // Another rule for the identities of bootstrap: the same names need a listener of their own.
-            secured.set_rule("bs-${endpoint_name}");
-        }
+    // The same names at bootstrap and registration need a listener of their own.
+    let cases = [
+        (&APART[..], "dev-7", 1, BootstrapConfig::default()),
+        (&[SocketRole::All][..], "bs-dev-7", 0, identities_like("bs-${endpoint_name}")),
+    ];
+    for (roles, identity, at, bootstrap) in cases {
+        let account = generating(json!({ "allow_plaintext": false }));
+        let mut secured = Secured::configured(roles, account, bootstrap).with_bootstrap_identity(identity);
         // The device was here before: its identity is known to have no key.
         assert!(secured.connect(at, "dev-7", b"guessed").is_none());
         let mut client = secured.connect(0, identity, BOOTSTRAP_KEY).expect("its bootstrap account");
@@ -358,8 +365,9 @@ fn a_removed_key_closes_the_associations_of_its_own_kind_only() {
 
 #[test]
 fn a_generated_key_ends_at_a_shared_socket_when_its_identity_gets_a_key_for_bootstrap() {
-    let mut secured = Secured::new(&[SocketRole::All], generating(json!({}))).with_bootstrap_identity("bs-dev-7");
-    secured.set_rule("bs-${endpoint_name}");
+    let bootstrap = identities_like("bs-${endpoint_name}");
+    let mut secured = Secured::configured(&[SocketRole::All], generating(json!({})), bootstrap);
+    secured = secured.with_bootstrap_identity("bs-dev-7");
     let mut client = secured.connect(0, "bs-dev-7", BOOTSTRAP_KEY).expect("its bootstrap account");
     let key = secured.bootstrap(&mut client, "ep=dev-7");
     assert!(secured.connect(0, "dev-7", &key).is_some());
@@ -401,10 +409,10 @@ fn a_certificate_is_good_for_bootstrap_or_for_registrations_at_every_socket() {
         DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8")
     };
     for roles in [&APART[..], &[SocketRole::All, SocketRole::All]] {
-        let mut secured = Secured::new(roles, account(json!({})));
-        secured.gateway.set_acceptor(Some(Acceptor::new(&acceptor).expect("an acceptor")));
         let certificates = vec![EndpointPattern::new("factory-*")];
-        secured.gateway.set_bootstrap(Some(BootstrapConfig { certificates, ..BootstrapConfig::default() }));
+        let bootstrap = BootstrapConfig { certificates, ..BootstrapConfig::default() };
+        let mut secured = Secured::configured(roles, account(json!({})), bootstrap);
+        secured.gateway.set_acceptor(Some(Acceptor::new(&acceptor).expect("an acceptor")));
         for (name, at_bootstrap, at_registration) in
             [("factory-1", Code::CHANGED, Code::FORBIDDEN), ("dev-7", Code::BAD_REQUEST, Code::CREATED)]
         {
@@ -479,10 +487,8 @@ fn no_report_record_output_or_trace_shows_a_key() {
     assert!(!secured.traced.contains(&hex) && !secured.traced.contains("planted"), "{}", secured.traced);
 }
 
-impl Secured {
-    pub(super) fn set_rule(&mut self, pattern: &str) {
-        use lwm2m_core::gateway::identity::IdentityRule;
-        let rule = IdentityRule::Pattern(pattern.parse().expect("a pattern"));
-        self.gateway.set_bootstrap(Some(BootstrapConfig { identity: rule, ..BootstrapConfig::default() }));
-    }
+/// Configures the pattern of the identities of bootstrap.
+fn identities_like(pattern: &str) -> BootstrapConfig {
+    let identity = IdentityRule::Pattern(pattern.parse().expect("a pattern"));
+    BootstrapConfig { identity, ..BootstrapConfig::default() }
 }

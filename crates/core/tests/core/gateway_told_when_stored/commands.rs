@@ -93,7 +93,7 @@ fn a_command_waits_for_its_mark_no_longer_than_the_patience() {
     scene.reports();
     assert_eq!(scene.advance_to_next_deadline(), PATIENCE);
     scene.expect_request(Code::POST, "/3/0/4");
-    assert!(scene.reports().contains(&Report::ToldUnstored { outputs: 1 }));
+    assert!(scene.reports().contains(&Report::SentBeforeStored { outputs: 1 }));
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn send(case: &Value, model: &Model) -> Result<(), String> {
 
 fn registration(case: &Value) -> Result<(), String> {
     let (code, published) = match register(&request_of(&case["coap_request"])) {
-        Ok(registration) => (Code::CREATED, vec![uplink::register(&registration, uplink::Proven::Untold)]),
+        Ok(registration) => (Code::CREATED, vec![uplink::register(&registration, uplink::ProvenIdentity::Omitted)]),
         Err(rejection) => (rejection.code, Vec::new()),
     };
     same("code", &json!(code.to_string()), &case["coap_response"]["code"])?;

@@ -14,7 +14,7 @@ impl ExProtoScene {
     fn with_two_nodes() -> Self {
         Self::with(|settings| {
             settings.nodes = vec![node("a"), node("b")];
-            settings.connect_timeout = CONNECT_TIMEOUT;
+            settings.link.connect_timeout = CONNECT_TIMEOUT;
         })
     }
 
@@ -89,12 +89,18 @@ impl ExProtoScene {
 
     /// The device has become a client again, there.
     #[track_caller]
-    pub(super) fn come_back(&mut self, anchor: ConnectionId, token: &AnchorToken, device: RegistrationId, conn: &str) {
+    pub(super) fn come_back(
+        &mut self,
+        anchor: ConnectionId,
+        token: &AnchorToken,
+        registration: RegistrationId,
+        conn: &str,
+    ) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
-        self.expect_authenticate(device, anchor, conn);
+        self.expect_authenticate(registration, anchor, conn);
         self.answer(anchor, CallOutcome::Done);
-        self.expect_subscribe(device, anchor, conn);
+        self.expect_subscribe(registration, anchor, conn);
         self.answer(anchor, CallOutcome::Done);
     }
 }

@@ -4,8 +4,8 @@ use super::*;
 
 const THREE: RegistrationId = RegistrationId(3);
 
-fn connected(device: RegistrationId) -> ExProtoAction {
-    ExProtoAction::Emit(BrokerEvent::Connected { registration: device })
+fn connected(registration: RegistrationId) -> ExProtoAction {
+    ExProtoAction::Emit(BrokerEvent::Connected { registration })
 }
 
 impl ExProtoScene {
@@ -16,25 +16,25 @@ impl ExProtoScene {
     }
 
     /// Takes a device up to the call of Authenticate, which has no answer.
-    fn begin(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
+    fn begin(&mut self, registration: RegistrationId, conn: &str) -> ConnectionId {
         let (anchor, token) = self.expect_dial();
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
-        self.expect_authenticate(device, anchor, conn);
+        self.expect_authenticate(registration, anchor, conn);
         anchor
     }
 
     /// Of the device that has begun.
-    fn accept(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
+    fn accept(&mut self, registration: RegistrationId, anchor: ConnectionId, conn: &str) {
         self.answer(anchor, CallOutcome::Done);
-        self.expect_subscribe(device, anchor, conn);
+        self.expect_subscribe(registration, anchor, conn);
         self.answer(anchor, CallOutcome::Done);
     }
 
     #[track_caller]
     fn expect_no_drops(&self) {
         let dropped = &self.metrics;
-        assert_eq!((dropped.dropped_answers.get(), dropped.dropped_reports.get()), (0, 0));
+        assert_eq!((dropped.dropped_answers.get(), dropped.dropped_registrations.get()), (0, 0));
     }
 }
 
@@ -77,9 +77,9 @@ fn a_publish_on_the_older_connection_that_is_never_answered_is_sent_again_after_
 }
 
 impl ExProtoScene {
-    fn connect_again(&mut self, device: RegistrationId, conn: &str, then: &[ExProtoAction]) {
-        self.command_connect(device, "ep1");
-        self.attempt(device, conn);
+    fn connect_again(&mut self, registration: RegistrationId, conn: &str, then: &[ExProtoAction]) {
+        self.command_connect(registration, "ep1");
+        self.attempt(registration, conn);
         self.expect(then);
     }
 }

@@ -5,10 +5,10 @@ use super::*;
 const THREE: RegistrationId = RegistrationId(3);
 
 impl MqttScene {
-    fn take_over(&mut self, device: RegistrationId) -> ConnectionId {
-        self.command_connect(device, "ep1");
+    fn take_over(&mut self, registration: RegistrationId) -> ConnectionId {
+        self.command_connect(registration, "ep1");
         let connection = self.attempt(&A, true);
-        self.expect_first(&MqttAction::Emit(BrokerEvent::Connected { registration: device }));
+        self.expect_first(&MqttAction::Emit(BrokerEvent::Connected { registration }));
         connection
     }
 
@@ -20,7 +20,7 @@ impl MqttScene {
     #[track_caller]
     fn expect_no_drops(&self) {
         let dropped = &self.metrics;
-        assert_eq!((dropped.dropped_answers.get(), dropped.dropped_reports.get()), (0, 0));
+        assert_eq!((dropped.dropped_answers.get(), dropped.dropped_registrations.get()), (0, 0));
     }
 }
 

@@ -1,4 +1,4 @@
-//! A driver's end of the store: it hands batches to the writer and receives its messages.
+//! A driver's handle of the store: it hands batches to the writer and receives its messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,9 +42,9 @@ pub(super) enum Sleeper {
     Task(Arc<Notify>),
 }
 
-/// Holds what the ends of all drivers share with the writer.
+/// Holds what the handles of all drivers share with the writer.
 #[derive(Clone)]
-pub(super) struct EndParts {
+pub(super) struct HandleParts {
     pub writes: mpsc::UnboundedSender<PendingWrite>,
     pub sleeper: Sleeper,
     /// Closed when the writer has ended.
@@ -57,9 +57,9 @@ pub(super) struct EndParts {
     pub metrics: Arc<Metrics>,
 }
 
-/// The end of the store that one driver has.
+/// The handle of the store that one driver has.
 pub struct Store {
-    parts: EndParts,
+    parts: HandleParts,
     /// Given to the writer with each batch.
     replies: mpsc::UnboundedSender<WriterReply>,
     /// At most as many as there are batches that wait, and an event in each second.
@@ -71,7 +71,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub(super) fn new(parts: EndParts) -> Self {
+    pub(super) fn new(parts: HandleParts) -> Self {
         let (replies, answers) = mpsc::unbounded_channel();
         Self { parts, replies, answers, waiting: 0, last: BatchNumber::default() }
     }
@@ -144,8 +144,8 @@ impl Store {
                     self.take(reply);
                 }
             }
-            // The writer ends when all drivers have closed their ends.
-            let Self { parts: EndParts { writes, mut closed, .. }, mut answers, mut waiting, .. } = self;
+            // The writer ends when all drivers have closed their handles.
+            let Self { parts: HandleParts { writes, mut closed, .. }, mut answers, mut waiting, .. } = self;
             drop(writes);
             while closed.changed().await.is_ok() {}
             while let Ok(reply) = answers.try_recv() {

@@ -4,27 +4,27 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::lwm2m::register::Registration;
 
-use super::Proven;
+use super::ProvenIdentity;
 
 /// Serializes `register` and `update`.
-pub(super) struct ReportMessage<'a> {
+pub(super) struct RegistrationMessage<'a> {
     pub msg_type: &'static str,
     pub registration: &'a Registration,
-    pub proven: Proven<'a>,
+    pub proven: ProvenIdentity<'a>,
 }
 
-impl Serialize for ReportMessage<'_> {
+impl Serialize for RegistrationMessage<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("msgType", self.msg_type)?;
-        map.serialize_entry("data", &ReportData(self.registration, self.proven))?;
+        map.serialize_entry("data", &RegistrationData(self.registration, self.proven))?;
         map.end()
     }
 }
 
-struct ReportData<'a>(&'a Registration, Proven<'a>);
+struct RegistrationData<'a>(&'a Registration, ProvenIdentity<'a>);
 
-impl Serialize for ReportData<'_> {
+impl Serialize for RegistrationData<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(registration, proven) = self;
         let mut map = serializer.serialize_map(None)?;
@@ -37,13 +37,13 @@ impl Serialize for ReportData<'_> {
         if registration.queue_item() {
             map.serialize_entry("Q", "")?;
         }
-        if let Proven::Told(Some(identity)) = proven {
+        if let ProvenIdentity::Included(Some(identity)) = proven {
             map.serialize_entry("identity", identity)?;
         }
         // A device cannot put its own text where the object list stands, or the identity that it proved.
-        let told = *proven != Proven::Untold;
+        let is_included = *proven != ProvenIdentity::Omitted;
         let own = |name: &str| {
-            matches!(name, "alternatePath" | "objectList" | "objectAttributes") || told && name == "identity"
+            matches!(name, "alternatePath" | "objectList" | "objectAttributes") || is_included && name == "identity"
         };
         for (name, value) in registration.items().filter(|(name, _)| !own(name)) {
             map.serialize_entry(name, value)?;
