@@ -72,7 +72,7 @@ function navigation({ name, role, prefix }) {
       h("nav", { "aria-label": "Pages" }, links),
       h(
         "div.who",
-        h("span.muted.user", `${name} (${role})`),
+        h("span.muted.user", name === role ? name : `${name} (${role})`),
         scheme,
         button("?", help, { class: "quiet", "aria-label": "Keyboard help" }),
         !HOSTED && button("Log out", out, { class: "quiet" }),

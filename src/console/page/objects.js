@@ -181,8 +181,11 @@ export class ObjectTree {
     return h(
       "span.line",
       h("span.id", path.split("/")[3]),
-      h("span.name", resource?.name ?? "unknown resource"),
-      resource && h("span.ops", { title: "Operations" }, resource.operations || "–"),
+      h(
+        "span.name",
+        resource?.name ?? "unknown resource",
+        resource && h("span.ops", { title: "Operations" }, resource.operations || "–"),
+      ),
       absent && h("span.tag", "not on this device"),
       observed,
     );
