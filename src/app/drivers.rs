@@ -247,7 +247,7 @@ impl GatewayStart<'_> {
         let mut settings = self.config.gateway.clone();
         settings.limits = share.limits(&self.prepared.room.bound(&settings.limits));
         settings.coap = share.coap(settings.coap);
-        settings.coap.shards = shards;
+        settings.coap.shards = shards.into();
         settings
     }
 

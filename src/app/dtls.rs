@@ -99,7 +99,7 @@ impl DtlsSetup {
         (share, shards): (ThreadShare, ThreadShards),
         store: Option<(&OpenedStore, WriteTerms, Vec<SavedAssociation>)>,
     ) -> Gateway {
-        let settings = dtls::DtlsConfig { shards, ..share.dtls(&self.settings) };
+        let settings = dtls::DtlsConfig { shards: shards.into(), ..share.dtls(&self.settings) };
         let new = || DtlsServer::new(settings.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
         if let Some((store, terms, associations)) = store {

@@ -163,7 +163,9 @@ impl Onlookers {
                 }
             }
             BrokerCommand::Publish { registration, publication } => self.publication(*registration, publication),
-            BrokerCommand::Disconnect { registration } | BrokerCommand::HandOver { registration } => {
+            BrokerCommand::Disconnect { registration }
+            | BrokerCommand::HandOver { registration }
+            | BrokerCommand::Abandon { registration } => {
                 drop(self.publishers.remove(registration))
             }
             BrokerCommand::SetLifetime { .. } => {}

@@ -64,7 +64,9 @@ impl SwallowLink {
             }
             BrokerCommand::Publish { registration, publication } => self.publish(registration, &publication),
             BrokerCommand::SetLifetime { .. } => {}
-            BrokerCommand::Disconnect { registration } | BrokerCommand::HandOver { registration } => {
+            BrokerCommand::Disconnect { registration }
+            | BrokerCommand::HandOver { registration }
+            | BrokerCommand::Abandon { registration } => {
                 if let Some(endpoint) = self.endpoints.remove(&registration) {
                     self.devices.remove(&endpoint);
                 }

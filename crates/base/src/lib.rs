@@ -1,7 +1,8 @@
 //! Types that all layers share: the name of a peer, the identity of a device, deadlines, rate limits and secrets.
 //!
 //! - [`Peer`] names the other end of a datagram; [`AssociationId`] names a DTLS association.
-//! - [`Shard`] names one of the 256 parts into which devices are divided; [`ThreadShards`] are those of one thread.
+//! - [`Shard`] names one of the 256 parts into which devices are divided; [`ThreadShards`] are those of one thread,
+//!   and a [`ShardSet`] any of them.
 //! - [`deadlines`] orders what is due, with one deadline for each key.
 //! - [`expiring_map`] holds entries that expire, with a bound on their number.
 //! - [`identity`] names what a device proved to be.
@@ -37,4 +38,4 @@ pub mod sparse;
 pub mod total;
 
 pub use peer::{AssociationId, Peer};
-pub use shard::{Shard, ThreadShards};
+pub use shard::{Shard, ShardSet, ThreadShards};

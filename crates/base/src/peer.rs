@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::shard::{Shard, ThreadShards};
+use crate::shard::{Shard, ShardSet};
 
 /// Identifies the peer of a device's datagrams: one of our sockets and the remote address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct AssociationId(pub u64);
 
 impl AssociationId {
     /// Makes an id of random bits in one of these shards.
-    pub fn from_random(random: u64, shards: ThreadShards) -> Self {
+    pub fn from_random(random: u64, shards: ShardSet) -> Self {
         let [first, rest @ ..] = random.to_be_bytes();
         let [r1, r2, r3, r4, r5, r6, r7] = rest;
         Self(u64::from_be_bytes([shards.choose(first).number(), r1, r2, r3, r4, r5, r6, r7]))

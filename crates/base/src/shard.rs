@@ -51,8 +51,8 @@ impl Display for Shard {
     }
 }
 
-/// The shards whose ids one thread gives out: with `threads` threads those whose number modulo `threads` is the number
-/// of the thread. Together the threads have every shard once. The only thread has all of them.
+/// The shards of one thread: with `threads` threads those whose number modulo `threads` is the number of the thread.
+/// Together the threads have every shard once. The only thread has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadShards {
     thread: u8,
@@ -83,25 +83,6 @@ impl ThreadShards {
         Self::thread_of(shard, self.threads) == self.thread
     }
 
-    /// Chooses a shard of the thread by a random byte. Each shard is about equally likely. With one thread the number
-    /// of the shard is the byte itself.
-    pub fn choose(self, random: u8) -> Shard {
-        let first_of_row = random - random % self.threads;
-        let number = first_of_row.checked_add(self.thread);
-        // The last row has no shard for some threads if 256 is no multiple of the threads.
-        Shard(number.unwrap_or_else(|| first_of_row - self.threads.get() + self.thread))
-    }
-
-    /// Makes a URL-safe text that names a shard of the thread from six bits of each byte ([`Shard::of_text`]). With one
-    /// thread each character follows from its own byte.
-    pub fn text<const LENGTH: usize>(self, mut random: [u8; LENGTH]) -> [u8; LENGTH] {
-        if let [first, second, ..] = random.as_mut_slice() {
-            let shard = self.choose(*first << 2 | *second >> 4 & 0x3).number();
-            (*first, *second) = (shard >> 2, shard << 4 | *second & 0xf);
-        }
-        random.map(|byte| ALPHABET[usize::from(byte & 0x3f)])
-    }
-
     /// Returns the number of the thread, counted from 0.
     pub fn thread(self) -> u8 {
         self.thread
@@ -116,6 +97,102 @@ impl ThreadShards {
 impl Default for ThreadShards {
     fn default() -> Self {
         Self::ALL
+    }
+}
+
+/// A set of shards: those whose ids one gateway gives out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardSet([u64; Self::WORDS]);
+
+impl ShardSet {
+    const WORDS: usize = Shard::COUNT / u64::BITS as usize;
+    /// No shard.
+    pub const EMPTY: Self = Self([0; Self::WORDS]);
+    /// All shards.
+    pub const ALL: Self = Self([u64::MAX; Self::WORDS]);
+
+    /// Adds a shard. Returns whether it was missing.
+    pub fn insert(&mut self, shard: Shard) -> bool {
+        let was_missing = !self.contains(shard);
+        let (word, bit) = Self::place(shard);
+        self.0[word] |= bit;
+        was_missing
+    }
+
+    /// Removes a shard. Returns whether it was there.
+    pub fn remove(&mut self, shard: Shard) -> bool {
+        let was_there = self.contains(shard);
+        let (word, bit) = Self::place(shard);
+        self.0[word] &= !bit;
+        was_there
+    }
+
+    /// Returns whether the set has this shard.
+    pub fn contains(&self, shard: Shard) -> bool {
+        let (word, bit) = Self::place(shard);
+        self.0[word] & bit != 0
+    }
+
+    /// Returns the number of shards.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+
+    /// Iterates over the shards, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = Shard> {
+        let set = *self;
+        Shard::all().filter(move |shard| set.contains(*shard))
+    }
+
+    /// Chooses a shard of the set by a random byte. Each shard is about equally likely. If the set has all shards, or
+    /// none, the number of the shard is the byte itself.
+    pub fn choose(&self, random: u8) -> Shard {
+        if *self == Self::ALL {
+            return Shard(random);
+        }
+        let nth = usize::from(random) * self.len() / Shard::COUNT;
+        self.iter().nth(nth).unwrap_or(Shard(random))
+    }
+
+    /// Makes a URL-safe text that names a shard of the set from six bits of each byte ([`Shard::of_text`]). With all
+    /// shards each character follows from its own byte.
+    pub fn text<const LENGTH: usize>(&self, mut random: [u8; LENGTH]) -> [u8; LENGTH] {
+        if let [first, second, ..] = random.as_mut_slice() {
+            let shard = self.choose(*first << 2 | *second >> 4 & 0x3).number();
+            (*first, *second) = (shard >> 2, shard << 4 | *second & 0xf);
+        }
+        random.map(|byte| ALPHABET[usize::from(byte & 0x3f)])
+    }
+
+    fn place(shard: Shard) -> (usize, u64) {
+        let number = usize::from(shard);
+        (number / u64::BITS as usize, 1 << (number % u64::BITS as usize))
+    }
+}
+
+impl Default for ShardSet {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl From<ThreadShards> for ShardSet {
+    fn from(shards: ThreadShards) -> Self {
+        Shard::all().filter(|shard| shards.contains(*shard)).collect()
+    }
+}
+
+impl FromIterator<Shard> for ShardSet {
+    fn from_iter<I: IntoIterator<Item = Shard>>(shards: I) -> Self {
+        let mut set = Self::EMPTY;
+        for shard in shards {
+            set.insert(shard);
+        }
+        set
     }
 }
 
@@ -160,7 +237,8 @@ mod tests {
     #[test]
     fn a_thread_chooses_all_of_its_shards_and_no_other_one() {
         for shards in all_thread_shards() {
-            let mut chosen: Vec<_> = (0..=255).map(|random| shards.choose(random)).collect();
+            let set = ShardSet::from(shards);
+            let mut chosen: Vec<_> = (0..=255).map(|random| set.choose(random)).collect();
             chosen.sort();
             chosen.dedup();
             let own: Vec<_> = Shard::all().filter(|shard| shards.contains(*shard)).collect();
@@ -169,9 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn the_only_thread_has_the_shard_of_each_random_byte() {
+    fn a_set_of_all_shards_has_the_shard_of_each_random_byte() {
+        assert_eq!(ShardSet::from(ThreadShards::ALL), ShardSet::ALL);
         for random in 0..=255 {
-            assert_eq!(ThreadShards::ALL.choose(random), Shard::new(random));
+            assert_eq!(ShardSet::ALL.choose(random), Shard::new(random));
         }
     }
 
@@ -179,7 +258,7 @@ mod tests {
     fn a_text_names_a_shard_of_the_thread_that_made_it() {
         for shards in all_thread_shards() {
             for first in 0..=255 {
-                let text = shards.text([first, first.rotate_left(3), 77]);
+                let text = ShardSet::from(shards).text([first, first.rotate_left(3), 77]);
                 let shard = Shard::of_text(&text).expect("it is a text of the gateway");
                 assert!(shards.contains(shard), "{shard} in {text:?} of {shards:?}");
             }
@@ -187,11 +266,23 @@ mod tests {
     }
 
     #[test]
-    fn the_only_thread_makes_a_text_of_the_characters_of_its_bytes() {
-        assert_eq!(&ThreadShards::ALL.text([0, 25, 26, 51, 52, 61, 62, 63, 64, 255]), b"AZaz09-_A_");
+    fn a_set_of_all_shards_makes_a_text_of_the_characters_of_its_bytes() {
+        assert_eq!(&ShardSet::ALL.text([0, 25, 26, 51, 52, 61, 62, 63, 64, 255]), b"AZaz09-_A_");
         let of = |text: &str| Shard::of_text(text.as_bytes()).map(Shard::number);
         assert_eq!([of("AAxx"), of("AQ"), of("BA"), of("_w"), of("__")], [0, 1, 4, 255, 255].map(Some));
         assert_eq!([of(""), of("A"), of("A="), of("/A")], [None; 4]);
+    }
+
+    #[test]
+    fn a_set_has_what_was_added_and_not_removed() {
+        let mut set = ShardSet::EMPTY;
+        for number in [0, 63, 64, 200, 255] {
+            assert!(set.insert(Shard::new(number)) && !set.insert(Shard::new(number)));
+        }
+        assert!(set.remove(Shard::new(64)) && !set.remove(Shard::new(64)));
+        assert_eq!(set.iter().map(Shard::number).collect::<Vec<_>>(), [0, 63, 200, 255]);
+        assert_eq!((set.len(), ShardSet::ALL.len(), ShardSet::EMPTY.is_empty()), (4, 256, true));
+        assert_eq!([0, 64, 255].map(|random| set.choose(random).number()), [0, 63, 255]);
     }
 
     #[test]

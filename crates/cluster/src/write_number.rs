@@ -86,6 +86,12 @@ impl WriteNumbers {
         Self { born: term, distance: 0, counter: 0, node }
     }
 
+    /// Returns numbers of which all of this term are used: the owner sends nothing before a later term.
+    pub fn used_up(born: Term, term: Term, node: NodeNumber) -> Self {
+        let distance = term.since(born).and_then(|distance| u32::try_from(distance).ok()).unwrap_or(NO_TERM);
+        Self { born, distance, counter: LAST_COUNTER, node }
+    }
+
     /// Gives out no number below this one, which the handshake has used up to there.
     pub fn skip_below(&mut self, number: u64) {
         let used = number.saturating_sub(1).saturating_sub(self.prefix().unwrap_or(0));

@@ -14,8 +14,9 @@ use super::hello::{CLIENT_HELLO, FINISHED};
 use super::record::{ContentType, DtlsRecord, PeerCid};
 use super::replay_window::{ReplayCheck, ReplayWindow};
 use super::report::DtlsDropReason;
-use super::write_terms::{UsedNumbers, WriteTerms};
+use super::write_terms::{TermTurn, UsedNumbers, WriteTerms};
 use lwm2m_base::identity::Identity;
+use lwm2m_cluster::write_number::TermError;
 use lwm2m_cluster::{Term, WriteNumbers};
 
 /// The meaning of an authentic record of the device.
@@ -146,7 +147,7 @@ impl Association {
     /// Restores an association of an earlier process. Its sequence numbers continue in a term of this process. Returns
     /// `None` if no sequence numbers are left.
     pub(crate) fn restored(restored: RestoredAssociation, terms: &WriteTerms, now: Instant) -> Option<Self> {
-        let numbers = terms.numbers_of_restored(restored.used_numbers)?;
+        let numbers = terms.numbers_of_restored(restored.id.shard(), restored.used_numbers)?;
         Some(Self {
             id: restored.id,
             made_at: restored.made_at,
@@ -197,12 +198,13 @@ impl Association {
         Ok((replay, received))
     }
 
-    /// Seals data in a record. If the numbers of the term are used up, it begins the next term, which may not be above
-    /// `latest`.
-    pub(crate) fn seal(&mut self, latest: Term, plaintext: &[u8]) -> Result<Vec<u8>, NoRecord> {
+    /// Seals data in a record. If the numbers of the term are used up, it begins the next term, if it is its turn.
+    pub(crate) fn seal(&mut self, turn: TermTurn, plaintext: &[u8]) -> Result<Vec<u8>, NoRecord> {
         // The last number of a term is for the alert that closes the association.
-        if self.numbers.left() <= 1 {
-            self.begin_next_term(latest)?;
+        match turn {
+            TermTurn::UpTo(latest) if self.numbers.left() <= 1 => self.begin_next_term(latest)?,
+            TermTurn::UpTo(_) => {}
+            TermTurn::OfShard(term) => self.follow(term)?,
         }
         self.seal_record(ContentType::ApplicationData, plaintext).ok_or(NoRecord::Never)
     }
@@ -215,6 +217,11 @@ impl Association {
     pub(crate) fn count_forged(&mut self) -> u64 {
         self.failed_tags = self.failed_tags.saturating_add(1);
         self.failed_tags
+    }
+
+    /// Returns whether the numbers of the term are used up by half, or the term is not one to send in.
+    pub(crate) fn needs_term(&self) -> bool {
+        self.numbers.needs_term()
     }
 
     /// Returns whether so much was sent or received since the last change that the stored copy has to be replaced.
@@ -266,6 +273,18 @@ impl Association {
             Some(1..=PATIENT_TERMS) => Err(NoRecord::Yet),
             Some(_) => Err(NoRecord::Never),
         }
+    }
+
+    /// Begins the term of the shard, if it is a newer one.
+    fn follow(&mut self, term: Option<Term>) -> Result<(), NoRecord> {
+        let term = term.ok_or(NoRecord::Yet)?;
+        if self.numbers.term().is_none_or(|current| current < term) {
+            self.numbers.begin(term).map_err(|error| match error {
+                TermError::NotNewer(_) | TermError::BeforeBirth(_) => NoRecord::Yet,
+                TermError::TooOld(_) => NoRecord::Never,
+            })?;
+        }
+        if self.numbers.left() <= 1 { Err(NoRecord::Yet) } else { Ok(()) }
     }
 
     fn seal_record(&mut self, content_type: ContentType, plaintext: &[u8]) -> Option<Vec<u8>> {

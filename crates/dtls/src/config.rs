@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lwm2m_base::ThreadShards;
+use lwm2m_base::ShardSet;
 use lwm2m_base::rate::{Rate, RateLimit};
 
 use super::credentials::KeyRealm;
@@ -33,7 +33,7 @@ pub struct DtlsConfig {
     /// The realms of the sockets by number. A socket beyond the list has the default realm.
     pub realms: Vec<KeyRealm>,
     /// The shards whose connection IDs the server gives out.
-    pub shards: ThreadShards,
+    pub shards: ShardSet,
 }
 
 impl DtlsConfig {
@@ -71,7 +71,7 @@ impl Default for DtlsConfig {
             cached_keys: 100_000,
             cookie_lifetime: Duration::from_secs(60),
             realms: Vec::new(),
-            shards: ThreadShards::ALL,
+            shards: ShardSet::ALL,
         }
     }
 }

@@ -150,7 +150,7 @@ impl DtlsServer {
         }
         let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
-        let numbers = self.terms.numbers_of_new(now);
+        let numbers = self.terms.numbers_of_new(id.shard(), now);
         let association = Association::new(id, place, (established, key), (numbers, now));
         let (peer, identity) = (association.peer(), association.identity.clone());
         let connection_id = association.has_own_cid;
@@ -187,7 +187,7 @@ impl DtlsServer {
         }
     }
 
-    fn end_handshake(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
+    pub(super) fn end_handshake(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
         let underway = self.handshakes.remove(id)?;
         if let Some(identity) = underway.identity.clone().filter(|_| underway.asking) {
             self.keys.leave(&KeyQuestion { identity, realm: self.settings.realm_of(underway.place.0) }, id);

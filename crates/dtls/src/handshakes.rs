@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::rate::{Exceeded, SourceNetwork};
-use lwm2m_base::{AssociationId, Peer};
+use lwm2m_base::{AssociationId, Peer, Shard};
 
 use super::associations::PeerAddress;
 use super::config::DtlsConfig;
@@ -301,6 +301,11 @@ impl Handshakes {
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
+    }
+
+    /// Returns the handshakes whose association would be of this shard.
+    pub(crate) fn of_shard(&self, shard: Shard) -> Vec<AssociationId> {
+        self.by_id.keys().filter(|id| id.shard() == shard).copied().collect()
     }
 
     pub(crate) fn contains(&self, id: AssociationId) -> bool {

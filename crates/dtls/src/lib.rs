@@ -59,6 +59,7 @@ mod replay_window;
 mod report;
 mod restart;
 mod saved;
+mod shards;
 mod sources;
 #[cfg(feature = "test-client")]
 pub mod test_client;
@@ -72,7 +73,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use lwm2m_base::{AssociationId, Peer};
+use lwm2m_base::{AssociationId, Peer, ShardSet};
 
 use association::{Alert, Association, NoRecord};
 use associations::{Associations, PeerAddress};
@@ -85,6 +86,7 @@ use key_turns::KeyTurns;
 use lwm2m_base::identity::{Identity, PskIdentity};
 use record::MAX_PLAINTEXT;
 use restart::AssociationChanges;
+use write_terms::TermTurn;
 
 pub use config::DtlsConfig;
 pub use lwm2m_cluster::Term;
@@ -145,6 +147,8 @@ pub struct DtlsServer {
     /// The last term that an association may begin by itself, at the time of the last call with a time. An earlier time
     /// does no harm.
     latest_term: Term,
+    /// The shards whose associations need a newer term, in a cluster.
+    wanted_terms: ShardSet,
     outputs: VecDeque<DtlsOutput>,
 }
 
@@ -208,6 +212,7 @@ impl DtlsServer {
             changes: AssociationChanges::default(),
             terms: WriteTerms::of_single_process(),
             latest_term: WriteTerms::of_single_process().latest(now),
+            wanted_terms: ShardSet::EMPTY,
             outputs: VecDeque::new(),
             settings,
         }
@@ -217,7 +222,12 @@ impl DtlsServer {
     pub fn send(&mut self, to: AssociationId, plaintext: &[u8]) {
         let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT);
         let Some(association) = association else { return self.report(DtlsReport::Unsent { association: to }) };
-        let datagram = match association.seal(self.latest_term, plaintext) {
+        let turn = self.terms.turn(to.shard(), self.latest_term);
+        let sealed = association.seal(turn, plaintext);
+        if matches!(turn, TermTurn::OfShard(Some(_))) && association.needs_term() {
+            self.wanted_terms.insert(to.shard());
+        }
+        let datagram = match sealed {
             Ok(datagram) => datagram,
             Err(NoRecord::Yet) => return self.report(DtlsReport::Unsent { association: to }),
             Err(NoRecord::Never) => {

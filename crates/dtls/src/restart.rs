@@ -31,6 +31,16 @@ impl AssociationChanges {
             self.queue.push_back(association.id);
         }
     }
+
+    /// Forgets the changes of these associations.
+    pub fn forget(&mut self, is_forgotten: impl Fn(AssociationId) -> bool) {
+        self.queue.retain(|id| !is_forgotten(*id));
+    }
+
+    /// Notes that a record is to be removed whose association does not exist.
+    pub fn push_removed(&mut self, id: AssociationId) {
+        self.queue.push_back(id);
+    }
 }
 
 impl DtlsServer {
@@ -48,8 +58,8 @@ impl DtlsServer {
         records: Vec<SavedAssociation>,
     ) -> Vec<AssociationChange> {
         self.changes.are_kept = true;
-        self.terms = terms;
         self.latest_term = terms.latest(now);
+        self.terms = terms;
         records.iter().filter_map(|record| self.restore_one(now, record)).collect()
     }
 
@@ -88,7 +98,7 @@ impl DtlsServer {
         !self.changes.queue.is_empty()
     }
 
-    fn restore_one(&mut self, now: Instant, record: &SavedAssociation) -> Option<AssociationChange> {
+    pub(super) fn restore_one(&mut self, now: Instant, record: &SavedAssociation) -> Option<AssociationChange> {
         let room = self.associations.len() < self.settings.associations && self.associations.get(record.id).is_none();
         let loaded = load(record).filter(|_| room);
         let has_terms = loaded.as_ref().is_some_and(|loaded| matches!(loaded.used_numbers, UsedNumbers::Terms { .. }));

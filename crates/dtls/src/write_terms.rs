@@ -12,11 +12,17 @@
 //! 3. A new association was never numbered before. It begins some terms earlier, so that it can send many records at
 //!    once.
 //!
+//! In a cluster the terms are those of the shards: the node that has a shard gets them from the lease of the shard
+//! ([`lwm2m_cluster::Floors`]). An association sends in the newest term of its shard, and restored ones begin after the
+//! term that they were stored with. One that has used all numbers of its term is silent until the shard has a newer one,
+//! which the server asks for when half of them are used.
+//!
 //! The time of a process is its wall clock time at the start plus the monotonic time since. If the wall clock of the
 //! next process is behind that, the terms in the stored records keep the numbers apart.
 
 use std::time::{Duration, Instant};
 
+use lwm2m_base::Shard;
 use lwm2m_cluster::{NodeNumber, Term, WallTime, WriteNumbers};
 
 /// The terms that a new association has in reserve.
@@ -26,14 +32,25 @@ const RESERVE: u64 = 16;
 const JUMP: u64 = 1 << 32;
 
 /// The terms of a process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WriteTerms {
     node: NodeNumber,
+    /// In a cluster, the newest term of each shard that the node has.
+    of_shards: Option<Box<[Option<Term>; Shard::COUNT]>>,
     first: Term,
     /// `None` if no association outlives the process, so that it may use all terms.
     started: Option<(Instant, WallTime)>,
     /// The time from which another process may use the store; `None` if this process has it for good.
     leased_until: Option<Instant>,
+}
+
+/// The term in which an association may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TermTurn {
+    /// It begins the next term by itself when it needs one, up to this one.
+    UpTo(Term),
+    /// It sends in the term of its shard; `None` if the shard has none.
+    OfShard(Option<Term>),
 }
 
 /// The record numbers that were used, as a stored record tells them.
@@ -48,12 +65,35 @@ pub(crate) enum UsedNumbers {
 impl WriteTerms {
     /// Returns the terms of a process whose first term is durable. `unix_time` is the wall clock time at `now`.
     pub fn new(first: Term, now: Instant, unix_time: Duration) -> Self {
-        Self { node: NodeNumber::SINGLE, first, started: Some((now, wall_time(unix_time))), leased_until: None }
+        let started = Some((now, wall_time(unix_time)));
+        Self { node: NodeNumber::SINGLE, of_shards: None, first, started, leased_until: None }
+    }
+
+    /// Returns the terms of a node of a cluster, which has no shards yet.
+    pub fn of_node(node: NodeNumber) -> Self {
+        let of_shards = Some(Box::new([None; Shard::COUNT]));
+        Self { node, of_shards, first: Term::NONE, started: None, leased_until: None }
     }
 
     /// Returns the terms of a process without a store: no association outlives it.
     pub(crate) fn of_single_process() -> Self {
-        Self { node: NodeNumber::SINGLE, first: Term::NONE, started: None, leased_until: None }
+        Self { node: NodeNumber::SINGLE, of_shards: None, first: Term::NONE, started: None, leased_until: None }
+    }
+
+    /// Numbers the records of a shard in this term from now on; `None` if the node does not have the shard any more.
+    pub(crate) fn set_term(&mut self, shard: Shard, term: Option<Term>) {
+        if let Some(of_shards) = &mut self.of_shards {
+            of_shards[usize::from(shard)] = term;
+        }
+    }
+
+    /// Returns the term in which an association of this shard may send. `latest` is the last term that it may begin by
+    /// itself without a cluster.
+    pub(crate) fn turn(&self, shard: Shard, latest: Term) -> TermTurn {
+        match &self.of_shards {
+            None => TermTurn::UpTo(latest),
+            Some(of_shards) => TermTurn::OfShard(of_shards[usize::from(shard)]),
+        }
     }
 
     /// Notes that no other process uses the store before this time. Until the next call no association begins a term of
@@ -91,8 +131,12 @@ impl WriteTerms {
         Term::new(tick.number().saturating_sub(1))
     }
 
-    /// Returns the numbers of an association whose handshake has ended now.
-    pub(crate) fn numbers_of_new(&self, now: Instant) -> WriteNumbers {
+    /// Returns the numbers of an association of this shard whose handshake has ended now.
+    pub(crate) fn numbers_of_new(&self, shard: Shard, now: Instant) -> WriteNumbers {
+        if let Some(of_shards) = &self.of_shards {
+            let term = of_shards[usize::from(shard)];
+            return term.map_or(WriteNumbers::new(Term::NONE, self.node), |term| WriteNumbers::born_in(term, self.node));
+        }
         let term = match self.started {
             Some(_) => Term::new(self.latest(now).number().saturating_sub(RESERVE)),
             None => self.first,
@@ -100,8 +144,17 @@ impl WriteTerms {
         WriteNumbers::born_in(term, self.node)
     }
 
-    /// Returns the numbers of a restored association; `None` if none are left.
-    pub(crate) fn numbers_of_restored(&self, used: UsedNumbers) -> Option<WriteNumbers> {
+    /// Returns the numbers of a restored association of this shard; `None` if none are left.
+    pub(crate) fn numbers_of_restored(&self, shard: Shard, used: UsedNumbers) -> Option<WriteNumbers> {
+        if self.of_shards.is_some() {
+            // The store of a cluster is younger than terms.
+            let UsedNumbers::Terms { born, term } = used else { return None };
+            let mut numbers = WriteNumbers::used_up(born, term, self.node);
+            return match self.turn(shard, Term::NONE) {
+                TermTurn::OfShard(Some(newer)) if newer > term => numbers.begin(newer).ok().map(|()| numbers),
+                TermTurn::OfShard(_) | TermTurn::UpTo(_) => Some(numbers),
+            };
+        }
         let (born, first) = match used {
             UsedNumbers::Terms { born, term } => (born, self.first.max(term.next())),
             UsedNumbers::Sequence(next) => {
@@ -170,7 +223,7 @@ mod tests {
     fn a_new_association_has_terms_in_reserve_and_gets_one_in_4_seconds() {
         let now = Instant::now();
         let terms = WriteTerms::new(tick(UNIX_TIME), now, UNIX_TIME);
-        let mut numbers = terms.numbers_of_new(now + A_DAY);
+        let mut numbers = terms.numbers_of_new(Shard::new(0), now + A_DAY);
         assert_eq!(numbers.next_number(), Ok(1), "a fresh one counts from near 0");
         let begun = (0..).take_while(|_| {
             let next = numbers.term().unwrap().next();
@@ -197,18 +250,38 @@ mod tests {
     fn a_record_without_terms_goes_on_2_to_the_32_ahead() {
         let terms = WriteTerms::new(tick(UNIX_TIME), Instant::now(), UNIX_TIME);
         for next in [1, 65_536, 1 << 40] {
-            let number = terms.numbers_of_restored(UsedNumbers::Sequence(next)).unwrap().next_number().unwrap();
+            let number = terms.numbers_of_restored(Shard::new(0), UsedNumbers::Sequence(next)).unwrap().next_number().unwrap();
             assert!(number >= next + JUMP && number <= next + JUMP + 2 * WriteNumbers::PER_TERM, "{next}: {number}");
         }
-        assert_eq!(terms.numbers_of_restored(UsedNumbers::Sequence(1 << 48)), None);
-        assert_eq!(terms.numbers_of_restored(UsedNumbers::Sequence(u64::MAX)), None);
+        assert_eq!(terms.numbers_of_restored(Shard::new(0), UsedNumbers::Sequence(1 << 48)), None);
+        assert_eq!(terms.numbers_of_restored(Shard::new(0), UsedNumbers::Sequence(u64::MAX)), None);
     }
 
     #[test]
     fn a_clock_that_was_set_back_repeats_no_term_of_a_stored_record() {
         let terms = WriteTerms::new(tick(UNIX_TIME), Instant::now(), UNIX_TIME);
         let (born, term) = (tick(UNIX_TIME), tick(UNIX_TIME + A_DAY));
-        let numbers = terms.numbers_of_restored(UsedNumbers::Terms { born, term }).unwrap();
+        let numbers = terms.numbers_of_restored(Shard::new(0), UsedNumbers::Terms { born, term }).unwrap();
         assert_eq!(numbers.term(), Some(term.next()));
+    }
+
+    #[test]
+    fn in_a_cluster_an_association_sends_in_the_term_of_its_shard() {
+        let (shard, term) = (Shard::new(7), Term::new(100));
+        let mut terms = WriteTerms::of_node(NodeNumber::try_from(3).unwrap());
+        assert_eq!(terms.turn(shard, term), TermTurn::OfShard(None));
+        terms.set_term(shard, Some(term));
+        assert_eq!(terms.turn(shard, Term::NONE), TermTurn::OfShard(Some(term)));
+        assert_eq!(terms.numbers_of_new(shard, Instant::now()).next_number(), Ok(3 << 14 | 1));
+        let born = Term::new(90);
+        let restored = |used| terms.numbers_of_restored(shard, UsedNumbers::Terms { born, term: Term::new(used) });
+        assert_eq!(restored(99).unwrap().term(), Some(term));
+        for not_older in [100, 105] {
+            let mut numbers = restored(not_older).unwrap();
+            assert!(numbers.next_number().is_err(), "silent until the shard has a later term");
+        }
+        assert_eq!(terms.numbers_of_restored(shard, UsedNumbers::Sequence(7)), None);
+        terms.set_term(shard, None);
+        assert_eq!(terms.turn(shard, term), TermTurn::OfShard(None));
     }
 }

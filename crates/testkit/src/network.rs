@@ -467,7 +467,9 @@ impl Network {
                 self.published.push((device, publication));
             }
             BrokerCommand::SetLifetime { .. } => {}
-            BrokerCommand::Disconnect { registration: device } | BrokerCommand::HandOver { registration: device } => {
+            BrokerCommand::Disconnect { registration: device }
+            | BrokerCommand::HandOver { registration: device }
+            | BrokerCommand::Abandon { registration: device } => {
                 let Some(clientid) = self.clientids.remove(&device) else { return };
                 if self.connected.get(&clientid) == Some(&device) {
                     self.connected.remove(&clientid);

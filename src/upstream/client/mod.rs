@@ -212,6 +212,7 @@ impl<P: Protocol> Devices<P> {
                 }
             }
             BrokerCommand::HandOver { registration } => self.disconnect(now, registration, Leaving::HandedOver),
+            BrokerCommand::Abandon { registration } => self.remove(now, registration),
             BrokerCommand::Disconnect { registration } => self.disconnect(now, registration, Leaving::ForGood),
         }
     }

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use lwm2m_base::ThreadShards;
 use lwm2m_base::expiring_map::ExpiringMap;
+use lwm2m_base::{ShardSet, ThreadShards};
 use rand::{Rng, RngExt};
 
 use super::devices::AnchorOwner;
@@ -47,7 +47,7 @@ impl AnchorToken {
     pub fn random(rng: &mut impl Rng, shards: ThreadShards) -> Self {
         let [first, rest @ ..] = rng.random::<u128>().to_be_bytes();
         let rest = rest.into_iter().fold(0, |number, byte| number << 8 | u128::from(byte));
-        let number = u128::from(shards.choose(first).number()) << (u128::BITS - u8::BITS) | rest;
+        let number = u128::from(ShardSet::from(shards).choose(first).number()) << (u128::BITS - u8::BITS) | rest;
         Self(format!("{number:0width$x}", width = Self::LENGTH))
     }
 

@@ -29,10 +29,10 @@ use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingA
 use super::observe::Freshness;
 use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
-use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::sparse::ShrinkSparse;
 use lwm2m_base::total::Total;
+use lwm2m_base::{Peer, Shard, ShardSet};
 
 use super::{
     CoapTableSizes, Code, ExchangeError, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request,
@@ -151,10 +151,25 @@ impl Endpoint {
 
     /// Sends a confirmable request under a new random token; a large body goes block by block.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+        self.send(now, (peer, None), request)
+    }
+
+    /// Sends a request as [`Endpoint::send_request`] does, to a device of this shard.
+    pub fn send_request_to_device(&mut self, now: Instant, (peer, shard): (Peer, Shard), request: Request) -> ExchangeId {
+        self.send(now, (peer, Some(shard)), request)
+    }
+
+    /// Replaces the shards whose tokens are given out.
+    pub fn serve_shards(&mut self, shards: ShardSet) {
+        self.exchanges.serve_shards(shards);
+    }
+
+    fn send(&mut self, now: Instant, to: (Peer, Option<Shard>), request: Request) -> ExchangeId {
+        let (peer, _) = to;
         if request.payload.len() > self.block_size.bytes() {
-            return self.send_in_blocks(now, peer, request);
+            return self.send_in_blocks(now, to, request);
         }
-        let id = self.exchanges.send_request(now, peer, &request);
+        let id = self.exchanges.send_request(now, to, &request);
         self.begin_whole(id, peer, request);
         id
     }
@@ -191,7 +206,7 @@ impl Endpoint {
         let is_first = upload.is_at_beginning() && !transfer.acknowledged && transfer.step == id;
         match upload.supply(bytes) {
             UploadStep::Next(request) if is_first => {
-                transfer.step = self.exchanges.send_request(now, transfer.peer, &request);
+                transfer.step = self.exchanges.send_request(now, (transfer.peer, None), &request);
                 self.steps.insert(transfer.step, id);
                 self.transfers.insert(id, transfer);
             }
@@ -233,7 +248,7 @@ impl Endpoint {
         request.options.add_uint(number::OBSERVE, 1);
         if body.len() > self.block_size.bytes() {
             // Each block has a token of its own. The peer ends the observation when its next notification is reset.
-            return Some(self.send_in_blocks(now, peer, Request { payload: body, ..request }));
+            return Some(self.send_in_blocks(now, (peer, None), Request { payload: body, ..request }));
         }
         request.payload = body;
         let id = self.exchanges.send_cancellation(now, observation, &request)?;
@@ -378,14 +393,15 @@ impl Endpoint {
         Some(transfer)
     }
 
-    fn send_in_blocks(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+    fn send_in_blocks(&mut self, now: Instant, to: (Peer, Option<Shard>), request: Request) -> ExchangeId {
+        let (peer, _) = to;
         let (method, options) = (request.method, request.options.clone());
         let upload = Upload::new(request, self.block_size);
         let first = match upload.block() {
             UploadStep::Next(first) => first,
             UploadStep::Wait(_) | UploadStep::Answer => unreachable!("the body is held whole"),
         };
-        let id = self.exchanges.send_request(now, peer, &first);
+        let id = self.exchanges.send_request(now, to, &first);
         self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Upload(upload));
         id
     }

@@ -33,7 +33,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use lwm2m_base::Peer;
+use lwm2m_base::{Peer, Shard, ShardSet};
 
 use super::dedup::{Deduplicator, RememberedReply};
 use super::message_ids::MessageIds;
@@ -164,10 +164,21 @@ impl Exchanges {
         own.into_iter().chain(of_parts).flatten().min()
     }
 
-    /// Sends a confirmable request under a new random token.
-    pub(super) fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.open.unused_token(peer, &self.parameters, &mut self.rng);
+    /// Sends a confirmable request under a new random token. `shard` is that of the device.
+    pub(super) fn send_request(
+        &mut self,
+        now: Instant,
+        (peer, shard): (Peer, Option<Shard>),
+        request: &Request,
+    ) -> ExchangeId {
+        let shard = shard.filter(|_| self.parameters.tokens_of_device);
+        let token = self.open.unused_token((peer, shard), &self.parameters, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
+    }
+
+    /// Replaces the shards whose tokens are given out.
+    pub fn serve_shards(&mut self, shards: ShardSet) {
+        self.parameters.shards = shards;
     }
 
     /// Returns an id for a request whose first message is sent later, under another id.
@@ -177,7 +188,7 @@ impl Exchanges {
 
     /// Sends a further block of a transfer that the peer has begun to answer.
     pub(crate) fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
-        let token = self.open.unused_token(peer, &self.parameters, &mut self.rng);
+        let token = self.open.unused_token((peer, None), &self.parameters, &mut self.rng);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
 

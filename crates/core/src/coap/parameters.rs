@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lwm2m_base::ThreadShards;
+use lwm2m_base::ShardSet;
 
 /// Says when a confirmable notification is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,9 @@ pub struct Parameters {
     /// Bytes of a token of ours: 1 to 8.
     pub token_length: usize,
     /// The shards whose tokens the endpoint gives out.
-    pub shards: ThreadShards,
+    pub shards: ShardSet,
+    /// Whether a token names the shard of its device, rather than any of `shards`.
+    pub tokens_of_device: bool,
     /// Limits the messages that are remembered for duplicate detection, for each peer and for all peers.
     pub deduplication_entries_per_peer: usize,
     pub deduplication_entries: usize,
@@ -55,7 +57,8 @@ impl Default for Parameters {
             processing_delay: Duration::from_secs(2),
             acknowledge_notifications: AckMode::OnReceipt,
             token_length: 8,
-            shards: ThreadShards::ALL,
+            shards: ShardSet::ALL,
+            tokens_of_device: false,
             deduplication_entries_per_peer: 64,
             deduplication_entries: 200_000,
             pending_requests: 20_000,

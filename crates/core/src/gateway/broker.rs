@@ -106,6 +106,9 @@ pub enum BrokerCommand {
     /// has it now and connects it by the same client ID. The session at the broker stays. No event of this registration
     /// follows.
     HandOver { registration: RegistrationId },
+    /// Closes the connection of a device that another gateway has taken over, without a word: its queued publications
+    /// are dropped, and the broker may hear from the other one already. No event of this registration follows.
+    Abandon { registration: RegistrationId },
     /// Disconnects the device after its queued publications, or at a deadline. No event of this device follows.
     Disconnect { registration: RegistrationId },
 }

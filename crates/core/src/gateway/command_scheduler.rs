@@ -319,6 +319,12 @@ impl CommandScheduler {
         self.expiries.cancel(device.id);
     }
 
+    /// Marks the records beside that of the device as changed: its retained commands and its firmware update.
+    pub fn change_companions(&mut self, endpoint: &str) {
+        self.retained.change(endpoint);
+        self.jobs.change(endpoint);
+    }
+
     /// Forgets an exchange or observation that CoAP has ended.
     pub(crate) fn forget_exchange(&mut self, exchange: ExchangeId) {
         self.registrations.remove(&exchange);

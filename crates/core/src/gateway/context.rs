@@ -40,7 +40,7 @@ use super::firmware::image::{ImageError, ImageName, ImageRequestId};
 use super::firmware::images::{ImageBytes, ImageConsumer, Images, ReadBytes, Wanted};
 use super::firmware::pull_uri::cover_keys_in;
 use super::firmware::pulls::Pulls;
-use super::held_outputs::{Awaited, HeldOutputs};
+use super::held_outputs::{Awaited, HeldOutputs, Recipients};
 use super::outbox::Outbox;
 use super::output::Output;
 use super::pending_changes::PendingChanges;
@@ -165,6 +165,13 @@ impl Context {
     pub(crate) fn release_held(&mut self) {
         let (outputs, missed) = self.held.release_all();
         self.released(outputs, missed);
+    }
+
+    /// Drops all outputs for these.
+    pub(crate) fn withdraw(&mut self, recipients: &Recipients) {
+        self.flush_coap();
+        self.held.withdraw(recipients);
+        self.outputs.retain(|output| !recipients.get(output));
     }
 
     pub(crate) fn pop_output(&mut self) -> Option<Output> {

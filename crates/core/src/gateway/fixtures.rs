@@ -152,7 +152,8 @@ impl Outputs {
             | BrokerCommand::Resume { .. }
             | BrokerCommand::SetLifetime { .. }
             | BrokerCommand::Disconnect { .. }
-            | BrokerCommand::HandOver { .. } => None,
+            | BrokerCommand::HandOver { .. }
+            | BrokerCommand::Abandon { .. } => None,
         });
         published.collect()
     }

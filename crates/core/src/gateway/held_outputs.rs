@@ -15,7 +15,7 @@
 //! Questions to the shell never wait, nor do reports of what was received.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -209,6 +209,18 @@ impl HeldOutputs {
         self.overdue(|_| true)
     }
 
+    /// Drops the outputs that wait for these, and returns how many they were.
+    pub(super) fn withdraw(&mut self, recipients: &Recipients) -> usize {
+        let before = self.len;
+        self.lanes.retain(|lane, held| {
+            let is_withdrawn = recipients.have(*lane);
+            self.len -= if is_withdrawn { held.len() } else { 0 };
+            !is_withdrawn
+        });
+        self.waits.retain(|wait| self.lanes.contains_key(&wait.lane));
+        before - self.len
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.waits.front().map(|wait| wait.deadline)
     }
@@ -246,6 +258,29 @@ impl HeldOutputs {
     }
 }
 
+/// Recipients of outputs: addresses of devices, and sessions at the broker.
+#[derive(Debug, Default)]
+pub(super) struct Recipients(HashSet<Lane>);
+
+impl Recipients {
+    pub fn add_address(&mut self, socket: u16, address: SocketAddr) {
+        self.0.insert(Lane::Address(socket, address));
+    }
+
+    pub fn add_session(&mut self, session: RegistrationId) {
+        self.0.insert(Lane::Session(session));
+    }
+
+    /// Returns whether an output goes to one of them.
+    pub fn get(&self, output: &Output) -> bool {
+        Lane::of(output).is_some_and(|lane| self.have(lane))
+    }
+
+    fn have(&self, lane: Lane) -> bool {
+        self.0.contains(&lane)
+    }
+}
+
 impl Lane {
     /// Returns the lane of an output; `None` if it never waits.
     fn of(output: &Output) -> Option<Self> {
@@ -276,6 +311,7 @@ fn registration(command: &BrokerCommand) -> RegistrationId {
         | BrokerCommand::Publish { registration, .. }
         | BrokerCommand::SetLifetime { registration, .. }
         | BrokerCommand::HandOver { registration }
+        | BrokerCommand::Abandon { registration }
         | BrokerCommand::Disconnect { registration } => *registration,
     }
 }

@@ -28,7 +28,8 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `moves` gives devices to other gateways and takes theirs, after the questions of `claims`.
+//! restores them. `moves` gives devices to other gateways and takes theirs, after the questions of `claims`; `shards`
+//! takes over and gives back whole shards.
 //! `inspection` makes the views of devices, whose types are in `view`; `operators` has the methods for people who look
 //! at devices and command them. `trace` copies messages for people who look for a fault.
 
@@ -77,6 +78,7 @@ mod restart;
 mod retained_command_dedup;
 mod send;
 mod send_request;
+pub mod shards;
 mod status_client;
 mod stream_observations;
 mod table_sizes;
@@ -149,6 +151,8 @@ pub use table_sizes::TableSizes;
 ///   firmware campaigns.
 /// - [`share_endpoints`](Self::share_endpoints), [`handle_claim`](Self::handle_claim), [`release`](Self::release) and
 ///   [`handed_over`](Self::handed_over) move devices between the gateways of several threads ([`moves`]).
+/// - [`restore_shard`](Self::restore_shard), [`forget_shard`](Self::forget_shard) and their like take and give back
+///   shards in a cluster ([`shards`]).
 /// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
 ///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`console_commands`]).
 /// - Methods that take `&self` send nothing and change nothing, such as [`table_sizes`](Self::table_sizes).

@@ -48,9 +48,15 @@ impl Outbox {
         Some(Ticket(serial))
     }
 
-    /// Takes the answers of an earlier process, or of another gateway.
+    /// Takes the answers of an earlier process, or of another gateway. One whose serial is that of another answer here
+    /// gets a new one.
     pub(super) fn restore(&mut self, endpoint: &str, answers: Vec<AnswerRecord>) {
-        answers.into_iter().filter(|answer| answer.serial & ANSWER != 0).for_each(|answer| self.add(endpoint, answer));
+        for mut answer in answers.into_iter().filter(|answer| answer.serial & ANSWER != 0) {
+            if self.endpoints.contains_key(&answer.serial) {
+                answer.serial = ANSWER | (self.last + 1);
+            }
+            self.add(endpoint, answer);
+        }
     }
 
     /// Returns the publications of the answers of this endpoint, in their order.
@@ -127,6 +133,17 @@ mod tests {
         assert!(next.keep("ep", &answer("c")).is_some_and(|third| third > second));
         next.forget("ep");
         assert_eq!((next.len(), next.bytes, next.by_endpoint.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn answers_of_two_gateways_with_one_serial_are_both_kept() {
+        let [mut one, mut other] = [Outbox::default(), Outbox::default()];
+        one.keep("a", &answer("of one")).expect("room");
+        other.keep("b", &answer("of the other")).expect("room");
+        one.restore("b", other.records("b"));
+        let payloads = |endpoint| one.publications(endpoint).into_iter().map(|kept| kept.payload).collect::<Vec<_>>();
+        assert_eq!((payloads("a"), payloads("b")), (vec![b"of one".to_vec()], vec![b"of the other".to_vec()]));
+        assert_eq!(one.len(), 2);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::lwm2m::register::{ObjectList, Registration};
 use crate::registry::{CommandDigest, Grouping, Location};
 use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::secret::Secret;
-use lwm2m_base::{AssociationId, Peer, Shard};
+use lwm2m_base::{Peer, Shard};
 use lwm2m_dtls::AssociationChange;
 
 pub use super::bootstrap::awaited_bootstraps::{AwaitedBootstrapRecord, AwaitedCommandRecord};
@@ -107,8 +107,7 @@ impl DeviceRecord {
     /// Returns the shard that the record belongs to: that of the association, which the datagrams of the device name,
     /// or over plain UDP that of the location.
     pub fn shard(&self) -> Shard {
-        let of_association = self.peer.association.map(AssociationId::shard);
-        of_association.or_else(|| Location::shard_of(&self.location)).unwrap_or(Shard::new(0))
+        Location::shard_of_device(&self.location, self.peer)
     }
 }
 

@@ -151,6 +151,21 @@ impl RegisteredDevices {
     /// Removes a device that another gateway has from now on, without a final answer to its commands: they move with
     /// it. The console is told that its commands have left, since nobody could give it their answers.
     pub(super) fn release(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
+        let moved = self.take_out(context, id)?;
+        context.command_broker(BrokerCommand::HandOver { registration: id });
+        Some(moved)
+    }
+
+    /// Forgets a device that another node of the cluster has from now on, or will have.
+    pub(super) fn forget(&mut self, context: &mut Context, id: RegistrationId) {
+        if let Some(session) = self.registry.device(id).map(|device| device.session)
+            && self.take_out(context, id).is_some()
+        {
+            context.command_broker(BrokerCommand::Abandon { registration: session });
+        }
+    }
+
+    fn take_out(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
         let Self { registry, commands, .. } = self;
         let device = registry.device_mut(id)?;
         commands.tell_console_left(context, device);
@@ -161,7 +176,6 @@ impl RegisteredDevices {
         context.outbox.forget(&endpoint);
         let retained = self.commands.retained.release(&endpoint);
         context.gave_away(&endpoint);
-        context.command_broker(BrokerCommand::HandOver { registration: id });
         Some(MovedDevice { record, retained, job })
     }
 

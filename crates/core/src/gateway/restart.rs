@@ -43,7 +43,7 @@ impl Gateway {
     ///
     /// The current limits apply: if there are too many devices, those that sent a message most recently are restored.
     /// They are also connected first.
-    pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
+    pub fn restore(&mut self, now: Instant, records: Vec<DeviceRecord>) {
         let Self { context, registrations, campaigns, .. } = self;
         context.now = now;
         context.changes.keep();
@@ -53,6 +53,12 @@ impl Gateway {
         context.generated_keys.keep_changes();
         context.awaited_bootstraps.keep_changes();
         campaigns.keep_changes();
+        self.restore_devices(records);
+    }
+
+    /// Restores devices, those first that were heard from last.
+    pub(super) fn restore_devices(&mut self, mut records: Vec<DeviceRecord>) {
+        let Self { context, registrations, .. } = self;
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -288,6 +294,10 @@ fn device_changes(context: &mut Context, registrations: &mut Registrations, endp
     });
     let (stored_in, record) = put.unzip();
     let shard = record.as_ref().map(DeviceRecord::shard);
+    if stored_in.flatten().is_some_and(|before| Some(before) != shard) {
+        // They are stored in the shard of the device.
+        registrations.devices_mut().commands_mut().change_companions(endpoint);
+    }
     let former: BTreeSet<Shard> = [left, stored_in.flatten()].into_iter().flatten().collect();
     let removed = former.into_iter().filter(|former| Some(*former) != shard);
     let removed = removed.map(|shard| Change::Remove { shard, endpoint: endpoint.to_owned() });

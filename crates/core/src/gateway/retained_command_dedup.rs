@@ -52,6 +52,13 @@ impl RetainedCommandDedup {
         self.by_endpoint.keys().for_each(|endpoint| self.changes.mark(endpoint));
     }
 
+    /// Marks the memory of an endpoint as changed, if there is one.
+    pub(super) fn change(&mut self, endpoint: &str) {
+        if self.by_endpoint.contains_key(endpoint) {
+            self.changes.mark(endpoint);
+        }
+    }
+
     pub(super) fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
         self.by_endpoint.get(endpoint).is_some_and(|memory| memory.commands.contains(&command))
     }

@@ -194,6 +194,11 @@ impl Device {
         self.stored_in.replace(shard)
     }
 
+    /// Returns the shard of the device: that of its association, or over plain UDP that of its location.
+    pub fn shard(&self) -> Shard {
+        Location::shard_of_device(self.location.as_str(), self.peer)
+    }
+
     /// Returns the shard of the newest record; `None` if none was made.
     pub(crate) fn stored_in(&self) -> Option<Shard> {
         self.stored_in

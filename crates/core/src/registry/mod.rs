@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::index::Index;
-use lwm2m_base::{Peer, Shard, ThreadShards};
+use lwm2m_base::{AssociationId, Peer, Shard, ShardSet};
 
 /// Names one registration of one device to both sides of the gateway. No other registration gets it while the process
 /// lives.
@@ -57,7 +57,7 @@ impl Location {
     const LENGTH: usize = 12;
 
     /// Creates a location in one of these shards from six bits of each byte.
-    pub(crate) fn from_random(bytes: [u8; Self::LENGTH], shards: ThreadShards) -> Self {
+    pub(crate) fn from_random(bytes: [u8; Self::LENGTH], shards: ShardSet) -> Self {
         Self(shards.text(bytes).into_iter().map(char::from).collect())
     }
 
@@ -65,6 +65,13 @@ impl Location {
     /// such a text.
     pub fn shard_of(text: &str) -> Option<Shard> {
         Shard::of_text(text.as_bytes())
+    }
+
+    /// Returns the shard of a device with this location: that of its association, which its datagrams name, or over plain
+    /// UDP that of the location.
+    pub(crate) fn shard_of_device(text: &str, peer: Peer) -> Shard {
+        let of_association = peer.association.map(AssociationId::shard);
+        of_association.or_else(|| Self::shard_of(text)).unwrap_or(Shard::new(0))
     }
 
     /// Returns whether a text may be a location that a gateway gave out.

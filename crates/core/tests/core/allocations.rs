@@ -144,7 +144,8 @@ fn come_out(scene: &mut Scene) -> CameOut {
                 BrokerCommand::Resume { .. }
                 | BrokerCommand::SetLifetime { .. }
                 | BrokerCommand::Disconnect { .. }
-                | BrokerCommand::HandOver { .. },
+                | BrokerCommand::HandOver { .. }
+                | BrokerCommand::Abandon { .. },
             )
             | Output::FindKey(_)
             | Output::Claim(_)

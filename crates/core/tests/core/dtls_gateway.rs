@@ -196,6 +196,7 @@ impl DtlsGatewayScene {
                 Output::Broker(
                     BrokerCommand::Disconnect { .. }
                     | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::Abandon { .. }
                     | BrokerCommand::SetLifetime { .. },
                 ) => {}
                 Output::Report(report) => self.reports.push(report),

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// Locations and of the tokens.
 fn given_out(shards: ThreadShards, token_length: usize, devices: usize) -> (Vec<Shard>, Vec<Shard>) {
     let mut scene = Scene::with(|settings| {
-        settings.coap.shards = shards;
+        settings.coap.shards = shards.into();
         settings.coap.token_length = token_length;
     });
     let both = (0..devices).map(|number| {

@@ -87,7 +87,7 @@ fn data_goes_both_ways_with_each_suite_with_and_without_connection_ids() {
             let device = AssociationPair::of(&association);
             let up = device.seal(ContentType::ApplicationData, 1, b"up");
             assert_eq!(open(&mut association, &up), Ok((ReplayCheck::Newest, ReceivedContent::Data(b"up".to_vec()))));
-            let down = association.seal(BORN, b"down").unwrap();
+            let down = association.seal(TermTurn::UpTo(BORN), b"down").unwrap();
             assert_eq!(down[0], if peer_cid.is_empty() { 23 } else { 25 });
             let opened = device.open(&down, peer_cid.len());
             assert_eq!((opened.content_type, opened.plaintext), (ContentType::ApplicationData, b"down".to_vec()));
@@ -158,8 +158,8 @@ fn alerts_and_handshake_messages_are_told_apart() {
 fn the_last_sequence_number_is_for_the_alert() {
     let (mut association, device) = pair();
     association.numbers.skip_below(u64::from(PER_TERM) - 1);
-    assert!(association.seal(BORN, b"last").is_ok());
-    assert_eq!(association.seal(Term::new(BORN.number() - PATIENT_TERMS), b"one too many"), Err(NoRecord::Never));
+    assert!(association.seal(TermTurn::UpTo(BORN), b"last").is_ok());
+    assert_eq!(association.seal(TermTurn::UpTo(Term::new(BORN.number() - PATIENT_TERMS)), b"one too many"), Err(NoRecord::Never));
     let alert = association.seal_alert(Alert::CloseNotify).unwrap();
     assert_eq!(device.open(&alert, 2).plaintext, [1, 0]);
     assert_eq!(association.seal_alert(Alert::CloseNotify), None);
@@ -169,8 +169,8 @@ fn the_last_sequence_number_is_for_the_alert() {
 fn an_association_that_has_used_the_numbers_of_its_term_is_silent_until_it_may_begin_the_next() {
     let (mut association, device) = pair();
     association.numbers.skip_below(u64::from(PER_TERM));
-    assert_eq!(association.seal(BORN, b"too early"), Err(NoRecord::Yet));
-    let record = association.seal(BORN.next(), b"in the next term").unwrap();
+    assert_eq!(association.seal(TermTurn::UpTo(BORN), b"too early"), Err(NoRecord::Yet));
+    let record = association.seal(TermTurn::UpTo(BORN.next()), b"in the next term").unwrap();
     assert_eq!(device.open(&record, 2).plaintext, b"in the next term");
     assert_eq!(records(&record, 2).next().unwrap().sequence, WriteNumbers::PER_TERM + 1);
 }
@@ -179,10 +179,10 @@ fn an_association_that_has_used_the_numbers_of_its_term_is_silent_until_it_may_b
 fn it_is_to_be_written_anew_when_a_term_begins_and_before_much_was_received() {
     let (mut association, device) = pair();
     for _ in 0..PER_TERM - 1 {
-        association.seal(BORN, b"").unwrap();
+        association.seal(TermTurn::UpTo(BORN), b"").unwrap();
     }
     assert!(!association.is_worn());
-    association.seal(BORN.next(), b"").unwrap();
+    association.seal(TermTurn::UpTo(BORN.next()), b"").unwrap();
     assert!(association.is_worn());
     association.written();
     for sequence in 1..64 {

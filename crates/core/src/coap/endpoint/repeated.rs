@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lwm2m_base::Peer;
+use lwm2m_base::{Peer, Shard};
 
 use crate::coap::exchange::RequestIds;
 use crate::coap::transfers::Stage;
@@ -24,14 +24,14 @@ impl Endpoint {
     pub(crate) fn send_request_again(
         &mut self,
         now: Instant,
-        peer: Peer,
+        (peer, shard): (Peer, Shard),
         request: Request,
         ids: RequestIds,
     ) -> ExchangeId {
         if request.payload.len() > self.block_size.bytes() {
-            return self.send_in_blocks(now, peer, request);
+            return self.send_in_blocks(now, (peer, Some(shard)), request);
         }
-        let id = self.exchanges.send_request_again(now, peer, &request, ids);
+        let id = self.exchanges.send_request_again(now, (peer, Some(shard)), &request, ids);
         self.begin_whole(id, peer, request);
         id
     }

@@ -5,11 +5,11 @@ use std::time::Instant;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use lwm2m_base::Peer;
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::index::Index;
 use lwm2m_base::sparse::ShrinkSparse;
+use lwm2m_base::{Peer, Shard};
 
 use crate::coap::observe::Freshness;
 use crate::coap::transmission::{MessageKey, SentMessage};
@@ -157,14 +157,19 @@ impl OpenExchanges {
         self.observations_by_token.candidates(&(peer, token)).copied().filter(has_token).max()
     }
 
-    /// Returns a random token that is unused with this peer, in a shard of the parameters. It is as long as they say;
-    /// if a token of this length is taken, a longer one is tried.
-    pub(crate) fn unused_token(&self, peer: Peer, parameters: &Parameters, rng: &mut StdRng) -> Token {
+    /// Returns a random token that is unused with this peer, in this shard, or else in one of the parameters. It is as
+    /// long as they say; if a token of this length is taken, a longer one is tried.
+    pub(crate) fn unused_token(
+        &self,
+        (peer, shard): (Peer, Option<Shard>),
+        parameters: &Parameters,
+        rng: &mut StdRng,
+    ) -> Token {
         let mut length = parameters.token_length;
         loop {
             let mut bytes = [0; Token::MAX_LENGTH];
             rng.fill_bytes(&mut bytes);
-            bytes[0] = parameters.shards.choose(bytes[0]).number();
+            bytes[0] = shard.unwrap_or_else(|| parameters.shards.choose(bytes[0])).number();
             let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
             if self.expected(peer, token) == Expected::default() {
                 return token;

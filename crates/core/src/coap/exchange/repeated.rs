@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lwm2m_base::Peer;
+use lwm2m_base::{Peer, Shard};
 
 use super::open_exchanges::Expected;
 use super::{ExchangeId, Exchanges, MessageId, Persistence, Request, Token};
@@ -27,7 +27,7 @@ impl Exchanges {
     pub(crate) fn send_request_again(
         &mut self,
         now: Instant,
-        peer: Peer,
+        (peer, shard): (Peer, Option<Shard>),
         request: &Request,
         ids: RequestIds,
     ) -> ExchangeId {
@@ -38,7 +38,7 @@ impl Exchanges {
         if is_free {
             self.send_as(now, peer, request, ids, Persistence::Ordinary)
         } else {
-            self.send_request(now, peer, request)
+            self.send_request(now, (peer, shard), request)
         }
     }
 }

@@ -209,7 +209,7 @@ impl CommandScheduler {
             | JobRequest::ClearPackage(_)
             | JobRequest::Execute(_) => {
                 let request = command.operation.request_in(attempts.formats(), &device.registration);
-                context.coap.send_request(context.now, device.peer, request)
+                context.coap.send_request_to_device(context.now, (device.peer, device.shard()), request)
             }
         };
         self.registrations.insert(exchange, device.id);

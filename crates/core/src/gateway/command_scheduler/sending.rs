@@ -79,7 +79,7 @@ impl CommandScheduler {
         if let Err(reason) = console_observations::check_sending(context, device, command, &paths) {
             return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
         }
-        let (now, peer, sent_as) = (context.now, device.peer, waiting.sent_as.take());
+        let (now, to, sent_as) = (context.now, (device.peer, device.shard()), waiting.sent_as.take());
         let exchange = match &command.operation.kind {
             OperationKind::Observe | OperationKind::ObserveComposite { .. }
                 if !device.observations.has_room_for(&paths, limits.observations) =>
@@ -92,7 +92,7 @@ impl CommandScheduler {
                 send_marked(context, device, command, |coap| {
                     cancelled
                         .and_then(|(observation, body)| coap.send_cancellation(now, observation, body))
-                        .unwrap_or_else(|| coap.send_request(now, peer, request))
+                        .unwrap_or_else(|| coap.send_request_to_device(now, to, request))
                 })
             }
             OperationKind::Read
@@ -106,8 +106,8 @@ impl CommandScheduler {
             | OperationKind::ReadComposite { .. }
             | OperationKind::WriteComposite { .. }
             | OperationKind::ObserveComposite { .. } => send_marked(context, device, command, |coap| match sent_as {
-                Some(sent_as) => coap.send_request_again(now, peer, request, *sent_as),
-                None => coap.send_request(now, peer, request),
+                Some(sent_as) => coap.send_request_again(now, to, request, *sent_as),
+                None => coap.send_request_to_device(now, to, request),
             }),
         };
         self.registrations.insert(exchange, device.id);
@@ -141,8 +141,9 @@ impl CommandScheduler {
             return Some(in_flight);
         }
         context.report(Report::FormatRejected { endpoint: device.registration.endpoint.clone(), format });
-        let (now, peer) = (context.now, device.peer);
-        let exchange = send_marked(context, device, &in_flight.command, |coap| coap.send_request(now, peer, request));
+        let (now, to) = (context.now, (device.peer, device.shard()));
+        let send = |coap: &mut Endpoint| coap.send_request_to_device(now, to, request);
+        let exchange = send_marked(context, device, &in_flight.command, send);
         device.sent_again(exchange, in_flight);
         self.registrations.insert(exchange, device.id);
         None

@@ -513,6 +513,13 @@ impl FirmwareJobs {
         self.jobs.values().for_each(|owned| self.changes.mark(&owned.endpoint));
     }
 
+    /// Marks the job of an endpoint as changed, if there is one.
+    pub(crate) fn change(&mut self, endpoint: &str) {
+        if self.status_of(endpoint).is_some() {
+            self.changes.mark(endpoint);
+        }
+    }
+
     pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }

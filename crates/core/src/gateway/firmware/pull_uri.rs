@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use lwm2m_base::ThreadShards;
+use lwm2m_base::ShardSet;
 use lwm2m_base::secret::Secret;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -69,7 +69,7 @@ impl PullKey {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
     /// Makes a key in one of these shards of random bytes. Six bits of each byte are used.
-    pub fn from_random(bytes: [u8; Self::LENGTH], shards: ThreadShards) -> Self {
+    pub fn from_random(bytes: [u8; Self::LENGTH], shards: ShardSet) -> Self {
         Self(shards.text(bytes))
     }
 
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn key() -> PullKey {
-        PullKey::from_random([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 61, 62, 63, 64, 255, 26], ThreadShards::ALL)
+        PullKey::from_random([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 61, 62, 63, 64, 255, 26], ShardSet::ALL)
     }
 
     #[test]

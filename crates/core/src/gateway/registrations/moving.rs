@@ -1,6 +1,6 @@
 //! Moves of devices between gateways: the endpoint name of a Register may belong to another gateway of the program.
 
-use lwm2m_base::Peer;
+use lwm2m_base::{Peer, Shard};
 
 use super::super::access::{forbidden, forbids_request};
 use super::super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
@@ -74,6 +74,19 @@ impl Registrations {
             }
         }
         id.and_then(|id| self.devices.release(context, id)).ok_or(None)
+    }
+
+    /// Forgets the pending Registers of peers whose association is of this shard, which another node has now.
+    pub(crate) fn forget_pending(&mut self, context: &mut Context, shard: Shard) {
+        for id in self.pending.ids() {
+            let association = self.pending.get(id).and_then(|pending| pending.peer.association);
+            if association.is_some_and(|association| association.shard() == shard)
+                && let Some(pending) = self.pending.remove(id)
+            {
+                context.claims.mark_unclaimed(&pending.registration.endpoint);
+                context.command_broker(BrokerCommand::Abandon { registration: id });
+            }
+        }
     }
 
     /// Lets a restored device publish as the client of the Register of its endpoint that is pending. Returns whether

@@ -314,7 +314,9 @@ impl CountedGateway {
                     self.tickets.extend(publication.ticket.map(|ticket| (registration, ticket)));
                 }
                 Output::Broker(
-                    BrokerCommand::Disconnect { registration } | BrokerCommand::HandOver { registration },
+                    BrokerCommand::Disconnect { registration }
+                    | BrokerCommand::HandOver { registration }
+                    | BrokerCommand::Abandon { registration },
                 ) => {
                     self.sessions.retain(|(session, _)| *session != registration);
                 }

@@ -10,7 +10,7 @@ use crate::dtls_network::scene::*;
 fn connection_ids_are_of_the_shards_of_the_thread() {
     for (thread, threads) in [(0, 2), (1, 2), (4, 5)] {
         let shards = ThreadShards::new(thread, threads).expect("there is such a thread");
-        let mut scene = DtlsNetwork::with(DtlsConfig { shards, ..DtlsConfig::default() });
+        let mut scene = DtlsNetwork::with(DtlsConfig { shards: shards.into(), ..DtlsConfig::default() });
         for number in 0..12 {
             let device = scene.add(DtlsClientConfig::psk(&format!("urn:imei:{number}"), KEY).with_cid(&[1]));
             scene.settle();

@@ -29,7 +29,7 @@ fn spec() -> JobSpec {
     let image = Image { size: SIZE, sha256: super::super::image::ImageDigest::new([7; 32]), file };
     JobSpec {
         label: JobLabel::from_random([1, 2, 3, 4, 5, 6]),
-        key: PullKey::from_random([9; 16], lwm2m_base::ThreadShards::ALL),
+        key: PullKey::from_random([9; 16], lwm2m_base::ShardSet::ALL),
         instance: 0,
         package: Package::Image { name: "app.bin".parse().unwrap(), image },
         method: MethodChoice::Auto,
