@@ -310,7 +310,8 @@ impl Bench {
                     BrokerCommand::Resume { .. }
                     | BrokerCommand::SetLifetime { .. }
                     | BrokerCommand::Disconnect { .. }
-                    | BrokerCommand::HandOver { .. },
+                    | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::Abandon { .. },
                 )
                 | Output::FindKey(_)
                 | Output::Claim(_)

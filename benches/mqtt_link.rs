@@ -63,6 +63,7 @@ async fn main() {
 
 fn settings(broker: String) -> MqttConfig {
     MqttConfig {
+        will_delay: None,
         brokers: vec![broker],
         ssl: tls::TlsConfig::default(),
         version: ProtocolVersion::V5,

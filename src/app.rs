@@ -1,5 +1,6 @@
 //! Assembles the program from its configuration, runs it and shuts it down.
 
+mod cluster;
 mod division;
 mod drivers;
 mod dtls;
@@ -11,6 +12,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use serde_json::json;
@@ -19,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::cluster::member::RunningMember;
 use crate::conditions::{Condition, ConditionState};
 use crate::config::Config;
 #[cfg(feature = "console")]
@@ -40,6 +43,8 @@ pub(crate) use start::start;
 pub(crate) struct App {
     addresses: BoundAddresses,
     drivers: Vec<RunningDriver>,
+    /// The member task of a node of a cluster, and how long it may take to give up its shards.
+    member: Option<(RunningMember, Duration)>,
     /// The condition of the program itself: it goes down at the shutdown.
     serving: Condition,
     /// The admin listener, which serves until the driver has ended.
@@ -172,6 +177,9 @@ impl App {
         self.serving.set(ConditionState::Down, "the program is about to end");
         #[cfg(feature = "embedded")]
         drop(self.simulated);
+        if let Some((member, patience)) = &self.member {
+            member.drain(*patience).await;
+        }
         // The result of the driver, below, says why it ended.
         let stop = |RunningDriver { task, stop, thread }: RunningDriver| {
             if stop.send(()).is_err() {
@@ -182,6 +190,9 @@ impl App {
         let stopping: Vec<_> = self.drivers.into_iter().map(stop).collect();
         for (task, _thread) in stopping {
             task.await.map_err(|error| anyhow!("the event loop failed: {error}"))?;
+        }
+        if let Some((member, _)) = self.member {
+            member.stop();
         }
         if let Some(admin) = self.admin {
             admin.abort();

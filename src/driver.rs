@@ -7,6 +7,7 @@
 mod askers;
 pub(crate) mod campaign_ask;
 mod campaigns;
+pub mod clustered;
 pub mod control;
 mod moving;
 pub(crate) mod onlookers;
@@ -27,6 +28,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
 use crate::clock::{monotonic_now, unix_time};
+use crate::cluster::ClusterCommand;
 use crate::credentials::KeyFinder;
 use crate::firmware::{ImageAnswer, ImageReader, ImageRequest};
 use crate::observability::failures::{Failure, FailureKind, FailureLog};
@@ -42,6 +44,7 @@ use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 use lwm2m_router::Route;
 
 use askers::Askers;
+use clustered::{ClusterSeat, Place};
 use control::DriverRequest;
 use onlookers::Onlookers;
 use threads::{DriverThread, ThreadInput};
@@ -76,6 +79,8 @@ pub struct Driver {
     requests: mpsc::Receiver<DriverRequest>,
     /// `None` if this is the only driver thread.
     thread: Option<DriverThread>,
+    /// `None` without a cluster.
+    cluster: Option<ClusterSeat>,
     askers: Askers,
     /// Receiver of the copies of traced messages.
     traced: Option<TraceSender>,
@@ -97,6 +102,7 @@ enum DriverInput {
     Store(StoreEvent),
     Asked(DriverRequest),
     Thread(ThreadInput),
+    Cluster(ClusterCommand),
     Deadline,
     Stop,
 }
@@ -128,6 +134,7 @@ impl Driver {
             images: None,
             requests,
             thread: None,
+            cluster: None,
             askers: Askers::default(),
             traced: None,
             next_flush: None,
@@ -161,6 +168,11 @@ impl Driver {
     /// Shares the devices with the drivers of other threads.
     pub fn beside(self, thread: Option<DriverThread>) -> Self {
         Self { thread, ..self }
+    }
+
+    /// Serves the shards of a node of a cluster.
+    pub fn in_cluster(self, cluster: Option<ClusterSeat>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// Runs until `stop` completes, and then shuts down within `patience`: half of it is for the answers to commands in
@@ -215,6 +227,15 @@ impl Driver {
         // The number of turns in a row that were for a deadline.
         let mut overdue_turns = 0;
         loop {
+            if self.cluster.is_some() {
+                tokio::select! {
+                    () = self.may_serve() => {}
+                    () = &mut stop => return,
+                }
+                if self.is_fenced {
+                    return;
+                }
+            }
             let deadline = self.carry_out_all();
             if done(&self.gateway) {
                 return;
@@ -230,6 +251,7 @@ impl Driver {
                 event = store_event(self.store.as_mut()) => DriverInput::Store(event),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
                 input = thread_input(self.thread.as_mut()) => DriverInput::Thread(input),
+                command = cluster_command(self.cluster.as_mut()) => DriverInput::Cluster(command),
                 () = take_turns(overdue_turns), if overdue => DriverInput::Deadline,
                 () = sleep_until(deadline.into()), if !overdue => DriverInput::Deadline,
                 () = &mut stop => DriverInput::Stop,
@@ -248,6 +270,7 @@ impl Driver {
                 DriverInput::Store(event) => self.handle_store(now, event),
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Thread(input) => self.handle_thread(now, input),
+                DriverInput::Cluster(command) => self.obey(command),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
                 DriverInput::Stop => return,
             }
@@ -255,6 +278,10 @@ impl Driver {
             self.list_dropped(now);
             self.flush(now);
             self.hand_over_records();
+            if self.cluster.is_some() {
+                self.hand_over();
+                self.ask_for_terms();
+            }
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.feed(now);
             }
@@ -298,11 +325,13 @@ impl Driver {
                         self.gateway.handle_key(now, &question, answer);
                     }
                 }
+                Output::Claim(question) if self.cluster.is_some() => self.ask_for_name(question),
                 Output::Claim(question) => self.ask_for_device(question),
                 Output::Unclaim { endpoint } => {
                     if let Some(thread) = &self.thread {
                         thread.unclaim(&endpoint);
                     }
+                    self.give_name_back(endpoint);
                 }
                 Output::DescribeImage { request, name } => self.ask_for_image(ImageRequest::Describe { request, name }),
                 Output::ReadImage { request, name, image, offset, length } => {
@@ -337,6 +366,7 @@ impl Driver {
                 if let Some(thread) = &mut self.thread {
                     thread.note_stored(Some(version));
                 }
+                self.note_stored_shards(version);
             }
             StoreEvent::Away => self.gateway.set_store_away(now, true),
             StoreEvent::Back => self.gateway.set_store_away(now, false),
@@ -424,10 +454,17 @@ impl Driver {
     }
 
     fn receive(&mut self, now: Instant, index: usize) {
-        let Self { gateway, sockets, metrics, thread, .. } = self;
+        let Self { gateway, sockets, metrics, thread, cluster, .. } = self;
         let received = sockets.receive(index, |peer, datagram| {
             trace!(peer = %peer.address, bytes = datagram.len(), "datagram in");
             metrics.transport.datagrams_received.inc();
+            if let Some(seat) = cluster {
+                return match seat.place(&gateway.shards(), peer, datagram) {
+                    Place::Here => gateway.handle_datagram(now, peer, datagram),
+                    Place::Elsewhere(_) => drop(metrics.cluster.not_here.inc()),
+                    Place::Nowhere => drop(metrics.cluster.no_shard.inc()),
+                };
+            }
             let Some(thread) = thread else { return gateway.handle_datagram(now, peer, datagram) };
             match thread.route(now, peer, datagram) {
                 Route::Own => gateway.handle_datagram(now, peer, datagram),
@@ -493,6 +530,13 @@ async fn image_answer(images: Option<&mut ImageReader>) -> ImageAnswer {
 async fn thread_input(thread: Option<&mut DriverThread>) -> ThreadInput {
     match thread {
         Some(thread) => thread.input().await,
+        None => pending().await,
+    }
+}
+
+async fn cluster_command(cluster: Option<&mut ClusterSeat>) -> ClusterCommand {
+    match cluster {
+        Some(seat) => seat.command().await,
         None => pending().await,
     }
 }

@@ -34,6 +34,7 @@ mod app;
 mod bootstrap;
 mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod conditions;
 pub mod config;
 #[cfg(feature = "console")]

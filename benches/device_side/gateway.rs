@@ -126,7 +126,8 @@ impl SwallowingGateway {
                 Output::Broker(
                     BrokerCommand::SetLifetime { .. }
                     | BrokerCommand::Disconnect { .. }
-                    | BrokerCommand::HandOver { .. },
+                    | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::Abandon { .. },
                 )
                 | Output::DescribeImage { .. }
                 | Output::ReadImage { .. }

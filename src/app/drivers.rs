@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::clock::{monotonic_now, unix_time};
+use crate::cluster::member::RunningMember;
 use crate::conditions::{Condition, ConditionState};
 use crate::config::Config;
 use crate::driver::Driver;
@@ -27,12 +28,13 @@ use crate::store::{Confirm, OpenedStore, Store, StoreConfig, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
 use crate::upstream::UpstreamLink;
 use crate::upstream::seat::LinkSeat;
-use lwm2m_base::ThreadShards;
+use lwm2m_base::{ShardSet, ThreadShards};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_dtls::WriteTerms;
 use lwm2m_router::{Claims, Flow};
 
+use super::cluster::ClusterNode;
 use super::division::{divided, suspended_campaigns};
 use super::prepared::{Prepared, PreparedAccounts};
 use super::random_seed;
@@ -43,6 +45,8 @@ pub(crate) struct DriverParts {
     /// The addresses of the listeners.
     pub addresses: Vec<SocketAddr>,
     store: Option<(OpenedStore, StoreContents)>,
+    /// The node of a cluster; `None` for a gateway by itself.
+    node: Option<ClusterNode>,
     owners: EndpointOwners,
     pub control: Control,
     pub failures: Arc<FailureLog>,
@@ -74,7 +78,13 @@ pub(crate) async fn driver_parts(
     let runtimes = start_runtimes(share)?;
     let sockets = bind_sockets(&config.listeners, &runtimes, &prepared.conditions.add("sockets"))?;
     let addresses = sockets[0].local_addresses()?;
-    let store = open_store(config, embedded, unix_time, prepared.metrics()).await?;
+    let (store, node) = match &config.cluster {
+        Some(cluster) => {
+            let (store, node) = ClusterNode::open(config, cluster, unix_time, prepared.metrics()).await?;
+            (Some(store), Some(node))
+        }
+        None => (open_store(config, embedded, unix_time, prepared.metrics()).await?, None),
+    };
     let owners = share_names(config, share, prepared);
     let (control, requests) = match share {
         ThreadShare::WHOLE => {
@@ -95,16 +105,17 @@ pub(crate) async fn driver_parts(
         let link = runtime.runtime().spawn(link).await.context("the start of the upstream")??;
         threads.push(ThreadParts { runtime, sockets, link: link.with_tls_on(Handle::current()), requests });
     }
-    Ok(DriverParts { threads, addresses, store, owners, control, failures: Arc::default() })
+    Ok(DriverParts { threads, addresses, store, node, owners, control, failures: Arc::default() })
 }
 
-/// Makes the gateways, with the devices of the store, and runs each of them on its thread.
+/// Makes the gateways, with the devices of the store, and runs each of them on its thread. A node of a cluster begins
+/// without devices; its member task runs, too.
 pub(crate) fn start_drivers(
     config: &Config,
     prepared: &Prepared,
     parts: DriverParts,
-) -> anyhow::Result<Vec<RunningDriver>> {
-    let DriverParts { threads, store, owners, failures, .. } = parts;
+) -> anyhow::Result<(Vec<RunningDriver>, Option<RunningMember>)> {
+    let DriverParts { threads, store, node, owners, failures, .. } = parts;
     let (now, unix_time) = (monotonic_now(), unix_time()?);
     let (opened, contents) = store.unzip();
     let contents = contents.unwrap_or_default();
@@ -126,6 +137,8 @@ pub(crate) fn start_drivers(
     let watchdogs: Vec<_> =
         (1..config.threads.get()).map(|thread| watchdog.as_ref().map(|one| one.of_thread(thread))).collect();
     let watchdogs = std::iter::once(watchdog).chain(watchdogs);
+    let (member, seat) = node.map(|node| node.start(first_dtls_socket(config), prepared)).unzip();
+    let mut seat = seat;
     let with_gateways = threads.into_iter().zip(gateways).zip(stores).zip(neighbours).zip(watchdogs);
     let mut running = Vec::new();
     for (((((parts, gateway), store), neighbour), watchdog), metrics) in with_gateways.zip(&prepared.metrics) {
@@ -135,6 +148,7 @@ pub(crate) fn start_drivers(
         let share = ThreadShare::of_threads(config.threads);
         let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(metrics))
             .beside(neighbour)
+            .in_cluster(seat.take())
             .watched_by(watchdog)
             .with_failures(Arc::clone(&failures))
             .with_images(images)
@@ -144,7 +158,7 @@ pub(crate) fn start_drivers(
         let task = runtime.runtime().spawn(driver.run(stopped, config.shutdown_timeout));
         running.push(RunningDriver { task, stop, thread: runtime });
     }
-    Ok(running)
+    Ok((running, member))
 }
 
 fn start_runtimes(share: ThreadShare) -> anyhow::Result<Vec<RuntimeThread>> {
@@ -218,9 +232,7 @@ fn introduce(config: &Config, owners: &EndpointOwners, gateways: &[Gateway]) -> 
     if gateways.len() < 2 {
         return vec![None];
     }
-    let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
-    let first_dtls_socket = u16::try_from(plain).expect("there are fewer listeners than ports");
-    let mut threads = DriverThread::all(config.threads, first_dtls_socket, owners);
+    let mut threads = DriverThread::all(config.threads, first_dtls_socket(config), owners);
     for (number, gateway) in (0..).zip(gateways) {
         for (endpoint, location) in gateway.registered_names() {
             owners.place(endpoint, location, number);
@@ -230,6 +242,12 @@ fn introduce(config: &Config, owners: &EndpointOwners, gateways: &[Gateway]) -> 
         }
     }
     threads.into_iter().map(Some).collect()
+}
+
+/// Returns the number of the first listener that speaks DTLS.
+fn first_dtls_socket(config: &Config) -> u16 {
+    let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
+    u16::try_from(plain).expect("there are fewer listeners than ports")
 }
 
 /// Holds what the gateways are made of.
@@ -247,7 +265,11 @@ impl GatewayStart<'_> {
         let mut settings = self.config.gateway.clone();
         settings.limits = share.limits(&self.prepared.room.bound(&settings.limits));
         settings.coap = share.coap(settings.coap);
-        settings.coap.shards = shards.into();
+        settings.coap.shards = match self.config.cluster {
+            Some(_) => ShardSet::EMPTY,
+            None => shards.into(),
+        };
+        settings.coap.tokens_of_device = self.config.cluster.is_some();
         settings
     }
 
@@ -258,8 +280,9 @@ impl GatewayStart<'_> {
         let shards = ThreadShards::new(thread, config.threads.get()).context("the configuration bounds the threads")?;
         let settings = self.settings(share, shards);
         let model = Arc::clone(&prepared.announced.borrow());
+        let gateway_shards = settings.coap.shards;
         let mut gateway = Gateway::new(settings, model, random_seed()?, now, unix_time);
-        if share != ThreadShare::WHOLE {
+        if share != ThreadShare::WHOLE || config.cluster.is_some() {
             gateway.share_endpoints();
         }
         if let Some(PreparedAccounts { loaded: Some(loaded), .. }) = &prepared.accounts {
@@ -280,9 +303,12 @@ impl GatewayStart<'_> {
         // Before the keys of associations are compared with those that are known.
         gateway.restore_generated_keys(generated_keys);
         if let Some(secured) = &prepared.secured {
-            let terms = WriteTerms::new(term, now, store_clock.unwrap_or(unix_time));
+            let terms = match &config.cluster {
+                Some(cluster) => WriteTerms::of_node(cluster.number),
+                None => WriteTerms::new(term, now, store_clock.unwrap_or(unix_time)),
+            };
             let stored = store.map(|store| (store, terms, associations));
-            gateway = secured.join(gateway, (now, random_seed()?), (share, shards), stored);
+            gateway = secured.join(gateway, (now, random_seed()?), (share, gateway_shards), stored);
         }
         if store.is_none() {
             return Ok(gateway);

@@ -17,7 +17,7 @@ use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::OpenedStore;
 use crate::transport::{Security, UdpListener};
-use lwm2m_base::ThreadShards;
+use lwm2m_base::ShardSet;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::credentials::KeyKind;
@@ -96,14 +96,14 @@ impl DtlsSetup {
         &self,
         gateway: Gateway,
         (now, seed): (Instant, [u8; 32]),
-        (share, shards): (ThreadShare, ThreadShards),
+        (share, shards): (ThreadShare, ShardSet),
         store: Option<(&OpenedStore, WriteTerms, Vec<SavedAssociation>)>,
     ) -> Gateway {
-        let settings = dtls::DtlsConfig { shards: shards.into(), ..share.dtls(&self.settings) };
+        let settings = dtls::DtlsConfig { shards, ..share.dtls(&self.settings) };
         let new = || DtlsServer::new(settings.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
         if let Some((store, terms, associations)) = store {
-            let changes = server.restore(now, terms, associations);
+            let changes = server.restore(now, terms.clone(), associations);
             let changes: Vec<Change> = changes.into_iter().map(Change::Association).collect();
             if let Err(error) = store.write_now(&changes) {
                 // A later process would not know of the sequence numbers that this one uses.
@@ -137,6 +137,7 @@ impl DtlsSetup {
     pub(super) fn keys(&self, share: ThreadShare, metrics: &Arc<Metrics>) -> KeyFinder {
         let service = self.service.clone().flatten().map(|(client, most)| (client, share.part(most)));
         let finder = KeyFinder::new(self.file_keys.clone(), service, Arc::clone(metrics));
+        let finder = if self.knows_all_keys() { finder.that_knows_all() } else { finder };
         finder.with_bootstrap(self.bootstrap_keys.clone())
     }
 

@@ -35,7 +35,8 @@ pub(crate) async fn start(config: Config, embedded: bool) -> anyhow::Result<App>
     let listeners = listen(&config, embedded, &prepared, &parts).await?;
     let addresses = bound_addresses(&config, &prepared, &parts.addresses, &listeners, broker.as_ref())?;
     let control = parts.control.clone();
-    let drivers = start_drivers(&config, &prepared, parts)?;
+    let (drivers, member) = start_drivers(&config, &prepared, parts)?;
+    let member = member.map(|member| (member, config.shutdown_timeout / 2));
     let metrics = Arc::clone(prepared.metrics());
     let Prepared { read_at, conditions, secured, room, reloads, announced, accounts, .. } = prepared;
     let serving = conditions.add("serving");
@@ -51,6 +52,7 @@ pub(crate) async fn start(config: Config, embedded: bool) -> anyhow::Result<App>
     Ok(App {
         addresses,
         drivers,
+        member,
         serving,
         admin: admin.map(|listener| tokio::spawn(admin::serve(listener, sources))),
         #[cfg(feature = "console")]

@@ -4,6 +4,7 @@
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
 mod bootstrap;
+mod cluster;
 #[cfg(feature = "console")]
 mod console;
 mod dtls;
@@ -37,6 +38,7 @@ use toml::{Table, Value};
 
 use crate::admin;
 use crate::bootstrap::BootstrapFiles;
+use crate::cluster::config::ClusterConfig;
 #[cfg(feature = "console")]
 use crate::console::ConsoleConfig;
 use crate::credentials;
@@ -67,6 +69,8 @@ pub struct Config {
     /// Number of threads that serve devices.
     pub threads: NonZero<u8>,
     pub store: store::StoreConfig,
+    /// The cluster that the gateway is a node of; `None` for a gateway by itself.
+    pub cluster: Option<ClusterConfig>,
     pub images: ImagesConfig,
     pub admin: admin::AdminConfig,
     #[cfg(feature = "console")]

@@ -25,6 +25,7 @@ pub(super) fn settings(reader: &mut ConfigReader) -> MqttConfig {
         keep_alive: reader.read(&key("keep_alive"), 120 * SECOND, duration(Duration::ZERO..=LONGEST_KEEP_ALIVE)),
         window: reader.read(&key("max_inflight"), 8, whole(1..=1024)),
         max_packet_size: reader.read(&key("max_packet_size"), 8 * 1024 * 1024, whole(1024..=LARGEST_PACKET)),
+        will_delay: None,
         link: link(reader, "upstream.mqtt"),
     }
 }

@@ -23,6 +23,7 @@ use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::mqtt::topics::{SEND_TOPIC, STATUS_TOPIC, Template, TemplateError, Translator, Translators};
 
 use super::bootstrap;
+use super::cluster::{self, ClusterSurroundings};
 #[cfg(feature = "console")]
 use super::console;
 use super::dtls;
@@ -53,6 +54,10 @@ const MOST_THREADS: u8 = 64;
 /// Minimum length of tokens that name a thread, in bytes.
 const SHORTEST_SHARED_TOKEN: usize = 4;
 
+/// Time in which another node of a cluster connects a device whose connection was lost, before the broker publishes
+/// that the device is offline.
+const WILL_DELAY: Duration = Duration::from_secs(30);
+
 /// Kind of the connection to the broker.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UpstreamKind {
@@ -82,6 +87,18 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
     let others = upstream_sections(&exproto, &mqtt);
+    #[cfg(feature = "embedded")]
+    let embedded = embedded(reader, exproto.handler_bind);
+    let mut upstream = match kind {
+        UpstreamKind::ExProto => upstream::UpstreamConfig::ExProto(exproto),
+        UpstreamKind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
+    };
+    let store = store(reader);
+    let surroundings = ClusterSurroundings { gateway: &gateway, store: &store, upstream: &upstream, threads };
+    let cluster = cluster::settings(reader, &surroundings);
+    if let (Some(_), upstream::UpstreamConfig::Mqtt(mqtt)) = (&cluster, &mut upstream) {
+        mqtt.will_delay = Some(WILL_DELAY);
+    }
     let config = Config {
         gateway,
         listeners,
@@ -89,13 +106,11 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         credentials: dtls::credentials(reader, &bootstrap_files),
         bootstrap: bootstrap_files,
         #[cfg(feature = "embedded")]
-        embedded: embedded(reader, exproto.handler_bind),
-        upstream: match kind {
-            UpstreamKind::ExProto => upstream::UpstreamConfig::ExProto(exproto),
-            UpstreamKind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
-        },
+        embedded,
+        upstream,
         threads,
-        store: store(reader),
+        store,
+        cluster,
         images: firmware::images(reader),
         admin: admin(reader),
         #[cfg(feature = "console")]
@@ -227,6 +242,7 @@ fn coap(reader: &mut ConfigReader, default: Parameters) -> Parameters {
         ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
         shards: default.shards,
+        tokens_of_device: default.tokens_of_device,
         deduplication_entries_per_peer: reader.read(
             "coap.deduplication_entries_per_peer",
             default.deduplication_entries_per_peer,

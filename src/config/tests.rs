@@ -696,7 +696,7 @@ fn config(text: &str) -> Config {
     Config::from_table(text.parse().unwrap(), []).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
-fn mistakes(text: &str) -> Vec<String> {
+pub(crate) fn mistakes(text: &str) -> Vec<String> {
     let mistakes = Config::from_table(text.parse().unwrap(), []).unwrap_err();
     mistakes.0.iter().map(ToString::to_string).collect()
 }

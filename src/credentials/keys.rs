@@ -63,6 +63,8 @@ pub struct KeyFinder {
     /// The keys of `bootstrap.psk_file`.
     bootstrap: FileKeys,
     asker: Option<KeyServiceClient>,
+    /// Whether an identity without a key in the file has none.
+    knows_all: bool,
     /// Maximum number of lookups in flight.
     most: usize,
     asked: JoinSet<EndedLookup>,
@@ -81,7 +83,18 @@ impl KeyFinder {
     /// Creates a lookup in the file and then, if there is one, at the key service. Other identities are unknown.
     pub fn new(file: FileKeys, asker: Option<(KeyServiceClient, usize)>, metrics: Arc<Metrics>) -> Self {
         let (asker, most) = asker.map_or((None, 0), |(asker, most)| (Some(asker), most));
-        Self { file, bootstrap: FileKeys::default(), asker, most, asked: JoinSet::new(), failing: false, metrics }
+        let (bootstrap, asked) = (FileKeys::default(), JoinSet::new());
+        Self { file, bootstrap, asker, knows_all: false, most, asked, failing: false, metrics }
+    }
+
+    /// Notes that an identity without a key in the file has none.
+    pub fn that_knows_all(self) -> Self {
+        Self { knows_all: true, ..self }
+    }
+
+    /// Returns whether an association was made with a key that the file does not have any more.
+    pub fn refuses(&self, used: KeyUse<'_>) -> bool {
+        self.knows_all && used.kind == KeyKind::Registration && !self.file.may_be_used(used)
     }
 
     /// Finds the keys of bootstrap accounts here.

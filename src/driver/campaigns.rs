@@ -17,7 +17,7 @@ impl Driver {
     pub(super) fn handle_campaign(&mut self, now: Instant, ask: CampaignAsk) {
         match ask {
             CampaignAsk::Start { json, admission, answer: final_answer } => {
-                if self.thread.is_some() {
+                if self.thread.is_some() || self.cluster.is_some() {
                     return answer(admission, Err(not_with_threads()));
                 }
                 let ask = self.askers.add(final_answer);
@@ -39,9 +39,11 @@ impl Driver {
     }
 }
 
-/// Returns the refusal of a campaign by a program with several driver threads.
+/// Returns the refusal of a campaign by a program with several driver threads, or by a node of a cluster.
 fn not_with_threads() -> CampaignRefusal {
-    let reason = "a campaign needs driver.threads = 1: each thread knows its own devices only".to_owned();
+    let reason = "a campaign needs driver.threads = 1 and no cluster: each thread and each node knows its own devices \
+                  only"
+        .to_owned();
     CampaignRefusal { kind: RefusalKind::Conflict, reason }
 }
 

@@ -51,7 +51,7 @@ impl Driver {
         }
     }
 
-    fn take_answer(&mut self, question: ClaimQuestion, answer: ClaimAnswer) {
+    pub(super) fn take_answer(&mut self, question: ClaimQuestion, answer: ClaimAnswer) {
         self.metrics.moves.of(&answer).inc();
         let now = self.now();
         self.gateway.handle_claim(now, question, answer);

@@ -165,9 +165,7 @@ impl Onlookers {
             BrokerCommand::Publish { registration, publication } => self.publication(*registration, publication),
             BrokerCommand::Disconnect { registration }
             | BrokerCommand::HandOver { registration }
-            | BrokerCommand::Abandon { registration } => {
-                drop(self.publishers.remove(registration))
-            }
+            | BrokerCommand::Abandon { registration } => drop(self.publishers.remove(registration)),
             BrokerCommand::SetLifetime { .. } => {}
         }
     }

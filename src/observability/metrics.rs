@@ -2,6 +2,7 @@
 //! loop reports them on request (`snapshot`).
 
 mod bootstrap;
+mod cluster;
 mod commands;
 mod datagrams;
 mod dtls;
@@ -28,6 +29,7 @@ use crate::upstream::metrics::UpstreamMetrics;
 use images::ImageMetrics;
 use labels::{ChangeLabel, DirectionLabel};
 
+pub use cluster::{ClusterMetrics, EngineStateGauges};
 pub use moves::MoveMetrics;
 pub use reloads::ReloadMetrics;
 pub(crate) use reloads::ReloadPart;
@@ -45,6 +47,7 @@ pub struct Metrics {
     pub moves: MoveMetrics,
     pub upstream: Arc<UpstreamMetrics>,
     pub store: StoreMetrics,
+    pub cluster: ClusterMetrics,
     pub credentials: CredentialMetrics,
     pub images: ImageMetrics,
     pub admin: AdminMetrics,
@@ -69,6 +72,7 @@ impl Default for Metrics {
             moves: MoveMetrics::register(&mut registry),
             upstream: Arc::new(UpstreamMetrics::register(&mut registry)),
             store: StoreMetrics::register(&mut registry),
+            cluster: ClusterMetrics::register(&mut registry),
             credentials: CredentialMetrics::register(&mut registry),
             images: ImageMetrics::register(&mut registry),
             admin: AdminMetrics::register(&mut registry),

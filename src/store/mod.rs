@@ -30,6 +30,7 @@ use crate::transport::UdpListener;
 
 use file::OpenedFile;
 use redis::config::RedisConfig;
+use redis::shared::OpenedShared;
 use redis::{OpenedRedis, RedisError};
 
 pub use file::StoreContents;
@@ -126,6 +127,8 @@ pub enum StoreEvent {
 pub enum OpenedStore {
     File(Box<OpenedFile>),
     Redis(OpenedRedis),
+    /// The store of a cluster.
+    Shared(OpenedShared),
 }
 
 impl OpenedStore {
@@ -156,6 +159,10 @@ impl OpenedStore {
                 redis.write_first(changes);
                 Ok(())
             }
+            Self::Shared(_) => {
+                debug_assert!(changes.is_empty(), "a node of a cluster begins without shards");
+                Ok(())
+            }
         }
     }
 
@@ -169,6 +176,7 @@ impl OpenedStore {
         match self {
             Self::File(file) => file.start_for(drivers, condition),
             Self::Redis(redis) => Ok(redis.start_for(drivers, condition)),
+            Self::Shared(shared) => Ok(shared.start_for(drivers, condition)),
         }
     }
 }

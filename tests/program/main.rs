@@ -7,6 +7,7 @@ mod common;
 mod bootstrap;
 mod check_connect;
 mod cli;
+mod cluster;
 #[cfg(feature = "console")]
 mod console;
 #[cfg(feature = "console")]

@@ -199,7 +199,8 @@ impl VectorCore {
             BrokerCommand::Resume { .. }
             | BrokerCommand::SetLifetime { .. }
             | BrokerCommand::Disconnect { .. }
-            | BrokerCommand::HandOver { .. } => {}
+            | BrokerCommand::HandOver { .. }
+            | BrokerCommand::Abandon { .. } => {}
         }
     }
 }

@@ -83,7 +83,8 @@ pub struct Renewal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
     pub process: NodeProcess,
-    /// The share of shards that the node takes, relative to other nodes. A node of weight 0 takes none.
+    /// The share of shards that the node takes, relative to other nodes. A node of weight 0 takes those that no
+    /// other node takes.
     pub weight: u16,
     /// Whether the node takes shards now: it does not drain, and it has reached its first term.
     pub takes: bool,

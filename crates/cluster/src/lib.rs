@@ -42,4 +42,4 @@ pub use member::{ClusterMember, Ended, EngineContact, Isolated, MemberCommand, M
 pub use message::PeerMessage;
 pub use node::{Incarnation, NodeNumber, NodeNumberError, NodeProcess};
 pub use term::{Term, WallTime};
-pub use write_number::WriteNumbers;
+pub use write_number::{TermError, WriteNumbers};

@@ -16,8 +16,7 @@ use super::replay_window::{ReplayCheck, ReplayWindow};
 use super::report::DtlsDropReason;
 use super::write_terms::{TermTurn, UsedNumbers, WriteTerms};
 use lwm2m_base::identity::Identity;
-use lwm2m_cluster::write_number::TermError;
-use lwm2m_cluster::{Term, WriteNumbers};
+use lwm2m_cluster::{Term, TermError, WriteNumbers};
 
 /// The meaning of an authentic record of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]

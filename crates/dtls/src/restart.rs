@@ -33,12 +33,12 @@ impl AssociationChanges {
     }
 
     /// Forgets the changes of these associations.
-    pub fn forget(&mut self, is_forgotten: impl Fn(AssociationId) -> bool) {
+    pub(crate) fn forget(&mut self, is_forgotten: impl Fn(AssociationId) -> bool) {
         self.queue.retain(|id| !is_forgotten(*id));
     }
 
     /// Notes that a record is to be removed whose association does not exist.
-    pub fn push_removed(&mut self, id: AssociationId) {
+    pub(crate) fn push_removed(&mut self, id: AssociationId) {
         self.queue.push_back(id);
     }
 }

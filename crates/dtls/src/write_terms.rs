@@ -14,8 +14,8 @@
 //!
 //! In a cluster the terms are those of the shards: the node that has a shard gets them from the lease of the shard
 //! ([`lwm2m_cluster::Floors`]). An association sends in the newest term of its shard, and restored ones begin after the
-//! term that they were stored with. One that has used all numbers of its term is silent until the shard has a newer one,
-//! which the server asks for when half of them are used.
+//! term that they were stored with. One that has used all numbers of its term is silent until the shard has a newer
+//! one, which the server asks for when half of them are used.
 //!
 //! The time of a process is its wall clock time at the start plus the monotonic time since. If the wall clock of the
 //! next process is behind that, the terms in the stored records keep the numbers apart.
@@ -135,7 +135,8 @@ impl WriteTerms {
     pub(crate) fn numbers_of_new(&self, shard: Shard, now: Instant) -> WriteNumbers {
         if let Some(of_shards) = &self.of_shards {
             let term = of_shards[usize::from(shard)];
-            return term.map_or(WriteNumbers::new(Term::NONE, self.node), |term| WriteNumbers::born_in(term, self.node));
+            return term
+                .map_or(WriteNumbers::new(Term::NONE, self.node), |term| WriteNumbers::born_in(term, self.node));
         }
         let term = match self.started {
             Some(_) => Term::new(self.latest(now).number().saturating_sub(RESERVE)),
@@ -250,7 +251,8 @@ mod tests {
     fn a_record_without_terms_goes_on_2_to_the_32_ahead() {
         let terms = WriteTerms::new(tick(UNIX_TIME), Instant::now(), UNIX_TIME);
         for next in [1, 65_536, 1 << 40] {
-            let number = terms.numbers_of_restored(Shard::new(0), UsedNumbers::Sequence(next)).unwrap().next_number().unwrap();
+            let number =
+                terms.numbers_of_restored(Shard::new(0), UsedNumbers::Sequence(next)).unwrap().next_number().unwrap();
             assert!(number >= next + JUMP && number <= next + JUMP + 2 * WriteNumbers::PER_TERM, "{next}: {number}");
         }
         assert_eq!(terms.numbers_of_restored(Shard::new(0), UsedNumbers::Sequence(1 << 48)), None);

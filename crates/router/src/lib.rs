@@ -39,4 +39,5 @@ mod router;
 
 pub use claims::{Claim, Claims};
 pub use flows::Flow;
+pub use named::Named;
 pub use router::{Route, Router, RouterConfig};

@@ -7,8 +7,10 @@
 //! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprint of the key |
 //! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: of the lease ([`super::scripts`]) |
 //! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
-//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command, or of an answer in the outbox |
+//! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command or of an answer |
 //! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |
+//! | `lwm2m:{7}:r`, `lwm2m:{7}:f` | hashes | in a cluster, by endpoint: retained commands, firmware updates |
+//! | `lwm2m:{7}:lease`, `lwm2m:nodes`, `lwm2m:ep:ENDPOINT` | | in a cluster ([`super::shared`]) |
 //! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | see [`crate::store::file`] |
 //! | `lwm2m:campaigns`, `lwm2m:campaign:NAME` | hashes | by name, the campaign; by endpoint, its part in the campaign |
 //!
@@ -48,6 +50,10 @@ pub(crate) enum RecordHash {
     Devices(Shard),
     Commands(Shard),
     Associations(Shard),
+    /// In a cluster, the retained commands of the devices of a shard.
+    RetainedOf(Shard),
+    /// In a cluster, the firmware updates of the devices of a shard.
+    FirmwareJobsOf(Shard),
     Retained,
     Profiles,
     GeneratedKeys,
@@ -83,6 +89,8 @@ impl RecordHash {
             Self::Devices(shard) => format!("{prefix}:{{{}}}:d", shard.number()),
             Self::Commands(shard) => format!("{prefix}:{{{}}}:c", shard.number()),
             Self::Associations(shard) => format!("{prefix}:{{{}}}:a", shard.number()),
+            Self::RetainedOf(shard) => format!("{prefix}:{{{}}}:r", shard.number()),
+            Self::FirmwareJobsOf(shard) => format!("{prefix}:{{{}}}:f", shard.number()),
             Self::Retained => format!("{prefix}:retained"),
             Self::Profiles => format!("{prefix}:profiles"),
             Self::GeneratedKeys => format!("{prefix}:keys"),
@@ -91,6 +99,35 @@ impl RecordHash {
             Self::Campaigns => format!("{prefix}:campaigns"),
             Self::Campaign(name) => format!("{prefix}:campaign:{name}"),
         }
+    }
+
+    /// Returns the shard of a hash; `None` for one of the whole store.
+    pub(crate) fn shard(&self) -> Option<Shard> {
+        match self {
+            Self::Devices(shard)
+            | Self::Commands(shard)
+            | Self::Associations(shard)
+            | Self::RetainedOf(shard)
+            | Self::FirmwareJobsOf(shard) => Some(*shard),
+            Self::Retained
+            | Self::Profiles
+            | Self::GeneratedKeys
+            | Self::Bootstraps
+            | Self::FirmwareJobs
+            | Self::Campaigns
+            | Self::Campaign(_) => None,
+        }
+    }
+
+    /// Returns the hashes of a shard in a cluster. Its commands come before its devices.
+    pub(crate) fn of_shard(shard: Shard) -> [Self; 5] {
+        [
+            Self::Commands(shard),
+            Self::Devices(shard),
+            Self::Associations(shard),
+            Self::RetainedOf(shard),
+            Self::FirmwareJobsOf(shard),
+        ]
     }
 
     /// Returns all hashes but those of the devices of campaigns. The commands of a shard come before its devices.
@@ -109,6 +146,15 @@ impl RecordHash {
     }
 }
 
+impl BatchStep {
+    /// Returns the hash that the step changes.
+    pub(crate) fn hash(&self) -> &RecordHash {
+        match self {
+            Self::Put { hash, .. } | Self::Remove { hash, .. } | Self::Clear { hash } => hash,
+        }
+    }
+}
+
 /// Turns changes into steps. It knows which commands are stored, since a command is written once, and which records
 /// were removed lately.
 pub(crate) struct Layout {
@@ -118,11 +164,35 @@ pub(crate) struct Layout {
     /// Counts how often the store has lost records.
     generation: u64,
     removed: ExpiringMap<(RecordHash, Vec<u8>), ()>,
+    /// In a cluster, the shard of each device of the node: what belongs to the device is stored there.
+    homes: Option<HashMap<String, Shard>>,
 }
 
 impl Layout {
     pub(super) fn new(listeners: ListenerNames) -> Self {
-        Self { listeners, commands: HashMap::new(), generation: 0, removed: ExpiringMap::new(MOST_REMEMBERED) }
+        let removed = ExpiringMap::new(MOST_REMEMBERED);
+        Self { listeners, commands: HashMap::new(), generation: 0, removed, homes: None }
+    }
+
+    /// Makes the layout of a store that the nodes of a cluster share.
+    pub(super) fn shared(listeners: ListenerNames) -> Self {
+        Self { homes: Some(HashMap::new()), ..Self::new(listeners) }
+    }
+
+    /// Notes the shards of the devices of a batch, before its steps are made.
+    pub(super) fn note_homes<'c>(&mut self, changes: impl IntoIterator<Item = &'c Change>) {
+        let Some(homes) = &mut self.homes else { return };
+        for change in changes {
+            if let Change::Put(record) = change {
+                homes.insert(record.registration.endpoint.clone(), record.shard());
+            }
+        }
+    }
+
+    /// Forgets what is known of a shard that the node does not have any more.
+    pub(super) fn forget_shard(&mut self, shard: Shard) {
+        self.commands.retain(|(home, _), _| *home != shard);
+        self.homes.iter_mut().for_each(|homes| homes.retain(|_, home| *home != shard));
     }
 
     /// Returns the steps of a change.
@@ -133,11 +203,20 @@ impl Layout {
             Change::Remove { shard, endpoint } => {
                 self.keep_commands(*shard, endpoint, &BTreeSet::new(), &mut steps);
                 steps.push(remove(RecordHash::Devices(*shard), endpoint.as_str()));
+                if let Some(homes) = &mut self.homes {
+                    for hash in [RecordHash::RetainedOf(*shard), RecordHash::FirmwareJobsOf(*shard)] {
+                        steps.push(remove(hash, endpoint.as_str()));
+                    }
+                    if homes.get(endpoint) == Some(shard) {
+                        homes.remove(endpoint);
+                    }
+                }
             }
             Change::RetainedCommands(RetainedCommandsRecord { endpoint, commands }) => {
                 let digests: Vec<u8> = commands.iter().flat_map(|command| command.0.to_be_bytes()).collect();
                 let digests = Some(digests).filter(|digests| !digests.is_empty());
-                steps.push(put_or_remove(RecordHash::Retained, endpoint.as_str(), digests));
+                let hash = self.companion(endpoint, RecordHash::Retained, RecordHash::RetainedOf);
+                steps.extend(hash.map(|hash| put_or_remove(hash, endpoint.as_str(), digests)));
             }
             Change::Profile(ProfileRecord { key, objects }) => {
                 steps.push(put_or_remove(RecordHash::Profiles, key.as_str(), objects.as_ref().map(json)));
@@ -149,7 +228,8 @@ impl Layout {
                 steps.push(put_or_remove(RecordHash::Bootstraps, endpoint.as_str(), awaited.as_ref().map(json)));
             }
             Change::FirmwareJob(FirmwareJobRecord { endpoint, job }) => {
-                steps.push(put_or_remove(RecordHash::FirmwareJobs, endpoint.as_str(), job.as_ref().map(json)));
+                let hash = self.companion(endpoint, RecordHash::FirmwareJobs, RecordHash::FirmwareJobsOf);
+                steps.extend(hash.map(|hash| put_or_remove(hash, endpoint.as_str(), job.as_ref().map(json))));
             }
             Change::Campaign(record) => campaign_steps(record, &mut steps),
             Change::Association(AssociationChange::Put(saved)) => {
@@ -163,6 +243,15 @@ impl Layout {
         }
         steps.iter().for_each(|step| self.note_removal(now, step));
         steps
+    }
+
+    /// Returns the hash of what belongs to a device: one of the whole store, or in a cluster that of the shard of the
+    /// device, if it is registered here.
+    fn companion(&self, endpoint: &str, whole: RecordHash, of: fn(Shard) -> RecordHash) -> Option<RecordHash> {
+        match &self.homes {
+            None => Some(whole),
+            Some(homes) => homes.get(endpoint).copied().map(of),
+        }
     }
 
     /// Adds the steps for a device and those of its commands and answers that are not stored yet.
@@ -215,10 +304,13 @@ impl Layout {
             }
             RecordHash::Devices(shard) => {
                 let record = self.listeners.place(serde_json::from_slice(value).ok()?);
+                if let Some(homes) = &mut self.homes {
+                    homes.insert(record.registration.endpoint.clone(), *shard);
+                }
                 contents.devices.push(with_commands(record, *shard, commands));
             }
             RecordHash::Associations(_) => contents.associations.push(self.saved_association(field, value)?),
-            RecordHash::Retained => {
+            RecordHash::Retained | RecordHash::RetainedOf(_) => {
                 let record = RetainedCommandsRecord { endpoint: name()?, commands: command_digests(value) };
                 contents.retained_commands.push(record);
             }
@@ -233,7 +325,7 @@ impl Layout {
                 let awaited = Some(serde_json::from_slice(value).ok()?);
                 contents.awaited_bootstraps.push(AwaitedBootstrapRecord { endpoint: name()?, awaited });
             }
-            RecordHash::FirmwareJobs => {
+            RecordHash::FirmwareJobs | RecordHash::FirmwareJobsOf(_) => {
                 let job = Some(serde_json::from_slice(value).ok()?);
                 contents.firmware_jobs.push(FirmwareJobRecord { endpoint: name()?, job });
             }

@@ -7,7 +7,7 @@ use ::redis::{Cmd, cmd};
 use openssl::error::ErrorStack;
 use thiserror::Error;
 
-use super::layout::{BatchStep, FORMAT, RecordHash};
+use super::layout::{BatchStep, FORMAT};
 use super::scripts::Script;
 use super::seal::Seal;
 
@@ -143,11 +143,6 @@ impl ProcessIdentity {
             }
         }
         Ok(command)
-    }
-
-    /// Returns the key of a hash with records.
-    pub(crate) fn record_key(&self, hash: &RecordHash) -> String {
-        hash.key(&self.prefix)
     }
 
     fn key(&self, last: &str) -> String {

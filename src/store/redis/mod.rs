@@ -17,6 +17,7 @@ mod layout;
 mod lease;
 mod scripts;
 mod seal;
+pub mod shared;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -277,30 +278,30 @@ async fn read(
 ) -> Result<StoreContents, RedisError> {
     let mut restored = RestoredContents::default();
     for hashes in RecordHash::all().chunks(READ_AT_ONCE) {
-        read_hashes(connection, identity, (key, hashes), layout, &mut restored).await?;
+        read_hashes(connection, &identity.prefix, (key, hashes), layout, &mut restored).await?;
     }
     let campaigns = restored.contents.campaigns.iter().map(|record| RecordHash::Campaign(record.campaign.clone()));
     for hash in campaigns.collect::<Vec<_>>() {
-        read_hashes(connection, identity, (key, &[hash]), layout, &mut restored).await?;
+        read_hashes(connection, &identity.prefix, (key, &[hash]), layout, &mut restored).await?;
     }
     Ok(restored.contents)
 }
 
 async fn read_hashes(
     connection: &mut RedisConnection,
-    identity: &ProcessIdentity,
+    prefix: &str,
     (key, hashes): (&SealKey, &[RecordHash]),
     layout: &mut Layout,
     restored: &mut RestoredContents,
 ) -> Result<(), RedisError> {
     let mut commands = Pipeline::new();
     for hash in hashes {
-        commands.add_command(cmd("HGETALL").arg(identity.record_key(hash)).clone());
+        commands.add_command(cmd("HGETALL").arg(hash.key(prefix)).clone());
     }
     let answers: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = connection.ask_all(&commands).await?;
     for (hash, fields) in hashes.iter().zip(answers) {
         for (field, value) in fields {
-            let opened = Seal::open(key, &identity.record_key(hash), &field, &value).unwrap_or_default();
+            let opened = Seal::open(key, &hash.key(prefix), &field, &value).unwrap_or_default();
             layout.restore(restored, hash, &field, &opened);
         }
     }

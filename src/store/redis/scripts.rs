@@ -10,7 +10,7 @@
 //! seconds to come.
 
 /// Begins each of the scripts.
-const PRELUDE: &str = r"
+pub(super) const PRELUDE: &str = r"
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end

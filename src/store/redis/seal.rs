@@ -26,8 +26,8 @@ pub(crate) struct Seal {
     key: SealKey,
     /// The term of this process.
     term: u64,
-    /// The keys of this term by hash.
-    keys: HashMap<String, SealKey>,
+    /// The newest term and key of each hash.
+    keys: HashMap<String, (u64, SealKey)>,
 }
 
 impl Seal {
@@ -63,15 +63,27 @@ impl Seal {
         nonce: [u8; NONCE],
         value: &[u8],
     ) -> Result<Vec<u8>, ErrorStack> {
-        if !self.keys.contains_key(hash) {
-            self.keys.insert(hash.to_owned(), derive(&self.key, &info(hash, self.term))?);
+        self.seal_in_term(self.term, hash, field, nonce, value)
+    }
+
+    /// Seals the value of a field of a hash that has a term of its own.
+    pub(super) fn seal_in_term(
+        &mut self,
+        term: u64,
+        hash: &str,
+        field: &[u8],
+        nonce: [u8; NONCE],
+        value: &[u8],
+    ) -> Result<Vec<u8>, ErrorStack> {
+        if self.keys.get(hash).is_none_or(|(known, _)| *known != term) {
+            self.keys.insert(hash.to_owned(), (term, derive(&self.key, &info(hash, term))?));
         }
-        let key = &self.keys[hash];
+        let (_, key) = &self.keys[hash];
         let mut tag = [0; TAG];
         let sealed = encrypt_aead(Cipher::aes_256_gcm(), &key[..], Some(&nonce), &place(hash, field), value, &mut tag)?;
         let mut bytes = Vec::with_capacity(HEADER + sealed.len() + TAG);
         bytes.push(VERSION);
-        bytes.extend(self.term.to_be_bytes());
+        bytes.extend(term.to_be_bytes());
         bytes.extend(nonce);
         bytes.extend(sealed);
         bytes.extend(tag);

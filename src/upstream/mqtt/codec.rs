@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mqtt_protocol_core::mqtt::packet::{
     ContentType, CorrelationData, MaximumPacketSize, MessageExpiryInterval, Property, Qos, ReceiveMaximum,
-    RetainHandling, SessionExpiryInterval, SubEntry, SubOpts, UserProperty, v3_1_1, v5_0,
+    RetainHandling, SessionExpiryInterval, SubEntry, SubOpts, UserProperty, WillDelayInterval, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use thiserror::Error;
@@ -38,6 +38,8 @@ pub struct Connect<'a> {
     /// The time for which the broker keeps the session after the connection.
     pub session_expiry: Duration,
     pub max_packet_size: usize,
+    /// The time after which the broker publishes the will; `None` is at once.
+    pub will_delay: Option<Duration>,
 }
 
 /// Says how a publication is sent this time.
@@ -247,7 +249,7 @@ pub fn disconnect(version: ProtocolVersion, session_expiry: Duration, with_will:
 }
 
 fn connect_v5(connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
-    let Connect { client, keep_alive, session_expiry, max_packet_size } = connect;
+    let Connect { client, keep_alive, session_expiry, max_packet_size, will_delay } = connect;
     let size = u32::try_from(max_packet_size).unwrap_or(u32::MAX);
     let properties = vec![
         Property::SessionExpiryInterval(SessionExpiryInterval::new(seconds(session_expiry))?),
@@ -264,9 +266,13 @@ fn connect_v5(connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
         packet = packet.password(password.reveal().as_bytes().to_vec())?;
     }
     if let Some(will) = &client.will {
+        let mut properties = vec![Property::ContentType(ContentType::new(JSON)?)];
+        if let Some(delay) = will_delay {
+            properties.push(Property::WillDelayInterval(WillDelayInterval::new(seconds(delay))?));
+        }
         packet = packet
             .will_message(will.topic.as_str(), will.payload.clone(), quality(will.qos.min(1)), true)?
-            .will_props(vec![Property::ContentType(ContentType::new(JSON)?)]);
+            .will_props(properties);
     }
     Ok(packet.build()?.to_continuous_buffer())
 }

@@ -69,6 +69,9 @@ pub struct MqttConfig {
     pub window: usize,
     /// Limits the bytes of a packet from the broker.
     pub max_packet_size: usize,
+    /// Time after a lost connection before the broker publishes the will of its device, with version 5; `None` is at
+    /// once. A node of a cluster that takes a device over connects it meanwhile.
+    pub will_delay: Option<Duration>,
     pub link: LinkConfig,
 }
 

@@ -121,6 +121,11 @@ impl Gateway {
         self.wait_until_it_hears();
     }
 
+    /// Starts it once more, and does not wait.
+    pub(crate) fn start_without_waiting_again(&mut self) {
+        self.spawn();
+    }
+
     pub(crate) fn wait_until_it_hears(&self) {
         self.listeners.iter().for_each(|listener| self.wait_for(*listener));
     }

@@ -267,6 +267,7 @@ impl DtlsDevicesScene {
                 Output::Broker(
                     BrokerCommand::Disconnect { .. }
                     | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::Abandon { .. }
                     | BrokerCommand::SetLifetime { .. },
                 ) => {}
                 Output::Report(report) => self.reports.push(report),

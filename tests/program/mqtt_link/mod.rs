@@ -107,6 +107,7 @@ async fn drive(mut link: MqttLink, mut commands: mpsc::Receiver<BrokerCommand>, 
 
 fn settings(broker: &BrokerKind) -> MqttConfig {
     MqttConfig {
+        will_delay: None,
         brokers: vec![broker.address()],
         ssl: tls::TlsConfig::default(),
         version: ProtocolVersion::V5,

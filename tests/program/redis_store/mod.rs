@@ -2,7 +2,7 @@
 //! replaced server does. Without Debian's `redis-server` these tests are skipped, but not in CI.
 
 mod failover;
-mod server;
+pub(crate) mod server;
 
 use std::thread;
 use std::time::Duration;

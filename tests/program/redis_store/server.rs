@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::common::ports;
 use crate::common::program::send_signal;
 
-pub(super) const SEAL: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+pub(crate) const SEAL: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const PASSWORD: &str = "ha:ha";
 
-pub(super) struct RedisServer {
+pub(crate) struct RedisServer {
     child: Child,
     pub address: SocketAddr,
     pub folder: TempDir,
@@ -24,12 +24,12 @@ pub(super) struct RedisServer {
 
 impl RedisServer {
     /// Starts a server; `None` where none is installed.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::start_with(&[])
     }
 
     /// Starts a server with these options besides.
-    pub(super) fn start_with(options: &[&str]) -> Option<Self> {
+    pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
         Self::launch(|address, folder| {
             let mut command = Command::new("redis-server");
             command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--requirepass", PASSWORD]);
@@ -40,7 +40,7 @@ impl RedisServer {
     }
 
     /// Starts a server that only speaks TLS, with this certificate.
-    pub(super) fn start_tls(certificate: &Path, key: &Path) -> Option<Self> {
+    pub(crate) fn start_tls(certificate: &Path, key: &Path) -> Option<Self> {
         Self::launch(|address, folder| {
             let mut command = Command::new("redis-server");
             command.args(["--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD, "--port", "0"]);
@@ -51,7 +51,7 @@ impl RedisServer {
     }
 
     /// Starts a Sentinel that watches this primary, `mymaster`.
-    pub(super) fn start_sentinel(primary: &Self) -> Option<Self> {
+    pub(crate) fn start_sentinel(primary: &Self) -> Option<Self> {
         Self::launch(|address, folder| {
             let file = folder.join("sentinel.conf");
             let lines = format!(
@@ -82,23 +82,23 @@ impl RedisServer {
     }
 
     /// The configuration of a gateway that has its store here.
-    pub(super) fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         self.lines_with(&[self])
     }
 
-    pub(super) fn lines_with(&self, servers: &[&Self]) -> String {
+    pub(crate) fn lines_with(&self, servers: &[&Self]) -> String {
         let urls: Vec<String> = servers.iter().map(|server| format!("redis://:ha%3Aha@{}", server.address)).collect();
         format!("store.redis.urls = {urls:?}\n{}", self.lines_without_urls())
     }
 
     /// The configuration of a gateway that asks this Sentinel for the primary.
-    pub(super) fn sentinel_lines(&self) -> String {
+    pub(crate) fn sentinel_lines(&self) -> String {
         let sentinel = format!("redis://{}", self.address);
         format!("store.redis.sentinels = [{sentinel:?}]\n{}", self.lines_without_urls())
     }
 
     /// The configuration of a gateway that connects by TLS and trusts this authority.
-    pub(super) fn tls_lines(&self, authority: &Path) -> String {
+    pub(crate) fn tls_lines(&self, authority: &Path) -> String {
         let url = format!("rediss://localhost:{}", self.address.port());
         let lines = self.lines_without_urls();
         format!("store.redis.urls = [{url:?}]\nstore.redis.ssl.cacertfile = {authority:?}\n{lines}")
@@ -110,12 +110,12 @@ impl RedisServer {
     }
 
     /// Sends a command and returns the first line of the answer.
-    pub(super) fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         self.ask_all(command).lines().nth(1).unwrap_or_default().to_owned()
     }
 
     /// Sends a command and returns all lines, of which the first is the answer to AUTH.
-    pub(super) fn ask_all(&self, command: &str) -> String {
+    pub(crate) fn ask_all(&self, command: &str) -> String {
         let mut stream = TcpStream::connect(self.address).expect("the server listens");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("the option is known");
         write!(stream, "AUTH {PASSWORD}\r\n{command}\r\n").expect("the server reads");
@@ -126,7 +126,7 @@ impl RedisServer {
         answers
     }
 
-    pub(super) fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         send_signal(signal, self.child.id());
     }
 }
@@ -139,7 +139,7 @@ impl Drop for RedisServer {
 }
 
 #[track_caller]
-pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..300 {
         if done() {
             return;

@@ -207,7 +207,8 @@ impl RestartedCore {
                 }
                 Output::Broker(
                     BrokerCommand::Disconnect { registration: device }
-                    | BrokerCommand::HandOver { registration: device },
+                    | BrokerCommand::HandOver { registration: device }
+                    | BrokerCommand::Abandon { registration: device },
                 ) => {
                     self.devices.retain(|_, other| *other != device);
                 }

@@ -108,7 +108,8 @@ impl ClusterMember {
                 OpeningKind::Expired => opening.since.max(contact.since + timing.grace),
             };
             let order = rendezvous::order(shard, self.peers.entries().chain([entry]));
-            let position = order.iter().position(|&node| node == entry.process.node).unwrap_or(0);
+            // A node of weight 0 takes a shard that no other node takes.
+            let position = order.iter().position(|&node| node == entry.process.node).unwrap_or(order.len());
             let turn = open_since + timing.renew * u32::try_from(position).unwrap_or(u32::MAX).min(128);
             // A request for a lease that may be forgotten makes the engine wait for its owner, whoever asks.
             let begins_wait = opening.kind == OpeningKind::Unknown && now.monotonic < open_since;

@@ -253,6 +253,25 @@ impl ClusterMember {
         self.state
     }
 
+    /// Returns until when the node may serve its shards, as a whole, if this is not called again; `None` if it may not
+    /// now. A process that was stopped and goes on later finds that this time is over.
+    pub fn may_serve_until(&self) -> Option<Instant> {
+        let is_settled = self.tenures.values().all(|tenure| tenure.settles.is_none());
+        match self.state {
+            _ if !is_settled || self.ended => None,
+            EngineContact::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
+            EngineContact::Alone if self.settings.isolated == Isolated::Suspend => None,
+            // What peers say is looked at more often than that.
+            EngineContact::AllWithout | EngineContact::Alone => Some(self.last_turn + self.settings.timing.renew),
+            EngineContact::Unsure => None,
+        }
+    }
+
+    /// Returns the number of shards that the node holds, served or suspended.
+    pub fn shards(&self) -> usize {
+        self.tenures.len()
+    }
+
     /// Returns the term in which the node serves a shard, or `None` if it does not.
     pub fn serves(&self, shard: Shard) -> Option<Term> {
         self.tenures.get(&shard).filter(|tenure| tenure.served).map(|tenure| tenure.term)

@@ -183,7 +183,8 @@ impl ClusterMember {
                 continue;
             }
             let to = rendezvous::order(shard, self.peers.entries().chain([entry])).first().copied();
-            if to != Some(entry.process.node) {
+            let is_given_away = draining || to.is_some();
+            if is_given_away && to != Some(entry.process.node) {
                 free -= 1;
                 tenure.phase = TenurePhase::WindingDown { to };
                 self.commands.push_back(MemberCommand::HandOver { shard, to });

@@ -155,7 +155,12 @@ impl Endpoint {
     }
 
     /// Sends a request as [`Endpoint::send_request`] does, to a device of this shard.
-    pub fn send_request_to_device(&mut self, now: Instant, (peer, shard): (Peer, Shard), request: Request) -> ExchangeId {
+    pub fn send_request_to_device(
+        &mut self,
+        now: Instant,
+        (peer, shard): (Peer, Shard),
+        request: Request,
+    ) -> ExchangeId {
         self.send(now, (peer, Some(shard)), request)
     }
 

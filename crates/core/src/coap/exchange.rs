@@ -177,7 +177,7 @@ impl Exchanges {
     }
 
     /// Replaces the shards whose tokens are given out.
-    pub fn serve_shards(&mut self, shards: ShardSet) {
+    pub(super) fn serve_shards(&mut self, shards: ShardSet) {
         self.parameters.shards = shards;
     }
 

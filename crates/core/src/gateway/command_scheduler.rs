@@ -320,7 +320,7 @@ impl CommandScheduler {
     }
 
     /// Marks the records beside that of the device as changed: its retained commands and its firmware update.
-    pub fn change_companions(&mut self, endpoint: &str) {
+    pub(super) fn change_companions(&mut self, endpoint: &str) {
         self.retained.change(endpoint);
         self.jobs.change(endpoint);
     }

@@ -258,21 +258,21 @@ impl HeldOutputs {
     }
 }
 
-/// Recipients of outputs: addresses of devices, and sessions at the broker.
+/// Recipients of outputs: addresses of devices, and the broker's side of registrations.
 #[derive(Debug, Default)]
 pub(super) struct Recipients(HashSet<Lane>);
 
 impl Recipients {
-    pub fn add_address(&mut self, socket: u16, address: SocketAddr) {
+    pub(super) fn add_address(&mut self, socket: u16, address: SocketAddr) {
         self.0.insert(Lane::Address(socket, address));
     }
 
-    pub fn add_session(&mut self, session: RegistrationId) {
-        self.0.insert(Lane::Session(session));
+    pub(super) fn add_registration(&mut self, registration: RegistrationId) {
+        self.0.insert(Lane::Registration(registration));
     }
 
     /// Returns whether an output goes to one of them.
-    pub fn get(&self, output: &Output) -> bool {
+    pub(super) fn get(&self, output: &Output) -> bool {
         Lane::of(output).is_some_and(|lane| self.have(lane))
     }
 

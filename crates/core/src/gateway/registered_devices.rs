@@ -158,10 +158,10 @@ impl RegisteredDevices {
 
     /// Forgets a device that another node of the cluster has from now on, or will have.
     pub(super) fn forget(&mut self, context: &mut Context, id: RegistrationId) {
-        if let Some(session) = self.registry.device(id).map(|device| device.session)
+        if let Some(publisher) = self.registry.device(id).map(|device| device.publishes_as)
             && self.take_out(context, id).is_some()
         {
-            context.command_broker(BrokerCommand::Abandon { registration: session });
+            context.command_broker(BrokerCommand::Abandon { registration: publisher });
         }
     }
 

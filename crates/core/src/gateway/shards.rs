@@ -1,9 +1,9 @@
 //! Shards that come and go, in a cluster of gateways.
 //!
-//! Each node of a cluster serves some of the 256 shards. There is one gateway for each driver thread, whose set of shards
-//! changes, and not one for each shard: limits, sessions at the broker and the object model are those of the node, and
-//! an empty gateway takes memory. A device, its association and its tokens are of one shard ([`DeviceRecord::shard`]),
-//! so that a shard can be taken out of a gateway as a whole.
+//! Each node of a cluster serves some of the 256 shards. There is one gateway for each driver thread, whose set of
+//! shards changes, and not one for each shard: limits, sessions at the broker and the object model are those of the
+//! node, and an empty gateway takes memory. A device, its association and its tokens are of one shard
+//! ([`DeviceRecord::shard`]), so that a shard can be taken out of a gateway as a whole.
 //!
 //! 1. The node acquires a shard and reads its records. [`Gateway::restore_shard`] continues its devices as after a
 //!    restart: nothing is sent to them, and the broker is asked to connect them by their client IDs.
@@ -12,8 +12,8 @@
 //! 3. A shard that the node gives up is written completely ([`Gateway::change_shard`]), and forgotten. A shard that was
 //!    lost to another node is forgotten at once, with all outputs that wait: its devices and the broker hear nothing.
 //!
-//! While a node may have lost its shards its driver neither calls the gateway nor polls outputs. So the gateway does not
-//! know suspension.
+//! While a node may have lost its shards its driver neither calls the gateway nor polls outputs. So the gateway does
+//! not know suspension.
 
 use std::time::Instant;
 
@@ -97,10 +97,10 @@ impl Gateway {
         self.context.now = now;
         let Self { context, registrations, .. } = self;
         let of_shard = registrations.devices().registry().devices().filter(|device| device.shard() == shard);
-        let devices: Vec<_> = of_shard.map(|device| (device.id, device.session, device.peer)).collect();
+        let devices: Vec<_> = of_shard.map(|device| (device.id, device.publishes_as, device.peer)).collect();
         let mut recipients = Recipients::default();
-        for (_, session, peer) in &devices {
-            recipients.add_session(*session);
+        for (_, publisher, peer) in &devices {
+            recipients.add_registration(*publisher);
             recipients.add_address(peer.socket, peer.address);
         }
         if let Some(dtls) = &mut context.dtls {
@@ -109,7 +109,9 @@ impl Gateway {
         }
         let ids: Vec<RegistrationId> = devices.into_iter().map(|(id, ..)| id).collect();
         match end {
-            ShardEnd::HandedOver => ids.into_iter().for_each(|id| drop(registrations.devices_mut().release(context, id))),
+            ShardEnd::HandedOver => {
+                ids.into_iter().for_each(|id| drop(registrations.devices_mut().release(context, id)))
+            }
             ShardEnd::Lost => {
                 context.withdraw(&recipients);
                 ids.into_iter().for_each(|id| registrations.devices_mut().forget(context, id));

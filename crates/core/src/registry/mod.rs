@@ -67,8 +67,8 @@ impl Location {
         Shard::of_text(text.as_bytes())
     }
 
-    /// Returns the shard of a device with this location: that of its association, which its datagrams name, or over plain
-    /// UDP that of the location.
+    /// Returns the shard of a device with this location: that of its association, which its datagrams name, or over
+    /// plain UDP that of the location.
     pub(crate) fn shard_of_device(text: &str, peer: Peer) -> Shard {
         let of_association = peer.association.map(AssociationId::shard);
         of_association.or_else(|| Self::shard_of(text)).unwrap_or(Shard::new(0))

@@ -159,7 +159,10 @@ fn the_last_sequence_number_is_for_the_alert() {
     let (mut association, device) = pair();
     association.numbers.skip_below(u64::from(PER_TERM) - 1);
     assert!(association.seal(TermTurn::UpTo(BORN), b"last").is_ok());
-    assert_eq!(association.seal(TermTurn::UpTo(Term::new(BORN.number() - PATIENT_TERMS)), b"one too many"), Err(NoRecord::Never));
+    assert_eq!(
+        association.seal(TermTurn::UpTo(Term::new(BORN.number() - PATIENT_TERMS)), b"one too many"),
+        Err(NoRecord::Never)
+    );
     let alert = association.seal_alert(Alert::CloseNotify).unwrap();
     assert_eq!(device.open(&alert, 2).plaintext, [1, 0]);
     assert_eq!(association.seal_alert(Alert::CloseNotify), None);

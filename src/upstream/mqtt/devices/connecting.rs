@@ -29,6 +29,7 @@ impl MqttDevices {
             keep_alive: self.protocol.keep_alive,
             session_expiry: session_expiry(&device.client),
             max_packet_size: self.protocol.max_packet_size,
+            will_delay: self.protocol.will_delay,
         };
         let (key, bytes) = (device.key, codec::connect(device.protocol.version, connect));
         self.requested(now, key, connection);

@@ -97,6 +97,7 @@ pub struct MqttProtocol {
     keep_alive: u16,
     window: usize,
     max_packet_size: usize,
+    will_delay: Option<Duration>,
     by_connection: IdMap<ConnectionId, RegistrationId>,
     orphans: IdMap<ConnectionId, Orphan>,
 }
@@ -211,6 +212,7 @@ impl MqttDevices {
             keep_alive: config.keep_alive_seconds(),
             window: config.window,
             max_packet_size: config.max_packet_size,
+            will_delay: config.will_delay,
             by_connection: IdMap::default(),
             orphans: IdMap::default(),
         };

@@ -16,6 +16,7 @@ pub(crate) fn settings() -> MqttConfig {
         keep_alive: Duration::from_secs(60),
         window: 3,
         max_packet_size: 1 << 20,
+        will_delay: None,
         link: LinkConfig {
             source_addresses: Vec::new(),
             connect_timeout: Duration::from_secs(8),

@@ -1,0 +1,19 @@
+//! The configuration of a node of a cluster.
+
+use lwm2m_cluster::engine::Timing;
+use lwm2m_cluster::{Isolated, NodeNumber};
+
+/// The configuration of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The name of the node, which no other one has.
+    pub node: String,
+    /// The number of the node, which no other one has.
+    pub number: NodeNumber,
+    /// The share of shards that the node takes, relative to other nodes.
+    pub weight: u16,
+    pub timing: Timing,
+    pub isolated: Isolated,
+    /// The number of shards that are handed over at the same time.
+    pub moves_at_once: usize,
+}

@@ -1,0 +1,292 @@
+//! The task that owns the state machine of leases: it carries questions to the keeper of the store and commands to the
+//! driver, and opens the gate of the driver.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout_at};
+use tracing::{debug, error, info, warn};
+
+use crate::clock::{monotonic_now, unix_time};
+use crate::conditions::{Condition, ConditionState};
+use crate::observability::metrics::Metrics;
+use crate::store::redis::shared::{EngineAnswer, EngineAsk, EngineChannel};
+use lwm2m_base::Shard;
+use lwm2m_cluster::{ClusterMember, Ended, EngineContact, MemberCommand, MemberEvent, Now, Settings, Term, WallTime};
+
+use super::gate::GateKeeper;
+use super::{ClusterCommand, DriverReport};
+
+/// Time from the start of a node until it takes a shard. Its terms are above those of an earlier process of the node.
+const FIRST_SHARDS: Duration = Duration::from_secs(12);
+
+/// Holds what the task is made of.
+pub struct MemberParts {
+    pub settings: Settings,
+    /// The name of the node, for people.
+    pub name: String,
+    pub engine: EngineChannel,
+    pub commands: UnboundedSender<ClusterCommand>,
+    pub reports: UnboundedReceiver<DriverReport>,
+    pub gate: GateKeeper,
+    pub condition: Condition,
+    pub metrics: Arc<Metrics>,
+}
+
+/// The running task.
+pub struct RunningMember {
+    task: JoinHandle<()>,
+    drain: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+/// Owns the state machine.
+struct MemberTask {
+    parts: MemberParts,
+    member: ClusterMember,
+    /// The shards that are being read: their newest term, and when the first one was acquired.
+    loading: HashMap<Shard, (Term, Instant)>,
+    /// The shards whose records are all stored and that the driver does not serve.
+    wound_down: HashSet<Shard>,
+    /// Waits until all shards are given up.
+    draining: Option<oneshot::Sender<()>>,
+    has_ended: bool,
+    /// The state that was logged last.
+    shown: Option<EngineContact>,
+}
+
+enum MemberInput {
+    Engine(EngineAnswer),
+    Report(DriverReport),
+    Drain(oneshot::Sender<()>),
+    Deadline,
+}
+
+impl RunningMember {
+    /// Starts the task on the current runtime.
+    pub fn start(parts: MemberParts) -> Self {
+        let (drain, asked_to_drain) = mpsc::channel(1);
+        let member = ClusterMember::new(parts.settings, now());
+        let task = MemberTask {
+            parts,
+            member,
+            loading: HashMap::new(),
+            wound_down: HashSet::new(),
+            draining: None,
+            has_ended: false,
+            shown: None,
+        };
+        Self { task: tokio::spawn(task.run(asked_to_drain)), drain }
+    }
+
+    /// Gives up all shards, as far as that is done within `patience`: the other nodes serve them. The leases of the
+    /// rest run out.
+    pub async fn drain(&self, patience: Duration) {
+        let end = monotonic_now() + patience;
+        let (done, drained) = oneshot::channel();
+        let asked = async {
+            if self.drain.send(done).await.is_ok() && drained.await.is_ok() {
+                info!("all shards were given up");
+            }
+        };
+        if timeout_at(end.into(), asked).await.is_err() {
+            warn!(?patience, "not all shards were given up in time: the other nodes take the rest when its leases end");
+        }
+    }
+
+    /// Ends the task, after the driver has ended.
+    pub fn stop(self) {
+        self.task.abort();
+    }
+}
+
+impl MemberTask {
+    async fn run(mut self, mut asked_to_drain: mpsc::Receiver<oneshot::Sender<()>>) {
+        while !self.has_ended {
+            self.member.handle_timeout(now());
+            self.obey();
+            let deadline = self.member.next_deadline();
+            let input = tokio::select! {
+                Some(answer) = self.parts.engine.answers.recv() => MemberInput::Engine(answer),
+                Some(report) = self.parts.reports.recv() => MemberInput::Report(report),
+                Some(done) = asked_to_drain.recv() => MemberInput::Drain(done),
+                () = sleep_until(deadline.into()) => MemberInput::Deadline,
+            };
+            match input {
+                MemberInput::Engine(EngineAnswer::Event(event)) => self.handle(event),
+                MemberInput::Engine(EngineAnswer::Loaded { shard, contents }) => {
+                    if let Some((term, acquired)) = self.loading.remove(&shard) {
+                        let took = monotonic_now().saturating_duration_since(acquired);
+                        self.parts.metrics.cluster.takeover.observe(took.as_secs_f64());
+                        self.command(ClusterCommand::Serve { shard, term, contents });
+                    }
+                }
+                MemberInput::Engine(EngineAnswer::Claimed(answer)) => self.command(ClusterCommand::Claimed(answer)),
+                MemberInput::Report(DriverReport::NeedsTerm(shard)) => self.handle(MemberEvent::NeedsTerm(shard)),
+                MemberInput::Report(DriverReport::WoundDown(shard)) => self.wound_down(shard),
+                MemberInput::Drain(done) => {
+                    self.draining = Some(done);
+                    self.handle(MemberEvent::Drain);
+                }
+                MemberInput::Deadline => {}
+            }
+        }
+    }
+
+    fn handle(&mut self, event: MemberEvent) {
+        self.member.handle(event, now());
+        self.obey();
+    }
+
+    fn wound_down(&mut self, shard: Shard) {
+        self.wound_down.insert(shard);
+        self.handle(MemberEvent::WoundDown(shard));
+    }
+
+    /// Carries out what the state machine commands, and opens the gate after that.
+    fn obey(&mut self) {
+        while let Some(command) = self.member.poll_command() {
+            match command {
+                MemberCommand::Ask(request) => self.ask(EngineAsk::Request(request)),
+                // Peers that are not reached count as silent.
+                MemberCommand::Send { .. } => {}
+                MemberCommand::Load { shard, term } => {
+                    self.parts.metrics.cluster.acquired.inc();
+                    self.loading.insert(shard, (term, monotonic_now()));
+                    self.ask(EngineAsk::Load { shard, term });
+                }
+                MemberCommand::UseTerm { shard, term } => self.use_term(shard, term),
+                // The gate suspends the whole node.
+                MemberCommand::Suspend(_) => {}
+                MemberCommand::Resume(shard) => self.resume(shard),
+                MemberCommand::HandOver { shard, .. } => self.hand_over(shard),
+                MemberCommand::Drop(shard) => self.drop_shard(shard),
+                MemberCommand::Drained => self.drained(),
+                MemberCommand::End(reason) => self.end(reason),
+            }
+        }
+        self.parts.metrics.cluster.shards.set(self.member.shards() as i64);
+        self.show();
+        self.parts.gate.open_until(self.member.may_serve_until());
+    }
+
+    fn use_term(&mut self, shard: Shard, term: Term) {
+        self.parts.metrics.cluster.terms.inc();
+        match self.loading.get_mut(&shard) {
+            Some((newest, _)) => *newest = term,
+            None => self.command(ClusterCommand::UseTerm { shard, term }),
+        }
+    }
+
+    /// Lets the driver serve a shard again whose records it has given up for nothing.
+    fn resume(&mut self, shard: Shard) {
+        if self.wound_down.remove(&shard)
+            && let Some(term) = self.member.holds(shard)
+        {
+            self.command(ClusterCommand::Resume { shard, term });
+        }
+    }
+
+    fn hand_over(&mut self, shard: Shard) {
+        if self.loading.remove(&shard).is_some() {
+            // The driver has nothing of it.
+            self.member.handle(MemberEvent::WoundDown(shard), now());
+        } else {
+            self.command(ClusterCommand::HandOver(shard));
+        }
+    }
+
+    fn drop_shard(&mut self, shard: Shard) {
+        let is_over = self.wound_down.remove(&shard);
+        let cluster = &self.parts.metrics.cluster;
+        if is_over {
+            cluster.handed_over.inc()
+        } else {
+            cluster.lost.inc()
+        };
+        self.loading.remove(&shard);
+        self.ask(EngineAsk::Discard(shard));
+        self.command(ClusterCommand::Drop(shard));
+    }
+
+    /// All shards are given up: the node leaves the list of nodes.
+    fn drained(&mut self) {
+        if let Some(done) = self.draining.take() {
+            self.ask(EngineAsk::Leave(done));
+        }
+    }
+
+    fn end(&mut self, reason: Ended) {
+        let name = &self.parts.name;
+        match reason {
+            Ended::Replaced => error!(name, "a newer process of this node has started: this one ends"),
+            Ended::Occupied(by) => {
+                error!(name, by = by.0, "another process of this node or of its number is alive: this one ends")
+            }
+        }
+        self.parts.condition.set(ConditionState::Down, "another process of this node is alive");
+        self.command(ClusterCommand::End);
+        self.has_ended = true;
+    }
+
+    /// Shows the state of the node: its condition, its metric, and once per change its log.
+    fn show(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        let (state, shards) = (self.member.state(), self.member.shards());
+        let gauges = &self.parts.metrics.cluster.state;
+        for (gauge, of) in [
+            (&gauges.sure, EngineContact::Sure),
+            (&gauges.all_without, EngineContact::AllWithout),
+            (&gauges.alone, EngineContact::Alone),
+            (&gauges.unsure, EngineContact::Unsure),
+        ] {
+            gauge.set(i64::from(of == state));
+        }
+        let is_served = self.member.may_serve_until().is_some();
+        let (condition, detail) = match state {
+            _ if shards == 0 => {
+                let detail = format!("no shards yet: a node takes its first ones {FIRST_SHARDS:?} after its start");
+                (ConditionState::Down, detail)
+            }
+            EngineContact::Sure if is_served => (ConditionState::Up, format!("{shards} of 256 shards are served")),
+            _ if is_served => {
+                let detail = format!("the store does not answer: {shards} shards are served from memory");
+                (ConditionState::Degraded, detail)
+            }
+            _ => (ConditionState::Down, "the shards are suspended: another node may have them".to_owned()),
+        };
+        self.parts.condition.set(condition, detail);
+        if self.shown.replace(state) != Some(state) {
+            match state {
+                EngineContact::Sure => info!(node = self.parts.name, "the leases of this node hold"),
+                EngineContact::AllWithout | EngineContact::Alone | EngineContact::Unsure if shards > 0 => {
+                    warn!(node = self.parts.name, ?state, is_served, shards, "the leases were not renewed in time");
+                }
+                EngineContact::AllWithout | EngineContact::Alone | EngineContact::Unsure => {
+                    debug!(node = self.parts.name, ?state, "this node has no shards");
+                }
+            }
+        }
+    }
+
+    fn ask(&self, ask: EngineAsk) {
+        // The keeper ends after the driver, at the shutdown.
+        let (Ok(()) | Err(_)) = self.parts.engine.asks.send(ask);
+    }
+
+    fn command(&self, command: ClusterCommand) {
+        // A driver that has ended serves nothing.
+        let (Ok(()) | Err(_)) = self.parts.commands.send(command);
+    }
+}
+
+/// Returns the time of both clocks. A wall clock before 1970 agrees with no server.
+fn now() -> Now {
+    let wall = unix_time().unwrap_or_default();
+    Now { monotonic: monotonic_now(), wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+}

@@ -1,0 +1,46 @@
+//! A node of a cluster: several gateways share a store, and divide the shards of the devices among them.
+//!
+//! 1. [`member`] is the task that owns the state machine of leases ([`lwm2m_cluster::ClusterMember`]). It asks the
+//!    keeper of the store for leases, and commands the driver which shards to serve ([`ClusterCommand`]).
+//! 2. The driver serves while the [`gate`] is open. The member task opens it for as long as nobody else can have the
+//!    shards of the node. A process that was stopped finds the gate closed when it goes on.
+//! 3. What the member task commands before it opens the gate, the driver does before it serves.
+//!
+//! The whole node is suspended, not a single shard: whether the leases hold is known of the node only.
+
+pub mod config;
+pub mod gate;
+pub mod member;
+
+use lwm2m_base::Shard;
+use lwm2m_cluster::Term;
+use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
+use lwm2m_core::gateway::shards::ShardContents;
+
+/// A command of the member task to the driver.
+#[derive(Debug)]
+pub enum ClusterCommand {
+    /// Serve a shard in this term, with its records.
+    Serve { shard: Shard, term: Term, contents: Box<ShardContents> },
+    /// Number the DTLS records of a shard in this term from now on.
+    UseTerm { shard: Shard, term: Term },
+    /// Write a shard completely, stop serving it, and report [`DriverReport::WoundDown`].
+    HandOver(Shard),
+    /// Serve a shard that was handed over, since nobody takes it.
+    Resume { shard: Shard, term: Term },
+    /// Forget a shard, without a word to devices or the broker.
+    Drop(Shard),
+    /// The answer to a question of the core.
+    Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
+    /// End: another process of this node is alive.
+    End,
+}
+
+/// A report of the driver to the member task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverReport {
+    /// An association of the shard has used half of the numbers of its term.
+    NeedsTerm(Shard),
+    /// All records of the shard are stored, and the driver does not serve it.
+    WoundDown(Shard),
+}

@@ -1,0 +1,175 @@
+//! The section `cluster`.
+
+use std::num::NonZero;
+
+use toml::Value;
+
+use crate::cluster::config::ClusterConfig;
+use crate::store::{StoreConfig, StoreKind};
+use crate::upstream::UpstreamConfig;
+use lwm2m_cluster::engine::Timing;
+use lwm2m_cluster::{Isolated, NodeNumber};
+use lwm2m_core::gateway::config::GatewayConfig;
+
+use super::reader::ConfigReader;
+use super::value_parsers::{HOUR, MILLISECOND, SECOND, choice, duration, switch, whole};
+
+/// Minimum length of tokens that name a shard, in bytes.
+const SHORTEST_TOKEN: usize = 4;
+/// The number of renewals in the time of a lease that a node may miss.
+const RENEWALS: u32 = 5;
+/// Maximum length of the name of a node.
+const LONGEST_NAME: usize = 63;
+
+/// The parts of the configuration that a cluster restricts.
+pub(crate) struct ClusterSurroundings<'a> {
+    pub gateway: &'a GatewayConfig,
+    pub store: &'a StoreConfig,
+    pub upstream: &'a UpstreamConfig,
+    pub threads: NonZero<u8>,
+}
+
+/// Reads the section; `None` if it is not enabled. What a cluster cannot share is refused.
+pub(crate) fn settings(reader: &mut ConfigReader, surroundings: &ClusterSurroundings) -> Option<ClusterConfig> {
+    let is_enabled = reader.read("cluster.enable", false, switch);
+    let node = reader.read("cluster.node", String::new(), name);
+    let number = reader.read("cluster.number", None, |value| whole(0..=127)(value).map(Some));
+    let timing = timing(reader);
+    let isolated = [("serve", Isolated::Serve), ("suspend", Isolated::Suspend)];
+    let isolated = reader.read("cluster.isolated", Isolated::Suspend, choice(isolated));
+    let weight = reader.read("cluster.weight", 1, whole(0..=1_000));
+    let moves_at_once = reader.read("cluster.moves_at_once", 2, whole(1..=256));
+    if !is_enabled {
+        return None;
+    }
+    if node.is_empty() {
+        reader.refuse("cluster.node", "required: a name that no other node of the cluster has, such as \"gw-0\"");
+    }
+    let number = number.or_else(|| number_in(&node));
+    let number = number.and_then(|number: u8| NodeNumber::try_from(u64::from(number)).ok());
+    if number.is_none() && !node.is_empty() {
+        let problem = "required: a number from 0 to 127 that no other node has, since cluster.node does not end in one";
+        reader.refuse("cluster.number", problem);
+    }
+    refuse_combinations(reader, surroundings);
+    let number = number.unwrap_or(NodeNumber::SINGLE);
+    Some(ClusterConfig { node, number, weight, timing, isolated, moves_at_once })
+}
+
+fn timing(reader: &mut ConfigReader) -> Timing {
+    let default = Timing::default();
+    let timing = Timing {
+        lease: reader.read("cluster.lease", default.lease, duration(SECOND..=60 * SECOND)),
+        renew: reader.read("cluster.renew", default.renew, duration(100 * MILLISECOND..=12 * SECOND)),
+        grace: reader.read("cluster.grace", default.grace, duration(SECOND..=HOUR)),
+    };
+    if reader.all_valid(&["cluster.lease", "cluster.renew", "cluster.grace"]) {
+        if timing.renew * RENEWALS > timing.lease {
+            reader.refuse("cluster.renew", format!("expected at most a fifth of cluster.lease, {:?}", timing.lease));
+        }
+        if timing.grace < timing.lease {
+            reader.refuse("cluster.grace", format!("expected at least cluster.lease, {:?}", timing.lease));
+        }
+    }
+    timing
+}
+
+/// Refuses what the nodes of a cluster cannot share.
+fn refuse_combinations(reader: &mut ConfigReader, surroundings: &ClusterSurroundings) {
+    let ClusterSurroundings { gateway, store, upstream, threads } = surroundings;
+    let is_kept = store.kind == StoreKind::Redis && store.enable != Some(false);
+    let refusals = [
+        (!is_kept, "store.kind = \"redis\" with the store enabled: it has the leases and the records of all nodes"),
+        (
+            matches!(upstream, UpstreamConfig::ExProto(_)),
+            "upstream.kind = \"mqtt\": the exproto gateway of EMQX calls one handler, and so one node",
+        ),
+        (threads.get() > 1, "driver.threads = 1: devices are divided among threads or among nodes, not both"),
+        (
+            gateway.coap.token_length < SHORTEST_TOKEN,
+            "coap.token_length = 4 or more: the first byte of a token names the shard, and the others have to be hard \
+             to guess",
+        ),
+        (gateway.bootstrap.is_some(), "bootstrap.enable = false: the nodes do not share the keys that bootstrap makes"),
+        (gateway.firmware.login.is_some(), "firmware.mqtt = false: a campaign knows the devices of one node"),
+        (
+            gateway.status_login.is_some(),
+            "translators.status.own_client = false: the nodes would take the client from each other",
+        ),
+    ];
+    for (is_refused, reason) in refusals {
+        if is_refused {
+            reader.refuse("cluster.enable", format!("a cluster requires {reason}"));
+        }
+    }
+}
+
+/// Returns the number at the end of a name, such as that of a pod of a StatefulSet.
+fn number_in(node: &str) -> Option<u8> {
+    let digits = node.len() - node.trim_end_matches(|character: char| character.is_ascii_digit()).len();
+    node[node.len() - digits..].parse().ok()
+}
+
+fn name(value: &Value) -> Result<String, String> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    let fits = |text: &&str| (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(known);
+    let given = value.as_str().filter(fits);
+    given.map(str::to_owned).ok_or_else(|| "expected 1 to 63 letters, digits, \"-\" and \".\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::config::tests::mistakes;
+
+    const CLUSTER: &str = "upstream.kind = \"mqtt\"\nstore.kind = \"redis\"\nstore.redis.seal_keyfile = \"seal\"\n\
+                           cluster.enable = true\n";
+
+    fn cluster(lines: &str) -> ClusterConfig {
+        let config = Config::from_table(format!("{CLUSTER}{lines}").parse().unwrap(), []).unwrap();
+        config.cluster.expect("a cluster")
+    }
+
+    #[test]
+    fn the_number_of_a_node_is_at_the_end_of_its_name_or_given() {
+        assert_eq!(cluster("cluster.node = \"gw-12\"").number.number(), 12);
+        assert_eq!(cluster("cluster.node = \"gw\"\ncluster.number = 7").number.number(), 7);
+        assert_eq!(cluster("cluster.node = \"gw-1\"\ncluster.number = 7").number.number(), 7);
+        for (lines, key) in [
+            ("cluster.node = \"gw\"", "cluster.number: required"),
+            ("cluster.node = \"gw-128\"", "cluster.number: required"),
+            ("", "cluster.node: required"),
+        ] {
+            let found = mistakes(&format!("{CLUSTER}{lines}"));
+            assert!(found.len() == 1 && found[0].starts_with(key), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_nodes_cannot_share_is_refused_with_the_reason() {
+        let refused = |lines: &str, reason: &str| {
+            let found = mistakes(&format!("{lines}\ncluster.node = \"gw-0\""));
+            let begin = format!("cluster.enable = true: a cluster requires {reason}");
+            assert!(found.len() == 1 && found[0].starts_with(&begin), "{found:?}");
+        };
+        refused("upstream.kind = \"mqtt\"\ncluster.enable = true", "store.kind = \"redis\"");
+        refused(&CLUSTER.replace("mqtt", "exproto"), "upstream.kind = \"mqtt\"");
+        refused(&format!("{CLUSTER}driver.threads = 2"), "driver.threads = 1");
+        refused(&format!("{CLUSTER}firmware.mqtt = true"), "firmware.mqtt = false");
+        refused(&format!("{CLUSTER}coap.token_length = 3"), "coap.token_length = 4 or more");
+    }
+
+    #[test]
+    fn a_lease_has_time_for_five_renewals() {
+        let lines =
+            "cluster.node = \"gw-0\"\ncluster.lease = \"1s\"\ncluster.renew = \"200ms\"\ncluster.grace = \"2s\"";
+        assert_eq!(cluster(lines).timing.renew, Duration::from_millis(200));
+        let found = mistakes(&format!("{CLUSTER}{}", lines.replace("200ms", "201ms")));
+        assert!(found.len() == 1 && found[0].contains("at most a fifth of cluster.lease"), "{found:?}");
+        let found = mistakes(&format!("{CLUSTER}{}", lines.replace("lease = \"1s\"", "lease = \"3s\"")));
+        assert!(found.len() == 1 && found[0].contains("at least cluster.lease"), "{found:?}");
+    }
+}

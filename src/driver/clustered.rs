@@ -1,0 +1,341 @@
+//! The driver of a node of a cluster: it serves the shards that the member task names, while the gate is open.
+//!
+//! While the gate is closed the driver polls no outputs of the core, reads no socket and takes no event of the broker:
+//! datagrams wait in the buffers of the sockets. What the member task commands is done before the gate is looked at
+//! again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tracing::debug;
+
+use crate::clock::monotonic_now;
+use crate::cluster::gate::ServiceGate;
+use crate::cluster::{ClusterCommand, DriverReport};
+use crate::store::StoreCommand;
+use crate::store::redis::shared::EngineAsk;
+use lwm2m_base::{Peer, Shard, ShardSet};
+use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
+use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::shards::{ShardContents, ShardEnd};
+use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
+use lwm2m_dtls::AssociationChange;
+use lwm2m_router::Named;
+
+use super::Driver;
+
+/// Maximum number of changes in a batch of a shard that is handed over.
+const BATCH: usize = 64;
+
+/// The place of the driver in a cluster.
+pub struct ClusterSeat {
+    gate: ServiceGate,
+    commands: UnboundedReceiver<ClusterCommand>,
+    reports: UnboundedSender<DriverReport>,
+    asks: UnboundedSender<EngineAsk>,
+    /// The listener with this number and all after it speak DTLS.
+    first_dtls_socket: u16,
+    /// The shards for which a newer term was asked.
+    wanted: ShardSet,
+    /// The shards that are to be handed over, until the store has room for their records.
+    to_hand_over: Vec<Shard>,
+    /// The shards that were handed over: their records, until the node has given up the lease.
+    parked: HashMap<Shard, ParkedShard>,
+    /// The last batch that the store has.
+    stored: BatchNumber,
+}
+
+/// A shard that the driver does not serve any more, and may have to serve again.
+struct ParkedShard {
+    contents: ShardContents,
+    /// The batch with its last records; `None` once the store has it.
+    stored_by: Option<BatchNumber>,
+}
+
+/// The place at which a datagram is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Here,
+    /// Another node serves this shard, or none does.
+    Elsewhere(Shard),
+    /// The node serves no shard.
+    Nowhere,
+}
+
+impl ClusterSeat {
+    /// Makes the seat of the only driver of a node. The listener with the number `first_dtls_socket` and all after it
+    /// speak DTLS.
+    pub fn new(
+        gate: ServiceGate,
+        (commands, reports): (UnboundedReceiver<ClusterCommand>, UnboundedSender<DriverReport>),
+        asks: UnboundedSender<EngineAsk>,
+        first_dtls_socket: u16,
+    ) -> Self {
+        Self {
+            gate,
+            commands,
+            reports,
+            asks,
+            first_dtls_socket,
+            wanted: ShardSet::EMPTY,
+            to_hand_over: Vec::new(),
+            parked: HashMap::new(),
+            stored: BatchNumber::default(),
+        }
+    }
+
+    /// Returns the next command. Without a member task there is none. Cancel-safe.
+    pub(super) async fn command(&mut self) -> ClusterCommand {
+        match self.commands.recv().await {
+            Some(command) => command,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns where a datagram is handled, by the shard that it names.
+    pub(super) fn place(&self, served: &ShardSet, peer: Peer, datagram: &[u8]) -> Place {
+        let is_dtls = peer.socket >= self.first_dtls_socket;
+        let named = if is_dtls { Named::by_record(datagram) } else { Named::by_message(datagram) };
+        match named {
+            Named::Shard(shard) if !served.contains(shard) => Place::Elsewhere(shard),
+            _ if served.is_empty() => Place::Nowhere,
+            Named::Shard(_) | Named::Endpoint(_) | Named::Nothing => Place::Here,
+        }
+    }
+
+    /// Reports the shards that are handed over and whose records are stored.
+    fn report_stored(&mut self) {
+        let mut stored = Vec::new();
+        for (shard, parked) in &mut self.parked {
+            if parked.stored_by.is_some_and(|stored_by| stored_by <= self.stored) {
+                parked.stored_by = None;
+                stored.push(*shard);
+            }
+        }
+        stored.into_iter().for_each(|shard| self.report(DriverReport::WoundDown(shard)));
+    }
+
+    fn report(&self, report: DriverReport) {
+        // The member task ends before the driver only if the whole node ends.
+        let (Ok(()) | Err(_)) = self.reports.send(report);
+    }
+
+    fn ask(&self, ask: EngineAsk) -> Result<(), EngineAsk> {
+        self.asks.send(ask).map_err(|error| error.0)
+    }
+}
+
+impl Driver {
+    /// Returns once the node may serve its shards. A driver without a cluster may always. Returns early if the driver
+    /// has to end. Cancel-safe.
+    pub(super) async fn may_serve(&mut self) {
+        while let Some(seat) = &mut self.cluster {
+            // The member task opens the gate after its commands.
+            let is_open = seat.gate.is_open(monotonic_now());
+            while let Some(command) = self.cluster.as_mut().and_then(|seat| seat.commands.try_recv().ok()) {
+                self.obey(command);
+            }
+            if is_open || self.is_fenced {
+                return;
+            }
+            self.wait_for_gate().await;
+        }
+    }
+
+    /// Waits until the gate or the shards of the node change. People who ask are answered meanwhile.
+    async fn wait_for_gate(&mut self) {
+        let Some(ClusterSeat { gate, commands, .. }) = &mut self.cluster else { return };
+        let watchdog = self.watchdog.as_ref().map(crate::service::Watchdog::next);
+        let wake = watchdog.unwrap_or_else(|| monotonic_now() + super::LONGEST_SLEEP);
+        tokio::select! {
+            Some(command) = commands.recv() => self.obey(command),
+            () = gate.changed() => {}
+            Some(request) = self.requests.recv() => {
+                let now = self.now();
+                self.handle_request(now, request);
+            }
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.feed(monotonic_now());
+        }
+    }
+
+    pub(super) fn obey(&mut self, command: ClusterCommand) {
+        let now = self.now();
+        match command {
+            ClusterCommand::Serve { shard, term, contents } => {
+                debug!(%shard, %term, devices = contents.devices.len(), "shard taken");
+                self.gateway.restore_shard(now, (shard, term), *contents);
+                // A key may have been removed while no node served the shard.
+                let Self { gateway, keys, .. } = self;
+                gateway.revoke(now, |used| keys.refuses(used));
+            }
+            ClusterCommand::UseTerm { shard, term } => {
+                self.gateway.use_term(shard, term);
+                if let Some(seat) = &mut self.cluster {
+                    seat.wanted.remove(shard);
+                }
+            }
+            ClusterCommand::HandOver(shard) => {
+                if let Some(seat) = &mut self.cluster {
+                    seat.to_hand_over.push(shard);
+                }
+                self.hand_over();
+            }
+            ClusterCommand::Resume { shard, term } => {
+                let Some(seat) = &mut self.cluster else { return };
+                let Some(parked) = seat.parked.remove(&shard) else { return };
+                self.gateway.restore_shard(now, (shard, term), parked.contents);
+                // The associations have used this term already.
+                seat.report(DriverReport::NeedsTerm(shard));
+            }
+            ClusterCommand::Drop(shard) => self.drop_shard(now, shard),
+            ClusterCommand::Claimed(answer) => {
+                let (question, answer) = *answer;
+                self.take_answer(question, answer);
+            }
+            ClusterCommand::End => self.is_fenced = true,
+        }
+    }
+
+    fn drop_shard(&mut self, now: Instant, shard: Shard) {
+        let Some(seat) = &mut self.cluster else { return };
+        seat.wanted.remove(shard);
+        seat.to_hand_over.retain(|waiting| *waiting != shard);
+        if seat.parked.remove(&shard).is_none() {
+            debug!(%shard, "shard dropped");
+            self.gateway.forget_shard(now, shard, ShardEnd::Lost);
+        }
+    }
+
+    /// Hands the records of shards to the store and stops serving them, as far as the store has room.
+    pub(super) fn hand_over(&mut self) {
+        while let Some(seat) = &mut self.cluster
+            && let Some(shard) = seat.to_hand_over.pop()
+        {
+            let now = self.now();
+            self.gateway.change_shard(shard);
+            match self.write_all(now, shard) {
+                Some(parked) => {
+                    debug!(%shard, devices = parked.contents.devices.len(), "shard handed over");
+                    self.gateway.forget_shard(now, shard, ShardEnd::HandedOver);
+                    if let Some(seat) = &mut self.cluster {
+                        seat.parked.insert(shard, parked);
+                        // All may be stored already.
+                        seat.report_stored();
+                    }
+                }
+                None => {
+                    if let Some(seat) = &mut self.cluster {
+                        seat.to_hand_over.push(shard);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Hands all changes to the store. Returns the records of this shard; `None` if the store has no room now.
+    fn write_all(&mut self, now: Instant, shard: Shard) -> Option<ParkedShard> {
+        let Self { gateway, store: Some(store), .. } = self else { return None };
+        let mut contents = ShardContents::default();
+        while gateway.has_changes() {
+            if !store.has_room() {
+                return None;
+            }
+            let ChangeBatch { version, changes } = gateway.take_batch(now, BATCH);
+            changes.iter().for_each(|change| park(&mut contents, shard, change));
+            store.submit(StoreCommand::Write { version, changes });
+        }
+        let devices: HashSet<&str> =
+            contents.devices.iter().map(|record| record.registration.endpoint.as_str()).collect();
+        contents.retained_commands.retain(|record| devices.contains(record.endpoint.as_str()));
+        contents.firmware_jobs.retain(|record| devices.contains(record.endpoint.as_str()));
+        Some(ParkedShard { contents, stored_by: Some(store.last()) })
+    }
+
+    /// Takes the confirmation of the store that it has this batch and all before it.
+    pub(super) fn note_stored_shards(&mut self, version: BatchNumber) {
+        if let Some(seat) = &mut self.cluster {
+            seat.stored = version;
+            seat.report_stored();
+        }
+    }
+
+    /// Asks for the terms that DTLS associations need, each once.
+    pub(super) fn ask_for_terms(&mut self) {
+        let Self { gateway, cluster: Some(seat), .. } = self else { return };
+        for shard in gateway.take_wanted_terms().iter() {
+            if seat.wanted.insert(shard) {
+                seat.report(DriverReport::NeedsTerm(shard));
+            }
+        }
+    }
+
+    /// Asks the store whether another node has the endpoint of a Register. A device of another node does not come by
+    /// other messages: it stays where it is until it registers.
+    pub(super) fn ask_for_name(&mut self, question: ClaimQuestion) {
+        let asked = match (&self.cluster, question.purpose, &question.device) {
+            (Some(seat), ClaimPurpose::Register, DeviceName::Endpoint(_)) => seat.ask(EngineAsk::Claim(question)),
+            _ => return self.take_answer(question, ClaimAnswer::Absent),
+        };
+        if let Err(EngineAsk::Claim(question)) = asked {
+            self.take_answer(question, ClaimAnswer::Unknown);
+        }
+    }
+
+    pub(super) fn give_name_back(&self, endpoint: String) {
+        // A claim that cannot be given back runs out.
+        let (Some(Ok(()) | Err(_)) | None) = self.cluster.as_ref().map(|seat| seat.ask(EngineAsk::Unclaim(endpoint)));
+    }
+}
+
+/// Keeps the record of a change, unless it is of another shard. The shard of some is that of their device.
+fn park(contents: &mut ShardContents, shard: Shard, change: &Change) {
+    match change {
+        Change::Put(record) if record.shard() == shard => contents.devices.push((**record).clone()),
+        Change::Association(AssociationChange::Put(saved)) if saved.id.shard() == shard => {
+            contents.associations.push(saved.clone());
+        }
+        Change::RetainedCommands(record) => contents.retained_commands.push(record.clone()),
+        Change::FirmwareJob(record) => contents.firmware_jobs.push(record.clone()),
+        Change::Put(_)
+        | Change::Remove { .. }
+        | Change::Profile(_)
+        | Change::GeneratedKey(_)
+        | Change::AwaitedBootstrap(_)
+        | Change::Campaign(_)
+        | Change::Association(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::gate;
+
+    fn seat() -> ClusterSeat {
+        let (_keeper, gate) = gate::gate();
+        let (_commands, commands) = tokio::sync::mpsc::unbounded_channel();
+        let (reports, _) = tokio::sync::mpsc::unbounded_channel();
+        let (asks, _) = tokio::sync::mpsc::unbounded_channel();
+        ClusterSeat::new(gate, (commands, reports), asks, 1)
+    }
+
+    #[test]
+    fn a_datagram_that_names_a_shard_of_another_node_is_not_handled_here() {
+        let (seat, plain) = (seat(), Peer::udp(0, ([192, 0, 2, 1], 5683).into()));
+        let secured = Peer { socket: 1, ..plain };
+        let served: ShardSet = [Shard::new(7)].into_iter().collect();
+        let record = |shard: u8| [&[25, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1][..], &[shard; 8]].concat();
+        assert_eq!(seat.place(&served, secured, &record(7)), Place::Here);
+        assert_eq!(seat.place(&served, secured, &record(8)), Place::Elsewhere(Shard::new(8)));
+        // A ClientHello, and a response with the token 7.
+        assert_eq!(seat.place(&served, secured, &[22, 254, 253]), Place::Here);
+        assert_eq!(seat.place(&served, plain, &[0x61, 0x45, 0, 1, 7]), Place::Here);
+        assert_eq!(seat.place(&served, plain, &[0x61, 0x45, 0, 1, 8]), Place::Elsewhere(Shard::new(8)));
+        assert_eq!(seat.place(&ShardSet::EMPTY, plain, &[0x40, 0x02, 0, 1]), Place::Nowhere);
+    }
+}

@@ -1,0 +1,78 @@
+//! Counts what happens to the shards of a node of a cluster.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::meters::{counter, counters, gauge, gauges, histogram};
+
+use super::labels::{ReasonLabel, StateLabel};
+
+/// Upper bounds of the buckets of the time that a shard takes from its lease to its service, in seconds.
+const TAKEOVERS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+
+/// The metrics of a node. Without a cluster all of them are zero.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    /// The shards that the node serves.
+    pub shards: Gauge,
+    pub acquired: Counter,
+    pub handed_over: Counter,
+    pub lost: Counter,
+    /// Time from the lease of a shard until its devices are served.
+    pub takeover: Histogram,
+    pub state: EngineStateGauges,
+    /// Newer terms of shards that the node has.
+    pub terms: Counter,
+    /// Writes that the store refused, because another node may have a shard.
+    pub fenced: Counter,
+    /// Datagrams of a shard that the node does not serve.
+    pub not_here: Counter,
+    /// Datagrams that came while the node served no shard.
+    pub no_shard: Counter,
+}
+
+/// Of these the one of the present state is 1.
+#[derive(Debug)]
+pub struct EngineStateGauges {
+    pub sure: Gauge,
+    pub all_without: Gauge,
+    pub alone: Gauge,
+    pub unsure: Gauge,
+}
+
+impl ClusterMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let shards = "Shards that this node of a cluster serves";
+        let moves = "Shards that this node of a cluster took or gave up, by reason";
+        let takeovers = "Time from the lease of a shard until its devices are served";
+        let states = "1 for the present state of this node of a cluster towards the server of the store";
+        let drops = "Datagrams that this node of a cluster dropped because it does not serve their shard, by reason";
+        let terms = "Newer terms for the DTLS record numbers of shards that this node of a cluster has";
+        let fenced = "Batches that the store of a cluster refused, because another node may have one of their shards";
+        let moves = counters(registry, "lwm2m_shard_moves", moves);
+        let moves = |reason| moves(ReasonLabel { reason });
+        let states = gauges(registry, "lwm2m_engine_state", states);
+        let states = |state| states(StateLabel { state });
+        let drops = counters(registry, "lwm2m_forward_drops", drops);
+        let drops = |reason| drops(ReasonLabel { reason });
+        Self {
+            shards: gauge(registry, "lwm2m_shards", shards),
+            acquired: moves("acquired"),
+            handed_over: moves("handed_over"),
+            lost: moves("lost"),
+            takeover: histogram(registry, "lwm2m_takeover", takeovers, TAKEOVERS),
+            state: EngineStateGauges {
+                sure: states("sure"),
+                all_without: states("all_without"),
+                alone: states("alone"),
+                unsure: states("unsure"),
+            },
+            terms: counter(registry, "lwm2m_terms", terms),
+            fenced: counter(registry, "lwm2m_store_fenced", fenced),
+            not_here: drops("not_here"),
+            no_shard: drops("no_shard"),
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! The task that talks with the server: it carries out what the member task asks, and writes batches.
+//!
+//! What the member task asks comes first. A request without an answer closes the connection: requests for leases are
+//! dropped then, since the member task repeats them, and all others are repeated at the next connection.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::redis::{Cmd, Pipeline};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use thiserror::Error;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+use tokio::time::{sleep_until, timeout};
+use tracing::{error, info, warn};
+
+use crate::clock::monotonic_now;
+use crate::conditions::{Condition, ConditionState};
+use crate::observability::metrics::Metrics;
+use lwm2m_base::Shard;
+use lwm2m_cluster::engine::EngineRequest;
+use lwm2m_cluster::{MemberEvent, Term};
+use lwm2m_core::gateway::BatchNumber;
+use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion, DeviceName};
+use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::shards::ShardContents;
+
+use super::super::super::StoreEvent;
+use super::super::super::handle::{PendingWrite, WriterReply};
+use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection, RedisDialer};
+use super::super::keeper::KeeperStart;
+use super::super::layout::{BatchStep, Layout, RestoredContents};
+use super::super::lease::AnswerError;
+use super::super::seal::{Seal, SealKey};
+use super::super::{BATCH, RedisError, random_text};
+use super::requests::{NodeIdentity, RoundLists, SharedRound, parse_acquisition};
+use super::{EngineAnswer, EngineAsk};
+
+/// The first pause after a failed request. It doubles up to the interval of renewals.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a batch is tried again whose leases the server denies.
+const FENCED_PAUSE: Duration = Duration::from_millis(20);
+/// Maximum time for the records of a shard.
+const LOAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum number of requests in one pipeline.
+const AT_ONCE: usize = 64;
+
+/// Holds what the keeper begins with.
+pub(crate) struct SharedParts {
+    pub dialer: RedisDialer,
+    pub connection: Option<RedisConnection>,
+    pub identity: NodeIdentity,
+    pub layout: Layout,
+    pub seal: Seal,
+    pub key: SealKey,
+}
+
+/// Owns the connection, and knows which shards the node has.
+pub(crate) struct SharedKeeper {
+    parts: SharedParts,
+    writes: UnboundedReceiver<PendingWrite>,
+    asks: UnboundedReceiver<EngineAsk>,
+    answers: UnboundedSender<EngineAnswer>,
+    ends: Vec<UnboundedSender<WriterReply>>,
+    condition: Option<Condition>,
+    /// What was asked and is not done.
+    queue: VecDeque<EngineAsk>,
+    /// The shards of the node, with the terms in which it acquired them.
+    held: HashMap<Shard, Term>,
+    /// The batch that is being written.
+    current: Option<WriteInProgress>,
+    /// The number of the last batch. It grows as long as the process runs, so that no late request is written again.
+    seq: u64,
+    /// The run of the server and the number of the database at the last round.
+    database: Option<(String, String)>,
+    /// The time of the next attempt, after a failure.
+    retry: Option<Instant>,
+    /// Failed attempts in a row.
+    failures: u32,
+    closing: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+/// Batches that are written together.
+struct WriteInProgress {
+    steps: Vec<BatchStep>,
+    /// Kept to be counted when they are durable.
+    changes: Vec<Change>,
+    replies: Vec<(BatchNumber, UnboundedSender<WriterReply>)>,
+    /// Whether the server has denied the leases at the last attempt.
+    is_fenced: bool,
+}
+
+/// Reasons why an attempt failed.
+#[derive(Debug, Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Engine(#[from] ConnectionError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    #[error(transparent)]
+    Library(#[from] openssl::error::ErrorStack),
+    #[error(transparent)]
+    Store(#[from] RedisError),
+}
+
+type Channels = (UnboundedReceiver<PendingWrite>, UnboundedReceiver<EngineAsk>, UnboundedSender<EngineAnswer>);
+
+impl SharedKeeper {
+    pub(crate) fn new(
+        parts: SharedParts,
+        (writes, asks, answers): Channels,
+        closing: Arc<AtomicBool>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            parts,
+            writes,
+            asks,
+            answers,
+            ends: Vec::new(),
+            condition: None,
+            queue: VecDeque::new(),
+            held: HashMap::new(),
+            current: None,
+            seq: 0,
+            database: None,
+            retry: None,
+            failures: 0,
+            closing,
+            metrics,
+        }
+    }
+
+    /// Serves until the driver has closed its end of the store.
+    pub(crate) async fn run(mut self, starting: oneshot::Receiver<KeeperStart>) {
+        let Ok(KeeperStart { ends, condition }) = starting.await else { return };
+        condition.set(ConditionState::Up, self.written());
+        (self.ends, self.condition) = (ends, Some(condition));
+        loop {
+            tokio::select! {
+                biased;
+                Some(ask) = self.asks.recv() => self.take(ask),
+                write = self.writes.recv(), if self.current.is_none() => match write {
+                    Some(first) => self.begin(first),
+                    None => break,
+                },
+                () = until(self.retry) => self.retry = None,
+            }
+            while let Ok(ask) = self.asks.try_recv() {
+                self.take(ask);
+            }
+            let is_asked = self.failures == 0 && !self.queue.is_empty();
+            if self.retry.is_none() || is_asked || self.closing.load(Ordering::Relaxed) {
+                match self.attempt().await {
+                    Ok(()) => self.succeeded(),
+                    Err(error) => self.failed(&error),
+                }
+            }
+        }
+    }
+
+    /// Takes what is asked. What needs no server is done at once.
+    fn take(&mut self, ask: EngineAsk) {
+        let is_away = self.failures > 0;
+        match ask {
+            EngineAsk::Discard(shard) => self.discard(shard),
+            EngineAsk::Claim(question) if is_away => self.answer_claim(question, ClaimAnswer::Unknown),
+            // Without a server the node tries again at the next renewal.
+            EngineAsk::Request(_) if is_away && self.queue.len() >= Shard::COUNT => {}
+            ask => self.queue.push_back(ask),
+        }
+    }
+
+    fn discard(&mut self, shard: Shard) {
+        self.held.remove(&shard);
+        self.parts.layout.forget_shard(shard);
+        if let Some(current) = &mut self.current {
+            current.steps.retain(|step| step.hash().shard() != Some(shard));
+            self.retry = self.retry.filter(|_| self.failures > 0);
+        }
+        self.queue.retain(|ask| !matches!(ask, EngineAsk::Load { shard: asked, .. } if *asked == shard));
+    }
+
+    /// Takes a batch, and those that have come meanwhile. Changes of shards that the node does not have are dropped.
+    fn begin(&mut self, first: PendingWrite) {
+        let mut batches = VecDeque::from([first]);
+        let mut count = batches.iter().map(|batch| batch.changes.len()).sum::<usize>();
+        while count < BATCH
+            && let Ok(next) = self.writes.try_recv()
+        {
+            count += next.changes.len();
+            batches.push_back(next);
+        }
+        let mut write =
+            WriteInProgress { steps: Vec::new(), changes: Vec::new(), replies: Vec::new(), is_fenced: false };
+        let now = monotonic_now();
+        for PendingWrite { version, changes, replies } in batches {
+            self.parts.layout.note_homes(&changes);
+            for change in &changes {
+                write.steps.extend(self.parts.layout.steps(now, change));
+            }
+            write.changes.extend(changes);
+            write.replies.push((version, replies));
+        }
+        write.steps.retain(|step| step.hash().shard().is_none_or(|shard| self.held.contains_key(&shard)));
+        self.current = Some(write);
+    }
+
+    /// Connects if there is no connection, does what was asked, and writes the batch.
+    async fn attempt(&mut self) -> Result<(), AttemptError> {
+        let patience = self.patience();
+        if self.parts.connection.is_none() {
+            let connected = timeout(patience * 2, self.parts.dialer.connect()).await;
+            let connection = connected.map_err(|_| ConnectionError::Silent("the store".to_owned()))??;
+            self.parts.connection = Some(connection);
+        }
+        while !self.queue.is_empty() {
+            self.do_asked().await?;
+            while let Ok(ask) = self.asks.try_recv() {
+                self.take(ask);
+            }
+        }
+        self.write().await
+    }
+
+    /// Does what was asked first, together with what was asked after it and is of the same kind.
+    async fn do_asked(&mut self) -> Result<(), AttemptError> {
+        match self.queue.front() {
+            Some(EngineAsk::Request(EngineRequest::Round { .. })) => self.ask_round().await,
+            Some(EngineAsk::Load { .. }) => self.load().await,
+            Some(_) => self.ask_together().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask_round(&mut self) -> Result<(), AttemptError> {
+        let Some(EngineAsk::Request(EngineRequest::Round { asked, entry, renewals })) = self.queue.pop_front() else {
+            return Ok(());
+        };
+        if asked + self.parts.identity.timing.renew < monotonic_now() {
+            // A newer one follows.
+            return Ok(());
+        }
+        let request = self.parts.identity.round(&entry, &renewals, self.seq, &random_text()?);
+        let lists: RoundLists = self.ask(&request).await?;
+        match SharedRound::parse(asked, lists)? {
+            SharedRound::OtherFormat(format) => Err(RedisError::OtherFormat(format).into()),
+            SharedRound::OtherKey => Err(RedisError::OtherSealKey.into()),
+            SharedRound::Answered { answer, database } => {
+                let before = self.database.replace(database);
+                if before.is_some() && before != self.database {
+                    self.contents_lost();
+                }
+                self.tell_member(EngineAnswer::Event(MemberEvent::Round(answer)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks for leases, claims and the like, all that wait one after the other.
+    async fn ask_together(&mut self) -> Result<(), AttemptError> {
+        let mut asked = Vec::new();
+        while asked.len() < AT_ONCE
+            && let Some(ask) = self.queue.pop_front()
+        {
+            match self.command(&ask) {
+                Some(command) => asked.push((ask, command)),
+                None => {
+                    self.queue.push_front(ask);
+                    break;
+                }
+            }
+        }
+        let mut commands = Pipeline::new();
+        for (_, command) in &asked {
+            commands.add_command(command.clone());
+        }
+        let patience = self.patience();
+        let answered = self.ask_all(&commands, patience).await;
+        let answers: Vec<Vec<String>> = match answered {
+            Ok(answers) => answers,
+            Err(error) => {
+                asked.into_iter().for_each(|(ask, _)| self.give_up(ask));
+                return Err(error.into());
+            }
+        };
+        for ((ask, _), answer) in asked.into_iter().zip(answers) {
+            self.take_answer(ask, answer)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the command for what is asked; `None` if it is not asked together with others.
+    fn command(&self, ask: &EngineAsk) -> Option<Cmd> {
+        let identity = &self.parts.identity;
+        match ask {
+            EngineAsk::Request(request) => identity.lease_request(request, self.seq),
+            EngineAsk::Claim(ClaimQuestion { device: DeviceName::Endpoint(endpoint), .. }) => {
+                Some(identity.claim(endpoint))
+            }
+            EngineAsk::Unclaim(endpoint) => Some(identity.unclaim(endpoint)),
+            EngineAsk::Leave(_) => Some(identity.leave()),
+            // Only names are claimed.
+            EngineAsk::Claim(_) | EngineAsk::Load { .. } | EngineAsk::Discard(_) => None,
+        }
+    }
+
+    fn take_answer(&mut self, ask: EngineAsk, answer: Vec<String>) -> Result<(), AnswerError> {
+        match ask {
+            EngineAsk::Request(EngineRequest::Acquire { asked, shard, .. }) => {
+                let answer = parse_acquisition(answer)?;
+                self.tell_member(EngineAnswer::Event(MemberEvent::Acquired { asked, shard, answer }));
+            }
+            EngineAsk::Claim(question) => {
+                let is_mine = answer.first().is_some_and(|word| word == "mine");
+                self.answer_claim(question, if is_mine { ClaimAnswer::Mine } else { ClaimAnswer::Unknown });
+            }
+            EngineAsk::Leave(done) => {
+                // The member task may have stopped waiting.
+                let (Ok(()) | Err(())) = done.send(());
+            }
+            EngineAsk::Request(EngineRequest::Round { .. } | EngineRequest::Release { .. })
+            | EngineAsk::Unclaim(_)
+            | EngineAsk::Load { .. }
+            | EngineAsk::Discard(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Drops what the server did not answer. The member task repeats its requests; a lease or a claim that was not
+    /// given back runs out.
+    fn give_up(&mut self, ask: EngineAsk) {
+        if let EngineAsk::Claim(question) = ask {
+            self.answer_claim(question, ClaimAnswer::Unknown);
+        }
+    }
+
+    fn answer_claim(&self, question: ClaimQuestion, answer: ClaimAnswer) {
+        self.tell_member(EngineAnswer::Claimed(Box::new((question, answer))));
+    }
+
+    async fn load(&mut self) -> Result<(), AttemptError> {
+        let Some(&EngineAsk::Load { shard, term }) = self.queue.front() else { return Ok(()) };
+        let (hashes, commands): (Vec<_>, Vec<_>) = self.parts.identity.load(shard).into_iter().unzip();
+        let mut pipeline = Pipeline::new();
+        for command in commands {
+            pipeline.add_command(command);
+        }
+        let answers: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = self.ask_all(&pipeline, LOAD_PATIENCE).await?;
+        self.queue.pop_front();
+        self.held.insert(shard, term);
+        let SharedParts { identity, layout, key, .. } = &mut self.parts;
+        let mut restored = RestoredContents::default();
+        for (hash, fields) in hashes.iter().zip(answers) {
+            let hash_key = hash.key(&identity.prefix);
+            for (field, value) in fields {
+                let opened = Seal::open(key, &hash_key, &field, &value).unwrap_or_default();
+                layout.restore(&mut restored, hash, &field, &opened);
+            }
+        }
+        let contents = restored.contents;
+        let contents = ShardContents {
+            devices: contents.devices,
+            associations: contents.associations,
+            retained_commands: contents.retained_commands,
+            firmware_jobs: contents.firmware_jobs,
+        };
+        self.tell_member(EngineAnswer::Loaded { shard, contents: Box::new(contents) });
+        Ok(())
+    }
+
+    /// Writes the batch, unless the server denies one of its leases.
+    async fn write(&mut self) -> Result<(), AttemptError> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        if current.steps.is_empty() {
+            self.written_durably();
+            return Ok(());
+        }
+        let SharedParts { identity, seal, .. } = &mut self.parts;
+        let mut nonces = vec![[0; 12]; current.steps.len()];
+        for nonce in &mut nonces {
+            SysRng.try_fill_bytes(nonce).map_err(|_| RedisError::Random)?;
+        }
+        let mut nonces = nonces.into_iter();
+        let nonce = || nonces.next().expect("there is one for each step");
+        let (request, shards) = identity.write(self.seq + 1, &current.steps, (seal, &self.held), nonce)?;
+        let answer: Vec<String> = self.ask(&request).await?;
+        match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["stored"] => {
+                self.seq += 1;
+                self.written_durably();
+                Ok(())
+            }
+            ["fenced", ref numbers @ ..] => {
+                let number = |text: &&str| text.parse::<usize>().ok()?.checked_sub(1);
+                let fenced = numbers.iter().filter_map(number).filter_map(|index| shards.get(index).copied());
+                self.fenced(fenced.collect());
+                Ok(())
+            }
+            _ => Err(AnswerError::new(answer).into()),
+        }
+    }
+
+    /// The member task finds out by its next round whether the leases are lost.
+    fn fenced(&mut self, shards: Vec<Shard>) {
+        let was_fenced = self.current.as_mut().is_some_and(|current| std::mem::replace(&mut current.is_fenced, true));
+        if !was_fenced {
+            self.metrics.cluster.fenced.inc();
+            for shard in shards {
+                self.tell_member(EngineAnswer::Event(MemberEvent::Fenced(shard)));
+            }
+        }
+        self.retry = Some(monotonic_now() + FENCED_PAUSE);
+    }
+
+    fn written_durably(&mut self) {
+        let Some(WriteInProgress { changes, replies, .. }) = self.current.take() else { return };
+        self.metrics.store.written(&changes);
+        for (version, driver) in replies {
+            // A driver that has closed its end does not wait for the answer.
+            let (Ok(()) | Err(_)) = driver.send(WriterReply::Stored(version));
+        }
+    }
+
+    /// The driver writes all records of the node's shards again. What was removed lately is removed again.
+    fn contents_lost(&mut self) {
+        error!(
+            server = self.server(),
+            "the store has lost records: it was emptied, restarted or replaced; those of this node are written again"
+        );
+        self.metrics.store.rewrites.inc();
+        let mut removals = self.parts.layout.contents_lost(monotonic_now());
+        removals.retain(|step| step.hash().shard().is_none_or(|shard| self.held.contains_key(&shard)));
+        match &mut self.current {
+            Some(current) => current.steps.splice(0..0, removals).for_each(drop),
+            None if removals.is_empty() => {}
+            None => {
+                let (changes, replies) = (Vec::new(), Vec::new());
+                self.current = Some(WriteInProgress { steps: removals, changes, replies, is_fenced: false });
+            }
+        }
+        self.tell(StoreEvent::ContentsLost);
+    }
+
+    fn succeeded(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            info!(server = self.server(), "store writable again");
+            self.metrics.store.failing.set(0);
+            self.set_condition(ConditionState::Up, self.written());
+            self.tell(StoreEvent::Back);
+        }
+    }
+
+    fn failed(&mut self, error: &AttemptError) {
+        self.parts.connection = None;
+        self.metrics.store.write_errors.inc();
+        self.metrics.store.failing.set(1);
+        self.set_condition(ConditionState::Degraded, format!("{error}; a restart would lose recent changes"));
+        if self.failures == 0 {
+            warn!(%error, "the store cannot be written: a restart would lose recent changes; retrying");
+            self.tell(StoreEvent::Away);
+        }
+        let pause = (PAUSE * 2_u32.saturating_pow(self.failures.min(8))).min(self.parts.identity.timing.renew);
+        self.failures = self.failures.saturating_add(1);
+        self.retry = Some(monotonic_now() + pause);
+        for ask in std::mem::take(&mut self.queue) {
+            match ask {
+                EngineAsk::Load { .. } | EngineAsk::Leave(_) => self.queue.push_back(ask),
+                ask => self.give_up(ask),
+            }
+        }
+        if self.closing.load(Ordering::Relaxed)
+            && let Some(given_up) = self.current.take()
+        {
+            for (_, driver) in given_up.replies {
+                let (Ok(()) | Err(_)) = driver.send(WriterReply::GivenUp);
+            }
+        }
+    }
+
+    async fn ask<T: ::redis::FromRedisValue>(&mut self, request: &Cmd) -> Result<T, ConnectionError> {
+        let patience = self.patience();
+        let connection = self.connected()?;
+        match timeout(patience, connection.ask(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ConnectionError::Silent(connection.server.clone())),
+        }
+    }
+
+    async fn ask_all<T: ::redis::FromRedisValue>(
+        &mut self,
+        requests: &Pipeline,
+        patience: Duration,
+    ) -> Result<T, ConnectionError> {
+        let connection = self.connected()?;
+        match timeout(patience, connection.ask_all(requests)).await {
+            Ok(answers) => answers,
+            Err(_) => Err(ConnectionError::Silent(connection.server.clone())),
+        }
+    }
+
+    fn connected(&mut self) -> Result<&mut RedisConnection, ConnectionError> {
+        self.parts.connection.as_mut().ok_or_else(|| ConnectionError::Silent("the store".to_owned()))
+    }
+
+    /// Returns how long an answer is waited for, so that a lease allows for a new connection.
+    fn patience(&self) -> Duration {
+        (self.parts.identity.timing.lease * 2 / 5).min(ANSWER_TIMEOUT)
+    }
+
+    fn tell_member(&self, answer: EngineAnswer) {
+        // The member task has ended before the keeper at a shutdown.
+        let (Ok(()) | Err(_)) = self.answers.send(answer);
+    }
+
+    fn tell(&self, event: StoreEvent) {
+        for end in &self.ends {
+            // A driver that has closed its end needs no more events.
+            let (Ok(()) | Err(_)) = end.send(WriterReply::Event(event));
+        }
+    }
+
+    fn set_condition(&self, state: ConditionState, detail: String) {
+        if let Some(condition) = &self.condition {
+            condition.set(state, detail);
+        }
+    }
+
+    fn written(&self) -> String {
+        format!("{} is written", self.server())
+    }
+
+    fn server(&self) -> &str {
+        self.parts.connection.as_ref().map_or("the server", |connection| connection.server.as_str())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

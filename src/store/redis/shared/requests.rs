@@ -1,0 +1,358 @@
+//! The requests of a node to a shared store, and the answers of the scripts, without IO.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ::redis::{Cmd, cmd};
+use openssl::error::ErrorStack;
+
+use lwm2m_base::Shard;
+use lwm2m_cluster::engine::{
+    Acquisition, Announced, EngineRequest, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
+};
+use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, Term, WallTime};
+
+use super::super::layout::{BatchStep, RecordHash};
+use super::super::lease::AnswerError;
+use super::super::seal::Seal;
+use super::scripts::SharedScript;
+
+/// The format of a shared store. It counts up with each change that an older version could not read.
+pub const FORMAT: &str = "cluster-1";
+/// The time for which a claim of an endpoint name holds without a record of the device.
+const CLAIM: Duration = Duration::from_secs(30);
+
+/// The names and the keys of a node at the store.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeIdentity {
+    pub prefix: String,
+    pub process: NodeProcess,
+    pub name: String,
+    pub timing: Timing,
+    /// The fingerprint of the key that seals the records.
+    pub seal: String,
+}
+
+/// The answer to a round.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum SharedRound {
+    Answered {
+        answer: RoundAnswer,
+        /// The run of the server and the number of the database.
+        database: (String, String),
+    },
+    OtherFormat(String),
+    OtherKey,
+}
+
+impl NodeIdentity {
+    pub(crate) fn round(&self, entry: &NodeEntry, renewals: &[Renewal], seq: u64, new_database: &str) -> Cmd {
+        let leases = Shard::all().map(|shard| self.lease(shard));
+        let keys: Vec<String> = [self.key("nodes"), self.key("about")].into_iter().chain(leases).collect();
+        let mut command = script(SharedScript::Round, &keys);
+        let NodeProcess { node, incarnation } = entry.process;
+        command.arg(node.number()).arg(incarnation.0).arg(entry.weight).arg(u8::from(entry.takes));
+        command.arg(&self.name).arg("-").arg(milliseconds(self.timing.lease)).arg(milliseconds(self.timing.grace));
+        command.arg(FORMAT).arg(new_database).arg(&self.seal).arg(seq);
+        for Renewal { shard, term, run, sure } in renewals {
+            command.arg(shard.number()).arg(term.number()).arg(format!("{:016x}", run.0)).arg(u8::from(*sure));
+        }
+        command
+    }
+
+    /// Returns the command of a request for a lease; `None` for a round.
+    pub(crate) fn lease_request(&self, request: &EngineRequest, seq: u64) -> Option<Cmd> {
+        match request {
+            EngineRequest::Round { .. } => None,
+            EngineRequest::Acquire { shard, floor, contact, not_after, .. } => {
+                let mut command = script(SharedScript::Acquire, &[self.lease(*shard)]);
+                command.arg(self.process.node.number()).arg(self.process.incarnation.0);
+                command.arg(milliseconds(self.timing.lease)).arg(milliseconds(self.timing.grace));
+                command.arg(floor.number()).arg(milliseconds(*contact)).arg(not_after.0).arg(seq);
+                Some(command)
+            }
+            EngineRequest::Release { shard, term } => {
+                let mut command = script(SharedScript::Release, &[self.lease(*shard)]);
+                command.arg(self.owner()).arg(term.number());
+                Some(command)
+            }
+        }
+    }
+
+    pub(crate) fn claim(&self, endpoint: &str) -> Cmd {
+        let mut command = script(SharedScript::Claim, &[self.name_key(endpoint.as_bytes())]);
+        command.arg(self.owner()).arg(milliseconds(CLAIM)).arg(&self.prefix);
+        command
+    }
+
+    pub(crate) fn unclaim(&self, endpoint: &str) -> Cmd {
+        let mut command = script(SharedScript::Unclaim, &[self.name_key(endpoint.as_bytes())]);
+        command.arg(self.owner());
+        command
+    }
+
+    pub(crate) fn leave(&self) -> Cmd {
+        let mut command = script(SharedScript::Leave, &[self.key("nodes")]);
+        command.arg(self.process.node.number()).arg(self.process.incarnation.0);
+        command
+    }
+
+    /// Returns the commands that read the records of a shard, each with its hash. Commands come before devices.
+    pub(crate) fn load(&self, shard: Shard) -> Vec<(RecordHash, Cmd)> {
+        let read = |hash: RecordHash| {
+            let mut command = cmd("HGETALL");
+            command.arg(hash.key(&self.prefix));
+            (hash, command)
+        };
+        RecordHash::of_shard(shard).map(read).into()
+    }
+
+    /// Returns the request that writes a batch, and the shards of its leases in their order. `terms` are those of the
+    /// shards; `nonce` returns random numbers.
+    pub(crate) fn write(
+        &self,
+        seq: u64,
+        steps: &[BatchStep],
+        (seal, terms): (&mut Seal, &HashMap<Shard, Term>),
+        mut nonce: impl FnMut() -> [u8; 12],
+    ) -> Result<(Cmd, Vec<Shard>), ErrorStack> {
+        let mut shards: Vec<Shard> = steps.iter().filter_map(|step| step.hash().shard()).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let mut keys: Vec<String> = shards.iter().map(|shard| self.lease(*shard)).collect();
+        let mut numbers = HashMap::new();
+        let mut number = |key: String| {
+            *numbers.entry(key.clone()).or_insert_with(|| {
+                keys.push(key);
+                keys.len()
+            })
+        };
+        let mut arguments: Vec<Vec<u8>> = Vec::new();
+        let mut argue = |parts: &[&[u8]]| arguments.extend(parts.iter().map(|part| part.to_vec()));
+        for step in steps {
+            let (hash, shard) = (step.hash(), step.hash().shard());
+            let hash_key = hash.key(&self.prefix);
+            let place = number(hash_key.clone()).to_string();
+            let name = |field: &[u8]| self.name_key(field);
+            match step {
+                BatchStep::Put { field, value, .. } => {
+                    let term = shard.and_then(|shard| terms.get(&shard)).map_or(0, |term| term.number());
+                    let sealed = seal.seal_in_term(term, &hash_key, field, nonce(), value)?;
+                    argue(&[place.as_bytes(), b"p", field, &sealed]);
+                    if let RecordHash::Devices(shard) = hash {
+                        let place = number(name(field)).to_string();
+                        argue(&[place.as_bytes(), b"n", shard.number().to_string().as_bytes()]);
+                    }
+                }
+                BatchStep::Remove { field, .. } => {
+                    argue(&[place.as_bytes(), b"r", field]);
+                    if let RecordHash::Devices(shard) = hash {
+                        let place = number(name(field)).to_string();
+                        argue(&[place.as_bytes(), b"u", shard.number().to_string().as_bytes()]);
+                    }
+                }
+                // Only campaigns are cleared, which a cluster does not have.
+                BatchStep::Clear { .. } => {}
+            }
+        }
+        let mut command = script(SharedScript::Write, &keys);
+        command.arg(self.owner()).arg(seq).arg(shards.len());
+        for argument in arguments {
+            command.arg(argument);
+        }
+        Ok((command, shards))
+    }
+
+    fn owner(&self) -> String {
+        self.process.to_string()
+    }
+
+    fn lease(&self, shard: Shard) -> String {
+        format!("{}:{{{}}}:lease", self.prefix, shard.number())
+    }
+
+    fn name_key(&self, endpoint: &[u8]) -> String {
+        // Fields that are no endpoint names are not written.
+        format!("{}:ep:{}", self.prefix, String::from_utf8_lossy(endpoint))
+    }
+
+    fn key(&self, last: &str) -> String {
+        format!("{}:{last}", self.prefix)
+    }
+}
+
+/// The four lists of an answer to a round.
+pub(crate) type RoundLists = (Vec<String>, Vec<String>, Vec<String>, Vec<String>);
+
+impl SharedRound {
+    /// Reads the answer to the round that was asked at this time.
+    pub(crate) fn parse(asked: Instant, lists: RoundLists) -> Result<Self, AnswerError> {
+        let (head, nodes, leases, renewals) = &lists;
+        match head.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["format", format] => return Ok(Self::OtherFormat(format.to_owned())),
+            ["seal"] => return Ok(Self::OtherKey),
+            _ => {}
+        }
+        let read = || {
+            let [announced, time, run, created, by, until] = head.as_slice() else { return None };
+            let announced = match announced.as_str() {
+                "done" => Announced::Done,
+                "replaced" => Announced::Replaced,
+                "occupied" => {
+                    Announced::Occupied { by: Incarnation(by.parse().ok()?), until: WallTime(until.parse().ok()?) }
+                }
+                _ => return None,
+            };
+            let known: Vec<(NodeEntry, bool)> = nodes.iter().map(|node| parse_node(node)).collect::<Option<_>>()?;
+            let answer = RoundAnswer {
+                asked,
+                time: WallTime(time.parse().ok()?),
+                run: run_number(run)?,
+                announced,
+                nodes: known.iter().filter(|(_, is_alive)| *is_alive).map(|(entry, _)| *entry).collect(),
+                members: known.iter().map(|(entry, _)| entry.process.node).collect(),
+                leases: Shard::all()
+                    .zip(leases)
+                    .map(|(shard, lease)| Some((shard, parse_lease(lease)?)))
+                    .collect::<Option<_>>()?,
+                renewals: renewals.iter().map(|renewal| parse_renewal(renewal)).collect::<Option<_>>()?,
+            };
+            Some(Self::Answered { answer, database: (run.clone(), created.clone()) })
+        };
+        let parsed = read();
+        let (head, ..) = lists;
+        parsed.ok_or_else(|| AnswerError::new(head))
+    }
+}
+
+/// Reads the answer to an acquisition.
+pub(crate) fn parse_acquisition(answer: Vec<String>) -> Result<Acquisition, AnswerError> {
+    let parsed = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["acquired", term, run] => term
+            .parse()
+            .ok()
+            .zip(run_number(run))
+            .map(|(term, run)| Acquisition::Acquired { term: Term::new(term), run }),
+        ["busy"] => Some(Acquisition::Busy),
+        ["later"] => Some(Acquisition::Later),
+        _ => None,
+    };
+    parsed.ok_or_else(|| AnswerError::new(answer))
+}
+
+/// Reads a node: number, incarnation, weight, whether it takes shards, whether its entry holds, name, address.
+fn parse_node(text: &str) -> Option<(NodeEntry, bool)> {
+    let mut fields = text.split(' ');
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    let node = NodeNumber::try_from(next()?).ok()?;
+    let process = NodeProcess { node, incarnation: Incarnation(next()?) };
+    let entry = NodeEntry { process, weight: next()?.try_into().ok()?, takes: next()? == 1 };
+    Some((entry, next()? == 1))
+}
+
+fn parse_lease(text: &str) -> Option<LeaseState> {
+    match text.split_once(' ') {
+        None if text == "free" => Some(LeaseState::Free),
+        None if text == "unknown" => Some(LeaseState::Unknown),
+        Some(("held", owner)) => parse_process(owner).map(LeaseState::Held),
+        Some(("expired", owner)) => parse_process(owner).map(LeaseState::Expired),
+        Some(_) | None => None,
+    }
+}
+
+fn parse_renewal(text: &str) -> Option<(Shard, Term, Renewed)> {
+    let mut fields = text.split(' ');
+    let shard = Shard::new(fields.next()?.parse().ok()?);
+    let term = Term::new(fields.next()?.parse().ok()?);
+    let renewed = match fields.next()? {
+        "mine" => Renewed::Mine,
+        "restored" => Renewed::Restored,
+        "later" => Renewed::Later,
+        "fenced" => Renewed::Fenced,
+        _ => return None,
+    };
+    Some((shard, term, renewed))
+}
+
+fn parse_process(text: &str) -> Option<NodeProcess> {
+    let (node, incarnation) = text.split_once(':')?;
+    let node = NodeNumber::try_from(node.parse::<u64>().ok()?).ok()?;
+    Some(NodeProcess { node, incarnation: Incarnation(incarnation.parse().ok()?) })
+}
+
+/// Returns the first 64 bits of a run id, which is written in hexadecimal digits.
+fn run_number(run: &str) -> Option<RunId> {
+    u64::from_str_radix(run.get(..16)?, 16).ok().map(RunId)
+}
+
+fn script(script: SharedScript, keys: &[String]) -> Cmd {
+    let mut command = cmd("EVAL");
+    command.arg(script.text()).arg(keys.len());
+    for key in keys {
+        command.arg(key);
+    }
+    command
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    const RUN: &str = "00000000000000ff0123456789abcdef01234567";
+
+    fn lists() -> RoundLists {
+        let mut leases = vec!["free".to_owned(); Shard::COUNT];
+        leases[1] = "unknown".to_owned();
+        leases[2] = "held 3:1796000000000".to_owned();
+        leases[255] = "expired 127:5".to_owned();
+        let nodes = texts(&["3 1796000000000 2 1 1 gw-3 -", "7 5 1 0 0 gw-7 -"]);
+        let head = texts(&["done", "1796000000001", RUN, "c1", "0", "0"]);
+        (head, nodes, leases, texts(&["2 77 mine", "9 78 restored", "10 1 later", "11 2 fenced"]))
+    }
+
+    #[test]
+    fn the_answer_to_a_round_is_read() {
+        let asked = Instant::now();
+        let parsed = SharedRound::parse(asked, lists()).unwrap();
+        let SharedRound::Answered { answer, database } = parsed else { panic!("{parsed:?}") };
+        assert_eq!(database, (RUN.to_owned(), "c1".to_owned()));
+        assert_eq!((answer.asked, answer.time, answer.run), (asked, WallTime(1_796_000_000_001), RunId(255)));
+        assert_eq!((answer.announced, answer.nodes.len(), answer.members.len()), (Announced::Done, 1, 2));
+        let owner = |node: u64, incarnation| NodeProcess {
+            node: NodeNumber::try_from(node).unwrap(),
+            incarnation: Incarnation(incarnation),
+        };
+        assert_eq!(answer.nodes[0], NodeEntry { process: owner(3, 1_796_000_000_000), weight: 2, takes: true });
+        assert_eq!(answer.leases.len(), 256);
+        let lease = |shard: usize| answer.leases[shard].1;
+        assert_eq!([lease(0), lease(1)], [LeaseState::Free, LeaseState::Unknown]);
+        assert_eq!(lease(2), LeaseState::Held(owner(3, 1_796_000_000_000)));
+        assert_eq!(lease(255), LeaseState::Expired(owner(127, 5)));
+        assert_eq!(answer.renewals[1], (Shard::new(9), Term::new(78), Renewed::Restored));
+    }
+
+    #[test]
+    fn answers_that_no_script_gives_are_errors() {
+        let wrong = |change: &dyn Fn(&mut RoundLists)| {
+            let mut lists = lists();
+            change(&mut lists);
+            assert!(SharedRound::parse(Instant::now(), lists).is_err());
+        };
+        wrong(&|lists| lists.0[0] = "what".to_owned());
+        wrong(&|lists| lists.0[2] = "short".to_owned());
+        wrong(&|lists| lists.1[0] = "300 1 1 1 1 x -".to_owned());
+        wrong(&|lists| lists.2[0] = "held 1".to_owned());
+        wrong(&|lists| lists.3[0] = "2 77 yours".to_owned());
+        assert!(parse_acquisition(texts(&["acquired", "7"])).is_err());
+        let acquired = parse_acquisition(texts(&["acquired", "7", RUN]));
+        assert_eq!(acquired, Ok(Acquisition::Acquired { term: Term::new(7), run: RunId(255) }));
+    }
+}

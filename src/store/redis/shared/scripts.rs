@@ -1,0 +1,215 @@
+//! The scripts of a store that the nodes of a cluster share. Each is one atomic step; [`lwm2m_cluster::engine`] says
+//! what each has to do, and the tests of that crate play the same rules in virtual time.
+//!
+//! Each shard has a lease, of which the owner is a process: number of the node, `:`, incarnation. Times are those of
+//! the server, in milliseconds. The field `unknown` of a lease is the end of the wait for an owner that the server may
+//! have forgotten.
+
+use super::super::scripts::PRELUDE;
+
+/// Announces a node, renews its leases, and reads the lists. KEYS: nodes, about, the leases of all shards in order.
+/// ARGV: number, incarnation, weight, `1` if the node takes shards, name, address, milliseconds of the lease and of the
+/// grace, format, a random number for a new database, fingerprint of the key, number of the last batch; then for each
+/// renewal the shard, term, the first 16 digits of the run, and `1` if the owner is sure.
+///
+/// Answers four lists: what became of the announcement with the time, the run and the number of the database; the
+/// nodes; the leases in order; the renewals.
+const ROUND: &str = r"
+local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
+if about[1] and about[1] ~= ARGV[9] then return {{'format', about[1]}, {}, {}, {}} end
+if about[2] and about[2] ~= ARGV[11] then return {{'seal'}, {}, {}, {}} end
+local created = about[3] or ARGV[10]
+if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[9], 'seal', ARGV[11], 'created', created) end
+local run = run_id()
+local me, lease, grace = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[8])
+local announced, by, ends = 'done', '0', '0'
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if entry then
+  local ending, other = string.match(entry, '^(%d+) (%d+) ')
+  if tonumber(ending) > now and tonumber(other) > tonumber(ARGV[2]) then announced = 'replaced' end
+  if tonumber(ending) > now and tonumber(other) < tonumber(ARGV[2]) then
+    announced, by, ends = 'occupied', other, ending
+  end
+end
+local renewed = {}
+if announced == 'done' then
+  local fields = {text(now + lease), ARGV[2], ARGV[3], ARGV[4], text(now), ARGV[5], ARGV[6]}
+  redis.call('HSET', KEYS[1], ARGV[1], table.concat(fields, ' '))
+  for i = 13, #ARGV, 4 do
+    local key, term, its_run, sure = KEYS[3 + ARGV[i]], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3] == '1'
+    local l = redis.call('HMGET', key, 'owner', 'term', 'run', 'unknown')
+    local result
+    if l[1] ~= me or (tonumber(l[2]) or 0) > term then
+      local forgot = not l[1] or l[1] == '' or string.sub(run, 1, 16) ~= its_run
+      if (tonumber(l[2]) or 0) >= term or not forgot then
+        result = 'fenced'
+      elseif not sure then
+        if l[3] == run and not l[4] then
+          result = 'fenced'
+        else
+          local unknown = tonumber(l[4])
+          if not unknown then unknown = now + grace end
+          redis.call('HSET', key, 'run', run, 'unknown', text(unknown))
+          if now + grace / 2 < unknown then result = 'later' end
+        end
+      end
+    end
+    if not result then
+      result = l[1] == me and 'mine' or 'restored'
+      redis.call('HSET', key, 'owner', me, 'term', ARGV[i + 1], 'until', text(now + lease), 'run', run)
+      redis.call('HDEL', key, 'unknown')
+      if result == 'restored' then redis.call('HSET', key, 'seq', ARGV[12]) end
+    end
+    renewed[#renewed + 1] = ARGV[i] .. ' ' .. ARGV[i + 1] .. ' ' .. result
+  end
+end
+local nodes = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local ending, incarnation, weight, takes, seen, rest = string.match(all[i + 1], '^(%d+) (%d+) (%d+) (%d) (%d+) (.*)$')
+  if not ending or tonumber(seen) + 86400000 < now then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    local alive = tonumber(ending) > now and '1' or '0'
+    nodes[#nodes + 1] = table.concat({all[i], incarnation, weight, takes, alive, rest}, ' ')
+  end
+end
+local leases = {}
+for shard = 0, 255 do
+  local l = redis.call('HMGET', KEYS[3 + shard], 'owner', 'until', 'run', 'unknown')
+  if l[3] ~= run or l[4] then leases[shard + 1] = 'unknown'
+  elseif not l[1] or l[1] == '' then leases[shard + 1] = 'free'
+  elseif tonumber(l[2]) > now then leases[shard + 1] = 'held ' .. l[1]
+  else leases[shard + 1] = 'expired ' .. l[1] end
+end
+return {{announced, text(now), run, created, by, ends}, nodes, leases, renewed}
+";
+
+/// Takes a lease. KEYS: lease. ARGV: number, incarnation, milliseconds of the lease and of the grace, the least term,
+/// milliseconds of contact, the time after which the request is too late, the number of the last batch.
+///
+/// Answers `acquired` with the term and the run, `busy`, or `later`.
+const ACQUIRE: &str = r"
+local run = run_id()
+local me, grace = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4])
+local l = redis.call('HMGET', KEYS[1], 'owner', 'term', 'until', 'run', 'unknown')
+if now > tonumber(ARGV[7]) then return {'later'} end
+if l[4] ~= run then
+  redis.call('HSET', KEYS[1], 'run', run, 'unknown', text(now + grace))
+  return {'later'}
+end
+local is_held = l[1] and l[1] ~= ''
+if is_held and l[1] ~= me and (tonumber(l[3]) or 0) > now then return {'busy'} end
+local unknown = tonumber(l[5])
+local is_over = false
+if is_held then
+  local node, incarnation = string.match(l[1], '^(%d+):(%d+)$')
+  is_over = node == ARGV[1] and tonumber(incarnation) <= tonumber(ARGV[2])
+end
+local is_young = (unknown or (is_held and not is_over)) and tonumber(ARGV[6]) < grace
+if (unknown and unknown > now) or is_young then return {'later'} end
+local tick = math.floor((now - 1735689600000) / 4000)
+local term = math.max((tonumber(l[2]) or 0) + 1, tick, tonumber(ARGV[5]))
+if unknown then term = math.max(term, tick + 4) end
+if term > tick + 4 then return {'later'} end
+redis.call('HSET', KEYS[1], 'owner', me, 'term', text(term), 'until', text(now + ARGV[3]), 'run', run, 'seq', ARGV[8])
+redis.call('HDEL', KEYS[1], 'unknown')
+return {'acquired', text(term), run}
+";
+
+/// Gives a lease up. KEYS: lease. ARGV: owner, term.
+const RELEASE: &str = r"
+local l = redis.call('HMGET', KEYS[1], 'owner', 'term')
+if l[1] == ARGV[1] and l[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'owner', '', 'run', run_id()) end
+return {'released'}
+";
+
+/// Writes a batch, all of it or nothing. KEYS: the leases of the shards, the hashes, the names. ARGV: owner, number of
+/// the batch, number of leases; then the steps, each with the number of its key: `p` with field and value, `r` with a
+/// field, `n` with the shard that has the name from now on, `u` with the shard that had it.
+///
+/// Answers `stored`, also if this batch was written before, or `fenced` with the numbers of the leases that have
+/// another owner.
+const WRITE: &str = r"
+local count, seq = tonumber(ARGV[3]), tonumber(ARGV[2])
+local fenced, is_old = {'fenced'}, count > 0
+for i = 1, count do
+  local l = redis.call('HMGET', KEYS[i], 'owner', 'seq')
+  if l[1] ~= ARGV[1] then fenced[#fenced + 1] = tostring(i) end
+  if seq > (tonumber(l[2]) or 0) then is_old = false end
+end
+if #fenced > 1 then return fenced end
+if is_old then return {'stored'} end
+local i = 4
+while i <= #ARGV do
+  local key, step = KEYS[tonumber(ARGV[i])], ARGV[i + 1]
+  if step == 'p' then
+    redis.call('HSET', key, ARGV[i + 2], ARGV[i + 3])
+    i = i + 4
+  elseif step == 'r' then
+    redis.call('HDEL', key, ARGV[i + 2])
+    i = i + 3
+  elseif step == 'n' then
+    redis.call('SET', key, 's ' .. ARGV[i + 2])
+    i = i + 3
+  else
+    if redis.call('GET', key) == 's ' .. ARGV[i + 2] then redis.call('DEL', key) end
+    i = i + 3
+  end
+end
+for i = 1, count do redis.call('HSET', KEYS[i], 'seq', ARGV[2]) end
+return {'stored'}
+";
+
+/// Claims an endpoint name for the time of a Register. KEYS: name. ARGV: owner, milliseconds, prefix.
+///
+/// Answers `mine`, or `other` if a shard of another process has the name or another process has claimed it.
+const CLAIM: &str = r"
+local value = redis.call('GET', KEYS[1])
+if value and string.sub(value, 1, 2) == 's ' then
+  local owner = redis.call('HGET', ARGV[3] .. ':{' .. string.sub(value, 3) .. '}:lease', 'owner')
+  return {owner == ARGV[1] and 'mine' or 'other'}
+end
+if value and value ~= 'c ' .. ARGV[1] then return {'other'} end
+redis.call('SET', KEYS[1], 'c ' .. ARGV[1], 'PX', ARGV[2])
+return {'mine'}
+";
+
+/// Gives a claim back. KEYS: name. ARGV: owner.
+const UNCLAIM: &str = r"
+if redis.call('GET', KEYS[1]) == 'c ' .. ARGV[1] then redis.call('DEL', KEYS[1]) end
+return {'unclaimed'}
+";
+
+/// Takes a node out of the list. KEYS: nodes. ARGV: number, incarnation.
+const LEAVE: &str = r"
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if entry and string.match(entry, '^%d+ (%d+) ') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+return {'left'}
+";
+
+/// A script of a shared store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SharedScript {
+    Round,
+    Acquire,
+    Release,
+    Write,
+    Claim,
+    Unclaim,
+    Leave,
+}
+
+impl SharedScript {
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Round => format!("{PRELUDE}{ROUND}"),
+            Self::Acquire => format!("{PRELUDE}{ACQUIRE}"),
+            Self::Release => format!("{PRELUDE}{RELEASE}"),
+            Self::Write => WRITE.to_owned(),
+            Self::Claim => CLAIM.to_owned(),
+            Self::Unclaim => UNCLAIM.to_owned(),
+            Self::Leave => LEAVE.to_owned(),
+        }
+    }
+}

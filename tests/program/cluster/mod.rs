@@ -1,0 +1,337 @@
+//! Several gateways with one store that divide the shards of the devices, with the built program. Without Debian's
+//! `redis-server` these tests are skipped, but not in CI.
+//!
+//! A node takes its first shards 12 seconds after its start, so these tests take some time.
+
+use std::thread;
+use std::time::Duration;
+
+use lwm2m_core::coap::Code;
+use lwm2m_core::coap::options::number;
+use serde_json::json;
+
+use crate::common::admin::sum;
+use crate::common::application::{Application, answer, content};
+use crate::common::broker::{TestBroker, Upstream};
+use crate::common::device::{Device, PATIENCE, path_of, request, response_to};
+use crate::common::gateway::Gateway;
+use crate::common::scene::LINKS;
+use crate::dtls_devices::program::{CredentialsFolder, SecuredDevice};
+use crate::dtls_devices::scene::{register, update};
+use crate::redis_store::server::{RedisServer, until};
+use lwm2m_testkit::scene::beginning as now;
+
+const KEY: &str = "0123456789abcdef";
+/// Number of devices over plain UDP, and of devices over DTLS.
+const DEVICES: usize = 24;
+/// The time within which the devices of a lost node are served by another one, with the leases of these tests.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// A node of the cluster.
+struct Node {
+    gateway: Gateway,
+    place: CredentialsFolder,
+}
+
+impl Node {
+    fn start(number: usize, broker: &TestBroker, server: &RedisServer) -> Self {
+        Self::start_with(number, broker, server, "")
+    }
+
+    fn start_with(number: usize, broker: &TestBroker, server: &RedisServer, more: &str) -> Self {
+        let keys: String = (0..DEVICES).map(|device| format!("secured-{device}:{KEY}\n")).collect();
+        let place = CredentialsFolder::new(&keys);
+        let lines = format!(
+            "log.level = \"debug\"\n{}{}cluster.enable = true\ncluster.node = \"gw-{number}\"\ncluster.lease = \"1s\"\n\
+             cluster.renew = \"200ms\"\ncluster.grace = \"2s\"\ncluster.moves_at_once = 16\n{more}",
+            place.lines(),
+            server.lines()
+        );
+        let udp = crate::common::ports::free_address();
+        let lines = format!("{lines}listeners.udp.default.bind = \"{udp}\"\n");
+        let mut gateway = Gateway::start_without_waiting(&broker.addresses, &lines);
+        gateway.listeners = vec![udp];
+        Self { gateway, place }
+    }
+
+    fn metric(&self, series: &str) -> f64 {
+        sum(&self.gateway.ask_admin("/metrics").1, series)
+    }
+
+    fn shards(&self) -> f64 {
+        self.metric("lwm2m_shards")
+    }
+}
+
+/// A registered device over plain UDP or DTLS.
+enum Registered {
+    Plain(Device),
+    Secured { device: Box<SecuredDevice>, location: String },
+}
+
+impl Registered {
+    /// Sends an Update, and returns whether it is answered 2.04 soon. Nothing else may come as an answer.
+    fn updates(&mut self) -> bool {
+        let patience = Duration::from_millis(200);
+        let answered = match self {
+            Self::Plain(device) => {
+                device.send(&request(Code::POST, &["rd", &device.location[1]], &[], None));
+                device.receive_within(patience)
+            }
+            Self::Secured { device, location } => {
+                device.send(&update(location));
+                device.receive_within(patience)
+            }
+        };
+        answered.inspect(|answer| assert_eq!(answer.code, Code::CHANGED)).is_some()
+    }
+
+    fn reaches(&mut self, node: &Node) {
+        match self {
+            Self::Plain(device) => device.reaches(node.gateway.address()),
+            Self::Secured { device, .. } => device.reaches(node.place.secured),
+        }
+    }
+}
+
+fn plain(node: &Node, number: usize) -> Registered {
+    let mut device = Device::new(node.gateway.address());
+    device.register(&format!("ep=plain-{number}&lt=3000"), LINKS);
+    Registered::Plain(device)
+}
+
+fn secured(node: &Node, number: usize) -> Registered {
+    let identity = format!("secured-{number}");
+    let mut device =
+        SecuredDevice::connect(node.place.secured, &identity, KEY.as_bytes(), PATIENCE).expect("a DTLS session");
+    let created = device.ask(&register("lt=3000"));
+    assert_eq!(created.code, Code::CREATED);
+    let location = created.options.texts(number::LOCATION_PATH).expect("text")[1].to_owned();
+    Registered::Secured { device: Box::new(device), location }
+}
+
+/// Waits until the nodes have all shards together, each of them some.
+fn until_divided(nodes: &[&Node]) {
+    until("the nodes divide the shards", || {
+        let shards: Vec<f64> = nodes.iter().map(|node| node.shards()).collect();
+        let expected = 256.0 / nodes.len() as f64;
+        shards.iter().sum::<f64>() == 256.0 && shards.iter().all(|shards| (shards - expected).abs() < expected / 2.0)
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_devices_of_a_killed_node_are_served_by_the_other_one_without_a_registration_or_a_handshake() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let broker = TestBroker::start().await;
+    let mut nodes = [Node::start(0, &broker, &server), Node::start(1, &broker, &server)];
+    until_divided(&[&nodes[0], &nodes[1]]);
+    let mut application = Application::connect(&broker.addresses.mqtt, &["plain-0"]);
+    let mut devices: Vec<Registered> = (0..DEVICES)
+        .map(|number| if number % 2 == 0 { plain(&nodes[0], number) } else { secured(&nodes[0], number) })
+        .collect();
+    assert_eq!(application.receive().1["msgType"], "register");
+
+    // The first device has got a command when its node is killed.
+    let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
+    application.send("plain-0", &command);
+    let Registered::Plain(device) = &mut devices[0] else { panic!("it is one without DTLS") };
+    let asked = device.receive();
+    assert_eq!(path_of(&asked), "/3/0/0");
+    nodes[0].gateway.kill();
+    let killed = now();
+
+    let survivor = &nodes[1];
+    device.reaches(survivor.gateway.address());
+    let again = device.receive();
+    assert_eq!((again.id, again.token), (asked.id, asked.token), "the same message");
+    device.send(&response_to(&again, Code::CONTENT, Some((0, b"Acme"))));
+    application.expect("lwm2m/plain-0/up/resp", &answer(&command, content("/3/0/0", "Acme")));
+    for device in &mut devices {
+        device.reaches(survivor);
+        while !device.updates() {
+            assert!(now() - killed < TAKEOVER, "{}", survivor.gateway.output());
+        }
+    }
+    println!("the other node has served all devices after {:?}", now() - killed);
+    assert_eq!(survivor.shards(), 256.0);
+    let output = survivor.gateway.output();
+    assert!(!output.contains("device registered") && !output.contains("association established"), "{output}");
+    assert_eq!(application.receive_within(Duration::from_millis(500)), None, "one final form");
+    for device in &devices {
+        if let Registered::Secured { device, .. } = device {
+            let numbers = device.numbers();
+            assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        }
+    }
+}
+
+/// Kills nodes one after the other, and starts each again. `CLUSTER_KILLS` kills more often.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_killed_and_come_back_and_nobody_registers_again() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let kills = std::env::var("CLUSTER_KILLS").map(|kills| kills.parse().expect("a number"));
+    let (kills, is_measured) = (kills.as_ref().map_or(2, |kills: &usize| *kills), kills.is_ok());
+    let broker = TestBroker::start().await;
+    let mut nodes = [Node::start(0, &broker, &server), Node::start(1, &broker, &server)];
+    until_divided(&[&nodes[0], &nodes[1]]);
+    // Each device has the node that serves it.
+    let mut devices: Vec<(Registered, usize)> = (0..DEVICES)
+        .map(|number| {
+            let node = &nodes[number / 2 % 2];
+            let device = if number % 2 == 0 { plain(node, number) } else { secured(node, number) };
+            (device, number / 2 % 2)
+        })
+        .collect();
+    let handshakes = |nodes: &[Node]| -> usize {
+        nodes.iter().map(|node| node.gateway.output().matches("association established").count()).sum()
+    };
+    let registrations = |nodes: &[Node]| -> usize {
+        nodes.iter().map(|node| node.gateway.output().matches("device registered").count()).sum()
+    };
+    let before = (registrations(&nodes), handshakes(&nodes));
+    assert_eq!(before, (DEVICES, DEVICES / 2));
+    let mut takeovers = Vec::new();
+    for kill in 0..kills {
+        let (victim, survivor) = (kill % 2, 1 - kill % 2);
+        nodes[victim].gateway.kill();
+        let killed = now();
+        for (device, node) in devices.iter_mut().filter(|(_, node)| *node == victim) {
+            device.reaches(&nodes[survivor]);
+            while !device.updates() {
+                assert!(now() - killed < TAKEOVER, "{}", nodes[survivor].gateway.output());
+            }
+            takeovers.push(now() - killed);
+            *node = survivor;
+        }
+        nodes[victim].gateway.start_without_waiting_again();
+        until_divided(&[&nodes[0], &nodes[1]]);
+        if is_measured {
+            // A node that has just started has terms ahead of the clock, so that a takeover waits for the next tick.
+            thread::park_timeout(Duration::from_secs(20));
+        }
+        // The node that came back has some of the devices now: nothing is forwarded yet.
+        for (device, node) in &mut devices {
+            while !device.updates() {
+                *node = 1 - *node;
+                device.reaches(&nodes[*node]);
+                assert!(now() - killed < 6 * TAKEOVER, "{}", nodes[*node].gateway.output());
+            }
+        }
+    }
+    takeovers.sort();
+    let part = |percent: usize| takeovers[(takeovers.len() * percent / 100).min(takeovers.len() - 1)];
+    println!("{kills} kills, {} devices served again: p50 {:?}, p99 {:?}", takeovers.len(), part(50), part(99));
+    assert_eq!((registrations(&nodes), handshakes(&nodes)), before, "nobody has registered or shaken hands again");
+    for (device, _) in &devices {
+        if let Registered::Secured { device, .. } = device {
+            let numbers = device.numbers();
+            assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_stopped_gives_its_devices_up_and_one_that_ends_hands_them_over() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let broker = TestBroker::start().await;
+    let mut nodes = [Node::start(0, &broker, &server), Node::start(1, &broker, &server)];
+    until_divided(&[&nodes[0], &nodes[1]]);
+    let mut application = Application::connect(&broker.addresses.mqtt, &["plain-0"]);
+    let mut devices: Vec<Registered> = (0..DEVICES)
+        .map(|number| if number % 2 == 0 { plain(&nodes[0], number) } else { secured(&nodes[0], number) })
+        .collect();
+    assert_eq!(application.receive().1["msgType"], "register");
+
+    nodes[0].gateway.signal("STOP");
+    let stopped = now();
+    for device in &mut devices {
+        device.reaches(&nodes[1]);
+        while !device.updates() {
+            assert!(now() - stopped < TAKEOVER, "{}", nodes[1].gateway.output());
+        }
+    }
+    nodes[0].gateway.signal("CONT");
+    until("the node that was stopped has given its shards up", || {
+        nodes[0].metric("lwm2m_shard_moves_total{reason=\"lost\"}") >= 100.0
+    });
+    assert!(devices.iter_mut().all(Registered::updates), "the other node serves them");
+    // It gets shards again by a handover, and the devices of these shards with them.
+    until_divided(&[&nodes[0], &nodes[1]]);
+    let is_back = |device: &mut Registered| {
+        device.reaches(&nodes[0]);
+        device.updates()
+    };
+    let back = devices.iter_mut().filter_map(|device| is_back(device).then_some(())).count();
+    assert!(back > 0, "some devices are served by the node that was stopped");
+
+    assert_eq!(nodes[0].gateway.stop("TERM").code(), Some(0));
+    let output = nodes[0].gateway.output();
+    assert!(output.contains("all shards were given up"), "{output}");
+    let ended = now();
+    for device in &mut devices {
+        device.reaches(&nodes[1]);
+        while !device.updates() {
+            assert!(now() - ended < TAKEOVER, "{}", nodes[1].gateway.output());
+        }
+    }
+    println!("all devices were served {:?} after the end of their node", now() - ended);
+    let outputs = nodes.each_ref().map(|node| node.gateway.output()).concat();
+    assert_eq!(outputs.matches("device registered").count(), DEVICES);
+    assert_eq!(outputs.matches("association established").count(), DEVICES / 2);
+    for device in &devices {
+        if let Registered::Secured { device, .. } = device {
+            let numbers = device.numbers();
+            assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        }
+    }
+    assert_eq!(application.receive_within(Duration::from_millis(500)), None, "nothing is published for a takeover");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_registered_at_one_node_and_a_node_without_the_store_suspends() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let broker = TestBroker::start().await;
+    let nodes = [Node::start(0, &broker, &server), Node::start(1, &broker, &server)];
+    until_divided(&[&nodes[0], &nodes[1]]);
+    let mut device = Device::new(nodes[0].gateway.address());
+    device.register("ep=one&lt=3000", LINKS);
+    let mut other = Device::new(nodes[1].gateway.address());
+    assert_eq!(other.try_register("ep=one&lt=3000", LINKS).code, Code::SERVICE_UNAVAILABLE, "it is at the other node");
+    assert_eq!(device.deregister().code, Code::DELETED);
+    until("the name is free", || other.try_register("ep=one&lt=3000", LINKS).code == Code::CREATED);
+    let mut device = Registered::Plain(other);
+
+    server.signal("STOP");
+    until("the node suspends its shards", || nodes[1].gateway.ask_admin("/readyz").0 == 503);
+    assert!(!device.updates(), "a suspended node answers nobody");
+    server.signal("CONT");
+    until("the node serves again", || device.updates());
+    until_divided(&[&nodes[0], &nodes[1]]);
+    assert_eq!(nodes[1].gateway.output().matches("device registered").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_weight_0_serves_while_no_other_node_does() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let broker = TestBroker::start().await;
+    let mut first = Node::start(0, &broker, &server);
+    let second = Node::start_with(1, &broker, &server, "cluster.weight = 0\n");
+    let have = |shares: [f64; 2], first: &Node| [first.shards(), second.shards()] == shares;
+    until("the first node has all shards", || have([256.0, 0.0], &first));
+    let mut device = plain(&first, 0);
+    first.gateway.kill();
+    until("the second node has all shards", || second.shards() == 256.0);
+    device.reaches(&second);
+    until("the second node serves", || device.updates());
+    first.gateway.start_without_waiting_again();
+    until("the first node has all shards again", || have([256.0, 0.0], &first));
+    device.reaches(&first);
+    until("the first node serves", || device.updates());
+    assert_eq!(first.gateway.output().matches("device registered").count(), 1);
+    assert!(!second.gateway.output().contains("device registered"));
+}
