@@ -7,8 +7,10 @@ mod members;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::lwm2m::operation::{Operation, OperationKind};
+use crate::lwm2m::path::Path;
 
 pub use echo::Echo;
 pub(crate) use echo::RequestTarget;
@@ -125,9 +127,28 @@ impl Reply {
 }
 
 impl Command {
+    /// Returns the command of `auto_observe` for one path. Its answers contain `"is_auto_observe":true`.
+    pub(crate) fn auto_observe(path: &Path) -> Self {
+        let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
+        Self::of_auto_observe(&members, Operation::new(*path, Vec::new(), OperationKind::Observe))
+    }
+
+    /// Returns the command of `auto_observe` for several paths at once. Its answers contain `"is_auto_observe":true`.
+    pub(crate) fn auto_observe_composite(paths: Vec<Path>) -> Self {
+        let texts: Vec<_> = paths.iter().map(Path::to_string).collect();
+        let members = json!({ "msgType": "observe-composite", "is_auto_observe": true, "data": { "paths": texts } });
+        let kind = OperationKind::ObserveComposite { paths };
+        Self::of_auto_observe(&members, Operation::new(Path::ROOT, Vec::new(), kind))
+    }
+
+    fn of_auto_observe(members: &Value, operation: Operation) -> Self {
+        let echo = Echo::of(members);
+        Self { number: 0, echo, operation, expiry: None, reply: None, origin: Origin::AutoObserve }
+    }
+
     /// Returns whether the final answer is that of the bootstrap session which the execution causes.
     pub(crate) fn awaits_bootstrap(&self) -> bool {
-        self.echo.msg_type() == "bootstrap"
+        self.operation.kind == OperationKind::TriggerBootstrap
     }
 
     /// Returns the name of the operation for metrics.
@@ -137,8 +158,8 @@ impl Command {
             OperationKind::Discover => "discover",
             OperationKind::Write { .. } => "write",
             OperationKind::WriteAttributes => "write-attr",
-            OperationKind::Execute { .. } if self.awaits_bootstrap() => "bootstrap",
             OperationKind::Execute { .. } => "execute",
+            OperationKind::TriggerBootstrap => "bootstrap",
             OperationKind::Create { .. } => "create",
             OperationKind::Delete => "delete",
             OperationKind::Observe => "observe",

@@ -14,7 +14,6 @@ use crate::command::{Command, Origin};
 use crate::lwm2m::model::{Model, Version};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::mqtt::downlink;
 use crate::registry::{Device, Grouping, ScheduledObservation};
 
 use super::config::AutoObserve;
@@ -48,8 +47,8 @@ impl AutoObserveCommands {
             self.0.clear();
         }
         let make = |asked: &ScheduledObservation| match asked {
-            ScheduledObservation::Single(path) => downlink::auto_observe(path),
-            ScheduledObservation::Composite(paths) => downlink::auto_observe_composite(paths.clone()),
+            ScheduledObservation::Single(path) => Command::auto_observe(path),
+            ScheduledObservation::Composite(paths) => Command::auto_observe_composite(paths.clone()),
         };
         self.0.entry(asked).or_insert_with_key(make).clone()
     }

@@ -222,6 +222,7 @@ pub(super) fn paths(command: &Command) -> Vec<Path> {
         | OperationKind::Write { .. }
         | OperationKind::WriteAttributes
         | OperationKind::Execute { .. }
+        | OperationKind::TriggerBootstrap
         | OperationKind::Create { .. }
         | OperationKind::Delete
         | OperationKind::Observe

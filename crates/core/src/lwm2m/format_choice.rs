@@ -152,6 +152,7 @@ impl Choice<'_> {
             OperationKind::Write { .. }
             | OperationKind::WriteAttributes
             | OperationKind::Execute { .. }
+            | OperationKind::TriggerBootstrap
             | OperationKind::Create { .. }
             | OperationKind::Delete
             | OperationKind::WriteComposite { .. } => None,
@@ -199,7 +200,9 @@ impl Choice<'_> {
                 Some(named) => return [named].into_iter().collect(),
                 None => (self.formats_of_paths(), learned.unsupported_in_composites),
             },
-            OperationKind::Execute { .. } => return [ContentFormat::Text].into_iter().collect(),
+            OperationKind::Execute { .. } | OperationKind::TriggerBootstrap => {
+                return [ContentFormat::Text].into_iter().collect();
+            }
             OperationKind::Read
             | OperationKind::Discover
             | OperationKind::WriteAttributes

@@ -39,6 +39,8 @@ pub enum OperationKind {
     Execute {
         arguments: String,
     },
+    /// Executes a bootstrap trigger: the device asks for bootstrap afterwards (LwM2M 1.1 appendix E.2).
+    TriggerBootstrap,
     /// Creates instances of one object. The limit on the length of the values is that of a write.
     Create {
         values: Vec<Assignment>,
@@ -147,6 +149,7 @@ impl Operation {
             OperationKind::Write { .. }
             | OperationKind::WriteAttributes
             | OperationKind::Execute { .. }
+            | OperationKind::TriggerBootstrap
             | OperationKind::Create { .. }
             | OperationKind::Delete
             | OperationKind::WriteComposite { .. } => Ok((None, None)),
@@ -173,6 +176,7 @@ impl Operation {
             OperationKind::Read
             | OperationKind::Discover
             | OperationKind::WriteAttributes
+            | OperationKind::TriggerBootstrap
             | OperationKind::Delete
             | OperationKind::Observe
             | OperationKind::CancelObserve => Vec::new(),
@@ -186,7 +190,9 @@ impl Operation {
             }
             OperationKind::Write { mode: WriteMode::Update, .. } => Code::POST,
             OperationKind::Write { mode: WriteMode::Replace, .. } | OperationKind::WriteAttributes => Code::PUT,
-            OperationKind::Execute { .. } | OperationKind::Create { .. } => Code::POST,
+            OperationKind::Execute { .. } | OperationKind::TriggerBootstrap | OperationKind::Create { .. } => {
+                Code::POST
+            }
             OperationKind::Delete => Code::DELETE,
             OperationKind::ReadComposite { .. }
             | OperationKind::ObserveComposite { .. }
@@ -209,6 +215,7 @@ impl OperationKind {
             | Self::Write { .. }
             | Self::WriteAttributes
             | Self::Execute { .. }
+            | Self::TriggerBootstrap
             | Self::Create { .. }
             | Self::Delete
             | Self::Observe
@@ -225,6 +232,7 @@ impl OperationKind {
             | Self::Write { .. }
             | Self::WriteAttributes
             | Self::Execute { .. }
+            | Self::TriggerBootstrap
             | Self::Create { .. }
             | Self::Delete
             | Self::Observe
@@ -244,6 +252,7 @@ impl OperationKind {
             | Self::Discover
             | Self::WriteAttributes
             | Self::Execute { .. }
+            | Self::TriggerBootstrap
             | Self::Delete
             | Self::Observe
             | Self::CancelObserve
@@ -264,6 +273,7 @@ impl OperationKind {
             | Self::Write { .. }
             | Self::WriteAttributes
             | Self::Execute { .. }
+            | Self::TriggerBootstrap
             | Self::Create { .. }
             | Self::Delete
             | Self::ReadComposite { .. }

@@ -9,7 +9,7 @@ mod values;
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::command::firmware::{FirmwareAction, FirmwareCommand};
 use crate::command::{Command, Echo, KnownMembers, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply, ResponseTopic};
@@ -145,21 +145,6 @@ fn interpret_members(echo: Echo, members: &KnownMembers, context: CommandContext
         }
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
     }
-}
-
-/// Returns the command of `auto_observe` for one path. Its answers contain `"is_auto_observe":true`.
-pub fn auto_observe(path: &Path) -> Command {
-    let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
-    let operation = Operation::new(*path, Vec::new(), OperationKind::Observe);
-    Command { number: 0, echo: Echo::of(&members), operation, expiry: None, reply: None, origin: Origin::AutoObserve }
-}
-
-/// Returns the command of `auto_observe` for several paths at once. Its answers contain `"is_auto_observe":true`.
-pub fn auto_observe_composite(paths: Vec<Path>) -> Command {
-    let texts: Vec<_> = paths.iter().map(Path::to_string).collect();
-    let members = json!({ "msgType": "observe-composite", "is_auto_observe": true, "data": { "paths": texts } });
-    let operation = Operation::new(Path::ROOT, Vec::new(), OperationKind::ObserveComposite { paths });
-    Command { number: 0, echo: Echo::of(&members), operation, expiry: None, reply: None, origin: Origin::AutoObserve }
 }
 
 /// Joins the object of a command and what is known about its device.
@@ -360,7 +345,7 @@ impl<'a> Source<'a> {
                 expected: "that of a bootstrap trigger, such as /1/0/9",
             });
         }
-        Ok(Operation::new(path, query, OperationKind::Execute { arguments: String::new() }))
+        Ok(Operation::new(path, query, OperationKind::TriggerBootstrap))
     }
 
     /// Reads a delete of an instance or of a resource instance (LwM2M 1.2 section 6.3.8).

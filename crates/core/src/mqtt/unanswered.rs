@@ -57,6 +57,7 @@ impl UnansweredData<'_> {
             | OperationKind::Discover
             | OperationKind::WriteAttributes
             | OperationKind::Execute { .. }
+            | OperationKind::TriggerBootstrap
             | OperationKind::Delete
             | OperationKind::Observe
             | OperationKind::CancelObserve
@@ -69,6 +70,7 @@ impl UnansweredData<'_> {
     fn arguments_length(&self) -> Option<usize> {
         match &self.operation.kind {
             OperationKind::Execute { arguments } => Some(arguments.len()),
+            OperationKind::TriggerBootstrap => Some(0),
             OperationKind::Read
             | OperationKind::Discover
             | OperationKind::Write { .. }

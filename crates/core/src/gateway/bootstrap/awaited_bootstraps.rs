@@ -134,7 +134,7 @@ impl AwaitedBootstraps {
         let Some(path) = command.request_path().and_then(|path| path.parse::<Path>().ok()) else {
             return self.changed(&endpoint);
         };
-        let operation = Operation::new(path, Vec::new(), OperationKind::Execute { arguments: String::new() });
+        let operation = Operation::new(path, Vec::new(), OperationKind::TriggerBootstrap);
         let reply = reply.map(|topic| Box::new(Reply::Topic(*topic)));
         let command = Command { number, echo: command, operation, expiry: None, reply, origin };
         let outcome = outcome.map(|OutcomeRecord { code: (class, detail), reason }| Outcome {

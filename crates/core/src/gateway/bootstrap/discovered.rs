@@ -31,7 +31,7 @@ impl Default for DiscoveredDevice {
 
 impl DiscoveredDevice {
     /// Describes a device that asks for a pack, and so does not tell where its bootstrap account is.
-    pub(crate) fn untold() -> Self {
+    pub(crate) fn not_asked() -> Self {
         Self { lowest: FIRST_PACKED, ..Self::default() }
     }
 
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_server_in_a_pack_gets_no_instance_in_which_clients_have_their_bootstrap_account() {
-        let mut device = DiscoveredDevice::untold();
+        let mut device = DiscoveredDevice::not_asked();
         assert_eq!((device.place(101), device.place(102), device.place(101)), (100, 101, 100));
     }
 

@@ -203,7 +203,7 @@ pub(super) fn pack(
     format: ContentFormat,
     issue: IssueKey<'_>,
 ) -> Result<Vec<u8>, PlanError> {
-    let instances = instances(account, endpoint, &mut DiscoveredDevice::untold(), true, issue)?;
+    let instances = instances(account, endpoint, &mut DiscoveredDevice::not_asked(), true, issue)?;
     let values = instances.into_iter().flat_map(|(_, values)| values);
     let patches: Vec<codec::Patch> =
         values.map(|Assignment { path, value }| codec::Patch { path, value: Some(value) }).collect();

@@ -100,6 +100,7 @@ impl CommandScheduler {
             | OperationKind::Write { .. }
             | OperationKind::WriteAttributes
             | OperationKind::Execute { .. }
+            | OperationKind::TriggerBootstrap
             | OperationKind::Create { .. }
             | OperationKind::Delete
             | OperationKind::Observe

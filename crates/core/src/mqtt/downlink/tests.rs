@@ -1,6 +1,7 @@
 mod lwm2m_11;
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request};
@@ -351,7 +352,7 @@ fn attributes_are_numbers_or_their_text_in_one_order() {
 
 #[test]
 fn an_observation_of_our_own_says_so() {
-    let command = auto_observe(&path("/3303/0"));
+    let command = Command::auto_observe(&path("/3303/0"));
     assert_eq!(command.operation, Operation::new(path("/3303/0"), vec![], OperationKind::Observe));
     assert_eq!(command.echo.request_path(), Some("/3303/0"));
     let echoed: Value = serde_json::from_str(&command.echo.to_json()).unwrap();

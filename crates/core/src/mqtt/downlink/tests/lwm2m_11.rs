@@ -287,7 +287,7 @@ fn a_create_may_leave_the_instance_id_to_the_device() {
 
 #[test]
 fn an_automatic_observation_of_several_paths_says_so() {
-    let command = auto_observe_composite(vec![path("/3303/0"), path("/3/0/9")]);
+    let command = Command::auto_observe_composite(vec![path("/3303/0"), path("/3/0/9")]);
     let paths = vec![path("/3303/0"), path("/3/0/9")];
     let expected = Operation::new(Path::ROOT, Vec::new(), OperationKind::ObserveComposite { paths });
     assert_eq!((command.operation, command.origin), (expected, Origin::AutoObserve));
