@@ -19,6 +19,7 @@ pub(crate) mod disturbances;
 #[cfg(test)]
 pub(crate) mod lifecycle_tests;
 pub(super) mod pace;
+pub(super) mod probing;
 mod publishing;
 pub(super) mod queue;
 mod reconnecting;
@@ -48,6 +49,7 @@ use clients::{ClientKey, Clients};
 use device::{ClientShared, ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState};
 use disturbances::Disturbances;
 use pace::Turns;
+use probing::TargetFaults;
 use queue::Queues;
 use returning::Returning;
 use targets::{TargetId, Targets, TargetsHealth};
@@ -73,7 +75,7 @@ pub trait Protocol: Sized {
     /// Describes a command as the broker delivers it.
     type Message;
     /// Keeps what devices and probes have met at one target.
-    type Faults;
+    type Faults: TargetFaults;
     /// Keeps what the protocol knows of one device, beside the shared record.
     type DeviceRecord: Default;
     /// Keeps what the protocol knows of one client ID, beside the shared record.
@@ -107,6 +109,9 @@ pub trait Protocol: Sized {
     /// Handles the expired timer of a device that is ready.
     fn connection_due(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
 
+    /// Probes a target that is due, or lets a device try it.
+    fn probe(devices: &mut Devices<Self>, now: Instant, target: TargetId);
+
     /// Handles an expired timer of the protocol.
     fn timed_out(devices: &mut Devices<Self>, now: Instant, timer: Self::Timer);
 
@@ -127,9 +132,6 @@ pub trait Protocol: Sized {
 
     /// Passes what the removed device has not told the core to the newest registration of its client ID.
     fn pass_on(devices: &mut Devices<Self>, now: Instant, device: UpstreamDevice<Self>);
-
-    /// Notes that a device waits for a target that is up.
-    fn parked(_devices: &mut Devices<Self>) {}
 
     /// Returns whether the connection of a replaced registration is still read.
     fn hands_over(_devices: &Devices<Self>, _id: RegistrationId) -> bool {
@@ -169,6 +171,9 @@ pub(crate) enum ClientTimer<T> {
     Held(RegistrationId),
     Drain(RegistrationId),
     Protocol(T),
+    /// Expires when a target is to be probed. It comes before the turns of the same moment: a device that waits for a
+    /// target tries it, not the one whose turn it is.
+    Probe,
     /// Reconnects the device whose turn it is.
     Turn,
 }
@@ -245,6 +250,7 @@ impl<P: Protocol> Devices<P> {
                 ClientTimer::Drain(id) => self.remove(now, id),
                 ClientTimer::Protocol(timer) => P::timed_out(self, now, timer),
                 ClientTimer::Turn => self.serve_turns(now),
+                ClientTimer::Probe => self.probe_due(now),
             }
         }
     }

@@ -130,6 +130,5 @@ impl<P: Protocol> Devices<P> {
         self.wait_for(id, Wait::Parked);
         self.turns.remove(id);
         self.parked.insert(id);
-        P::parked(self);
     }
 }

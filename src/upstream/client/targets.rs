@@ -1,23 +1,13 @@
 //! The addresses that devices connect to, whether each of them serves, and the choice of the address for a device.
 //!
-//! Each upstream decides which faults make a target unavailable and how it is probed. Its own record of a target is
-//! `Faults`. No device is moved back to a target that has recovered: that target has the fewest devices, and so it gets
-//! the next ones.
-
-use std::time::Duration;
+//! Faults and probes decide whether a target is available (`probing`). No device is moved back to a target that has
+//! recovered: that target has the fewest devices, and so it gets the next ones.
 
 use tracing::{info, warn};
 
 use crate::upstream::NodeState;
 
-/// Counts the faults in a row after which a target is unavailable, of those faults that a single device may meet at a
-/// target that works.
-pub(crate) const TOLERATED_FAULTS: u32 = 3;
-
-/// The time between two attempts at a target that is unavailable, or whose last probe failed.
-pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two probes of an available target.
-pub(crate) const QUIET_INTERVAL: Duration = Duration::from_secs(5);
+use super::probing::ProbeSchedule;
 
 /// Identifies a target by its position in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +47,7 @@ pub struct Target<Faults> {
     /// Counts the devices there that the broker has accepted as clients.
     pub clients: usize,
     pub faults: Faults,
+    pub(super) probes: ProbeSchedule,
 }
 
 impl<Faults> Targets<Faults> {
@@ -190,7 +181,15 @@ impl<Faults> Targets<Faults> {
 
 impl<Faults> Target<Faults> {
     pub fn new(name: String, faults: Faults) -> Self {
-        Self { name, health: Health::Up, answered: false, connections: 0, clients: 0, faults }
+        Self {
+            name,
+            health: Health::Up,
+            answered: false,
+            connections: 0,
+            clients: 0,
+            faults,
+            probes: ProbeSchedule::default(),
+        }
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -9,8 +9,10 @@
 //! back to a node that has recovered; it has the fewest devices, and so it gets the next ones.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targets};
+use crate::upstream::client::probing::{FaultsInRow, MetBy, TargetFaults};
+use crate::upstream::client::targets::{Target, TargetId, Targets};
 
 use super::{ExProtoConfig, Node};
 
@@ -42,9 +44,9 @@ pub struct NodeFaults {
     /// Tells whether the node ever reported an anchor.
     has_reported: bool,
     /// Counts the anchors in a row that the node did not report.
-    unreported: u32,
+    unreported: FaultsInRow,
     /// Counts the calls in a row that the node did not answer.
-    unanswered: u32,
+    unanswered: FaultsInRow,
     /// Describes the outage while the node is unavailable.
     outage: Outage,
 }
@@ -80,46 +82,14 @@ impl Nodes {
     /// Notes that the node reported an anchor.
     pub(crate) fn anchor_reported(&mut self, id: TargetId) {
         let faults = &mut self.target_mut(id).faults;
-        faults.unreported = 0;
+        faults.unreported.end();
         faults.has_reported = true;
     }
 
     /// Notes that the node's adapter answered a call, whatever the answer was.
     pub fn answered(&mut self, id: TargetId) {
-        self.target_mut(id).faults.unanswered = 0;
+        self.target_mut(id).faults.unanswered.end();
         self.mark_answered(id);
-    }
-
-    /// Notes a fault that a device met at the node. Returns whether the node becomes unavailable by it.
-    pub fn failed(&mut self, id: TargetId, fault: NodeFault<'_>) -> bool {
-        let node = self.target_mut(id);
-        if !node.is_up() {
-            node.faults.outage.clients_lost |= fault.loses_clients();
-            return false;
-        }
-        if !node.faults.counts(fault) {
-            return false;
-        }
-        node.faults.outage = Outage { clients_lost: fault.loses_clients(), ..Outage::default() };
-        let fault = node.in_words(fault);
-        self.mark_down(id, fault);
-        true
-    }
-
-    pub(crate) fn probe_failed(&mut self, id: TargetId, fault: NodeFault<'_>) {
-        let node = self.target_mut(id);
-        if !node.is_up() {
-            let Outage { failed_probes, clients_lost, .. } = &mut node.faults.outage;
-            *failed_probes = failed_probes.saturating_add(1);
-            *clients_lost |= fault.loses_clients();
-        }
-    }
-
-    /// Notes a successful probe. Returns whether the node was unavailable until now.
-    pub(crate) fn probe_succeeded(&mut self, id: TargetId) -> bool {
-        let faults = &mut self.target_mut(id).faults;
-        (faults.unreported, faults.unanswered) = (0, 0);
-        self.mark_up(id)
     }
 
     /// Returns the nodes whose clients have to be moved now, each once per outage.
@@ -131,13 +101,42 @@ impl Nodes {
     }
 }
 
-impl Target<NodeFaults> {
-    /// Says what is wrong, which key names the address, and what to check. The caller names the node.
-    fn in_words(&self, fault: NodeFault<'_>) -> String {
-        let NodeAddresses { listener_key, adapter_key, adapter, handler } = &self.faults.sides;
+impl TargetFaults for NodeFaults {
+    type Fault<'a> = NodeFault<'a>;
+
+    /// A fault of a moment is over by then.
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    /// Counts a fault. Single ones are tolerated only at a node that has reported an anchor before.
+    fn count(target: &mut Target<Self>, fault: NodeFault<'_>) -> bool {
+        let faults = &mut target.faults;
+        let is_down = match fault {
+            NodeFault::NotReached(_) | NodeFault::NotServed(_) => true,
+            NodeFault::AnchorClosed | NodeFault::AnchorUnreported => faults.unreported.count(faults.has_reported),
+            NodeFault::Unanswered => faults.unanswered.count(true),
+        };
+        if is_down {
+            faults.outage = Outage { clients_lost: fault.loses_clients(), ..Outage::default() };
+        }
+        is_down
+    }
+
+    fn count_again(&mut self, fault: NodeFault<'_>, met_by: MetBy) {
+        let Outage { failed_probes, clients_lost, .. } = &mut self.outage;
+        *failed_probes = failed_probes.saturating_add(u32::from(met_by == MetBy::Probe));
+        *clients_lost |= fault.loses_clients();
+    }
+
+    fn served(&mut self, _was_down: bool) {
+        self.unreported.end();
+        self.unanswered.end();
+    }
+
+    fn in_words(target: &Target<Self>, fault: NodeFault<'_>) -> String {
+        let NodeAddresses { listener_key, adapter_key, adapter, handler } = &target.faults.sides;
         match fault {
             NodeFault::NotReached(why) => {
-                let why = self.without_name(why);
+                let why = target.without_name(why);
                 format!(
                     "its exproto listener ({listener_key}) cannot be reached: {why}. Is EMQX running, and exproto \
                      enabled? \"emqx ctl gateway list\" tells"
@@ -160,7 +159,9 @@ impl Target<NodeFaults> {
             }
         }
     }
+}
 
+impl Target<NodeFaults> {
     fn leave(&mut self) -> bool {
         let is_down = !self.is_up();
         match &mut self.faults.outage {
@@ -174,22 +175,12 @@ impl Target<NodeFaults> {
 
 impl NodeFaults {
     fn new(sides: NodeAddresses) -> Self {
-        Self { sides, has_reported: false, unreported: 0, unanswered: 0, outage: Outage::default() }
-    }
-
-    /// Returns whether this fault makes the node unavailable. Single faults are tolerated only at a node that has
-    /// reported an anchor before.
-    fn counts(&mut self, fault: NodeFault<'_>) -> bool {
-        match fault {
-            NodeFault::NotReached(_) | NodeFault::NotServed(_) => true,
-            NodeFault::AnchorClosed | NodeFault::AnchorUnreported => {
-                self.unreported += 1;
-                !self.has_reported || self.unreported >= TOLERATED_FAULTS
-            }
-            NodeFault::Unanswered => {
-                self.unanswered += 1;
-                self.unanswered >= TOLERATED_FAULTS
-            }
+        Self {
+            sides,
+            has_reported: false,
+            unreported: FaultsInRow::default(),
+            unanswered: FaultsInRow::default(),
+            outage: Outage::default(),
         }
     }
 }
@@ -221,7 +212,10 @@ impl NodeAddresses {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::upstream::client::probing::TOLERATED_FAULTS;
 
     const A: TargetId = TargetId(0);
     const B: TargetId = TargetId(1);
@@ -236,6 +230,14 @@ mod tests {
         Nodes::new([node("a"), node("b")])
     }
 
+    fn failed(nodes: &mut Nodes, id: TargetId, fault: NodeFault<'_>) -> bool {
+        nodes.failed(Instant::now(), id, fault, MetBy::Device)
+    }
+
+    fn in_words(node: &Target<NodeFaults>, fault: NodeFault<'_>) -> String {
+        NodeFaults::in_words(node, fault)
+    }
+
     #[test]
     fn a_fault_is_told_once_with_the_key_that_names_what_was_tried_and_with_the_next_step() {
         let handler = |address: &str| {
@@ -244,40 +246,40 @@ mod tests {
         };
         let node = handler("10.0.0.7:9002");
         assert_eq!(
-            node.in_words(NodeFault::NotReached("10.0.0.5:7994: connection refused")),
+            in_words(&node, NodeFault::NotReached("10.0.0.5:7994: connection refused")),
             "its exproto listener (upstream.exproto.listener) cannot be reached: connection refused. Is EMQX running, \
              and exproto enabled? \"emqx ctl gateway list\" tells"
         );
         assert_eq!(
-            node.in_words(NodeFault::NotServed("connection refused")),
+            in_words(&node, NodeFault::NotServed("connection refused")),
             "its ConnectionAdapter http://10.0.0.5:9100 (upstream.exproto.adapter) cannot be reached: connection \
              refused. It is \"server.bind\" of exproto in EMQX"
         );
         for fault in [NodeFault::AnchorClosed, NodeFault::AnchorUnreported] {
-            let told = node.in_words(fault);
+            let told = in_words(&node, fault);
             assert!(told.contains("has to lead to http://10.0.0.7:9002 (upstream.exproto.handler_bind)"), "{told}");
         }
-        let everywhere = handler("0.0.0.0:9001").in_words(NodeFault::AnchorUnreported);
+        let everywhere = in_words(&handler("0.0.0.0:9001"), NodeFault::AnchorUnreported);
         assert!(everywhere.contains("has to lead to port 9001 of this machine"), "{everywhere}");
     }
 
     #[test]
     fn a_node_that_is_down_is_chosen_by_nobody_until_a_probe_succeeds() {
         let mut nodes = two();
-        assert!(nodes.failed(A, REFUSED));
-        assert!(!nodes.failed(A, REFUSED));
+        assert!(failed(&mut nodes, A, REFUSED));
+        assert!(!failed(&mut nodes, A, REFUSED));
         assert_eq!((nodes.choose(None, false), nodes.choose(Some(A), false)), (Some(B), Some(B)));
         assert_eq!(nodes.choose(Some(B), true), Some(B));
 
-        assert!(nodes.failed(B, UNAVAILABLE));
+        assert!(failed(&mut nodes, B, UNAVAILABLE));
         assert!(!nodes.any_up());
         assert_eq!((nodes.choose(None, false), nodes.choose(Some(B), true)), (None, None));
 
         nodes.answered(A);
         nodes.anchor_reported(A);
-        nodes.probe_failed(A, REFUSED);
+        nodes.failed(Instant::now(), A, REFUSED, MetBy::Probe);
         assert!(!nodes.any_up());
-        nodes.probe_succeeded(A);
+        nodes.serves(Instant::now(), A);
         assert_eq!(nodes.choose(Some(B), false), Some(A));
     }
 
@@ -287,54 +289,54 @@ mod tests {
             let mut nodes = two();
             nodes.anchor_reported(A);
             for _ in 1..TOLERATED_FAULTS {
-                assert!(!nodes.failed(A, fault));
+                assert!(!failed(&mut nodes, A, fault));
             }
             nodes.anchor_reported(A);
             nodes.answered(A);
             for _ in 1..TOLERATED_FAULTS {
-                assert!(!nodes.failed(A, fault), "{fault:?}");
+                assert!(!failed(&mut nodes, A, fault), "{fault:?}");
             }
-            assert!(nodes.failed(A, fault), "{fault:?}");
+            assert!(failed(&mut nodes, A, fault), "{fault:?}");
         }
     }
 
     #[test]
     fn a_node_that_never_called_the_handler_is_down_at_the_first_anchor_that_it_does_not_tell_of() {
-        assert!(two().failed(A, NodeFault::AnchorUnreported));
-        assert!(two().failed(A, NodeFault::AnchorClosed));
+        assert!(failed(&mut two(), A, NodeFault::AnchorUnreported));
+        assert!(failed(&mut two(), A, NodeFault::AnchorClosed));
     }
 
     #[test]
     fn clients_are_taken_away_from_a_node_that_two_probes_have_found_unable_to_serve_them() {
         let mut nodes = two();
-        nodes.failed(A, UNAVAILABLE);
-        nodes.probe_failed(A, REFUSED);
+        failed(&mut nodes, A, UNAVAILABLE);
+        nodes.failed(Instant::now(), A, REFUSED, MetBy::Probe);
         assert_eq!(nodes.take_left(), []);
-        nodes.probe_failed(A, REFUSED);
+        nodes.failed(Instant::now(), A, REFUSED, MetBy::Probe);
         assert_eq!(nodes.take_left(), [A]);
-        nodes.probe_failed(A, REFUSED);
+        nodes.failed(Instant::now(), A, REFUSED, MetBy::Probe);
         assert_eq!(nodes.take_left(), []);
 
-        nodes.probe_succeeded(A);
-        nodes.failed(A, NodeFault::NotServed("again"));
-        nodes.probe_failed(A, REFUSED);
-        nodes.probe_failed(A, REFUSED);
+        nodes.serves(Instant::now(), A);
+        failed(&mut nodes, A, NodeFault::NotServed("again"));
+        nodes.failed(Instant::now(), A, REFUSED, MetBy::Probe);
+        nodes.failed(Instant::now(), A, REFUSED, MetBy::Probe);
         assert_eq!(nodes.take_left(), [A]);
     }
 
     #[test]
     fn clients_stay_where_only_new_anchors_fail_and_while_no_other_node_is_up() {
         let mut nodes = two();
-        nodes.failed(A, REFUSED);
+        failed(&mut nodes, A, REFUSED);
         for _ in 0..5 {
-            nodes.probe_failed(A, NodeFault::AnchorClosed);
+            nodes.failed(Instant::now(), A, NodeFault::AnchorClosed, MetBy::Probe);
         }
         assert_eq!(nodes.take_left(), []);
 
-        nodes.failed(B, REFUSED);
-        nodes.probe_failed(A, NodeFault::AnchorUnreported);
+        failed(&mut nodes, B, REFUSED);
+        nodes.failed(Instant::now(), A, NodeFault::AnchorUnreported, MetBy::Probe);
         assert_eq!(nodes.take_left(), []);
-        nodes.probe_succeeded(B);
+        nodes.serves(Instant::now(), B);
         assert_eq!(nodes.take_left(), [A]);
     }
 }

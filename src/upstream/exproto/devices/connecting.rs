@@ -36,7 +36,7 @@ impl ExProtoDevices {
         match failure {
             DialFailure::NotReached(why) => {
                 self.counters().connections_failed.inc();
-                self.blame_node(now, id, NodeFault::NotReached(why));
+                self.fault_met(now, id, NodeFault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
             DialFailure::Local(why) => {
@@ -56,7 +56,7 @@ impl ExProtoDevices {
         if let Some(UpstreamState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })) =
             self.state(id)
         {
-            self.blame_node(now, id, NodeFault::AnchorClosed);
+            self.fault_met(now, id, NodeFault::AnchorClosed);
             let hint = "EMQX closed the anchor at once: its listener may be full, or its `handler.address` wrong";
             return self.attempt_failed(now, id, hint);
         }

@@ -26,7 +26,7 @@ mod superseding;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use rand::rngs::StdRng;
 
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::device::{ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState};
+use crate::upstream::client::probing::MetBy;
 use crate::upstream::client::targets::{TargetId, Targets};
 use crate::upstream::client::{self, EARLY_MESSAGES, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
@@ -47,7 +48,7 @@ use super::ExProtoConfig;
 use super::announcements::{AnchorToken, Announcements, LineResult};
 use super::nodes::{NodeFault, NodeFaults, Nodes};
 use device::{AnchorRecord, ExProtoAttempt, PublishCall};
-use probing::Prober;
+use probing::Probe;
 
 /// Holds all devices as clients of EMQX.
 pub(crate) type ExProtoDevices = client::Devices<ExProtoProtocol>;
@@ -153,13 +154,13 @@ pub struct ExProtoProtocol {
     /// Maps the calls of Authenticate and Publish without an answer to their client ID. They outlive their devices.
     calls: IdMap<ConnectionId, ClientKey>,
     announcements: Announcements,
-    /// Holds one prober for each node.
-    probers: Vec<Prober>,
+    /// Holds the probes that have not ended.
+    probes: BTreeMap<TargetId, Probe>,
     /// The shards of the link's driver thread, which the tokens of its anchors name.
     shards: ThreadShards,
 }
 
-/// Expires when the next probe of the node is due, or when its probe has taken too long.
+/// Expires when the probe of the node has taken too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProbeTimer(TargetId);
 
@@ -214,7 +215,11 @@ impl Protocol for ExProtoProtocol {
     }
 
     fn timed_out(devices: &mut ExProtoDevices, now: Instant, ProbeTimer(node): ProbeTimer) {
-        devices.probe_due(now, node);
+        devices.probe_timed_out(now, node);
+    }
+
+    fn probe(devices: &mut ExProtoDevices, now: Instant, node: TargetId) {
+        devices.begin_probe(now, node);
     }
 
     fn publish_next(devices: &mut ExProtoDevices, now: Instant, key: ClientKey) {
@@ -256,7 +261,7 @@ impl ExProtoDevices {
             by_conn: HashMap::new(),
             calls: IdMap::default(),
             announcements: Announcements::default(),
-            probers: config.nodes.iter().map(|_| Prober::default()).collect(),
+            probes: BTreeMap::new(),
             shards: ThreadShards::ALL,
         };
         Self::with(protocol, Nodes::of(config), &config.link, rng, metrics)
@@ -303,7 +308,7 @@ impl ExProtoDevices {
             // A call that was given up says nothing of the node as it is now, and a probe's tells it itself.
             CallOutcome::Unreachable(error) => {
                 if let Some(AnchorOwner::Device(_)) = owner {
-                    self.node_failed(now, node, NodeFault::NotServed(error));
+                    self.target_failed(now, node, NodeFault::NotServed(error), MetBy::Device);
                 }
             }
             CallOutcome::Short(why) => self.disturbances.not_opened(why),
@@ -355,24 +360,15 @@ impl ExProtoDevices {
             ExProtoAttempt::Authenticating { .. } => (NodeFault::Unanswered, "no answer to Authenticate"),
             ExProtoAttempt::Subscribing { .. } => (NodeFault::Unanswered, "no answer to Subscribe"),
         };
-        self.blame_node(now, id, fault);
+        self.fault_met(now, id, fault);
         self.gave_up(now, id, why);
     }
 
     /// Handles the expired timer of a ready device.
     fn publish_due(&mut self, now: Instant, id: RegistrationId) {
         if let Some((fault, why)) = self.unanswered_publish(now, id) {
-            self.blame_node(now, id, fault);
+            self.fault_met(now, id, fault);
             self.lost(now, id, why);
-        }
-    }
-
-    /// Notes a fault that the device met at its node. The next attempt prefers another node.
-    fn blame_node(&mut self, now: Instant, id: RegistrationId, fault: NodeFault<'_>) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        device.elsewhere = true;
-        if let Some(node) = device.target() {
-            self.node_failed(now, node, fault);
         }
     }
 

@@ -142,7 +142,10 @@ impl ExProtoScene {
     /// A probe of a node that is down may be due, and nothing else.
     #[track_caller]
     fn expect_no_deadline(&self) {
-        assert!(matches!(self.devices.deadlines.first(), None | Some((_, ClientTimer::Protocol(_)))));
+        assert!(matches!(
+            self.devices.deadlines.first(),
+            None | Some((_, ClientTimer::Probe | ClientTimer::Protocol(_)))
+        ));
     }
 
     fn advance(&mut self, time: Duration) {

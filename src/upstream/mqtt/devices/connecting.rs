@@ -87,9 +87,8 @@ impl MqttDevices {
     }
 
     pub(super) fn broker_answered(&mut self, now: Instant, broker: TargetId) {
-        if self.targets.answers(now, broker) {
-            self.plan_probe();
-            self.recovered(now);
+        if self.targets.answers(broker) {
+            self.target_serves(now, broker);
         }
     }
 

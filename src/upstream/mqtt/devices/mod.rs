@@ -107,8 +107,6 @@ pub enum MqttTimer {
     /// Ends the time for which the connection of a replaced registration is read.
     HandOver(RegistrationId),
     Orphan(ConnectionId),
-    /// Expires when a broker is to be probed, or an unavailable one tried again.
-    Probe,
 }
 
 impl Protocol for MqttProtocol {
@@ -161,7 +159,6 @@ impl Protocol for MqttProtocol {
         match timer {
             MqttTimer::HandOver(id) => devices.handed_over(now, id),
             MqttTimer::Orphan(connection) => devices.orphan_ended(now, connection),
-            MqttTimer::Probe => devices.probe(now),
         }
     }
 
@@ -197,8 +194,8 @@ impl Protocol for MqttProtocol {
         devices.pass_on(now, device);
     }
 
-    fn parked(devices: &mut MqttDevices) {
-        devices.plan_probe();
+    fn probe(devices: &mut MqttDevices, now: Instant, broker: TargetId) {
+        devices.probe_or_try(now, broker);
     }
 
     fn hands_over(devices: &MqttDevices, id: RegistrationId) -> bool {
@@ -287,11 +284,11 @@ impl MqttDevices {
         match self.state(id) {
             Some(UpstreamState::Connecting(MqttAttempt::Dialing { .. })) => {
                 self.counters().connections_failed.inc();
-                self.blame_broker(now, id, BrokerFault::NotReached(why));
+                self.fault_met(now, id, BrokerFault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
             Some(UpstreamState::Connecting(MqttAttempt::Connecting { .. })) => {
-                self.blame_broker(now, id, BrokerFault::Closed);
+                self.fault_met(now, id, BrokerFault::Closed);
                 self.attempt_failed(now, id, "the broker closed the connection without an answer to CONNECT");
             }
             Some(UpstreamState::Connecting(MqttAttempt::Subscribing { .. }) | UpstreamState::Ready(_)) => {
@@ -342,7 +339,7 @@ impl MqttDevices {
             MqttAttempt::Subscribing { .. } => (None, "no answer to SUBSCRIBE"),
         };
         if let Some(fault) = fault {
-            self.blame_broker(now, id, fault);
+            self.fault_met(now, id, fault);
         }
         self.gave_up(now, id, why);
     }
@@ -379,21 +376,6 @@ impl MqttDevices {
         match answers.chain(ping).min() {
             Some(at) => self.deadlines.set(ClientTimer::Device(id), at.max(now + Duration::from_millis(1))),
             None => self.deadlines.cancel(ClientTimer::Device(id)),
-        }
-    }
-
-    /// Notes a fault that the device met at its broker. The next attempt prefers another address.
-    fn blame_broker(&mut self, now: Instant, id: RegistrationId, fault: BrokerFault<'_>) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        device.elsewhere = true;
-        match device.target() {
-            Some(broker) => {
-                if self.targets.failed(now, broker, fault) {
-                    self.counters().nodes_failed.inc();
-                    self.plan_probe();
-                }
-            }
-            None => device.forget_referral(),
         }
     }
 
