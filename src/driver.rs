@@ -59,7 +59,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// Maximum number of turns in a row for deadlines that are over. After them the loop waits for the next tick of the
 /// timer, 1 ms, so that a deadline that stays in the past cannot occupy the processor.
 const OVERDUE_TURNS: u32 = 64;
-/// Minimum interval between two looks at the number of publications that were dropped.
+/// Minimum interval between two entries for publications that were dropped.
 const DROPPED_EVERY: Duration = Duration::from_secs(1);
 const DROPPED: &str = "publications dropped: the queue for the broker was full, or the broker was away for too long";
 
@@ -71,8 +71,8 @@ pub struct Driver {
     log: Log,
     failures: Arc<FailureLog>,
     onlookers: Onlookers,
-    /// The last look at the number of publications that were dropped, and that number.
-    dropped: (Instant, u64),
+    /// The time at which dropped publications were last listed.
+    dropped_listed: Instant,
     store: Option<Store>,
     keys: KeyFinder,
     images: Option<ImageReader>,
@@ -128,7 +128,7 @@ impl Driver {
             log: Log::default(),
             failures: Arc::default(),
             onlookers,
-            dropped: (wall_clock_read, 0),
+            dropped_listed: wall_clock_read,
             store,
             keys,
             images: None,
@@ -436,14 +436,13 @@ impl Driver {
 
     /// Lists the publications that were dropped since the last look as one failure.
     fn list_dropped(&mut self, now: Instant) {
-        if now - self.dropped.0 < DROPPED_EVERY {
+        if now - self.dropped_listed < DROPPED_EVERY {
             return;
         }
-        let dropped = self.metrics.upstream.dropped();
-        let (_, before) = std::mem::replace(&mut self.dropped, (now, dropped));
-        if dropped > before {
-            let failure = Failure::new(FailureKind::Publish, DROPPED);
-            self.list(now, failure, dropped - before);
+        self.dropped_listed = now;
+        let dropped = self.link.take_dropped();
+        if dropped > 0 {
+            self.list(now, Failure::new(FailureKind::Publish, DROPPED), dropped);
         }
     }
 

@@ -175,13 +175,13 @@ impl ConfigReader {
     }
 
     /// Returns the keys that were read.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "embedded"))]
     pub(super) fn asked(&self) -> &BTreeSet<String> {
         &self.asked
     }
 
     /// Returns the description of the values that each key accepts.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "embedded"))]
     pub(super) fn allowed(&self) -> &BTreeMap<String, String> {
         &self.allowed
     }

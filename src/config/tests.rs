@@ -716,6 +716,7 @@ pub(crate) fn with_examples(text: &str) -> Table {
 }
 
 /// Returns the dotted keys of all values.
+#[cfg(feature = "embedded")]
 fn keys(table: &Table) -> BTreeSet<String> {
     let below = |(name, value): (&String, &toml::Value)| match value.as_table() {
         Some(table) => keys(table).into_iter().map(|key| format!("{name}.{key}")).collect(),

@@ -89,6 +89,11 @@ impl<Io: LinkIo> BrokerLink<Io> {
         self.devices.table_sizes()
     }
 
+    /// Returns the number of publications that were dropped since the last call.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        self.devices.take_dropped()
+    }
+
     /// Returns the next event for the core. This drives the link, so it has to be polled all the time. Cancel-safe.
     pub async fn event(&mut self) -> BrokerEvent {
         loop {

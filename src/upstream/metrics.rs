@@ -58,12 +58,6 @@ pub struct CallTimes {
 }
 
 impl UpstreamMetrics {
-    /// Returns the number of publications that were dropped.
-    pub fn dropped(&self) -> u64 {
-        let Self { dropped_registrations, dropped_answers, dropped_notifications, dropped_sends, .. } = self;
-        [dropped_registrations, dropped_answers, dropped_notifications, dropped_sends].map(Counter::get).iter().sum()
-    }
-
     /// Registers the metrics, every series with the value 0.
     pub fn register(registry: &mut Registry) -> Self {
         let attempted = "Connection attempts to the broker's listener";

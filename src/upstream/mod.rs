@@ -150,6 +150,16 @@ impl UpstreamLink {
         }
     }
 
+    /// Returns the number of publications that were dropped since the last call.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        match self {
+            Self::ExProto(link) => link.take_dropped(),
+            Self::Mqtt(link) => link.take_dropped(),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(_) => 0,
+        }
+    }
+
     /// Does what can be done without waiting, such as handing packets to the connections, up to the next event for the
     /// core.
     pub fn poll_event(&mut self) -> Option<BrokerEvent> {

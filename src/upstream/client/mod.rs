@@ -159,6 +159,8 @@ pub struct Devices<P: Protocol> {
     pub(super) deadlines: IdDeadlines<ClientTimer<P::Timer>>,
     pub(super) actions: VecDeque<P::Action>,
     next_connection: u64,
+    /// Counts the publications that were dropped since they were last asked for.
+    dropped: u64,
     pub(super) rng: StdRng,
     pub(super) metrics: Arc<UpstreamMetrics>,
 }
@@ -201,6 +203,7 @@ impl<P: Protocol> Devices<P> {
             deadlines: IdDeadlines::default(),
             actions: VecDeque::new(),
             next_connection: 0,
+            dropped: 0,
             rng,
             metrics,
         }
@@ -281,6 +284,11 @@ impl<P: Protocol> Devices<P> {
             nodes_unavailable: self.targets.len() - nodes_available,
             nodes: self.targets.states(),
         }
+    }
+
+    /// Returns the number of publications that were dropped since the last call.
+    pub(in crate::upstream) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Returns the health of the targets if it has changed since the last call.

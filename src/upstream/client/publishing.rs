@@ -53,7 +53,8 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Counts a publication that was given up.
-    pub(in crate::upstream) fn dropped(&self, class: UplinkClass) {
+    pub(in crate::upstream) fn dropped(&mut self, class: UplinkClass) {
+        self.dropped += 1;
         match class {
             UplinkClass::Registration => {
                 self.counters().dropped_registrations.inc();

@@ -4,7 +4,7 @@
 //! 2. Its request is sent in the format that suits the device best (`send`).
 //! 3. If the device rejects the format, the request is sent in the next one (`retry_in_other_format`).
 
-use crate::coap::{Endpoint, ExchangeId, Response};
+use crate::coap::{Endpoint, ExchangeId, Request, RequestIds, Response};
 use crate::command::{Command, Origin};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
@@ -79,45 +79,20 @@ impl CommandScheduler {
         if let Err(reason) = console_observations::check_sending(context, device, command, &paths) {
             return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
         }
-        let (now, to, sent_as) = (context.now, (device.peer, device.shard()), waiting.sent_as.take());
-        let exchange = match &command.operation.kind {
-            OperationKind::Observe | OperationKind::ObserveComposite { .. }
-                if !device.observations.has_room_for(&paths, limits.observations) =>
-            {
-                let reason = "too many observations of this device";
-                return refuse_command(context, device, command, CommandOutcome::Refused, reason);
-            }
-            OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => {
-                let cancelled = device.observations.cancellation(&paths, &device.registration);
-                send_marked(context, device, command, |coap| {
-                    cancelled
-                        .and_then(|(observation, body)| coap.send_cancellation(now, observation, body))
-                        .unwrap_or_else(|| coap.send_request_to_device(now, to, request))
-                })
-            }
-            OperationKind::Read
-            | OperationKind::Discover
-            | OperationKind::Write { .. }
-            | OperationKind::WriteAttributes
-            | OperationKind::Execute { .. }
-            | OperationKind::TriggerBootstrap
-            | OperationKind::Create { .. }
-            | OperationKind::Delete
-            | OperationKind::Observe
-            | OperationKind::ReadComposite { .. }
-            | OperationKind::WriteComposite { .. }
-            | OperationKind::ObserveComposite { .. } => send_marked(context, device, command, |coap| match sent_as {
-                Some(sent_as) => coap.send_request_again(now, to, request, *sent_as),
-                None => coap.send_request_to_device(now, to, request),
-            }),
-        };
+        let begins_observation =
+            matches!(command.operation.kind, OperationKind::Observe | OperationKind::ObserveComposite { .. });
+        if begins_observation && !device.observations.has_room_for(&paths, limits.observations) {
+            let reason = "too many observations of this device";
+            return refuse_command(context, device, command, CommandOutcome::Refused, reason);
+        }
+        let exchange = send_first(context, device, command, &paths, request, waiting.sent_as.take());
         self.registrations.insert(exchange, device.id);
         if let Some(digest) = waiting.retained {
             self.retained.remember(&device.registration.endpoint, digest);
         }
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
-        waiting.expires = waiting.expires.max(now + context.settings.coap.max_transmit_wait());
-        device.sent(now, exchange, waiting, attempts);
+        waiting.expires = waiting.expires.max(context.now + context.settings.coap.max_transmit_wait());
+        device.sent(context.now, exchange, waiting, attempts);
         if let Some(in_flight) = device.in_flight() {
             tell_onlookers(context, device, &in_flight.command, CommandStage::Sent);
         }
@@ -154,6 +129,44 @@ impl CommandScheduler {
         let asked = device.observations.next_scheduled(context.settings.limits.composite_paths)?;
         let command = self.auto_observe.command(asked);
         Some(PendingCommand::new(self.next_number(), command, context.now, self.bytes.take(0)))
+    }
+}
+
+/// Sends the request of a command: of the observation that it cancels, as the message that an earlier process sent, or
+/// as a new one.
+fn send_first(
+    context: &mut Context,
+    device: &Device,
+    command: &Command,
+    paths: &ObservedPaths,
+    request: Request,
+    sent_as: Option<Box<RequestIds>>,
+) -> ExchangeId {
+    let (now, to) = (context.now, (device.peer, device.shard()));
+    match &command.operation.kind {
+        OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => {
+            let cancelled = device.observations.cancellation(paths, &device.registration);
+            send_marked(context, device, command, |coap| {
+                cancelled
+                    .and_then(|(observation, body)| coap.send_cancellation(now, observation, body))
+                    .unwrap_or_else(|| coap.send_request_to_device(now, to, request))
+            })
+        }
+        OperationKind::Read
+        | OperationKind::Discover
+        | OperationKind::Write { .. }
+        | OperationKind::WriteAttributes
+        | OperationKind::Execute { .. }
+        | OperationKind::TriggerBootstrap
+        | OperationKind::Create { .. }
+        | OperationKind::Delete
+        | OperationKind::Observe
+        | OperationKind::ReadComposite { .. }
+        | OperationKind::WriteComposite { .. }
+        | OperationKind::ObserveComposite { .. } => send_marked(context, device, command, |coap| match sent_as {
+            Some(sent_as) => coap.send_request_again(now, to, request, *sent_as),
+            None => coap.send_request_to_device(now, to, request),
+        }),
     }
 }
 
