@@ -41,8 +41,8 @@ impl MetricsPage {
 }
 
 /// Adds up the samples of pages that have the same series, and returns them with the descriptions of the first page.
-/// Each thread counts in metrics of its own, so that no thread waits for the memory of another one, and the library shows
-/// the buckets of a histogram in no other way than as text.
+/// Each thread counts in metrics of its own, so that no thread waits for the memory of another one, and the library
+/// shows the buckets of a histogram in no other way than as text.
 fn added_up(mut pages: impl Iterator<Item = String>) -> String {
     let first = pages.next().unwrap_or_default();
     let others: Vec<String> = pages.collect();

@@ -1,4 +1,5 @@
-//! The faults that devices and probes meet at the targets, and the probes of all targets, also while there is no device.
+//! The faults that devices and probes meet at the targets, and the probes of all targets, also while there is no
+//! device.
 //!
 //! 1. A target that serves is probed every [`QUIET_INTERVAL`].
 //! 2. A fault that counts ([`TargetFaults::count`]) makes it unavailable. From then on it is probed once in a second at

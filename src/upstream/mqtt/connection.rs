@@ -47,17 +47,17 @@ pub enum ConnectionEvent {
 
 /// Carries bytes to be written from the link to the task. The lock is held while bytes are appended.
 #[derive(Debug, Default)]
-pub(super) struct Outbox(Mutex<OutboxState>);
+pub(super) struct WriteQueue(Mutex<WriteQueueState>);
 
 #[derive(Debug, Default)]
-struct OutboxState {
+struct WriteQueueState {
     bytes: Vec<u8>,
-    end: Option<OutboxEnd>,
+    end: Option<WriteQueueEnd>,
     task: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OutboxEnd {
+enum WriteQueueEnd {
     /// The connection ends after everything is written.
     Close,
     Abort,
@@ -69,7 +69,7 @@ enum Taken {
     Aborted,
 }
 
-impl Outbox {
+impl WriteQueue {
     /// Takes bytes to be written. They are copied only if earlier ones wait.
     pub(super) fn send(&self, bytes: Vec<u8>) {
         self.change(|waiting| {
@@ -83,15 +83,15 @@ impl Outbox {
 
     /// Ends the connection after everything is written.
     pub(super) fn close(&self) {
-        self.change(|waiting| waiting.end = waiting.end.or(Some(OutboxEnd::Close)));
+        self.change(|waiting| waiting.end = waiting.end.or(Some(WriteQueueEnd::Close)));
     }
 
     /// Ends the connection now, without a report.
     pub(super) fn abort(&self) {
-        self.change(|waiting| waiting.end = Some(OutboxEnd::Abort));
+        self.change(|waiting| waiting.end = Some(WriteQueueEnd::Abort));
     }
 
-    fn change(&self, change: impl FnOnce(&mut OutboxState)) {
+    fn change(&self, change: impl FnOnce(&mut WriteQueueState)) {
         let task = {
             let mut waiting = self.0.lock().expect(UNPOISONED);
             change(&mut waiting);
@@ -104,13 +104,13 @@ impl Outbox {
 
     fn poll_take(&self, context: &Context<'_>) -> Poll<Taken> {
         let mut waiting = self.0.lock().expect(UNPOISONED);
-        if waiting.end == Some(OutboxEnd::Abort) {
+        if waiting.end == Some(WriteQueueEnd::Abort) {
             return Poll::Ready(Taken::Aborted);
         }
         if !waiting.bytes.is_empty() {
             return Poll::Ready(Taken::Bytes(mem::take(&mut waiting.bytes)));
         }
-        if waiting.end == Some(OutboxEnd::Close) {
+        if waiting.end == Some(WriteQueueEnd::Close) {
             return Poll::Ready(Taken::Closed);
         }
         waiting.task = Some(context.waker().clone());
@@ -121,7 +121,7 @@ impl Outbox {
     pub(super) async fn aborted(&self) {
         std::future::poll_fn(|context| {
             let mut waiting = self.0.lock().expect(UNPOISONED);
-            if waiting.end == Some(OutboxEnd::Abort) {
+            if waiting.end == Some(WriteQueueEnd::Abort) {
                 return Poll::Ready(());
             }
             waiting.task = Some(context.waker().clone());
@@ -173,10 +173,15 @@ pub(super) enum Connection {
 pub(crate) type Opening = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
 
 impl Connection {
-    pub(super) fn new(stream: Stream, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        write_queue: Arc<WriteQueue>,
+        frames: Frames,
+        sender: ConnectionEventSender,
+    ) -> Self {
         match stream {
-            Stream::Plain(stream) => Self::Plain(Serving::new(stream, outbox, frames, sender)),
-            Stream::Secure(stream) => Self::Secure(Box::new(Serving::new(*stream, outbox, frames, sender))),
+            Stream::Plain(stream) => Self::Plain(Serving::new(stream, write_queue, frames, sender)),
+            Stream::Secure(stream) => Self::Secure(Box::new(Serving::new(*stream, write_queue, frames, sender))),
         }
     }
 }
@@ -210,8 +215,8 @@ pub(crate) struct Serving<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<S> {
-    pub(super) fn new(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: ConnectionEventSender) -> Self {
-        let connection = OpenStream { stream, outbox, frames, unwritten: Vec::new(), begun: 0, unreported: 0 };
+    pub(super) fn new(stream: S, write_queue: Arc<WriteQueue>, frames: Frames, sender: ConnectionEventSender) -> Self {
+        let connection = OpenStream { stream, write_queue, frames, unwritten: Vec::new(), begun: 0, unreported: 0 };
         let mut serving = Self { connection: Some(connection), sender, heard: Vec::new().into_iter(), waiting: None };
         serving.tell(ConnectionEvent::Opened);
         serving
@@ -255,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<S> {
 
 struct OpenStream<S> {
     stream: S,
-    outbox: Arc<Outbox>,
+    write_queue: Arc<WriteQueue>,
     frames: Frames,
     unwritten: Vec<u8>,
     /// Counts the bytes of `unwritten` that are written.
@@ -288,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OpenStream<S> {
             let rest = self.unwritten.get(self.begun..).unwrap_or_default();
             if rest.is_empty() {
                 self.begun = 0;
-                self.unwritten = match ready!(self.outbox.poll_take(context)) {
+                self.unwritten = match ready!(self.write_queue.poll_take(context)) {
                     Taken::Bytes(bytes) => bytes,
                     Taken::Closed => return Poll::Ready(ServeStep::Closed),
                     Taken::Aborted => return Poll::Ready(ServeStep::Aborted),
@@ -354,14 +359,14 @@ mod tests {
 
     fn start(
         capacity: usize,
-    ) -> (tokio::io::DuplexStream, Arc<Outbox>, mpsc::Receiver<(ConnectionId, ConnectionEvent)>) {
+    ) -> (tokio::io::DuplexStream, Arc<WriteQueue>, mpsc::Receiver<(ConnectionId, ConnectionEvent)>) {
         let (ours, broker) = duplex(capacity);
-        let outbox = Arc::new(Outbox::default());
+        let write_queue = Arc::new(WriteQueue::default());
         let (events, told) = mpsc::channel(10);
         let sender = ConnectionEventSender { connection: ConnectionId(1), events };
-        let mut serving = Serving::new(ours, outbox.clone(), Frames::new(ProtocolVersion::V5, 1000), sender);
+        let mut serving = Serving::new(ours, write_queue.clone(), Frames::new(ProtocolVersion::V5, 1000), sender);
         tokio::spawn(std::future::poll_fn(move |context| serving.poll_end(context)));
-        (broker, outbox, told)
+        (broker, write_queue, told)
     }
 
     #[test]
@@ -372,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn packets_are_heard_however_they_are_cut_and_the_end_is_told_last() {
-        let (mut broker, _outbox, mut told) = start(3);
+        let (mut broker, _write_queue, mut told) = start(3);
         broker.write_all(&[0xd0, 0, 0xd0, 0, 0x40, 2, 0, 7]).await.unwrap();
         drop(broker);
         assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
@@ -386,11 +391,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_written_before_a_connection_closes() {
-        let (mut broker, outbox, mut told) = start(8);
+        let (mut broker, write_queue, mut told) = start(8);
         for _ in 0..100 {
-            outbox.send(codec::ping());
+            write_queue.send(codec::ping());
         }
-        outbox.close();
+        write_queue.close();
         let mut bytes = Vec::new();
         broker.read_to_end(&mut bytes).await.unwrap();
         assert_eq!(bytes, codec::ping().repeat(100));
@@ -401,9 +406,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_is_given_up_ends_at_once() {
-        let (mut broker, outbox, mut told) = start(8);
+        let (mut broker, write_queue, mut told) = start(8);
         assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
-        outbox.abort();
+        write_queue.abort();
         let mut bytes = Vec::new();
         broker.read_to_end(&mut bytes).await.unwrap();
         assert!(bytes.is_empty());
@@ -412,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_packet_that_is_none_ends_the_connection() {
-        let (mut broker, _outbox, mut told) = start(100);
+        let (mut broker, _write_queue, mut told) = start(100);
         broker.write_all(&[0x10, 0]).await.unwrap();
         assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
         let Some((_, ConnectionEvent::Ended(why))) = told.recv().await else { panic!("no end") };

@@ -43,7 +43,7 @@ use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
 
 use codec::Frames;
-use connection::{Connection, ConnectionEvent, ConnectionEventSender, Outbox};
+use connection::{Connection, ConnectionEvent, ConnectionEventSender, WriteQueue};
 use devices::{MqttAction, MqttDevices, MqttProtocol, Probed};
 
 pub use codec::ProtocolVersion;
@@ -93,7 +93,7 @@ pub struct MqttIo {
     /// The runtime for connections with TLS, if not the one of the link.
     pub(super) tls_runtime: Option<Handle>,
     sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
-    outboxes: IdMap<ConnectionId, Arc<Outbox>>,
+    write_queues: IdMap<ConnectionId, Arc<WriteQueue>>,
 }
 
 /// Says which task has ended.
@@ -121,7 +121,7 @@ impl MqttLink {
         let dialers = config.brokers.iter().map(dialer).collect();
         let (sender, events) = mpsc::channel(config.link.event_queue.max(1));
         info!(brokers = config.brokers.join(", "), "connecting devices to the broker by MQTT");
-        let io = MqttIo { config, connector, dialers, tls_runtime: None, sender, outboxes: IdMap::default() };
+        let io = MqttIo { config, connector, dialers, tls_runtime: None, sender, write_queues: IdMap::default() };
         Ok(Self::new(io, devices, events, JoinSet::new(), condition))
     }
 }
@@ -142,18 +142,18 @@ impl LinkIo for MqttIo {
                 self.dial(tasks, connection, destination, version);
             }
             MqttAction::Send { connection, bytes } => {
-                if let Some(outbox) = self.outboxes.get(&connection) {
-                    outbox.send(bytes);
+                if let Some(write_queue) = self.write_queues.get(&connection) {
+                    write_queue.send(bytes);
                 }
             }
             MqttAction::Close { connection } => {
-                if let Some(outbox) = self.outboxes.remove(&connection) {
-                    outbox.close();
+                if let Some(write_queue) = self.write_queues.remove(&connection) {
+                    write_queue.close();
                 }
             }
             MqttAction::HangUp { connection } => {
-                if let Some(outbox) = self.outboxes.remove(&connection) {
-                    outbox.abort();
+                if let Some(write_queue) = self.write_queues.remove(&connection) {
+                    write_queue.abort();
                 }
             }
             MqttAction::Probe { broker } => self.probe(tasks, broker),
@@ -166,13 +166,13 @@ impl LinkIo for MqttIo {
         match event {
             ConnectionEvent::Opened => devices.opened(now, connection),
             ConnectionEvent::NotOpened(failure) => {
-                self.outboxes.remove(&connection);
+                self.write_queues.remove(&connection);
                 devices.not_opened(now, connection, &failure);
             }
             ConnectionEvent::Heard(packet) => devices.heard(now, connection, packet),
             ConnectionEvent::Written(bytes) => devices.written(now, connection, bytes),
             ConnectionEvent::Ended(why) => {
-                self.outboxes.remove(&connection);
+                self.write_queues.remove(&connection);
                 devices.ended(now, connection, &why);
             }
         }
@@ -209,13 +209,13 @@ impl MqttIo {
             Destination::Configured(broker) => (self.dialers[broker.0].dial(), self.is_secure(broker)),
             Destination::Referred(server) => (self.referred(server).dial(), self.is_secure(TargetId(0))),
         };
-        let outbox = Arc::new(Outbox::default());
-        self.outboxes.insert(connection, outbox.clone());
+        let write_queue = Arc::new(WriteQueue::default());
+        self.write_queues.insert(connection, write_queue.clone());
         let frames = Frames::new(version, self.config.max_packet_size);
         let sender = ConnectionEventSender { connection, events: self.sender.clone() };
         let connection = Connection::Opening(Box::pin(async move {
-            match dial_unless_aborted(dial, outbox.clone()).await? {
-                Ok(stream) => Some(Connection::new(stream, outbox, frames, sender)),
+            match dial_unless_aborted(dial, write_queue.clone()).await? {
+                Ok(stream) => Some(Connection::new(stream, write_queue, frames, sender)),
                 Err(error) => {
                     sender.tell_later(ConnectionEvent::NotOpened(error.into())).await;
                     None
@@ -249,11 +249,11 @@ impl MqttIo {
 /// Dials. Returns nothing if the connection is given up meanwhile.
 async fn dial_unless_aborted(
     dial: impl Future<Output = Result<Stream, DialError>>,
-    outbox: Arc<Outbox>,
+    write_queue: Arc<WriteQueue>,
 ) -> Option<Result<Stream, DialError>> {
     tokio::select! {
         opened = dial => Some(opened),
-        () = outbox.aborted() => None,
+        () = write_queue.aborted() => None,
     }
 }
 

@@ -20,7 +20,7 @@ pub struct PendingCommand {
     pub serial: Option<u64>,
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
-    /// What named its request when an earlier process sent it. Boxed: few commands have it.
+    /// The ids of its request, if an earlier process sent it. Boxed: few commands have it.
     pub sent_as: Option<Box<RequestIds>>,
     pub room: ByteReservation,
 }

@@ -97,8 +97,8 @@ impl Network {
     }
 
     /// Lets the link say at once whether it has room for a Send. What it has room for the broker takes after its delay,
-    /// in order. The share of [`super::Weather::unpublished`] finds no room, or is rejected by the broker where the device
-    /// waits for that.
+    /// in order. The share of [`super::Weather::unpublished`] finds no room, or is rejected by the broker where the
+    /// device waits for that.
     pub(super) fn take_send(&mut self, registration: RegistrationId, ticket: Ticket, publication: Publication) {
         let is_refused = self.rng.random_bool(self.weather.unpublished);
         if is_refused && (!self.asks_the_broker || self.rng.random_bool(0.5)) {

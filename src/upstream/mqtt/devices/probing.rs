@@ -1,5 +1,5 @@
-//! Probes of the addresses, and the attempts of devices at an unavailable one: while it cannot be reached the devices are
-//! parked, and one in a second tries.
+//! Probes of the addresses, and the attempts of devices at an unavailable one: while it cannot be reached the devices
+//! are parked, and one in a second tries.
 
 use std::time::{Duration, Instant};
 

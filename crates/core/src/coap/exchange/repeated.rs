@@ -7,7 +7,7 @@ use lwm2m_base::{Peer, Shard};
 use super::open_exchanges::Expected;
 use super::{ExchangeId, Exchanges, MessageId, Persistence, Request, Token};
 
-/// What names a request to its peer: a peer that gets it twice recognises the second one by its message ID and answers
+/// Names a request to its peer: a peer that gets it twice recognises the second one by its message ID and answers
 /// as before (RFC 7252 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestIds {
