@@ -91,6 +91,12 @@ pub(crate) struct ResultLabel {
     pub result: &'static str,
 }
 
+/// Distinguishes the series of one name by a state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct StateLabel {
+    pub state: &'static str,
+}
+
 /// Labels of a family of metrics.
 pub(crate) trait Labels: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static {}
 

@@ -66,7 +66,7 @@ impl ThreadShards {
     pub(crate) const MAX_THREADS: u8 = 128;
 
     /// Returns the shards of a thread, whose number counts from 0. Returns `None` if there is no such thread or if
-    /// there are more than [`Self::MAX_THREADS`].
+    /// there are more than `Self::MAX_THREADS`.
     pub fn new(thread: u8, threads: u8) -> Option<Self> {
         let threads = NonZero::new(threads)?;
         let is_valid = thread < threads.get() && threads.get() <= Self::MAX_THREADS;

@@ -7,7 +7,7 @@
 //! 1. The target asks the source for the device. The source stops serving it, stores that it did, and sends the record.
 //! 2. The target stores the record as arriving, and swaps the place. **The swap decides**: the target has the device.
 //! 3. The target tells the source, which removes its record.
-//! 4. A source that hears nothing for [`ANSWER_TIME`] swaps its own place for the next version. If that succeeds, a
+//! 4. A source that hears nothing for `ANSWER_TIME` swaps its own place for the next version. If that succeeds, a
 //!    late swap of the target fails, and the source serves the device again. If it fails, the target has the device.
 //!    While the engine does not answer, neither serves it.
 //!

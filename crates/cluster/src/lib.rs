@@ -12,7 +12,7 @@
 //!
 //! - It reads no clock, draws no random numbers and does no IO: time, answers and messages are arguments.
 //! - No two records of one association have the same number, whatever the store of leases forgets or brings back. This
-//!   rests on the conditions that [`write_number`] names.
+//!   rests on the conditions that `write_number` names.
 //! - A shard is served by one node at a time. A process that was stopped serves nothing of what another one acquired
 //!   meanwhile, if it calls [`ClusterMember::handle_timeout`] before it sends. There is one exception: with
 //!   [`Isolated::Serve`] a node in [`EngineContact::Alone`] serves, although silent peers may reach the engine.

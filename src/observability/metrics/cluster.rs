@@ -5,9 +5,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::meters::{counter, counters, gauge, gauges, histogram};
+use crate::meters::{StateLabel, counter, counters, gauge, gauges, histogram};
 
-use super::labels::{ReasonLabel, StateLabel};
+use super::labels::ReasonLabel;
 
 /// Upper bounds of the buckets of the time that a shard takes from its lease to its service, in seconds.
 const TAKEOVERS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];

@@ -53,12 +53,6 @@ pub(crate) struct StatusLabel {
     pub status: &'static str,
 }
 
-/// Distinguishes the states of a node of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct StateLabel {
-    pub state: &'static str,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct PartLabel {
     pub part: &'static str,

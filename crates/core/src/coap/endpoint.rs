@@ -262,7 +262,7 @@ impl Endpoint {
     }
 
     /// Returns the token of an observation and the freshness of its newest notification, which
-    /// [`Endpoint::restore_observation`] needs.
+    /// `Endpoint::restore_observation` needs.
     pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
         self.exchanges.observation(id)
     }

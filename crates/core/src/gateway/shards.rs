@@ -36,7 +36,7 @@ pub struct ShardContents {
     pub firmware_jobs: Vec<FirmwareJobRecord>,
 }
 
-/// How a gateway loses a shard.
+/// Says how a gateway loses a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardEnd {
     /// All its records are stored. What is queued for the broker is published.

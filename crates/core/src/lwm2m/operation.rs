@@ -28,7 +28,7 @@ pub struct Operation {
 pub enum OperationKind {
     Read,
     Discover,
-    /// Writes to an instance, a resource or a resource instance. The values have at most [`codec::tlv::MAX_LENGTH`]
+    /// Writes to an instance, a resource or a resource instance. The values have at most `codec::tlv::MAX_LENGTH`
     /// bytes in all.
     Write {
         values: Vec<Assignment>,

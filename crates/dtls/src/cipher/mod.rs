@@ -83,7 +83,7 @@ impl RecordKeys {
         &self.block
     }
 
-    /// Seals a record of epoch 1. `plaintext` is shorter than [`MAX_PLAINTEXT`].
+    /// Seals a record of epoch 1. `plaintext` is shorter than `MAX_PLAINTEXT`.
     pub fn seal(&self, sealing: Sealing<'_>, plaintext: &[u8]) -> Vec<u8> {
         let Sealing { writer, content_type, sequence, cid } = sealing;
         debug_assert!(plaintext.len() < MAX_PLAINTEXT && content_type != ContentType::Tls12Cid);

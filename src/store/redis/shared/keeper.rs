@@ -66,12 +66,12 @@ pub(crate) struct SharedKeeper {
     answers: UnboundedSender<EngineAnswer>,
     ends: Vec<UnboundedSender<WriterReply>>,
     condition: Option<Condition>,
-    /// What was asked and is not done.
+    /// The requests that are not done.
     queue: VecDeque<EngineAsk>,
     /// The shards of the node, with the terms in which it acquired them.
     held: HashMap<Shard, Term>,
     /// The batch that is being written.
-    current: Option<WriteInProgress>,
+    current: Option<SharedWrite>,
     /// The number of the last batch. It grows as long as the process runs, so that no late request is written again.
     seq: u64,
     /// The run of the server and the number of the database at the last round.
@@ -85,7 +85,7 @@ pub(crate) struct SharedKeeper {
 }
 
 /// Batches that are written together.
-struct WriteInProgress {
+struct SharedWrite {
     steps: Vec<BatchStep>,
     /// Kept to be counted when they are durable.
     changes: Vec<Change>,
@@ -96,7 +96,7 @@ struct WriteInProgress {
 
 /// Reasons why an attempt failed.
 #[derive(Debug, Error)]
-enum AttemptError {
+enum SharedAttemptError {
     #[error(transparent)]
     Engine(#[from] ConnectionError),
     #[error(transparent)]
@@ -195,8 +195,7 @@ impl SharedKeeper {
             count += next.changes.len();
             batches.push_back(next);
         }
-        let mut write =
-            WriteInProgress { steps: Vec::new(), changes: Vec::new(), replies: Vec::new(), is_fenced: false };
+        let mut write = SharedWrite { steps: Vec::new(), changes: Vec::new(), replies: Vec::new(), is_fenced: false };
         let now = monotonic_now();
         for PendingWrite { version, changes, replies } in batches {
             self.parts.layout.note_homes(&changes);
@@ -211,7 +210,7 @@ impl SharedKeeper {
     }
 
     /// Connects if there is no connection, does what was asked, and writes the batch.
-    async fn attempt(&mut self) -> Result<(), AttemptError> {
+    async fn attempt(&mut self) -> Result<(), SharedAttemptError> {
         let patience = self.patience();
         if self.parts.connection.is_none() {
             let connected = timeout(patience * 2, self.parts.dialer.connect()).await;
@@ -228,7 +227,7 @@ impl SharedKeeper {
     }
 
     /// Does what was asked first, together with what was asked after it and is of the same kind.
-    async fn do_asked(&mut self) -> Result<(), AttemptError> {
+    async fn do_asked(&mut self) -> Result<(), SharedAttemptError> {
         match self.queue.front() {
             Some(EngineAsk::Request(EngineRequest::Round { .. })) => self.ask_round().await,
             Some(EngineAsk::Load { .. }) => self.load().await,
@@ -237,7 +236,7 @@ impl SharedKeeper {
         }
     }
 
-    async fn ask_round(&mut self) -> Result<(), AttemptError> {
+    async fn ask_round(&mut self) -> Result<(), SharedAttemptError> {
         let Some(EngineAsk::Request(EngineRequest::Round { asked, entry, renewals })) = self.queue.pop_front() else {
             return Ok(());
         };
@@ -262,7 +261,7 @@ impl SharedKeeper {
     }
 
     /// Asks for leases, claims and the like, all that wait one after the other.
-    async fn ask_together(&mut self) -> Result<(), AttemptError> {
+    async fn ask_together(&mut self) -> Result<(), SharedAttemptError> {
         let mut asked = Vec::new();
         while asked.len() < AT_ONCE
             && let Some(ask) = self.queue.pop_front()
@@ -343,7 +342,7 @@ impl SharedKeeper {
         self.tell_member(EngineAnswer::Claimed(Box::new((question, answer))));
     }
 
-    async fn load(&mut self) -> Result<(), AttemptError> {
+    async fn load(&mut self) -> Result<(), SharedAttemptError> {
         let Some(&EngineAsk::Load { shard, term }) = self.queue.front() else { return Ok(()) };
         let (hashes, commands): (Vec<_>, Vec<_>) = self.parts.identity.load(shard).into_iter().unzip();
         let mut pipeline = Pipeline::new();
@@ -374,7 +373,7 @@ impl SharedKeeper {
     }
 
     /// Writes the batch, unless the server denies one of its leases.
-    async fn write(&mut self) -> Result<(), AttemptError> {
+    async fn write(&mut self) -> Result<(), SharedAttemptError> {
         let Some(current) = &mut self.current else { return Ok(()) };
         if current.steps.is_empty() {
             self.written_durably();
@@ -418,7 +417,7 @@ impl SharedKeeper {
     }
 
     fn written_durably(&mut self) {
-        let Some(WriteInProgress { changes, replies, .. }) = self.current.take() else { return };
+        let Some(SharedWrite { changes, replies, .. }) = self.current.take() else { return };
         self.metrics.store.written(&changes);
         for (version, driver) in replies {
             // A driver that has closed its end does not wait for the answer.
@@ -440,7 +439,7 @@ impl SharedKeeper {
             None if removals.is_empty() => {}
             None => {
                 let (changes, replies) = (Vec::new(), Vec::new());
-                self.current = Some(WriteInProgress { steps: removals, changes, replies, is_fenced: false });
+                self.current = Some(SharedWrite { steps: removals, changes, replies, is_fenced: false });
             }
         }
         self.tell(StoreEvent::ContentsLost);
@@ -455,7 +454,7 @@ impl SharedKeeper {
         }
     }
 
-    fn failed(&mut self, error: &AttemptError) {
+    fn failed(&mut self, error: &SharedAttemptError) {
         self.parts.connection = None;
         self.metrics.store.write_errors.inc();
         self.metrics.store.failing.set(1);

@@ -78,7 +78,7 @@ pub enum EngineAnswer {
     Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
 }
 
-/// Where the member task reaches the keeper.
+/// The way by which the member task reaches the keeper.
 pub struct EngineChannel {
     pub asks: mpsc::UnboundedSender<EngineAsk>,
     pub answers: mpsc::UnboundedReceiver<EngineAnswer>,

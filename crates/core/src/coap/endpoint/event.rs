@@ -57,7 +57,7 @@ pub enum EndpointEvent {
         observation: ExchangeId,
     },
     /// The next block of a body that its owner supplies needs these bytes:
-    /// [`Endpoint::supply`](super::Endpoint::supply).
+    /// `Endpoint::supply`.
     BodyWanted {
         exchange: ExchangeId,
         offset: usize,

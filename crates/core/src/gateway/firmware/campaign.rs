@@ -1,7 +1,7 @@
 //! A campaign: the firmware update of many devices, as a state machine without IO.
 //!
-//! 1. The campaign is told which devices can be reached ([`Campaign::heard_from`]). Those that it selects are its
-//!    members. It asks for one action at a time ([`Campaign::next_action`]), and is told what came of it.
+//! 1. The campaign is told which devices can be reached (`Campaign::heard_from`). Those that it selects are its
+//!    members. It asks for one action at a time (`Campaign::next_action`), and is told what came of it.
 //! 2. A member that is awake is asked for the resources of the filter and for its version. It is done with if it has
 //!    the version or does not match.
 //! 3. It is updated when there is room ([`spec::CampaignSpec::concurrency`]), the pace allows it, the window is open

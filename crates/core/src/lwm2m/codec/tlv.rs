@@ -54,7 +54,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Tlv<'_>>, TlvError> {
     Ok(elements)
 }
 
-/// Writes a list of elements, each of at most [`MAX_LENGTH`] bytes.
+/// Writes a list of elements, each of at most `MAX_LENGTH` bytes.
 pub fn encode(elements: &[Tlv<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     elements.iter().for_each(|element| element.write(&mut bytes));

@@ -74,7 +74,7 @@ pub enum Selection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureLimit {
     Number(u32),
-    /// Percent of the updates that have ended, as soon as [`FailureLimit::SAMPLE`] have.
+    /// Percent of the updates that have ended, as soon as `FailureLimit::SAMPLE` have.
     Percent(u8),
 }
 
