@@ -132,14 +132,14 @@ async fn try_store(config: &Config) -> Vec<ConnectCheck> {
             Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
             Err(error) => problem(one_line(&error.to_string())),
         }],
-        StoreKind::Redis => match store::redis::try_out(&config.store.redis).await {
-            Ok(trial) => redis_checks(trial),
+        StoreKind::Redis => match store::redis::try_out(&config.store.redis, config.cluster.is_some()).await {
+            Ok(trial) => redis_checks(trial, config.cluster.is_some()),
             Err(error) => vec![problem(one_line(&error.to_string()))],
         },
     }
 }
 
-fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial) -> Vec<ConnectCheck> {
+fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial, is_shared: bool) -> Vec<ConnectCheck> {
     let mut found = vec![works(format!("store.redis: {server} is a primary that can be used"))];
     if !is_persistent {
         found.push(warning(format!(
@@ -147,6 +147,7 @@ fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial) -> Vec<C
         )));
     }
     found.push(match user {
+        _ if is_shared => works("store.redis: its records are of a cluster, or there are none yet"),
         None => works("store.redis: no gateway uses the store"),
         Some(user) => warning(format!(
             "store.redis: the gateway {user} uses the store: another one starts only when that one has ended. That is \

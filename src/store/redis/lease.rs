@@ -95,13 +95,6 @@ impl ProcessIdentity {
         command
     }
 
-    /// Returns the question for the format and the fingerprint of the key of the records.
-    pub(crate) fn ask_about(&self) -> Cmd {
-        let mut command = cmd("HMGET");
-        command.arg(self.key("about")).arg("format").arg("seal");
-        command
-    }
-
     /// Returns the question for the owner of the lease, and when it ends.
     pub(crate) fn ask_lease(&self) -> Cmd {
         let mut command = cmd("HMGET");

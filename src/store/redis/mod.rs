@@ -87,8 +87,11 @@ pub enum RedisError {
     NoSealKey(PathBuf),
     #[error("store.redis.seal_keyfile: the records in the store are sealed with another key")]
     OtherSealKey,
-    #[error("store.redis: the records have format {0}, and this version reads format {here}", here = layout::FORMAT)]
-    OtherFormat(String),
+    #[error(
+        "store.redis: the records have format {stored}, and format {expected} is expected. A newer version or, with \
+         cluster.enable, a gateway of the other kind wrote them: set another store.redis.prefix"
+    )]
+    OtherFormat { stored: String, expected: &'static str },
     #[error("store.redis: {0}")]
     Answer(#[from] AnswerError),
     #[error("store.redis: {0}")]
@@ -262,11 +265,31 @@ async fn acquire(
                 info!(?wait, "waiting, since the server of the store was replaced: DTLS record numbers may not repeat");
                 wait.min(LEASE)
             }
-            AcquireAnswer::OtherFormat(format) => return Err(RedisError::OtherFormat(format)),
+            AcquireAnswer::OtherFormat(stored) => {
+                return Err(RedisError::OtherFormat { stored, expected: layout::FORMAT });
+            }
             AcquireAnswer::OtherKey => return Err(RedisError::OtherSealKey),
         };
         sleep(pause).await;
     }
+}
+
+/// Checks that the records, if there are any, have this format and are sealed with the key of this fingerprint.
+async fn check_about(
+    connection: &mut RedisConnection,
+    (prefix, seal): (&str, &str),
+    expected: &'static str,
+) -> Result<(), RedisError> {
+    let mut question = cmd("HMGET");
+    question.arg(format!("{prefix}:about")).arg("format").arg("seal");
+    let (format, key): (Option<String>, Option<String>) = connection.ask(&question).await?;
+    if let Some(stored) = format.filter(|format| format != expected) {
+        return Err(RedisError::OtherFormat { stored, expected });
+    }
+    if key.is_some_and(|key| key != seal) {
+        return Err(RedisError::OtherSealKey);
+    }
+    Ok(())
 }
 
 /// Reads all records.

@@ -5,7 +5,7 @@ use ::redis::{Pipeline, cmd};
 use super::config::RedisConfig;
 use super::lease::ProcessIdentity;
 use super::seal::Seal;
-use super::{RedisError, dialer, layout, seal_key};
+use super::{RedisError, check_about, dialer, layout, seal_key, shared};
 
 /// Holds what a server that can be used tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,27 +18,20 @@ pub(crate) struct RedisTrial {
     pub user: Option<String>,
 }
 
-/// Tests whether the server and its records could be used; nothing is changed there.
+/// Tests whether the server and its records could be used, in a cluster if `is_shared`; nothing is changed there.
 ///
 /// # Errors
 /// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be
 /// read.
-pub(crate) async fn try_out(config: &RedisConfig) -> Result<RedisTrial, RedisError> {
+pub(crate) async fn try_out(config: &RedisConfig, is_shared: bool) -> Result<RedisTrial, RedisError> {
     let seal = Seal::fingerprint(&seal_key(config)?)?;
     let mut connection = dialer(config)?.connect().await?;
+    let format = if is_shared { shared::FORMAT } else { layout::FORMAT };
+    check_about(&mut connection, (&config.prefix, &seal), format).await?;
     let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: String::new(), seal };
     let mut questions = Pipeline::new();
-    questions.add_command(identity.ask_about()).add_command(identity.ask_lease()).add_command(cmd("TIME"));
-    let (about, lease, time): (Vec<Option<String>>, Vec<Option<String>>, Vec<u64>) =
-        connection.ask_all(&questions).await?;
-    if let [format, seal, ..] = about.as_slice() {
-        if let Some(format) = format.as_ref().filter(|format| *format != layout::FORMAT) {
-            return Err(RedisError::OtherFormat(format.clone()));
-        }
-        if seal.as_ref().is_some_and(|seal| *seal != identity.seal) {
-            return Err(RedisError::OtherSealKey);
-        }
-    }
+    questions.add_command(identity.ask_lease()).add_command(cmd("TIME"));
+    let (lease, time): (Vec<Option<String>>, Vec<u64>) = connection.ask_all(&questions).await?;
     Ok(RedisTrial {
         server: connection.server.clone(),
         is_persistent: connection.is_persistent,

@@ -312,6 +312,10 @@ async fn an_endpoint_is_registered_at_one_node_and_a_node_without_the_store_susp
     until("the node serves again", || device.updates());
     until_divided(&[&nodes[0], &nodes[1]]);
     assert_eq!(nodes[1].gateway.output().matches("device registered").count(), 1);
+
+    let mut alone = Gateway::start_without_waiting(&broker.addresses, &server.lines());
+    assert_eq!(alone.wait().code(), Some(1), "a gateway without a cluster does not use its store");
+    assert!(alone.output().contains("the records have format cluster-1"), "{}", alone.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,17 @@
 //! The ids that a gateway gives out name its shards, so that a datagram can be routed by them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use lwm2m_base::{Shard, ThreadShards};
 use lwm2m_core::coap::{Code, Token};
+use lwm2m_core::gateway::broker::BrokerCommand;
+use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::shards::{ShardContents, ShardEnd};
+use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::registry::Location;
-use lwm2m_testkit::scene::{Scene, read};
+use lwm2m_dtls::Term;
+use lwm2m_testkit::scene::{QUERY, Scene, read};
 use proptest::prelude::*;
 
 /// Registers devices with a gateway that has these shards, sends each of them a command, and returns the shards of the
@@ -62,6 +68,51 @@ fn the_shard_of_a_location_is_in_its_first_eight_bits() {
     for (text, number) in [("AAAAAAAAAAAA", 0), ("AQ", 1), ("BA", 4), ("BP", 4), ("_w", 255), ("__________", 255)] {
         assert_eq!(Location::shard_of(text), Some(Shard::new(number)), "{text}");
     }
+}
+
+/// Returns the outputs of a gateway that are no reports.
+fn outputs(gateway: &mut Gateway) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    loop {
+        match gateway.poll_output() {
+            Output::Idle(_) => return outputs,
+            Output::Report(_) => {}
+            output => outputs.push(output),
+        }
+    }
+}
+
+#[test]
+fn a_lost_shard_is_forgotten_without_a_word_and_one_that_comes_continues_its_devices() {
+    let mut scene = Scene::new();
+    scene.gateway.restore(scene.now, Vec::new());
+    scene.register(QUERY);
+    let changes = scene.gateway.take_changes(scene.now, 100);
+    let record = changes.into_iter().find_map(|change| match change {
+        Change::Put(record) => Some(*record),
+        _ => None,
+    });
+    let record = record.expect("the device is stored");
+    let shard = record.shard();
+    scene.command(&read(1));
+    scene.forget_what_was_said();
+
+    scene.gateway.forget_shard(scene.now, shard, ShardEnd::Lost);
+    let said = outputs(&mut scene.gateway);
+    assert!(matches!(said[..], [Output::Broker(BrokerCommand::Abandon { .. })]), "{said:?}");
+    assert_eq!(scene.gateway.registered_names().count(), 0);
+    assert!(!scene.gateway.shards().contains(shard) && !scene.gateway.has_changes());
+    scene.gateway.handle_timeout(scene.now + Duration::from_secs(60));
+    assert_eq!(outputs(&mut scene.gateway), [], "nothing is sent to the device again");
+
+    let now = scene.now + Duration::from_secs(60);
+    let contents = ShardContents { devices: vec![record.clone()], ..ShardContents::default() };
+    scene.gateway.restore_shard(now, (shard, Term::new(7)), contents);
+    let said = outputs(&mut scene.gateway);
+    assert!(matches!(said[..], [Output::Broker(BrokerCommand::Resume { .. })]), "{said:?}");
+    let names: Vec<_> = scene.gateway.registered_names().collect();
+    assert_eq!(names, [(record.registration.endpoint.as_str(), record.location.as_str())]);
+    assert!(scene.gateway.shards().contains(shard));
 }
 
 proptest! {

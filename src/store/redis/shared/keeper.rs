@@ -36,7 +36,7 @@ use super::super::layout::{BatchStep, Layout, RestoredContents};
 use super::super::lease::AnswerError;
 use super::super::seal::{Seal, SealKey};
 use super::super::{BATCH, RedisError, random_text};
-use super::requests::{NodeIdentity, RoundLists, SharedRound, parse_acquisition};
+use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition};
 use super::{EngineAnswer, EngineAsk};
 
 /// The first pause after a failed request. It doubles up to the interval of renewals.
@@ -247,7 +247,7 @@ impl SharedKeeper {
         let request = self.parts.identity.round(&entry, &renewals, self.seq, &random_text()?);
         let lists: RoundLists = self.ask(&request).await?;
         match SharedRound::parse(asked, lists)? {
-            SharedRound::OtherFormat(format) => Err(RedisError::OtherFormat(format).into()),
+            SharedRound::OtherFormat(stored) => Err(RedisError::OtherFormat { stored, expected: FORMAT }.into()),
             SharedRound::OtherKey => Err(RedisError::OtherSealKey.into()),
             SharedRound::Answered { answer, database } => {
                 let before = self.database.replace(database);

@@ -38,11 +38,11 @@ use super::super::{StoreConfig, StoreContents, StoreError};
 use super::keeper::KeeperStart;
 use super::layout::{Layout, RecordHash, RestoredContents};
 use super::seal::Seal;
-use super::{BATCH, RedisError, connect_at_start, dialer, read_hashes, seal_key};
+use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashes, seal_key};
 use keeper::{SharedKeeper, SharedParts};
 use requests::NodeIdentity;
 
-pub use requests::FORMAT;
+pub(crate) use requests::FORMAT;
 
 /// The node of a cluster, as the store knows it.
 #[derive(Clone, Debug)]
@@ -136,6 +136,7 @@ async fn open_there(
     let identity = NodeIdentity { prefix: config.prefix.clone(), process, name, timing, seal };
     let dialer = dialer(config)?;
     let mut connection = connect_at_start(&dialer).await?;
+    check_about(&mut connection, (&identity.prefix, &identity.seal), FORMAT).await?;
     let server = connection.server.clone();
     if !connection.is_persistent {
         warn!(server, "the server of the store writes no append-only file: its restart loses the registrations");

@@ -18,7 +18,7 @@ use super::super::seal::Seal;
 use super::scripts::SharedScript;
 
 /// The format of a shared store. It counts up with each change that an older version could not read.
-pub const FORMAT: &str = "cluster-1";
+pub(crate) const FORMAT: &str = "cluster-1";
 /// The time for which a claim of an endpoint name holds without a record of the device.
 const CLAIM: Duration = Duration::from_secs(30);
 
