@@ -9,6 +9,7 @@ pub(crate) mod campaign_ask;
 mod campaigns;
 pub mod clustered;
 pub mod control;
+pub mod forwarding;
 mod moving;
 pub(crate) mod onlookers;
 pub mod owners;
@@ -28,7 +29,6 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
 use crate::clock::{monotonic_now, unix_time};
-use crate::cluster::ClusterCommand;
 use crate::credentials::KeyFinder;
 use crate::firmware::{ImageAnswer, ImageReader, ImageRequest};
 use crate::observability::failures::{Failure, FailureKind, FailureLog};
@@ -44,7 +44,7 @@ use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 use lwm2m_router::Route;
 
 use askers::Askers;
-use clustered::{ClusterSeat, Place};
+use clustered::{ClusterInput, ClusterSeat};
 use control::DriverRequest;
 use onlookers::Onlookers;
 use threads::{DriverThread, ThreadInput};
@@ -102,7 +102,7 @@ enum DriverInput {
     Store(StoreEvent),
     Asked(DriverRequest),
     Thread(ThreadInput),
-    Cluster(ClusterCommand),
+    Cluster(ClusterInput),
     Deadline,
     Stop,
 }
@@ -251,7 +251,7 @@ impl Driver {
                 event = store_event(self.store.as_mut()) => DriverInput::Store(event),
                 Some(request) = self.requests.recv() => DriverInput::Asked(request),
                 input = thread_input(self.thread.as_mut()) => DriverInput::Thread(input),
-                command = cluster_command(self.cluster.as_mut()) => DriverInput::Cluster(command),
+                input = cluster_input(self.cluster.as_mut()) => DriverInput::Cluster(input),
                 () = take_turns(overdue_turns), if overdue => DriverInput::Deadline,
                 () = sleep_until(deadline.into()), if !overdue => DriverInput::Deadline,
                 () = &mut stop => DriverInput::Stop,
@@ -270,7 +270,8 @@ impl Driver {
                 DriverInput::Store(event) => self.handle_store(now, event),
                 DriverInput::Asked(request) => self.handle_request(now, request),
                 DriverInput::Thread(input) => self.handle_thread(now, input),
-                DriverInput::Cluster(command) => self.obey(command),
+                DriverInput::Cluster(ClusterInput::Command(command)) => self.obey(command),
+                DriverInput::Cluster(ClusterInput::Peer(input)) => self.handle_peers(now, input),
                 DriverInput::Deadline => self.gateway.handle_timeout(now),
                 DriverInput::Stop => return,
             }
@@ -279,6 +280,7 @@ impl Driver {
             self.flush(now);
             self.hand_over_records();
             if self.cluster.is_some() {
+                self.hand_on_held(now);
                 self.hand_over();
                 self.ask_for_terms();
             }
@@ -291,7 +293,8 @@ impl Driver {
     /// Returns the earliest of this deadline of the gateway and those of the store, the log and the watchdog.
     fn next_wake(&mut self, gateway: Instant) -> Instant {
         let watchdog = self.watchdog.as_ref().map(Watchdog::next);
-        [self.plan_flush(), self.log.next_deadline(), watchdog].into_iter().flatten().fold(gateway, Instant::min)
+        let held = self.cluster.as_ref().and_then(|seat| seat.forwarding.next_deadline());
+        [self.plan_flush(), self.log.next_deadline(), watchdog, held].into_iter().flatten().fold(gateway, Instant::min)
     }
 
     /// Carries out the outputs of the gateway and hands work to the connections of the link, so that whatever is ready
@@ -313,7 +316,13 @@ impl Driver {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
                     trace!(peer = %transmit.peer.address, bytes = transmit.datagram.len(), "datagram out");
-                    self.sockets.queue(transmit.peer, transmit.datagram);
+                    match &mut self.cluster {
+                        None => self.sockets.queue(transmit.peer, transmit.datagram),
+                        Some(seat) => {
+                            let (now, sockets) = (monotonic_now(), &mut self.sockets);
+                            seat.forwarding.transmit(now, sockets, transmit.peer, transmit.datagram);
+                        }
+                    }
                 }
                 Output::Broker(command) => {
                     self.onlookers.broker_command(&command);
@@ -454,15 +463,15 @@ impl Driver {
 
     fn receive(&mut self, now: Instant, index: usize) {
         let Self { gateway, sockets, metrics, thread, cluster, .. } = self;
+        let mut forwarding = cluster.as_mut().map(|ClusterSeat { forwarding, .. }| {
+            let around = forwarding.surroundings(gateway);
+            (forwarding, around)
+        });
         let received = sockets.receive(index, |peer, datagram| {
             trace!(peer = %peer.address, bytes = datagram.len(), "datagram in");
             metrics.transport.datagrams_received.inc();
-            if let Some(seat) = cluster {
-                return match seat.place(&gateway.shards(), peer, datagram) {
-                    Place::Here => gateway.handle_datagram(now, peer, datagram),
-                    Place::Elsewhere(_) => drop(metrics.cluster.not_here.inc()),
-                    Place::Nowhere => drop(metrics.cluster.no_shard.inc()),
-                };
+            if let Some((forwarding, around)) = &mut forwarding {
+                return forwarding.receive(now, gateway, (peer, datagram), around);
             }
             let Some(thread) = thread else { return gateway.handle_datagram(now, peer, datagram) };
             match thread.route(now, peer, datagram) {
@@ -533,9 +542,9 @@ async fn thread_input(thread: Option<&mut DriverThread>) -> ThreadInput {
     }
 }
 
-async fn cluster_command(cluster: Option<&mut ClusterSeat>) -> ClusterCommand {
+async fn cluster_input(cluster: Option<&mut ClusterSeat>) -> ClusterInput {
     match cluster {
-        Some(seat) => seat.command().await,
+        Some(seat) => seat.input().await,
         None => pending().await,
     }
 }

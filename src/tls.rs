@@ -1,5 +1,5 @@
-//! TLS over TCP: clients of the broker and of the key service, and the server of the console. The settings have EMQX's
-//! names.
+//! TLS over TCP: clients of the broker and of the key service, the server of the console, and the nodes of a cluster.
+//! The settings have EMQX's names.
 //!
 //! A connection is made only to whom the settings trust: without a `cacertfile` that is whom the system trusts, and the
 //! certificate has to be that of the host that was asked for.
@@ -12,8 +12,10 @@ use std::pin::Pin;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{ConnectConfiguration, SslConnector, SslConnectorBuilder, SslContextBuilder, SslMethod};
-use openssl::ssl::{SslVerifyMode, SslVersion};
+use openssl::ssl::{
+    ConnectConfiguration, SslAcceptor, SslConnector, SslConnectorBuilder, SslContextBuilder, SslMethod,
+};
+use openssl::ssl::{SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion};
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
 use thiserror::Error;
@@ -137,9 +139,26 @@ pub(crate) fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsEr
 
 /// Returns the server side of TLS 1.2 and 1.3 with this certificate, its chain, and its key.
 #[cfg(feature = "console")]
-pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<openssl::ssl::SslAcceptor, TlsError> {
-    let mut builder = openssl::ssl::SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<SslAcceptor, TlsError> {
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
     identify(&mut builder, certificate, key)?;
+    Ok(builder.build())
+}
+
+/// Returns the server side of TLS 1.2 and 1.3 with the certificate of these settings. It accepts clients with a
+/// certificate of the authority of these settings, and no others. Whose certificate it is, the caller checks.
+pub(crate) fn mutual_acceptor(settings: &TlsConfig) -> Result<SslAcceptor, TlsError> {
+    let TlsConfig { cacertfile: Some(authority), certfile: Some(certificate), keyfile: Some(key), .. } = settings
+    else {
+        return Err(TlsError::HalfPair);
+    };
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    identify(&mut builder, certificate, key)?;
+    trust(&mut builder, authority)?;
+    builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    // Each connection proves its name anew.
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    builder.set_options(SslOptions::NO_TICKET);
     Ok(builder.build())
 }
 
@@ -173,7 +192,7 @@ fn read_key(file: &Path) -> Result<PKey<Private>, TlsError> {
     PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|_| TlsError::NoKey(file.to_owned()))
 }
 
-fn trust(builder: &mut SslConnectorBuilder, file: &Path) -> Result<(), TlsError> {
+fn trust(builder: &mut SslContextBuilder, file: &Path) -> Result<(), TlsError> {
     let mut store = openssl::x509::store::X509StoreBuilder::new()?;
     for certificate in read_certificates(file)? {
         store.add_cert(certificate)?;

@@ -1,27 +1,47 @@
-//! Sets up a node of a cluster: the shared store, and the member task beside the driver.
+//! Sets up a node of a cluster: the shared store, the connections to the other nodes, and the member task beside the
+//! driver.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use anyhow::Context;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::gate;
-use crate::cluster::member::{MemberParts, RunningMember};
+use crate::cluster::member::{MemberParts, MemberPeers, RunningMember};
+use crate::cluster::peers::{PeerConfig, PeerInput, PeerLink, PeerReceivers};
 use crate::config::Config;
 use crate::driver::clustered::ClusterSeat;
+use crate::driver::forwarding::Forwarding;
 use crate::observability::metrics::Metrics;
 use crate::store::redis::shared::{self, EngineChannel, StoreNode};
 use crate::store::{OpenedStore, StoreContents};
-use lwm2m_cluster::{Incarnation, NodeProcess, Settings};
+use crate::transport::UdpListener;
+use lwm2m_cluster::{Directory, Incarnation, NodeNumber, NodeProcess, PeerMessage, Settings};
+use lwm2m_router::{NodeRouterConfig, Router};
 
 use super::prepared::Prepared;
+
+/// Maximum number of messages of other nodes that wait for the member task.
+const MESSAGES: usize = 1_024;
+/// Maximum number of datagrams of other nodes that wait for the driver.
+const DATAGRAMS: usize = 4_096;
 
 /// A node whose store is open, before its driver has started.
 pub(crate) struct ClusterNode {
     settings: Settings,
     name: String,
     engine: EngineChannel,
+    peers: BoundPeers,
+}
+
+/// The port for the other nodes, and the ends of what comes by it.
+struct BoundPeers {
+    link: PeerLink,
+    messages: mpsc::Receiver<(NodeNumber, PeerMessage)>,
+    inputs: mpsc::Receiver<PeerInput>,
+    directory: watch::Sender<Arc<Directory>>,
 }
 
 impl ClusterNode {
@@ -33,27 +53,43 @@ impl ClusterNode {
         unix_time: Duration,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<((OpenedStore, StoreContents), Self)> {
-        let ClusterConfig { node, number, weight, timing, isolated, moves_at_once } = cluster.clone();
+        let ClusterConfig { node, number, weight, timing, isolated, moves_at_once, advertise, .. } = cluster.clone();
         let incarnation = Incarnation(u64::try_from(unix_time.as_millis()).unwrap_or(u64::MAX));
         let process = NodeProcess { node: number, incarnation };
         let settings = Settings { process, weight, timing, isolated, moves_at_once };
-        let in_store = StoreNode { process, name: node.clone(), timing };
+        let peers = BoundPeers::bind(config, cluster, process, metrics).await?;
+        let in_store = StoreNode { process, name: node.clone(), address: advertise, timing };
         let opening = shared::open(&config.store, in_store, &config.listeners, Arc::clone(metrics));
         let (opened, engine, contents) = opening.await?;
-        Ok(((OpenedStore::Shared(opened), contents), Self { settings, name: node, engine }))
+        Ok(((OpenedStore::Shared(opened), contents), Self { settings, name: node, engine, peers }))
     }
 
     /// Starts the member task on the current runtime, and returns the place of the driver.
-    pub(crate) fn start(self, first_dtls_socket: u16, prepared: &Prepared) -> (RunningMember, ClusterSeat) {
-        let Self { settings, name, engine } = self;
+    pub(crate) fn start(
+        self,
+        (config, cluster): (&Config, &ClusterConfig),
+        first_dtls_socket: u16,
+        prepared: &Prepared,
+    ) -> (RunningMember, ClusterSeat) {
+        let Self { settings, name, engine, peers } = self;
+        let BoundPeers { link, messages, inputs, directory } = peers;
+        let (running, (owners, known_owners)) = (link.start(), watch::channel(Arc::default()));
+        let routing = NodeRouterConfig {
+            node: settings.process.node,
+            first_dtls_socket,
+            flows: Router::FLOWS,
+            strangers: config.gateway.limits.unregistered,
+        };
+        let forwarding = Forwarding::new(routing, (running.handle(), inputs), known_owners, cluster.is_direct);
         let (gate_keeper, gate) = gate::gate();
         let (commands, commanded) = mpsc::unbounded_channel();
         let (report, reports) = mpsc::unbounded_channel();
-        let seat = ClusterSeat::new(gate, (commanded, report), engine.asks.clone(), first_dtls_socket);
+        let seat = ClusterSeat::new(gate, (commanded, report), engine.asks.clone(), forwarding);
         let member = RunningMember::start(MemberParts {
             settings,
             name,
             engine,
+            peers: MemberPeers { running, messages, directory, owners },
             commands,
             reports,
             gate: gate_keeper,
@@ -61,5 +97,29 @@ impl ClusterNode {
             metrics: Arc::clone(prepared.metrics()),
         });
         (member, seat)
+    }
+}
+
+impl BoundPeers {
+    async fn bind(
+        config: &Config,
+        cluster: &ClusterConfig,
+        process: NodeProcess,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let (directory, listed) = watch::channel(Arc::default());
+        let (member, messages) = mpsc::channel(MESSAGES);
+        let (driver, inputs) = mpsc::channel(DATAGRAMS);
+        let peers = PeerConfig {
+            process,
+            name: cluster.node.clone(),
+            bind: cluster.bind,
+            advertise: cluster.advertise.clone(),
+            tls: cluster.tls.clone(),
+            listeners: config.listeners.iter().map(UdpListener::key).collect(),
+        };
+        let receivers = PeerReceivers { member, driver };
+        let link = PeerLink::bind(peers, listed, receivers, Arc::clone(&metrics.peers)).await;
+        Ok(Self { link: link.context("the port for the other nodes of the cluster")?, messages, inputs, directory })
     }
 }

@@ -137,7 +137,10 @@ pub(crate) fn start_drivers(
     let watchdogs: Vec<_> =
         (1..config.threads.get()).map(|thread| watchdog.as_ref().map(|one| one.of_thread(thread))).collect();
     let watchdogs = std::iter::once(watchdog).chain(watchdogs);
-    let (member, seat) = node.map(|node| node.start(first_dtls_socket(config), prepared)).unzip();
+    let (member, seat) = node
+        .zip(config.cluster.as_ref())
+        .map(|(node, cluster)| node.start((config, cluster), first_dtls_socket(config), prepared))
+        .unzip();
     let mut seat = seat;
     let with_gateways = threads.into_iter().zip(gateways).zip(stores).zip(neighbours).zip(watchdogs);
     let mut running = Vec::new();

@@ -1,5 +1,8 @@
 //! The configuration of a node of a cluster.
 
+use std::net::SocketAddr;
+
+use crate::tls::TlsConfig;
 use lwm2m_cluster::engine::Timing;
 use lwm2m_cluster::{Isolated, NodeNumber};
 
@@ -16,4 +19,12 @@ pub struct ClusterConfig {
     pub isolated: Isolated,
     /// The number of shards that are handed over at the same time.
     pub moves_at_once: usize,
+    /// The address at which the other nodes connect.
+    pub bind: SocketAddr,
+    /// The host and port by which the other nodes reach that address.
+    pub advertise: String,
+    /// The authority of the cluster, and the certificate of the node with its key.
+    pub tls: TlsConfig,
+    /// Whether the node sends to a device by itself if the node at which the device came in is not reached.
+    pub is_direct: bool,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
@@ -16,9 +16,13 @@ use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::store::redis::shared::{EngineAnswer, EngineAsk, EngineChannel};
 use lwm2m_base::Shard;
+use lwm2m_cluster::engine::RoundAnswer;
 use lwm2m_cluster::{ClusterMember, Ended, EngineContact, MemberCommand, MemberEvent, Now, Settings, Term, WallTime};
+use lwm2m_cluster::{Directory, NodeNumber, PeerMessage};
+use lwm2m_router::ShardMap;
 
 use super::gate::GateKeeper;
+use super::peers::RunningPeers;
 use super::{ClusterCommand, DriverReport};
 
 /// Time from the start of a node until it takes a shard. Its terms are above those of an earlier process of the node.
@@ -30,11 +34,22 @@ pub struct MemberParts {
     /// The name of the node, for people.
     pub name: String,
     pub engine: EngineChannel,
+    pub peers: MemberPeers,
     pub commands: UnboundedSender<ClusterCommand>,
     pub reports: UnboundedReceiver<DriverReport>,
     pub gate: GateKeeper,
     pub condition: Condition,
     pub metrics: Arc<Metrics>,
+}
+
+/// Holds what connects the member task with the other nodes.
+pub struct MemberPeers {
+    pub running: RunningPeers,
+    pub messages: mpsc::Receiver<(NodeNumber, PeerMessage)>,
+    /// Receives the addresses of the nodes.
+    pub directory: watch::Sender<Arc<Directory>>,
+    /// Receives the owners of shards.
+    pub owners: watch::Sender<Arc<ShardMap>>,
 }
 
 /// The running task.
@@ -60,6 +75,7 @@ struct MemberTask {
 
 enum MemberInput {
     Engine(EngineAnswer),
+    Message(PeerMessage),
     Report(DriverReport),
     Drain(oneshot::Sender<()>),
     Deadline,
@@ -111,12 +127,20 @@ impl MemberTask {
             let deadline = self.member.next_deadline();
             let input = tokio::select! {
                 Some(answer) = self.parts.engine.answers.recv() => MemberInput::Engine(answer),
+                Some((_, message)) = self.parts.peers.messages.recv() => MemberInput::Message(message),
                 Some(report) = self.parts.reports.recv() => MemberInput::Report(report),
                 Some(done) = asked_to_drain.recv() => MemberInput::Drain(done),
                 () = sleep_until(deadline.into()) => MemberInput::Deadline,
             };
             match input {
-                MemberInput::Engine(EngineAnswer::Event(event)) => self.handle(event),
+                MemberInput::Engine(EngineAnswer::Event(event)) => {
+                    if let MemberEvent::Round(answer) = &event {
+                        publish(&self.parts.peers.owners, owners(answer));
+                    }
+                    self.handle(event);
+                }
+                MemberInput::Engine(EngineAnswer::Nodes(nodes)) => publish(&self.parts.peers.directory, nodes),
+                MemberInput::Message(message) => self.handle(MemberEvent::Message(message)),
                 MemberInput::Engine(EngineAnswer::Loaded { shard, contents }) => {
                     if let Some((term, acquired)) = self.loading.remove(&shard) {
                         let took = monotonic_now().saturating_duration_since(acquired);
@@ -151,8 +175,7 @@ impl MemberTask {
         while let Some(command) = self.member.poll_command() {
             match command {
                 MemberCommand::Ask(request) => self.ask(EngineAsk::Request(request)),
-                // Peers that are not reached count as silent.
-                MemberCommand::Send { .. } => {}
+                MemberCommand::Send { to, message } => self.parts.peers.running.handle().send(to, message),
                 MemberCommand::Load { shard, term } => {
                     self.parts.metrics.cluster.acquired.inc();
                     self.loading.insert(shard, (term, monotonic_now()));
@@ -283,6 +306,22 @@ impl MemberTask {
         // A driver that has ended serves nothing.
         let (Ok(()) | Err(_)) = self.parts.commands.send(command);
     }
+}
+
+/// Returns the owners of shards as the engine lists them. An owner that does not renew its lease may still serve.
+fn owners(round: &RoundAnswer) -> ShardMap {
+    round.leases.iter().filter_map(|(shard, lease)| Some((*shard, lease.owner()?.node))).collect()
+}
+
+/// Replaces what others watch, if it is another one.
+fn publish<T: PartialEq>(watched: &watch::Sender<Arc<T>>, value: T) {
+    watched.send_if_modified(|before| {
+        let has_changed = **before != value;
+        if has_changed {
+            *before = Arc::new(value);
+        }
+        has_changed
+    });
 }
 
 /// Returns the time of both clocks. A wall clock before 1970 agrees with no server.

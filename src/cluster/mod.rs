@@ -11,6 +11,7 @@
 pub mod config;
 pub mod gate;
 pub mod member;
+pub mod peers;
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::Term;

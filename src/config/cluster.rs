@@ -1,23 +1,37 @@
 //! The section `cluster`.
 
+use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::PathBuf;
 
 use toml::Value;
 
 use crate::cluster::config::ClusterConfig;
 use crate::store::{StoreConfig, StoreKind};
+use crate::tls::TlsConfig;
 use crate::upstream::UpstreamConfig;
 use lwm2m_cluster::engine::Timing;
 use lwm2m_cluster::{Isolated, NodeNumber};
 use lwm2m_core::gateway::config::GatewayConfig;
 
 use super::reader::ConfigReader;
-use super::value_parsers::{HOUR, MILLISECOND, SECOND, choice, duration, switch, whole};
+use super::value_parsers::{
+    HOUR, MILLISECOND, SECOND, SOCKET_ADDRESS, choice, duration, host_and_port, parsed, switch, text_with_content,
+    whole,
+};
 
 /// Minimum length of tokens that name a shard, in bytes.
 const SHORTEST_TOKEN: usize = 4;
 /// The number of renewals in the time of a lease that a node may miss.
 const RENEWALS: u32 = 5;
+/// The port at which nodes connect to each other, unless another one is set.
+const PORT: u16 = 5690;
+/// The keys of the certificates, and what they name.
+const CERTIFICATES: [(&str, &str); 3] = [
+    ("cluster.cacertfile", "the certificate of the authority that issues those of the nodes, and no others"),
+    ("cluster.certfile", "the certificate of the node, which has the name of the node as a DNS name"),
+    ("cluster.keyfile", "the key of cluster.certfile"),
+];
 /// Maximum length of the name of a node.
 const LONGEST_NAME: usize = 63;
 
@@ -36,9 +50,13 @@ pub(crate) fn settings(reader: &mut ConfigReader, surroundings: &ClusterSurround
     let number = reader.read("cluster.number", None, |value| whole(0..=127)(value).map(Some));
     let timing = timing(reader);
     let isolated = [("serve", Isolated::Serve), ("suspend", Isolated::Suspend)];
-    let isolated = reader.read("cluster.isolated", Isolated::Suspend, choice(isolated));
+    let isolated = reader.read("cluster.isolated", Isolated::Serve, choice(isolated));
     let weight = reader.read("cluster.weight", 1, whole(0..=1_000));
     let moves_at_once = reader.read("cluster.moves_at_once", 2, whole(1..=256));
+    let bind = reader.read("cluster.bind", SocketAddr::from(([0, 0, 0, 0], PORT)), parsed(SOCKET_ADDRESS));
+    let advertise = reader.read("cluster.advertise", None, |value| host_and_port(value).map(Some));
+    let tls = certificates(reader);
+    let is_direct = reader.read("cluster.direct", false, switch);
     if !is_enabled {
         return None;
     }
@@ -52,8 +70,10 @@ pub(crate) fn settings(reader: &mut ConfigReader, surroundings: &ClusterSurround
         reader.refuse("cluster.number", problem);
     }
     refuse_combinations(reader, surroundings);
+    require_certificates(reader);
+    let advertise = advertise.unwrap_or_else(|| format!("{node}:{}", bind.port()));
     let number = number.unwrap_or(NodeNumber::SINGLE);
-    Some(ClusterConfig { node, number, weight, timing, isolated, moves_at_once })
+    Some(ClusterConfig { node, number, weight, timing, isolated, moves_at_once, bind, advertise, tls, is_direct })
 }
 
 fn timing(reader: &mut ConfigReader) -> Timing {
@@ -72,6 +92,21 @@ fn timing(reader: &mut ConfigReader) -> Timing {
         }
     }
     timing
+}
+
+/// Reads the certificates by which the nodes know each other. Other names and authorities than these are not accepted.
+fn certificates(reader: &mut ConfigReader) -> TlsConfig {
+    let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
+    let [cacertfile, certfile, keyfile] = CERTIFICATES.map(|(key, _)| reader.read(key, None, file));
+    TlsConfig { cacertfile, certfile, keyfile, ..TlsConfig::default() }
+}
+
+fn require_certificates(reader: &mut ConfigReader) {
+    for (key, what) in CERTIFICATES {
+        if !reader.has(key) {
+            reader.refuse(key, format!("required: {what}"));
+        }
+    }
 }
 
 /// Refuses what the nodes of a cluster cannot share.
@@ -127,9 +162,10 @@ mod tests {
 
     const CLUSTER: &str = "upstream.kind = \"mqtt\"\nstore.kind = \"redis\"\nstore.redis.seal_keyfile = \"seal\"\n\
                            cluster.enable = true\n";
+    const CERTIFIED: &str = "cluster.cacertfile = \"ca\"\ncluster.certfile = \"node\"\ncluster.keyfile = \"key\"\n";
 
     fn cluster(lines: &str) -> ClusterConfig {
-        let config = Config::from_table(format!("{CLUSTER}{lines}").parse().unwrap(), []).unwrap();
+        let config = Config::from_table(format!("{CLUSTER}{CERTIFIED}{lines}").parse().unwrap(), []).unwrap();
         config.cluster.expect("a cluster")
     }
 
@@ -143,7 +179,7 @@ mod tests {
             ("cluster.node = \"gw-128\"", "cluster.number: required"),
             ("", "cluster.node: required"),
         ] {
-            let found = mistakes(&format!("{CLUSTER}{lines}"));
+            let found = mistakes(&format!("{CLUSTER}{CERTIFIED}{lines}"));
             assert!(found.len() == 1 && found[0].starts_with(key), "{found:?}");
         }
     }
@@ -151,7 +187,7 @@ mod tests {
     #[test]
     fn what_the_nodes_cannot_share_is_refused_with_the_reason() {
         let refused = |lines: &str, reason: &str| {
-            let found = mistakes(&format!("{lines}\ncluster.node = \"gw-0\""));
+            let found = mistakes(&format!("{lines}\n{CERTIFIED}cluster.node = \"gw-0\""));
             let begin = format!("cluster.enable = true: a cluster requires {reason}");
             assert!(found.len() == 1 && found[0].starts_with(&begin), "{found:?}");
         };
@@ -163,13 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn other_nodes_are_known_by_certificates_and_reach_the_node_by_its_name_unless_an_address_is_given() {
+        let found = mistakes(&format!("{CLUSTER}cluster.node = \"gw-0\""));
+        let keys = ["cluster.cacertfile: required", "cluster.certfile: required", "cluster.keyfile: required"];
+        assert!(found.len() == 3 && keys.iter().zip(&found).all(|(key, found)| found.starts_with(key)), "{found:?}");
+        let advertised = |lines: &str| cluster(&format!("cluster.node = \"gw-0\"\n{lines}")).advertise;
+        assert_eq!(advertised(""), "gw-0:5690");
+        assert_eq!(advertised("cluster.bind = \"10.0.0.1:700\""), "gw-0:700");
+        assert_eq!(advertised("cluster.advertise = \"gw-0.gw:1\""), "gw-0.gw:1");
+    }
+
+    #[test]
     fn a_lease_has_time_for_five_renewals() {
         let lines =
             "cluster.node = \"gw-0\"\ncluster.lease = \"1s\"\ncluster.renew = \"200ms\"\ncluster.grace = \"2s\"";
         assert_eq!(cluster(lines).timing.renew, Duration::from_millis(200));
-        let found = mistakes(&format!("{CLUSTER}{}", lines.replace("200ms", "201ms")));
+        let found = mistakes(&format!("{CLUSTER}{CERTIFIED}{}", lines.replace("200ms", "201ms")));
         assert!(found.len() == 1 && found[0].contains("at most a fifth of cluster.lease"), "{found:?}");
-        let found = mistakes(&format!("{CLUSTER}{}", lines.replace("lease = \"1s\"", "lease = \"3s\"")));
+        let found = mistakes(&format!("{CLUSTER}{CERTIFIED}{}", lines.replace("lease = \"1s\"", "lease = \"3s\"")));
         assert!(found.len() == 1 && found[0].contains("at least cluster.lease"), "{found:?}");
     }
 }

@@ -137,6 +137,12 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
+/// Parses a host and a port.
+pub(crate) fn host_and_port(value: &Value) -> Result<String, String> {
+    let given = value.as_str().filter(|text| is_host_and_port(text));
+    given.map(str::to_owned).ok_or_else(|| "expected a host and a port, such as \"gw-0.example.com:5690\"".to_owned())
+}
+
 fn is_host_and_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;

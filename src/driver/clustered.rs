@@ -12,18 +12,19 @@ use tracing::debug;
 
 use crate::clock::monotonic_now;
 use crate::cluster::gate::ServiceGate;
+use crate::cluster::peers::PeerInput;
 use crate::cluster::{ClusterCommand, DriverReport};
 use crate::store::StoreCommand;
 use crate::store::redis::shared::EngineAsk;
-use lwm2m_base::{Peer, Shard, ShardSet};
+use lwm2m_base::{Shard, ShardSet};
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::{ShardContents, ShardEnd};
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
 use lwm2m_dtls::AssociationChange;
-use lwm2m_router::Named;
 
 use super::Driver;
+use super::forwarding::Forwarding;
 
 /// Maximum number of changes in a batch of a shard that is handed over.
 const BATCH: usize = 64;
@@ -34,8 +35,7 @@ pub struct ClusterSeat {
     commands: UnboundedReceiver<ClusterCommand>,
     reports: UnboundedSender<DriverReport>,
     asks: UnboundedSender<EngineAsk>,
-    /// The listener with this number and all after it speak DTLS.
-    first_dtls_socket: u16,
+    pub(super) forwarding: Forwarding,
     /// The shards for which a newer term was asked.
     wanted: ShardSet,
     /// The shards that are to be handed over, until the store has room for their records.
@@ -46,6 +46,12 @@ pub struct ClusterSeat {
     stored: BatchNumber,
 }
 
+/// An input of the driver from the cluster.
+pub(super) enum ClusterInput {
+    Command(ClusterCommand),
+    Peer(PeerInput),
+}
+
 /// A shard that the driver does not serve any more, and may have to serve again.
 struct ParkedShard {
     contents: ShardContents,
@@ -53,31 +59,20 @@ struct ParkedShard {
     stored_by: Option<BatchNumber>,
 }
 
-/// The place at which a datagram is handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Here,
-    /// Another node serves this shard, or none does.
-    Elsewhere(Shard),
-    /// The node serves no shard.
-    Nowhere,
-}
-
 impl ClusterSeat {
-    /// Makes the seat of the only driver of a node. The listener with the number `first_dtls_socket` and all after it
-    /// speak DTLS.
+    /// Makes the seat of the only driver of a node.
     pub fn new(
         gate: ServiceGate,
         (commands, reports): (UnboundedReceiver<ClusterCommand>, UnboundedSender<DriverReport>),
         asks: UnboundedSender<EngineAsk>,
-        first_dtls_socket: u16,
+        forwarding: Forwarding,
     ) -> Self {
         Self {
             gate,
             commands,
             reports,
             asks,
-            first_dtls_socket,
+            forwarding,
             wanted: ShardSet::EMPTY,
             to_hand_over: Vec::new(),
             parked: HashMap::new(),
@@ -85,22 +80,12 @@ impl ClusterSeat {
         }
     }
 
-    /// Returns the next command. Without a member task there is none. Cancel-safe.
-    pub(super) async fn command(&mut self) -> ClusterCommand {
-        match self.commands.recv().await {
-            Some(command) => command,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Returns where a datagram is handled, by the shard that it names.
-    pub(super) fn place(&self, served: &ShardSet, peer: Peer, datagram: &[u8]) -> Place {
-        let is_dtls = peer.socket >= self.first_dtls_socket;
-        let named = if is_dtls { Named::by_record(datagram) } else { Named::by_message(datagram) };
-        match named {
-            Named::Shard(shard) if !served.contains(shard) => Place::Elsewhere(shard),
-            _ if served.is_empty() => Place::Nowhere,
-            Named::Shard(_) | Named::Endpoint(_) | Named::Nothing => Place::Here,
+    /// Returns the next command of the member task, or the next input of another node. Cancel-safe.
+    pub(super) async fn input(&mut self) -> ClusterInput {
+        tokio::select! {
+            Some(command) = self.commands.recv() => ClusterInput::Command(command),
+            Some(input) = self.forwarding.inputs.recv() => ClusterInput::Peer(input),
+            else => std::future::pending().await,
         }
     }
 
@@ -308,34 +293,5 @@ fn park(contents: &mut ShardContents, shard: Shard, change: &Change) {
         | Change::AwaitedBootstrap(_)
         | Change::Campaign(_)
         | Change::Association(_) => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::gate;
-
-    fn seat() -> ClusterSeat {
-        let (_keeper, gate) = gate::gate();
-        let (_commands, commands) = tokio::sync::mpsc::unbounded_channel();
-        let (reports, _) = tokio::sync::mpsc::unbounded_channel();
-        let (asks, _) = tokio::sync::mpsc::unbounded_channel();
-        ClusterSeat::new(gate, (commands, reports), asks, 1)
-    }
-
-    #[test]
-    fn a_datagram_that_names_a_shard_of_another_node_is_not_handled_here() {
-        let (seat, plain) = (seat(), Peer::udp(0, ([192, 0, 2, 1], 5683).into()));
-        let secured = Peer { socket: 1, ..plain };
-        let served: ShardSet = [Shard::new(7)].into_iter().collect();
-        let record = |shard: u8| [&[25, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1][..], &[shard; 8]].concat();
-        assert_eq!(seat.place(&served, secured, &record(7)), Place::Here);
-        assert_eq!(seat.place(&served, secured, &record(8)), Place::Elsewhere(Shard::new(8)));
-        // A ClientHello, and a response with the token 7.
-        assert_eq!(seat.place(&served, secured, &[22, 254, 253]), Place::Here);
-        assert_eq!(seat.place(&served, plain, &[0x61, 0x45, 0, 1, 7]), Place::Here);
-        assert_eq!(seat.place(&served, plain, &[0x61, 0x45, 0, 1, 8]), Place::Elsewhere(Shard::new(8)));
-        assert_eq!(seat.place(&ShardSet::EMPTY, plain, &[0x40, 0x02, 0, 1]), Place::Nowhere);
     }
 }

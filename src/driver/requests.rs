@@ -13,6 +13,7 @@ use lwm2m_core::gateway::Gateway;
 use lwm2m_dtls::credentials::{KeyKind, KeyUse};
 
 use super::Driver;
+use super::clustered::ClusterSeat;
 use super::control::{AskedCommand, DriverRequest, SettingsChange};
 use super::shares::ThreadShare;
 use super::threads::DriverThread;
@@ -75,6 +76,9 @@ impl Driver {
             SettingsChange::Limits(limits) => {
                 let share = self.thread.as_ref().map_or(ThreadShare::WHOLE, DriverThread::share);
                 self.gateway.set_limits(share.limits(&limits));
+                if let Some(seat) = &mut self.cluster {
+                    seat.forwarding.set_strangers(limits.unregistered);
+                }
                 if let Some(thread) = &self.thread {
                     thread.owners().set_most(limits.devices);
                 }
@@ -121,12 +125,17 @@ impl Driver {
     }
 
     fn snapshot(&self) -> DriverSnapshot {
+        let (forwarded_addresses, evicted_addresses) = match (&self.thread, &self.cluster) {
+            (Some(thread), _) => (thread.flows(), thread.evicted_flows()),
+            (None, Some(ClusterSeat { forwarding, .. })) => (forwarding.flows(), forwarding.evicted_flows()),
+            (None, None) => (0, 0),
+        };
         DriverSnapshot {
             gateway: self.gateway.table_sizes(),
             asleep: self.gateway.sleeping_devices(),
             devices_limit: self.devices_limit(),
-            forwarded_addresses: self.thread.as_ref().map_or(0, DriverThread::flows),
-            evicted_addresses: self.thread.as_ref().map_or(0, DriverThread::evicted_flows),
+            forwarded_addresses,
+            evicted_addresses,
             command_bytes_limit: self.gateway.command_bytes_limit(),
             upstream: self.link.table_sizes(),
         }

@@ -288,7 +288,7 @@ impl DriverThread {
     }
 }
 
-fn flow_of(Peer { socket, address, .. }: Peer) -> Flow {
+pub(super) fn flow_of(Peer { socket, address, .. }: Peer) -> Flow {
     Flow { socket, address }
 }
 

@@ -10,6 +10,7 @@ mod firmware;
 mod images;
 mod labels;
 mod moves;
+mod peers;
 mod reloads;
 mod reports;
 
@@ -31,6 +32,7 @@ use labels::{ChangeLabel, DirectionLabel};
 
 pub use cluster::{ClusterMetrics, EngineStateGauges};
 pub use moves::MoveMetrics;
+pub use peers::PeerMetrics;
 pub use reloads::ReloadMetrics;
 pub(crate) use reloads::ReloadPart;
 pub use reports::CoreMetrics;
@@ -45,6 +47,7 @@ pub struct Metrics {
     pub core: CoreMetrics,
     pub transport: TransportMetrics,
     pub moves: MoveMetrics,
+    pub peers: Arc<PeerMetrics>,
     pub upstream: Arc<UpstreamMetrics>,
     pub store: StoreMetrics,
     pub cluster: ClusterMetrics,
@@ -70,6 +73,7 @@ impl Default for Metrics {
             core: CoreMetrics::register(&mut registry),
             transport: TransportMetrics::register(&mut registry),
             moves: MoveMetrics::register(&mut registry),
+            peers: Arc::new(PeerMetrics::register(&mut registry)),
             upstream: Arc::new(UpstreamMetrics::register(&mut registry)),
             store: StoreMetrics::register(&mut registry),
             cluster: ClusterMetrics::register(&mut registry),

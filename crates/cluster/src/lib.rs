@@ -6,6 +6,8 @@
 //! - [`Floors`] tells which terms a process may use.
 //! - [`ClusterMember`] is one node: it acquires, renews and releases leases, and tells when a shard may be served.
 //! - [`endpoint_move`] moves a device from one shard to another.
+//! - [`Directory`] has the addresses of the nodes.
+//! - [`frame`] encodes what nodes send to each other: messages and forwarded datagrams.
 //! - [`engine`] has the requests to the store of leases, and what each does there.
 //!
 //! # What this crate guarantees
@@ -23,13 +25,15 @@
 //!
 //! # What it does not know
 //!
-//! Devices, DTLS, CoAP and MQTT; the protocol of the engine that stores leases; the encoding of messages between nodes.
+//! Devices, DTLS, CoAP and MQTT; the protocol of the engine that stores leases; the connections between nodes.
 //! It does not know an engine of several primaries: all leases have the clock and the run of one.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod directory;
 pub mod endpoint_move;
 pub mod engine;
 mod floors;
+pub mod frame;
 mod member;
 mod message;
 mod node;
@@ -37,9 +41,10 @@ mod rendezvous;
 mod term;
 pub(crate) mod write_number;
 
+pub use directory::{Directory, PeerAddress};
 pub use floors::Floors;
 pub use member::{ClusterMember, Ended, EngineContact, Isolated, MemberCommand, MemberEvent, Now, Settings};
 pub use message::PeerMessage;
-pub use node::{Incarnation, NodeNumber, NodeNumberError, NodeProcess};
+pub use node::{Incarnation, NodeNumber, NodeNumberError, NodeProcess, NodeSet};
 pub use term::{Term, WallTime};
 pub use write_number::{TermError, WriteNumbers};

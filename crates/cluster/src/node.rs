@@ -40,6 +40,36 @@ impl Display for NodeNumber {
     }
 }
 
+/// A set of nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeSet(u128);
+
+impl NodeSet {
+    /// Returns the set with this node.
+    pub const fn with(self, node: NodeNumber) -> Self {
+        Self(self.0 | 1 << node.0)
+    }
+
+    /// Returns the set without this node.
+    pub const fn without(self, node: NodeNumber) -> Self {
+        Self(self.0 & !(1 << node.0))
+    }
+
+    /// Returns whether the set has this node.
+    pub const fn contains(self, node: NodeNumber) -> bool {
+        self.0 >> node.0 & 1 == 1
+    }
+
+    /// Returns the number of nodes.
+    pub const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// Distinguishes the processes of one node. A process that starts later has a greater one: milliseconds since 1970 at
 /// the start of the process suffice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +91,16 @@ impl Display for NodeProcess {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_has_the_nodes_that_were_added_and_not_removed() {
+        let [first, last] = [0, 127].map(|number| NodeNumber::try_from(number).unwrap());
+        let both = NodeSet::default().with(first).with(last).with(last);
+        assert_eq!((both.len(), both.contains(first), both.contains(last)), (2, true, true));
+        let one = both.without(first).without(first);
+        assert_eq!((one.len(), one.contains(first), one.contains(last)), (1, false, true));
+        assert!(one.without(last).is_empty());
+    }
 
     #[test]
     fn a_node_has_a_number_of_7_bits() {

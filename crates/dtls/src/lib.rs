@@ -73,7 +73,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use lwm2m_base::{AssociationId, Peer, ShardSet};
+use lwm2m_base::{AssociationId, Peer, Shard, ShardSet};
 
 use association::{Alert, Association, NoRecord};
 use associations::{Associations, PeerAddress};
@@ -320,6 +320,11 @@ impl DtlsServer {
     /// Returns whether the device of an association speaks from this address.
     pub fn has_association_at(&self, socket: u16, address: SocketAddr) -> bool {
         self.associations.by_place((socket, address)).is_some()
+    }
+
+    /// Returns the shard of the association that was seen last at an address.
+    pub fn shard_at(&self, socket: u16, address: SocketAddr) -> Option<Shard> {
+        self.associations.at((socket, address)).map(|association| association.id.shard())
     }
 
     /// Iterates over the sockets and addresses at which there is an association without connection ID.

@@ -16,80 +16,93 @@ pub struct Flow {
 /// The time for which an address is remembered without a datagram. It may be twice as long.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 
-/// Maps addresses to threads. There are two generations: a use moves an address to the younger one, which becomes the
-/// older one after [`IDLE`], or when it has half of the addresses. So the addresses that were used last stay, and
-/// neither a use nor the end of a generation costs more with more addresses.
+/// Maps addresses to owners, such as threads or shards. There are two generations: a use moves an address to the
+/// younger one, which becomes the older one after [`IDLE`], or when it has half of the addresses. So the addresses that
+/// were used last stay, and neither a use nor the end of a generation costs more with more addresses.
 #[derive(Debug)]
-pub(crate) struct FlowTable {
-    young: HashMap<Flow, u8>,
-    old: HashMap<Flow, u8>,
-    /// The addresses of an earlier process, which do not expire.
-    restored: HashMap<Flow, u8>,
+pub(crate) struct FlowTable<V> {
+    young: HashMap<Flow, V>,
+    old: HashMap<Flow, V>,
+    /// The addresses that do not expire.
+    kept: HashMap<Flow, V>,
     /// The begin of the younger generation.
     began: Option<Instant>,
     most: usize,
     evicted: u64,
 }
 
-impl FlowTable {
+impl<V: Copy + PartialEq> FlowTable<V> {
     pub(crate) fn new(most: usize) -> Self {
         let empty = HashMap::new;
-        Self { young: empty(), old: empty(), restored: empty(), began: None, most, evicted: 0 }
+        Self { young: empty(), old: empty(), kept: empty(), began: None, most, evicted: 0 }
     }
 
-    /// Returns the thread of an address, and counts this as a use of the address.
-    pub(crate) fn get(&mut self, now: Instant, flow: Flow) -> Option<u8> {
+    /// Returns the owner of an address, and counts this as a use of the address.
+    pub(crate) fn get(&mut self, now: Instant, flow: Flow) -> Option<V> {
         if self.is_empty() {
             return None;
         }
         self.expire(now);
-        if let Some(thread) = self.young.get(&flow) {
-            return Some(*thread);
+        if let Some(owner) = self.young.get(&flow) {
+            return Some(*owner);
         }
         match self.old.get(&flow).copied() {
-            Some(thread) => {
-                self.insert(now, flow, thread);
-                Some(thread)
+            Some(owner) => {
+                self.insert(now, flow, owner);
+                Some(owner)
             }
-            None => self.restored.get(&flow).copied(),
+            None => self.kept.get(&flow).copied(),
         }
     }
 
-    pub(crate) fn insert(&mut self, now: Instant, flow: Flow, thread: u8) {
+    pub(crate) fn insert(&mut self, now: Instant, flow: Flow, owner: V) {
         if self.most < 2 {
             self.evicted += 1;
             return;
         }
         self.expire(now);
-        self.restored.remove(&flow);
+        self.kept.remove(&flow);
         self.old.remove(&flow);
         let is_full = self.young.len() >= self.most / 2;
         if is_full && !self.young.contains_key(&flow) {
             self.evicted += self.old.len() as u64;
             self.end_generation(now);
         }
-        self.young.insert(flow, thread);
+        self.young.insert(flow, owner);
     }
 
-    /// Removes an address if it is that of this thread.
-    pub(crate) fn remove(&mut self, flow: Flow, thread: u8) {
-        for generation in [&mut self.young, &mut self.old, &mut self.restored] {
-            if generation.get(&flow) == Some(&thread) {
+    /// Removes an address if it is that of this owner.
+    pub(crate) fn remove(&mut self, flow: Flow, owner: V) {
+        for generation in [&mut self.young, &mut self.old, &mut self.kept] {
+            if generation.get(&flow) == Some(&owner) {
                 generation.remove(&flow);
             }
         }
     }
 
-    pub(crate) fn restore(&mut self, flow: Flow, thread: u8) {
-        if self.restored.len() < self.most {
-            self.restored.insert(flow, thread);
-        } else {
-            self.evicted += 1;
+    /// Removes an address, whoever owns it.
+    pub(crate) fn clear(&mut self, flow: Flow) {
+        if !self.is_empty() {
+            for generation in [&mut self.young, &mut self.old, &mut self.kept] {
+                generation.remove(&flow);
+            }
         }
     }
 
+    /// Inserts an address that does not expire. Returns whether there was room.
+    pub(crate) fn keep(&mut self, flow: Flow, owner: V) -> bool {
+        let has_room = self.kept.len() < self.most || self.kept.contains_key(&flow);
+        if has_room {
+            self.clear(flow);
+            self.kept.insert(flow, owner);
+        } else {
+            self.evicted += 1;
+        }
+        has_room
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.young.len() + self.old.len() + self.restored.len()
+        self.young.len() + self.old.len() + self.kept.len()
     }
 
     pub(crate) fn evicted(&self) -> u64 {

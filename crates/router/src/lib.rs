@@ -1,4 +1,7 @@
-//! Decides which thread of the gateway handles a datagram, and which thread has an endpoint name, without IO.
+//! Decides which thread of the gateway, or which node of a cluster, handles a datagram, and which thread has an endpoint
+//! name, without IO.
+//!
+//! # Threads
 //!
 //! The kernel keeps the datagrams of one address with one thread (`SO_REUSEPORT`). A device may speak from another
 //! address later, so that its datagrams come to a thread that does not have it. Every id that the gateway gives to a
@@ -15,18 +18,30 @@
 //! [`Claims`] is the one table of all threads: it maps each endpoint name to the thread that has it, so that no two
 //! threads register one endpoint.
 //!
+//! # Nodes
+//!
+//! In a cluster each shard belongs to one node at a time. A balancer in front of the nodes sends a datagram to any of
+//! them. The [`NodeRouter`] of the node that received it, its *entry*, reads the same ids:
+//!
+//! 1. an id of the gateway tells the shard; else the shard that has a device at this address, if the router has learned
+//!    it; else the node handles the datagram itself;
+//! 2. a datagram of another node's shard is forwarded to the node that the [`ShardMap`] names. A node that has just
+//!    lost the shard forwards it once more; there is no third time;
+//! 3. a datagram whose shard has no known owner is held for some seconds;
+//! 4. answers leave through the entry, because only its flow passes the balancer.
+//!
 //! # What this crate guarantees
 //!
 //! - It reads no clock and does no IO: time and datagrams are arguments. No datagram makes it panic.
-//! - A router reads a datagram once, without a copy of it, and keeps nothing of addresses whose devices the receiving
-//!   thread has. A forged address teaches it nothing: it learns an address only from the thread that has a device
-//!   there.
+//! - A router reads a datagram once, without a copy of it unless it is held, and keeps nothing of addresses whose
+//!   devices the receiving thread or node has. A forged address does not teach it where a device is: it learns that
+//!   only from the thread or node that has a device there.
 //! - Every table has a bound, and a count of what the bound has cost.
 //!
 //! # What it does not know
 //!
-//! Threads, channels and sockets; what a datagram means beyond the ids in it; nodes of a cluster. With one thread the
-//! program does not call it.
+//! Threads, channels, sockets and connections; what a datagram means beyond the ids in it; leases. With one thread, or
+//! without a cluster, the program does not call it.
 //!
 //! [`Shard`]: lwm2m_base::Shard
 //! [`ThreadShards`]: lwm2m_base::ThreadShards
@@ -34,10 +49,16 @@
 
 mod claims;
 mod flows;
+mod held;
 mod named;
+mod node_router;
 mod router;
+mod shard_map;
 
 pub use claims::{Claim, Claims};
 pub use flows::Flow;
-pub use named::Named;
+pub use held::HeldDatagram;
+pub use node_router::{ForwardDrop, Forwarded, Hop, NodeRoute, NodeRouter, NodeRouterConfig};
+pub use node_router::{Released, ReleasedDatagram, Surroundings};
 pub use router::{Route, Router, RouterConfig};
+pub use shard_map::ShardMap;

@@ -4,7 +4,7 @@ use lwm2m_base::Shard;
 
 /// The id in a datagram that tells which thread it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named<'d> {
+pub(crate) enum Named<'d> {
     /// A connection ID, a location, a key of an image or a token of the gateway, in this shard.
     Shard(Shard),
     /// The endpoint name of a Register.
@@ -30,7 +30,7 @@ const URI_QUERY: u32 = 15;
 
 impl<'d> Named<'d> {
     /// Reads the first record of a DTLS datagram. The records of a datagram are of one association.
-    pub fn by_record(datagram: &'d [u8]) -> Self {
+    pub(crate) fn by_record(datagram: &'d [u8]) -> Self {
         match datagram.get(CID_OFFSET..CID_OFFSET + CID_LENGTH) {
             Some([first, ..]) if datagram.first() == Some(&TLS12_CID) => Self::Shard(Shard::new(*first)),
             Some(_) | None => Self::Nothing,
@@ -38,7 +38,7 @@ impl<'d> Named<'d> {
     }
 
     /// Reads a CoAP message, only as far as it names something. A malformed one names nothing.
-    pub fn by_message(datagram: &'d [u8]) -> Self {
+    pub(crate) fn by_message(datagram: &'d [u8]) -> Self {
         Self::in_message(datagram).unwrap_or(Self::Nothing)
     }
 

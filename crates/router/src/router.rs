@@ -30,7 +30,7 @@ pub struct RouterConfig {
 #[derive(Debug)]
 pub struct Router {
     settings: RouterConfig,
-    flows: FlowTable,
+    flows: FlowTable<u8>,
 }
 
 /// The thread that handles a datagram.
@@ -94,7 +94,7 @@ impl Router {
     /// remembered until [`Router::forget`], since nothing in its records tells whose they are.
     pub fn restore(&mut self, flow: Flow, thread: u8) {
         if thread != self.settings.shards.thread() {
-            self.flows.restore(flow, thread);
+            let (true | false) = self.flows.keep(flow, thread);
         }
     }
 

@@ -27,10 +27,6 @@ pub struct ClusterMetrics {
     pub terms: Counter,
     /// Writes that the store refused, because another node may have a shard.
     pub fenced: Counter,
-    /// Datagrams of a shard that the node does not serve.
-    pub not_here: Counter,
-    /// Datagrams that came while the node served no shard.
-    pub no_shard: Counter,
 }
 
 /// Of these the one of the present state is 1.
@@ -48,15 +44,12 @@ impl ClusterMetrics {
         let moves = "Shards that this node of a cluster took or gave up, by reason";
         let takeovers = "Time from the lease of a shard until its devices are served";
         let states = "1 for the present state of this node of a cluster towards the server of the store";
-        let drops = "Datagrams that this node of a cluster dropped because it does not serve their shard, by reason";
         let terms = "Newer terms for the DTLS record numbers of shards that this node of a cluster has";
         let fenced = "Batches that the store of a cluster refused, because another node may have one of their shards";
         let moves = counters(registry, "lwm2m_shard_moves", moves);
         let moves = |reason| moves(ReasonLabel { reason });
         let states = gauges(registry, "lwm2m_engine_state", states);
         let states = |state| states(StateLabel { state });
-        let drops = counters(registry, "lwm2m_forward_drops", drops);
-        let drops = |reason| drops(ReasonLabel { reason });
         Self {
             shards: gauge(registry, "lwm2m_shards", shards),
             acquired: moves("acquired"),
@@ -71,8 +64,6 @@ impl ClusterMetrics {
             },
             terms: counter(registry, "lwm2m_terms", terms),
             fenced: counter(registry, "lwm2m_store_fenced", fenced),
-            not_here: drops("not_here"),
-            no_shard: drops("no_shard"),
         }
     }
 }

@@ -48,7 +48,8 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
             "reloads",
             "thread_",
             "shard_moves",
-            "forward_drops",
+            "forward",
+            "peers_",
             "terms",
         ]);
         !others.into_iter().any(|other| name.starts_with(&format!("lwm2m_{other}")))

@@ -3,6 +3,10 @@
 //!
 //! A node takes its first shards 12 seconds after its start, so these tests take some time.
 
+mod balancer;
+mod forwarding;
+
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -18,8 +22,10 @@ use crate::common::gateway::Gateway;
 use crate::common::scene::LINKS;
 use crate::dtls_devices::program::{CredentialsFolder, SecuredDevice};
 use crate::dtls_devices::scene::{register, update};
-use crate::redis_store::server::{RedisServer, until};
+use crate::redis_store::server::{RedisServer, until, until_within};
+use lwm2m_dtls::test_client::credentials::Certified;
 use lwm2m_testkit::scene::beginning as now;
+use tempfile::TempDir;
 
 const KEY: &str = "0123456789abcdef";
 /// Number of devices over plain UDP, and of devices over DTLS.
@@ -36,6 +42,13 @@ const SHORT_LEASES: &str = "cluster.lease = \"1s\"\ncluster.renew = \"200ms\"\nc
 struct Node {
     gateway: Gateway,
     place: CredentialsFolder,
+    _certificates: TempDir,
+}
+
+/// The authority of the nodes of all tests.
+fn authority() -> &'static Certified {
+    static AUTHORITY: OnceLock<Certified> = OnceLock::new();
+    AUTHORITY.get_or_init(|| Certified::authority("cluster"))
 }
 
 impl Node {
@@ -52,11 +65,18 @@ impl Node {
             place.lines(),
             server.lines()
         );
-        let udp = crate::common::ports::free_address();
+        let (udp, peers) = (crate::common::ports::free_address(), crate::common::ports::free_address());
+        let (certificates, name) = (TempDir::new().expect("a folder"), format!("gw-{number}"));
+        let (cacertfile, _) = authority().write(certificates.path(), "ca");
+        let (certfile, keyfile) = authority().certify(&name).write(certificates.path(), &name);
+        let lines = format!(
+            "{lines}cluster.bind = \"{peers}\"\ncluster.advertise = \"{peers}\"\ncluster.cacertfile = {cacertfile:?}\n\
+             cluster.certfile = {certfile:?}\ncluster.keyfile = {keyfile:?}\n"
+        );
         let lines = format!("{lines}listeners.udp.default.bind = \"{udp}\"\n");
         let mut gateway = Gateway::start_without_waiting(&broker.addresses, &lines);
         gateway.listeners = vec![udp];
-        Self { gateway, place }
+        Self { gateway, place, _certificates: certificates }
     }
 
     fn metric(&self, series: &str) -> f64 {
@@ -100,15 +120,22 @@ impl Registered {
 }
 
 fn plain(node: &Node, number: usize) -> Registered {
-    let mut device = Device::new(node.gateway.address());
+    plain_at(node.gateway.address(), number)
+}
+
+fn plain_at(address: std::net::SocketAddr, number: usize) -> Registered {
+    let mut device = Device::new(address);
     device.register(&format!("ep=plain-{number}&lt=3000"), LINKS);
     Registered::Plain(device)
 }
 
 fn secured(node: &Node, number: usize) -> Registered {
+    secured_at(node.place.secured, number)
+}
+
+fn secured_at(address: std::net::SocketAddr, number: usize) -> Registered {
     let identity = format!("secured-{number}");
-    let mut device =
-        SecuredDevice::connect(node.place.secured, &identity, KEY.as_bytes(), PATIENCE).expect("a DTLS session");
+    let mut device = SecuredDevice::connect(address, &identity, KEY.as_bytes(), PATIENCE).expect("a DTLS session");
     let created = device.ask(&register("lt=3000"));
     assert_eq!(created.code, Code::CREATED);
     let location = created.options.texts(number::LOCATION_PATH).expect("text")[1].to_owned();
@@ -117,7 +144,8 @@ fn secured(node: &Node, number: usize) -> Registered {
 
 /// Waits until the nodes have all shards together, each of them some.
 fn until_divided(nodes: &[&Node]) {
-    until("the nodes divide the shards", || {
+    // Of nodes that have just started, a shard waits up to 4 s for the next tick of the terms' clock.
+    until_within(Duration::from_secs(90), "the nodes divide the shards", || {
         let shards: Vec<f64> = nodes.iter().map(|node| node.shards()).collect();
         let expected = 256.0 / nodes.len() as f64;
         shards.iter().sum::<f64>() == 256.0 && shards.iter().all(|shards| (shards - expected).abs() < expected / 2.0)
@@ -217,11 +245,9 @@ async fn nodes_are_killed_and_come_back_and_nobody_registers_again() {
             // A node that has just started has terms ahead of the clock, so that a takeover waits for the next tick.
             thread::park_timeout(Duration::from_secs(20));
         }
-        // The node that came back has some of the devices now: nothing is forwarded yet.
+        // The node that came back serves some of the devices now: their datagrams are forwarded to it.
         for (device, node) in &mut devices {
             while !device.updates() {
-                *node = 1 - *node;
-                device.reaches(&nodes[*node]);
                 assert!(now() - killed < 6 * TAKEOVER, "{}", nodes[*node].gateway.output());
             }
         }
@@ -297,11 +323,11 @@ async fn a_node_that_was_stopped_gives_its_devices_up_and_one_that_ends_hands_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_is_registered_at_one_node_and_a_node_without_the_store_suspends() {
+async fn an_endpoint_is_registered_at_one_node_and_nodes_serve_without_the_store_while_they_hear_each_other() {
     Upstream::Mqtt.choose();
     let Some(server) = RedisServer::start() else { return };
     let broker = TestBroker::start().await;
-    let nodes = [Node::start(0, &broker, &server), Node::start(1, &broker, &server)];
+    let nodes = [0, 1].map(|number| Node::start_with(number, &broker, &server, "cluster.isolated = \"suspend\"\n"));
     until_divided(&[&nodes[0], &nodes[1]]);
     let mut device = Device::new(nodes[0].gateway.address());
     device.register("ep=one&lt=3000", LINKS);
@@ -312,10 +338,16 @@ async fn an_endpoint_is_registered_at_one_node_and_a_node_without_the_store_susp
     let mut device = Registered::Plain(other);
 
     server.signal("STOP");
+    let all_without = |node: &Node| node.metric("lwm2m_engine_state{state=\"all_without\"}") == 1.0;
+    until("the nodes know that none reaches the store", || nodes.iter().all(all_without));
+    assert!(device.updates(), "the nodes serve from memory");
+    nodes[0].gateway.signal("STOP");
     until("the node suspends its shards", || nodes[1].gateway.ask_admin("/readyz").0 == 503);
     assert!(!device.updates(), "a suspended node answers nobody");
-    server.signal("CONT");
+    nodes[0].gateway.signal("CONT");
     until("the node serves again", || device.updates());
+    server.signal("CONT");
+    until("the node reaches the store", || nodes[1].metric("lwm2m_engine_state{state=\"sure\"}") == 1.0);
     until_divided(&[&nodes[0], &nodes[1]]);
     assert_eq!(nodes[1].gateway.output().matches("device registered").count(), 1);
 

@@ -20,6 +20,8 @@ static NEXT_ID: AtomicU16 = AtomicU16::new(1);
 pub(crate) struct Device {
     socket: UdpSocket,
     gateway: SocketAddr,
+    /// The gateways that it has reached before. What still comes from them it does not hear.
+    former: Vec<SocketAddr>,
     /// The segments of its registration's location, once it is registered.
     pub location: Vec<String>,
     /// The message id of the last expected request.
@@ -33,7 +35,7 @@ impl Device {
     pub(crate) fn new(gateway: SocketAddr) -> Self {
         let socket = ports::udp_socket();
         socket.set_read_timeout(Some(PATIENCE)).expect("the option is known");
-        Self { socket, gateway, location: Vec::new(), expected: Mutex::default() }
+        Self { socket, gateway, former: Vec::new(), location: Vec::new(), expected: Mutex::default() }
     }
 
     /// The same device, seen from another address from now on.
@@ -44,7 +46,8 @@ impl Device {
 
     /// The same device, which reaches another gateway from now on.
     pub(crate) fn reaches(&mut self, gateway: SocketAddr) {
-        self.gateway = gateway;
+        self.former.push(std::mem::replace(&mut self.gateway, gateway));
+        self.former.retain(|former| *former != gateway);
     }
 
     pub(crate) fn send(&self, message: &Message) {
@@ -62,7 +65,12 @@ impl Device {
     pub(crate) fn receive_within(&self, patience: Duration) -> Option<Message> {
         let mut buffer = [0; 65_536];
         self.socket.set_read_timeout(Some(patience)).expect("the option is known");
-        let (length, from) = self.socket.recv_from(&mut buffer).ok()?;
+        let (length, from) = loop {
+            let (length, from) = self.socket.recv_from(&mut buffer).ok()?;
+            if !self.former.contains(&from) {
+                break (length, from);
+            }
+        };
         assert_eq!(from, self.gateway, "only the gateway knows this device");
         Some(Message::decode(&buffer[..length]).expect("the gateway writes well-formed messages"))
     }

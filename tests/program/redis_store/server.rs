@@ -139,8 +139,13 @@ impl Drop for RedisServer {
 }
 
 #[track_caller]
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..300 {
+pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
+    until_within(Duration::from_secs(30), what, done);
+}
+
+/// Waits until this is so, at most for so long.
+pub(crate) fn until_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..patience.as_millis() / 100 {
         if done() {
             return;
         }

@@ -28,8 +28,8 @@ use std::time::Instant;
 use crate::coap::options::number;
 use crate::coap::{Code, Message};
 use crate::registry::Location;
-use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
+use lwm2m_base::{Peer, Shard};
 
 use super::Gateway;
 use super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, KeepResult, MovedDevice};
@@ -102,6 +102,18 @@ impl Gateway {
         match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {
             Some(dtls) => dtls.server.has_association_at(peer.socket, peer.address),
             None => self.registrations.devices().registry().is_known(peer),
+        }
+    }
+
+    /// Returns the shard of the device that speaks from this address, by a DTLS association, also one with a connection
+    /// ID, or by a registration over plain UDP.
+    pub fn shard_at(&self, peer: Peer) -> Option<Shard> {
+        match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {
+            Some(dtls) => dtls.server.shard_at(peer.socket, peer.address),
+            None => self.registrations.devices().registry().at(peer).find_map(|device| {
+                // The gateway gives out locations that name a shard.
+                Shard::of_text(device.location.as_str().as_bytes())
+            }),
         }
     }
 

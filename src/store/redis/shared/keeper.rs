@@ -249,11 +249,12 @@ impl SharedKeeper {
         match SharedRound::parse(asked, lists)? {
             SharedRound::OtherFormat(stored) => Err(RedisError::OtherFormat { stored, expected: FORMAT }.into()),
             SharedRound::OtherKey => Err(RedisError::OtherSealKey.into()),
-            SharedRound::Answered { answer, database } => {
+            SharedRound::Answered { answer, database, directory } => {
                 let before = self.database.replace(database);
                 if before.is_some() && before != self.database {
                     self.contents_lost();
                 }
+                self.tell_member(EngineAnswer::Nodes(directory));
                 self.tell_member(EngineAnswer::Event(MemberEvent::Round(answer)));
                 Ok(())
             }

@@ -28,7 +28,7 @@ use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::transport::UdpListener;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
-use lwm2m_cluster::{MemberEvent, NodeProcess, Term};
+use lwm2m_cluster::{Directory, MemberEvent, NodeProcess, Term};
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
 use lwm2m_core::gateway::shards::ShardContents;
 
@@ -49,6 +49,8 @@ pub(crate) use requests::FORMAT;
 pub struct StoreNode {
     pub process: NodeProcess,
     pub name: String,
+    /// The host and port at which the other nodes reach it.
+    pub address: String,
     pub timing: Timing,
 }
 
@@ -74,7 +76,12 @@ pub enum EngineAsk {
 #[derive(Debug)]
 pub enum EngineAnswer {
     Event(MemberEvent),
-    Loaded { shard: Shard, contents: Box<ShardContents> },
+    /// The addresses of the nodes, from a round.
+    Nodes(Directory),
+    Loaded {
+        shard: Shard,
+        contents: Box<ShardContents>,
+    },
     Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
 }
 
@@ -132,8 +139,8 @@ async fn open_there(
     let config = &settings.redis;
     let key = seal_key(config)?;
     let seal = Seal::fingerprint(&key)?;
-    let StoreNode { process, name, timing } = node;
-    let identity = NodeIdentity { prefix: config.prefix.clone(), process, name, timing, seal };
+    let StoreNode { process, name, address, timing } = node;
+    let identity = NodeIdentity { prefix: config.prefix.clone(), process, name, address, timing, seal };
     let dialer = dialer(config)?;
     let mut connection = connect_at_start(&dialer).await?;
     check_about(&mut connection, (&identity.prefix, &identity.seal), FORMAT).await?;

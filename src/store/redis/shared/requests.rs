@@ -10,7 +10,7 @@ use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{
     Acquisition, Announced, EngineRequest, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
 };
-use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, Term, WallTime};
+use lwm2m_cluster::{Directory, Incarnation, NodeNumber, NodeProcess, PeerAddress, Term, WallTime};
 
 use super::super::layout::{BatchStep, RecordHash};
 use super::super::lease::AnswerError;
@@ -28,6 +28,8 @@ pub(crate) struct NodeIdentity {
     pub prefix: String,
     pub process: NodeProcess,
     pub name: String,
+    /// The host and port at which the other nodes reach it.
+    pub address: String,
     pub timing: Timing,
     /// The fingerprint of the key that seals the records.
     pub seal: String,
@@ -40,6 +42,7 @@ pub(crate) enum SharedRound {
         answer: RoundAnswer,
         /// The run of the server and the number of the database.
         database: (String, String),
+        directory: Directory,
     },
     OtherFormat(String),
     OtherKey,
@@ -52,7 +55,11 @@ impl NodeIdentity {
         let mut command = script(SharedScript::Round, &keys);
         let NodeProcess { node, incarnation } = entry.process;
         command.arg(node.number()).arg(incarnation.0).arg(entry.weight).arg(u8::from(entry.takes));
-        command.arg(&self.name).arg("-").arg(milliseconds(self.timing.lease)).arg(milliseconds(self.timing.grace));
+        command
+            .arg(&self.name)
+            .arg(&self.address)
+            .arg(milliseconds(self.timing.lease))
+            .arg(milliseconds(self.timing.grace));
         command.arg(FORMAT).arg(new_database).arg(&self.seal).arg(seq);
         for Renewal { shard, term, run, sure } in renewals {
             command.arg(shard.number()).arg(term.number()).arg(format!("{:016x}", run.0)).arg(u8::from(*sure));
@@ -203,21 +210,22 @@ impl SharedRound {
                 }
                 _ => return None,
             };
-            let known: Vec<(NodeEntry, bool)> = nodes.iter().map(|node| parse_node(node)).collect::<Option<_>>()?;
+            let known: Vec<KnownNode> = nodes.iter().map(|node| parse_node(node)).collect::<Option<_>>()?;
             let answer = RoundAnswer {
                 asked,
                 time: WallTime(time.parse().ok()?),
                 run: run_number(run)?,
                 announced,
-                nodes: known.iter().filter(|(_, is_alive)| *is_alive).map(|(entry, _)| *entry).collect(),
-                members: known.iter().map(|(entry, _)| entry.process.node).collect(),
+                nodes: known.iter().filter(|node| node.is_alive).map(|node| node.entry).collect(),
+                members: known.iter().map(|node| node.entry.process.node).collect(),
                 leases: Shard::all()
                     .zip(leases)
                     .map(|(shard, lease)| Some((shard, parse_lease(lease)?)))
                     .collect::<Option<_>>()?,
                 renewals: renewals.iter().map(|renewal| parse_renewal(renewal)).collect::<Option<_>>()?,
             };
-            Some(Self::Answered { answer, database: (run.clone(), created.clone()) })
+            let directory = known.into_iter().map(|node| (node.entry.process.node, node.address)).collect();
+            Some(Self::Answered { answer, database: (run.clone(), created.clone()), directory })
         };
         let parsed = read();
         let (head, ..) = lists;
@@ -240,14 +248,24 @@ pub(crate) fn parse_acquisition(answer: Vec<String>) -> Result<Acquisition, Answ
     parsed.ok_or_else(|| AnswerError::new(answer))
 }
 
+/// A node that announced itself in the last day.
+struct KnownNode {
+    entry: NodeEntry,
+    /// Whether the entry holds.
+    is_alive: bool,
+    address: PeerAddress,
+}
+
 /// Reads a node: number, incarnation, weight, whether it takes shards, whether its entry holds, name, address.
-fn parse_node(text: &str) -> Option<(NodeEntry, bool)> {
+fn parse_node(text: &str) -> Option<KnownNode> {
     let mut fields = text.split(' ');
     let mut next = || fields.next()?.parse::<u64>().ok();
     let node = NodeNumber::try_from(next()?).ok()?;
     let process = NodeProcess { node, incarnation: Incarnation(next()?) };
     let entry = NodeEntry { process, weight: next()?.try_into().ok()?, takes: next()? == 1 };
-    Some((entry, next()? == 1))
+    let is_alive = next()? == 1;
+    let address = PeerAddress { name: fields.next()?.to_owned(), address: fields.next()?.to_owned() };
+    Some(KnownNode { entry, is_alive, address })
 }
 
 fn parse_lease(text: &str) -> Option<LeaseState> {
@@ -313,7 +331,7 @@ mod tests {
         leases[1] = "unknown".to_owned();
         leases[2] = "held 3:1796000000000".to_owned();
         leases[255] = "expired 127:5".to_owned();
-        let nodes = texts(&["3 1796000000000 2 1 1 gw-3 -", "7 5 1 0 0 gw-7 -"]);
+        let nodes = texts(&["3 1796000000000 2 1 1 gw-3 a:1", "7 5 1 0 0 gw-7 b:2"]);
         let head = texts(&["done", "1796000000001", RUN, "c1", "0", "0"]);
         (head, nodes, leases, texts(&["2 77 mine", "9 78 restored", "10 1 later", "11 2 fenced"]))
     }
@@ -322,7 +340,7 @@ mod tests {
     fn the_answer_to_a_round_is_read() {
         let asked = Instant::now();
         let parsed = SharedRound::parse(asked, lists()).unwrap();
-        let SharedRound::Answered { answer, database } = parsed else { panic!("{parsed:?}") };
+        let SharedRound::Answered { answer, database, directory } = parsed else { panic!("{parsed:?}") };
         assert_eq!(database, (RUN.to_owned(), "c1".to_owned()));
         assert_eq!((answer.asked, answer.time, answer.run), (asked, WallTime(1_796_000_000_001), RunId(255)));
         assert_eq!((answer.announced, answer.nodes.len(), answer.members.len()), (Announced::Done, 1, 2));
@@ -331,6 +349,8 @@ mod tests {
             incarnation: Incarnation(incarnation),
         };
         assert_eq!(answer.nodes[0], NodeEntry { process: owner(3, 1_796_000_000_000), weight: 2, takes: true });
+        let seventh = PeerAddress { name: "gw-7".to_owned(), address: "b:2".to_owned() };
+        assert_eq!(directory.get(answer.members[1]), Some(&seventh), "also that of a node whose entry has run out");
         assert_eq!(answer.leases.len(), 256);
         let lease = |shard: usize| answer.leases[shard].1;
         assert_eq!([lease(0), lease(1)], [LeaseState::Free, LeaseState::Unknown]);
@@ -348,7 +368,7 @@ mod tests {
         };
         wrong(&|lists| lists.0[0] = "what".to_owned());
         wrong(&|lists| lists.0[2] = "short".to_owned());
-        wrong(&|lists| lists.1[0] = "300 1 1 1 1 x -".to_owned());
+        wrong(&|lists| lists.1[0] = "300 1 1 1 1 x y".to_owned());
         wrong(&|lists| lists.2[0] = "held 1".to_owned());
         wrong(&|lists| lists.3[0] = "2 77 yours".to_owned());
         assert!(parse_acquisition(texts(&["acquired", "7"])).is_err());

@@ -1,0 +1,301 @@
+//! The router of a node of a cluster.
+
+use std::time::{Duration, Instant};
+
+use lwm2m_base::rate::{Limiter, RateLimit, SourceNetwork};
+use lwm2m_base::{Shard, ShardSet};
+use lwm2m_cluster::frame::MAX_HOPS;
+use lwm2m_cluster::{NodeNumber, NodeSet};
+
+use crate::flows::{Flow, FlowTable};
+use crate::held::{HeldDatagram, HeldDatagrams};
+use crate::named::Named;
+use crate::shard_map::ShardMap;
+
+/// The interval at which held datagrams are tried again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The settings of the router of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeRouterConfig {
+    /// The node that owns the router.
+    pub node: NodeNumber,
+    /// The listener with this index and all after it speak DTLS; the others speak plain CoAP.
+    pub first_dtls_socket: u16,
+    /// The maximum number of addresses that the router remembers in each of its tables.
+    pub flows: usize,
+    /// The rate of datagrams that are forwarded from addresses at which their shard has no device.
+    pub strangers: RateLimit,
+}
+
+/// What a node serves and reaches now.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    pub served: ShardSet,
+    /// The nodes to which there is a connection.
+    pub connected: NodeSet,
+}
+
+/// Decides which node handles each datagram that a node has received, and through which node an answer leaves.
+///
+/// # How to use it
+///
+/// 1. [`NodeRouter::route`] decides about a datagram from the network. The shell forwards a datagram of another node
+///    to it.
+/// 2. [`NodeRouter::route_forwarded`] decides about a datagram that another node has forwarded. If its shard is not
+///    here, the shell tells that node which node has it ([`NodeRouter::owner`]), and that node calls
+///    [`NodeRouter::handle_not_mine`].
+/// 3. After the gateway has handled a datagram of another entry, the shell calls [`NodeRouter::heard_through`]. An
+///    answer leaves through [`NodeRouter::entry`].
+/// 4. If the gateway has a device at the address, and `is_learned` says otherwise, or the reverse, the shell tells the
+///    entry, which calls [`NodeRouter::learn`] or [`NodeRouter::forget`].
+/// 5. The shell calls [`NodeRouter::handle_timeout`] when it is due. It returns held datagrams that can be handed on.
+#[derive(Debug)]
+pub struct NodeRouter {
+    settings: NodeRouterConfig,
+    owners: ShardMap,
+    /// The shards that have a device at addresses whose datagrams come in here.
+    flows: FlowTable<Shard>,
+    /// The nodes through which datagrams of this node's devices come in, unless they come in here.
+    entries: FlowTable<NodeNumber>,
+    held: HeldDatagrams,
+    retry: Option<Instant>,
+    strangers: Limiter,
+}
+
+/// The node that handles a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeRoute {
+    /// This node.
+    Here,
+    Forward(Hop),
+    /// The router keeps the datagram until it knows a node that has the shard.
+    Held,
+    Dropped(ForwardDrop),
+}
+
+/// The next node on the way of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    pub to: NodeNumber,
+    pub shard: Shard,
+    pub entry: NodeNumber,
+    /// The number of nodes that have forwarded the datagram, this one included.
+    pub hops: u8,
+    pub is_learned: bool,
+}
+
+/// The reason for which a datagram of another node is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardDrop {
+    /// Too many datagrams came from addresses at which their shard has no device.
+    RateLimited,
+    /// The node that has the shard is not known or not reached, and too many datagrams are held.
+    NotHeld,
+    /// Two nodes have forwarded it already.
+    Hops,
+}
+
+/// A datagram that another node has forwarded, without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    pub shard: Shard,
+    pub entry: NodeNumber,
+    pub hops: u8,
+    pub is_learned: bool,
+    pub flow: Flow,
+}
+
+impl NodeRouter {
+    pub fn new(settings: NodeRouterConfig) -> Self {
+        Self {
+            settings,
+            owners: ShardMap::default(),
+            flows: FlowTable::new(settings.flows),
+            entries: FlowTable::new(settings.flows),
+            held: HeldDatagrams::new(),
+            retry: None,
+            strangers: Limiter::new(settings.strangers),
+        }
+    }
+
+    /// Replaces what is known of the owners of shards.
+    pub fn set_owners(&mut self, owners: ShardMap) {
+        self.owners = owners;
+    }
+
+    /// Replaces the rate of datagrams from addresses without a device.
+    pub fn set_strangers(&mut self, limit: RateLimit) {
+        self.strangers.set_limit(limit);
+    }
+
+    /// Decides which node handles a datagram from the network.
+    pub fn route(&mut self, now: Instant, flow: Flow, datagram: &[u8], around: &Surroundings) -> NodeRoute {
+        let is_dtls = flow.socket >= self.settings.first_dtls_socket;
+        let named = if is_dtls { Named::by_record(datagram) } else { Named::by_message(datagram) };
+        let named = match named {
+            Named::Shard(shard) if around.served.contains(shard) => return self.here(flow),
+            Named::Shard(shard) => Some(shard),
+            // An endpoint name tells no shard: a Register at a new address makes a new registration.
+            Named::Endpoint(_) | Named::Nothing => None,
+        };
+        let learned = self.flows.get(now, flow);
+        let is_stranger = named.is_none() && learned.is_none() && !around.served.is_empty();
+        let shard = named.or(learned).unwrap_or_else(|| any_shard(flow));
+        if is_stranger || around.served.contains(shard) {
+            return self.here(flow);
+        }
+        let is_learned = learned == Some(shard);
+        if !is_learned && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
+            return NodeRoute::Dropped(ForwardDrop::RateLimited);
+        }
+        let entry = self.settings.node;
+        self.hand_on(now, Forwarded { shard, entry, hops: 0, is_learned, flow }, datagram, around)
+    }
+
+    /// Decides which node handles a datagram that another node has forwarded.
+    pub fn route_forwarded(
+        &mut self,
+        now: Instant,
+        forwarded: Forwarded,
+        datagram: &[u8],
+        around: &Surroundings,
+    ) -> NodeRoute {
+        if around.served.contains(forwarded.shard) {
+            NodeRoute::Here
+        } else if forwarded.hops >= MAX_HOPS {
+            NodeRoute::Dropped(ForwardDrop::Hops)
+        } else {
+            self.hand_on(now, forwarded, datagram, around)
+        }
+    }
+
+    /// Returns the node that has a shard, as far as this node knows.
+    pub fn owner(&self, shard: Shard) -> Option<NodeNumber> {
+        self.owners.owner(shard)
+    }
+
+    /// Takes the answer of a node that does not have a shard.
+    pub fn handle_not_mine(&mut self, from: NodeNumber, shard: Shard, owner: Option<NodeNumber>) {
+        if self.owners.owner(shard) == Some(from) {
+            self.owners.set_owner(shard, owner.filter(|owner| *owner != from));
+        }
+    }
+
+    /// Notes that a shard of another node has a device at this address.
+    pub fn learn(&mut self, now: Instant, flow: Flow, shard: Shard) {
+        self.flows.insert(now, flow, shard);
+    }
+
+    /// Notes that this shard has no device at this address any more.
+    pub fn forget(&mut self, flow: Flow, shard: Shard) {
+        self.flows.remove(flow, shard);
+    }
+
+    /// Notes through which node the last datagram of an address came in. For an address with a device it is remembered
+    /// until a datagram comes in elsewhere, for others as long as an answer may take.
+    pub fn heard_through(&mut self, now: Instant, flow: Flow, entry: NodeNumber, has_device: bool) {
+        if entry == self.settings.node {
+            self.entries.clear(flow);
+        } else if !has_device || !self.entries.keep(flow, entry) {
+            self.entries.insert(now, flow, entry);
+        }
+    }
+
+    /// Returns the other node through which a datagram to this address leaves; `None` if it leaves here.
+    pub fn entry(&mut self, now: Instant, flow: Flow) -> Option<NodeNumber> {
+        self.entries.get(now, flow)
+    }
+
+    /// Returns the held datagrams whose place is known now: they are handled here, or forwarded.
+    pub fn handle_timeout(&mut self, now: Instant, around: &Surroundings) -> Released {
+        let mut released = Released { expired: self.held.drop_expired(now), datagrams: Vec::new() };
+        for shard in self.held.shards().collect::<Vec<_>>() {
+            let here = around.served.contains(shard);
+            let to = self.reached_owner(shard, around);
+            if !here && to.is_none() {
+                continue;
+            }
+            for held in self.held.take(shard) {
+                let (entry, hops, is_learned) = (held.entry, held.hops + 1, held.is_learned);
+                let hop = to.filter(|_| !here).map(|to| Hop { to, shard, entry, hops, is_learned });
+                released.datagrams.push(ReleasedDatagram { held, shard, hop });
+            }
+        }
+        self.retry = (!self.held.is_empty()).then(|| now + RETRY);
+        released
+    }
+
+    /// Returns when [`NodeRouter::handle_timeout`] has to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Returns the number of addresses that the router remembers.
+    pub fn flows(&self) -> usize {
+        self.flows.len() + self.entries.len()
+    }
+
+    /// Returns how many addresses were forgotten because there were too many.
+    pub fn evicted_flows(&self) -> u64 {
+        self.flows.evicted() + self.entries.evicted()
+    }
+
+    /// Returns the number of datagrams that are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    fn here(&mut self, flow: Flow) -> NodeRoute {
+        self.entries.clear(flow);
+        NodeRoute::Here
+    }
+
+    fn hand_on(&mut self, now: Instant, forwarded: Forwarded, datagram: &[u8], around: &Surroundings) -> NodeRoute {
+        let Forwarded { shard, entry, hops, is_learned, flow } = forwarded;
+        if let Some(to) = self.reached_owner(shard, around) {
+            return NodeRoute::Forward(Hop { to, shard, entry, hops: hops + 1, is_learned });
+        }
+        let held = HeldDatagram { flow, datagram: datagram.into(), entry, hops, is_learned };
+        if !self.held.hold(now, shard, held) {
+            return NodeRoute::Dropped(ForwardDrop::NotHeld);
+        }
+        self.retry.get_or_insert(now + RETRY);
+        NodeRoute::Held
+    }
+
+    fn reached_owner(&self, shard: Shard, around: &Surroundings) -> Option<NodeNumber> {
+        self.owners.owner(shard).filter(|owner| *owner != self.settings.node && around.connected.contains(*owner))
+    }
+}
+
+/// The held datagrams that can be handed on, and the number of those that waited for too long.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    pub datagrams: Vec<ReleasedDatagram>,
+    pub expired: u64,
+}
+
+/// A datagram that was held.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReleasedDatagram {
+    pub held: HeldDatagram,
+    pub shard: Shard,
+    /// The next node; `None` if this node handles the datagram.
+    pub hop: Option<Hop>,
+}
+
+/// Chooses a shard for an address of which nothing is known, at a node that serves no shard.
+fn any_shard(flow: Flow) -> Shard {
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let octets = match flow.address.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    // FNV-1a. Nothing depends on the choice but the evenness of the load.
+    let hash = octets.iter().chain(&flow.address.port().to_be_bytes()).fold(0x811c_9dc5, mix);
+    Shard::new((hash >> 24 ^ hash >> 16 ^ hash >> 8 ^ hash) as u8)
+}
+
+#[cfg(test)]
+mod tests;

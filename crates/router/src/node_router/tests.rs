@@ -1,0 +1,380 @@
+//! The nodes of a cluster in virtual time: their routers, and a network between them that hands frames on at once.
+
+use std::net::SocketAddr;
+
+use lwm2m_base::rate::Rate;
+use proptest::prelude::*;
+
+use super::*;
+
+/// An empty message (RFC 7252 section 4.1): it names nothing.
+const EMPTY: &[u8] = &[0x40, 0, 0, 1];
+const GENEROUS: Rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
+
+/// A non-confirmable notification with a token of this shard.
+fn notification(shard: u8) -> Vec<u8> {
+    vec![0x54, 0x45, 0, 1, shard, 1, 2, 3]
+}
+
+fn node(number: u64) -> NodeNumber {
+    NodeNumber::try_from(number).expect("7 bits")
+}
+
+fn flow(host: u8) -> Flow {
+    Flow { socket: 0, address: SocketAddr::from(([192, 0, 2, host], 5683)) }
+}
+
+/// The end of the way of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Handled { by: NodeNumber, forwarded: u8 },
+    HeldBy(NodeNumber),
+    Dropped(ForwardDrop),
+}
+
+struct World {
+    now: Instant,
+    nodes: Vec<(NodeRouter, Surroundings)>,
+}
+
+impl World {
+    /// Makes nodes that reach each other. Shard `s` is served by node `s % nodes`, and all of them know it.
+    fn new(nodes: u64) -> Self {
+        Self::with_strangers(nodes, RateLimit { total: GENEROUS, address: GENEROUS })
+    }
+
+    fn with_strangers(nodes: u64, strangers: RateLimit) -> Self {
+        let all = (0..nodes).fold(NodeSet::default(), |all, number| all.with(node(number)));
+        let owners: ShardMap = Shard::all().map(|shard| (shard, owner_of(shard, nodes))).collect();
+        let make = |number| {
+            let settings = NodeRouterConfig { node: node(number), first_dtls_socket: 1, flows: 100, strangers };
+            let mut router = NodeRouter::new(settings);
+            router.set_owners(owners.clone());
+            let served = Shard::all().filter(|shard| owner_of(*shard, nodes) == node(number)).collect();
+            (router, Surroundings { served, connected: all.without(node(number)) })
+        };
+        Self { now: Instant::now(), nodes: (0..nodes).map(make).collect() }
+    }
+
+    fn router(&mut self, number: usize) -> &mut NodeRouter {
+        &mut self.nodes[number].0
+    }
+
+    /// A datagram comes from the network to a node.
+    fn receives(&mut self, entry: usize, flow: Flow, datagram: &[u8]) -> Fate {
+        let (router, around) = &mut self.nodes[entry];
+        let route = router.route(self.now, flow, datagram, around);
+        self.follow(entry, flow, datagram, route, 0)
+    }
+
+    fn follow(&mut self, at: usize, flow: Flow, datagram: &[u8], route: NodeRoute, forwarded: u8) -> Fate {
+        let hop = match route {
+            NodeRoute::Here => return Fate::Handled { by: node(at as u64), forwarded },
+            NodeRoute::Held => return Fate::HeldBy(node(at as u64)),
+            NodeRoute::Dropped(reason) => return Fate::Dropped(reason),
+            NodeRoute::Forward(hop) => hop,
+        };
+        assert!(self.nodes[at].1.connected.contains(hop.to), "there is a connection");
+        let Hop { to, shard, entry, hops, is_learned } = hop;
+        let (here, next) = (node(at as u64), usize::from(to.number()));
+        let forwarded_here = Forwarded { shard, entry, hops, is_learned, flow };
+        let (router, around) = &mut self.nodes[next];
+        let route = router.route_forwarded(self.now, forwarded_here, datagram, around);
+        let served = around.served.contains(shard);
+        if route == NodeRoute::Here {
+            router.heard_through(self.now, flow, entry, true);
+        } else if !served {
+            let owner = router.owner(shard);
+            self.router(at).handle_not_mine(to, shard, owner);
+        }
+        assert_ne!(to, here);
+        self.follow(next, flow, datagram, route, hops)
+    }
+
+    /// The shard moves, and only its new owner knows it.
+    fn moves(&mut self, shard: Shard, to: usize) {
+        for (number, (router, around)) in self.nodes.iter_mut().enumerate() {
+            if number == to {
+                around.served.insert(shard);
+                router.owners.set_owner(shard, Some(node(to as u64)));
+            } else {
+                around.served.remove(shard);
+            }
+        }
+    }
+
+    fn all_learn_owner(&mut self, shard: Shard, owner: Option<NodeNumber>) {
+        for (router, _) in &mut self.nodes {
+            let mut owners = router.owners.clone();
+            owners.set_owner(shard, owner);
+            router.set_owners(owners);
+        }
+    }
+
+    fn released(&mut self, at: usize) -> Released {
+        let (router, around) = &mut self.nodes[at];
+        router.handle_timeout(self.now, around)
+    }
+}
+
+fn owner_of(shard: Shard, nodes: u64) -> NodeNumber {
+    node(u64::from(shard.number()) % nodes)
+}
+
+#[test]
+fn a_datagram_is_handled_by_the_node_of_its_shard_and_the_answer_leaves_where_it_came_in() {
+    let mut world = World::new(3);
+    for shard in 0..=255 {
+        let (by, at) = (owner_of(Shard::new(shard), 3), flow(shard));
+        for entry in 0..3_u8 {
+            let forwarded = u8::from(by.number() != entry);
+            let fate = world.receives(entry.into(), at, &notification(shard));
+            assert_eq!(fate, Fate::Handled { by, forwarded });
+            let now = world.now;
+            let leaves = world.router(by.number().into()).entry(now, at);
+            assert_eq!(leaves, (forwarded > 0).then(|| node(entry.into())), "shard {shard}, entry {entry}");
+        }
+    }
+}
+
+#[test]
+fn a_datagram_that_names_nothing_follows_the_device_that_is_known_at_its_address() {
+    let mut world = World::new(2);
+    let now = world.now;
+    assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(0), forwarded: 0 });
+    world.router(0).learn(now, flow(1), Shard::new(7));
+    assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(1), forwarded: 1 });
+    world.moves(Shard::new(7), 0);
+    assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(0), forwarded: 0 }, "the shard came here");
+    world.moves(Shard::new(7), 1);
+    world.router(0).forget(flow(1), Shard::new(7));
+    assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(0), forwarded: 0 });
+}
+
+#[test]
+fn the_last_owner_forwards_once_more_and_the_entry_learns_the_new_one() {
+    let mut world = World::new(3);
+    let shard = Shard::new(1);
+    world.moves(shard, 2);
+    world.nodes[1].0.owners.set_owner(shard, Some(node(2)));
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::Handled { by: node(2), forwarded: 2 });
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::Handled { by: node(2), forwarded: 1 });
+}
+
+#[test]
+fn a_third_node_does_not_forward() {
+    let mut world = World::new(4);
+    let shard = Shard::new(1);
+    world.moves(shard, 3);
+    world.nodes[1].0.owners.set_owner(shard, Some(node(2)));
+    world.nodes[2].0.owners.set_owner(shard, Some(node(3)));
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::Dropped(ForwardDrop::Hops));
+}
+
+#[test]
+fn a_datagram_that_comes_back_to_its_entry_is_handled_there() {
+    let mut world = World::new(2);
+    let shard = Shard::new(1);
+    let (router, around) = &mut world.nodes[0];
+    around.served.insert(shard);
+    let back = Forwarded { shard, entry: node(0), hops: 2, is_learned: false, flow: flow(1) };
+    assert_eq!(router.route_forwarded(world.now, back, EMPTY, around), NodeRoute::Here);
+    router.heard_through(world.now, flow(1), node(0), true);
+    assert_eq!(router.entry(world.now, flow(1)), None);
+}
+
+#[test]
+fn only_the_node_that_is_taken_for_the_owner_says_that_it_is_not() {
+    let mut world = World::new(3);
+    let (shard, router) = (Shard::new(1), world.router(0));
+    router.handle_not_mine(node(2), shard, Some(node(2)));
+    assert_eq!(router.owner(shard), Some(node(1)));
+    router.handle_not_mine(node(1), shard, Some(node(1)));
+    assert_eq!(router.owner(shard), None, "it contradicts itself");
+}
+
+#[test]
+fn what_has_no_known_owner_is_held_until_there_is_one() {
+    let mut world = World::new(2);
+    let shard = Shard::new(1);
+    world.all_learn_owner(shard, None);
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(0)));
+    assert_eq!(world.router(0).next_deadline(), Some(world.now + RETRY));
+    world.now += RETRY;
+    assert_eq!(world.released(0), Released::default());
+    world.all_learn_owner(shard, Some(node(1)));
+    let [released] = world.released(0).datagrams.try_into().expect("one datagram");
+    let hop = Hop { to: node(1), shard, entry: node(0), hops: 1, is_learned: false };
+    assert_eq!((&*released.held.datagram, released.hop), (&*notification(1), Some(hop)));
+    assert_eq!(world.router(0).next_deadline(), None);
+}
+
+#[test]
+fn what_is_held_for_a_shard_is_handled_here_if_the_shard_comes_here() {
+    let mut world = World::new(2);
+    let shard = Shard::new(1);
+    world.nodes[0].1.connected = NodeSet::default();
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(0)), "the owner is not reached");
+    world.moves(shard, 0);
+    let [released] = world.released(0).datagrams.try_into().expect("one datagram");
+    assert_eq!((released.shard, released.hop), (shard, None));
+}
+
+#[test]
+fn what_is_held_expires_and_has_a_bound_for_each_shard_and_for_all() {
+    let mut world = World::new(2);
+    Shard::all().for_each(|shard| world.all_learn_owner(shard, None));
+    let large = |shard| [notification(shard), vec![0; 40_000]].concat();
+    let held = (0..300).filter(|_| world.receives(0, flow(1), &notification(1)) == Fate::HeldBy(node(0))).count();
+    assert_eq!(held, 256);
+    let fates = (1..255).step_by(2).map(|shard| world.receives(0, flow(1), &large(shard)));
+    let not_held = Fate::Dropped(ForwardDrop::NotHeld);
+    assert!(fates.collect::<Vec<_>>().contains(&not_held), "more than 4 MiB");
+    let all = world.router(0).held() as u64;
+    world.now += Duration::from_secs(3);
+    assert_eq!(world.released(0), Released { datagrams: Vec::new(), expired: all });
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(0)));
+}
+
+#[test]
+fn the_entry_of_a_device_is_remembered_and_that_of_another_address_is_not() {
+    let mut world = World::new(2);
+    let router = world.router(1);
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3_600));
+    router.heard_through(now, flow(1), node(0), true);
+    router.heard_through(now, flow(2), node(0), false);
+    assert_eq!((router.entry(now, flow(1)), router.entry(now, flow(2))), (Some(node(0)), Some(node(0))));
+    assert_eq!((router.entry(later, flow(1)), router.entry(later, flow(2))), (Some(node(0)), None));
+    router.heard_through(later, flow(1), node(0), false);
+    let much_later = later + Duration::from_secs(3_600);
+    assert_eq!(router.entry(much_later, flow(1)), None, "the device has left");
+}
+
+#[test]
+fn tables_of_addresses_are_bounded() {
+    let mut world = World::new(2);
+    let now = world.now;
+    let router = world.router(1);
+    for port in 0..1_000 {
+        let flow = Flow { socket: 0, address: SocketAddr::from(([192, 0, 2, 1], port)) };
+        router.heard_through(now, flow, node(0), true);
+        router.learn(now, flow, Shard::new(0));
+    }
+    assert!(router.flows() <= 300, "{}", router.flows());
+    assert!(router.evicted_flows() > 1_000);
+}
+
+#[test]
+fn strangers_are_limited_where_they_come_in_and_devices_are_not() {
+    let few = Rate { per_second: 1, burst: 3 };
+    let mut world = World::with_strangers(2, RateLimit { total: GENEROUS, address: few });
+    let now = world.now;
+    let fates: Vec<_> = (0..4).map(|_| world.receives(0, flow(1), &notification(1))).collect();
+    assert_eq!(fates[3], Fate::Dropped(ForwardDrop::RateLimited));
+    assert!(fates[..3].iter().all(|fate| *fate == Fate::Handled { by: node(1), forwarded: 1 }));
+    world.router(0).learn(now, flow(1), Shard::new(1));
+    for _ in 0..100 {
+        assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::Handled { by: node(1), forwarded: 1 });
+    }
+    let other = world.receives(0, flow(1), &notification(3));
+    assert_eq!(other, Fate::Dropped(ForwardDrop::RateLimited), "no device of that shard is there");
+}
+
+#[test]
+fn a_node_without_shards_forwards_all() {
+    let mut world = World::new(3);
+    for shard in Shard::all() {
+        world.nodes[0].1.served.remove(shard);
+        let owner = node(1 + u64::from(shard.number()) % 2);
+        world.moves(shard, owner.number().into());
+        world.all_learn_owner(shard, Some(owner));
+    }
+    let fates: Vec<_> = (0..200).map(|host| world.receives(0, flow(host), EMPTY)).collect();
+    for by in [node(1), node(2)] {
+        let share = fates.iter().filter(|fate| **fate == Fate::Handled { by, forwarded: 1 }).count();
+        assert!((50..150).contains(&share), "{share}");
+    }
+}
+
+/// A step of a random schedule.
+#[derive(Clone, Debug)]
+enum Step {
+    Receive { entry: usize, shard: u8 },
+    Move { shard: u8, to: usize },
+    Cut { one: usize, other: usize },
+    Heal,
+    ReadMap { at: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    // Few shards, so that steps meet.
+    let (nodes, shards) = (0..4_usize, 0..4_u8);
+    let step = prop_oneof![
+        6 => (nodes.clone(), shards.clone()).prop_map(|(entry, shard)| Step::Receive { entry, shard }),
+        2 => (shards, nodes.clone()).prop_map(|(shard, to)| Step::Move { shard, to }),
+        1 => (nodes.clone(), nodes.clone()).prop_map(|(one, other)| Step::Cut { one, other }),
+        1 => Just(Step::Heal),
+        2 => nodes.prop_map(|at| Step::ReadMap { at }),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+proptest! {
+    /// Each datagram is handled by the owner of its shard, after at most two nodes have forwarded it, or it is dropped
+    /// and counted. When all nodes know the owners and reach each other, none is dropped.
+    #[test]
+    fn a_datagram_has_one_fate_whatever_nodes_believe_of_each_other(steps in steps()) {
+        let mut world = World::new(4);
+        let (mut sent, mut handled, mut dropped) = (0, 0, 0);
+        let whole = world.nodes.iter().map(|(_, around)| around.connected).collect::<Vec<_>>();
+        for step in steps {
+            match step {
+                Step::Receive { entry, shard } => {
+                    sent += 1;
+                    match world.receives(entry, flow(shard), &notification(shard)) {
+                        Fate::Handled { by, forwarded } => {
+                            handled += 1;
+                            let (_, around) = &world.nodes[usize::from(by.number())];
+                            prop_assert!(around.served.contains(Shard::new(shard)) && forwarded <= MAX_HOPS);
+                        }
+                        Fate::HeldBy(_) => {}
+                        Fate::Dropped(_) => dropped += 1,
+                    }
+                }
+                Step::Move { shard, to } => world.moves(Shard::new(shard), to),
+                Step::Cut { one, other } => {
+                    for (at, to) in [(one, other), (other, one)] {
+                        let (_, around) = &mut world.nodes[at];
+                        around.connected = around.connected.without(node(to as u64));
+                    }
+                }
+                Step::Heal => world.nodes.iter_mut().zip(&whole).for_each(|(node, all)| node.1.connected = *all),
+                Step::ReadMap { at } => {
+                    let owners = true_owners(&world);
+                    world.router(at).set_owners(owners);
+                }
+            }
+            let held = (0..4).map(|at| world.router(at).held()).sum::<usize>();
+            prop_assert_eq!(sent, handled + dropped + held);
+        }
+        world.nodes.iter_mut().zip(&whole).for_each(|(node, all)| node.1.connected = *all);
+        let owners = true_owners(&world);
+        (0..4).for_each(|at| world.router(at).set_owners(owners.clone()));
+        for at in 0..4 {
+            for ReleasedDatagram { held, shard, hop } in world.released(at).datagrams {
+                let served = world.nodes[at].1.served.contains(shard);
+                let next = owners.owner(shard).filter(|_| !served);
+                prop_assert_eq!(hop.map(|hop| hop.to), next);
+                prop_assert!(hop.is_none_or(|hop| hop.hops <= MAX_HOPS && hop.entry == held.entry));
+            }
+            prop_assert_eq!(world.router(at).held(), 0);
+        }
+    }
+}
+
+fn true_owners(world: &World) -> ShardMap {
+    let served = |(number, (_, around)): (usize, &(NodeRouter, Surroundings))| {
+        around.served.iter().map(move |shard| (shard, node(number as u64))).collect::<Vec<_>>()
+    };
+    world.nodes.iter().enumerate().flat_map(served).collect()
+}
