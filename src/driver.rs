@@ -281,7 +281,6 @@ impl Driver {
             self.hand_over_records();
             if self.cluster.is_some() {
                 self.hand_on_held(now);
-                self.hand_over();
                 self.ask_for_terms();
             }
             if let Some(watchdog) = &mut self.watchdog {

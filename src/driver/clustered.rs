@@ -38,8 +38,6 @@ pub struct ClusterSeat {
     pub(super) forwarding: Forwarding,
     /// The shards for which a newer term was asked.
     wanted: ShardSet,
-    /// The shards that are to be handed over, until the store has room for their records.
-    to_hand_over: Vec<Shard>,
     /// The shards that were handed over: their records, until the node has given up the lease.
     parked: HashMap<Shard, ParkedShard>,
     /// The last batch that the store has.
@@ -74,7 +72,6 @@ impl ClusterSeat {
             asks,
             forwarding,
             wanted: ShardSet::EMPTY,
-            to_hand_over: Vec::new(),
             parked: HashMap::new(),
             stored: BatchNumber::default(),
         }
@@ -163,12 +160,7 @@ impl Driver {
                     seat.wanted.remove(shard);
                 }
             }
-            ClusterCommand::HandOver(shard) => {
-                if let Some(seat) = &mut self.cluster {
-                    seat.to_hand_over.push(shard);
-                }
-                self.hand_over();
-            }
+            ClusterCommand::HandOver(shard) => self.hand_over(now, shard),
             ClusterCommand::Resume { shard, term } => {
                 let Some(seat) = &mut self.cluster else { return };
                 let Some(parked) = seat.parked.remove(&shard) else { return };
@@ -188,48 +180,32 @@ impl Driver {
     fn drop_shard(&mut self, now: Instant, shard: Shard) {
         let Some(seat) = &mut self.cluster else { return };
         seat.wanted.remove(shard);
-        seat.to_hand_over.retain(|waiting| *waiting != shard);
         if seat.parked.remove(&shard).is_none() {
             debug!(%shard, "shard dropped");
             self.gateway.forget_shard(now, shard, ShardEnd::Lost);
         }
     }
 
-    /// Hands the records of shards to the store and stops serving them, as far as the store has room.
-    pub(super) fn hand_over(&mut self) {
-        while let Some(seat) = &mut self.cluster
-            && let Some(shard) = seat.to_hand_over.pop()
-        {
-            let now = self.now();
-            self.gateway.change_shard(shard);
-            match self.write_all(now, shard) {
-                Some(parked) => {
-                    debug!(%shard, devices = parked.contents.devices.len(), "shard handed over");
-                    self.gateway.forget_shard(now, shard, ShardEnd::HandedOver);
-                    if let Some(seat) = &mut self.cluster {
-                        seat.parked.insert(shard, parked);
-                        // All may be stored already.
-                        seat.report_stored();
-                    }
-                }
-                None => {
-                    if let Some(seat) = &mut self.cluster {
-                        seat.to_hand_over.push(shard);
-                    }
-                    return;
-                }
-            }
+    /// Hands all records of a shard to the store, and stops serving it. The store takes them also if it has no room for
+    /// more: they are bounded by the shards that are handed over at the same time, and what is left out now would have to
+    /// be handed over anew.
+    fn hand_over(&mut self, now: Instant, shard: Shard) {
+        self.gateway.change_shard(shard);
+        let Some(parked) = self.write_all(now, shard) else { return };
+        debug!(%shard, devices = parked.contents.devices.len(), "shard handed over");
+        self.gateway.forget_shard(now, shard, ShardEnd::HandedOver);
+        if let Some(seat) = &mut self.cluster {
+            seat.parked.insert(shard, parked);
+            // All may be stored already.
+            seat.report_stored();
         }
     }
 
-    /// Hands all changes to the store. Returns the records of this shard; `None` if the store has no room now.
+    /// Hands all changes to the store. Returns the records of this shard; `None` without a store, which a cluster has.
     fn write_all(&mut self, now: Instant, shard: Shard) -> Option<ParkedShard> {
         let Self { gateway, store: Some(store), .. } = self else { return None };
         let mut contents = ShardContents::default();
         while gateway.has_changes() {
-            if !store.has_room() {
-                return None;
-            }
             let ChangeBatch { version, changes } = gateway.take_batch(now, BATCH);
             changes.iter().for_each(|change| park(&mut contents, shard, change));
             store.submit(StoreCommand::Write { version, changes });
