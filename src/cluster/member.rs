@@ -119,6 +119,15 @@ impl RunningMember {
     }
 }
 
+impl Drop for MemberTask {
+    /// Also after a panic: without its leases the node serves nothing, and `/readyz` has to say so.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.parts.condition.set(ConditionState::Down, "the task of the leases has ended");
+        }
+    }
+}
+
 impl MemberTask {
     async fn run(mut self, mut asked_to_drain: mpsc::Receiver<oneshot::Sender<()>>) {
         while !self.has_ended {
@@ -135,7 +144,8 @@ impl MemberTask {
             match input {
                 MemberInput::Engine(EngineAnswer::Event(event)) => {
                     if let MemberEvent::Round(answer) = &event {
-                        publish(&self.parts.peers.owners, owners(answer));
+                        // Also if they are the same: the driver has changed its copy by what single nodes said.
+                        self.parts.peers.owners.send_replace(Arc::new(owners(answer)));
                     }
                     self.handle(event);
                 }
@@ -231,8 +241,9 @@ impl MemberTask {
             cluster.lost.inc()
         };
         self.loading.remove(&shard);
-        self.ask(EngineAsk::Discard(shard));
         self.command(ClusterCommand::Drop(shard));
+        // After it: the keeper confirms the batches whose changes it drops.
+        self.ask(EngineAsk::Discard(shard));
     }
 
     /// All shards are given up: the node leaves the list of nodes.

@@ -175,10 +175,13 @@ impl NodeRouter {
         self.owners.owner(shard)
     }
 
-    /// Takes the answer of a node that does not have a shard.
+    /// Takes the answer of a node that does not serve a shard. A node that knows no other owner may be about to serve it,
+    /// and holds what comes.
     pub fn handle_not_mine(&mut self, from: NodeNumber, shard: Shard, owner: Option<NodeNumber>) {
-        if self.owners.owner(shard) == Some(from) {
-            self.owners.set_owner(shard, owner.filter(|owner| *owner != from));
+        if let Some(owner) = owner.filter(|owner| *owner != from)
+            && self.owners.owner(shard) == Some(from)
+        {
+            self.owners.set_owner(shard, Some(owner));
         }
     }
 

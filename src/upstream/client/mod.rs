@@ -308,6 +308,9 @@ impl<P: Protocol> Devices<P> {
                 return self.remove(now, id);
             }
             device.leaving = Some(leaving);
+        } else if leaving == Leaving::HandedOver && !device.is_ready() {
+            // Its new owner connects it. A connection of this link would take the session away from that one.
+            self.remove(now, id);
         } else if !device.connected_before || self.queues.is_empty(device.key) {
             P::leave(self, now, id, leaving);
         } else if device.leaving.replace(leaving).is_none() {

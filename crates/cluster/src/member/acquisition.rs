@@ -84,13 +84,18 @@ impl Openings {
 }
 
 impl ClusterMember {
+    /// Returns whether the node may ask for leases now.
+    pub(super) fn may_acquire(&self) -> bool {
+        self.state == EngineContact::Sure && self.clock_agrees && self.draining.is_none()
+    }
+
     /// Asks for the open shards whose turn it is: the node that a shard prefers asks at once, the next one a second
     /// later.
     pub(super) fn acquire_open(&mut self, now: Now) {
         let Some((contact, told)) = self.contact.zip(self.told) else { return };
         let Some(floors) = self.floors.as_ref() else { return };
         let entry = self.entry();
-        if self.state != EngineContact::Sure || !self.clock_agrees || self.draining.is_some() {
+        if !self.may_acquire() {
             return;
         }
         let timing = self.settings.timing;
@@ -99,7 +104,11 @@ impl ClusterMember {
         for (&shard, opening) in &mut self.openings.0 {
             // A node that takes no shards yet lets the engine begin to wait for forgotten owners.
             let may_ask = entry.takes || opening.kind == OpeningKind::Unknown;
-            if !may_ask || opening.next_attempt > now.monotonic {
+            if opening.next_attempt > now.monotonic {
+                continue;
+            }
+            if !may_ask {
+                opening.next_attempt = now.monotonic + timing.renew / 2;
                 continue;
             }
             let open_since = match opening.kind {

@@ -308,7 +308,8 @@ impl ClusterMember {
         };
         let contact = self.contact.map(|contact| contact.asked + self.reach());
         let settled = self.tenures.values().filter_map(|tenure| tenure.settles).min();
-        let deadlines = [round, state, contact, settled, self.openings.next_attempt()];
+        let opening = self.openings.next_attempt().filter(|_| self.may_acquire());
+        let deadlines = [round, state, contact, settled, opening];
         let soonest = now.monotonic + Duration::from_millis(1);
         deadlines.into_iter().flatten().min().map_or(soonest, |deadline| deadline.max(soonest))
     }
