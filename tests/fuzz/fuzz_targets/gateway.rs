@@ -381,7 +381,8 @@ impl Run {
                 Output::Broker(
                     BrokerCommand::SetLifetime { .. }
                     | BrokerCommand::Disconnect { .. }
-                    | BrokerCommand::HandOver { .. },
+                    | BrokerCommand::HandOver { .. }
+                    | BrokerCommand::Abandon { .. },
                 ) => {}
                 Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
