@@ -185,10 +185,10 @@ impl Bench {
         let model = definitions::read(&xml).expect("the definitions of the project").model;
         let now = Instant::now();
         let unix_time = Duration::from_secs(1_767_225_600);
-        let mut settings = Config::default().gateway;
-        settings.limits.registration_size = 1024 * 1024;
-        settings.limits.devices = 1_000_000;
-        let gateway = Gateway::new(settings, Arc::new(model), [7; 32], now, unix_time);
+        let mut config = Config::default().gateway;
+        config.limits.registration_size = 1024 * 1024;
+        config.limits.devices = 1_000_000;
+        let gateway = Gateway::new(config, Arc::new(model), [7; 32], now, unix_time);
         Self { gateway, now, next_id: 0, spent: Duration::ZERO }
     }
 

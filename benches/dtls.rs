@@ -119,9 +119,9 @@ fn echoes_alone() -> impl FnMut() -> Duration {
 fn print_occupancy(associations: u32) {
     let mut gateway = Gateway::new();
     let establish = |gateway: &mut Gateway, number: u32, cid: Option<&[u8]>| {
-        let settings = DtlsClientConfig::psk(&format!("urn:dev:os:32473-{number:06}"), KEY);
-        let settings = DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..settings };
-        let (mut client, association, address) = gateway.shake_hands(DtlsClient::new(gateway.now, settings));
+        let config = DtlsClientConfig::psk(&format!("urn:dev:os:32473-{number:06}"), KEY);
+        let config = DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..config };
+        let (mut client, association, address) = gateway.shake_hands(DtlsClient::new(gateway.now, config));
         gateway.echo(&mut client, association, address);
     };
     (0..WARM_UP).for_each(|number| establish(&mut gateway, number, None));
@@ -156,8 +156,8 @@ fn resident() -> f64 {
 }
 
 fn client(cid: Option<&[u8]>) -> DtlsClient {
-    let settings = DtlsClientConfig::psk(IDENTITY, KEY).with_suites(SUITE);
-    DtlsClient::new(now(), DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..settings })
+    let config = DtlsClientConfig::psk(IDENTITY, KEY).with_suites(SUITE);
+    DtlsClient::new(now(), DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..config })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark starts somewhere")]
@@ -189,8 +189,8 @@ impl Gateway {
     fn new() -> Self {
         let now = now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
-        let settings = DtlsConfig { associations: 200_000, ..DtlsConfig::default() };
-        let mut server = DtlsServer::new(settings, Some(acceptor), [7; 32], now);
+        let config = DtlsConfig { associations: 200_000, ..DtlsConfig::default() };
+        let mut server = DtlsServer::new(config, Some(acceptor), [7; 32], now);
         assert!(server.restore(now, WriteTerms::new(Term::new(1), now, Duration::ZERO), Vec::new()).is_empty());
         Self { server, now, spent: Duration::ZERO, devices: 0 }
     }

@@ -41,7 +41,7 @@ async fn main() {
     rlimit::increase_nofile_limit(u64::MAX).expect("the limit is known");
     let before = resident();
     let mut link =
-        MqttLink::start(settings(broker), Arc::default(), Conditions::default().add("broker")).expect("a link");
+        MqttLink::start(config(broker), Arc::default(), Conditions::default().add("broker")).expect("a link");
     let begun = Instant::now();
     let (mut asked, mut connected) = (0, 0);
     while connected < devices {
@@ -61,7 +61,7 @@ async fn main() {
     link.shut_down(Duration::from_secs(60)).await;
 }
 
-fn settings(broker: String) -> MqttConfig {
+fn config(broker: String) -> MqttConfig {
     MqttConfig {
         will_delay: None,
         brokers: vec![broker],

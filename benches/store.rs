@@ -57,12 +57,12 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     println!("Redis with an append-only file, {DEVICES} devices");
-    runtime.block_on(measure(server.settings(folder.path())?, Some(&server)))
+    runtime.block_on(measure(server.config(folder.path())?, Some(&server)))
 }
 
-async fn measure(settings: StoreConfig, server: Option<&RedisServer>) -> anyhow::Result<()> {
+async fn measure(config: StoreConfig, server: Option<&RedisServer>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
-    let (opened, _) = OpenedStore::open(&settings, &Config::default().listeners, UNIX_TIME, metrics).await?;
+    let (opened, _) = OpenedStore::open(&config, &Config::default().listeners, UNIX_TIME, metrics).await?;
     let store = opened.start(Conditions::default().add("store"))?;
     let mut bench = StoreBench { store, source: Batches::new()?, written: 0, server };
     bench.fill().await?;
@@ -223,7 +223,7 @@ impl RedisServer {
         Ok(Some(Self { child, port }))
     }
 
-    fn settings(&self, folder: &Path) -> anyhow::Result<StoreConfig> {
+    fn config(&self, folder: &Path) -> anyhow::Result<StoreConfig> {
         let seal = folder.join("seal");
         fs::write(&seal, "00".repeat(32))?;
         let lines = format!(

@@ -248,10 +248,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Prints EMQX's side of the link.
 fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
-    let UpstreamConfig::ExProto(settings) = &config.upstream else {
+    let UpstreamConfig::ExProto(exproto) = &config.upstream else {
         bail!("with upstream.kind = \"mqtt\" the devices use EMQX's MQTT listener: it needs nothing else for them");
     };
-    write!(output, "{}", EmqxConfig { settings, limits: &config.gateway.limits })?;
+    write!(output, "{}", EmqxConfig { config: exproto, limits: &config.gateway.limits })?;
     Ok(())
 }
 

@@ -83,9 +83,9 @@ pub struct TlsConnectError(String);
 
 impl Connector {
     /// Reads the files.
-    pub fn new(settings: &TlsConfig) -> Result<Self, TlsError> {
-        let TlsConfig { verify, server_name, .. } = settings;
-        Ok(Self { connector: builder(settings)?.build(), verify: *verify, server_name: server_name.clone() })
+    pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
+        let TlsConfig { verify, server_name, .. } = config;
+        Ok(Self { connector: builder(config)?.build(), verify: *verify, server_name: server_name.clone() })
     }
 
     /// Performs the handshake on a stream that is connected to this host.
@@ -119,17 +119,17 @@ impl fmt::Debug for Connector {
 }
 
 /// Returns a builder with these settings, for callers that open their connections themselves.
-pub(crate) fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
+pub(crate) fn builder(config: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-    match &settings.cacertfile {
+    match &config.cacertfile {
         Some(file) => trust(&mut builder, file)?,
         None => trust_the_system(&mut builder)?,
     }
-    if settings.verify == Verify::None {
+    if config.verify == Verify::None {
         builder.set_verify(SslVerifyMode::NONE);
     }
-    match (&settings.certfile, &settings.keyfile) {
+    match (&config.certfile, &config.keyfile) {
         (Some(certificate), Some(key)) => identify(&mut builder, certificate, key)?,
         (None, None) => {}
         (Some(_), None) | (None, Some(_)) => return Err(TlsError::HalfPair),
@@ -147,9 +147,8 @@ pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<SslAcceptor, Tl
 
 /// Returns the server side of TLS 1.2 and 1.3 with the certificate of these settings. It accepts clients with a
 /// certificate of the authority of these settings, and no others. Whose certificate it is, the caller checks.
-pub(crate) fn mutual_acceptor(settings: &TlsConfig) -> Result<SslAcceptor, TlsError> {
-    let TlsConfig { cacertfile: Some(authority), certfile: Some(certificate), keyfile: Some(key), .. } = settings
-    else {
+pub(crate) fn mutual_acceptor(config: &TlsConfig) -> Result<SslAcceptor, TlsError> {
+    let TlsConfig { cacertfile: Some(authority), certfile: Some(certificate), keyfile: Some(key), .. } = config else {
         return Err(TlsError::HalfPair);
     };
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
@@ -163,10 +162,10 @@ pub(crate) fn mutual_acceptor(settings: &TlsConfig) -> Result<SslAcceptor, TlsEr
 }
 
 /// Sets the name that the server's certificate must have, on a connection of such a builder.
-pub(crate) fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfig) -> Result<(), ErrorStack> {
-    let verifies = settings.verify == Verify::Peer;
-    configuration.set_verify_hostname(verifies && settings.server_name.is_none());
-    let Some(name) = &settings.server_name else { return Ok(()) };
+pub(crate) fn expect_name(configuration: &mut ConnectConfiguration, config: &TlsConfig) -> Result<(), ErrorStack> {
+    let verifies = config.verify == Verify::Peer;
+    configuration.set_verify_hostname(verifies && config.server_name.is_none());
+    let Some(name) = &config.server_name else { return Ok(()) };
     configuration.set_use_server_name_indication(false);
     configuration.set_hostname(name)?;
     if verifies {

@@ -18,19 +18,19 @@ const STARTS: usize = 3;
 
 pub(crate) fn measure(devices: u32) -> anyhow::Result<()> {
     let folder = TempDir::new()?;
-    let settings = StoreConfig { file: folder.path().join("store.redb"), ..Config::default().store };
-    write(&settings, devices)?;
-    let size = std::fs::metadata(&settings.file)?.len();
+    let config = StoreConfig { file: folder.path().join("store.redb"), ..Config::default().store };
+    write(&config, devices)?;
+    let size = std::fs::metadata(&config.file)?.len();
     println!("{devices} stored devices, {:.0} MiB", size as f64 / f64::from(1 << 20));
     for _ in 0..STARTS {
-        start(&settings, devices)?;
+        start(&config, devices)?;
     }
     Ok(())
 }
 
 /// Fills a new store with devices that have one observation each.
-fn write(settings: &StoreConfig, devices: u32) -> anyhow::Result<()> {
-    let (store, _) = open(settings)?;
+fn write(config: &StoreConfig, devices: u32) -> anyhow::Result<()> {
+    let (store, _) = open(config)?;
     let mut crowd = Crowd::new()?;
     crowd.gateway.restore(crowd.now, Default::default());
     crowd.register_up_to(devices)?;
@@ -43,9 +43,9 @@ fn write(settings: &StoreConfig, devices: u32) -> anyhow::Result<()> {
     }
 }
 
-fn start(settings: &StoreConfig, devices: u32) -> anyhow::Result<()> {
+fn start(config: &StoreConfig, devices: u32) -> anyhow::Result<()> {
     let begin = Instant::now();
-    let (_store, contents) = open(settings)?;
+    let (_store, contents) = open(config)?;
     let opened = begin.elapsed();
     ensure!(contents.devices.len() == devices as usize, "{} devices are stored", contents.devices.len());
     let mut gateway = SwallowingGateway::new(begin)?;
@@ -58,7 +58,7 @@ fn start(settings: &StoreConfig, devices: u32) -> anyhow::Result<()> {
 }
 
 fn open(
-    settings: &StoreConfig,
+    config: &StoreConfig,
 ) -> anyhow::Result<(lwm2m_gateway::store::OpenedStore, lwm2m_gateway::store::StoreContents)> {
-    Ok(Store::open(settings, &Config::default().listeners, UNIX_TIME, Metrics::default().into())?)
+    Ok(Store::open(config, &Config::default().listeners, UNIX_TIME, Metrics::default().into())?)
 }

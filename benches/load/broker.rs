@@ -97,8 +97,8 @@ pub(crate) async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     logging::start(&LogConfig { filter, format: LogFormat::Text })?;
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = BrokerConfig { devices: Some(any), ..BrokerConfig::on_free_ports(format!("http://{handler}")) };
-    let broker = embedded::EmbeddedBroker::start(settings).await?;
+    let config = BrokerConfig { devices: Some(any), ..BrokerConfig::on_free_ports(format!("http://{handler}")) };
+    let broker = embedded::EmbeddedBroker::start(config).await?;
     let addresses = broker.addresses();
     let devices = addresses.devices.context("its listener for devices")?;
     println!("{} {devices} {} {}", addresses.mqtt, addresses.listener, addresses.adapter);

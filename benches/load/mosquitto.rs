@@ -28,13 +28,13 @@ impl Mosquitto {
         let folder = TempDir::new()?;
         let file = folder.path().join("mosquitto.conf");
         // Without bounds on what waits: what is lost is lost elsewhere.
-        let settings = format!(
+        let config = format!(
             "user root\nallow_anonymous true\npersistence false\nmax_queued_messages 0\nset_tcp_nodelay true\n\
              log_type error\nlistener {} {}\n",
             mqtt.port(),
             mqtt.ip(),
         );
-        fs::write(&file, settings)?;
+        fs::write(&file, config)?;
         let run = |program: &&str| Command::new(program).arg("-c").arg(&file).stdin(Stdio::null()).spawn().ok();
         let child = PROGRAMS.iter().find_map(run).context("there is no mosquitto")?;
         let mut mosquitto = Self { child, _folder: folder, mqtt };

@@ -18,7 +18,7 @@ use crate::observability::metrics::Metrics;
 use crate::store::redis::shared::{self, EngineChannel, StoreNode};
 use crate::store::{OpenedStore, StoreContents};
 use crate::transport::UdpListener;
-use lwm2m_cluster::{Directory, Incarnation, NodeNumber, NodeProcess, PeerMessage, Settings};
+use lwm2m_cluster::{Directory, Incarnation, MemberConfig, NodeNumber, NodeProcess, PeerMessage};
 use lwm2m_router::{NodeRouterConfig, Router};
 
 use super::prepared::Prepared;
@@ -30,7 +30,7 @@ const DATAGRAMS: usize = 4_096;
 
 /// A node whose store is open, before its driver has started.
 pub(crate) struct ClusterNode {
-    settings: Settings,
+    member: MemberConfig,
     name: String,
     engine: EngineChannel,
     peers: BoundPeers,
@@ -56,12 +56,12 @@ impl ClusterNode {
         let ClusterConfig { node, number, weight, timing, isolated, moves_at_once, advertise, .. } = cluster.clone();
         let incarnation = Incarnation(u64::try_from(unix_time.as_millis()).unwrap_or(u64::MAX));
         let process = NodeProcess { node: number, incarnation };
-        let settings = Settings { process, weight, timing, isolated, moves_at_once };
+        let member = MemberConfig { process, weight, timing, isolated, moves_at_once };
         let peers = BoundPeers::bind(config, cluster, process, metrics).await?;
         let in_store = StoreNode { process, name: node.clone(), address: advertise, timing };
         let opening = shared::open(&config.store, in_store, &config.listeners, Arc::clone(metrics));
         let (opened, engine, contents) = opening.await?;
-        Ok(((OpenedStore::Shared(opened), contents), Self { settings, name: node, engine, peers }))
+        Ok(((OpenedStore::Shared(opened), contents), Self { member, name: node, engine, peers }))
     }
 
     /// Starts the member task on the current runtime, and returns the place of the driver.
@@ -71,11 +71,11 @@ impl ClusterNode {
         first_dtls_socket: u16,
         prepared: &Prepared,
     ) -> (RunningMember, ClusterSeat) {
-        let Self { settings, name, engine, peers } = self;
+        let Self { member, name, engine, peers } = self;
         let BoundPeers { link, messages, inputs, directory } = peers;
         let (running, (owners, known_owners)) = (link.start(), watch::channel(Arc::default()));
         let routing = NodeRouterConfig {
-            node: settings.process.node,
+            node: member.process.node,
             first_dtls_socket,
             flows: Router::FLOWS,
             strangers: config.gateway.limits.unregistered,
@@ -86,7 +86,7 @@ impl ClusterNode {
         let (report, reports) = mpsc::unbounded_channel();
         let seat = ClusterSeat::new(gate, (commanded, report), engine.asks.clone(), forwarding);
         let member = RunningMember::start(MemberParts {
-            settings,
+            config: member,
             name,
             engine,
             peers: MemberPeers { running, messages, directory, owners },

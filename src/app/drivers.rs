@@ -211,8 +211,8 @@ async fn open_store(
     if !config.store.enable.unwrap_or(!embedded) {
         return Ok(None);
     }
-    let (settings, listeners) = (&config.store, &config.listeners);
-    Ok(Some(OpenedStore::open(settings, listeners, unix_time, Arc::clone(metrics)).await?))
+    let (store, listeners) = (&config.store, &config.listeners);
+    Ok(Some(OpenedStore::open(store, listeners, unix_time, Arc::clone(metrics)).await?))
 }
 
 /// Starts the store, and returns the end of each driver.
@@ -264,16 +264,16 @@ struct GatewayStart<'a> {
 
 impl GatewayStart<'_> {
     /// Returns the configuration of a gateway with this share of the limits.
-    fn settings(&self, share: ThreadShare, shards: ThreadShards) -> GatewayConfig {
-        let mut settings = self.config.gateway.clone();
-        settings.limits = share.limits(&self.prepared.room.bound(&settings.limits));
-        settings.coap = share.coap(settings.coap);
-        settings.coap.shards = match self.config.cluster {
+    fn gateway_config(&self, share: ThreadShare, shards: ThreadShards) -> GatewayConfig {
+        let mut gateway_config = self.config.gateway.clone();
+        gateway_config.limits = share.limits(&self.prepared.room.bound(&gateway_config.limits));
+        gateway_config.coap = share.coap(gateway_config.coap);
+        gateway_config.coap.shards = match self.config.cluster {
             Some(_) => ShardSet::EMPTY,
             None => shards.into(),
         };
-        settings.coap.tokens_of_device = self.config.cluster.is_some();
-        settings
+        gateway_config.coap.tokens_of_device = self.config.cluster.is_some();
+        gateway_config
     }
 
     /// Makes the gateway of a thread, with its DTLS layer and its part of the stored state.
@@ -281,10 +281,10 @@ impl GatewayStart<'_> {
         let Self { config, prepared, now, unix_time, store } = *self;
         let share = ThreadShare::of_threads(config.threads);
         let shards = ThreadShards::new(thread, config.threads.get()).context("the configuration bounds the threads")?;
-        let settings = self.settings(share, shards);
+        let gateway_config = self.gateway_config(share, shards);
         let model = Arc::clone(&prepared.announced.borrow());
-        let gateway_shards = settings.coap.shards;
-        let mut gateway = Gateway::new(settings, model, random_seed()?, now, unix_time);
+        let gateway_shards = gateway_config.coap.shards;
+        let mut gateway = Gateway::new(gateway_config, model, random_seed()?, now, unix_time);
         if share != ThreadShare::WHOLE || config.cluster.is_some() {
             gateway.share_endpoints();
         }

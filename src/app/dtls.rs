@@ -26,7 +26,7 @@ use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation, WriteTerms};
 
 /// Holds everything that DTLS listeners need.
 pub(crate) struct DtlsSetup {
-    settings: dtls::DtlsConfig,
+    config: dtls::DtlsConfig,
     credentials: CredentialsConfig,
     first_socket: u16,
     acceptor: Option<Acceptor>,
@@ -61,7 +61,7 @@ impl DtlsSetup {
             return Ok(None);
         }
         let mut setup = Self {
-            settings: config.dtls.clone(),
+            config: config.dtls.clone(),
             credentials: config.credentials.clone(),
             first_socket: u16::try_from(plain).expect("there are fewer listeners than ports"),
             acceptor: None,
@@ -99,8 +99,8 @@ impl DtlsSetup {
         (share, shards): (ThreadShare, ShardSet),
         store: Option<(&OpenedStore, WriteTerms, Vec<SavedAssociation>)>,
     ) -> Gateway {
-        let settings = dtls::DtlsConfig { shards, ..share.dtls(&self.settings) };
-        let new = || DtlsServer::new(settings.clone(), self.acceptor.clone(), seed, now);
+        let config = dtls::DtlsConfig { shards, ..share.dtls(&self.config) };
+        let new = || DtlsServer::new(config.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
         if let Some((store, terms, associations)) = store {
             let changes = server.restore(now, terms.clone(), associations);

@@ -164,13 +164,13 @@ fn bound_addresses(
     })
 }
 
-async fn admin_listener(settings: &admin::AdminConfig, embedded: bool) -> anyhow::Result<Option<TcpListener>> {
-    if !settings.enable.unwrap_or(!embedded) {
+async fn admin_listener(config: &admin::AdminConfig, embedded: bool) -> anyhow::Result<Option<TcpListener>> {
+    if !config.enable.unwrap_or(!embedded) {
         return Ok(None);
     }
-    let listener = TcpListener::bind(settings.bind).await;
+    let listener = TcpListener::bind(config.bind).await;
     let listener =
-        listener.with_context(|| format!("admin.bind = {} (`admin.enable = false` needs none)", settings.bind))?;
+        listener.with_context(|| format!("admin.bind = {} (`admin.enable = false` needs none)", config.bind))?;
     Ok(Some(listener))
 }
 

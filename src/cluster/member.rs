@@ -17,7 +17,9 @@ use crate::observability::metrics::Metrics;
 use crate::store::redis::shared::{EngineAnswer, EngineAsk, EngineChannel};
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::RoundAnswer;
-use lwm2m_cluster::{ClusterMember, Ended, EngineContact, MemberCommand, MemberEvent, Now, Settings, Term, WallTime};
+use lwm2m_cluster::{
+    ClusterMember, Ended, EngineContact, MemberCommand, MemberConfig, MemberEvent, Now, Term, WallTime,
+};
 use lwm2m_cluster::{Directory, NodeNumber, PeerMessage};
 use lwm2m_router::ShardMap;
 
@@ -30,7 +32,7 @@ const FIRST_SHARDS: Duration = Duration::from_secs(12);
 
 /// Holds what the task is made of.
 pub struct MemberParts {
-    pub settings: Settings,
+    pub config: MemberConfig,
     /// The name of the node, for people.
     pub name: String,
     pub engine: EngineChannel,
@@ -85,7 +87,7 @@ impl RunningMember {
     /// Starts the task on the current runtime.
     pub fn start(parts: MemberParts) -> Self {
         let (drain, asked_to_drain) = mpsc::channel(1);
-        let member = ClusterMember::new(parts.settings, now());
+        let member = ClusterMember::new(parts.config, now());
         let task = MemberTask {
             parts,
             member,

@@ -16,7 +16,7 @@ use super::reader::ConfigReader;
 use super::value_parsers::{HOUR, MAX_COUNT, SECOND, duration, list, switch, text, text_with_content, whole};
 
 /// Reads the settings of the bootstrap server; `None` if it is off.
-pub(super) fn settings(
+pub(super) fn read(
     reader: &mut ConfigReader,
     default_rule: &IdentityRule,
     is_mqtt: bool,

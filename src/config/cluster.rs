@@ -44,7 +44,7 @@ pub(crate) struct ClusterSurroundings<'a> {
 }
 
 /// Reads the section; `None` if it is not enabled. What a cluster cannot share is refused.
-pub(crate) fn settings(reader: &mut ConfigReader, surroundings: &ClusterSurroundings) -> Option<ClusterConfig> {
+pub(crate) fn read(reader: &mut ConfigReader, surroundings: &ClusterSurroundings) -> Option<ClusterConfig> {
     let is_enabled = reader.read("cluster.enable", false, switch);
     let node = reader.read("cluster.node", String::new(), name);
     let number = reader.read("cluster.number", None, |value| whole(0..=127)(value).map(Some));

@@ -18,7 +18,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// Objects whose values are not shown without the key `hide`: Security and OSCORE hold keys.
 const KEY_OBJECTS: [u16; 2] = [0, 21];
 
-pub(super) fn settings(reader: &mut ConfigReader) -> ConsoleConfig {
+pub(super) fn read(reader: &mut ConfigReader) -> ConsoleConfig {
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let bind = SocketAddr::from(([127, 0, 0, 1], 8086));
     let bind = reader.read("console.bind", bind, parsed(SOCKET_ADDRESS));

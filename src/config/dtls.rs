@@ -51,7 +51,7 @@ pub(super) fn credentials(reader: &mut ConfigReader, bootstrap: &BootstrapFiles)
 }
 
 /// Reads the limits of [`dtls::DtlsConfig`].
-pub(super) fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
+pub(super) fn read(reader: &mut ConfigReader) -> dtls::DtlsConfig {
     let default = dtls::DtlsConfig::default();
     let key = |last: &str| format!("dtls.{last}");
     let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MAX_COUNT));
@@ -110,7 +110,7 @@ fn psk_http(reader: &mut ConfigReader) -> Option<PskHttpConfig> {
     let key = |last: &str| format!("dtls.psk_http.{last}");
     let given = reader.read(&key("url"), None, |value| url(value).map(Some));
     let most = Duration::from_secs(30 * 24 * 3600);
-    let settings = PskHttpConfig {
+    let config = PskHttpConfig {
         url: given.clone().unwrap_or_default(),
         authorization: reader.read_secret(&key("authorization")).map(Secret::new),
         encoding: reader.read(&key("encoding"), Encoding::Text, choice(ENCODINGS)),
@@ -120,7 +120,7 @@ fn psk_http(reader: &mut ConfigReader) -> Option<PskHttpConfig> {
         cache_ttl: reader.read(&key("cache_ttl"), HOUR, duration(Duration::ZERO..=most)),
         negative_cache_ttl: reader.read(&key("negative_cache_ttl"), 60 * SECOND, duration(Duration::ZERO..=most)),
     };
-    given.map(|_| settings)
+    given.map(|_| config)
 }
 
 pub(super) fn file(value: &Value) -> Result<Option<PathBuf>, String> {

@@ -15,7 +15,7 @@ use super::value_parsers::{
 /// Address of EMQX's exproto listener on this machine.
 const LISTENER: &str = "127.0.0.1:7993";
 
-pub(super) fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
+pub(super) fn read(reader: &mut ConfigReader) -> ExProtoConfig {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));

@@ -54,7 +54,7 @@ pub(super) fn tls(reader: &mut ConfigReader, below: &str) -> tls::TlsConfig {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
-    let settings = tls::TlsConfig {
+    let config = tls::TlsConfig {
         cacertfile: reader.read(&key("cacertfile"), None, file),
         certfile: reader.read(&key("certfile"), None, file),
         keyfile: reader.read(&key("keyfile"), None, file),
@@ -66,5 +66,5 @@ pub(super) fn tls(reader: &mut ConfigReader, below: &str) -> tls::TlsConfig {
             reader.refuse(&key(one), format!("requires {} as well", key(other)));
         }
     }
-    settings
+    config
 }

@@ -15,7 +15,7 @@ const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 /// The largest that there is (MQTT 5.0 section 2.1.4).
 const LARGEST_PACKET: usize = 268_435_460;
 
-pub(super) fn settings(reader: &mut ConfigReader) -> MqttConfig {
+pub(super) fn read(reader: &mut ConfigReader) -> MqttConfig {
     let key = |last: &str| format!("upstream.mqtt.{last}");
     let versions = [("5", ProtocolVersion::V5), ("3.1.1", ProtocolVersion::V311)];
     MqttConfig {

@@ -16,13 +16,13 @@ const URL: &str = "redis://127.0.0.1:6379";
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
 
-pub(super) fn settings(reader: &mut ConfigReader, kind: StoreKind) -> RedisConfig {
+pub(super) fn read(reader: &mut ConfigReader, kind: StoreKind) -> RedisConfig {
     let key = |last: &str| format!("store.redis.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let some = |value: &Value| text_with_content(value).map(Some);
     let urls = urls(reader, &key("urls"), vec![URL.to_owned()], PORT);
     let sentinels = self::urls(reader, &key("sentinels"), Vec::new(), SENTINEL_PORT);
-    let settings = RedisConfig {
+    let config = RedisConfig {
         urls,
         sentinels,
         master: reader.read(&key("master"), "mymaster".to_owned(), text_with_content),
@@ -37,7 +37,7 @@ pub(super) fn settings(reader: &mut ConfigReader, kind: StoreKind) -> RedisConfi
     if kind == StoreKind::Redis && !reader.has(&key("seal_keyfile")) {
         reader.refuse(&key("seal_keyfile"), "required: a file with 64 hexadecimal digits (openssl rand -hex 32)");
     }
-    settings
+    config
 }
 
 /// Reads addresses, which may have passwords: no message shows them.

@@ -68,16 +68,16 @@ enum UpstreamKind {
 /// Reads all sections. The reader records mistakes, and the default takes the place of an invalid value.
 pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let kind = upstream_kind(reader);
-    let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
+    let (exproto, mqtt) = (exproto::read(reader), mqtt::read(reader));
     let mut gateway = gateway(reader);
     let listeners = listeners(reader);
-    let (bootstrap, bootstrap_files) = bootstrap::settings(reader, &gateway.identity, kind == UpstreamKind::Mqtt);
+    let (bootstrap, bootstrap_files) = bootstrap::read(reader, &gateway.identity, kind == UpstreamKind::Mqtt);
     bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
     gateway.bootstrap = bootstrap;
     gateway.firmware.login = firmware::login(reader, kind == UpstreamKind::Mqtt);
     gateway.status_login = status_login(reader, gateway.translators.status.is_some());
     gateway.roles = listeners.iter().map(|listener| listener.role).collect();
-    let mut dtls = dtls::settings(reader);
+    let mut dtls = dtls::read(reader);
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
     check_status(reader, kind, &gateway);
     let threads = threads(reader, &gateway);
@@ -95,7 +95,7 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     };
     let store = store(reader);
     let surroundings = ClusterSurroundings { gateway: &gateway, store: &store, upstream: &upstream, threads };
-    let cluster = cluster::settings(reader, &surroundings);
+    let cluster = cluster::read(reader, &surroundings);
     if let (Some(_), upstream::UpstreamConfig::Mqtt(mqtt)) = (&cluster, &mut upstream) {
         mqtt.will_delay = Some(WILL_DELAY);
     }
@@ -114,7 +114,7 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         images: firmware::images(reader),
         admin: admin(reader),
         #[cfg(feature = "console")]
-        console: console::settings(reader),
+        console: console::read(reader),
         log: log(reader),
         watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
         file: None,
@@ -172,8 +172,8 @@ fn upstream_sections(
     UpstreamSections {
         exproto: exproto.clone(),
         mqtt: mqtt.clone(),
-        default_exproto: exproto::settings(&mut without_file),
-        default_mqtt: mqtt::settings(&mut without_file),
+        default_exproto: exproto::read(&mut without_file),
+        default_mqtt: mqtt::read(&mut without_file),
     }
 }
 
@@ -408,7 +408,7 @@ fn store(reader: &mut ConfigReader) -> store::StoreConfig {
     );
     store::StoreConfig {
         kind,
-        redis: super::redis::settings(reader, kind),
+        redis: super::redis::read(reader, kind),
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
         file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
         flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),

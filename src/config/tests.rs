@@ -443,15 +443,15 @@ fn the_addresses_of_the_upstream_are_checked() {
 }
 
 fn exproto_of(text: &str) -> exproto::ExProtoConfig {
-    let UpstreamConfig::ExProto(settings) = config(text).upstream else { panic!("another kind") };
-    settings
+    let UpstreamConfig::ExProto(upstream) = config(text).upstream else { panic!("another kind") };
+    upstream
 }
 
 fn mqtt_of(text: &str) -> mqtt::MqttConfig {
-    let UpstreamConfig::Mqtt(settings) = config(&format!("upstream.kind = \"mqtt\"\n{text}")).upstream else {
+    let UpstreamConfig::Mqtt(upstream) = config(&format!("upstream.kind = \"mqtt\"\n{text}")).upstream else {
         panic!("another kind")
     };
-    settings
+    upstream
 }
 
 #[test]
@@ -544,8 +544,8 @@ fn the_identity_is_nothing_the_name_or_a_text_around_it() {
 
 #[test]
 fn a_service_of_keys_needs_the_identity_in_its_url() {
-    let settings = |url: &str| format!("[dtls.psk_http]\nurl = {url:?}");
-    let good = config(&settings("https://keys.example:8443/psk?id=${psk_identity}")).credentials.psk_http.unwrap();
+    let written = |url: &str| format!("[dtls.psk_http]\nurl = {url:?}");
+    let good = config(&written("https://keys.example:8443/psk?id=${psk_identity}")).credentials.psk_http.unwrap();
     assert_eq!((good.requests, good.negative_cache_ttl), (100, Duration::from_secs(60)));
     assert_eq!(config("[dtls.psk_http]\ntimeout = \"1s\"").credentials.psk_http, None);
     for wrong in [
@@ -554,7 +554,7 @@ fn a_service_of_keys_needs_the_identity_in_its_url() {
         "http://${psk_identity}.example",
         "http:///${psk_identity}",
     ] {
-        assert_eq!(mistakes(&settings(wrong)).len(), 1, "{wrong}");
+        assert_eq!(mistakes(&written(wrong)).len(), 1, "{wrong}");
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) struct CampaignDetails {
     campaign: CampaignDocument,
     /// The campaign as it was written, with its defaults, but without the list of its devices.
     #[schema(value_type = Object)]
-    settings: Value,
+    config: Value,
 }
 
 /// Campaigns.
@@ -380,11 +380,11 @@ impl From<Counts> for CampaignCounts {
 
 impl From<CampaignView> for CampaignDetails {
     fn from(mut view: CampaignView) -> Self {
-        let mut settings = std::mem::take(&mut view.spec);
-        if let Some(settings) = settings.as_object_mut() {
-            settings.remove("endpoints");
+        let mut config = std::mem::take(&mut view.spec);
+        if let Some(config) = config.as_object_mut() {
+            config.remove("endpoints");
         }
-        Self { campaign: CampaignDocument::from(view), settings }
+        Self { campaign: CampaignDocument::from(view), config }
     }
 }
 

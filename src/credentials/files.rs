@@ -95,7 +95,7 @@ impl CredentialsConfig {
     }
 
     pub(crate) fn load_acceptor(&self) -> Result<Acceptor, CredentialsError> {
-        let settings = AcceptorConfig {
+        let config = AcceptorConfig {
             certificate_chain: read("certfile", self.certfile.as_deref())?,
             private_key: read("keyfile", self.keyfile.as_deref())?.map(PemSecret::new),
             private_key_password: self.password.clone(),
@@ -110,7 +110,7 @@ impl CredentialsConfig {
             tickets: self.tickets,
             mtu: self.mtu,
         };
-        Acceptor::new(&settings).map_err(|error| {
+        Acceptor::new(&config).map_err(|error| {
             let files = [&self.certfile, &self.keyfile, &self.cacertfile];
             CredentialsError::Acceptor { error, files: files.into_iter().flatten().cloned().collect() }
         })
@@ -119,7 +119,7 @@ impl CredentialsConfig {
     /// Returns the client of the key service with its maximum number of lookups in flight; `None` if no service is
     /// configured.
     pub fn asker(&self) -> Result<Option<(KeyServiceClient, usize)>, KeyServiceSetUpError> {
-        let asker = |settings: &PskHttpConfig| Ok((KeyServiceClient::new(settings)?, settings.requests));
+        let asker = |config: &PskHttpConfig| Ok((KeyServiceClient::new(config)?, config.requests));
         self.psk_http.as_ref().map(asker).transpose()
     }
 
@@ -131,12 +131,12 @@ impl CredentialsConfig {
 
     /// Returns the PSK file.
     pub(crate) fn key_file(&self) -> Option<PathBuf> {
-        self.psk_file.as_ref().map(|settings| settings.file.clone())
+        self.psk_file.as_ref().map(|config| config.file.clone())
     }
 
     /// Returns the PSK file of bootstrap accounts.
     pub(crate) fn bootstrap_key_file(&self) -> Option<PathBuf> {
-        self.bootstrap_psk_file.as_ref().map(|settings| settings.file.clone())
+        self.bootstrap_psk_file.as_ref().map(|config| config.file.clone())
     }
 
     fn load_pinned(&self) -> Result<Vec<Pinned>, CredentialsError> {

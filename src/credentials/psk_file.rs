@@ -70,8 +70,8 @@ pub(crate) struct PskFileContents {
 ///
 /// # Errors
 /// If it cannot be read, or one of its lines is no identity with its secret.
-pub(super) fn read(settings: &PskFileConfig) -> Result<PskFileContents, PskFileError> {
-    let PskFileConfig { file, separator, encoding } = settings;
+pub(super) fn read(config: &PskFileConfig) -> Result<PskFileContents, PskFileError> {
+    let PskFileConfig { file, separator, encoding } = config;
     let bytes = fs::read(file).map_err(|error| PskFileError::Unreadable { file: file.clone(), error })?;
     let lines = parse(&Zeroizing::new(bytes), separator, *encoding)
         .map_err(|(line, problem)| PskFileError::BadLine { file: Path::to_owned(file), line, problem })?;
@@ -227,8 +227,8 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("keys.psk");
         fs::write(&file, "a:b\nhunter2\n").unwrap();
-        let settings = PskFileConfig { file, separator: ":".to_owned(), encoding: Encoding::Text };
-        let error = read(&settings).err().unwrap();
+        let config = PskFileConfig { file, separator: ":".to_owned(), encoding: Encoding::Text };
+        let error = read(&config).err().unwrap();
         let said = format!("{error} {error:?}");
         assert!(said.contains("keys.psk, line 2: there is no separator") && !said.contains("hunter2"), "{said}");
     }

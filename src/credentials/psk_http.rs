@@ -59,7 +59,7 @@ pub struct KeyServiceClient(Arc<Inner>);
 
 struct Inner {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    settings: PskHttpConfig,
+    config: PskHttpConfig,
     authorization: Option<HeaderValue>,
 }
 
@@ -93,39 +93,39 @@ pub enum KeyServiceError {
 }
 
 impl KeyServiceClient {
-    pub fn new(settings: &PskHttpConfig) -> Result<Self, KeyServiceSetUpError> {
+    pub fn new(config: &PskHttpConfig) -> Result<Self, KeyServiceSetUpError> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(settings.timeout));
+        connector.set_connect_timeout(Some(config.timeout));
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(secured(connector, settings)?);
+            .build(secured(connector, config)?);
         let header = |secret: &Secret| {
             let mut value = HeaderValue::from_str(secret.reveal()).map_err(|_| KeyServiceSetUpError::Authorization)?;
             value.set_sensitive(true);
             Ok::<_, KeyServiceSetUpError>(value)
         };
-        let authorization = settings.authorization.as_ref().map(header).transpose()?;
-        Ok(Self(Arc::new(Inner { client, settings: settings.clone(), authorization })))
+        let authorization = config.authorization.as_ref().map(header).transpose()?;
+        Ok(Self(Arc::new(Inner { client, config: config.clone(), authorization })))
     }
 
     /// Looks up a key. The configured timeout limits the duration.
     pub async fn ask(&self, identity: &PskIdentity) -> Result<KeyAnswer, KeyServiceError> {
-        let Inner { settings, .. } = &*self.0;
-        timeout(settings.timeout, self.ask_patiently(identity)).await.unwrap_or(Err(KeyServiceError::TimedOut))
+        let Inner { config, .. } = &*self.0;
+        timeout(config.timeout, self.ask_patiently(identity)).await.unwrap_or(Err(KeyServiceError::TimedOut))
     }
 
     async fn ask_patiently(&self, identity: &PskIdentity) -> Result<KeyAnswer, KeyServiceError> {
-        let Inner { client, settings, .. } = &*self.0;
+        let Inner { client, config, .. } = &*self.0;
         if is_dots(identity) {
-            return Ok(KeyAnswer::Unknown { keep_for: settings.negative_cache_ttl });
+            return Ok(KeyAnswer::Unknown { keep_for: config.negative_cache_ttl });
         }
         let response = client.request(self.request(identity)?).await;
         let response = response.map_err(|error| KeyServiceError::Unreachable(with_causes(&error)))?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(KeyAnswer::Unknown { keep_for: settings.negative_cache_ttl }),
+            StatusCode::NOT_FOUND => return Ok(KeyAnswer::Unknown { keep_for: config.negative_cache_ttl }),
             other => return Err(KeyServiceError::Status(other)),
         }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
@@ -134,14 +134,14 @@ impl KeyServiceClient {
             None => KeyServiceError::BrokenOff(error.to_string()),
         })?;
         let body = Zeroizing::new(body.to_bytes().to_vec());
-        let key = decode(without_line_end(&body), settings.encoding)?;
+        let key = decode(without_line_end(&body), config.encoding)?;
         let key = PskKey::new(key).ok_or(LineProblem::Length)?;
-        Ok(KeyAnswer::Found { key: key.into(), keep_for: settings.cache_ttl })
+        Ok(KeyAnswer::Found { key: key.into(), keep_for: config.cache_ttl })
     }
 
     fn request(&self, identity: &PskIdentity) -> Result<Request<Empty<Bytes>>, KeyServiceError> {
-        let Inner { settings, authorization, .. } = &*self.0;
-        let uri: Uri = url(&settings.url, identity).parse().map_err(|_| KeyServiceError::Url)?;
+        let Inner { config, authorization, .. } = &*self.0;
+        let uri: Uri = url(&config.url, identity).parse().map_err(|_| KeyServiceError::Url)?;
         let mut request = Request::get(uri).body(Empty::new()).map_err(|_| KeyServiceError::Url)?;
         if let Some(authorization) = authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
@@ -170,10 +170,10 @@ pub(super) fn url(template: &str, identity: &PskIdentity) -> String {
 
 fn secured(
     connector: HttpConnector,
-    settings: &PskHttpConfig,
+    config: &PskHttpConfig,
 ) -> Result<HttpsConnector<HttpConnector>, KeyServiceSetUpError> {
-    let mut https = HttpsConnector::with_connector(connector, tls::builder(&settings.ssl)?)?;
-    let ssl = settings.ssl.clone();
+    let mut https = HttpsConnector::with_connector(connector, tls::builder(&config.ssl)?)?;
+    let ssl = config.ssl.clone();
     https.set_callback(move |configuration, _| tls::expect_name(configuration, &ssl));
     Ok(https)
 }
@@ -200,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_identity_that_would_leave_the_path_is_unknown_without_a_question() {
-        let settings = PskHttpConfig {
+        let config = PskHttpConfig {
             url: "http://127.0.0.1:1/psk/${psk_identity}".to_owned(),
             authorization: None,
             encoding: Encoding::Text,
@@ -210,7 +210,7 @@ mod tests {
             cache_ttl: Duration::from_secs(1),
             negative_cache_ttl: Duration::from_secs(60),
         };
-        let asker = KeyServiceClient::new(&settings).unwrap();
+        let asker = KeyServiceClient::new(&config).unwrap();
         for (name, is_asked) in [(".", false), ("..", false), ("...", true)] {
             let answer = asker.ask(&PskIdentity::new(name.as_bytes()).unwrap()).await;
             assert_eq!(answer.is_err(), is_asked, "{name}: {answer:?}");

@@ -30,12 +30,12 @@ pub struct Forwarding {
 
 impl Forwarding {
     pub fn new(
-        settings: NodeRouterConfig,
+        config: NodeRouterConfig,
         (peers, inputs): (PeerHandle, mpsc::Receiver<PeerInput>),
         owners: watch::Receiver<Arc<ShardMap>>,
         is_direct: bool,
     ) -> Self {
-        Self { router: NodeRouter::new(settings), peers, inputs, owners, is_direct }
+        Self { router: NodeRouter::new(config), peers, inputs, owners, is_direct }
     }
 
     /// Returns what the node serves and reaches now.

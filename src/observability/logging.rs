@@ -69,11 +69,11 @@ pub fn filter(text: &str) -> Result<LogFilter, FilterError> {
 }
 
 /// Starts the log of the process. Fails if it was started before.
-pub fn start(settings: &LogConfig) -> Result<(), TryInitError> {
-    let filter = EnvFilter::try_new(&settings.filter.0).expect("a filter was checked when it was made");
+pub fn start(config: &LogConfig) -> Result<(), TryInitError> {
+    let filter = EnvFilter::try_new(&config.filter.0).expect("a filter was checked when it was made");
     let colours = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
-    match settings.format {
+    match config.format {
         LogFormat::Text => {
             let builder = builder.event_format(LineFormat::of(format())).with_filter_reloading();
             keep(builder.reload_handle());

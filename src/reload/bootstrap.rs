@@ -38,8 +38,8 @@ impl ReloadableAccounts {
     }
 
     pub(super) fn read(&mut self, files: &BootstrapFiles) -> Result<Option<SettingsChange>, String> {
-        if let Some((settings, read)) = &self.in_force
-            && settings == files
+        if let Some((in_force, read)) = &self.in_force
+            && in_force == files
             && *read == read.again()
         {
             return Ok(None);

@@ -49,9 +49,9 @@ impl ReloadableKeys {
         (registration, bootstrap): (FileKeys, FileKeys),
         listeners: Vec<UdpListener>,
     ) -> Self {
-        let file = |keys, settings: &Option<PskFileConfig>| KeyFile {
+        let file = |keys, config: &Option<PskFileConfig>| KeyFile {
             keys,
-            in_force: read_at.map(|files| (settings.clone(), files.only(file_of(settings.as_ref())))),
+            in_force: read_at.map(|files| (config.clone(), files.only(file_of(config.as_ref())))),
         };
         Self {
             registration: file(registration, &config.psk_file),
@@ -113,10 +113,10 @@ impl KeyFile {
     /// Reads the file if it has changed.
     fn read(
         &self,
-        settings: Option<&PskFileConfig>,
+        config: Option<&PskFileConfig>,
         load: impl FnOnce() -> Result<PskFileContents, PskFileError>,
     ) -> Result<Option<NewKeys>, PskFileError> {
-        let state = key_file_state(settings);
+        let state = key_file_state(config);
         if self.in_force.as_ref() == Some(&state) {
             return Ok(None);
         }
@@ -135,12 +135,12 @@ fn table(read: &Result<Option<NewKeys>, String>) -> Option<&PskTable> {
     read.as_ref().ok()?.as_ref().map(|new| &new.contents.keys)
 }
 
-fn key_file_state(settings: Option<&PskFileConfig>) -> KeyFileState {
-    (settings.cloned(), FileSnapshot::at(file_of(settings)))
+fn key_file_state(config: Option<&PskFileConfig>) -> KeyFileState {
+    (config.cloned(), FileSnapshot::at(file_of(config)))
 }
 
-fn file_of(settings: Option<&PskFileConfig>) -> Option<PathBuf> {
-    settings.map(|settings| settings.file.clone())
+fn file_of(config: Option<&PskFileConfig>) -> Option<PathBuf> {
+    config.map(|config| config.file.clone())
 }
 
 #[cfg(test)]

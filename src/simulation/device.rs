@@ -31,7 +31,7 @@ pub(crate) struct RunningDevice {
 
 impl RunningDevice {
     /// Starts a device that registers at this gateway. The number is the seed of its message ids and tokens.
-    pub(crate) async fn start(server: SocketAddr, settings: SimulatedDeviceConfig, number: u64) -> io::Result<Self> {
+    pub(crate) async fn start(server: SocketAddr, config: SimulatedDeviceConfig, number: u64) -> io::Result<Self> {
         let any: SocketAddr =
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await?;
@@ -39,7 +39,7 @@ impl RunningDevice {
         // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
         socket.writable().await?;
         // The gateway is as new as the device: nobody remembers the message ids of an earlier demonstration.
-        let mut device = SimulatedDevice::new(settings, number);
+        let mut device = SimulatedDevice::new(config, number);
         device.start(now());
         Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false, loses_one_of: None, datagrams: 0 })
     }

@@ -45,7 +45,7 @@ impl DeviceKind {
     }
 
     /// Returns the identity and the objects of the device with this number.
-    pub(super) fn settings(self, number: u16) -> SimulatedDeviceConfig {
+    pub(super) fn config(self, number: u16) -> SimulatedDeviceConfig {
         let thermometer = |name: &str, version| SimulatedDeviceConfig {
             notification_interval: Some(NOTIFICATION_INTERVAL),
             ..SimulatedDeviceConfig::of_version(format!("{name}-{number}"), version)
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn thermometers_and_meters_alternate_and_the_last_of_three_is_faulty() {
         let names = |count| -> Vec<String> {
-            (1..=count).map(|number| DeviceKind::of(number, count).settings(number).endpoint).collect()
+            (1..=count).map(|number| DeviceKind::of(number, count).config(number).endpoint).collect()
         };
         assert_eq!(names(1), ["thermometer-1"]);
         assert_eq!(names(2), ["thermometer-1", "meter-2"]);

@@ -30,7 +30,7 @@ impl SimulatedDevices {
         let mut tasks = JoinSet::new();
         for number in 1..=count {
             let kind = DeviceKind::of(number, count);
-            let device = RunningDevice::start(server, kind.settings(number), number.into());
+            let device = RunningDevice::start(server, kind.config(number), number.into());
             let device = device.await.with_context(|| format!("the socket of the simulated device {number}"))?;
             let device = match kind {
                 DeviceKind::Thermometer(_) | DeviceKind::Meter => device,

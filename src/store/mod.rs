@@ -137,15 +137,15 @@ impl OpenedStore {
     /// # Errors
     /// The store cannot be used, or another process uses it.
     pub async fn open(
-        settings: &StoreConfig,
+        config: &StoreConfig,
         listeners: &[UdpListener],
         unix_time: Duration,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, StoreContents), StoreError> {
-        match settings.kind {
-            StoreKind::File => Store::open(settings, listeners, unix_time, metrics),
+        match config.kind {
+            StoreKind::File => Store::open(config, listeners, unix_time, metrics),
             StoreKind::Redis => {
-                let (opened, contents) = redis::open(settings, listeners, metrics).await?;
+                let (opened, contents) = redis::open(config, listeners, metrics).await?;
                 Ok((Self::Redis(opened), contents))
             }
         }

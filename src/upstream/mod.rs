@@ -88,18 +88,18 @@ impl UpstreamLink {
     /// Something that the configuration names is missing or cannot be used: an address to listen at, or a file with a
     /// key.
     pub async fn start(
-        settings: UpstreamConfig,
+        config: UpstreamConfig,
         metrics: Arc<UpstreamMetrics>,
         condition: Condition,
     ) -> io::Result<Self> {
-        let seat = LinkSeat::only(&settings);
-        Self::start_at(settings, seat, metrics, condition).await
+        let seat = LinkSeat::only(&config);
+        Self::start_at(config, seat, metrics, condition).await
     }
 
     /// Starts the link of one of several driver threads, like [`UpstreamLink::start`]. The links start in the order of
     /// their threads.
     pub async fn start_at(
-        settings: UpstreamConfig,
+        config: UpstreamConfig,
         seat: LinkSeat,
         metrics: Arc<UpstreamMetrics>,
         condition: Condition,
@@ -108,13 +108,11 @@ impl UpstreamLink {
         if let Some(path) = swallow::path() {
             return Ok(Self::Swallow(Box::new(swallow::SwallowLink::start(path)?)));
         }
-        Ok(match settings {
-            UpstreamConfig::ExProto(settings) => {
-                Self::ExProto(Box::new(exproto::ExProtoLink::start(settings, seat, metrics, condition).await?))
+        Ok(match config {
+            UpstreamConfig::ExProto(config) => {
+                Self::ExProto(Box::new(exproto::ExProtoLink::start(config, seat, metrics, condition).await?))
             }
-            UpstreamConfig::Mqtt(settings) => {
-                Self::Mqtt(Box::new(mqtt::MqttLink::start(settings, metrics, condition)?))
-            }
+            UpstreamConfig::Mqtt(config) => Self::Mqtt(Box::new(mqtt::MqttLink::start(config, metrics, condition)?)),
         })
     }
 

@@ -199,15 +199,15 @@ pub(super) fn race<B: BrokerModel>(seed: u64, now: Instant, broker: B, qos: u8, 
 
 impl<B: BrokerModel> RaceWorld<B> {
     fn new(seed: u64, now: Instant, broker: B, qos: u8, weather: Disruptions) -> Self {
-        let mut settings = Config::default().gateway;
-        let topics = &mut settings.translators;
+        let mut config = Config::default().gateway;
+        let topics = &mut config.translators;
         for translator in [&mut topics.command, &mut topics.response, &mut topics.register] {
             translator.qos = qos;
         }
         let model = Arc::new(Model::default());
         Self {
             now,
-            gateway: Gateway::new(settings, model, [seed as u8; 32], now, Duration::from_secs(1_700_000_000)),
+            gateway: Gateway::new(config, model, [seed as u8; 32], now, Duration::from_secs(1_700_000_000)),
             broker,
             weather,
             rng: StdRng::seed_from_u64(seed),

@@ -28,14 +28,14 @@ pub(super) struct ServedHandler {
 
 impl LinkSeat {
     /// Returns the place of the only link.
-    pub fn only(settings: &UpstreamConfig) -> Self {
-        Self::of_threads(NonZero::<u8>::MIN, settings, None).remove(0)
+    pub fn only(config: &UpstreamConfig) -> Self {
+        Self::of_threads(NonZero::<u8>::MIN, config, None).remove(0)
     }
 
-    /// Returns the places of the links of so many threads. `settings` are those of each link. The handler of several
+    /// Returns the places of the links of so many threads. `config` are those of each link. The handler of several
     /// links is served on `runtime`, so that it takes no time from the devices of one of them.
-    pub fn of_threads(threads: NonZero<u8>, settings: &UpstreamConfig, runtime: Option<Handle>) -> Vec<Self> {
-        let room = match settings {
+    pub fn of_threads(threads: NonZero<u8>, config: &UpstreamConfig, runtime: Option<Handle>) -> Vec<Self> {
+        let room = match config {
             UpstreamConfig::ExProto(exproto) => exproto.link.event_queue.max(1),
             UpstreamConfig::Mqtt(_) => 1,
         };

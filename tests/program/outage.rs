@@ -162,7 +162,7 @@ async fn the_devices_of_a_broker_that_stops_go_to_the_other_one_and_stay_there()
     let first = TestBroker::start().await;
     let Some(control) = first.control() else { return };
     let handler = format!("http://{}", first.addresses.handler_bind);
-    let second = TestBroker::start_with(|settings| settings.handler = handler).await;
+    let second = TestBroker::start_with(|config| config.handler = handler).await;
     let Some(other) = second.control() else { return };
     let gateway = Gateway::start_at(&[&first.addresses, &second.addresses], 1, "");
     // The brokers are no cluster: the application listens where the device is.

@@ -70,7 +70,7 @@ async fn server(says: Option<(u16, Vec<u8>)>, tls: Option<SslAcceptor>) -> (Stri
     (format!("{scheme}://localhost:{}", address.port()), asked)
 }
 
-fn settings(base: &str) -> PskHttpConfig {
+fn config(base: &str) -> PskHttpConfig {
     PskHttpConfig {
         url: format!("{base}/psk/${{psk_identity}}?for=dtls"),
         authorization: Some(Secret::new("Bearer hunter2")),
@@ -98,7 +98,7 @@ fn found(key: &[u8]) -> KeyAnswer {
 #[tokio::test]
 async fn a_key_is_asked_for_by_the_encoded_identity() {
     let (base, asked) = server(Some((200, b"00ff10\n".to_vec())), None).await;
-    let asker = KeyServiceClient::new(&settings(&base)).unwrap();
+    let asker = KeyServiceClient::new(&config(&base)).unwrap();
     assert_eq!(asker.ask(&identity("urn:imei/7?ä")).await.unwrap(), found(&[0, 0xff, 0x10]));
     let expected = ("/psk/urn%3Aimei%2F7%3F%C3%A4?for=dtls".to_owned(), "Bearer hunter2".to_owned());
     assert_eq!(*asked.lock().unwrap(), [expected]);
@@ -108,7 +108,7 @@ async fn a_key_is_asked_for_by_the_encoded_identity() {
 async fn only_404_says_that_an_identity_is_unknown() {
     let ask = async |status, body: &[u8]| {
         let (base, _) = server(Some((status, body.to_vec())), None).await;
-        KeyServiceClient::new(&settings(&base)).unwrap().ask(&identity("a")).await
+        KeyServiceClient::new(&config(&base)).unwrap().ask(&identity("a")).await
     };
     assert_eq!(ask(404, b"").await.unwrap(), KeyAnswer::Unknown { keep_for: UNKNOWN });
     for status in [204, 301, 401, 500, 503] {
@@ -124,11 +124,11 @@ async fn only_404_says_that_an_identity_is_unknown() {
 #[tokio::test]
 async fn a_service_that_is_away_or_silent_is_no_answer_in_time() {
     let (base, _) = server(None, None).await;
-    let impatient = PskHttpConfig { timeout: Duration::from_millis(50), ..settings(&base) };
+    let impatient = PskHttpConfig { timeout: Duration::from_millis(50), ..config(&base) };
     let error = KeyServiceClient::new(&impatient).unwrap().ask(&identity("a")).await.unwrap_err();
     assert!(matches!(error, KeyServiceError::TimedOut), "{error}");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let away = settings(&format!("http://{closed}"));
+    let away = config(&format!("http://{closed}"));
     let error = KeyServiceClient::new(&away).unwrap().ask(&identity("a")).await.unwrap_err();
     assert!(matches!(error, KeyServiceError::Unreachable(_)) && !error.to_string().contains("hunter2"), "{error}");
 }
@@ -144,7 +144,7 @@ async fn https_asks_only_a_server_that_is_trusted() {
     acceptor.set_private_key(&localhost.key).unwrap();
     let (base, asked) = server(Some((200, b"0a".to_vec())), Some(acceptor.build())).await;
 
-    let error = KeyServiceClient::new(&settings(&base)).unwrap().ask(&identity("a")).await.unwrap_err();
+    let error = KeyServiceClient::new(&config(&base)).unwrap().ask(&identity("a")).await.unwrap_err();
     assert!(matches!(error, KeyServiceError::Unreachable(_)) && error.to_string().contains("certificate"), "{error}");
     assert_eq!(*asked.lock().unwrap(), [], "nothing is said to somebody else");
 
@@ -154,7 +154,7 @@ async fn https_asks_only_a_server_that_is_trusted() {
             server_name: server_name.map(str::to_owned),
             ..tls::TlsConfig::default()
         };
-        KeyServiceClient::new(&PskHttpConfig { ssl, ..settings(&base) }).unwrap()
+        KeyServiceClient::new(&PskHttpConfig { ssl, ..config(&base) }).unwrap()
     };
     assert_eq!(trusting(None).ask(&identity("a")).await.unwrap(), found(&[10]));
     assert_eq!(trusting(Some("localhost")).ask(&identity("a")).await.unwrap(), found(&[10]));
@@ -164,7 +164,7 @@ async fn https_asks_only_a_server_that_is_trusted() {
 #[tokio::test]
 async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_time() {
     let (base, _) = server(Some((200, b"0a".to_vec())), None).await;
-    let asker = KeyServiceClient::new(&settings(&base)).unwrap();
+    let asker = KeyServiceClient::new(&config(&base)).unwrap();
     let file = FileKeys::default();
     file.replace([(identity("in-file"), PskKey::new(*b"secret").unwrap())].into());
     let mut keys = KeyFinder::new(file, Some((asker, 2)), Arc::new(Metrics::default()));

@@ -133,12 +133,12 @@ impl VectorSides for VectorSockets {
 #[test]
 fn every_case_holds_in_the_core() {
     let Some(cases) = cases() else { return };
-    let mut settings = Config::default().gateway;
-    let mut sides = VectorCore::new(settings.clone());
+    let mut config = Config::default().gateway;
+    let mut sides = VectorCore::new(config.clone());
     cases.iter().filter(|case| kind(case) != "tlv_codec").for_each(|case| play(&mut sides, case));
-    settings.undefined_resources = UndefinedResources::Opaque;
-    settings.coap.received_body_size = RECEIVED_BODY;
-    let mut sides = VectorCore::new(settings);
+    config.undefined_resources = UndefinedResources::Opaque;
+    config.coap.received_body_size = RECEIVED_BODY;
+    let mut sides = VectorCore::new(config);
     cases.iter().filter(|case| kind(case) == "tlv_codec").for_each(|case| play(&mut sides, case));
 }
 
@@ -152,14 +152,14 @@ struct VectorCore {
 }
 
 impl VectorCore {
-    fn new(settings: GatewayConfig) -> Self {
-        Self::with_definitions(settings, &Path::new(env!("CARGO_MANIFEST_DIR")).join("xml"))
+    fn new(config: GatewayConfig) -> Self {
+        Self::with_definitions(config, &Path::new(env!("CARGO_MANIFEST_DIR")).join("xml"))
     }
 
-    fn with_definitions(settings: GatewayConfig, folder: &Path) -> Self {
+    fn with_definitions(config: GatewayConfig, folder: &Path) -> Self {
         let model = definitions::read(folder).expect("definitions that can be read").model;
         let now = Instant::now();
-        let gateway = gateway::Gateway::new(settings, Arc::new(model), [7; 32], now, UNIX_TIME);
+        let gateway = gateway::Gateway::new(config, Arc::new(model), [7; 32], now, UNIX_TIME);
         Self { gateway, now, device: None, to_device: VecDeque::new(), published: VecDeque::new() }
     }
 

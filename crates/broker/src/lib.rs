@@ -81,18 +81,17 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// An address that cannot be bound, or a handler that is no URL.
-    pub async fn start(settings: BrokerConfig) -> anyhow::Result<Self> {
+    pub async fn start(config: BrokerConfig) -> anyhow::Result<Self> {
         warn!("the embedded broker is for trying and testing, not for production");
         let tasks = Tasks::new();
         let bus = Arc::new(Bus::default());
         let rules = Arc::new(Rules::default());
 
-        let applications =
-            TcpListener::bind(settings.mqtt).await.with_context(|| format!("MQTT on {}", settings.mqtt))?;
+        let applications = TcpListener::bind(config.mqtt).await.with_context(|| format!("MQTT on {}", config.mqtt))?;
         let mqtt = applications.local_addr()?;
-        let exproto = ExProtoGateway::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
+        let exproto = ExProtoGateway::start(&config, bus.clone(), rules.clone(), tasks.clone()).await?;
         let start = |wanted| mqtt::DeviceListener::start(wanted, bus.clone(), rules.clone(), tasks.clone());
-        let devices = settings.devices.map(start).transpose()?;
+        let devices = config.devices.map(start).transpose()?;
         tasks.spawn(mqtt::serve(applications, mqtt::open_context(bus), tasks.clone()));
 
         let addresses = BrokerAddresses {

@@ -122,7 +122,7 @@ impl DtlsServer {
     fn find_key(&mut self, now: Instant, id: AssociationId, identity: PskIdentity) {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         underway.identity = Some(identity.clone());
-        let question = KeyQuestion { identity, realm: self.settings.realm_of(underway.place.0) };
+        let question = KeyQuestion { identity, realm: self.config.realm_of(underway.place.0) };
         match self.keys.find(now, &question, id) {
             KeyLookup::Key(key) => {
                 let source = underway.source();
@@ -146,7 +146,7 @@ impl DtlsServer {
         let place = underway.place;
         let key = underway.key.map(|(key, kind)| KeyMark::new(&key, kind, id));
         if let Some(identity) = underway.identity {
-            self.key_turns.forget(&KeyQuestion { identity, realm: self.settings.realm_of(place.0) });
+            self.key_turns.forget(&KeyQuestion { identity, realm: self.config.realm_of(place.0) });
         }
         let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
@@ -156,7 +156,7 @@ impl DtlsServer {
         let connection_id = association.has_own_cid;
         let replaced = self.replaced_by(&association).and_then(|id| self.associations.remove(id));
         self.make_room(&identity);
-        self.associations.insert(association, self.settings.idle);
+        self.associations.insert(association, self.config.idle);
         self.changed(id);
         self.report(DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed });
         self.push(DtlsOutput::Established { peer, identity });
@@ -177,8 +177,8 @@ impl DtlsServer {
     }
 
     fn make_room(&mut self, identity: &Identity) {
-        while self.associations.len() >= self.settings.associations {
-            let Some(mut evicted) = self.associations.pop_for(identity, self.settings.idle) else { return };
+        while self.associations.len() >= self.config.associations {
+            let Some(mut evicted) = self.associations.pop_for(identity, self.config.idle) else { return };
             // So that the device knows, if it listens.
             if let Some(datagram) = evicted.seal_alert(Alert::CloseNotify) {
                 self.transmit(evicted.place, datagram);
@@ -190,7 +190,7 @@ impl DtlsServer {
     pub(super) fn end_handshake(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
         let underway = self.handshakes.remove(id)?;
         if let Some(identity) = underway.identity.clone().filter(|_| underway.asking) {
-            self.keys.leave(&KeyQuestion { identity, realm: self.settings.realm_of(underway.place.0) }, id);
+            self.keys.leave(&KeyQuestion { identity, realm: self.config.realm_of(underway.place.0) }, id);
         }
         Some(underway)
     }

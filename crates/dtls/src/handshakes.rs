@@ -149,11 +149,11 @@ pub(crate) struct Handshakes {
 }
 
 impl Handshakes {
-    pub(crate) fn new(settings: &DtlsConfig) -> Self {
+    pub(crate) fn new(config: &DtlsConfig) -> Self {
         Self {
-            most: settings.handshakes,
-            share: settings.handshakes_per_address,
-            rate: HandshakeRate::new(settings.begun),
+            most: config.handshakes,
+            share: config.handshakes_per_address,
+            rate: HandshakeRate::new(config.begun),
             by_id: HashMap::new(),
             by_place: HashMap::new(),
             sources: HandshakeSources::default(),

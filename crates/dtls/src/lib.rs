@@ -133,7 +133,7 @@ pub enum DtlsOutput {
 
 /// A DTLS server: handshakes, associations and the keys of PSK identities. See the documentation of the crate.
 pub struct DtlsServer {
-    settings: DtlsConfig,
+    config: DtlsConfig,
     /// The credentials of handshakes; `None` rejects new handshakes.
     acceptor: Option<Acceptor>,
     rng: StdRng,
@@ -199,22 +199,22 @@ pub struct CompletedHandshake {
 impl DtlsServer {
     /// Creates a server. `seed` is the source of all randomness, for cookies and connection ids, and must be
     /// unpredictable. Without an acceptor handshakes are rejected; restored associations continue.
-    pub fn new(settings: DtlsConfig, acceptor: Option<Acceptor>, seed: [u8; 32], now: Instant) -> Self {
+    pub fn new(config: DtlsConfig, acceptor: Option<Acceptor>, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
             acceptor,
-            cookies: Cookies::new(settings.cookie_lifetime, &mut rng, now),
+            cookies: Cookies::new(config.cookie_lifetime, &mut rng, now),
             rng,
-            keys: KeyCache::new(settings.cached_keys, settings.handshakes),
-            key_turns: KeyTurns::new(settings.cached_keys),
-            handshakes: Handshakes::new(&settings),
+            keys: KeyCache::new(config.cached_keys, config.handshakes),
+            key_turns: KeyTurns::new(config.cached_keys),
+            handshakes: Handshakes::new(&config),
             associations: Associations::default(),
             changes: AssociationChanges::default(),
             terms: WriteTerms::of_single_process(),
             latest_term: WriteTerms::of_single_process().latest(now),
             wanted_terms: ShardSet::EMPTY,
             outputs: VecDeque::new(),
-            settings,
+            config,
         }
     }
 
@@ -247,7 +247,7 @@ impl DtlsServer {
         self.keys.handle_timeout(now);
         self.key_turns.handle_timeout(now);
         self.handle_handshake_timeouts(now);
-        while let Some(silent) = self.associations.pop_silent(now, self.settings.idle) {
+        while let Some(silent) = self.associations.pop_silent(now, self.config.idle) {
             self.closed(silent, AssociationCloseReason::Idle);
         }
     }
@@ -274,7 +274,7 @@ impl DtlsServer {
 
     /// Closes the associations whose key was removed or changed; their devices have to make a new handshake.
     pub fn revoke(&mut self, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
-        let realm_of = |socket| self.settings.realm_of(socket);
+        let realm_of = |socket| self.config.realm_of(socket);
         let closed = self.associations.with_keys(realm_of, &is_revoked);
         let ended = self.handshakes.with_keys(realm_of, &is_revoked);
         self.end_revoked(closed, ended);
@@ -282,7 +282,7 @@ impl DtlsServer {
 
     /// Closes the associations of one identity whose key was removed or changed, and ends its handshakes.
     pub fn revoke_of(&mut self, identity: &PskIdentity, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
-        let realm_of = |socket| self.settings.realm_of(socket);
+        let realm_of = |socket| self.config.realm_of(socket);
         let of_identity = self.associations.of(&Identity::Psk(identity.clone())).iter().copied();
         let is_closed = |id: &AssociationId| self.key_use(*id).is_some_and(&is_revoked);
         let closed: Vec<AssociationId> = of_identity.filter(is_closed).collect();
@@ -309,7 +309,7 @@ impl DtlsServer {
 
     /// Describes the pre-shared key of an association; `None` without one.
     pub fn key_use(&self, association: AssociationId) -> Option<KeyUse<'_>> {
-        self.associations.get(association)?.key_use(|socket| self.settings.realm_of(socket))
+        self.associations.get(association)?.key_use(|socket| self.config.realm_of(socket))
     }
 
     /// Returns the address that the device of an association speaks from now.
@@ -370,7 +370,7 @@ impl DtlsServer {
     /// unpredictable.
     fn new_id(&mut self) -> AssociationId {
         loop {
-            let id = AssociationId::from_random(self.rng.random(), self.settings.shards);
+            let id = AssociationId::from_random(self.rng.random(), self.config.shards);
             if self.associations.get(id).is_none() && !self.handshakes.contains(id) {
                 return id;
             }

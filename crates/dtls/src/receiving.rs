@@ -85,7 +85,7 @@ impl DtlsServer {
         }
         let id = self.new_id();
         let handshake = Handshake::accept(&acceptor, record.bytes, OwnCid(id.0.to_be_bytes()));
-        let ends = now + self.settings.handshake_deadline;
+        let ends = now + self.config.handshake_deadline;
         let underway = PendingHandshake::new(handshake, place, *hello.random, ends);
         self.report(DtlsReport::HandshakeBegun { peer: underway.peer() });
         self.handshakes.insert(now, id, underway, is_known);
@@ -212,7 +212,7 @@ impl DtlsServer {
 
     fn forged(&mut self, id: AssociationId) -> DtlsDatagramOutcome {
         let failed = self.associations.get_mut(id).map(|association| association.count_forged());
-        if failed.is_some_and(|failed| failed >= self.settings.failed_tags) {
+        if failed.is_some_and(|failed| failed >= self.config.failed_tags) {
             self.alert(id, Alert::CloseNotify);
             self.close(id, AssociationCloseReason::TooManyForged);
         }

@@ -99,7 +99,7 @@ impl DtlsServer {
     }
 
     pub(super) fn restore_one(&mut self, now: Instant, record: &SavedAssociation) -> Option<AssociationChange> {
-        let room = self.associations.len() < self.settings.associations && self.associations.get(record.id).is_none();
+        let room = self.associations.len() < self.config.associations && self.associations.get(record.id).is_none();
         let loaded = load(record).filter(|_| room);
         let has_terms = loaded.as_ref().is_some_and(|loaded| matches!(loaded.used_numbers, UsedNumbers::Terms { .. }));
         let restored = loaded.and_then(|loaded| Association::restored(loaded, &self.terms, now));
@@ -108,7 +108,7 @@ impl DtlsServer {
             return Some(AssociationChange::Remove(record.id));
         };
         let peer = association.peer();
-        self.associations.insert(association, self.settings.idle);
+        self.associations.insert(association, self.config.idle);
         self.report(DtlsReport::Restored { peer });
         (!has_terms).then(|| self.change(record.id))
     }

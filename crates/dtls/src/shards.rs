@@ -14,7 +14,7 @@ impl DtlsServer {
     /// Takes a shard in this term, with its stored associations, after [`DtlsServer::restore`] with the terms of the
     /// node. Changes are kept of the records that cannot be restored: they are to be removed.
     pub fn restore_shard(&mut self, now: Instant, (shard, term): (Shard, Term), records: &[SavedAssociation]) {
-        self.settings.shards.insert(shard);
+        self.config.shards.insert(shard);
         self.use_term(shard, term);
         for record in records {
             if let Some(change) = self.restore_one(now, record) {
@@ -30,7 +30,7 @@ impl DtlsServer {
 
     /// Replaces the shards whose connection IDs the server gives out.
     pub fn serve_shards(&mut self, shards: ShardSet) {
-        self.settings.shards = shards;
+        self.config.shards = shards;
     }
 
     /// Marks the associations of a shard as changed, so that their windows are stored as they are.
@@ -43,7 +43,7 @@ impl DtlsServer {
     /// Forgets the associations and the handshakes of a shard, without a word to their devices or to the store. Returns
     /// the sockets and the addresses of their devices.
     pub fn forget_shard(&mut self, shard: Shard) -> Vec<(u16, SocketAddr)> {
-        self.settings.shards.remove(shard);
+        self.config.shards.remove(shard);
         self.wanted_terms.remove(shard);
         let mut places = Vec::new();
         for id in self.of_shard(shard) {

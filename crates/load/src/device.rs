@@ -77,7 +77,7 @@ impl FleetDevice {
         // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
         socket.writable().await?;
         let asleep = config.sleeps(number);
-        let mut settings = SimulatedDeviceConfig {
+        let mut device_config = SimulatedDeviceConfig {
             lifetime: config.lifetime,
             binding: if asleep { "UQ" } else { "U" }.to_owned(),
             wave: None,
@@ -87,12 +87,12 @@ impl FleetDevice {
             ..SimulatedDeviceConfig::of_version(config.endpoint(number), config.version)
         };
         let notified: Path = NOTIFIED_PATH.parse()?;
-        settings.objects.set(notified, SimulatedValue::Float(0.0));
+        device_config.objects.set(notified, SimulatedValue::Float(0.0));
         Ok(Self {
             number,
             #[cfg(feature = "dtls")]
             dtls: config.psk.as_ref().map(|key| Box::new(Dtls::new(&config.endpoint(number), key))),
-            device: SimulatedDevice::new(settings, number.into()),
+            device: SimulatedDevice::new(device_config, number.into()),
             socket,
             counts,
             journal,

@@ -52,7 +52,7 @@ pub struct Surroundings {
 /// 5. The shell calls [`NodeRouter::handle_timeout`] when it is due. It returns held datagrams that can be handed on.
 #[derive(Debug)]
 pub struct NodeRouter {
-    settings: NodeRouterConfig,
+    config: NodeRouterConfig,
     owners: ShardMap,
     /// The shards that have a device at addresses whose datagrams come in here.
     flows: FlowTable<Shard>,
@@ -107,15 +107,15 @@ pub struct Forwarded {
 }
 
 impl NodeRouter {
-    pub fn new(settings: NodeRouterConfig) -> Self {
+    pub fn new(config: NodeRouterConfig) -> Self {
         Self {
-            settings,
+            config,
             owners: ShardMap::default(),
-            flows: FlowTable::new(settings.flows),
-            entries: FlowTable::new(settings.flows),
+            flows: FlowTable::new(config.flows),
+            entries: FlowTable::new(config.flows),
             held: HeldDatagrams::new(),
             retry: None,
-            strangers: Limiter::new(settings.strangers),
+            strangers: Limiter::new(config.strangers),
         }
     }
 
@@ -131,7 +131,7 @@ impl NodeRouter {
 
     /// Decides which node handles a datagram from the network.
     pub fn route(&mut self, now: Instant, flow: Flow, datagram: &[u8], around: &Surroundings) -> NodeRoute {
-        let is_dtls = flow.socket >= self.settings.first_dtls_socket;
+        let is_dtls = flow.socket >= self.config.first_dtls_socket;
         let named = if is_dtls { Named::by_record(datagram) } else { Named::by_message(datagram) };
         let named = match named {
             Named::Shard(shard) if around.served.contains(shard) => return self.here(flow),
@@ -149,7 +149,7 @@ impl NodeRouter {
         if !is_learned && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
             return NodeRoute::Dropped(ForwardDrop::RateLimited);
         }
-        let entry = self.settings.node;
+        let entry = self.config.node;
         self.hand_on(now, Forwarded { shard, entry, hops: 0, is_learned, flow }, datagram, around)
     }
 
@@ -198,7 +198,7 @@ impl NodeRouter {
     /// Notes through which node the last datagram of an address came in. For an address with a device it is remembered
     /// until a datagram comes in elsewhere, for others as long as an answer may take.
     pub fn heard_through(&mut self, now: Instant, flow: Flow, entry: NodeNumber, has_device: bool) {
-        if entry == self.settings.node {
+        if entry == self.config.node {
             self.entries.clear(flow);
         } else if !has_device || !self.entries.keep(flow, entry) {
             self.entries.insert(now, flow, entry);
@@ -268,7 +268,7 @@ impl NodeRouter {
     }
 
     fn reached_owner(&self, shard: Shard, around: &Surroundings) -> Option<NodeNumber> {
-        self.owners.owner(shard).filter(|owner| *owner != self.settings.node && around.connected.contains(*owner))
+        self.owners.owner(shard).filter(|owner| *owner != self.config.node && around.connected.contains(*owner))
     }
 }
 

@@ -29,7 +29,7 @@ pub struct RouterConfig {
 ///    [`Router::forget`].
 #[derive(Debug)]
 pub struct Router {
-    settings: RouterConfig,
+    config: RouterConfig,
     flows: FlowTable<u8>,
 }
 
@@ -51,8 +51,8 @@ impl Router {
     /// The number of addresses that a router remembers if nothing else is configured.
     pub const FLOWS: usize = 1_000_000;
 
-    pub fn new(settings: RouterConfig) -> Self {
-        Self { settings, flows: FlowTable::new(settings.flows) }
+    pub fn new(config: RouterConfig) -> Self {
+        Self { config, flows: FlowTable::new(config.flows) }
     }
 
     /// Decides which thread handles a datagram. `claimed` looks up the thread that has an endpoint name
@@ -64,7 +64,7 @@ impl Router {
         datagram: &[u8],
         claimed: impl FnOnce(&str) -> Option<u8>,
     ) -> Route {
-        let is_dtls = flow.socket >= self.settings.first_dtls_socket;
+        let is_dtls = flow.socket >= self.config.first_dtls_socket;
         let named = if is_dtls { Named::by_record(datagram) } else { Named::by_message(datagram) };
         let thread = match named {
             Named::Shard(shard) => Some(self.thread_of(shard)),
@@ -72,7 +72,7 @@ impl Router {
             Named::Nothing => None,
         };
         match thread {
-            Some(thread) if thread == self.settings.shards.thread() => Route::Own,
+            Some(thread) if thread == self.config.shards.thread() => Route::Own,
             Some(thread) => Route::Thread { thread, is_learned: self.flows.get(now, flow) == Some(thread) },
             None => self.by_flow(now, flow),
         }
@@ -80,7 +80,7 @@ impl Router {
 
     /// Notes that another thread has a device at this address.
     pub fn learn(&mut self, now: Instant, flow: Flow, thread: u8) {
-        if thread != self.settings.shards.thread() {
+        if thread != self.config.shards.thread() {
             self.flows.insert(now, flow, thread);
         }
     }
@@ -93,7 +93,7 @@ impl Router {
     /// Notes at the start that another thread has restored an association without connection ID at this address. It is
     /// remembered until [`Router::forget`], since nothing in its records tells whose they are.
     pub fn restore(&mut self, flow: Flow, thread: u8) {
-        if thread != self.settings.shards.thread() {
+        if thread != self.config.shards.thread() {
             let (true | false) = self.flows.keep(flow, thread);
         }
     }
@@ -116,6 +116,6 @@ impl Router {
     }
 
     fn thread_of(&self, shard: Shard) -> u8 {
-        ThreadShards::thread_of(shard, self.settings.shards.threads())
+        ThreadShards::thread_of(shard, self.config.shards.threads())
     }
 }

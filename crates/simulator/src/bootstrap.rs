@@ -39,10 +39,10 @@ pub(super) struct BootstrapAccounts {
 type InstanceValues = BTreeMap<u16, PayloadValue>;
 
 /// Returns the request for a session.
-pub(super) fn ask(settings: &SimulatedDeviceConfig, preferred: Option<u16>) -> Request {
+pub(super) fn ask(config: &SimulatedDeviceConfig, preferred: Option<u16>) -> Request {
     let mut request = Request::new(Code::POST);
     request.options.add_text(number::URI_PATH, "bs");
-    request.options.add_text(number::URI_QUERY, &format!("ep={}", settings.endpoint));
+    request.options.add_text(number::URI_QUERY, &format!("ep={}", config.endpoint));
     if let Some(preferred) = preferred {
         request.options.add_text(number::URI_QUERY, &format!("pct={preferred}"));
     }

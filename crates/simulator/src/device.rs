@@ -27,7 +27,7 @@ use super::value::SimulatedValue;
 /// A simulated device. Call [`SimulatedDevice::poll_output`] after everything else, until it is idle.
 #[derive(Debug)]
 pub struct SimulatedDevice {
-    settings: SimulatedDeviceConfig,
+    config: SimulatedDeviceConfig,
     /// The registration as the server knows it, or will know it with the next Update.
     lifetime: Duration,
     objects: Objects,
@@ -126,34 +126,34 @@ enum DeviceTimer {
 
 impl SimulatedDevice {
     /// Returns a device that does nothing yet; `seed` decides its message ids, its tokens and its waiting times.
-    pub fn new(settings: SimulatedDeviceConfig, seed: u64) -> Self {
-        let mut objects = settings.objects.clone();
-        let seconds = i64::try_from(settings.lifetime.as_secs()).unwrap_or(i64::MAX);
+    pub fn new(config: SimulatedDeviceConfig, seed: u64) -> Self {
+        let mut objects = config.objects.clone();
+        let seconds = i64::try_from(config.lifetime.as_secs()).unwrap_or(i64::MAX);
         objects.set(lifetime_path(), SimulatedValue::Integer(seconds));
-        let firmware = settings.firmware.clone().map(|firmware| Firmware::new(firmware, &mut objects));
+        let firmware = config.firmware.clone().map(|firmware| Firmware::new(firmware, &mut objects));
         Self {
-            lifetime: settings.lifetime,
+            lifetime: config.lifetime,
             firmware,
             is_link_down: false,
-            formats: SupportedFormats::new(settings.version, settings.unsupported_formats.iter().copied()),
+            formats: SupportedFormats::new(config.version, config.unsupported_formats.iter().copied()),
             objects,
             accounts: BootstrapAccounts::default(),
             state: RegistrationState::Stopped,
             pending_update: ChangesToReport::default(),
             observations: Observations::default(),
             sends: Vec::new(),
-            messages: Messages::new(settings.coap.clone(), seed),
+            messages: Messages::new(config.coap.clone(), seed),
             timers: Deadlines::default(),
             events: VecDeque::new(),
             started: None,
-            settings,
+            config,
         }
     }
 
     /// Registers, or asks for a bootstrap session if the device has no server yet.
     pub fn start(&mut self, now: Instant) {
         self.started = Some(now);
-        if self.settings.bootstrap { self.ask_for_bootstrap(now) } else { self.register(now) }
+        if self.config.bootstrap { self.ask_for_bootstrap(now) } else { self.register(now) }
     }
 
     /// Registers at a server that the device was given. Its datagrams are for that server from now on.
@@ -258,7 +258,7 @@ impl SimulatedDevice {
     }
 
     fn follow_wave(&mut self, now: Instant) {
-        let (Some(wave), Some(started)) = (self.settings.wave, self.started) else { return };
+        let (Some(wave), Some(started)) = (self.config.wave, self.started) else { return };
         self.objects.set(wave.path, SimulatedValue::Float(wave.value(now.saturating_duration_since(started))));
     }
 
@@ -286,13 +286,13 @@ impl SimulatedDevice {
     fn ask_for_bootstrap(&mut self, now: Instant) {
         self.timers.cancel(DeviceTimer::Registration);
         self.accounts = BootstrapAccounts::default();
-        let request = bootstrap::ask(&self.settings, self.settings.bootstrap_format);
+        let request = bootstrap::ask(&self.config, self.config.bootstrap_format);
         self.state = RegistrationState::AskingForBootstrap(self.messages.send_request(now, request));
     }
 
     /// Asks for another session if no request of this one comes for as long as a message can be under way.
     fn expect_bootstrap_request(&mut self, now: Instant) {
-        self.timers.set(DeviceTimer::Registration, now + self.settings.coap.exchange_lifetime());
+        self.timers.set(DeviceTimer::Registration, now + self.config.coap.exchange_lifetime());
     }
 
     /// Returns whether requests are those of a bootstrap session. The first of them may come before the answer that
@@ -307,7 +307,7 @@ impl SimulatedDevice {
         let response = if bootstrap::is_finish(request) {
             self.accounts.finish().map(|_| Response::new(Code::CHANGED))
         } else {
-            let version = self.settings.version.to_string();
+            let version = self.config.version.to_string();
             path.as_ref()
                 .map_err(|code| *code)
                 .and_then(|path| self.accounts.answer(request, *path, &self.formats, &version))
@@ -332,13 +332,13 @@ impl SimulatedDevice {
     fn register(&mut self, now: Instant) {
         self.timers.cancel(DeviceTimer::Registration);
         self.pending_update = ChangesToReport::default();
-        let request = registration::register(&self.settings, self.lifetime, &self.objects);
+        let request = registration::register(&self.config, self.lifetime, &self.objects);
         self.state = RegistrationState::Registering(self.messages.send_request(now, request));
     }
 
     fn registration_due(&mut self, now: Instant) {
         match self.state {
-            RegistrationState::Waiting if self.settings.bootstrap && self.accounts.finish().is_err() => {
+            RegistrationState::Waiting if self.config.bootstrap && self.accounts.finish().is_err() => {
                 self.ask_for_bootstrap(now);
             }
             RegistrationState::Waiting => self.register(now),
@@ -359,7 +359,7 @@ impl SimulatedDevice {
         let location = location.clone();
         let ChangesToReport { lifetime, objects } = std::mem::take(&mut self.pending_update);
         let request = registration::update(
-            &self.settings,
+            &self.config,
             &location,
             lifetime.then_some(self.lifetime),
             objects.then_some(&self.objects),
@@ -417,7 +417,7 @@ impl SimulatedDevice {
 
     fn stay_registered(&mut self, now: Instant, location: LocationPath) {
         self.state = RegistrationState::Registered(location);
-        let after = registration::update_after(self.lifetime, &self.settings.coap);
+        let after = registration::update_after(self.lifetime, &self.config.coap);
         self.timers.set(DeviceTimer::Registration, now + after);
         if self.pending_update != ChangesToReport::default() {
             self.update(now);

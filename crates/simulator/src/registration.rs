@@ -95,12 +95,12 @@ impl SimulatedDeviceConfig {
     /// Returns the same device with another version of LwM2M. From 1.1 on the server can mute its Send (resource 23 of
     /// the server object).
     pub fn of_version(endpoint: impl Into<String>, version: SimulatedVersion) -> Self {
-        let mut settings = Self { version, ..Self::new(endpoint) };
+        let mut config = Self { version, ..Self::new(endpoint) };
         if version >= SimulatedVersion::V1_1 {
             let mute_send = SimulatedResource::Single(ResourceAccess::ReadWrite, SimulatedValue::Boolean(false));
-            settings.objects.insert(1, 0, 23, mute_send);
+            config.objects.insert(1, 0, 23, mute_send);
         }
-        settings
+        config
     }
 }
 
@@ -144,32 +144,32 @@ pub(super) enum RegistrationState {
 /// The segments of Location-Path.
 pub(super) type LocationPath = Vec<Vec<u8>>;
 
-pub(super) fn register(settings: &SimulatedDeviceConfig, lifetime: Duration, objects: &Objects) -> Request {
+pub(super) fn register(config: &SimulatedDeviceConfig, lifetime: Duration, objects: &Objects) -> Request {
     let mut request = Request::new(Code::POST);
     request.options.add_text(number::URI_PATH, "rd");
     request.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
     for item in [
-        format!("ep={}", settings.endpoint),
+        format!("ep={}", config.endpoint),
         format!("lt={}", lifetime.as_secs()),
-        format!("lwm2m={}", settings.version),
-        format!("b={}", settings.binding),
+        format!("lwm2m={}", config.version),
+        format!("b={}", config.binding),
     ] {
         request.options.add_text(number::URI_QUERY, &item);
     }
-    if settings.queue_mode {
+    if config.queue_mode {
         request.options.add_text(number::URI_QUERY, "Q");
     }
-    for item in &settings.query {
+    for item in &config.query {
         request.options.add_text(number::URI_QUERY, item);
     }
-    request.payload = object_list(settings, objects);
+    request.payload = object_list(config, objects);
     request
 }
 
 /// Returns the object list, with the root link before it if the device announces formats (OMA LwM2M Core 1.1 section
 /// 6.2.1).
-fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
-    let formats: Vec<String> = settings.announced_formats.iter().map(u16::to_string).collect();
+fn object_list(config: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
+    let formats: Vec<String> = config.announced_formats.iter().map(u16::to_string).collect();
     let root = match formats.as_slice() {
         [] => String::new(),
         [format] => format!("</>;rt=\"oma.lwm2m\";ct={format},"),
@@ -177,7 +177,7 @@ fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
     };
     let mut links = objects.links();
     // The object of version 1.1 says so (LwM2M Core 1.1 section 7.2.2).
-    if settings.firmware.as_ref().is_some_and(|firmware| firmware.can_cancel) {
+    if config.firmware.as_ref().is_some_and(|firmware| firmware.can_cancel) {
         links = links.replacen("</5/", "</5>;ver=1.1,</5/", 1);
     }
     (root + &links).into_bytes()
@@ -185,7 +185,7 @@ fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
 
 /// Returns an Update that says what is new: the lifetime, the object list.
 pub(super) fn update(
-    settings: &SimulatedDeviceConfig,
+    config: &SimulatedDeviceConfig,
     location: &LocationPath,
     lifetime: Option<Duration>,
     objects: Option<&Objects>,
@@ -196,7 +196,7 @@ pub(super) fn update(
     }
     if let Some(objects) = objects {
         request.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
-        request.payload = object_list(settings, objects);
+        request.payload = object_list(config, objects);
     }
     request
 }

@@ -24,18 +24,18 @@ struct SimulatorScene {
 }
 
 impl SimulatorScene {
-    fn new(settings: SimulatedDeviceConfig) -> Self {
-        let device = SimulatedDevice::new(settings, 7);
+    fn new(config: SimulatedDeviceConfig) -> Self {
+        let device = SimulatedDevice::new(config, 7);
         Self { device, now: Instant::now(), next_id: 0, sent: VecDeque::new(), events: VecDeque::new() }
     }
 
     /// Registered at `/rd/x`, with notifications on change only.
     fn registered() -> Self {
-        Self::registered_with(settings())
+        Self::registered_with(config())
     }
 
-    fn registered_with(settings: SimulatedDeviceConfig) -> Self {
-        let mut scene = Self::new(settings);
+    fn registered_with(config: SimulatedDeviceConfig) -> Self {
+        let mut scene = Self::new(config);
         scene.device.start(scene.now);
         let register = scene.expect_transmitted();
         scene.answer(&register, created());
@@ -160,7 +160,7 @@ impl SimulatorScene {
     }
 }
 
-fn settings() -> SimulatedDeviceConfig {
+fn config() -> SimulatedDeviceConfig {
     SimulatedDeviceConfig { notification_interval: None, wave: None, ..SimulatedDeviceConfig::new("dev-7") }
 }
 
@@ -181,7 +181,7 @@ fn at(path: &str) -> Path {
 
 #[test]
 fn a_device_registers_with_what_it_is_and_what_it_has() {
-    let mut scene = SimulatorScene::new(SimulatedDeviceConfig { query: vec!["imei=49".to_owned()], ..settings() });
+    let mut scene = SimulatorScene::new(SimulatedDeviceConfig { query: vec!["imei=49".to_owned()], ..config() });
     scene.device.start(scene.now);
 
     let register = scene.expect_transmitted();
@@ -195,7 +195,7 @@ fn a_device_registers_with_what_it_is_and_what_it_has() {
 
 #[test]
 fn a_register_without_answer_is_repeated_with_doubled_waits_and_tried_again_later() {
-    let mut scene = SimulatorScene::new(settings());
+    let mut scene = SimulatorScene::new(config());
     scene.device.start(scene.now);
     let first = scene.expect_transmitted();
 
@@ -216,7 +216,7 @@ fn a_register_without_answer_is_repeated_with_doubled_waits_and_tried_again_late
 
 #[test]
 fn an_empty_acknowledgement_ends_the_repetition_and_the_separate_answer_is_acknowledged_every_time() {
-    let mut scene = SimulatorScene::new(settings());
+    let mut scene = SimulatorScene::new(config());
     scene.device.start(scene.now);
     let register = scene.expect_transmitted();
     scene.receive(&Message::empty(Kind::Acknowledgement, register.id));
@@ -237,7 +237,7 @@ fn an_empty_acknowledgement_ends_the_repetition_and_the_separate_answer_is_ackno
 
 #[test]
 fn a_refused_device_comes_back_when_max_age_says_so() {
-    let mut scene = SimulatorScene::new(settings());
+    let mut scene = SimulatorScene::new(config());
     scene.device.start(scene.now);
     let register = scene.expect_transmitted();
     let mut busy = Response::new(Code::SERVICE_UNAVAILABLE);
@@ -438,7 +438,7 @@ fn a_reset_ends_the_observation() {
 #[test]
 fn a_confirmable_notification_is_repeated_and_the_newest_value_follows_its_acknowledgement() {
     let mut scene =
-        SimulatorScene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
+        SimulatorScene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..config() });
     let token = scene.observe("/3303/0/5700");
     scene.change("/3303/0/5700", 19.5);
     let id = scene.expect_notification(token, Kind::Confirmable, 2, "19.5");
@@ -455,7 +455,7 @@ fn a_confirmable_notification_is_repeated_and_the_newest_value_follows_its_ackno
 #[test]
 fn a_server_that_acknowledges_no_notification_is_given_up() {
     let mut scene =
-        SimulatorScene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
+        SimulatorScene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..config() });
     let token = scene.observe("/3303/0/5700");
     scene.change("/3303/0/5700", 19.5);
     for _ in 0..5 {

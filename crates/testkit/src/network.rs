@@ -99,7 +99,7 @@ pub struct Network {
     /// The notifications that a ticket was given out for, until the broker says that it took them.
     tickets: HashMap<Ticket, Notification>,
     send_watch: SendWatch,
-    settings: GatewayConfig,
+    config: GatewayConfig,
     /// The store that the core leaves to its next process, if it is restarted.
     store: Option<MemoryStore>,
     asks_the_broker: bool,
@@ -181,12 +181,12 @@ pub enum Happening {
 }
 
 impl Network {
-    pub fn new(settings: GatewayConfig, weather: Weather, seed: u64) -> Self {
+    pub fn new(config: GatewayConfig, weather: Weather, seed: u64) -> Self {
         let now = beginning();
         let mut rng = StdRng::seed_from_u64(seed);
-        let asks_the_broker = settings.coap.acknowledge_notifications == AckMode::Deferred;
+        let asks_the_broker = config.coap.acknowledge_notifications == AckMode::Deferred;
         Self {
-            gateway: Gateway::new(settings.clone(), model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
+            gateway: Gateway::new(config.clone(), model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
             weather,
             broker: BrokerBehaviour::Takes,
@@ -203,7 +203,7 @@ impl Network {
             restarts: 0,
             tickets: HashMap::new(),
             send_watch: SendWatch::default(),
-            settings,
+            config,
             store: None,
             asks_the_broker,
             begun: now,
@@ -219,12 +219,12 @@ impl Network {
     }
 
     /// Attaches a device at an address of its own; it does nothing yet.
-    pub fn attach(&mut self, settings: SimulatedDeviceConfig) -> DeviceNumber {
+    pub fn attach(&mut self, config: SimulatedDeviceConfig) -> DeviceNumber {
         let number = self.devices.len();
         let address = self.fresh_address(number);
         self.devices.push(AttachedDevice {
-            endpoint: settings.endpoint.clone(),
-            device: SimulatedDevice::new(settings, self.rng.random()),
+            endpoint: config.endpoint.clone(),
+            device: SimulatedDevice::new(config, self.rng.random()),
             events: Vec::new(),
             commanded: Vec::new(),
             registers: 0,

@@ -78,11 +78,11 @@ impl Scene {
 
     /// Creates a scene with changed settings.
     pub fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        let mut settings = GatewayConfig::default();
-        change(&mut settings);
+        let mut config = GatewayConfig::default();
+        change(&mut config);
         let now = beginning();
         Self {
-            gateway: Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000)),
+            gateway: Gateway::new(config, model(), [7; 32], now, Duration::from_secs(1_700_000_000)),
             now,
             peer: peer(1),
             device: RegistrationId(0),

@@ -18,7 +18,7 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 
 /// The certificates of a node and of the cluster's authority, read again when they are used after some time.
 pub(super) struct PeerTls {
-    settings: TlsConfig,
+    config: TlsConfig,
     read: Mutex<ReadTls>,
 }
 
@@ -31,9 +31,9 @@ struct ReadTls {
 }
 
 impl PeerTls {
-    pub(super) fn new(settings: TlsConfig) -> Result<Self, TlsError> {
-        let read = Mutex::new(ReadTls::new(&settings)?);
-        Ok(Self { settings, read })
+    pub(super) fn new(config: TlsConfig) -> Result<Self, TlsError> {
+        let read = Mutex::new(ReadTls::new(&config)?);
+        Ok(Self { config, read })
     }
 
     /// Performs the handshake with the node of this name.
@@ -58,7 +58,7 @@ impl PeerTls {
         let now = monotonic_now();
         if now.saturating_duration_since(read.at) >= READ_EVERY {
             read.at = now;
-            match ReadTls::new(&self.settings) {
+            match ReadTls::new(&self.config) {
                 Ok(newer) => *read = newer,
                 Err(error) if !read.has_failed => {
                     warn!(%error, "the certificates of the cluster cannot be read again: the former ones are used");
@@ -72,8 +72,8 @@ impl PeerTls {
 }
 
 impl ReadTls {
-    fn new(settings: &TlsConfig) -> Result<Self, TlsError> {
-        let (connector, acceptor) = (Connector::new(settings)?, tls::mutual_acceptor(settings)?);
+    fn new(config: &TlsConfig) -> Result<Self, TlsError> {
+        let (connector, acceptor) = (Connector::new(config)?, tls::mutual_acceptor(config)?);
         Ok(Self { at: monotonic_now(), connector, acceptor, has_failed: false })
     }
 }

@@ -25,7 +25,7 @@ pub enum ReloadPart {
 
 #[derive(Debug)]
 pub struct ReloadMetrics {
-    settings: ReloadPartMetrics,
+    config: ReloadPartMetrics,
     definitions_read: ReloadPartMetrics,
     keys: ReloadPartMetrics,
     certificates: ReloadPartMetrics,
@@ -62,7 +62,7 @@ impl ReloadMetrics {
             }
         };
         Self {
-            settings: of(ReloadPart::Settings),
+            config: of(ReloadPart::Settings),
             definitions_read: of(ReloadPart::Definitions),
             keys: of(ReloadPart::Keys),
             certificates: of(ReloadPart::Certificates),
@@ -86,7 +86,7 @@ impl ReloadMetrics {
 
     fn of(&self, part: ReloadPart) -> &ReloadPartMetrics {
         match part {
-            ReloadPart::Settings => &self.settings,
+            ReloadPart::Settings => &self.config,
             ReloadPart::Definitions => &self.definitions_read,
             ReloadPart::Keys => &self.keys,
             ReloadPart::Certificates => &self.certificates,

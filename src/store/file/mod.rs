@@ -33,7 +33,7 @@ const BATCH: usize = 256;
 /// A store whose file has been read, before its writer has started.
 pub struct OpenedFile {
     database: Database,
-    settings: StoreConfig,
+    config: StoreConfig,
     listeners: Vec<UdpListener>,
     metrics: Arc<Metrics>,
 }
@@ -51,7 +51,7 @@ impl OpenedFile {
             Err(_) => "the pages of the file contradict each other".to_owned(),
         };
         self.metrics.store.write_errors.inc();
-        Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
+        Err(StoreError::NotWritten { file: self.config.file.clone(), problem })
     }
 
     /// Starts the writer, and returns the ends of so many drivers.
@@ -59,7 +59,7 @@ impl OpenedFile {
         let (writes, pending) = mpsc::unbounded_channel();
         let (open, closed) = watch::channel(());
         let closing = Arc::new(AtomicBool::new(false));
-        let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
+        let (file, interval) = (self.config.file.clone(), self.config.flush_interval);
         let metrics = Arc::clone(&self.metrics);
         let writer = StoreWriter::new(self, pending, Arc::clone(&closing), condition);
         let run = || {
@@ -81,16 +81,16 @@ impl Store {
     /// `unix_time` is the wall clock time: the first term of the process follows it, and it names a file that is moved
     /// aside.
     pub fn open(
-        settings: &StoreConfig,
+        config: &StoreConfig,
         listeners: &[UdpListener],
         unix_time: Duration,
         metrics: Arc<Metrics>,
     ) -> Result<(OpenedStore, StoreContents), StoreError> {
-        let (database, contents) = open_or_put_aside(settings, listeners, unix_time)?;
+        let (database, contents) = open_or_put_aside(config, listeners, unix_time)?;
         let StoreContents { devices, associations, .. } = &contents;
-        let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
+        let (file, devices, associations) = (config.file.display(), devices.len(), associations.len());
         info!(%file, devices, associations, "store opened");
-        let opened = OpenedFile { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
+        let opened = OpenedFile { database, config: config.clone(), listeners: listeners.to_vec(), metrics };
         Ok((OpenedStore::File(Box::new(opened)), contents))
     }
 }
@@ -99,8 +99,8 @@ impl Store {
 ///
 /// # Errors
 /// If another process uses it, or the system does not allow it.
-pub(crate) fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
-    let file = &settings.file;
+pub(crate) fn try_out(config: &StoreConfig) -> Result<(), StoreError> {
+    let file = &config.file;
     let not_opened = |error| StoreError::NotOpened { file: file.clone(), error };
     match OpenOptions::new().read(true).write(true).open(file) {
         Ok(opened) => match opened.try_lock() {
@@ -122,11 +122,11 @@ fn try_folder(file: &Path) -> io::Result<()> {
 }
 
 fn open_or_put_aside(
-    settings: &StoreConfig,
+    config: &StoreConfig,
     listeners: &[UdpListener],
     unix_time: Duration,
 ) -> Result<(Database, StoreContents), StoreError> {
-    let file = &settings.file;
+    let file = &config.file;
     let problem = match Database::open(file, listeners, unix_time) {
         Ok(opened) => return Ok(opened),
         Err(StoreOpenError::InUse) => return Err(StoreError::InUse(file.clone())),

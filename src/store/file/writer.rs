@@ -61,8 +61,8 @@ impl StoreWriter {
         closing: Arc<AtomicBool>,
         condition: Condition,
     ) -> Self {
-        let OpenedFile { database, settings, listeners, metrics } = opened;
-        let file = settings.file;
+        let OpenedFile { database, config, listeners, metrics } = opened;
+        let file = config.file;
         condition.set(ConditionState::Up, format!("{} is written", file.display()));
         Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }
     }

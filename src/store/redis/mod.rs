@@ -115,12 +115,12 @@ pub struct OpenedRedis {
 
 /// Takes the lease and reads the records, on the thread of the store.
 pub(super) async fn open(
-    settings: &StoreConfig,
+    config: &StoreConfig,
     listeners: &[UdpListener],
     metrics: Arc<Metrics>,
 ) -> Result<(OpenedRedis, StoreContents), StoreError> {
     let thread = RuntimeThread::start("store", Priority::Normal).map_err(RedisError::Thread)?;
-    let opening = open_there(settings.redis.clone(), ListenerNames::new(listeners));
+    let opening = open_there(config.redis.clone(), ListenerNames::new(listeners));
     let opened = thread.runtime().spawn(opening).await;
     let (parts, contents) = opened.expect("the task of the store does not fail")?;
     let (devices, associations) = (contents.devices.len(), contents.associations.len());
@@ -140,7 +140,7 @@ pub(super) async fn open(
         drop(open);
         drop(thread);
     }));
-    let interval = settings.flush_interval;
+    let interval = config.flush_interval;
     Ok((OpenedRedis { writes, started, sleeper, closing, closed, interval, metrics }, contents))
 }
 

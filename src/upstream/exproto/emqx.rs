@@ -32,16 +32,16 @@ const MIB: usize = 1024 * 1024;
 
 /// The section `gateway.exproto` of each node of EMQX, in HOCON.
 pub(crate) struct EmqxConfig<'a> {
-    pub settings: &'a ExProtoConfig,
+    pub config: &'a ExProtoConfig,
     pub limits: &'a Limits,
 }
 
 impl fmt::Display for EmqxConfig<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.settings.nodes.len() > 1 { FOR_EACH_NODE } else { FOR_ONE_NODE })?;
-        for node in &self.settings.nodes {
+        f.write_str(if self.config.nodes.len() > 1 { FOR_EACH_NODE } else { FOR_ONE_NODE })?;
+        for node in &self.config.nodes {
             writeln!(f)?;
-            if self.settings.nodes.len() > 1 {
+            if self.config.nodes.len() > 1 {
                 writeln!(f, "## The node whose ConnectionAdapter is {}:", node.adapter)?;
             }
             f.write_str(&self.gateway(node))?;
@@ -64,11 +64,11 @@ impl EmqxConfig<'_> {
             .replace("@adapter@", &bind(adapter))
             .replace("@handler@", &format!("http://{}", self.handler()))
             .replace("@listeners@", &listeners.collect::<String>())
-            .replace("@proto_name@", &self.settings.proto_name.escape_default().to_string())
+            .replace("@proto_name@", &self.config.proto_name.escape_default().to_string())
     }
 
     fn listener(&self, number: u32, listener: &str) -> String {
-        let connections_per_second = self.settings.link.connections_per_second;
+        let connections_per_second = self.config.link.connections_per_second;
         // The listener counts devices that register and those that are connected again.
         let rate = connections_per_second.saturating_add(self.limits.registers.total.per_second);
         let name = if number == 1 { "lwm2m".to_owned() } else { format!("lwm2m{number}") };
@@ -88,7 +88,7 @@ impl EmqxConfig<'_> {
 
     /// EMQX asks for a certificate where we have one.
     fn ssl_options(&self) -> String {
-        let certificate = self.settings.ssl.certfile.is_some();
+        let certificate = self.config.ssl.certfile.is_some();
         let verify = if certificate { "verify_peer" } else { "verify_none" };
         SSL_OPTIONS.replace("@verify@", verify).replace("@certificate@", &certificate.to_string())
     }
@@ -96,11 +96,11 @@ impl EmqxConfig<'_> {
     /// Returns the address at which EMQX calls the gateway. If the gateway listens on every address of the machine,
     /// that address is known only when EMQX is on the same machine.
     fn handler(&self) -> String {
-        let bound = self.settings.handler_bind;
+        let bound = self.config.handler_bind;
         if !bound.ip().is_unspecified() {
             return bound.to_string();
         }
-        let here = self.settings.nodes.iter().all(|node| is_here(node.adapter.trim_start_matches("http://")));
+        let here = self.config.nodes.iter().all(|node| is_here(node.adapter.trim_start_matches("http://")));
         format!("{}:{}", if here { "127.0.0.1" } else { "ADDRESS-OF-THE-GATEWAY" }, bound.port())
     }
 }

@@ -177,14 +177,14 @@ fuzz_target!(|bytes: &[u8]| {
 impl Run {
     fn new(auto_observe: bool, on_demand: bool) -> Self {
         let now = Instant::now();
-        let mut settings = settings().clone();
-        settings.auto_observe_composite = auto_observe;
+        let mut config = config().clone();
+        config.auto_observe_composite = auto_observe;
         if on_demand {
-            settings.coap.acknowledge_notifications = AckMode::Deferred;
+            config.coap.acknowledge_notifications = AckMode::Deferred;
         }
-        settings.auto_observe = if auto_observe { AutoObserve::On } else { AutoObserve::Off };
+        config.auto_observe = if auto_observe { AutoObserve::On } else { AutoObserve::Off };
         let model = Arc::clone(scene::model());
-        let mut gateway = Gateway::new(settings, model, [7; 32], now, Duration::from_secs(1_700_000_000));
+        let mut gateway = Gateway::new(config, model, [7; 32], now, Duration::from_secs(1_700_000_000));
         // From now on there are records.
         gateway.restore(now, Vec::new());
         Self {
@@ -443,19 +443,19 @@ impl Run {
 }
 
 /// Small bounds, so that they are reached.
-fn settings() -> &'static GatewayConfig {
+fn config() -> &'static GatewayConfig {
     static SETTINGS: OnceLock<GatewayConfig> = OnceLock::new();
     SETTINGS.get_or_init(|| {
-        let mut settings = GatewayConfig::default();
-        settings.limits.devices = 3;
-        settings.limits.pending_commands = 4;
-        settings.limits.observations = 2;
-        settings.limits.command_expiry = Duration::from_secs(60);
-        settings.coap.pending_requests = 4;
-        settings.coap.token_length = 1;
-        settings.coap.deduplication_entries_per_peer = 4;
-        settings.coap.deduplication_entries = 8;
-        settings
+        let mut config = GatewayConfig::default();
+        config.limits.devices = 3;
+        config.limits.pending_commands = 4;
+        config.limits.observations = 2;
+        config.limits.command_expiry = Duration::from_secs(60);
+        config.coap.pending_requests = 4;
+        config.coap.token_length = 1;
+        config.coap.deduplication_entries_per_peer = 4;
+        config.coap.deduplication_entries = 8;
+        config
     })
 }
 

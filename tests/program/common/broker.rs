@@ -132,20 +132,20 @@ impl TestBroker {
         let BrokerAddresses { listener, adapter, .. } = broker.addresses();
         broker.control().stop().await;
         drop(broker);
-        let settings = BrokerConfig { listener, adapter, ..broker_config(handler_bind) };
-        Some(Self::embedded_with(settings, port, handler_bind).await)
+        let config = BrokerConfig { listener, adapter, ..broker_config(handler_bind) };
+        Some(Self::embedded_with(config, port, handler_bind).await)
     }
 
     async fn embedded(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
         let (port, handler_bind) = reserve_port();
-        let mut settings = broker_config(handler_bind);
-        adjust(&mut settings);
-        Self::embedded_with(settings, port, handler_bind).await
+        let mut config = broker_config(handler_bind);
+        adjust(&mut config);
+        Self::embedded_with(config, port, handler_bind).await
     }
 
-    async fn embedded_with(settings: BrokerConfig, port: TcpSocket, handler_bind: SocketAddr) -> Self {
+    async fn embedded_with(config: BrokerConfig, port: TcpSocket, handler_bind: SocketAddr) -> Self {
         let devices = Some(ports::free_address());
-        let broker = EmbeddedBroker::start(BrokerConfig { devices, ..settings }).await.expect("free ports");
+        let broker = EmbeddedBroker::start(BrokerConfig { devices, ..config }).await.expect("free ports");
         let real = broker.addresses();
         let addresses = TestAddresses {
             mqtt: real.mqtt.to_string(),

@@ -129,7 +129,7 @@ async fn what_waits_is_told_before_the_end_and_the_end_is_told_last() {
 
 #[tokio::test]
 async fn a_device_that_never_sends_a_byte_is_closed_even_if_it_is_authenticated() {
-    let broker = TestBroker::start_with(|settings| settings.idle_timeout = Duration::from_millis(300)).await;
+    let broker = TestBroker::start_with(|config| config.idle_timeout = Duration::from_millis(300)).await;
     if broker.control().is_none() {
         return;
     }

@@ -43,13 +43,13 @@ struct MqttLinkScene {
 
 impl MqttLinkScene {
     fn start(broker: &BrokerKind) -> Self {
-        Self::start_with(settings(broker))
+        Self::start_with(config(broker))
     }
 
-    fn start_with(settings: MqttConfig) -> Self {
+    fn start_with(config: MqttConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let condition = Conditions::default().add("broker");
-        let link = MqttLink::start(settings, Arc::clone(&metrics.upstream), condition).expect("a link");
+        let link = MqttLink::start(config, Arc::clone(&metrics.upstream), condition).expect("a link");
         let (commands, received) = mpsc::channel(100);
         let (told, events) = mpsc::channel(10_000);
         let driver = tokio::spawn(drive(link, received, told));
@@ -105,7 +105,7 @@ async fn drive(mut link: MqttLink, mut commands: mpsc::Receiver<BrokerCommand>, 
     link.shut_down(PATIENCE).await;
 }
 
-fn settings(broker: &BrokerKind) -> MqttConfig {
+fn config(broker: &BrokerKind) -> MqttConfig {
     MqttConfig {
         will_delay: None,
         brokers: vec![broker.address()],
@@ -175,7 +175,7 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
         let device = client("device");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up/#")).await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(DEVICE, device.clone()).await;
 
         for number in 0..100 {
@@ -236,7 +236,7 @@ async fn a_client_that_the_broker_refuses_is_refused() {
     }
     for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connect(DEVICE, ClientInfo { password: Some(Secret::new("wrong")), ..client("bad") }).await;
         let BrokerEvent::ConnectFailed { registration: DEVICE, error: ConnectError::Refused(why) } = rig.event().await
         else {
@@ -289,7 +289,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
         let device = client("again");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up")).await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.connect(RegistrationId(2), device.clone()).await;
         rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
@@ -309,7 +309,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("restarted");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.end().await;
 
@@ -317,7 +317,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         for payload in ["1", "2"] {
             application.publish(&topic, payload, PublishProperties::default()).await;
         }
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
         let mut events = [rig.event().await, rig.event().await, rig.event().await];
         // The broker may be faster with them than with the answer to SUBSCRIBE.
@@ -335,14 +335,14 @@ async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one()
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("over");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.submit(BrokerCommand::Disconnect { registration: DEVICE }).await;
         rig.end().await;
 
         let topic = below(&device, "dn");
         application.publish(&topic, "old", PublishProperties::default()).await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(RegistrationId(2), device).await;
         application.publish(&topic, "new", PublishProperties::default()).await;
         rig.expect(message(RegistrationId(2), topic, "new")).await;
@@ -387,12 +387,12 @@ async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_
         let will = Some(Box::new(Will { topic: topic.clone(), qos: 1, payload: b"offline".to_vec() }));
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&topic).await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(DEVICE, ClientInfo { will: will.clone(), ..device.clone() }).await;
         rig.driver.abort();
         assert_eq!(application.message().await.payload, "offline");
 
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         rig.connected(DEVICE, ClientInfo { will, ..device }).await;
         rig.end().await;
         assert_eq!(application.message().await.payload, "offline");
@@ -410,7 +410,7 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
         let Some(mut broker) = BrokerKind::start() else { return };
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe("lwm2m/+/up").await;
-        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttLinkScene::start_with(MqttConfig { version, ..config(&broker) });
         let clients: Vec<ClientInfo> = (0..DEVICES).map(|number| client(&format!("load{number}"))).collect();
         for (number, client) in (0..).zip(&clients) {
             rig.connected(RegistrationId(number), client.clone()).await;
@@ -466,7 +466,7 @@ async fn devices_go_to_another_address_when_theirs_cannot_be_reached() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let brokers = vec![nobody.to_string(), broker.address()];
     let sources = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9))];
-    let mut config = MqttConfig { brokers, ..settings(&broker) };
+    let mut config = MqttConfig { brokers, ..config(&broker) };
     config.link.source_addresses = sources;
     let mut rig = MqttLinkScene::start_with(config);
     rig.connected(DEVICE, client("failover")).await;
@@ -484,7 +484,7 @@ async fn devices_connect_by_tls_only_with_a_valid_certificate() {
         keyfile: file("client-key.pem"),
         ..Default::default()
     };
-    let secure = |ssl| MqttConfig { brokers: vec![format!("ssl://{}", broker.address())], ssl, ..settings(&broker) };
+    let secure = |ssl| MqttConfig { brokers: vec![format!("ssl://{}", broker.address())], ssl, ..config(&broker) };
     let mut rig = MqttLinkScene::start_with(secure(ssl.clone()));
     rig.connected(DEVICE, client("secure")).await;
     rig.publish(DEVICE, &below(&client("secure"), "up"), "x").await;

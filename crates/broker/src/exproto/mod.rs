@@ -44,7 +44,7 @@ pub(super) struct ExProtoGateway {
     /// The one for TLS.
     secure: Option<(Reserved, TlsAcceptor)>,
     adapter: Reserved,
-    settings: BrokerConfig,
+    config: BrokerConfig,
     bus: Arc<Bus>,
     rules: Arc<Rules>,
     tasks: Tasks,
@@ -60,17 +60,17 @@ struct RunningExProto {
 
 impl ExProtoGateway {
     pub(super) async fn start(
-        settings: &BrokerConfig,
+        config: &BrokerConfig,
         bus: Arc<Bus>,
         rules: Arc<Rules>,
         tasks: Tasks,
     ) -> anyhow::Result<Self> {
         let secure = |ssl: &SslListener| anyhow::Ok((Reserved::new(ssl.bind)?, TlsAcceptor::new(ssl)?));
         let exproto = Self {
-            listener: Reserved::new(settings.listener)?,
-            secure: settings.ssl.as_ref().map(secure).transpose()?,
-            adapter: Reserved::new(settings.adapter)?,
-            settings: settings.clone(),
+            listener: Reserved::new(config.listener)?,
+            secure: config.ssl.as_ref().map(secure).transpose()?,
+            adapter: Reserved::new(config.adapter)?,
+            config: config.clone(),
             bus,
             rules,
             tasks,
@@ -106,8 +106,8 @@ impl ExProtoGateway {
             bus: self.bus.clone(),
             rules: self.rules.clone(),
             registry: ConnectionRegistry::default(),
-            handler: HandlerChannels::new(&self.settings.handler)?,
-            idle_timeout: self.settings.idle_timeout,
+            handler: HandlerChannels::new(&self.config.handler)?,
+            idle_timeout: self.config.idle_timeout,
         });
         let (tasks, ended) = self.tasks.child();
         tasks.spawn(accept(devices, None, context.clone(), tasks.clone()));

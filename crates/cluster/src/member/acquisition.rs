@@ -98,7 +98,7 @@ impl ClusterMember {
         if !self.may_acquire() {
             return;
         }
-        let timing = self.settings.timing;
+        let timing = self.config.timing;
         let (time, time_asked) = told;
         let not_after = time.plus(now.monotonic.saturating_duration_since(time_asked) + timing.renew * 2);
         for (&shard, opening) in &mut self.openings.0 {
@@ -148,7 +148,7 @@ impl ClusterMember {
     /// A late answer is not used, since the lease may have expired by now: the shard is given back.
     fn handle_acquired(&mut self, asked: Instant, shard: Shard, term: Term, run: RunId, now: Now) {
         let age = now.monotonic.saturating_duration_since(asked);
-        let in_time = age < self.settings.timing.renew && self.state == EngineContact::Sure && self.draining.is_none();
+        let in_time = age < self.config.timing.renew && self.state == EngineContact::Sure && self.draining.is_none();
         if in_time && self.tenures.get(&shard).is_some_and(|tenure| tenure.term < term) {
             // A second request was under way: the engine gave this process a later term.
             self.use_term(shard, term);

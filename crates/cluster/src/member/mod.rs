@@ -31,7 +31,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(1_500);
 
 /// The settings of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct MemberConfig {
     pub process: NodeProcess,
     /// The share of shards that the node takes, relative to other nodes.
     pub weight: u16,
@@ -138,7 +138,7 @@ pub enum EngineContact {
 /// The state machine of one node.
 #[derive(Debug)]
 pub struct ClusterMember {
-    settings: Settings,
+    config: MemberConfig,
     peers: Peers,
     floors: Option<Floors>,
     /// The engine's last time that agreed with the node's clock, and when it was asked for.
@@ -179,9 +179,9 @@ struct Contact {
 }
 
 impl ClusterMember {
-    pub fn new(settings: Settings, now: Now) -> Self {
+    pub fn new(config: MemberConfig, now: Now) -> Self {
         Self {
-            settings,
+            config,
             peers: Peers::default(),
             floors: None,
             told: None,
@@ -260,9 +260,9 @@ impl ClusterMember {
         match self.state {
             _ if !is_settled || self.ended => None,
             EngineContact::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
-            EngineContact::Alone if self.settings.isolated == Isolated::Suspend => None,
+            EngineContact::Alone if self.config.isolated == Isolated::Suspend => None,
             // What peers say is looked at more often than that.
-            EngineContact::AllWithout | EngineContact::Alone => Some(self.last_turn + self.settings.timing.renew),
+            EngineContact::AllWithout | EngineContact::Alone => Some(self.last_turn + self.config.timing.renew),
             EngineContact::Unsure => None,
         }
     }
@@ -287,7 +287,7 @@ impl ClusterMember {
             self.contact = None;
         }
         self.update_state(now);
-        if self.last_round.is_none_or(|last| now.monotonic >= last + self.settings.timing.renew) {
+        if self.last_round.is_none_or(|last| now.monotonic >= last + self.config.timing.renew) {
             self.ask_round(now);
         }
         self.acquire_open(now);
@@ -299,11 +299,11 @@ impl ClusterMember {
 
     /// While the node is not sure, answers of peers grow old at any time.
     fn following_deadline(&self, now: Now) -> Instant {
-        let round = self.last_round.map(|last| last + self.settings.timing.renew);
+        let round = self.last_round.map(|last| last + self.config.timing.renew);
         let state = match self.state {
             EngineContact::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
             EngineContact::AllWithout | EngineContact::Alone | EngineContact::Unsure => {
-                Some(now.monotonic + self.settings.timing.renew / 10)
+                Some(now.monotonic + self.config.timing.renew / 10)
             }
         };
         let contact = self.contact.map(|contact| contact.asked + self.reach());
@@ -316,7 +316,7 @@ impl ClusterMember {
 
     fn update_state(&mut self, now: Now) {
         let sure = self.renewed.is_some_and(|at| now.monotonic.saturating_duration_since(at) < self.sure_for());
-        self.state = match self.peers.evidence(self.settings.timing, now.monotonic) {
+        self.state = match self.peers.evidence(self.config.timing, now.monotonic) {
             _ if sure => EngineContact::Sure,
             // A process that was never announced has no shards, and a stopped one no evidence.
             _ if self.renewed.is_none() => EngineContact::Unsure,
@@ -336,12 +336,12 @@ impl ClusterMember {
 
     /// A lease runs from when the engine wrote it; the owner counts from when it asked, and stops one interval earlier.
     fn sure_for(&self) -> Duration {
-        self.settings.timing.lease - self.settings.timing.renew
+        self.config.timing.lease - self.config.timing.renew
     }
 
     /// The age of an answer up to which a node reaches the engine.
     fn reach(&self) -> Duration {
-        self.settings.timing.renew * 2
+        self.config.timing.renew * 2
     }
 
     fn ask_round(&mut self, now: Now) {
@@ -354,7 +354,7 @@ impl ClusterMember {
         if self.renewed.is_none() {
             return;
         }
-        let from = self.settings.process;
+        let from = self.config.process;
         for to in self.peers.pinged(asked) {
             self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Ping { from, asked } });
         }
@@ -363,7 +363,7 @@ impl ClusterMember {
     fn entry(&self) -> NodeEntry {
         let ready = self.floors.as_ref().zip(self.told).is_some_and(|(floors, (time, _))| floors.are_reached(time));
         let takes = ready && self.clock_agrees && self.draining.is_none();
-        NodeEntry { process: self.settings.process, weight: self.settings.weight, takes }
+        NodeEntry { process: self.config.process, weight: self.config.weight, takes }
     }
 
     fn handle_round(&mut self, answer: RoundAnswer, now: Now) {
@@ -378,20 +378,20 @@ impl ClusterMember {
                 self.renewed = self.renewed.max(Some(answer.asked));
             }
         }
-        let me = self.settings.process;
+        let me = self.config.process;
         let is_newer = |owner: NodeProcess| owner.node == me.node && owner.incarnation > me.incarnation;
         if answer.leases.iter().filter_map(|(_, lease)| lease.owner()).any(is_newer) {
             return self.end(Ended::Replaced);
         }
         self.note_contact(answer.asked, answer.run, now);
         self.note_clock(&answer, now);
-        self.peers.list(self.settings.process.node, &answer.nodes, &answer.members);
+        self.peers.list(self.config.process.node, &answer.nodes, &answer.members);
         let in_right = self.is_in_right();
         for (shard, term, renewed) in answer.renewals {
             self.handle_renewal(shard, term, renewed, answer.asked, answer.run, in_right, now);
         }
         self.review_places = true;
-        self.openings.note(&answer.leases, self.settings.process.node, &self.tenures, now.monotonic);
+        self.openings.note(&answer.leases, self.config.process.node, &self.tenures, now.monotonic);
     }
 
     fn note_contact(&mut self, asked: Instant, run: RunId, now: Now) {
@@ -424,7 +424,7 @@ impl ClusterMember {
         if self.renewed.is_none() {
             return;
         }
-        let me = self.settings.process;
+        let me = self.config.process;
         match message {
             PeerMessage::Ping { from, asked } => {
                 self.peers.meet_process(me.node, from);

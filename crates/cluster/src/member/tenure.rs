@@ -78,7 +78,7 @@ impl ClusterMember {
         in_right: bool,
         now: Now,
     ) {
-        let lease = self.settings.timing.lease;
+        let lease = self.config.timing.lease;
         let Some(tenure) = self.tenures.get_mut(&shard) else { return };
         if asked < tenure.since || (term != tenure.term && Some(term) != tenure.proposed) {
             return;
@@ -141,7 +141,7 @@ impl ClusterMember {
     pub(super) fn update_service(&mut self, now: Now) {
         let may_serve = match self.state {
             EngineContact::Sure | EngineContact::AllWithout => true,
-            EngineContact::Alone => self.settings.isolated == Isolated::Serve,
+            EngineContact::Alone => self.config.isolated == Isolated::Serve,
             EngineContact::Unsure => false,
         };
         for (&shard, tenure) in &mut self.tenures {
@@ -171,12 +171,12 @@ impl ClusterMember {
             return;
         }
         let under_way = self.tenures.values().filter(|tenure| tenure.phase != TenurePhase::Held).count();
-        let mut free = self.settings.moves_at_once.saturating_sub(under_way);
+        let mut free = self.config.moves_at_once.saturating_sub(under_way);
         let (entry, draining) = (self.entry(), self.draining.is_some());
         if !draining && !entry.takes {
             return;
         }
-        let rest = self.settings.timing.grace;
+        let rest = self.config.timing.grace;
         for (&shard, tenure) in &mut self.tenures {
             let rested = draining || now.monotonic.saturating_duration_since(tenure.since) >= rest;
             if free == 0 || tenure.phase != TenurePhase::Held || !rested || tenure.settles.is_some() {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
 use lwm2m_cluster::{
-    ClusterMember, Ended, EngineContact, Incarnation, Isolated, MemberCommand, MemberEvent, NodeNumber, NodeProcess,
-    Now, PeerMessage, Settings, Term, WallTime, WriteNumbers,
+    ClusterMember, Ended, EngineContact, Incarnation, Isolated, MemberCommand, MemberConfig, MemberEvent, NodeNumber,
+    NodeProcess, Now, PeerMessage, Term, WallTime, WriteNumbers,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -135,12 +135,12 @@ impl World {
         let node = NodeNumber::try_from(u64::from(number)).unwrap();
         let id = self.processes.len();
         let process = NodeProcess { node, incarnation: Incarnation(id as u64 + 1) };
-        let settings =
-            Settings { process, weight: 1, timing: Timing::default(), isolated: self.isolated, moves_at_once: 2 };
+        let config =
+            MemberConfig { process, weight: 1, timing: Timing::default(), isolated: self.isolated, moves_at_once: 2 };
         let now = clock(self.start, self.now, clock_offset, drift);
         self.processes.push(Running {
             process,
-            member: ClusterMember::new(settings, now),
+            member: ClusterMember::new(config, now),
             alive: true,
             stopped: false,
             ended: None,

@@ -32,12 +32,12 @@ impl AccessControl {
     /// registered or pending registration of the name was made over DTLS.
     pub(crate) fn forbids_name(
         &self,
-        settings: &GatewayConfig,
+        config: &GatewayConfig,
         endpoint: &str,
         (peer, identity): (Peer, Option<&Identity>),
         taken_over_dtls: bool,
     ) -> Option<Forbidden> {
-        let rule = &settings.identity;
+        let rule = &config.identity;
         if let Some(identity) = identity {
             return (!rule.allows(identity, endpoint)).then_some(Forbidden::OtherName);
         }
@@ -49,7 +49,7 @@ impl AccessControl {
             return Some(Forbidden::Unsecured);
         }
         let has_key = || rule.identity_of(endpoint).is_some_and(|own| self.keyed.contains(&own));
-        (!settings.plain_udp_for_psk_devices && has_key()).then_some(Forbidden::HasKey)
+        (!config.plain_udp_for_psk_devices && has_key()).then_some(Forbidden::HasKey)
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     use super::super::fixtures::{address, association, device, psk};
     use super::*;
 
-    fn settings() -> GatewayConfig {
+    fn config() -> GatewayConfig {
         GatewayConfig {
             identity: IdentityRule::Pattern("lwm2m-${endpoint_name}".parse().unwrap()),
             ..Default::default()
@@ -101,13 +101,13 @@ mod tests {
     }
 
     fn forbids(device: &Device, peer: Peer, identity: Option<&Identity>) -> Option<Forbidden> {
-        forbids_request(&settings().identity, device, peer, || identity.cloned().map(Arc::new))
+        forbids_request(&config().identity, device, peer, || identity.cloned().map(Arc::new))
     }
 
     #[test]
     fn an_identity_may_use_the_names_that_it_stands_for_and_no_other() {
-        let (access, settings, own) = (AccessControl::default(), settings(), psk("lwm2m-dev-7"));
-        let forbids = |endpoint, taken| access.forbids_name(&settings, endpoint, (association(1), Some(&own)), taken);
+        let (access, config, own) = (AccessControl::default(), config(), psk("lwm2m-dev-7"));
+        let forbids = |endpoint, taken| access.forbids_name(&config, endpoint, (association(1), Some(&own)), taken);
         assert_eq!(forbids("dev-7", false), None);
         assert_eq!(forbids("dev-7", true), None, "it may take the name over from another of its associations");
         assert_eq!(forbids("dev-8", false), Some(Forbidden::OtherName));
@@ -116,45 +116,45 @@ mod tests {
 
     #[test]
     fn an_association_whose_identity_is_not_known_any_more_may_use_no_name() {
-        let (access, settings) = (AccessControl::default(), settings());
+        let (access, config) = (AccessControl::default(), config());
         let closed = (association(1), None);
-        assert_eq!(access.forbids_name(&settings, "dev-7", closed, false), Some(Forbidden::OtherName));
-        assert_eq!(access.forbids_name(&settings, "dev-7", closed, true), Some(Forbidden::OtherName));
+        assert_eq!(access.forbids_name(&config, "dev-7", closed, false), Some(Forbidden::OtherName));
+        assert_eq!(access.forbids_name(&config, "dev-7", closed, true), Some(Forbidden::OtherName));
     }
 
     #[test]
     fn plain_udp_cannot_take_a_name_that_is_registered_over_dtls() {
-        let (access, mut settings) = (AccessControl::default(), settings());
-        settings.plain_udp_for_psk_devices = true;
+        let (access, mut config) = (AccessControl::default(), config());
+        config.plain_udp_for_psk_devices = true;
         let plain = (address(1), None);
-        assert_eq!(access.forbids_name(&settings, "dev-7", plain, true), Some(Forbidden::Unsecured));
-        assert_eq!(access.forbids_name(&settings, "dev-7", plain, false), None);
+        assert_eq!(access.forbids_name(&config, "dev-7", plain, true), Some(Forbidden::Unsecured));
+        assert_eq!(access.forbids_name(&config, "dev-7", plain, false), None);
     }
 
     #[test]
     fn a_name_with_a_key_needs_dtls_unless_the_configuration_allows_plain_udp() {
-        let (mut access, mut settings, plain) = (AccessControl::default(), settings(), (address(1), None));
+        let (mut access, mut config, plain) = (AccessControl::default(), config(), (address(1), None));
         let key = |name: &str| PskIdentity::new(name.as_bytes()).unwrap();
         access.set_keyed_identities([key("lwm2m-dev-7")].into());
-        assert_eq!(access.forbids_name(&settings, "dev-7", plain, false), Some(Forbidden::HasKey));
-        assert_eq!(access.forbids_name(&settings, "dev-8", plain, false), None);
+        assert_eq!(access.forbids_name(&config, "dev-7", plain, false), Some(Forbidden::HasKey));
+        assert_eq!(access.forbids_name(&config, "dev-8", plain, false), None);
 
         access.set_keyed_identities([key("lwm2m-dev-8")].into());
-        assert_eq!(access.forbids_name(&settings, "dev-7", plain, false), None, "its key was removed");
-        assert_eq!(access.forbids_name(&settings, "dev-8", plain, false), Some(Forbidden::HasKey));
+        assert_eq!(access.forbids_name(&config, "dev-7", plain, false), None, "its key was removed");
+        assert_eq!(access.forbids_name(&config, "dev-8", plain, false), Some(Forbidden::HasKey));
 
-        settings.plain_udp_for_psk_devices = true;
-        assert_eq!(access.forbids_name(&settings, "dev-8", plain, false), None);
+        config.plain_udp_for_psk_devices = true;
+        assert_eq!(access.forbids_name(&config, "dev-8", plain, false), None);
     }
 
     #[test]
     fn names_that_no_identity_stands_for_have_no_key() {
         let mut access = AccessControl::default();
         access.set_keyed_identities([PskIdentity::new(b"dev-7").unwrap()].into());
-        let settings = GatewayConfig { identity: IdentityRule::None, ..Default::default() };
-        assert_eq!(access.forbids_name(&settings, "dev-7", (address(1), None), false), None);
+        let config = GatewayConfig { identity: IdentityRule::None, ..Default::default() };
+        assert_eq!(access.forbids_name(&config, "dev-7", (address(1), None), false), None);
         let any = psk("somebody");
-        assert_eq!(access.forbids_name(&settings, "dev-7", (association(1), Some(&any)), true), None);
+        assert_eq!(access.forbids_name(&config, "dev-7", (association(1), Some(&any)), true), None);
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
     fn the_peer_that_a_registration_speaks_from_is_not_asked_again() {
         let device = bound_device(association(1), Some(psk("lwm2m-dev-7")));
         let looked_up = || panic!("the identity is looked up");
-        assert_eq!(forbids_request(&settings().identity, &device, association(1), looked_up), None);
+        assert_eq!(forbids_request(&config().identity, &device, association(1), looked_up), None);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl AdmissionControl {
             false
                 if names_location(registry, message)
                     || peer.association.is_some() && is_send(message)
-                    || context.settings.bootstrap.is_some() && begins_session(message) =>
+                    || context.config.bootstrap.is_some() && begins_session(message) =>
             {
                 self.other(now, source, PeerClass::Unregistered)
             }
@@ -178,7 +178,7 @@ pub(super) fn refuse_register(context: &mut Context, peer: Peer, register: &Mess
     let mut response = Response::new(code);
     // Devices that are refused at the same time must not return at the same time.
     let spread = context.rng.random_range(1.0..=2.0);
-    add_max_age(&mut response, context.settings.limits.retry_after.mul_f64(spread));
+    add_max_age(&mut response, context.config.limits.retry_after.mul_f64(spread));
     context.coap.refuse(peer, register, response);
     context.report(Report::RegisterRejected { peer, endpoint: None, code, reason: reason.to_owned() });
 }
@@ -186,7 +186,7 @@ pub(super) fn refuse_register(context: &mut Context, peer: Peer, register: &Mess
 /// Returns whether a registered device sends this Register from its known address: the Register has its endpoint name.
 fn registers_again(context: &Context, registrations: &Registrations, peer: Peer, message: &Message) -> bool {
     let identity = context.identity(peer);
-    let endpoint = endpoint_of_register(&context.settings.identity, identity.as_deref(), message);
+    let endpoint = endpoint_of_register(&context.config.identity, identity.as_deref(), message);
     let device = endpoint.and_then(|endpoint| registrations.device_at(endpoint, peer));
     device.is_some_and(|device| device.age(context.now) >= REREGISTER_AGE)
 }

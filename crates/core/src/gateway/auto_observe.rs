@@ -72,9 +72,9 @@ impl AutoObserveCommands {
 /// Schedules the paths to observe of a device that registers. Returns how many are skipped because a device may not
 /// have more observations.
 pub(super) fn schedule(context: &Context, device: &mut Device) -> usize {
-    let (settings, limits) = (&context.settings, &context.settings.limits);
-    let paths = paths(&settings.auto_observe, &device.registration, &context.model);
-    let (grouping, most) = if settings.auto_observe_composite && device.registration.supports(Version::LWM2M_1_1) {
+    let (config, limits) = (&context.config, &context.config.limits);
+    let paths = paths(&config.auto_observe, &device.registration, &context.model);
+    let (grouping, most) = if config.auto_observe_composite && device.registration.supports(Version::LWM2M_1_1) {
         (Grouping::Composite, limits.observations.saturating_mul(limits.composite_paths))
     } else {
         (Grouping::Single, limits.observations)
@@ -91,7 +91,7 @@ pub(super) fn split(context: &mut Context, device: &mut Device, command: &Comman
     if command.origin != Origin::AutoObserve || !refused {
         return;
     }
-    let most = context.settings.limits.observations;
+    let most = context.config.limits.observations;
     let skipped = device.observations.schedule(paths.iter().copied(), Grouping::Single, most);
     context.changed(device);
     let endpoint = device.registration.endpoint.clone();

@@ -15,21 +15,21 @@ use super::view::BrokerNames;
 
 /// Returns what the device is to the broker, and its topics.
 pub(super) fn client(
-    settings: &GatewayConfig,
+    config: &GatewayConfig,
     registration: &Registration,
     peer: Peer,
     identity: Option<&Identity>,
 ) -> Result<(ClientInfo, Topics), TopicError> {
-    let (clientid, username) = rendered_names(settings, registration, peer, identity);
+    let (clientid, username) = rendered_names(config, registration, peer, identity);
     check_text("the clientid", &clientid)?;
     check_text("the username", &username)?;
-    let topics = settings.translators.topics(names(registration, peer, identity, (&clientid, &username)))?;
+    let topics = config.translators.topics(names(registration, peer, identity, (&clientid, &username)))?;
     let command = topics.command();
     let client = ClientInfo {
         endpoint: registration.endpoint.clone(),
         clientid,
         username,
-        password: match settings.client.password {
+        password: match config.client.password {
             PasswordSource::None => None,
             PasswordSource::QueryItem => registration.password().cloned(),
         },
@@ -37,7 +37,7 @@ pub(super) fn client(
         peerhost: peer.address.ip(),
         command_filter: command.name,
         command_qos: command.qos,
-        lifetime: allowed_silence(settings, registration),
+        lifetime: allowed_silence(config, registration),
         will: will(&topics).map(Box::new),
     };
     Ok((client, topics))
@@ -45,27 +45,27 @@ pub(super) fn client(
 
 /// Returns the names of the device at the broker, without the topics.
 pub(super) fn broker_names(
-    settings: &GatewayConfig,
+    config: &GatewayConfig,
     registration: &Registration,
     peer: Peer,
     identity: Option<&Identity>,
 ) -> BrokerNames {
-    let (clientid, username) = rendered_names(settings, registration, peer, identity);
-    let mountpoint = &settings.translators.mountpoint;
+    let (clientid, username) = rendered_names(config, registration, peer, identity);
+    let mountpoint = &config.translators.mountpoint;
     let mountpoint = mountpoint.render(names(registration, peer, identity, (&clientid, &username)));
     BrokerNames { username, mountpoint }
 }
 
 /// Returns the client ID and the username. An empty one is replaced by the endpoint name.
 fn rendered_names(
-    settings: &GatewayConfig,
+    config: &GatewayConfig,
     registration: &Registration,
     peer: Peer,
     identity: Option<&Identity>,
 ) -> (String, String) {
     let endpoint = &registration.endpoint;
     let or_endpoint = |text: String| if text.is_empty() { endpoint.clone() } else { text };
-    let ClientTemplates { clientid, username, .. } = &settings.client;
+    let ClientTemplates { clientid, username, .. } = &config.client;
     let clientid = or_endpoint(clientid.render(names(registration, peer, identity, (endpoint, endpoint))));
     let username = or_endpoint(username.render(names(registration, peer, identity, (&clientid, endpoint))));
     (clientid, username)
@@ -101,7 +101,7 @@ fn will(topics: &Topics) -> Option<Will> {
 }
 
 /// Returns for how long the device may be silent: its lifetime, and the longest lifetime in place of zero.
-pub(super) fn allowed_silence(settings: &GatewayConfig, registration: &Registration) -> Duration {
+pub(super) fn allowed_silence(config: &GatewayConfig, registration: &Registration) -> Duration {
     let lifetime = registration.lifetime;
-    if lifetime.is_zero() { *settings.lifetimes.end() } else { lifetime }
+    if lifetime.is_zero() { *config.lifetimes.end() } else { lifetime }
 }

@@ -89,7 +89,7 @@ impl CommandScheduler {
     ) {
         let MessageProperties { expiry, reply, retained } = properties;
         let reply = downlink::usable_reply(reply);
-        let limits = &context.settings.limits;
+        let limits = &context.config.limits;
         let default_expiry = limits.command_expiry;
         let parsed = if payload.len() > limits.command_size {
             Err(Refusal { echo: Echo::default(), reason: too_long(limits) })

@@ -51,7 +51,7 @@ use super::wall_clock::WallClock;
 pub(super) struct Context {
     /// The time of the event that is handled.
     pub now: Instant,
-    pub settings: GatewayConfig,
+    pub config: GatewayConfig,
     pub model: Arc<Model>,
     pub rng: StdRng,
     pub coap: Endpoint,
@@ -85,16 +85,16 @@ pub(super) struct Context {
 
 impl Context {
     /// Creates the shared state of a gateway without devices. `seed` is the source of all randomness.
-    pub(super) fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], wall_clock: WallClock) -> Self {
+    pub(super) fn new(config: GatewayConfig, model: Arc<Model>, seed: [u8; 32], wall_clock: WallClock) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
             now: wall_clock.compared(),
-            coap: Endpoint::new(settings.coap.clone(), rng.random()),
+            coap: Endpoint::new(config.coap.clone(), rng.random()),
             dtls: None,
             generated_keys: GeneratedKeys::default(),
             awaited_bootstraps: AwaitedBootstraps::default(),
             bootstrap_identities: HashSet::new(),
-            settings,
+            config,
             model,
             rng,
             changes: PendingChanges::default(),
@@ -299,7 +299,7 @@ impl Context {
     /// Returns whether a DTLS socket serves both registrations and bootstrap.
     pub(crate) fn has_shared_dtls_socket(&self) -> bool {
         let Some(dtls) = &self.dtls else { return false };
-        let roles = self.settings.roles.get(usize::from(dtls.first_socket())..).unwrap_or_default();
+        let roles = self.config.roles.get(usize::from(dtls.first_socket())..).unwrap_or_default();
         roles.is_empty() || roles.contains(&SocketRole::All)
     }
 
@@ -347,7 +347,7 @@ impl Context {
     }
 
     fn publishes_answers_to(&self, origin: &Origin) -> bool {
-        let is_hidden = origin.console().is_some() && !self.settings.publish_console_answers;
+        let is_hidden = origin.console().is_some() && !self.config.publish_console_answers;
         !is_hidden && *origin != Origin::Campaign
     }
 
@@ -416,7 +416,7 @@ impl Context {
 
     /// Returns bytes of an image, now or when the shell has read them.
     pub(crate) fn read_image(&mut self, reader: ImageConsumer, wanted: Wanted) -> ImageBytes {
-        let (bytes, output) = self.images.read(reader, wanted, self.settings.image_readers());
+        let (bytes, output) = self.images.read(reader, wanted, self.config.image_readers());
         output.into_iter().for_each(|output| self.push(output));
         bytes
     }
@@ -435,7 +435,7 @@ impl Context {
 
     /// Returns what is needed to interpret the commands for a device.
     pub(super) fn command_context<'a>(&'a self, registration: &'a Registration) -> CommandContext<'a> {
-        let composite_paths = self.settings.limits.composite_paths;
+        let composite_paths = self.config.limits.composite_paths;
         CommandContext { registration, model: &self.model, composite_paths }
     }
 
@@ -444,9 +444,9 @@ impl Context {
         DecodeContext {
             registration,
             model: &self.model,
-            undefined: self.settings.undefined_resources,
+            undefined: self.config.undefined_resources,
             unix_time: self.wall_clock.unix_time(self.now),
-            max_entries: self.settings.limits.entries,
+            max_entries: self.config.limits.entries,
         }
     }
 
@@ -525,7 +525,7 @@ impl Context {
             facts.identity = Some(Arc::new(Identity::Psk(identity)));
         }
         if let (Report::Dtls(_), Some(identity)) = (report, facts.identity.as_deref()) {
-            facts.endpoints = self.settings.identity.endpoints_of(identity).map(str::to_owned).collect();
+            facts.endpoints = self.config.identity.endpoints_of(identity).map(str::to_owned).collect();
         }
         Some(facts)
     }

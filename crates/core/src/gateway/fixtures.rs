@@ -40,8 +40,8 @@ pub(super) fn psk(name: &str) -> Identity {
 }
 
 /// Returns a context without DTLS and without object definitions, whose time begins now.
-pub(super) fn context(settings: GatewayConfig) -> Context {
-    Context::new(settings, Arc::new(Model::default()), [7; 32], WallClock::new(Instant::now(), YEAR_2026))
+pub(super) fn context(config: GatewayConfig) -> Context {
+    Context::new(config, Arc::new(Model::default()), [7; 32], WallClock::new(Instant::now(), YEAR_2026))
 }
 
 /// Returns the values of a device `dev-ID` of plain UDP that registered with these query items. Its topics are named as

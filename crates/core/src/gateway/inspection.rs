@@ -49,7 +49,7 @@ pub(super) fn page(context: &Context, registry: &Registry, query: &PageQuery) ->
 pub(super) fn device(context: &Context, device: &Device) -> DeviceView {
     let registration = &device.registration;
     // The names of a registered device were valid when it registered. Those of its present address may not be.
-    let names = client(&context.settings, registration, device.peer, device.identity.as_deref());
+    let names = client(&context.config, registration, device.peer, device.identity.as_deref());
     let (clientid, username) = match names {
         Ok((client, _)) => (client.clientid, client.username),
         Err(_) => (registration.endpoint.clone(), registration.endpoint.clone()),
@@ -88,7 +88,7 @@ pub(super) fn row(context: &Context, device: &Device) -> DeviceRow {
         lwm2m: registration.version().to_owned(),
         binding: registration.binding().map(str::to_owned),
         lifetime: registration.lifetime,
-        expires: unix_time(device.last_heard() + allowed_silence(&context.settings, registration)),
+        expires: unix_time(device.last_heard() + allowed_silence(&context.config, registration)),
         registered: unix_time(device.registered()),
         last_heard: unix_time(device.last_heard()),
         waiting: device.waiting.len(),
@@ -125,7 +125,7 @@ fn has_username(context: &Context, device: &Device, whole: Option<&str>, part: O
 }
 
 fn broker_names_of(context: &Context, device: &Device) -> BrokerNames {
-    broker_names(&context.settings, &device.registration, device.peer, device.identity.as_deref())
+    broker_names(&context.config, &device.registration, device.peer, device.identity.as_deref())
 }
 
 pub(super) fn state(now: Instant, device: &Device) -> WakeState {

@@ -303,13 +303,13 @@ impl Gateway {
 /// Setup and configuration.
 impl Gateway {
     /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
-    pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
-        let intake = MessageIntake::new(&settings.limits);
-        let campaigns = Campaigns::new(&settings.firmware, now);
-        let registrations = Registrations::new(settings.status_login.as_ref().map(|_| now));
-        let bootstrap_settings = settings.bootstrap.clone();
-        let mut context = Context::new(settings, model, seed, WallClock::new(now, unix_time));
-        let bootstrap = BootstrapServer::new(bootstrap_settings.as_ref(), now, &mut context.rng);
+    pub fn new(config: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
+        let intake = MessageIntake::new(&config.limits);
+        let campaigns = Campaigns::new(&config.firmware, now);
+        let registrations = Registrations::new(config.status_login.as_ref().map(|_| now));
+        let bootstrap_config = config.bootstrap.clone();
+        let mut context = Context::new(config, model, seed, WallClock::new(now, unix_time));
+        let bootstrap = BootstrapServer::new(bootstrap_config.as_ref(), now, &mut context.rng);
         Self { context, intake, bootstrap, registrations, campaigns }
     }
 
@@ -331,12 +331,12 @@ impl Gateway {
 
     /// Replaces the limits. Devices, commands and observations beyond the new limits are kept.
     pub fn set_limits(&mut self, mut limits: Limits) {
-        let settings = &mut self.context.settings;
+        let config = &mut self.context.config;
         // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
         limits.pending_registrations =
-            limits.pending_registrations.min(settings.coap.pending_requests.saturating_sub(1)).max(1);
+            limits.pending_registrations.min(config.coap.pending_requests.saturating_sub(1)).max(1);
         self.intake.set_limits(&limits);
-        settings.limits = limits;
+        config.limits = limits;
     }
 
     /// Replaces the gateway's own DTLS credentials. Without any, handshakes end and associations continue.
@@ -450,12 +450,12 @@ impl Gateway {
 
     /// Returns the maximum number of devices.
     pub fn devices_limit(&self) -> usize {
-        self.context.settings.limits.devices
+        self.context.config.limits.devices
     }
 
     /// Returns the maximum number of bytes of the commands of all devices (`limits.pending_command_bytes_total`).
     pub fn command_bytes_limit(&self) -> usize {
-        self.context.settings.limits.pending_command_bytes_total
+        self.context.config.limits.pending_command_bytes_total
     }
 }
 

@@ -159,7 +159,7 @@ impl Gateway {
             return;
         }
         let registry = registrations.devices().registry();
-        let named = context.settings.identity.endpoints_of(identity);
+        let named = context.config.identity.endpoints_of(identity);
         let elsewhere = named.filter(|endpoint| registry.id_by_endpoint(endpoint).is_none());
         let elsewhere: Vec<String> = elsewhere.map(str::to_owned).collect();
         for endpoint in elsewhere {
@@ -192,7 +192,7 @@ impl Gateway {
             (Some(path), None, None) if path == super::send::PATH.as_bytes() && message.code == Code::POST => {
                 let is_here = send_request::sender(registry, &self.context, peer).is_some();
                 let identity = self.context.identity(peer);
-                let named = self.context.settings.identity.endpoint_named_by(identity.as_deref());
+                let named = self.context.config.identity.endpoint_named_by(identity.as_deref());
                 named.filter(|_| !is_here).map(|endpoint| DeviceName::Endpoint(endpoint.to_owned()))
             }
             _ => None,

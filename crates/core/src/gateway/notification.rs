@@ -75,7 +75,7 @@ impl Notifications {
 
     /// Answers a Send that is queued, unless the device has to wait until it is published.
     pub(super) fn queued(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
-        match context.settings.coap.acknowledge_notifications {
+        match context.config.coap.acknowledge_notifications {
             AckMode::OnReceipt => self.published(context, device, ticket),
             AckMode::Deferred => {}
         }
@@ -112,7 +112,7 @@ impl Notifications {
 /// Ends the wait for a publication without success. A notification is not acknowledged; a Send is answered 5.03.
 fn give_up(context: &mut Context, device: &Device, deferred: DeferredAck) {
     if let DeferredAck::Send(request) = deferred {
-        let response = unavailable("not published", context.settings.limits.retry_after);
+        let response = unavailable("not published", context.config.limits.retry_after);
         context.answer_send(device, request, response);
     }
 }

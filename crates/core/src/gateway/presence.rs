@@ -17,10 +17,10 @@ use super::config::GatewayConfig;
 use super::context::Context;
 
 /// Begins the presence of a device, which is not published yet.
-pub(super) fn begin_presence(settings: &GatewayConfig, device: &mut Device) {
+pub(super) fn begin_presence(config: &GatewayConfig, device: &mut Device) {
     if device.topics.has_status() {
         let (presence, since) = (Presence::Online, device.last_heard());
-        let expires = *expiry_times(settings, device).end();
+        let expires = *expiry_times(config, device).end();
         device.status = Some(Box::new(PublishedPresence { presence, since, expires }));
     }
 }
@@ -35,7 +35,7 @@ pub(super) fn change_presence(context: &mut Context, device: &mut Device, presen
 
 /// Publishes the presence of a device as it is now.
 pub(super) fn publish_status(context: &mut Context, device: &mut Device) {
-    let expires = *expiry_times(&context.settings, device).end();
+    let expires = *expiry_times(&context.config, device).end();
     let Some((status, topic)) = device.status.as_mut().zip(device.topics.status()) else { return };
     status.expires = expires;
     let expiry = match status.presence {
@@ -52,15 +52,15 @@ pub(super) fn publish_status(context: &mut Context, device: &mut Device) {
 /// early, or too late after an Update with a shorter lifetime.
 pub(super) fn renew_status(context: &mut Context, device: &mut Device) {
     let Some(status) = &device.status else { return };
-    if !expiry_times(&context.settings, device).contains(&status.expires) {
+    if !expiry_times(&context.config, device).contains(&status.expires) {
         publish_status(context, device);
     }
 }
 
 /// Returns the times at which the retained presence may expire: between the end of the lifetime and half a lifetime
 /// after it. So it is published once per half a lifetime at most, however many messages the device sends.
-fn expiry_times(settings: &GatewayConfig, device: &Device) -> RangeInclusive<Instant> {
-    let lifetime: Duration = allowed_silence(settings, &device.registration);
+fn expiry_times(config: &GatewayConfig, device: &Device) -> RangeInclusive<Instant> {
+    let lifetime: Duration = allowed_silence(config, &device.registration);
     let ends = device.last_heard() + lifetime;
     ends..=ends + lifetime / 2
 }

@@ -22,7 +22,7 @@ impl QueueMode {
     /// Begins the presence of a device that was registered or restored. A restored one whose presence is not published
     /// may be asleep at once.
     pub(super) fn registered(&mut self, context: &Context, device: &mut Device) {
-        begin_presence(&context.settings, device);
+        begin_presence(&context.config, device);
         if device.status.is_none() && !device.is_awake(context.now) {
             return device.fall_asleep();
         }

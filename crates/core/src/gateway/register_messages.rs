@@ -41,22 +41,22 @@ pub(super) fn written_name(request: &Request) -> Option<String> {
 }
 
 /// Reads an Update of this device.
-pub(super) fn read_update(settings: &GatewayConfig, device: &Device, request: &Request) -> Result<Update, Rejection> {
-    let update = device.registration.read_update(request, settings.registration_rules())?;
+pub(super) fn read_update(config: &GatewayConfig, device: &Device, request: &Request) -> Result<Update, Rejection> {
+    let update = device.registration.read_update(request, config.registration_rules())?;
     if update.is_empty() {
         return Ok(update);
     }
     // The bound may have become narrower since the device registered: it may shrink, and change its lifetime.
     let size = device.registration.size_after(&update);
     if size > device.registration.size() {
-        check_size(settings, size)?;
+        check_size(config, size)?;
     }
     Ok(update)
 }
 
 /// Rejects a registration that is larger than the configuration allows.
-pub(super) fn check_size(settings: &GatewayConfig, size: usize) -> Result<(), Rejection> {
-    let most = settings.limits.registration_size;
+pub(super) fn check_size(config: &GatewayConfig, size: usize) -> Result<(), Rejection> {
+    let most = config.limits.registration_size;
     if size <= most {
         return Ok(());
     }

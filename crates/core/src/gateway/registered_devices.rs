@@ -67,11 +67,11 @@ impl RegisteredDevices {
     /// Registers a device, or restores one. An older registration of its endpoint has left before.
     pub(super) fn insert(&mut self, context: &Context, new: NewDevice) {
         let mut device = Device::new(new);
-        device.set_awake_window(awake_window(&context.settings, &device.registration));
+        device.set_awake_window(awake_window(&context.config, &device.registration));
         self.queue_mode.registered(context, &mut device);
         self.silent.watch(&device);
         self.commands.retained.registered(&device.registration.endpoint);
-        self.lifetimes.set(device.id, device.lifetime_ends(*context.settings.lifetimes.end()));
+        self.lifetimes.set(device.id, device.lifetime_ends(*context.config.lifetimes.end()));
         self.registry.insert(device);
     }
 
@@ -95,13 +95,13 @@ impl RegisteredDevices {
             context.changed(device);
         }
         if is_news {
-            device.set_awake_window(awake_window(&context.settings, &device.registration));
+            device.set_awake_window(awake_window(&context.config, &device.registration));
             self.queue_mode.watch(device);
         }
         if changes_lifetime {
             // A shorter lifetime needs an earlier check. A longer one is noticed when the old check is due.
-            self.lifetimes.set(id, device.lifetime_ends(*context.settings.lifetimes.end()));
-            let lifetime = allowed_silence(&context.settings, &device.registration);
+            self.lifetimes.set(id, device.lifetime_ends(*context.config.lifetimes.end()));
+            let lifetime = allowed_silence(&context.config, &device.registration);
             context.command_broker(BrokerCommand::SetLifetime { registration: id, lifetime });
         }
         self.queue_mode.heard_from(context, device);
@@ -182,7 +182,7 @@ impl RegisteredDevices {
     /// Returns whether a device that the broker has accepted can be registered; another one may be evicted for it.
     pub(crate) fn make_room_for(&mut self, context: &mut Context, endpoint: &str) -> bool {
         let replaces = self.registry.id_by_endpoint(endpoint).is_some();
-        if replaces || self.registry.len() < context.settings.limits.devices {
+        if replaces || self.registry.len() < context.config.limits.devices {
             return true;
         }
         let Some(silent) = self.evictable(context.now) else { return false };
@@ -203,7 +203,7 @@ impl RegisteredDevices {
             return;
         }
         let own: Vec<RegistrationId> = context
-            .settings
+            .config
             .identity
             .endpoints_of(identity)
             .filter_map(|endpoint| self.registry.device_by_endpoint(endpoint))
@@ -319,7 +319,7 @@ impl RegisteredDevices {
     fn check_lifetime(&mut self, context: &mut Context) {
         let Some(id) = self.lifetimes.pop_expired(context.now) else { return };
         let Some(device) = self.registry.device(id) else { return };
-        let ends = device.lifetime_ends(*context.settings.lifetimes.end());
+        let ends = device.lifetime_ends(*context.config.lifetimes.end());
         if ends > context.now {
             self.lifetimes.set(id, ends);
         } else {

@@ -94,7 +94,7 @@ impl Registrations {
         let identity = context.identity(received.peer);
         let items = received.request.options.texts(number::URI_QUERY).unwrap_or_default();
         let endpoint = items.iter().find_map(|item| item.strip_prefix("ep="));
-        let endpoint = endpoint.or_else(|| context.settings.identity.endpoint_named_by(identity.as_deref()));
+        let endpoint = endpoint.or_else(|| context.config.identity.endpoint_named_by(identity.as_deref()));
         let endpoint = endpoint.unwrap_or_default().to_owned();
         self.forbid(context, received, &endpoint, reason);
     }
@@ -202,11 +202,11 @@ impl Registrations {
             return self.forbid(context, received, &endpoint, reason);
         }
         if let Some((word, reason)) = self.no_room_for(context, &endpoint, peer) {
-            let retry_after = context.settings.limits.retry_after;
+            let retry_after = context.config.limits.retry_after;
             let response = unavailable(fitting(reason, word, room(request)), retry_after);
             return self.answer_rejected(context, (peer, request_id), endpoint, response, reason.to_owned());
         }
-        let (client, topics) = match client(&context.settings, &registration, peer, identity.as_deref()) {
+        let (client, topics) = match client(&context.config, &registration, peer, identity.as_deref()) {
             Ok(client) => client,
             Err(error) => {
                 return reject(context, received, Some(endpoint), Code::BAD_REQUEST, error.to_string());
@@ -249,7 +249,7 @@ impl Registrations {
                 predecessor.publishes_as = id;
             }
         }
-        let response = unavailable("superseded", context.settings.limits.retry_after);
+        let response = unavailable("superseded", context.config.limits.retry_after);
         self.respond_to_register(context, superseded.peer, superseded.request, response);
         // The newer one is asked for first: it inherits what waits for the earlier one.
         connect.into_iter().for_each(|connect| context.command_broker(connect));
@@ -275,7 +275,7 @@ impl Registrations {
     fn handle_registered(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
         let Some(device) = self.devices.registry().device(id) else { return };
         let identity = || context.identity(received.peer);
-        if let Some(reason) = forbids_request(&context.settings.identity, device, received.peer, identity) {
+        if let Some(reason) = forbids_request(&context.config.identity, device, received.peer, identity) {
             let endpoint = device.registration.endpoint.clone();
             return self.forbid(context, received, &endpoint, reason);
         }
@@ -296,7 +296,7 @@ impl Registrations {
     /// many of them.
     fn update(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
         let Some(device) = self.devices.registry().device(id) else { return };
-        let update = match read_update(&context.settings, device, received.request) {
+        let update = match read_update(&context.config, device, received.request) {
             Ok(update) => update,
             Err(Rejection { code, diagnostic }) => {
                 let endpoint = Some(device.registration.endpoint.clone());
@@ -308,8 +308,8 @@ impl Registrations {
         let Some((device, commands)) = self.devices.with_commands(id) else { return };
         let answer = |context: &mut Context| {
             context.respond(received.id, Response::new(Code::CHANGED));
-            if is_published(&context.settings, change) {
-                let proven = proven(&context.settings, device.identity.as_deref());
+            if is_published(&context.config, change) {
+                let proven = proven(&context.config, device.identity.as_deref());
                 let (payload, topic) = (uplink::update(&device.registration, proven), device.topics.update());
                 context.publish(device.publishes_as, Publication::new(topic, payload, UplinkClass::Registration));
             }
@@ -355,15 +355,15 @@ impl Registrations {
         identity: Option<&Identity>,
         request: &Request,
     ) -> Result<Registration, (Option<String>, Rejection)> {
-        let settings = &context.settings;
-        let known_as = settings.identity.endpoint_named_by(identity);
-        let registration = Registration::from_register(request, settings.registration_rules(), known_as);
+        let config = &context.config;
+        let known_as = config.identity.endpoint_named_by(identity);
+        let registration = Registration::from_register(request, config.registration_rules(), known_as);
         let mut registration = registration.map_err(|rejection| (written_name(request), rejection))?;
         self.profiles.complete(&mut registration, identity.is_some());
-        if !settings.report_attributes {
+        if !config.report_attributes {
             registration.forget_attributes();
         }
-        match check_size(settings, registration.size()) {
+        match check_size(config, registration.size()) {
             Ok(()) => Ok(registration),
             Err(rejection) => Err((Some(registration.endpoint), rejection)),
         }
@@ -380,17 +380,17 @@ impl Registrations {
         let registered = self.devices.registry().device_by_endpoint(endpoint);
         let taken_over_dtls = registered.is_some_and(|device| device.identity.is_some())
             || self.pending.by_endpoint(endpoint).is_some_and(|pending| pending.identity.is_some());
-        let forbidden = self.access.forbids_name(&context.settings, endpoint, (peer, identity), taken_over_dtls);
-        let own = || context.settings.identity.identity_of(endpoint);
+        let forbidden = self.access.forbids_name(&context.config, endpoint, (peer, identity), taken_over_dtls);
+        let own = || context.config.identity.identity_of(endpoint);
         let has_key = || own().is_some_and(|own| context.generated_keys.contains(&own));
         let may_have_key = context.generated_keys.len() > 0;
-        let needs_dtls = may_have_key && peer.association.is_none() && !context.settings.plain_udp_for_psk_devices;
+        let needs_dtls = may_have_key && peer.association.is_none() && !context.config.plain_udp_for_psk_devices;
         forbidden.or_else(|| (needs_dtls && has_key()).then_some(Forbidden::HasKey))
     }
 
     /// Returns why this device cannot register now; `None` if it can.
     fn no_room_for(&mut self, context: &Context, endpoint: &str, peer: Peer) -> Option<TurnedAway> {
-        let limits = &context.settings.limits;
+        let limits = &context.config.limits;
         let registered = self.devices.registry().id_by_endpoint(endpoint).is_some();
         let is_full = self.devices.registry().len() + self.pending.len() >= limits.devices;
         if context.draining {
@@ -431,8 +431,8 @@ impl Registrations {
     }
 }
 
-fn is_published(settings: &GatewayConfig, change: ObjectListChange) -> bool {
-    match settings.update_msg_publish_condition {
+fn is_published(config: &GatewayConfig, change: ObjectListChange) -> bool {
+    match config.update_msg_publish_condition {
         UpdatePublish::Always => true,
         UpdatePublish::ContainsObjectList => change != ObjectListChange::Absent,
         UpdatePublish::ObjectListChanged => change == ObjectListChange::Changed,
@@ -440,8 +440,8 @@ fn is_published(settings: &GatewayConfig, change: ObjectListChange) -> bool {
 }
 
 /// Returns what the reports say of an identity.
-fn proven<'i>(settings: &GatewayConfig, identity: Option<&'i Identity>) -> ProvenIdentity<'i> {
-    if settings.report_identity {
+fn proven<'i>(config: &GatewayConfig, identity: Option<&'i Identity>) -> ProvenIdentity<'i> {
+    if config.report_identity {
         ProvenIdentity::Included(identity.and_then(Identity::name))
     } else {
         ProvenIdentity::Omitted

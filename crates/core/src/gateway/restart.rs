@@ -92,7 +92,7 @@ impl Gateway {
 
     /// Restores the object lists by profile ID of an earlier process, after [`Gateway::restore`].
     pub fn restore_profiles(&mut self, records: Vec<ProfileRecord>) {
-        let most = self.context.settings.limits.profiles;
+        let most = self.context.config.limits.profiles;
         self.registrations.profiles_mut().restore(records, most);
     }
 
@@ -314,7 +314,7 @@ pub(super) struct Restoration {
 
 /// Restores the device of a record, unless the configuration of today rejects it.
 fn restore(context: &mut Context, registrations: &mut Registrations, record: DeviceRecord) -> Result<(), NotRestored> {
-    if registrations.devices().registry().len() >= context.settings.limits.devices {
+    if registrations.devices().registry().len() >= context.config.limits.devices {
         return Err(NotRestored::TooMany);
     }
     let shard = record.shard();
@@ -335,22 +335,22 @@ pub(super) fn take_up(
     let DeviceRecord { mut registration, password, location, peer, observations, commands: records, answers, .. } =
         record;
     registration.set_password(password);
-    if !context.settings.report_attributes {
+    if !context.config.report_attributes {
         registration.forget_attributes();
     }
     registration.lifetime = registration.lifetime.min(FURTHEST);
-    let limits = &context.settings.limits;
+    let limits = &context.config.limits;
     let observations_limit = limits.observations;
     if registration.size() > limits.registration_size {
         return Err(NotRestored::TooLarge);
     }
     registrations.devices_mut().commands_mut().reserve_serials(&records);
     let identity = record.identity.map(|identity| Arc::new(identity.into_identity()));
-    let client = client(&context.settings, &registration, peer, identity.as_deref());
+    let client = client(&context.config, &registration, peer, identity.as_deref());
     let (client, topics) = client.map_err(|_| NotRestored::NoTopics)?;
     // A clock that was set back since must not make the device younger than now.
     let last_heard = context.wall_clock.moment(record.last_heard).min(context.now);
-    if last_heard + allowed_silence(&context.settings, &registration) <= context.now {
+    if last_heard + allowed_silence(&context.config, &registration) <= context.now {
         return Err(NotRestored::LifetimeOver);
     }
     let id = registrations.new_id();

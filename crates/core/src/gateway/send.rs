@@ -38,7 +38,7 @@ pub(super) fn publish(
             context.publish(device.publishes_as, Publication { ticket, ..publication });
             return false;
         }
-        (Ok(_), Some(_)) => unavailable("busy", context.settings.limits.retry_after),
+        (Ok(_), Some(_)) => unavailable("busy", context.config.limits.retry_after),
         // Send was disabled when the device registered, before a restart.
         (_, None) => Response::new(Code::METHOD_NOT_ALLOWED),
         (Err(SendError::UnsupportedFormat), Some(_)) => Response::new(Code::UNSUPPORTED_CONTENT_FORMAT),

@@ -17,7 +17,7 @@ pub(super) fn handle(
     received: ReceivedRequest,
 ) {
     let ReceivedRequest { id, peer, request } = received;
-    if request.method != Code::POST || context.settings.translators.send.is_none() {
+    if request.method != Code::POST || context.config.translators.send.is_none() {
         return refuse(context, peer, id, Code::METHOD_NOT_ALLOWED);
     }
     let Some(device) = sender(devices.registry(), context, peer) else {
@@ -37,7 +37,7 @@ pub(super) fn sender(registry: &Registry, context: &Context, peer: Peer) -> Opti
     let there = there.max_by_key(|device| (device.last_heard(), device.id));
     let elsewhere = || {
         let identity = identity.as_ref()?;
-        let named = context.settings.identity.endpoints_of(identity);
+        let named = context.config.identity.endpoints_of(identity);
         let named = named.filter_map(|endpoint| registry.device_by_endpoint(endpoint));
         named.filter(|device| device.identity.as_ref() == Some(identity)).max_by_key(|device| device.last_heard())
     };
@@ -52,6 +52,6 @@ fn refuse(context: &mut Context, peer: Peer, request: RequestId, code: Code) {
 
 /// Limits the Sends that wait for the broker, so that Registers and the requests that are answered at once have room.
 fn most_waiting(context: &Context) -> usize {
-    let settings = &context.settings;
-    (settings.coap.pending_requests.saturating_sub(settings.limits.pending_registrations) / 2).max(1)
+    let config = &context.config;
+    (config.coap.pending_requests.saturating_sub(config.limits.pending_registrations) / 2).max(1)
 }

@@ -126,11 +126,11 @@ impl Gateway {
 
     /// Returns the shards that the gateway serves.
     pub fn shards(&self) -> ShardSet {
-        self.context.settings.coap.shards
+        self.context.config.coap.shards
     }
 
     fn serve_shards(&mut self, shards: ShardSet) {
-        self.context.settings.coap.shards = shards;
+        self.context.config.coap.shards = shards;
         self.context.coap.serve_shards(shards);
         if let Some(dtls) = &mut self.context.dtls {
             dtls.server.serve_shards(shards);

@@ -70,7 +70,7 @@ impl StatusClient {
 
     /// Connects, if it is time. The client subscribes to nothing.
     pub(super) fn handle_timeout(&mut self, context: &mut Context) {
-        let login = context.settings.status_login.clone();
+        let login = context.config.status_login.clone();
         self.connection.handle_timeout(context, login, PREFIX, String::new());
     }
 
@@ -91,7 +91,7 @@ impl StatusClient {
     /// over the session, this client may publish a presence of its own, which stays.
     pub(super) fn withdraw(&mut self, context: &mut Context, device: &Device, reason: CloseReason) {
         let Some(topic) = device.topics.status().map(|topic| topic.name) else { return };
-        if context.settings.status_login.is_none() || reason == CloseReason::Discarded {
+        if context.config.status_login.is_none() || reason == CloseReason::Discarded {
             return;
         }
         let endpoint = device.registration.endpoint.clone();
@@ -100,7 +100,7 @@ impl StatusClient {
             *known = PresenceWithdrawal { topic, since, is_due_again: true };
             return;
         }
-        if self.withdrawals.len() >= context.settings.limits.devices
+        if self.withdrawals.len() >= context.config.limits.devices
             && let Some(oldest) = self.waiting.pop_front()
         {
             self.withdrawals.remove(&oldest);

@@ -77,7 +77,7 @@ impl DtlsGatewayScene {
     /// The device only makes its association.
     fn with_silent_device(client: DtlsClientConfig) -> Self {
         let now = beginning();
-        let settings = SimulatedDeviceConfig {
+        let config = SimulatedDeviceConfig {
             notification_interval: None,
             wave: None,
             confirmable_notifications: true,
@@ -86,7 +86,7 @@ impl DtlsGatewayScene {
         let mut scene = Self {
             gateway: gateway(now, 0, Vec::new()).0,
             now,
-            device: SimulatedDevice::new(settings, 7),
+            device: SimulatedDevice::new(config, 7),
             wakes: None,
             client: DtlsClient::new(now, client),
             address: "192.0.2.1:5000".parse().expect("an address"),

@@ -31,8 +31,8 @@ pub(crate) fn scene() -> Scene {
 
 /// A scene in which devices can pull.
 pub(crate) fn public_scene() -> Scene {
-    scene_with(|settings| {
-        settings.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
+    scene_with(|config| {
+        config.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
     })
 }
 

@@ -64,11 +64,11 @@ fn a_flood_of_garbage_leaves_nothing_behind() {
 /// A hundred devices that notify and update, and unregistered peers between them; gives the most that the tables ever
 /// held.
 fn flooded(broker: BrokerBehaviour, of_unregistered: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
-    let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
+    let mut config = lwm2m_core::gateway::config::GatewayConfig::default();
     let rate = |per_second, burst| Rate { per_second, burst };
-    settings.limits.registers.total = rate(500, 2_500);
-    settings.limits.unregistered.total = rate(500, 2_500);
-    let mut network = Network::new(settings.clone(), Weather::FAIR, 1);
+    config.limits.registers.total = rate(500, 2_500);
+    config.limits.unregistered.total = rate(500, 2_500);
+    let mut network = Network::new(config.clone(), Weather::FAIR, 1);
     for number in 0..DEVICES {
         let device = network.attach(SimulatedDeviceConfig {
             lifetime: Duration::from_secs(60),
@@ -92,7 +92,7 @@ fn flooded(broker: BrokerBehaviour, of_unregistered: impl Fn(u64, &mut StdRng) -
         }
         for quarter in 1..=4 {
             network.run_until(second as f64 + f64::from(quarter) * 0.25);
-            most = within_bounds(&network, &settings, most);
+            most = within_bounds(&network, &config, most);
         }
     }
     network.run_until((BEFORE + FLOOD + AFTER) as f64 - 1.0);
@@ -102,9 +102,9 @@ fn flooded(broker: BrokerBehaviour, of_unregistered: impl Fn(u64, &mut StdRng) -
 }
 
 #[track_caller]
-fn within_bounds(network: &Network, settings: &GatewayConfig, most: TableSizes) -> TableSizes {
+fn within_bounds(network: &Network, config: &GatewayConfig, most: TableSizes) -> TableSizes {
     let occupancy = network.gateway.table_sizes();
-    let (limits, coap) = (&settings.limits, &settings.coap);
+    let (limits, coap) = (&config.limits, &config.coap);
     let TableSizes { devices, pending_registrations, addresses, outputs, .. } = occupancy;
     let of_all = |limit: RateLimit| (limit.total.burst + limit.total.per_second) as usize;
     assert!(
@@ -206,10 +206,10 @@ fn garbage(number: u64, rng: &mut StdRng) -> Vec<u8> {
 // --- Limits
 // -------------------------------------------------------------------------------------------------------------
 
-fn narrow(settings: &mut GatewayConfig) {
+fn narrow(config: &mut GatewayConfig) {
     let rate = |per_second, burst| Rate { per_second, burst };
-    settings.limits.registers = RateLimit { total: rate(1, 6), address: rate(1, 4) };
-    settings.limits.unregistered = RateLimit { total: rate(1, 6), address: rate(1, 4) };
+    config.limits.registers = RateLimit { total: rate(1, 6), address: rate(1, 4) };
+    config.limits.unregistered = RateLimit { total: rate(1, 6), address: rate(1, 4) };
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn a_registered_device_is_served_whatever_unregistered_peers_behind_its_address_
 
 #[test]
 fn unregistered_peers_have_half_as_many_bodies_in_blocks_and_the_oldest_makes_room() {
-    let mut world = World::with(|settings| settings.coap.block_uploads = 4);
+    let mut world = World::with(|config| config.coap.block_uploads = 4);
     let begun = |number: u64| {
         let mut begun = request(Code::POST, &["rd"], &format!("ep=blocks-{number}"), MessageId(number as u16));
         begun.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
@@ -388,7 +388,7 @@ fn a_reset_of_what_is_no_message_counts_as_an_answer_to_an_unregistered_peer() {
 
 #[test]
 fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted() {
-    let slow = |settings: &mut GatewayConfig| settings.limits.registered = Rate { per_second: 10, burst: 20 };
+    let slow = |config: &mut GatewayConfig| config.limits.registered = Rate { per_second: 10, burst: 20 };
     let mut scene = Scene::registered_with(slow);
     // The observation, and a command later: acknowledgements are not counted.
     let observed = scene.observe(1, TEMPERATURE);
@@ -438,7 +438,7 @@ fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted()
 
 #[test]
 fn a_register_more_than_may_wait_for_the_broker_is_answered_5_03() {
-    let mut world = World::with(|settings| settings.limits.pending_registrations = 2);
+    let mut world = World::with(|config| config.limits.pending_registrations = 2);
     let codes: Vec<_> = (0..3).map(|number| world.register_from(unregistered(number), number)).collect();
     assert_eq!(codes, [None, None, Some((Code::SERVICE_UNAVAILABLE, 30))]);
     // The same endpoint again takes the place that it has.
@@ -473,13 +473,13 @@ enum ConnectFailure {
 
 #[test]
 fn the_answers_to_an_unregistered_peer_are_together_no_larger_than_about_the_datagram() {
-    let settings: [(&str, Change); 4] = [
+    let config: [(&str, Change); 4] = [
         ("default", |_| {}),
-        ("full", |settings| settings.limits.devices = 0),
-        ("busy", |settings| settings.limits.pending_registrations = 0),
-        ("limited", |settings| settings.limits.registers.total = Rate { per_second: 1, burst: 1 }),
+        ("full", |config| config.limits.devices = 0),
+        ("busy", |config| config.limits.pending_registrations = 0),
+        ("limited", |config| config.limits.registers.total = Rate { per_second: 1, burst: 1 }),
     ];
-    for (case, change) in settings {
+    for (case, change) in config {
         for (failure, delay) in OUTCOMES {
             for datagram in datagrams_of_unregistered_peers() {
                 let answered = answered_bytes(change, failure, delay, &datagram);
@@ -608,11 +608,11 @@ struct World {
 
 impl World {
     fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
-        change(&mut settings);
+        let mut config = lwm2m_core::gateway::config::GatewayConfig::default();
+        change(&mut config);
         let now = beginning();
         Self {
-            gateway: Gateway::new(settings, model(), [3; 32], now, Duration::from_secs(1_700_000_000)),
+            gateway: Gateway::new(config, model(), [3; 32], now, Duration::from_secs(1_700_000_000)),
             now,
             deadline: None,
             sent: Vec::new(),

@@ -202,7 +202,7 @@ fn a_body_in_blocks_of_two_formats_is_read_in_one() {
 
 #[test]
 fn a_body_that_is_too_large_is_fetched_to_its_end_and_the_answer_says_so() {
-    let mut scene = Scene::registered_with(|settings| settings.coap.received_body_size = 2048);
+    let mut scene = Scene::registered_with(|config| config.coap.received_body_size = 2048);
     scene.command(&read(1));
     scene.command(&read(2));
     for number in 0..4 {

@@ -14,14 +14,14 @@ const PATHS: [&str; 2] = ["/3303/0/5700", "/3/0/9"];
 const VALUES: [(&str, i64); 2] = [("/3303/0/5700", 21), ("/3/0/9", 81)];
 const RESPONSES: &str = "lwm2m/dev-7/up/resp";
 
-fn observe_all(settings: &mut GatewayConfig, paths: &[&str]) {
+fn observe_all(config: &mut GatewayConfig, paths: &[&str]) {
     let paths: Vec<Path> = paths.iter().map(|path| path.parse().expect("a path")).collect();
-    settings.auto_observe = AutoObserve::Paths(paths);
-    settings.auto_observe_composite = true;
+    config.auto_observe = AutoObserve::Paths(paths);
+    config.auto_observe_composite = true;
 }
 
-fn configured(settings: &mut GatewayConfig) {
-    observe_all(settings, &PATHS);
+fn configured(config: &mut GatewayConfig) {
+    observe_all(config, &PATHS);
 }
 
 fn scene_with(change: impl FnOnce(&mut GatewayConfig)) -> Scene {
@@ -245,9 +245,9 @@ fn what_a_device_does_not_accept_is_tried_again_when_it_registers_again() {
 #[test]
 fn a_list_beyond_the_limit_of_a_composite_operation_becomes_several_observations() {
     let paths = ["/3303/0/5700", "/3/0/9", "/3/0/13", "/1/0/1", "/1/0/2"];
-    let limited = |settings: &mut GatewayConfig| {
-        observe_all(settings, &paths);
-        settings.limits.composite_paths = 2;
+    let limited = |config: &mut GatewayConfig| {
+        observe_all(config, &paths);
+        config.limits.composite_paths = 2;
     };
     let mut scene = scene_with(limited);
     scene.register(QUERY_1_1);
@@ -260,9 +260,9 @@ fn a_list_beyond_the_limit_of_a_composite_operation_becomes_several_observations
     assert_eq!(observed_singly(&mut scene), &paths[2..], "the last one is not asked for in vain");
     assert_eq!(splits(&mut scene), [3]);
 
-    let mut scene = scene_with(|settings| {
-        limited(settings);
-        settings.limits.observations = 1;
+    let mut scene = scene_with(|config| {
+        limited(config);
+        config.limits.observations = 1;
     });
     scene.reports();
     scene.register(QUERY_1_1);

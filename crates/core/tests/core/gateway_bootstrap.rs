@@ -55,9 +55,9 @@ fn scene(account: Value) -> Scene {
 }
 
 fn scene_with(account: Value, change: impl FnOnce(&mut GatewayConfig)) -> Scene {
-    let mut scene = Scene::with(|settings| {
-        settings.bootstrap = Some(BootstrapConfig::default());
-        change(settings);
+    let mut scene = Scene::with(|config| {
+        config.bootstrap = Some(BootstrapConfig::default());
+        change(config);
     });
     scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account])));
     scene

@@ -123,7 +123,7 @@ fn devices_do_not_wait_for_each_other() {
 
 #[test]
 fn what_is_no_command_is_answered_with_the_reason_and_reaches_no_device() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.command_size = 64);
+    let mut scene = Scene::registered_with(|config| config.limits.command_size = 64);
     let long = format!("{{\"msgType\":\"read\",\"data\":{{\"path\":\"/3/0/0\"}},\"reqID\":\"{}\"}}", "x".repeat(64));
     for payload in ["", "no JSON", "[]", "7", "{\"msgType\":\"read\"", long.as_str()] {
         scene.command_bytes(payload.as_bytes());
@@ -148,7 +148,7 @@ fn what_is_no_command_is_answered_with_the_reason_and_reaches_no_device() {
 
 #[test]
 fn a_value_beyond_the_limit_is_refused() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.sent_body_size = 2000);
+    let mut scene = Scene::registered_with(|config| config.limits.sent_body_size = 2000);
     let args = "x".repeat(2001);
     let command = json!({ "reqID": 1, "msgType": "execute", "data": { "path": "/3/0/4", "args": args } });
     scene.command(&command);
@@ -163,7 +163,7 @@ fn a_value_beyond_the_limit_is_refused() {
 
 #[test]
 fn a_command_that_finds_the_queue_full_is_refused_and_the_others_stay() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.pending_commands = 2);
+    let mut scene = Scene::registered_with(|config| config.limits.pending_commands = 2);
     for id in 1..=5 {
         scene.command(&read(id));
     }
@@ -182,7 +182,7 @@ fn a_command_that_finds_the_queue_full_is_refused_and_the_others_stay() {
 
 #[test]
 fn a_command_that_waits_too_long_is_refused_in_its_time_and_the_others_stay() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.command_expiry = Duration::from_secs(40));
+    let mut scene = Scene::registered_with(|config| config.limits.command_expiry = Duration::from_secs(40));
     let patient = read_within(3, json!(60));
     let hasty = read_within(4, json!(1.5));
     scene.command(&read(1));
@@ -256,7 +256,7 @@ fn a_time_to_live_without_end_is_as_good_as_a_long_one() {
 fn a_resource_without_definition_is_refused_or_opaque_as_the_operator_chose() {
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/32769/0/1" } });
     for undefined in [UndefinedResources::Refuse, UndefinedResources::Opaque] {
-        let mut scene = Scene::registered_with(|settings| settings.undefined_resources = undefined);
+        let mut scene = Scene::registered_with(|config| config.undefined_resources = undefined);
         scene.command(&command);
         let request = scene.expect_request(Code::GET, "/32769/0/1");
         let mut answer = Message { kind: Kind::Acknowledgement, ..reply(&request) };
@@ -392,7 +392,7 @@ fn a_device_sleeps_when_its_binding_its_item_q_or_its_apn_says_so() {
         ("ep=dev-7", false),
     ];
     for (query, sleeps) in cases {
-        let mut scene = Scene::with(|settings| settings.qmode_apn = vec!["PSM".to_owned()]);
+        let mut scene = Scene::with(|config| config.qmode_apn = vec!["PSM".to_owned()]);
         scene.register(query);
         scene.advance(21.9);
         scene.command(&read(1));
@@ -467,7 +467,7 @@ fn each_message_opens_the_window_again_and_a_silent_device_counts_as_asleep() {
 
 #[test]
 fn a_command_for_a_sleeping_device_may_be_now_or_never_expire_or_find_the_queue_full() {
-    let mut scene = Scene::with(|settings| settings.limits.pending_commands = 2);
+    let mut scene = Scene::with(|config| config.limits.pending_commands = 2);
     scene.register("ep=dev-7&b=UQ");
     scene.advance(22.0);
     let never = read_within(1, json!(0));

@@ -103,7 +103,7 @@ fn a_notification_that_nobody_asked_for_is_bad_and_the_observation_goes_on() {
 
 #[test]
 fn observations_of_both_kinds_count_against_one_limit() {
-    let mut scene = Scene::with(|settings| settings.limits.observations = 1);
+    let mut scene = Scene::with(|config| config.limits.observations = 1);
     scene.register(QUERY_1_1);
     observing(&mut scene, &["/3/0/9"], &[("/3/0/9", 81)]);
     for command in [composite(2, "observe-composite", &["/3/0/10"]), lwm2m_testkit::scene::observe(2, "/3/0/9")] {

@@ -77,7 +77,7 @@ fn the_first_answer_tells_what_is_missing_and_a_notification_does_not() {
 /// A relative time counts from the arrival of the notification, however late the broker takes it.
 #[test]
 fn a_history_in_a_notification_keeps_its_order_and_has_absolute_times() {
-    let mut scene = registered_with(|settings| settings.coap.acknowledge_notifications = AckMode::Deferred);
+    let mut scene = registered_with(|config| config.coap.acknowledge_notifications = AckMode::Deferred);
     let observe = observed(&mut scene);
     scene.advance(60.0);
     let records = r#"[{"n":"/3303/0/5700","v":20,"t":-30},{"n":"/3303/0/5700","v":21.5,"t":-40.5},

@@ -136,7 +136,7 @@ fn an_origin_that_the_caller_writes_is_replaced() {
 
 #[test]
 fn answers_stay_with_who_asked_if_the_configuration_says_so_and_notifications_do_not() {
-    let mut scene = Scene::registered_with(|settings| settings.publish_console_answers = false);
+    let mut scene = Scene::registered_with(|config| config.publish_console_answers = false);
     asks(&mut scene, 1, &observe(1, TEMPERATURE)).expect("it is sent");
     let request = scene.expect_request(Code::GET, TEMPERATURE);
     scene.device_sends(&Message::empty(Kind::Acknowledgement, request.id));
@@ -236,7 +236,7 @@ fn a_command_waits_at_its_place_until_the_device_wakes() {
 
 #[test]
 fn a_command_that_is_not_admitted_is_refused_with_the_reason_and_nobody_else_learns_of_it() {
-    let mut scene = sleeping(|settings| settings.limits.command_size = 1_000);
+    let mut scene = sleeping(|config| config.limits.command_size = 1_000);
     let unknown = asks(&mut scene, 1, &json!({ "msgType": "raed", "data": { "path": "/3/0/0" } }));
     let Err(CommandRefusal::Invalid(reason)) = unknown else { panic!("{unknown:?}") };
     assert!(reason.contains("did you mean \"read\"?"), "{reason}");
@@ -274,14 +274,14 @@ fn the_console_has_a_share_of_the_queue_and_applications_have_the_rest() {
 
 #[test]
 fn of_a_small_queue_at_least_half_is_left_to_applications() {
-    let mut scene = sleeping(|settings| settings.limits.pending_commands = 3);
+    let mut scene = sleeping(|config| config.limits.pending_commands = 3);
     assert_eq!(place(&asks(&mut scene, 1, &read(1))), 1);
     assert_eq!(place(&asks(&mut scene, 2, &read(2))), 2);
     assert!(matches!(asks(&mut scene, 3, &read(3)), Err(CommandRefusal::QueueFull(_))));
     scene.command(&read(4));
     scene.expect_nothing_more();
     // A queue that applications have filled takes none either.
-    let mut scene = sleeping(|settings| settings.limits.pending_commands = 2);
+    let mut scene = sleeping(|config| config.limits.pending_commands = 2);
     scene.command(&read(1));
     scene.command(&read(2));
     assert!(matches!(asks(&mut scene, 3, &read(3)), Err(CommandRefusal::QueueFull(_))));
@@ -381,7 +381,7 @@ fn a_pending_observe_is_refused_when_it_is_sent_if_the_observation_has_outlived_
 #[test]
 fn paths_of_auto_observe_are_guarded_before_and_after_it_has_asked_for_them() {
     let paths = AutoObserve::Paths(vec!["/3303/0".parse().expect("a path"), "/3/0".parse().expect("a path")]);
-    let mut scene = Scene::with(|settings| settings.auto_observe = paths);
+    let mut scene = Scene::with(|config| config.auto_observe = paths);
     scene.register("ep=dev-7&lt=300&lwm2m=1.0");
     let request = scene.expect_request(Code::GET, "/3303/0");
     for path in ["/3303/0", "/3/0"] {
@@ -459,7 +459,7 @@ fn after_a_restart_a_command_goes_on_and_nobody_has_asked_for_it() {
 
 #[test]
 fn a_restored_command_is_answered_to_nobody_if_answers_are_not_published() {
-    let silent = |settings: &mut GatewayConfig| settings.publish_console_answers = false;
+    let silent = |config: &mut GatewayConfig| config.publish_console_answers = false;
     let mut scene = Scene::with(silent);
     scene.gateway.restore(scene.now, Vec::new());
     scene.register("ep=dev-7&lt=300&lwm2m=1.1");

@@ -30,8 +30,8 @@ fn weather(loss: f64) -> Weather {
 }
 
 /// One device in four gets another address twice, and is not heard or found until its next Update.
-fn lived_through(settings: GatewayConfig, weather: Weather) -> Network {
-    let mut network = Network::new(settings, weather, 1);
+fn lived_through(config: GatewayConfig, weather: Weather) -> Network {
+    let mut network = Network::new(config, weather, 1);
     let mut rng = StdRng::seed_from_u64(2);
     for number in 0..DEVICES {
         let device = network.attach(SimulatedDeviceConfig {
@@ -195,10 +195,10 @@ fn nothing_is_lost_where_three_tenths_are_lost_each_way() {
 
 #[test]
 fn with_ack_published_nothing_is_acknowledged_that_the_broker_did_not_take() {
-    let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
-    settings.coap.acknowledge_notifications = AckMode::Deferred;
+    let mut config = lwm2m_core::gateway::config::GatewayConfig::default();
+    config.coap.acknowledge_notifications = AckMode::Deferred;
     let weather = Weather { unpublished: 0.02, broker_delay: Duration::from_secs(10), ..weather(0.1) };
-    let network = lived_through(settings, weather);
+    let network = lived_through(config, weather);
     let tally = Tally::of(&network);
     println!(
         "ack = \"published\": {tally:?}, {} taken, {} retransmissions",

@@ -17,8 +17,8 @@ const VALUES: [(&str, i64); 5] = [(PATHS[0], 18), (PATHS[1], 24), (PATHS[2], -40
 /// The size of the blocks of the device, and its exponent in a Block option.
 const SIZE: (usize, u32) = (64, 2);
 
-fn blocks_of_64(settings: &mut GatewayConfig) {
-    settings.coap.block_size = 64;
+fn blocks_of_64(config: &mut GatewayConfig) {
+    config.coap.block_size = 64;
 }
 
 /// Returns one block of the answer of the device.

@@ -189,8 +189,8 @@ fn a_restart_during_the_download_leaves_the_campaign_with_its_device() {
     store.keep(scene.gateway.take_changes(now, usize::MAX));
     assert!(!scene.gateway.has_changes());
 
-    let mut scene = Scene::with(|settings| {
-        settings.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
+    let mut scene = Scene::with(|config| {
+        config.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
     });
     scene.images.write(IMAGE, &image());
     store.restore(&mut scene.gateway, scene.now);

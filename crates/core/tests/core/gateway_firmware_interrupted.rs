@@ -14,8 +14,8 @@ use serde_json::json;
 
 use crate::firmware_scene::*;
 
-fn public(settings: &mut GatewayConfig) {
-    settings.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
+fn public(config: &mut GatewayConfig) {
+    config.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
 }
 
 /// Kills the gateway, and begins the next process with what the store has.
@@ -26,10 +26,10 @@ fn restart(scene: &mut Scene, store: &mut MemoryStore, change: fn(&mut GatewayCo
 /// Kills the gateway, and begins the next process, after this time, with what the store has.
 fn restart_after(scene: &mut Scene, store: &mut MemoryStore, change: fn(&mut GatewayConfig), down: Duration) {
     store.keep(scene.gateway.take_changes(scene.now, usize::MAX));
-    let mut settings = GatewayConfig::default();
-    change(&mut settings);
+    let mut config = GatewayConfig::default();
+    change(&mut config);
     let unix_time = Duration::from_secs(1_700_000_000) + down;
-    scene.gateway = Gateway::new(settings, model(), [8; 32], scene.now, unix_time);
+    scene.gateway = Gateway::new(config, model(), [8; 32], scene.now, unix_time);
     store.restore(&mut scene.gateway, scene.now);
     scene.settle();
     scene.forget_what_was_said();
@@ -351,10 +351,10 @@ fn an_update_whose_time_passed_while_the_gateway_was_down_is_looked_at_first() {
 
 fn restart_without_device(scene: &mut Scene, store: &mut MemoryStore, down: Duration) {
     store.keep(scene.gateway.take_changes(scene.now, usize::MAX));
-    let mut settings = GatewayConfig::default();
-    public(&mut settings);
+    let mut config = GatewayConfig::default();
+    public(&mut config);
     let unix_time = Duration::from_secs(1_700_000_000) + down;
-    scene.gateway = Gateway::new(settings, model(), [8; 32], scene.now, unix_time);
+    scene.gateway = Gateway::new(config, model(), [8; 32], scene.now, unix_time);
     store.restore(&mut scene.gateway, scene.now);
     scene.settle();
     scene.expect_nothing_more();

@@ -83,9 +83,9 @@ fn what_the_members_do_not_fit_together_is_refused() {
 
 #[test]
 fn a_uri_that_is_longer_than_devices_take_is_refused_before_the_update_begins() {
-    let mut scene = scene_with(|settings| {
+    let mut scene = scene_with(|config| {
         let host = "g".repeat(60);
-        settings.firmware.public_uris.add(format!("coap://{host}").parse().expect("a URI"));
+        config.firmware.public_uris.add(format!("coap://{host}").parse().expect("a URI"));
     });
     let name = "x".repeat(200);
     scene.images.write(&name, b"image");
@@ -105,7 +105,7 @@ fn an_image_with_more_blocks_than_a_push_can_number_is_refused() {
 
 #[test]
 fn beyond_the_limit_of_updates_there_is_no_other_and_it_is_reported() {
-    let mut scene = scene_with(|settings| settings.limits.firmware_jobs = 0);
+    let mut scene = scene_with(|config| config.limits.firmware_jobs = 0);
     scene.reports();
     assert!(refused(&mut scene, json!({ "image": IMAGE }), "5.03").contains("limits.firmware_jobs"));
     assert!(scene.reports().iter().any(|report| matches!(report, Report::FirmwareJobsFull { .. })));
@@ -120,7 +120,7 @@ fn an_image_that_cannot_be_read_now_is_refused_for_now() {
 
 #[test]
 fn an_update_that_is_over_does_not_count_and_makes_room() {
-    let mut scene = scene_with(|settings| settings.limits.firmware_jobs = 1);
+    let mut scene = scene_with(|config| config.limits.firmware_jobs = 1);
     begin(&mut scene, json!({ "image": IMAGE }));
     expect_event(&mut scene, "preparing");
     let first = scene.expect_request(Code::GET, "/5/0");

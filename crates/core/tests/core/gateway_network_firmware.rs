@@ -55,9 +55,9 @@ fn faults() -> Vec<Vec<FirmwareFault>> {
 /// Lets all devices be updated several times. In `trouble` they reboot and move, updates are cancelled, and the gateway
 /// is killed.
 fn lived_through(weather: Weather, seed: u64, trouble: bool) -> Network {
-    let mut settings = GatewayConfig::default();
-    settings.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
-    let mut network = Network::new(settings, weather, seed);
+    let mut config = GatewayConfig::default();
+    config.firmware.public_uris.add("coap://gw.example.com:5683".parse().expect("a URI"));
+    let mut network = Network::new(config, weather, seed);
     network.make_persistent();
     network.images.write(IMAGE, &image());
     let mut rng = StdRng::seed_from_u64(!seed);

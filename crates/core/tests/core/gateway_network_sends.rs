@@ -44,9 +44,9 @@ fn weathers() -> [Weather; 4] {
 }
 
 fn lived_through(acknowledging: AckMode, course: Course, weather: Weather, seed: u64) -> Network {
-    let mut settings = GatewayConfig::default();
-    settings.coap.acknowledge_notifications = acknowledging;
-    let mut network = Network::new(settings, weather, seed);
+    let mut config = GatewayConfig::default();
+    config.coap.acknowledge_notifications = acknowledging;
+    let mut network = Network::new(config, weather, seed);
     network.make_persistent();
     let mut rng = StdRng::seed_from_u64(!seed);
     for number in 0..DEVICES {

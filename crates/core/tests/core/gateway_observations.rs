@@ -269,7 +269,7 @@ fn a_cancellation_without_observation_is_a_request_like_others() {
 
 #[test]
 fn observations_of_one_device_are_bounded() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.observations = 2);
+    let mut scene = Scene::registered_with(|config| config.limits.observations = 2);
     scene.observe(1, TEMPERATURE);
     scene.observe(2, "/3303/0/5601");
     let third = observe(3, "/3303/0/5602");
@@ -306,7 +306,7 @@ fn by_default_nothing_is_observed_that_nobody_asked_for() {
 
 #[test]
 fn auto_observe_asks_for_every_defined_object_that_measures_after_what_applications_asked() {
-    let mut scene = Scene::with(|settings| settings.auto_observe = AutoObserve::On);
+    let mut scene = Scene::with(|config| config.auto_observe = AutoObserve::On);
     let mut register = scene.register_message(QUERY);
     register.payload = b"</0/0>,</1/0>,</2/0>,</3/0>,</4/0>,</5/0>,</6/0>,</7/0>,</9/0>,</15/0>,</3303/0>,</3303/1>,\
                          </32769/0>,</3304>,</3303>;ver=1.1,</3303/0>,</3>"
@@ -330,7 +330,7 @@ fn auto_observe_asks_for_every_defined_object_that_measures_after_what_applicati
 #[test]
 fn auto_observe_of_a_list_asks_for_what_the_device_has() {
     let paths = [TEMPERATURE, "/3304/0/5700", "/1/0/1"].map(|path| path.parse().expect("a path"));
-    let mut scene = Scene::with(|settings| settings.auto_observe = AutoObserve::Paths(paths.to_vec()));
+    let mut scene = Scene::with(|config| config.auto_observe = AutoObserve::Paths(paths.to_vec()));
     scene.register(QUERY);
     assert_eq!(auto_observed(&mut scene, 2), [TEMPERATURE, "/1/0/1"]);
     scene.expect_nothing_more();
@@ -339,7 +339,7 @@ fn auto_observe_of_a_list_asks_for_what_the_device_has() {
 #[test]
 fn notifications_of_an_auto_observation_say_so_and_a_command_cuts_in() {
     let paths = [TEMPERATURE, "/1/0/1"].map(|path| path.parse().expect("a path"));
-    let mut scene = Scene::with(|settings| settings.auto_observe = AutoObserve::Paths(paths.to_vec()));
+    let mut scene = Scene::with(|config| config.auto_observe = AutoObserve::Paths(paths.to_vec()));
     scene.register(QUERY);
     let observed = scene.expect_request(Code::GET, TEMPERATURE);
     scene.command(&read(1));
@@ -362,7 +362,7 @@ fn notifications_of_an_auto_observation_say_so_and_a_command_cuts_in() {
 #[test]
 fn auto_observe_leaves_what_an_application_observes_already() {
     let paths = vec![TEMPERATURE.parse().expect("a path")];
-    let mut scene = Scene::with(|settings| settings.auto_observe = AutoObserve::Paths(paths));
+    let mut scene = Scene::with(|config| config.auto_observe = AutoObserve::Paths(paths));
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     scene.command(&observe(1, TEMPERATURE));
@@ -381,7 +381,7 @@ fn auto_observe_leaves_what_an_application_observes_already() {
 #[test]
 fn a_sleeping_device_is_observed_when_it_wakes() {
     let paths = [TEMPERATURE, "/1/0/1"].map(|path| path.parse().expect("a path"));
-    let mut scene = Scene::with(|settings| settings.auto_observe = AutoObserve::Paths(paths.to_vec()));
+    let mut scene = Scene::with(|config| config.auto_observe = AutoObserve::Paths(paths.to_vec()));
     scene.register("ep=dev-7&b=UQ");
     let silent = scene.expect_request(Code::GET, TEMPERATURE);
     scene.advance(93.0);
@@ -413,8 +413,8 @@ fn a_notification_that_overtakes_the_answer_to_observe_is_the_answer() {
 
 #[test]
 fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and_not_before() {
-    let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = AckMode::Deferred;
+    let mut scene = Scene::registered_with(|config| {
+        config.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = scene.observe(1, TEMPERATURE);
     let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");
@@ -437,8 +437,8 @@ fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and
 
 #[test]
 fn with_ack_published_what_is_not_confirmable_or_older_waits_for_nothing() {
-    let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = AckMode::Deferred;
+    let mut scene = Scene::registered_with(|config| {
+        config.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = scene.observe(1, TEMPERATURE);
     scene.notify(&request, Kind::NonConfirmable, 5, "21.5");
@@ -451,8 +451,8 @@ fn with_ack_published_what_is_not_confirmable_or_older_waits_for_nothing() {
 
 #[test]
 fn with_ack_published_nothing_waits_for_a_notification_that_the_broker_refused() {
-    let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = AckMode::Deferred;
+    let mut scene = Scene::registered_with(|config| {
+        config.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = scene.observe(1, TEMPERATURE);
     let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");

@@ -72,8 +72,8 @@ fn a_send_is_published_with_its_times_and_answered_when_it_is_queued() {
 
 #[test]
 fn with_ack_published_a_send_is_answered_when_the_broker_has_it() {
-    let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = AckMode::Deferred;
+    let mut scene = Scene::registered_with(|config| {
+        config.coap.acknowledge_notifications = AckMode::Deferred;
     });
     let request = good(&mut scene);
     scene.device_sends(&request);
@@ -93,7 +93,7 @@ fn with_ack_published_a_send_is_answered_when_the_broker_has_it() {
 #[test]
 fn a_send_that_is_not_published_is_answered_5_03_with_the_time_to_try_again() {
     for acknowledging in [AckMode::OnReceipt, AckMode::Deferred] {
-        let mut scene = Scene::registered_with(|settings| settings.coap.acknowledge_notifications = acknowledging);
+        let mut scene = Scene::registered_with(|config| config.coap.acknowledge_notifications = acknowledging);
         scene.reports();
         let request = good(&mut scene);
         scene.device_sends(&request);
@@ -157,7 +157,7 @@ fn another_method_or_path_is_no_send() {
 
 #[test]
 fn send_can_be_disabled() {
-    let mut scene = Scene::registered_with(|settings| settings.translators.send = None);
+    let mut scene = Scene::registered_with(|config| config.translators.send = None);
     let request = good(&mut scene);
     scene.ask(&request, Code::METHOD_NOT_ALLOWED);
     scene.expect_nothing_more();
@@ -260,7 +260,7 @@ fn a_send_may_come_in_blocks() {
 
 #[test]
 fn a_send_that_is_too_large_is_answered_4_13() {
-    let mut scene = Scene::registered_with(|settings| settings.coap.received_body_size = 1024);
+    let mut scene = Scene::registered_with(|config| config.coap.received_body_size = 1024);
     let me = scene.peer;
     for (block, code) in [(0, Code::CONTINUE), (1, Code::REQUEST_ENTITY_TOO_LARGE)] {
         let mut request = send(&mut scene, format::SENML_JSON, &[b' '; 1024]);
@@ -299,10 +299,10 @@ fn a_send_that_waits_when_its_device_leaves_is_answered_5_03() {
 
 #[test]
 fn sends_that_wait_leave_room_for_other_requests() {
-    let mut scene = Scene::registered_with(|settings| {
-        settings.coap.acknowledge_notifications = AckMode::Deferred;
-        settings.coap.pending_requests = 8;
-        settings.limits.pending_registrations = 4;
+    let mut scene = Scene::registered_with(|config| {
+        config.coap.acknowledge_notifications = AckMode::Deferred;
+        config.coap.pending_requests = 8;
+        config.limits.pending_registrations = 4;
     });
     for waiting in 1..=3 {
         let request = good(&mut scene);
@@ -330,9 +330,9 @@ fn sent(scene: &mut Scene) -> Vec<Message> {
 
 #[test]
 fn sends_of_unregistered_peers_are_limited_like_their_other_requests() {
-    let mut scene = Scene::with(|settings| {
-        settings.limits.unregistered.address.per_second = 1;
-        settings.limits.unregistered.address.burst = 3;
+    let mut scene = Scene::with(|config| {
+        config.limits.unregistered.address.per_second = 1;
+        config.limits.unregistered.address.burst = 3;
     });
     let unregistered: Peer = peer(9);
     let mut answers = 0;

@@ -17,9 +17,9 @@ use proptest::prelude::*;
 /// Registers devices with a gateway that has these shards, sends each of them a command, and returns the shards of the
 /// Locations and of the tokens.
 fn given_out(shards: ThreadShards, token_length: usize, devices: usize) -> (Vec<Shard>, Vec<Shard>) {
-    let mut scene = Scene::with(|settings| {
-        settings.coap.shards = shards.into();
-        settings.coap.token_length = token_length;
+    let mut scene = Scene::with(|config| {
+        config.coap.shards = shards.into();
+        config.coap.token_length = token_length;
     });
     let both = (0..devices).map(|number| {
         scene.join(&format!("ep=dev-{number}&lt=300&lwm2m=1.0"));

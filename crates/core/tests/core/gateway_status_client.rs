@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 const OWN: RegistrationId = RegistrationId(u64::MAX - 1);
 const TOPIC: &str = "lwm2m/dev-7/up/status";
 
-fn with_client(settings: &mut GatewayConfig) {
+fn with_client(config: &mut GatewayConfig) {
     let topic = Template::for_topic("up/status").unwrap();
-    settings.translators.status = Some(Translator { topic, qos: 0 });
-    settings.status_login = Some(BrokerLogin { username: "lwm2m-status".to_owned(), password: None });
+    config.translators.status = Some(Translator { topic, qos: 0 });
+    config.status_login = Some(BrokerLogin { username: "lwm2m-status".to_owned(), password: None });
 }
 
 /// A gateway whose client is connected.
@@ -188,9 +188,9 @@ fn a_publication_that_the_broker_does_not_allow_is_reported_once() {
 
 #[test]
 fn many_devices_that_are_banned_at_once_are_told_in_turn_and_within_the_limit() {
-    let mut scene = Scene::with(|settings| {
-        with_client(settings);
-        settings.limits.devices = 40;
+    let mut scene = Scene::with(|config| {
+        with_client(config);
+        config.limits.devices = 40;
     });
     scene.advance(0.0);
     scene.forget_what_was_said();
@@ -354,9 +354,9 @@ proptest! {
 
 #[test]
 fn without_the_client_nothing_is_published_for_such_a_device() {
-    let mut scene = Scene::with(|settings| {
-        with_client(settings);
-        settings.status_login = None;
+    let mut scene = Scene::with(|config| {
+        with_client(config);
+        config.status_login = None;
     });
     registers(&mut scene);
     ends(&mut scene, CloseReason::Kicked);

@@ -77,7 +77,7 @@ fn a_register_under_way_and_its_commands_have_their_last_word() {
 
 #[test]
 fn an_early_command_beyond_the_limit_is_answered_at_once() {
-    let mut scene = Scene::with(|settings| settings.limits.pending_commands = 1);
+    let mut scene = Scene::with(|config| config.limits.pending_commands = 1);
     scene.send_register(QUERY);
     scene.expect_connect();
     scene.command(&read(1));

@@ -75,7 +75,7 @@ fn a_trace_by_address_has_a_refused_register_and_its_reason() {
 #[test]
 fn a_trace_by_address_has_what_the_broker_refuses_and_what_the_rate_limit_drops() {
     let one = Rate { per_second: 1, burst: 1 };
-    let mut scene = Scene::with(|settings| settings.limits.unregistered = RateLimit { total: one, address: one });
+    let mut scene = Scene::with(|config| config.limits.unregistered = RateLimit { total: one, address: one });
     let (own, other) = (scene.peer, peer(2));
     let same_host = Peer { address: (own.address.ip(), 4711).into(), ..own };
     begin(&mut scene, by_address(own));
@@ -232,8 +232,8 @@ fn a_trace_that_begins_later_knows_what_observations_are_about() {
 
 #[test]
 fn beyond_the_rate_messages_are_counted_and_not_copied() {
-    let mut scene = Scene::registered_with(|settings| {
-        settings.limits.registered = Rate { per_second: 1_000, burst: 1_000 };
+    let mut scene = Scene::registered_with(|config| {
+        config.limits.registered = Rate { per_second: 1_000, burst: 1_000 };
     });
     let target = by_address(scene.peer);
     begin(&mut scene, target);

@@ -36,9 +36,9 @@ fn expect_reply(scene: &mut Scene, topic: &str) -> Value {
     serde_json::from_slice(&publication.payload).unwrap()
 }
 
-fn presence(settings: &mut GatewayConfig) {
+fn presence(config: &mut GatewayConfig) {
     let topic = Template::for_topic("up/status").unwrap();
-    settings.translators.status = Some(Translator { topic, qos: 1 });
+    config.translators.status = Some(Translator { topic, qos: 1 });
 }
 
 /// The presence is published, since this second after the start, and for the broker to remove after `expiry` seconds.
@@ -169,7 +169,7 @@ fn a_retained_command_that_was_refused_is_carried_out_at_the_next_registration()
     scene.expect_request(Code::GET, "/3/0/0");
 
     // The queue is full.
-    let mut scene = Scene::with(|settings| settings.limits.pending_commands = 1);
+    let mut scene = Scene::with(|config| config.limits.pending_commands = 1);
     scene.register(asleep);
     scene.advance(60.0);
     scene.command(&read(1));

@@ -35,7 +35,7 @@ fn an_update_that_changes_nothing_costs_the_same_however_long_the_list_is() {
 /// included.
 fn cost_of_an_update(links: usize) -> usize {
     const UPDATES: usize = 200;
-    let mut scene = Scene::with(|settings| settings.limits.registration_size = 1_000_000);
+    let mut scene = Scene::with(|config| config.limits.registration_size = 1_000_000);
     scene.gateway.restore(scene.now, Vec::new());
     register(&mut scene, &list(links));
     drop(scene.gateway.take_changes(scene.now, usize::MAX));
@@ -163,9 +163,9 @@ fn items(numbers: std::ops::Range<u32>, length: usize) -> String {
 
 #[test]
 fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
-    let mut scene = Scene::with(|settings| {
-        settings.limits.pending_command_bytes = 10_000;
-        settings.limits.pending_command_bytes_total = 25_000;
+    let mut scene = Scene::with(|config| {
+        config.limits.pending_command_bytes = 10_000;
+        config.limits.pending_command_bytes_total = 25_000;
     });
     let sleepers: Vec<RegistrationId> = (1..=3).map(|number| sleeper(&mut scene, number)).collect();
     scene.advance(60.0);
@@ -191,7 +191,7 @@ fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
 
 #[test]
 fn a_command_counts_until_it_is_answered_and_one_that_need_not_wait_is_never_refused() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.pending_command_bytes_total = 4_000);
+    let mut scene = Scene::registered_with(|config| config.limits.pending_command_bytes_total = 4_000);
     scene.command(&padded(5_000));
     let request = scene.expect_request(Code::GET, "/3/0/0");
     assert!(scene.gateway.table_sizes().command_bytes > 5_000);
@@ -206,8 +206,8 @@ fn early_commands_have_the_same_bounds() {
     for (bytes, total, key) in
         [(2_000, 1_000_000, "limits.pending_command_bytes)"), (1_000_000, 2_000, "limits.pending_command_bytes_total)")]
     {
-        let mut scene = Scene::with(|settings| {
-            (settings.limits.pending_command_bytes, settings.limits.pending_command_bytes_total) = (bytes, total);
+        let mut scene = Scene::with(|config| {
+            (config.limits.pending_command_bytes, config.limits.pending_command_bytes_total) = (bytes, total);
         });
         scene.send_register(QUERY);
         scene.expect_connect();
@@ -257,7 +257,7 @@ const ACTS: u32 = 1_200;
 fn an_hour_of_a_device_that_does_its_worst_stays_within_the_bounds_and_others_are_served() {
     let limits =
         Limits { pending_command_bytes: 1_000_000, pending_command_bytes_total: 1_500_000, ..Limits::default() };
-    let mut scene = Scene::with(|settings| settings.limits = limits.clone());
+    let mut scene = Scene::with(|config| config.limits = limits.clone());
     scene.gateway.restore(scene.now, Vec::new());
     scene.peer = peer(1);
     scene.join("ep=honest&lt=7200");

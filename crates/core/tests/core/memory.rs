@@ -21,11 +21,11 @@ const BEFORE: u16 = 2;
 
 #[test]
 fn a_registered_device_with_an_observation_needs_no_more_memory_than_it_did() {
-    let mut scene = Scene::with(|settings| {
-        settings.auto_observe = AutoObserve::Paths(vec!["/3303/0/5700".parse().unwrap()]);
-        settings.limits.registers.total.per_second = 1_000_000;
-        settings.limits.registers.total.burst = 1_000_000;
-        settings.limits.registers.address = settings.limits.registers.total;
+    let mut scene = Scene::with(|config| {
+        config.auto_observe = AutoObserve::Paths(vec!["/3303/0/5700".parse().unwrap()]);
+        config.limits.registers.total.per_second = 1_000_000;
+        config.limits.registers.total.burst = 1_000_000;
+        config.limits.registers.address = config.limits.registers.total;
     });
     (0..BEFORE).for_each(|number| join(&mut scene, number));
     let at_once =

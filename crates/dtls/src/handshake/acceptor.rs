@@ -26,18 +26,17 @@ use super::trust::Trust;
 pub struct Acceptor(Arc<Contexts>);
 
 impl Acceptor {
-    pub fn new(settings: &AcceptorConfig) -> Result<Self, CredentialError> {
-        let credentials = CheckedCredentials::of(settings)?;
-        let chosen = credentials.suites(settings)?;
+    pub fn new(config: &AcceptorConfig) -> Result<Self, CredentialError> {
+        let credentials = CheckedCredentials::of(config)?;
+        let chosen = credentials.suites(config)?;
         let plain: Vec<_> = chosen.iter().copied().filter(|suite| !suite.needs_encrypt_then_mac()).collect();
-        let without_encrypt_then_mac =
-            if plain.is_empty() { None } else { Some(credentials.context(settings, &plain)?) };
+        let without_encrypt_then_mac = if plain.is_empty() { None } else { Some(credentials.context(config, &plain)?) };
         Ok(Self(Arc::new(Contexts {
-            complete: credentials.context(settings, &chosen)?,
+            complete: credentials.context(config, &chosen)?,
             without_encrypt_then_mac,
             trust: credentials.trust.clone(),
             tickets: TicketKey::new()?,
-            mtu: settings.mtu,
+            mtu: config.mtu,
         })))
     }
 
@@ -92,27 +91,27 @@ struct CheckedCredentials {
 }
 
 impl CheckedCredentials {
-    fn of(settings: &AcceptorConfig) -> Result<Self, CredentialError> {
+    fn of(config: &AcceptorConfig) -> Result<Self, CredentialError> {
         let credentials = Self {
-            chain: read_chain(settings)?,
-            authorities: read_authorities(settings)?,
-            key: read_key(settings)?,
-            trust: Arc::new(Trust::new(&settings.pinned)?),
+            chain: read_chain(config)?,
+            authorities: read_authorities(config)?,
+            key: read_key(config)?,
+            trust: Arc::new(Trust::new(&config.pinned)?),
         };
-        credentials.check(settings)?;
+        credentials.check(config)?;
         Ok(credentials)
     }
 
-    fn check(&self, settings: &AcceptorConfig) -> Result<(), CredentialError> {
-        if self.key.is_none() && !settings.psk && self.chain.is_empty() {
+    fn check(&self, config: &AcceptorConfig) -> Result<(), CredentialError> {
+        if self.key.is_none() && !config.psk && self.chain.is_empty() {
             return Err(CredentialError::Nothing);
         }
-        if settings.mtu < AcceptorConfig::MIN_MTU {
-            return Err(CredentialError::Mtu { mtu: settings.mtu });
+        if config.mtu < AcceptorConfig::MIN_MTU {
+            return Err(CredentialError::Mtu { mtu: config.mtu });
         }
         self.check_key()?;
-        self.check_raw_public_keys(settings)?;
-        if matches!(settings.verify, VerifyMode::Peer { .. }) && self.authorities.is_empty() && self.trust.is_empty() {
+        self.check_raw_public_keys(config)?;
+        if matches!(config.verify, VerifyMode::Peer { .. }) && self.authorities.is_empty() && self.trust.is_empty() {
             return Err(CredentialError::NobodyToTrust);
         }
         Ok(())
@@ -125,8 +124,8 @@ impl CheckedCredentials {
         if fits { Ok(()) } else { Err(CredentialError::KeyDoesNotFit) }
     }
 
-    fn check_raw_public_keys(&self, settings: &AcceptorConfig) -> Result<(), CredentialError> {
-        if !settings.raw_public_keys {
+    fn check_raw_public_keys(&self, config: &AcceptorConfig) -> Result<(), CredentialError> {
+        if !config.raw_public_keys {
             return Ok(());
         }
         if cfg!(not(raw_public_keys)) {
@@ -136,19 +135,19 @@ impl CheckedCredentials {
     }
 
     /// Returns the configured suites that these credentials support, in the order of the configuration.
-    fn suites(&self, settings: &AcceptorConfig) -> Result<Vec<&'static CipherSuite>, CredentialError> {
-        let named = if settings.cipher_suites.is_empty() {
+    fn suites(&self, config: &AcceptorConfig) -> Result<Vec<&'static CipherSuite>, CredentialError> {
+        let named = if config.cipher_suites.is_empty() {
             suites::ALL.iter().collect()
         } else {
-            named_suites(&settings.cipher_suites)?
+            named_suites(&config.cipher_suites)?
         };
-        let possible: Vec<_> = named.into_iter().filter(|suite| self.can_do(suite, settings)).collect();
+        let possible: Vec<_> = named.into_iter().filter(|suite| self.can_do(suite, config)).collect();
         if possible.is_empty() { Err(CredentialError::NoCipherSuite) } else { Ok(possible) }
     }
 
-    fn can_do(&self, suite: &CipherSuite, settings: &AcceptorConfig) -> bool {
+    fn can_do(&self, suite: &CipherSuite, config: &AcceptorConfig) -> bool {
         match suite.authentication {
-            Authentication::PreSharedKey => settings.psk,
+            Authentication::PreSharedKey => config.psk,
             Authentication::Ecdsa => self.has_key(Id::EC) || self.has_key(Id::ED25519) || self.has_key(Id::ED448),
             Authentication::Rsa => self.has_key(Id::RSA),
         }
@@ -158,7 +157,7 @@ impl CheckedCredentials {
         self.key.as_ref().is_some_and(|key| key.id() == kind)
     }
 
-    fn context(&self, settings: &AcceptorConfig, suites: &[&CipherSuite]) -> Result<SslContext, CredentialError> {
+    fn context(&self, config: &AcceptorConfig, suites: &[&CipherSuite]) -> Result<SslContext, CredentialError> {
         let mut context = SslContext::builder(SslMethod::dtls())?;
         context.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
         context.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
@@ -173,16 +172,16 @@ impl CheckedCredentials {
         context.set_sigalgs_list(SIGNATURES)?;
         // The record with the cookie was verified before it came here.
         context.set_cookie_verify_cb(|_, _| true);
-        self.show(&mut context, settings)?;
-        self.ask(&mut context, settings)?;
-        set_psk(&mut context, settings);
-        set_tickets(&mut context, settings)?;
-        set_connection_ids(&mut context, settings)?;
+        self.show(&mut context, config)?;
+        self.ask(&mut context, config)?;
+        set_psk(&mut context, config);
+        set_tickets(&mut context, config)?;
+        set_connection_ids(&mut context, config)?;
         Ok(context.build())
     }
 
     /// Adds the certificates and keys that prove the identity of the server.
-    fn show(&self, context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
+    fn show(&self, context: &mut SslContextBuilder, config: &AcceptorConfig) -> Result<(), ErrorStack> {
         if let Some(certificate) = self.chain.first() {
             context.set_certificate(certificate)?;
         }
@@ -192,7 +191,7 @@ impl CheckedCredentials {
         if let Some(key) = &self.key {
             context.set_private_key(key)?;
         }
-        if settings.raw_public_keys {
+        if config.raw_public_keys {
             self.set_certificate_types(context)?;
         }
         Ok(())
@@ -215,8 +214,8 @@ impl CheckedCredentials {
     }
 
     /// Sets the verification of client certificates.
-    fn ask(&self, context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
-        let mode = match settings.verify {
+    fn ask(&self, context: &mut SslContextBuilder, config: &AcceptorConfig) -> Result<(), ErrorStack> {
+        let mode = match config.verify {
             VerifyMode::None => SslVerifyMode::NONE,
             VerifyMode::Peer { required: false } => SslVerifyMode::PEER,
             VerifyMode::Peer { required: true } => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
@@ -231,8 +230,8 @@ impl CheckedCredentials {
     }
 }
 
-fn set_psk(context: &mut SslContextBuilder, settings: &AcceptorConfig) {
-    if settings.psk {
+fn set_psk(context: &mut SslContextBuilder, config: &AcceptorConfig) {
+    if config.psk {
         context.set_psk_server_callback(|ssl, _identity, out| {
             let key = SharedNegotiation::of(ssl).and_then(|negotiation| negotiation.lock().key.clone());
             Ok(key.map_or(0, |key| copy_key(key.reveal(), out)))
@@ -247,18 +246,18 @@ fn copy_key(key: &[u8], out: &mut [u8]) -> usize {
     key.len()
 }
 
-fn set_tickets(context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
-    if settings.tickets {
+fn set_tickets(context: &mut SslContextBuilder, config: &AcceptorConfig) -> Result<(), ErrorStack> {
+    if config.tickets {
         return ffi::set_tickets(context);
     }
     context.set_options(SslOptions::NO_TICKET);
     Ok(())
 }
 
-fn set_connection_ids(context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
+fn set_connection_ids(context: &mut SslContextBuilder, config: &AcceptorConfig) -> Result<(), ErrorStack> {
     /// RFC 9146 section 3.
     const CONNECTION_ID: u16 = 54;
-    if !settings.connection_ids {
+    if !config.connection_ids {
         return Ok(());
     }
     context.add_custom_ext(
@@ -273,22 +272,22 @@ fn set_connection_ids(context: &mut SslContextBuilder, settings: &AcceptorConfig
     )
 }
 
-fn read_chain(settings: &AcceptorConfig) -> Result<Vec<X509>, CredentialError> {
-    let Some(pem) = &settings.certificate_chain else { return Ok(Vec::new()) };
+fn read_chain(config: &AcceptorConfig) -> Result<Vec<X509>, CredentialError> {
+    let Some(pem) = &config.certificate_chain else { return Ok(Vec::new()) };
     let chain = X509::stack_from_pem(pem).map_err(CredentialError::Certificate)?;
     if chain.is_empty() { Err(CredentialError::NoCertificate) } else { Ok(chain) }
 }
 
-fn read_authorities(settings: &AcceptorConfig) -> Result<Vec<X509>, CredentialError> {
-    let Some(pem) = &settings.authorities else { return Ok(Vec::new()) };
+fn read_authorities(config: &AcceptorConfig) -> Result<Vec<X509>, CredentialError> {
+    let Some(pem) = &config.authorities else { return Ok(Vec::new()) };
     let authorities = X509::stack_from_pem(pem).map_err(CredentialError::Authority)?;
     if authorities.is_empty() { Err(CredentialError::NoAuthority) } else { Ok(authorities) }
 }
 
-fn read_key(settings: &AcceptorConfig) -> Result<Option<PKey<Private>>, CredentialError> {
-    let Some(pem) = settings.private_key.as_ref().map(PemSecret::pem) else { return Ok(None) };
+fn read_key(config: &AcceptorConfig) -> Result<Option<PKey<Private>>, CredentialError> {
+    let Some(pem) = config.private_key.as_ref().map(PemSecret::pem) else { return Ok(None) };
     // A password is always given: without one OpenSSL would ask for it at the terminal.
-    let password = settings.private_key_password.as_ref().map_or("", Secret::reveal);
+    let password = config.private_key_password.as_ref().map_or("", Secret::reveal);
     PKey::private_key_from_pem_passphrase(pem, password.as_bytes()).map(Some).map_err(|_| CredentialError::PrivateKey)
 }
 

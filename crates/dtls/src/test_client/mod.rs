@@ -81,7 +81,7 @@ impl DtlsClientConfig {
 /// A DTLS client. Its first hello is ready to be sent as soon as it is created.
 pub struct DtlsClient {
     context: SslContext,
-    settings: DtlsClientConfig,
+    config: DtlsClientConfig,
     stream: SslStream<Wire>,
     cids: Arc<Mutex<Cids>>,
     state: ClientState,
@@ -117,23 +117,23 @@ struct Cids {
 }
 
 impl DtlsClient {
-    pub fn new(now: Instant, settings: DtlsClientConfig) -> Self {
-        Self::start(now, context(&settings), settings, None)
+    pub fn new(now: Instant, config: DtlsClientConfig) -> Self {
+        Self::start(now, context(&config), config, None)
     }
 
     /// The same client once more, after a reboot: a full handshake.
     pub fn reboot(&self, now: Instant) -> Self {
-        Self::start(now, self.context.clone(), self.settings.clone(), None)
+        Self::start(now, self.context.clone(), self.config.clone(), None)
     }
 
     /// The same client once more, by the ticket that it has.
     pub fn resume(&self, now: Instant) -> Self {
         let session = self.session().expect("it was established");
-        Self::start(now, self.context.clone(), self.settings.clone(), Some(session))
+        Self::start(now, self.context.clone(), self.config.clone(), Some(session))
     }
 
-    fn start(now: Instant, context: SslContext, settings: DtlsClientConfig, session: Option<SslSession>) -> Self {
-        let cids = Arc::new(Mutex::new(Cids { own: settings.cid.clone(), peer: None }));
+    fn start(now: Instant, context: SslContext, config: DtlsClientConfig, session: Option<SslSession>) -> Self {
+        let cids = Arc::new(Mutex::new(Cids { own: config.cid.clone(), peer: None }));
         let mut ssl = Ssl::new(&context).expect("memory");
         ssl.set_connect_state();
         ssl.set_mtu(1400).expect("an MTU that OpenSSL takes");
@@ -145,7 +145,7 @@ impl DtlsClient {
         let mut client = Self {
             stream: SslStream::new(ssl, Wire::default()).expect("memory"),
             context,
-            settings,
+            config,
             cids,
             state: ClientState::Handshaking,
             flight: Vec::new(),
@@ -257,7 +257,7 @@ impl DtlsClient {
 
     /// Returns the length of the connection id in received records.
     pub fn own_cid_length(&self) -> usize {
-        self.settings.cid.as_ref().map_or(0, Vec::len)
+        self.config.cid.as_ref().map_or(0, Vec::len)
     }
 
     /// The keys of its records, for a test that makes some itself.
@@ -343,7 +343,7 @@ impl DtlsClient {
 
     fn on_wire(&mut self, record: &DtlsRecord<'_>) -> Vec<Vec<u8>> {
         if record.epoch == 0 {
-            let mut pieces = wire::fragmented(record, self.settings.mtu);
+            let mut pieces = wire::fragmented(record, self.config.mtu);
             pieces.iter_mut().for_each(|piece| wire::number(piece, &mut self.next_plain_sequence));
             return pieces;
         }
@@ -396,28 +396,28 @@ impl Drop for DtlsClient {
     }
 }
 
-fn context(settings: &DtlsClientConfig) -> SslContext {
+fn context(config: &DtlsClientConfig) -> SslContext {
     let mut context = SslContext::builder(SslMethod::dtls_client()).expect("memory");
     context.set_min_proto_version(Some(SslVersion::DTLS1_2)).expect("OpenSSL has DTLS 1.2");
     context.set_options(SslOptions::NO_QUERY_MTU);
-    if !settings.encrypt_then_mac {
+    if !config.encrypt_then_mac {
         context.set_options(NO_ENCRYPT_THEN_MAC);
     }
-    if !settings.extended_master_secret {
+    if !config.extended_master_secret {
         context.set_options(NO_EXTENDED_MASTER_SECRET);
     }
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-    context.set_cipher_list(&format!("{}:@SECLEVEL=0", settings.cipher_suites)).expect("suites of OpenSSL");
-    if let Some(signatures) = settings.signatures {
+    context.set_cipher_list(&format!("{}:@SECLEVEL=0", config.cipher_suites)).expect("suites of OpenSSL");
+    if let Some(signatures) = config.signatures {
         context.set_sigalgs_list(signatures).expect("signatures of OpenSSL");
     }
     context.set_verify(SslVerifyMode::NONE);
-    if let Some(authority) = &settings.authorities {
+    if let Some(authority) = &config.authorities {
         context.set_verify(SslVerifyMode::PEER);
         context.cert_store_mut().add_cert(authority.clone()).expect("a certificate");
     }
-    settings.credentials.install(&mut context);
-    if settings.cid.is_some() {
+    config.credentials.install(&mut context);
+    if config.cid.is_some() {
         const CONNECTION_ID: u16 = 54;
         let hellos = ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO;
         let added = context.add_custom_ext(

@@ -47,8 +47,8 @@ impl World {
         let all = (0..nodes).fold(NodeSet::default(), |all, number| all.with(node(number)));
         let owners: ShardMap = Shard::all().map(|shard| (shard, owner_of(shard, nodes))).collect();
         let make = |number| {
-            let settings = NodeRouterConfig { node: node(number), first_dtls_socket: 1, flows: 100, strangers };
-            let mut router = NodeRouter::new(settings);
+            let config = NodeRouterConfig { node: node(number), first_dtls_socket: 1, flows: 100, strangers };
+            let mut router = NodeRouter::new(config);
             router.set_owners(owners.clone());
             let served = Shard::all().filter(|shard| owner_of(*shard, nodes) == node(number)).collect();
             (router, Surroundings { served, connected: all.without(node(number)) })

@@ -57,7 +57,7 @@ impl SimulatedDevice {
     pub(super) fn schedule(&mut self, now: Instant, token: Token) {
         let Some(observation) = self.observations.get(token) else { return };
         let (pmin, pmax) = self.observations.periods(observation);
-        match pmax.or(self.settings.notification_interval) {
+        match pmax.or(self.config.notification_interval) {
             Some(interval) => self.timers.set(DeviceTimer::Notify(token), now + interval.max(pmin)),
             None => self.timers.cancel(DeviceTimer::Notify(token)),
         }
@@ -65,7 +65,7 @@ impl SimulatedDevice {
 
     pub(super) fn send_notification(&mut self, now: Instant, token: Token) {
         let Some(observation) = self.observations.get(token) else { return };
-        let confirmable = self.observations.confirmable(observation).unwrap_or(self.settings.confirmable_notifications);
+        let confirmable = self.observations.confirmable(observation).unwrap_or(self.config.confirmable_notifications);
         let read = match &observation.observed {
             Observed::Single { path, accept } => self.objects.read(*path, *accept, &self.formats),
             Observed::Composite { paths, format } => Ok((*format, self.objects.read_composite(paths, *format))),

@@ -48,7 +48,7 @@ impl SimulatedDevice {
         }
         let path = path?;
         let written = (request.options.content_format().unwrap_or(format::TEXT), request.payload.as_slice());
-        let version = self.settings.version;
+        let version = self.config.version;
         match (request.code, path.len()) {
             (Code::GET, _) => Ok((self.get(now, request, path)?, Effect::None)),
             (Code::PUT, _) if is_write_attributes(request) => {
@@ -120,7 +120,7 @@ impl SimulatedDevice {
 
     /// Returns the attributes in the query of an Observe, which are new in LwM2M 1.2.
     fn observation_attributes(&self, request: &Message) -> Result<Attributes, Code> {
-        if self.settings.version < SimulatedVersion::V1_2 {
+        if self.config.version < SimulatedVersion::V1_2 {
             return Ok(Attributes::new());
         }
         observations::attributes_of(&request.options.texts(number::URI_QUERY).map_err(|_| Code::BAD_REQUEST)?)
@@ -142,7 +142,7 @@ impl SimulatedDevice {
     /// Returns the segments of the longest paths in the answer to a Discover: down to the resources, and from LwM2M 1.1
     /// on down to the instances of one resource. From 1.2 on `depth` in the query says how many levels below the path.
     fn discovered_depth(&self, request: &Message, path: Path) -> Result<usize, Code> {
-        let version = self.settings.version;
+        let version = self.config.version;
         let query = request.options.texts(number::URI_QUERY).map_err(|_| Code::BAD_REQUEST)?;
         match query.iter().find_map(|item| item.strip_prefix("depth=")) {
             Some(depth) if version >= SimulatedVersion::V1_2 => {
@@ -158,7 +158,7 @@ impl SimulatedDevice {
     fn dimension(&self, path: Path) -> Option<usize> {
         match self.objects.resource(path)? {
             SimulatedResource::Multiple(_, values) => {
-                (self.settings.version >= SimulatedVersion::V1_1).then_some(values.len())
+                (self.config.version >= SimulatedVersion::V1_1).then_some(values.len())
             }
             SimulatedResource::Single(..) | SimulatedResource::Executable { .. } => None,
         }

@@ -7,16 +7,16 @@ use super::*;
 const PACKAGE: &[u8] = b"version: 3.0\n................................................................";
 const URI: &str = "coap://gw.example.com:5683/fw/KEY/app.bin";
 
-fn config() -> SimulatedFirmwareConfig {
+fn firmware_config() -> SimulatedFirmwareConfig {
     SimulatedFirmwareConfig { block_size: 32, ..SimulatedFirmwareConfig::default() }
 }
 
 fn with(firmware: SimulatedFirmwareConfig) -> SimulatorScene {
-    SimulatorScene::registered_with(SimulatedDeviceConfig { firmware: Some(firmware), ..settings() })
+    SimulatorScene::registered_with(SimulatedDeviceConfig { firmware: Some(firmware), ..config() })
 }
 
 fn with_faults(faults: &[FirmwareFault]) -> SimulatorScene {
-    with(SimulatedFirmwareConfig { faults: faults.to_vec(), ..config() })
+    with(SimulatedFirmwareConfig { faults: faults.to_vec(), ..firmware_config() })
 }
 
 impl SimulatorScene {
@@ -96,7 +96,7 @@ fn state(state: i64, result: i64) -> (String, String) {
 
 #[test]
 fn a_pushed_package_is_downloaded_behind_its_last_block_and_runs_after_the_restart() {
-    let mut scene = with(config());
+    let mut scene = with(firmware_config());
     assert_eq!(scene.update_state(), state(0, 0));
     assert_eq!(scene.execute("/5/0/2"), Code::METHOD_NOT_ALLOWED);
     assert_eq!(scene.push(0), Code::CONTINUE);
@@ -118,7 +118,8 @@ fn a_pushed_package_is_downloaded_behind_its_last_block_and_runs_after_the_resta
 
 #[test]
 fn a_package_in_a_tlv_is_the_same_package() {
-    let mut scene = with(SimulatedFirmwareConfig { accepted_sha256: Some(Sha256::digest(PACKAGE).into()), ..config() });
+    let mut scene =
+        with(SimulatedFirmwareConfig { accepted_sha256: Some(Sha256::digest(PACKAGE).into()), ..firmware_config() });
     let mut tlv = vec![0xc8, 0, PACKAGE.len() as u8];
     tlv.extend_from_slice(PACKAGE);
     let mut request =
@@ -134,7 +135,7 @@ fn a_package_in_a_tlv_is_the_same_package() {
 
 #[test]
 fn a_package_from_a_uri_is_fetched_block_by_block() {
-    let mut scene = with(config());
+    let mut scene = with(firmware_config());
     let observation = scene.observe("/5/0/3");
     assert_eq!(scene.write_uri(URI), Code::CHANGED);
     scene.expect_notification(observation, Kind::NonConfirmable, 2, "1");
@@ -149,12 +150,12 @@ fn a_package_from_a_uri_is_fetched_block_by_block() {
 
 #[test]
 fn each_failure_has_its_update_result() {
-    let mut scene = with(config());
+    let mut scene = with(firmware_config());
     for (uri, result) in [("http://gw/a", 9), ("coaps://gw/a", 9), ("gw", 7), ("coap://gw", 7), ("coap:///a", 7)] {
         assert_eq!(scene.write_uri(uri), Code::CHANGED);
         assert_eq!(scene.update_state(), state(0, result), "{uri}");
     }
-    let mut scene = with(SimulatedFirmwareConfig { accepted_sha256: Some([0; 32]), ..config() });
+    let mut scene = with(SimulatedFirmwareConfig { accepted_sha256: Some([0; 32]), ..firmware_config() });
     scene.push_all();
     assert_eq!(scene.update_state(), state(0, 5));
     let mut scene = with_faults(&[FirmwareFault::FailsAt { byte: 32, result: 2 }]);
@@ -176,7 +177,7 @@ fn each_failure_has_its_update_result() {
 
 #[test]
 fn an_update_is_cancelled_or_taken_back_before_it_is_carried_out() {
-    let mut scene = with(config());
+    let mut scene = with(firmware_config());
     assert_eq!(scene.execute("/5/0/10"), Code::METHOD_NOT_ALLOWED);
     scene.push(0);
     assert_eq!(scene.execute("/5/0/10"), Code::CHANGED);
@@ -184,7 +185,7 @@ fn an_update_is_cancelled_or_taken_back_before_it_is_carried_out() {
     scene.push_all();
     assert_eq!(scene.write(Code::PUT, "/5/0/0", format::OCTET_STREAM, &[0]), Code::CHANGED);
     assert_eq!(scene.update_state(), state(0, 0));
-    let mut scene = with(SimulatedFirmwareConfig { can_cancel: false, ..config() });
+    let mut scene = with(SimulatedFirmwareConfig { can_cancel: false, ..firmware_config() });
     scene.push(0);
     assert_eq!(scene.execute("/5/0/10"), Code::NOT_FOUND);
 }
@@ -240,7 +241,7 @@ fn lies_about_state_version_and_observations_are_told() {
 
 #[test]
 fn each_instance_has_an_update_of_its_own() {
-    let mut scene = with(SimulatedFirmwareConfig { instances: 2, ..config() });
+    let mut scene = with(SimulatedFirmwareConfig { instances: 2, ..firmware_config() });
     scene.push_all();
     assert_eq!((scene.read("/5/0/3").1, scene.read("/5/1/3").1), ("2".to_owned(), "0".to_owned()));
 }

@@ -7,7 +7,7 @@ use super::*;
 const NEWER: [SimulatedVersion; 2] = [SimulatedVersion::V1_1, SimulatedVersion::V1_2];
 
 /// A device with a few values: an instance of object 33000 has one of each type, and a list that can be written.
-fn settings_with_types(version: SimulatedVersion) -> SimulatedDeviceConfig {
+fn config_with_types(version: SimulatedVersion) -> SimulatedDeviceConfig {
     let single = |value| SimulatedResource::Single(ResourceAccess::ReadWrite, value);
     let list = (0..).zip([0_u16, 1].map(|instance| SimulatedValue::ObjectLink { object: 11, instance })).collect();
     let mut objects = Objects::empty();
@@ -19,11 +19,11 @@ fn settings_with_types(version: SimulatedVersion) -> SimulatedDeviceConfig {
     objects.insert(33_000, 0, 5, SimulatedResource::Multiple(ResourceAccess::ReadWrite, list));
     objects.insert(33_000, 0, 6, SimulatedResource::Executable { runs: 0 });
     objects.insert(33_000, 0, 7, SimulatedResource::Single(ResourceAccess::Read, SimulatedValue::Integer(7)));
-    SimulatedDeviceConfig { version, objects, wave: None, notification_interval: None, ..settings() }
+    SimulatedDeviceConfig { version, objects, wave: None, notification_interval: None, ..config() }
 }
 
 fn scene_of(version: SimulatedVersion) -> SimulatorScene {
-    SimulatorScene::registered_with(settings_with_types(version))
+    SimulatorScene::registered_with(config_with_types(version))
 }
 
 impl SimulatorScene {
@@ -67,12 +67,12 @@ fn a_newer_device_registers_with_its_version_its_formats_and_queue_mode() {
         (SimulatedVersion::V1_1, vec![112], "lwm2m=1.1", r#"</>;rt="oma.lwm2m";ct=112,"#),
         (SimulatedVersion::V1_2, vec![11_544, 112], "lwm2m=1.2", r#"</>;rt="oma.lwm2m";ct="11544 112","#),
     ] {
-        let settings = SimulatedDeviceConfig {
+        let config = SimulatedDeviceConfig {
             queue_mode: true,
             announced_formats: formats,
             ..SimulatedDeviceConfig::of_version("dev-7", version)
         };
-        let mut scene = SimulatorScene::new(settings);
+        let mut scene = SimulatorScene::new(config);
         scene.device.start(scene.now);
         let register = scene.expect_transmitted();
         assert_eq!(query(&register), ["ep=dev-7", "lt=300", query_item, "b=U", "Q"]);
@@ -161,7 +161,7 @@ fn a_format_that_the_version_does_not_have_or_that_cannot_hold_the_values_is_not
 fn formats_can_be_made_unknown_and_known_again() {
     let mut scene = SimulatorScene::registered_with(SimulatedDeviceConfig {
         unsupported_formats: vec![format::SENML_CBOR],
-        ..settings_with_types(SimulatedVersion::V1_1)
+        ..config_with_types(SimulatedVersion::V1_1)
     });
     let json = br#"[{"bn":"/33000/0/1","v":61}]"#;
     assert_eq!(scene.read_as("/33000/0", format::SENML_CBOR), Err(Code::NOT_ACCEPTABLE));
@@ -364,9 +364,9 @@ fn the_attributes_of_an_observe_hold_for_this_observation_only() {
 
 #[test]
 fn a_resource_whose_instances_are_all_gone_is_read_as_empty() {
-    let mut settings = settings_with_types(SimulatedVersion::V1_2);
-    settings.objects.insert(33_000, 0, 5, SimulatedResource::Multiple(ResourceAccess::ReadWrite, BTreeMap::new()));
-    let mut scene = SimulatorScene::registered_with(settings);
+    let mut config = config_with_types(SimulatedVersion::V1_2);
+    config.objects.insert(33_000, 0, 5, SimulatedResource::Multiple(ResourceAccess::ReadWrite, BTreeMap::new()));
+    let mut scene = SimulatorScene::registered_with(config);
     for (accept, payload) in [
         (format::SENML_CBOR, &b"\x80"[..]),
         (format::SENML_JSON, b"[]"),

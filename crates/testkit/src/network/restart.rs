@@ -23,7 +23,7 @@ impl Network {
         let store = self.store.as_mut().expect("the network was made persistent");
         store.keep(self.gateway.take_changes(self.now, usize::MAX));
         let unix_time = Duration::from_secs(1_700_000_000) + (self.now - self.begun);
-        self.gateway = Gateway::new(self.settings.clone(), model(), self.rng.random(), self.now, unix_time);
+        self.gateway = Gateway::new(self.config.clone(), model(), self.rng.random(), self.now, unix_time);
         store.restore(&mut self.gateway, self.now);
         self.restarts += 1;
         self.connected.clear();

@@ -104,13 +104,13 @@ pub struct OpenedShared {
 
 /// Connects to the server, and starts the keeper on a thread of its own.
 pub async fn open(
-    settings: &StoreConfig,
+    store: &StoreConfig,
     node: StoreNode,
     listeners: &[UdpListener],
     metrics: Arc<Metrics>,
 ) -> Result<(OpenedShared, EngineChannel, StoreContents), StoreError> {
     let thread = RuntimeThread::start("store", Priority::Normal).map_err(RedisError::Thread)?;
-    let opening = open_there(settings.clone(), node, ListenerNames::new(listeners));
+    let opening = open_there(store.clone(), node, ListenerNames::new(listeners));
     let opened = thread.runtime().spawn(opening).await;
     let (parts, contents) = opened.expect("the task of the store does not fail")?;
     let (writes, pending) = mpsc::unbounded_channel();
@@ -126,17 +126,17 @@ pub async fn open(
         drop(open);
         drop(thread);
     }));
-    let interval = settings.flush_interval;
+    let interval = store.flush_interval;
     let opened = OpenedShared { writes, started, sleeper, closing, closed, interval, metrics };
     Ok((opened, EngineChannel { asks, answers }, contents))
 }
 
 async fn open_there(
-    settings: StoreConfig,
+    store: StoreConfig,
     node: StoreNode,
     listeners: ListenerNames,
 ) -> Result<(SharedParts, StoreContents), RedisError> {
-    let config = &settings.redis;
+    let config = &store.redis;
     let key = seal_key(config)?;
     let seal = Seal::fingerprint(&key)?;
     let StoreNode { process, name, address, timing } = node;

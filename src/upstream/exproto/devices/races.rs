@@ -48,7 +48,7 @@ struct EmqxModel {
 
 impl EmqxModel {
     fn new(seed: u64) -> Self {
-        let settings = ExProtoConfig {
+        let config = ExProtoConfig {
             ssl: crate::tls::TlsConfig::default(),
             nodes: vec![Node { listeners: vec!["a".to_owned()], adapter: String::new() }],
             adapter_connections: 1,
@@ -63,7 +63,7 @@ impl EmqxModel {
                 event_queue: 1,
             },
         };
-        let devices = |rng, metrics| ExProtoDevices::new(&settings, rng, metrics);
+        let devices = |rng, metrics| ExProtoDevices::new(&config, rng, metrics);
         Self { base: ModelBase::new(seed, devices), connections: BTreeMap::new() }
     }
 

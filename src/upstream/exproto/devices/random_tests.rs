@@ -48,7 +48,7 @@ struct Known {
 
 impl RandomEmqx {
     fn new() -> Self {
-        let settings = ExProtoConfig {
+        let config = ExProtoConfig {
             ssl: crate::tls::TlsConfig::default(),
             nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
@@ -64,8 +64,7 @@ impl RandomEmqx {
             },
         };
         let now = Instant::now();
-        let mut devices =
-            ExProtoDevices::new(&settings, StdRng::seed_from_u64(1), Arc::new(UpstreamMetrics::default()));
+        let mut devices = ExProtoDevices::new(&config, StdRng::seed_from_u64(1), Arc::new(UpstreamMetrics::default()));
         devices.probe_all(now);
         Self {
             now,

@@ -41,7 +41,7 @@ impl ExProtoScene {
     }
 
     fn with(change: impl FnOnce(&mut ExProtoConfig)) -> Self {
-        let mut settings = ExProtoConfig {
+        let mut config = ExProtoConfig {
             ssl: crate::tls::TlsConfig::default(),
             nodes: vec![node("a")],
             adapter_connections: 1,
@@ -56,9 +56,9 @@ impl ExProtoScene {
                 event_queue: 16,
             },
         };
-        change(&mut settings);
+        change(&mut config);
         let metrics = Arc::new(UpstreamMetrics::default());
-        let devices = ExProtoDevices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
+        let devices = ExProtoDevices::new(&config, StdRng::seed_from_u64(1), Arc::clone(&metrics));
         Self { now: Instant::now(), devices, metrics, dialed: HashMap::new(), clientids: HashMap::new() }
     }
 

@@ -9,7 +9,7 @@ use rand::RngExt;
 use crate::upstream::mqtt::codec::{ConnAck, ServerLimits};
 use crate::upstream::races::{BrokerModel, Disruptions, ModelBase, command, race};
 
-use super::test_values::settings;
+use super::test_values::config;
 use super::tests::{SentPacket, id, said};
 use super::*;
 
@@ -54,9 +54,9 @@ struct SessionModel {
 
 impl SessionModel {
     fn new(seed: u64, version: ProtocolVersion) -> Self {
-        let mut settings = MqttConfig { version, ..settings() };
-        (settings.link.queue_per_device, settings.link.queue_total) = (1_000, 10_000);
-        let devices = |rng, metrics| MqttDevices::new(&settings, rng, metrics);
+        let mut config = MqttConfig { version, ..config() };
+        (config.link.queue_per_device, config.link.queue_total) = (1_000, 10_000);
+        let devices = |rng, metrics| MqttDevices::new(&config, rng, metrics);
         let session = ModelSession::default();
         Self { base: ModelBase::new(seed, devices), version, connections: BTreeMap::new(), session }
     }

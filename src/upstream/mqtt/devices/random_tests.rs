@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use crate::upstream::mqtt::codec::{ConnAck, ServerLimits};
 use lwm2m_core::gateway::broker::{BrokerCommand, MessageProperties, Publication, UplinkClass};
 
-use super::test_values::settings;
+use super::test_values::config;
 use super::tests::{SentPacket, id, said};
 use super::*;
 use crate::upstream::client::test_values::client;
@@ -54,9 +54,9 @@ struct RandomBroker {
 impl RandomBroker {
     fn new(seed: u64) -> Self {
         let metrics = Arc::new(UpstreamMetrics::default());
-        let mut settings = settings();
-        (settings.link.queue_per_device, settings.link.queue_total) = (10_000, 100_000);
-        let devices = MqttDevices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
+        let mut config = config();
+        (config.link.queue_per_device, config.link.queue_total) = (10_000, 100_000);
+        let devices = MqttDevices::new(&config, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
         Self {
             now: Instant::now(),
             rng: StdRng::seed_from_u64(seed),

@@ -8,7 +8,7 @@ use crate::upstream::mqtt::MqttConfig;
 use crate::upstream::mqtt::codec::ProtocolVersion;
 use lwm2m_core::gateway::broker::{Publication, UplinkClass};
 
-pub(crate) fn settings() -> MqttConfig {
+pub(crate) fn config() -> MqttConfig {
     MqttConfig {
         brokers: vec!["a:1883".to_owned()],
         ssl: Default::default(),

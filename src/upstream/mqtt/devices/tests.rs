@@ -14,7 +14,7 @@ use crate::upstream::client::test_values::client;
 use crate::upstream::mqtt::codec::{ConnAck, PacketId, ServerLimits};
 use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, Ticket, UplinkClass};
 
-use super::test_values::{publication, settings};
+use super::test_values::{config, publication};
 use super::*;
 
 const ONE: RegistrationId = RegistrationId(1);
@@ -100,10 +100,10 @@ impl MqttScene {
     }
 
     fn with(change: impl FnOnce(&mut MqttConfig)) -> Self {
-        let mut settings = settings();
-        change(&mut settings);
+        let mut config = config();
+        change(&mut config);
         let metrics = Arc::new(UpstreamMetrics::default());
-        let devices = MqttDevices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
+        let devices = MqttDevices::new(&config, StdRng::seed_from_u64(1), Arc::clone(&metrics));
         Self { now: Instant::now(), devices, metrics }
     }
 

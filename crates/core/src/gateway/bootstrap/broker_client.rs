@@ -68,7 +68,7 @@ impl BrokerClient {
 
     /// Connects, if it is time, and asks the broker whether it has sent all accounts.
     pub(super) fn handle_timeout(&mut self, context: &mut Context, accounts: &Accounts) {
-        let login = context.settings.bootstrap.as_ref().and_then(|settings| settings.login.clone());
+        let login = context.config.bootstrap.as_ref().and_then(|config| config.login.clone());
         self.connection.handle_timeout(context, login, PREFIX, format!("{PREFIX}/+/account"));
         if let Some(ticket) = self.arrival.handle_timeout(context.now) {
             let data = json!({ "accounts": accounts.endpoints() });
@@ -204,7 +204,7 @@ fn read(
     if payload.len() > LARGEST {
         return Err(format!("more than {LARGEST} bytes"));
     }
-    if !accounts.has_endpoint(endpoint) && accounts.endpoints() >= context.settings.limits.devices {
+    if !accounts.has_endpoint(endpoint) && accounts.endpoints() >= context.config.limits.devices {
         return Err("the limit of accounts is reached (limits.devices)".to_owned());
     }
     let written: EndpointAccount = serde_json::from_slice(payload)

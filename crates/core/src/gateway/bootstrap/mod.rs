@@ -108,8 +108,8 @@ struct RunningSession {
 
 impl BootstrapServer {
     /// Creates a server, whose client connects to the broker at once if there is one.
-    pub(super) fn new(settings: Option<&BootstrapConfig>, now: Instant, rng: &mut StdRng) -> Self {
-        let login = settings.and_then(|settings| settings.login.as_ref());
+    pub(super) fn new(config: Option<&BootstrapConfig>, now: Instant, rng: &mut StdRng) -> Self {
+        let login = config.and_then(|config| config.login.as_ref());
         let client = BrokerClient::new(login.map(|_| now));
         Self {
             accounts: Accounts::default(),
@@ -154,7 +154,7 @@ impl BootstrapServer {
             return self.handle_pack_request(context, received);
         }
         if let Err((endpoint, refusal)) = self.begin(context, received) {
-            let retry_after = context.settings.limits.retry_after;
+            let retry_after = context.config.limits.retry_after;
             let mut response = refused(refusal.code(), refusal, received.request);
             if response.code == Code::SERVICE_UNAVAILABLE {
                 add_max_age(&mut response, retry_after);
@@ -222,17 +222,17 @@ impl BootstrapServer {
     fn begin(&mut self, context: &mut Context, received: ReceivedRequest) -> Result<(), Refused> {
         let ReceivedRequest { id, peer, request } = received;
         let anonymous = |refusal| (None, refusal);
-        let settings = serving(context, peer).map_err(anonymous)?;
+        let config = serving(context, peer).map_err(anonymous)?;
         if request.method != Code::POST {
             return Err(anonymous(BootstrapRefusal::Method));
         }
-        let (asked, account) = self.authorize(context, &settings, received)?;
+        let (asked, account) = self.authorize(context, &config, received)?;
         let named = |refusal| (Some(asked.endpoint.clone()), refusal);
-        let former = self.check_room(&settings, &asked.endpoint, peer).map_err(named)?;
+        let former = self.check_room(&config, &asked.endpoint, peer).map_err(named)?;
         let endpoint: Arc<str> = asked.endpoint.as_str().into();
         let is_proven = peer.association.is_some();
         let begun = {
-            let mut issue = issuing(context, &settings);
+            let mut issue = issuing(context, &config);
             Session::begin((Arc::clone(&endpoint), peer), account, asked.format, !is_proven, &mut issue)
         };
         let (session, first) = begun.map_err(|error| match error {
@@ -246,8 +246,8 @@ impl BootstrapServer {
         context.respond(id, Response::new(Code::CHANGED));
         context.report(Report::Bootstrap(BootstrapReport::Started { endpoint: asked.endpoint, peer }));
         let id = self.new_id();
-        let proof_timeout = context.settings.coap.ack_timeout.mul_f64(PROOF_TIMEOUT);
-        let patience = if is_proven { settings.session_timeout } else { proof_timeout.min(settings.session_timeout) };
+        let proof_timeout = context.config.coap.ack_timeout.mul_f64(PROOF_TIMEOUT);
+        let patience = if is_proven { config.session_timeout } else { proof_timeout.min(config.session_timeout) };
         self.deadlines.set(id, context.now + patience);
         self.by_endpoint.insert(endpoint, id);
         self.plain_sessions.insert(peer);
@@ -261,17 +261,17 @@ impl BootstrapServer {
     fn authorize(
         &self,
         context: &Context,
-        settings: &BootstrapConfig,
+        config: &BootstrapConfig,
         ReceivedRequest { peer, request, .. }: ReceivedRequest,
     ) -> Result<(BootstrapRequest, Arc<Account>), Refused> {
         let identity = context.identity(peer);
-        let known_as = settings.identity.endpoint_named_by(identity.as_deref());
+        let known_as = config.identity.endpoint_named_by(identity.as_deref());
         let asked = BootstrapRequest::read(request, known_as).map_err(|refusal| (None, refusal))?;
         let refused = |refusal| (Some(asked.endpoint.clone()), refusal);
         if context.draining {
             return Err(refused(BootstrapRefusal::Stopping));
         }
-        if let Some(refusal) = forbids(settings, &asked.endpoint, (context, peer, identity.as_deref())) {
+        if let Some(refusal) = forbids(config, &asked.endpoint, (context, peer, identity.as_deref())) {
             return Err(refused(refusal));
         }
         if !self.client.knows_all_accounts() && !self.accounts.has_endpoint(&asked.endpoint) {
@@ -291,7 +291,7 @@ impl BootstrapServer {
     /// Makes sure that there is room for a session. Returns the session of the endpoint that ends for it.
     fn check_room(
         &self,
-        settings: &BootstrapConfig,
+        config: &BootstrapConfig,
         endpoint: &str,
         peer: Peer,
     ) -> Result<Option<SessionId>, BootstrapRefusal> {
@@ -301,26 +301,26 @@ impl BootstrapServer {
             return Err(BootstrapRefusal::Secured);
         }
         let sessions = self.sessions.len() - usize::from(former.is_some());
-        let most_plain = settings.sessions.div_ceil(2);
-        let has_room = sessions < settings.sessions && self.plain_sessions.has_room(peer, former_peer, most_plain);
+        let most_plain = config.sessions.div_ceil(2);
+        let has_room = sessions < config.sessions && self.plain_sessions.has_room(peer, former_peer, most_plain);
         if has_room { Ok(former.map(|(id, _)| id)) } else { Err(BootstrapRefusal::Busy) }
     }
 
     /// Gives a peer that has not proved its address more time for its separate response.
     fn acknowledged(&mut self, context: &Context, id: SessionId) {
-        let Some(settings) = &context.settings.bootstrap else { return };
+        let Some(config) = &context.config.bootstrap else { return };
         let Some(running) = self.sessions.get(&id).filter(|running| !running.is_proven) else { return };
-        let timeout = context.settings.coap.ack_timeout.mul_f64(PROOF_TIMEOUT_ACKNOWLEDGED);
-        self.deadlines.set(id, running.began + timeout.min(settings.session_timeout));
+        let timeout = context.config.coap.ack_timeout.mul_f64(PROOF_TIMEOUT_ACKNOWLEDGED);
+        self.deadlines.set(id, running.began + timeout.min(config.session_timeout));
     }
 
     fn answered(&mut self, context: &mut Context, id: SessionId, response: &Response) {
-        let Some(settings) = context.settings.bootstrap.clone() else {
+        let Some(config) = context.config.bootstrap.clone() else {
             return self.fail(context, id, None, "bootstrap was switched off");
         };
         let Some(running) = self.sessions.get_mut(&id) else { return };
         if !std::mem::replace(&mut running.is_proven, true) {
-            self.deadlines.set(id, running.began + settings.session_timeout);
+            self.deadlines.set(id, running.began + config.session_timeout);
         }
         let account = self.accounts.of(&running.session.endpoint);
         if running.session.step() == BootstrapStep::Discover && account != Some(running.session.account()) {
@@ -328,7 +328,7 @@ impl BootstrapServer {
             return self.fail(context, id, None, "the account has changed");
         }
         let progress = {
-            let mut issue = issuing(context, &settings);
+            let mut issue = issuing(context, &config);
             running.session.answered(response, &mut issue)
         };
         match progress {
@@ -445,17 +445,17 @@ fn is_pack(request: &Request) -> bool {
 
 /// Returns the settings, if the socket of this peer serves bootstrap.
 fn serving(context: &Context, peer: Peer) -> Result<BootstrapConfig, BootstrapRefusal> {
-    let settings = context.settings.bootstrap.clone();
-    let serves = context.settings.role_of(peer.socket).serves_bootstrap();
-    settings.filter(|_| serves).ok_or(BootstrapRefusal::Off)
+    let config = context.config.bootstrap.clone();
+    let serves = context.config.role_of(peer.socket).serves_bootstrap();
+    config.filter(|_| serves).ok_or(BootstrapRefusal::Off)
 }
 
 /// Returns what issues the keys of devices.
 fn issuing<'c>(
     context: &'c mut Context,
-    settings: &BootstrapConfig,
+    config: &BootstrapConfig,
 ) -> impl FnMut(&PskIdentity, bool) -> Option<SecretBytes> + 'c {
-    let most = settings.generated_keys;
+    let most = config.generated_keys;
     move |identity, rotate| {
         let issued = context.generated_keys.issue(identity, rotate, most, &mut context.rng);
         context.forget_key(identity);
@@ -491,7 +491,7 @@ fn difference(context: &Context, session: &Session, response: &Response) -> Opti
     let mut register = Request::new(Code::POST);
     register.options.add_text(number::URI_QUERY, &format!("ep={}", session.endpoint));
     register.options.add_text(number::URI_QUERY, "lwm2m=1.1");
-    let registration = Registration::from_register(&register, &context.settings.lifetimes, None).ok()?;
+    let registration = Registration::from_register(&register, &context.config.lifetimes, None).ok()?;
     let format = response.options.content_format().or(Some(session.format().number()));
     let requested = Requested::Path(path_of_servers());
     let entries = match decode(requested, format, &response.payload, context.decode_context(&registration)) {

@@ -92,7 +92,7 @@ impl BootstrapServer {
     }
 
     fn hold_pack(&mut self, context: &Context, received: ReceivedRequest) -> Result<(), BootstrapRefusal> {
-        let most = context.settings.bootstrap.as_ref().map_or(0, |settings| settings.sessions);
+        let most = context.config.bootstrap.as_ref().map_or(0, |config| config.sessions);
         if self.packs.waiting.len() >= most {
             return Err(BootstrapRefusal::Busy);
         }
@@ -103,7 +103,7 @@ impl BootstrapServer {
     }
 
     fn answer_pack(&mut self, context: &mut Context, received: ReceivedRequest, endpoint: String, response: Response) {
-        let mut block_size = context.settings.coap.block_size;
+        let mut block_size = context.config.coap.block_size;
         if received.peer.association.is_none() {
             block_size = UNPROVEN_BLOCK;
             context.coap.limit_blocks(received.id, UNPROVEN_BLOCK);
@@ -124,19 +124,19 @@ impl BootstrapServer {
 
     fn pack(&self, context: &mut Context, received: ReceivedRequest) -> Result<PackAnswer, Refused> {
         let ReceivedRequest { peer, request, .. } = received;
-        let settings = serving(context, peer).map_err(|refusal| (None, refusal))?;
+        let config = serving(context, peer).map_err(|refusal| (None, refusal))?;
         if request.method != Code::GET {
             return Err((None, BootstrapRefusal::Method));
         }
         let format = accepted(request).map_err(|refusal| (None, refusal))?;
-        let (asked, account) = self.authorize(context, &settings, received)?;
+        let (asked, account) = self.authorize(context, &config, received)?;
         let refused = |refusal| (Some(asked.endpoint.clone()), refusal);
         if peer.association.is_none() && account.generates_keys() {
             // Nothing is kept for a peer that has not proved its address.
             return Err(refused(BootstrapRefusal::TooManyKeys));
         }
         let packed = {
-            let mut issue = issuing(context, &settings);
+            let mut issue = issuing(context, &config);
             session::pack(&account, &asked.endpoint, format, &mut issue)
         };
         let payload = packed.map_err(|error| match error {
@@ -183,7 +183,7 @@ impl RequestedBlock {
 fn refuse(context: &mut Context, received: ReceivedRequest, endpoint: Option<String>, refusal: BootstrapRefusal) {
     let mut response = refused(refusal.code_of_pack(), refusal, received.request);
     if response.code == Code::SERVICE_UNAVAILABLE {
-        add_max_age(&mut response, context.settings.limits.retry_after);
+        add_max_age(&mut response, context.config.limits.retry_after);
     }
     reject(context, received, endpoint, response, refusal);
 }

@@ -57,7 +57,7 @@ pub(super) fn accepted(request: &Request) -> Result<ContentFormat, BootstrapRefu
 
 /// Returns why this peer may not ask bootstrap for an endpoint name.
 pub(super) fn forbids(
-    settings: &BootstrapConfig,
+    config: &BootstrapConfig,
     endpoint: &str,
     (context, peer, identity): (&Context, Peer, Option<&Identity>),
 ) -> Option<BootstrapRefusal> {
@@ -66,7 +66,7 @@ pub(super) fn forbids(
         return peer.association.map(|_| BootstrapRefusal::OtherIdentity);
     };
     let is_for_bootstrap = is_for_bootstrap(context, peer, identity);
-    let is_allowed = is_for_bootstrap && settings.identity.allows(identity, endpoint);
+    let is_allowed = is_for_bootstrap && config.identity.allows(identity, endpoint);
     (!is_allowed).then_some(BootstrapRefusal::OtherIdentity)
 }
 
@@ -76,7 +76,7 @@ pub(in super::super) fn is_for_bootstrap(context: &Context, peer: Peer, identity
     match identity {
         Identity::Psk(_) => context.key_kind(peer) == Some(KeyKind::Bootstrap),
         Identity::Certificate { .. } | Identity::RawPublicKey { .. } => {
-            let patterns = context.settings.bootstrap.as_ref().map(|settings| settings.certificates.as_slice());
+            let patterns = context.config.bootstrap.as_ref().map(|config| config.certificates.as_slice());
             names(identity).any(|name| patterns.unwrap_or_default().iter().any(|pattern| pattern.matches(name)))
         }
         Identity::Unknown => false,
@@ -88,7 +88,7 @@ pub(in super::super) fn is_for_bootstrap(context: &Context, peer: Peer, identity
 pub(in super::super) fn forbids_other(context: &Context, peer: Peer) -> Option<Forbidden> {
     let identity = context.identity(peer);
     let is_for_bootstrap = identity.is_some_and(|identity| is_for_bootstrap(context, peer, &identity));
-    let is_elsewhere = context.settings.role_of(peer.socket) == SocketRole::Bootstrap;
+    let is_elsewhere = context.config.role_of(peer.socket) == SocketRole::Bootstrap;
     (is_for_bootstrap || is_elsewhere).then_some(Forbidden::BootstrapOnly)
 }
 

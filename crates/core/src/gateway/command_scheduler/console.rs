@@ -33,7 +33,7 @@ impl CommandScheduler {
         command: ConsoleCommand,
     ) -> Result<CommandState, CommandRefusal> {
         let ConsoleCommand { payload, origin, .. } = command;
-        let limits = &context.settings.limits;
+        let limits = &context.config.limits;
         if context.draining {
             return Err(CommandRefusal::Ending);
         }
@@ -136,7 +136,7 @@ fn takes_now(context: &Context, device: &Device) -> bool {
 
 /// Rejects a command that would have to wait if the console's share of the queue is used up.
 fn check_queue(context: &Context, device: &Device) -> Result<(), CommandRefusal> {
-    let most = share(CONSOLE_PENDING_COMMANDS, context.settings.limits.pending_commands);
+    let most = share(CONSOLE_PENDING_COMMANDS, context.config.limits.pending_commands);
     let waiting = device.waiting.iter().filter(|waiting| waiting.command.origin.console().is_some()).count();
     if waiting < most {
         return Ok(());

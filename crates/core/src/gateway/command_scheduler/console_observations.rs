@@ -47,7 +47,7 @@ fn check_observations(
     if !begins_observation(command) {
         return Ok(());
     }
-    let most = share(CONSOLE_OBSERVATIONS, context.settings.limits.observations);
+    let most = share(CONSOLE_OBSERVATIONS, context.config.limits.observations);
     let others = device.observations.iter().filter(|(_, observation)| observation.paths != *paths);
     let observed = others.filter(|(_, observation)| observation.command.origin.console().is_some()).count();
     if observed < most {

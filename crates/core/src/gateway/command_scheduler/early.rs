@@ -18,7 +18,7 @@ impl CommandScheduler {
         properties: MessageProperties,
     ) {
         let properties = MessageProperties { reply: downlink::usable_reply(properties.reply), ..properties };
-        let limits = &context.settings.limits;
+        let limits = &context.config.limits;
         if payload.len() > limits.command_size {
             let reason = too_long(limits);
             return refuse_early(context, pending, (&[], properties), CommandOutcome::Refused, &reason);

@@ -144,7 +144,7 @@ impl CommandScheduler {
     }
 
     fn check_room(&self, context: &mut Context, device: &Device) -> Result<(), UpdateRefusal> {
-        let most = context.settings.limits.firmware_jobs;
+        let most = context.config.limits.firmware_jobs;
         if self.jobs.running() < most {
             return Ok(());
         }
@@ -184,7 +184,7 @@ impl CommandScheduler {
         let command = command_of(&request);
         let paths = ObservedPaths::of_command(&command);
         let is_observe = matches!(request, JobRequest::Observe(_));
-        if is_observe && !device.observations.has_room_for(&paths, context.settings.limits.observations) {
+        if is_observe && !device.observations.has_room_for(&paths, context.config.limits.observations) {
             // It reads instead, as if the device had refused.
             let answer = Answer::Response { code: Code::SERVICE_UNAVAILABLE, entries: &[], observing: false };
             self.jobs.answered(context, device, answer);

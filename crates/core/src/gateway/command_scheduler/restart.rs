@@ -93,10 +93,10 @@ impl CommandScheduler {
         device: &mut Device,
         records: Vec<CommandRecord>,
     ) -> Vec<NotTaken> {
-        let mut limits = queue_limits(&context.settings.limits);
+        let mut limits = queue_limits(&context.config.limits);
         // The first one may have been in flight, outside of these bounds.
         limits.commands = limits.commands.saturating_add(1);
-        limits.bytes = limits.bytes.saturating_add(context.settings.limits.command_size);
+        limits.bytes = limits.bytes.saturating_add(context.config.limits.command_size);
         let mut not_taken = Vec::new();
         for CommandRecord { serial, expires, command, reply, retained, origin, sent_as } in records {
             let room = self.bytes.take(command.to_json().len());

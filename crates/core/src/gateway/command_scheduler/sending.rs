@@ -69,7 +69,7 @@ impl CommandScheduler {
         let command = &waiting.command;
         let attempts = Attempts::first(&command.operation, &device.registration);
         let request = command.operation.request_in(attempts.formats(), &device.registration);
-        let limits = &context.settings.limits;
+        let limits = &context.config.limits;
         if request.payload.len() > limits.sent_body_size {
             let reason = format!("the body is longer than {} bytes", limits.sent_body_size);
             refuse_command(context, device, command, CommandOutcome::Refused, &reason);
@@ -91,7 +91,7 @@ impl CommandScheduler {
             self.retained.remember(&device.registration.endpoint, digest);
         }
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
-        waiting.expires = waiting.expires.max(context.now + context.settings.coap.max_transmit_wait());
+        waiting.expires = waiting.expires.max(context.now + context.config.coap.max_transmit_wait());
         device.sent(context.now, exchange, waiting, attempts);
         if let Some(in_flight) = device.in_flight() {
             tell_onlookers(context, device, &in_flight.command, CommandStage::Sent);
@@ -113,7 +113,7 @@ impl CommandScheduler {
             return Some(in_flight);
         };
         let request = operation.request_in(in_flight.attempts.formats(), &device.registration);
-        if request.payload.len() > context.settings.limits.sent_body_size {
+        if request.payload.len() > context.config.limits.sent_body_size {
             return Some(in_flight);
         }
         context.report(Report::FormatRejected { endpoint: device.registration.endpoint.clone(), format });
@@ -126,7 +126,7 @@ impl CommandScheduler {
     }
 
     pub(super) fn next_auto_observation(&mut self, context: &Context, device: &mut Device) -> Option<PendingCommand> {
-        let asked = device.observations.next_scheduled(context.settings.limits.composite_paths)?;
+        let asked = device.observations.next_scheduled(context.config.limits.composite_paths)?;
         let command = self.auto_observe.command(asked);
         Some(PendingCommand::new(self.next_number(), command, context.now, self.bytes.take(0)))
     }
@@ -187,7 +187,7 @@ fn send_marked(
 
 /// Admits a command: while the program shuts down it waits, whatever its device does.
 pub(super) fn admit(context: &Context, device: &mut Device, waiting: PendingCommand) -> AdmitOutcome {
-    let limits = queue_limits(&context.settings.limits);
+    let limits = queue_limits(&context.config.limits);
     if context.draining {
         device.keep(context.now, waiting, limits)
     } else {

@@ -18,8 +18,8 @@ struct SchedulerScene {
 }
 
 impl SchedulerScene {
-    fn new(settings: GatewayConfig) -> Self {
-        let context = context(settings);
+    fn new(config: GatewayConfig) -> Self {
+        let context = context(config);
         let start = context.now;
         Self { device: device(7, &["lt=86400"], start), commands: CommandScheduler::default(), context, start }
     }
@@ -28,8 +28,8 @@ impl SchedulerScene {
         Self::new(GatewayConfig::default())
     }
 
-    fn asleep(settings: GatewayConfig) -> Self {
-        let mut scene = Self::new(settings);
+    fn asleep(config: GatewayConfig) -> Self {
+        let mut scene = Self::new(config);
         scene.device.set_awake_window(Some(Duration::from_secs(22)));
         scene.at(30.0);
         scene
@@ -112,9 +112,9 @@ fn observe(number: u64) -> Value {
 }
 
 fn limited(change: impl FnOnce(&mut Limits)) -> GatewayConfig {
-    let mut settings = GatewayConfig::default();
-    change(&mut settings.limits);
-    settings
+    let mut config = GatewayConfig::default();
+    change(&mut config.limits);
+    config
 }
 
 /// Returns the last segment of the path of each request that was sent.

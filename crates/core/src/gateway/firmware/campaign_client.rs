@@ -91,7 +91,7 @@ impl CampaignClient {
 
     /// Connects, if it is time.
     pub(crate) fn handle_timeout(&mut self, context: &mut Context) {
-        let login = context.settings.firmware.login.clone();
+        let login = context.config.firmware.login.clone();
         self.connection.handle_timeout(context, login, PREFIX, COMMANDS.to_owned());
     }
 
@@ -198,7 +198,7 @@ impl CampaignClient {
     /// Publishes how far a campaign is, if that has changed, at most once per
     /// `firmware.progress_interval`.
     pub(crate) fn tell_progress(&mut self, context: &mut Context, name: &CampaignName, campaign: &Campaign) {
-        let interval = context.settings.firmware.progress_interval;
+        let interval = context.config.firmware.progress_interval;
         let is_due = |told: &(Instant, Counts)| told.1 != *campaign.counts() && context.now >= told.0 + interval;
         if self.connection.is_connected() && self.told.get(name).is_none_or(is_due) {
             self.tell_status(context, name, &campaign.view());

@@ -234,7 +234,7 @@ impl Campaigns {
 
     pub(crate) fn next_deadline(&self, context: &Context) -> Option<Instant> {
         let moment = moment(context);
-        let interval = context.settings.firmware.progress_interval;
+        let interval = context.config.firmware.progress_interval;
         // A gateway that stops begins nothing.
         let campaigns = self.campaigns.iter().filter(|_| !context.draining);
         let deadlines = campaigns.flat_map(|(name, campaign)| {

@@ -93,7 +93,7 @@ impl FirmwareJobs {
         if let Some(former) = self.by_endpoint.get(&endpoint).copied() {
             self.forget(context, former);
         }
-        while self.jobs.len() >= context.settings.limits.firmware_jobs
+        while self.jobs.len() >= context.config.limits.firmware_jobs
             && let Some(oldest) = self.ended.values().next().copied()
         {
             self.forget(context, oldest);
@@ -122,7 +122,7 @@ impl FirmwareJobs {
     pub(crate) fn left(&mut self, context: &mut Context, device: &Device) {
         let Some(id) = self.by_registration.remove(&device.id) else { return };
         let Some(owned) = self.jobs.get_mut(&id) else { return };
-        let silence = allowed_silence(&context.settings, &device.registration);
+        let silence = allowed_silence(&context.config, &device.registration);
         owned.registration = None;
         owned.ends = Some(device.last_heard() + silence + silence);
         owned.silence = silence;
@@ -168,7 +168,7 @@ impl FirmwareJobs {
         if is_lost {
             owned.job.lost_device();
         } else {
-            owned.job.handle_timeout(context.now, &context.settings.firmware);
+            owned.job.handle_timeout(context.now, &context.config.firmware);
         }
         self.settle(context, None, id);
         let is_over = |job: &Job| job.is_over() && (is_lost || !job.owes_drop());
@@ -181,7 +181,7 @@ impl FirmwareJobs {
     /// bytes are to be asked for again.
     pub(crate) fn handle_timeout(&mut self, context: &Context, device: &Device, uploaded: Option<u64>) -> bool {
         let Some(owned) = self.of_mut(device.id) else { return false };
-        let (now, config) = (context.now, &context.settings.firmware);
+        let (now, config) = (context.now, &context.config.firmware);
         if let Some(bytes) = uploaded {
             owned.job.moved(now, bytes, config);
         }
@@ -254,7 +254,7 @@ impl FirmwareJobs {
     fn attach(&mut self, context: &mut Context, device: &Device, id: JobId) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
         owned.registration = Some(device.id);
-        owned.silence = allowed_silence(&context.settings, &device.registration);
+        owned.silence = allowed_silence(&context.config, &device.registration);
         owned.ends = None;
         // Another identity may fetch the image now.
         owned.is_offered = false;
@@ -284,7 +284,7 @@ impl FirmwareJobs {
     /// so that a block which a device fetches costs little.
     fn schedule(&mut self, context: &Context, id: JobId) {
         let Some(owned) = self.jobs.get(&id) else { return };
-        let due = [owned.job.next_deadline(&context.settings.firmware), owned.ends, owned.read_again];
+        let due = [owned.job.next_deadline(&context.config.firmware), owned.ends, owned.read_again];
         match due.into_iter().flatten().min() {
             Some(at) if self.deadlines.get(id).is_none_or(|set| at < set) => self.deadlines.set(id, at),
             Some(_) => {}
@@ -313,7 +313,7 @@ impl FirmwareJobs {
     pub(crate) fn next_request(&mut self, context: &mut Context, device: &Device) -> Option<JobRequest> {
         let id = self.id_of(device.id)?;
         let owned = self.jobs.get_mut(&id)?;
-        let request = owned.job.next_request(context.now, &context.settings.firmware)?;
+        let request = owned.job.next_request(context.now, &context.config.firmware)?;
         owned.passed_over = 0;
         self.settle(context, Some(device), id);
         Some(request)
@@ -336,19 +336,19 @@ impl FirmwareJobs {
 
     pub(crate) fn answered(&mut self, context: &Context, device: &Device, answer: Answer<'_>) {
         if let Some(owned) = self.of_mut(device.id) {
-            owned.job.answered(context.now, answer, &context.settings.firmware);
+            owned.job.answered(context.now, answer, &context.config.firmware);
         }
     }
 
     pub(crate) fn notified(&mut self, context: &Context, device: &Device, entries: &[Entry]) {
         if let Some(owned) = self.of_mut(device.id) {
-            owned.job.notified(context.now, entries, &context.settings.firmware);
+            owned.job.notified(context.now, entries, &context.config.firmware);
         }
     }
 
     pub(crate) fn observation_ended(&mut self, context: &Context, device: &Device, path: Path) {
         if let Some(owned) = self.of_mut(device.id) {
-            owned.job.observation_ended(context.now, path, &context.settings.firmware);
+            owned.job.observation_ended(context.now, path, &context.config.firmware);
         }
     }
 
@@ -362,7 +362,7 @@ impl FirmwareJobs {
     /// A device has fetched a block of its image.
     pub(crate) fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: Fetched) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
-        owned.job.fetched(context.now, fetched, &context.settings.firmware);
+        owned.job.fetched(context.now, fetched, &context.config.firmware);
         let events = owned.job.take_events();
         let has_news = !events.is_empty();
         for status in events {
@@ -377,7 +377,7 @@ impl FirmwareJobs {
     /// The file of the image of a job cannot be read now.
     pub(crate) fn image_unreadable(&mut self, context: &Context, id: JobId) {
         if let Some(owned) = self.jobs.get_mut(&id) {
-            owned.job.image_unreadable(context.now, &context.settings.firmware);
+            owned.job.image_unreadable(context.now, &context.config.firmware);
         }
     }
 
@@ -557,7 +557,7 @@ impl FirmwareJobs {
     ) {
         let JobRecord { spec, progress, echo, update_ends, silence, ends } = record;
         // The device may have ended its update while nobody listened: it gets the time to be asked.
-        let soonest = context.now + context.settings.firmware.stall_timeout;
+        let soonest = context.now + context.config.firmware.stall_timeout;
         let update_ends = update_ends.map(|at| context.wall_clock.moment(at).max(soonest));
         let job = Job::restored(context.now, spec, progress, update_ends);
         let id = self.insert(endpoint.into(), job, echo);

@@ -49,7 +49,7 @@ pub(in crate::gateway) fn handle(
     let Some((job, image)) = pull.map(|pull| (pull.job, pull.image)) else {
         return refuse(context, id, Code::NOT_FOUND);
     };
-    let block = match asked_for(request, BlockSize::at_most(context.settings.coap.block_size)) {
+    let block = match asked_for(request, BlockSize::at_most(context.config.coap.block_size)) {
         Ok(block) if block.offset() as u64 >= image.size => return refuse(context, id, Code::BAD_REQUEST),
         Ok(block) => block,
         Err(code) => return refuse(context, id, code),

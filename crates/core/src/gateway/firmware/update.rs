@@ -116,16 +116,16 @@ pub(in crate::gateway) fn spec_of_image(
     {
         return Err(UpdateRefusal::bad(format!("the image has the SHA-256 {}, not {wanted}", image.sha256)));
     }
-    let settings = &context.settings;
-    let block_size = request.block_size.map_or(settings.coap.block_size as u64, u64::from).clamp(16, 1024);
+    let config = &context.config;
+    let block_size = request.block_size.map_or(config.coap.block_size as u64, u64::from).clamp(16, 1024);
     let scheme = if device.peer.association.is_some() { UriScheme::Coaps } else { UriScheme::Coap };
-    let is_offered = settings.firmware.public_uris.of(scheme).is_some();
+    let is_offered = config.firmware.public_uris.of(scheme).is_some();
     let is_pushed = request.method == MethodChoice::Push || request.method == MethodChoice::Auto && !is_offered;
     if is_pushed && image.size > MOST_BLOCKS * block_size {
         return Err(UpdateRefusal::bad(format!("the image has more than {MOST_BLOCKS} blocks of {block_size} bytes")));
     }
     let spec = spec(context, instance, request, Package::Image { name: name.clone(), image });
-    match context.settings.firmware.public_uris.of(scheme) {
+    match context.config.firmware.public_uris.of(scheme) {
         Some(public) if spec.method != MethodChoice::Push => {
             public.of_image(&spec.key, &name).map_err(|error| UpdateRefusal::bad(error.to_string()))?;
         }
@@ -151,7 +151,7 @@ pub(in crate::gateway) fn spec_of_uri(
 fn spec(context: &mut Context, instance: u16, request: UpdateRequest, package: Package) -> JobSpec {
     let UpdateRequest { method, activate, version, block_size, attempts, .. } = request;
     let label = JobLabel::from_random(context.rng.random());
-    let key = PullKey::from_random(context.rng.random(), context.settings.coap.shards);
+    let key = PullKey::from_random(context.rng.random(), context.config.coap.shards);
     JobSpec { label, key, instance, package, method, activate, version, block_size, attempts }
 }
 

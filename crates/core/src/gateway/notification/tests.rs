@@ -26,9 +26,9 @@ struct Observed {
 
 impl Observed {
     fn new(acknowledging: AckMode) -> Self {
-        let mut settings = GatewayConfig::default();
-        settings.coap.acknowledge_notifications = acknowledging;
-        let mut context = context(settings);
+        let mut config = GatewayConfig::default();
+        config.coap.acknowledge_notifications = acknowledging;
+        let mut context = context(config);
         let mut device = device(7, &[], Instant::now());
         let observe = json!({ "reqID": 1, "msgType": "observe", "data": { "path": PATH } }).to_string();
         let command = downlink::parse(observe.as_bytes(), context.command_context(&device.registration)).unwrap();

@@ -22,8 +22,8 @@ struct RegisteredDevicesScene {
 }
 
 impl RegisteredDevicesScene {
-    fn new(settings: GatewayConfig) -> Self {
-        let context = context(settings);
+    fn new(config: GatewayConfig) -> Self {
+        let context = context(config);
         let start = context.now;
         Self { context, devices: RegisteredDevices::default(), start }
     }
@@ -99,9 +99,9 @@ impl RegisteredDevicesScene {
 }
 
 fn limited(devices: usize) -> GatewayConfig {
-    let mut settings = GatewayConfig::default();
-    settings.limits.devices = devices;
-    settings
+    let mut config = GatewayConfig::default();
+    config.limits.devices = devices;
+    config
 }
 
 fn left(endpoint: &str, reason: LeaveReason) -> Report {

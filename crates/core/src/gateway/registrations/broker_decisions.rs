@@ -32,7 +32,7 @@ impl Registrations {
         let Some(mut pending) = self.pending.remove(id) else { return };
         let replaced = self.devices.replace(context, &endpoint);
 
-        let location = Location::from_random(context.rng.random(), context.settings.coap.shards);
+        let location = Location::from_random(context.rng.random(), context.config.coap.shards);
         let early = std::mem::take(&mut pending.early);
         context.tell_when_stored(Awaited::Device(&endpoint), |context| {
             context.respond(pending.request, created(&location));
@@ -65,11 +65,11 @@ impl Registrations {
     fn enter(&mut self, context: &mut Context, pending: PendingRegistration, location: Location) {
         let PendingRegistration { id, registration, peer, identity, topics, .. } = pending;
         let (endpoint, lifetime) = (registration.endpoint.clone(), registration.lifetime);
-        let evicted = self.profiles.learn(&registration, identity.is_some(), context.settings.limits.profiles);
+        let evicted = self.profiles.learn(&registration, identity.is_some(), context.config.limits.profiles);
         if evicted > 0 {
             context.report(Report::ProfilesEvicted { profiles: evicted });
         }
-        let payload = uplink::register(&registration, proven(&context.settings, identity.as_deref()));
+        let payload = uplink::register(&registration, proven(&context.config, identity.as_deref()));
         let publication = Publication::new(topics.register(), payload, UplinkClass::Registration);
         let last_heard = context.now;
         self.devices.insert(context, NewDevice { id, registration, location, peer, identity, topics, last_heard });
@@ -92,7 +92,7 @@ impl Registrations {
             refuse_early(context, &pending, (&payload, properties), CommandOutcome::Expired, reason);
         }
         self.give_client_back(context, &pending);
-        let response = unavailable(word, context.settings.limits.retry_after);
+        let response = unavailable(word, context.config.limits.retry_after);
         let (endpoint, peer) = (pending.registration.endpoint.clone(), pending.peer);
         context.claims.mark_unclaimed(&endpoint);
         self.answer_rejected(context, (peer, pending.request), endpoint, response, reason.to_owned());
@@ -110,9 +110,7 @@ impl Registrations {
                 (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
             }
             // The answer must not show the addresses of the broker: anybody can ask.
-            ConnectError::Unavailable(reason) => {
-                (unavailable("no broker", context.settings.limits.retry_after), reason)
-            }
+            ConnectError::Unavailable(reason) => (unavailable("no broker", context.config.limits.retry_after), reason),
         };
         let predecessor = self.devices.registry().id_by_endpoint(&registration.endpoint).zip(predecessor_closed);
         self.answer_rejected(context, (peer, request), registration.endpoint, response, reason);
@@ -159,7 +157,7 @@ impl Registrations {
         device.publishes_as = device.id;
         if pending.predecessor_adopted
             && let Ok((client, _)) =
-                client(&context.settings, &device.registration, device.peer, device.identity.as_deref())
+                client(&context.config, &device.registration, device.peer, device.identity.as_deref())
         {
             context.command_broker(BrokerCommand::Resume { registration: device.id, client });
         }

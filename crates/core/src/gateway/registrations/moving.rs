@@ -67,7 +67,7 @@ impl Registrations {
                         return Err(None);
                     }
                 } else if let Some(reason) =
-                    forbids_request(&context.settings.identity, device, *peer, || identity.clone())
+                    forbids_request(&context.config.identity, device, *peer, || identity.clone())
                 {
                     return Err(Some(reason));
                 }

@@ -123,15 +123,15 @@ struct CountedGateway {
 
 impl CountedGateway {
     fn new() -> Self {
-        let mut settings = GatewayConfig::default();
-        settings.coap.acknowledge_notifications = AckMode::Deferred;
-        settings.lifetimes = Duration::from_secs(1)..=Duration::from_secs(1_000);
+        let mut config = GatewayConfig::default();
+        config.coap.acknowledge_notifications = AckMode::Deferred;
+        config.lifetimes = Duration::from_secs(1)..=Duration::from_secs(1_000);
         let paths = ["/3303/0", "/3303/1", "/3304/0"].map(|path| path.parse().expect("a path"));
-        settings.auto_observe = AutoObserve::Paths(paths.to_vec());
-        settings.limits.pending_commands = 5;
+        config.auto_observe = AutoObserve::Paths(paths.to_vec());
+        config.limits.pending_commands = 5;
         let now = Instant::now();
         Self {
-            gateway: Gateway::new(settings, Arc::new(Model::default()), [5; 32], now, YEAR_2026),
+            gateway: Gateway::new(config, Arc::new(Model::default()), [5; 32], now, YEAR_2026),
             now,
             next_id: 0,
             locations: BTreeMap::new(),

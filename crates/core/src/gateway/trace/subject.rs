@@ -67,7 +67,7 @@ impl Gateway {
         let concerned = message.and_then(|message| Concerned::of(context, registrations, peer, message));
         let registering = message.filter(|message| is_register(message) || begins_session(message));
         let registering = registering.and_then(|register| {
-            let identity = &context.settings.identity;
+            let identity = &context.config.identity;
             endpoint_of_register(identity, facts.identity.as_deref(), register)
         });
         let named = concerned.as_ref().map(|concerned| concerned.device.registration.endpoint.as_str()).or(registering);

@@ -12,9 +12,9 @@ use super::*;
 const OWN: RegistrationId = RegistrationId(0);
 
 fn connected() -> Scene {
-    let mut scene = scene_with(account(json!({ "delete": [] })), |settings| {
+    let mut scene = scene_with(account(json!({ "delete": [] })), |config| {
         let client = BrokerLogin { username: "bs".to_owned(), password: None };
-        settings.bootstrap.as_mut().expect("it is on").login = Some(client);
+        config.bootstrap.as_mut().expect("it is on").login = Some(client);
     });
     scene.advance(0.0);
     expect_client(&mut scene);

@@ -41,8 +41,8 @@ fn stored() -> (Scene, MemoryStore) {
 
 /// Kills the gateway, and begins the next process with what the store has.
 fn restart(scene: &mut Scene, store: &MemoryStore) {
-    let settings = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
-    scene.gateway = Gateway::new(settings, model(), [9; 32], scene.now, Duration::from_secs(1_700_000_000));
+    let config = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
+    scene.gateway = Gateway::new(config, model(), [9; 32], scene.now, Duration::from_secs(1_700_000_000));
     store.restore(&mut scene.gateway, scene.now);
     scene.gateway.set_bootstrap_accounts(scene.now, accounts(json!([account(json!({}))])));
     scene.settle();

@@ -141,11 +141,11 @@ fn the_device_may_answer_each_request_later() {
 
 #[test]
 fn a_session_ends_after_session_timeout() {
-    let settings = |settings: &mut GatewayConfig| {
-        let bootstrap = settings.bootstrap.as_mut().expect("it is on");
+    let config = |config: &mut GatewayConfig| {
+        let bootstrap = config.bootstrap.as_mut().expect("it is on");
         bootstrap.session_timeout = std::time::Duration::from_secs(30);
     };
-    let mut scene = scene_with(account(json!({})), settings);
+    let mut scene = scene_with(account(json!({})), config);
     begin(&mut scene, "ep=dev-7");
     // The device takes its time at each step.
     let delete = scene.expect_request(Code::DELETE, "/0");
@@ -209,9 +209,9 @@ fn a_device_that_has_rebooted_asks_from_another_port() {
 #[test]
 fn a_device_that_only_acknowledges_the_discover_has_no_more_time_than_a_session() {
     for (session_timeout, ends_after) in [(4, 4.0), (240, 10.0)] {
-        let mut scene = scene_with(account(json!({})), |settings| {
-            let settings = settings.bootstrap.as_mut().expect("it is on");
-            settings.session_timeout = Duration::from_secs(session_timeout);
+        let mut scene = scene_with(account(json!({})), |config| {
+            let config = config.bootstrap.as_mut().expect("it is on");
+            config.session_timeout = Duration::from_secs(session_timeout);
         });
         ask(&mut scene, "ep=dev-7");
         let discover = scene.expect_request(Code::GET, "");

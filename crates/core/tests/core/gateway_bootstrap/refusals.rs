@@ -83,7 +83,7 @@ fn without_a_bootstrap_server_there_is_nothing() {
 
 #[test]
 fn a_socket_serves_what_its_role_says() {
-    let with_role = |role| scene_with(account(json!({})), |settings| settings.roles = vec![role]);
+    let with_role = |role| scene_with(account(json!({})), |config| config.roles = vec![role]);
     let mut registration = with_role(SocketRole::Registration);
     assert_eq!(refused(&mut registration, Code::POST, "bs", "ep=dev-7"), Code::NOT_FOUND);
     assert_eq!(refused(&mut registration, Code::GET, "bspack", "ep=dev-7"), Code::NOT_IMPLEMENTED);
@@ -128,7 +128,7 @@ fn a_stranger_gets_no_more_bytes_than_a_few_requests_and_no_session_for_long() {
 
 #[test]
 fn sessions_without_dtls_take_half_of_the_places() {
-    let limit = |settings: &mut GatewayConfig| settings.bootstrap.as_mut().expect("it is on").sessions = 4;
+    let limit = |config: &mut GatewayConfig| config.bootstrap.as_mut().expect("it is on").sessions = 4;
     let mut scene = scene_with(account(json!({})), limit);
     for number in 1..=3 {
         scene.peer = peer(number);
@@ -153,9 +153,9 @@ fn sessions_without_dtls_take_half_of_the_places() {
 /// Forged requests of one address do not keep the devices of other addresses away.
 #[test]
 fn when_half_of_the_places_without_dtls_are_taken_an_address_has_a_share() {
-    let mut scene = scene_with(account(json!({})), |settings| {
-        settings.bootstrap.as_mut().expect("it is on").sessions = 200;
-        settings.limits.unregistered.address.burst = 1_000;
+    let mut scene = scene_with(account(json!({})), |config| {
+        config.bootstrap.as_mut().expect("it is on").sessions = 200;
+        config.limits.unregistered.address.burst = 1_000;
     });
     let begins = |scene: &mut Scene, number: u32, port: u16| {
         scene.peer = Peer { address: (peer(number).address.ip(), port).into(), ..peer(number) };
@@ -183,9 +183,9 @@ fn when_half_of_the_places_without_dtls_are_taken_an_address_has_a_share() {
 
 #[test]
 fn strangers_are_limited_like_everywhere() {
-    let mut scene = scene_with(account(json!({})), |settings| {
-        settings.limits.unregistered.address.burst = 5;
-        settings.limits.unregistered.address.per_second = 1;
+    let mut scene = scene_with(account(json!({})), |config| {
+        config.limits.unregistered.address.burst = 5;
+        config.limits.unregistered.address.per_second = 1;
     });
     for number in 0..20 {
         let request = scene.request(Code::POST, &["bs"], &format!("ep=nobody-{number}&pct=1"));
@@ -197,7 +197,7 @@ fn strangers_are_limited_like_everywhere() {
 
 #[test]
 fn generated_keys_have_a_limit() {
-    let limit = |settings: &mut GatewayConfig| settings.bootstrap.as_mut().expect("it is on").generated_keys = 1;
+    let limit = |config: &mut GatewayConfig| config.bootstrap.as_mut().expect("it is on").generated_keys = 1;
     let mut scene = scene_with(generating(json!({})), limit);
     begin(&mut scene, "ep=dev-1");
     obey(&mut scene);

@@ -90,14 +90,14 @@ impl Secured {
     }
 
     fn create(now: Instant, roles: &[SocketRole], account: Value, bootstrap: BootstrapConfig, left: Left) -> Self {
-        let settings = GatewayConfig { bootstrap: Some(bootstrap), roles: roles.to_vec(), ..GatewayConfig::default() };
+        let config = GatewayConfig { bootstrap: Some(bootstrap), roles: roles.to_vec(), ..GatewayConfig::default() };
         let dtls = DtlsConfig { realms: roles.iter().map(|role| role.realm()).collect(), ..DtlsConfig::default() };
         let acceptor = Acceptor::new(&AcceptorConfig { psk: true, ..AcceptorConfig::default() }).expect("an acceptor");
         let mut server = DtlsServer::new(dtls, Some(acceptor), [3; 32], now);
         // Restored sessions begin in the terms after those of their records.
         let terms = WriteTerms::new(Term::new(1), now, Duration::ZERO);
         let restored = server.restore(now, terms, left.associations);
-        let mut gateway = Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
+        let mut gateway = Gateway::new(config, model(), [7; 32], now, Duration::from_secs(1_700_000_000));
         gateway.set_bootstrap_accounts(now, accounts(json!([account])));
         gateway.restore_generated_keys(left.keys);
         let mut gateway = gateway.with_dtls(server, 0);

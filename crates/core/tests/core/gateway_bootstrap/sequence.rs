@@ -259,10 +259,10 @@ fn a_generated_key_is_given_again_and_survives_a_restart() {
 
     let shown = format!("{store:?} {:?}", reports(&mut scene));
     assert!(store.generated_keys.contains_key("dev-7") && shown.contains("SecretBytes(..)"), "{shown}");
-    let settings = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
+    let config = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
     let unix_time = std::time::Duration::from_secs(1_700_000_000);
     let mut restarted = scene_with(generating(json!({})), |_| {});
-    restarted.gateway = Gateway::new(settings, model(), [9; 32], restarted.now, unix_time);
+    restarted.gateway = Gateway::new(config, model(), [9; 32], restarted.now, unix_time);
     store.restore(&mut restarted.gateway, restarted.now);
     restarted.gateway.set_bootstrap_accounts(restarted.now, accounts(json!([generating(json!({}))])));
     assert_eq!(bootstrap(&mut restarted, &mut store, "dev-7"), first);

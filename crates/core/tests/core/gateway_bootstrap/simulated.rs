@@ -30,17 +30,17 @@ struct Line {
 impl Line {
     fn new(version: SimulatedVersion, format: Option<u16>, loss: f64, seed: u8) -> Self {
         let now = beginning();
-        let settings = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
+        let config = GatewayConfig { bootstrap: Some(BootstrapConfig::default()), ..GatewayConfig::default() };
         let unix_time = Duration::from_secs(1_700_000_000);
-        let mut gateway = Gateway::new(settings, model(), [seed; 32], now, unix_time);
+        let mut gateway = Gateway::new(config, model(), [seed; 32], now, unix_time);
         gateway.set_bootstrap_accounts(now, accounts(json!([account(json!({ "verify": true }))])));
-        let settings = SimulatedDeviceConfig {
+        let config = SimulatedDeviceConfig {
             bootstrap: true,
             bootstrap_format: format,
             notification_interval: None,
             ..SimulatedDeviceConfig::of_version("dev-7", version)
         };
-        let mut device = SimulatedDevice::new(settings, seed.into());
+        let mut device = SimulatedDevice::new(config, seed.into());
         device.start(now);
         let rng = StdRng::seed_from_u64(seed.into());
         let (up, down, events, reports) = (VecDeque::new(), VecDeque::new(), Vec::new(), Vec::new());

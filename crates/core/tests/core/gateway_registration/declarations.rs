@@ -98,7 +98,7 @@ fn the_report_of_a_1_2_device_has_what_it_said() {
 
 #[test]
 fn reports_have_the_attributes_of_links_where_the_operator_wants_them() {
-    let mut scene = Scene::with(|settings| settings.report_attributes = true);
+    let mut scene = Scene::with(|config| config.report_attributes = true);
     let mut register = scene.register_message(QUERY);
     register.payload = b"</>;rt=\"oma.lwm2m\";ct=112,</3/0>,</19/0>;ver=1.1".to_vec();
     scene.device_sends(&register);
@@ -187,9 +187,9 @@ fn a_list_of_which_nothing_makes_sense_is_refused() {
 fn names_that_mqtt_does_not_allow_are_refused_before_the_broker_sees_them() {
     for (name, template) in [("ep", ""), ("imei", "${imei}")] {
         for character in ['\u{1}', '\n', '\u{7f}', '\u{85}', '\u{fffe}', '\u{ffff}'] {
-            let mut scene = Scene::with(|settings| {
+            let mut scene = Scene::with(|config| {
                 if !template.is_empty() {
-                    settings.client.clientid = Template::for_client(template).expect("a template");
+                    config.client.clientid = Template::for_client(template).expect("a template");
                 }
             });
             let query = match name {
@@ -208,8 +208,8 @@ fn names_that_mqtt_does_not_allow_are_refused_before_the_broker_sees_them() {
 }
 #[test]
 fn an_endpoint_name_never_becomes_a_shared_subscription() {
-    let mut scene = Scene::with(|settings| {
-        settings.translators.mountpoint = Template::for_topic("${endpoint_name}/").unwrap();
+    let mut scene = Scene::with(|config| {
+        config.translators.mountpoint = Template::for_topic("${endpoint_name}/").unwrap();
     });
     for name in ["$share", "$SYS", "$queue"] {
         let register = scene.register_message(&format!("ep={name}&lt=300"));

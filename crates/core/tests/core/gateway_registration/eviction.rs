@@ -6,9 +6,9 @@ const DAY: f64 = 86_400.0;
 
 /// A house for three devices that is full: `old-1`, `old-2` and `old-3`, an hour apart, with a lifetime of a year each.
 fn full_house() -> Scene {
-    let mut scene = Scene::with(|settings| {
-        settings.limits.devices = 3;
-        settings.lifetimes = Duration::from_secs(1)..=Duration::from_secs(400 * 86_400);
+    let mut scene = Scene::with(|config| {
+        config.limits.devices = 3;
+        config.lifetimes = Duration::from_secs(1)..=Duration::from_secs(400 * 86_400);
     });
     for number in 1..=3 {
         scene.peer = peer(number);
@@ -111,9 +111,9 @@ fn of_many_that_wait_for_one_place_the_broker_s_first_gets_it_and_the_others_are
 #[test]
 fn to_look_for_the_silent_costs_no_look_at_every_device() {
     const DEVICES: u32 = 5_000;
-    let mut scene = Scene::with(|settings| {
-        settings.limits.devices = DEVICES as usize;
-        settings.lifetimes = Duration::from_secs(1)..=Duration::from_secs(400 * 86_400);
+    let mut scene = Scene::with(|config| {
+        config.limits.devices = DEVICES as usize;
+        config.lifetimes = Duration::from_secs(1)..=Duration::from_secs(400 * 86_400);
     });
     let mut locations = Vec::new();
     for number in 0..DEVICES {

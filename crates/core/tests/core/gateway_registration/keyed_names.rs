@@ -13,9 +13,9 @@ fn a_name_that_has_a_key_is_not_registered_over_plain_udp() {
         (pattern, false, "dev-7", None),
         (IdentityRule::None, false, "dev-7", None),
     ] {
-        let mut scene = Scene::with(|settings| {
-            settings.identity = rule.clone();
-            settings.plain_udp_for_psk_devices = allowed;
+        let mut scene = Scene::with(|config| {
+            config.identity = rule.clone();
+            config.plain_udp_for_psk_devices = allowed;
         });
         scene.gateway.set_keyed_identities([PskIdentity::new(identity.as_bytes()).unwrap()].into());
         let register = scene.send_register(QUERY);

@@ -45,7 +45,7 @@ fn updates_are_published_when_the_condition_says_so() {
         (UpdatePublish::Always, [true, true, true]),
     ];
     for (condition, published) in cases {
-        let mut scene = Scene::registered_with(|settings| settings.update_msg_publish_condition = condition);
+        let mut scene = Scene::registered_with(|config| config.update_msg_publish_condition = condition);
         let updates = [scene.update("lt=60"), scene.update_with_links(LINKS), scene.update_with_links("</3/0>")];
         for (update, published) in updates.iter().zip(published) {
             scene.ask(update, Code::CHANGED);

@@ -89,7 +89,7 @@ fn a_device_that_is_refused_is_told_why_as_far_as_that_fits_into_its_request() {
 
 #[test]
 fn a_device_that_comes_while_the_broker_is_away_is_told_when_to_try_again() {
-    let mut scene = Scene::with(|settings| settings.limits.retry_after = Duration::from_secs(17));
+    let mut scene = Scene::with(|config| config.limits.retry_after = Duration::from_secs(17));
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Unavailable("no route".to_owned());
@@ -195,7 +195,7 @@ fn commands_that_come_while_the_register_waits_are_carried_out_after_the_report(
 
 #[test]
 fn devices_over_the_limit_are_told_to_try_again_later() {
-    let mut scene = Scene::with(|settings| settings.limits.devices = 1);
+    let mut scene = Scene::with(|config| config.limits.devices = 1);
     let first = scene.send_register(QUERY);
     scene.expect_connect();
     let refused = scene.send_register("ep=dev-8");
@@ -220,7 +220,7 @@ fn devices_over_the_limit_are_told_to_try_again_later() {
 
 #[test]
 fn more_requests_than_can_wait_are_dropped_and_taken_when_they_come_again() {
-    let mut scene = Scene::with(|settings| settings.coap.pending_requests = 1);
+    let mut scene = Scene::with(|config| config.coap.pending_requests = 1);
     let first = scene.send_register(QUERY);
     scene.expect_connect();
     let second = scene.register_message("ep=dev-8");
@@ -237,8 +237,8 @@ fn more_requests_than_can_wait_are_dropped_and_taken_when_they_come_again() {
 /// Some clients cannot keep more of it.
 #[test]
 fn the_location_has_twelve_characters_that_are_new_each_time() {
-    let mut scene = Scene::with(|settings| {
-        settings.translators.mountpoint = Template::for_topic("lwm2m/dev-7/").expect("a template");
+    let mut scene = Scene::with(|config| {
+        config.translators.mountpoint = Template::for_topic("lwm2m/dev-7/").expect("a template");
     });
     let mut locations = std::collections::HashSet::new();
     for number in 0..100 {

@@ -251,7 +251,7 @@ fn a_new_observation_is_in_the_write_that_has_the_answer() {
 
 #[test]
 fn the_commands_of_a_sleeping_device_follow_each_other_however_late_the_store_is() {
-    let mut scene = Scene::with(|settings| settings.awake_window = Duration::from_millis(1));
+    let mut scene = Scene::with(|config| config.awake_window = Duration::from_millis(1));
     scene.gateway.restore(scene.now, Vec::new());
     scene.gateway.tell_when_stored(PATIENCE);
     let _register = scene.send_register(&format!("{QUERY}&b=UQ"));

@@ -58,13 +58,13 @@ fn no_more_of_a_certificate_is_kept_than_some_names_of_some_length() {
 fn our_chain_is_shown_with_the_authorities_between() {
     let root = Certified::authority("root");
     let server = CertificateRequest::new("gateway").issue(Some(&root));
-    let mut settings = with_certificate(&server, &root, VerifyMode::None);
-    settings.certificate_chain = Some([server.certificate_pem(), root.certificate_pem()].concat());
+    let mut config = with_certificate(&server, &root, VerifyMode::None);
+    config.certificate_chain = Some([server.certificate_pem(), root.certificate_pem()].concat());
     let client = DtlsClientConfig {
         authorities: Some(root.certificate.clone()),
         ..DtlsClientConfig::new(ClientCredentials::Nothing, SUITE)
     };
-    let mut scene = HandshakeScene::new(&settings, client);
+    let mut scene = HandshakeScene::new(&config, client);
 
     scene.run().assert_established().assert_data_flows();
 
@@ -96,8 +96,8 @@ fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
         (self_signed, CertificateFault::UnknownAuthority, 48),
     ] {
         for required in [true, false] {
-            let settings = gateway(&authority, VerifyMode::Peer { required });
-            let mut scene = HandshakeScene::new(&settings, client(&device));
+            let config = gateway(&authority, VerifyMode::Peer { required });
+            let mut scene = HandshakeScene::new(&config, client(&device));
             scene.run().assert_failed(HandshakeError::CertificateRefused(fault));
             assert_eq!(scene.client.state(), ClientState::Refused(alert));
         }
@@ -132,15 +132,15 @@ fn a_pinned_certificate_needs_no_authority_and_no_date() {
     let authority = Certified::authority("CA");
     let device = CertificateRequest::new("device").expired().issue(None);
     let pin = Pinned { name: "device".to_owned(), pem: device.certificate_pem() };
-    let settings = AcceptorConfig { pinned: vec![pin], authorities: None, ..gateway(&authority, REQUIRED) };
+    let config = AcceptorConfig { pinned: vec![pin], authorities: None, ..gateway(&authority, REQUIRED) };
 
-    let mut scene = HandshakeScene::new(&settings, client(&device));
+    let mut scene = HandshakeScene::new(&config, client(&device));
     scene.run().assert_established().assert_data_flows();
     assert_eq!(scene.identity().name(), Some("device"));
 
     // Another certificate of the same name and the same key is another one.
     let again = CertificateRequest::new("device").with_key(device.key.clone()).issue(None);
-    HandshakeScene::new(&settings, client(&again))
+    HandshakeScene::new(&config, client(&again))
         .run()
         .assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownAuthority));
 }
@@ -150,16 +150,16 @@ fn a_pinned_key_accepts_any_certificate_of_it_and_none_of_its_names() {
     let authority = Certified::authority("CA");
     let key = ec_key();
     let pin = Pinned { name: "a device".to_owned(), pem: public_key_pem(&key) };
-    let settings = AcceptorConfig { pinned: vec![pin], ..gateway(&authority, REQUIRED) };
+    let config = AcceptorConfig { pinned: vec![pin], ..gateway(&authority, REQUIRED) };
     for name in ["one", "two"] {
         let device = CertificateRequest::new(name).with_key(key.clone()).issue(None);
-        let mut scene = HandshakeScene::new(&settings, client(&device));
+        let mut scene = HandshakeScene::new(&config, client(&device));
         scene.run().assert_established();
         // Who has the key may have written any name.
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "a device".to_owned() });
     }
     let other = CertificateRequest::new("one").issue(None);
-    HandshakeScene::new(&settings, client(&other))
+    HandshakeScene::new(&config, client(&other))
         .run()
         .assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownAuthority));
 }
@@ -168,7 +168,7 @@ fn a_pinned_key_accepts_any_certificate_of_it_and_none_of_its_names() {
 #[test]
 fn raw_public_keys_of_both_sides_need_no_certificate() {
     let (ours, theirs) = (ec_key(), ec_key());
-    let settings = AcceptorConfig {
+    let config = AcceptorConfig {
         private_key: Some(PemSecret::new(ours.private_key_to_pem_pkcs8().unwrap())),
         pinned: vec![Pinned { name: "meter 7".to_owned(), pem: public_key_pem(&theirs) }],
         verify: REQUIRED,
@@ -178,7 +178,7 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
     for cid in [None, Some(b"cid".to_vec())] {
         let credentials = ClientCredentials::RawPublicKey(theirs.clone());
         let client = DtlsClientConfig { cid, ..DtlsClientConfig::new(credentials, SUITE) };
-        let mut scene = HandshakeScene::new(&settings, client);
+        let mut scene = HandshakeScene::new(&config, client);
 
         scene.run().assert_established().assert_data_flows();
 
@@ -191,7 +191,7 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
     }
     let unknown = DtlsClientConfig::new(ClientCredentials::RawPublicKey(ec_key()), SUITE);
     let refused = HandshakeError::CertificateRefused(CertificateFault::UnknownKey);
-    HandshakeScene::new(&settings, unknown).run().assert_failed(refused);
+    HandshakeScene::new(&config, unknown).run().assert_failed(refused);
 }
 
 #[cfg(raw_public_keys)]
@@ -199,18 +199,18 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
 fn who_wants_certificates_gets_them_beside_raw_public_keys() {
     let authority = Certified::authority("CA");
     let key = ec_key();
-    let settings = AcceptorConfig {
+    let config = AcceptorConfig {
         pinned: vec![Pinned { name: "meter 7".to_owned(), pem: public_key_pem(&key) }],
         raw_public_keys: true,
         ..gateway(&authority, REQUIRED)
     };
     let device = CertificateRequest::new("device").issue(Some(&authority));
-    let mut scene = HandshakeScene::new(&settings, client(&device));
+    let mut scene = HandshakeScene::new(&config, client(&device));
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("device"));
 
     let raw = DtlsClientConfig::new(ClientCredentials::RawPublicKey(key), SUITE);
-    let mut scene = HandshakeScene::new(&settings, raw);
+    let mut scene = HandshakeScene::new(&config, raw);
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("meter 7"));
 }
@@ -218,8 +218,8 @@ fn who_wants_certificates_gets_them_beside_raw_public_keys() {
 #[cfg(not(raw_public_keys))]
 #[test]
 fn without_raw_public_keys_in_the_library_the_settings_are_refused() {
-    let settings = AcceptorConfig { raw_public_keys: true, ..AcceptorConfig::default() };
-    assert!(matches!(Acceptor::new(&settings), Err(CredentialError::RawPublicKeys { .. })));
+    let config = AcceptorConfig { raw_public_keys: true, ..AcceptorConfig::default() };
+    assert!(matches!(Acceptor::new(&config), Err(CredentialError::RawPublicKeys { .. })));
 }
 
 #[test]
@@ -253,8 +253,8 @@ fn what_is_wrong_with_the_credentials_is_named() {
         }),
     ];
     assert!(Acceptor::new(&good).is_ok());
-    for (settings, is_right) in cases {
-        let Err(error) = Acceptor::new(&settings) else { panic!("taken: {settings:?}") };
+    for (config, is_right) in cases {
+        let Err(error) = Acceptor::new(&config) else { panic!("taken: {config:?}") };
         assert!(is_right(&error), "{error:?}");
     }
 }

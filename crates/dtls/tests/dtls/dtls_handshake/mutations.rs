@@ -97,8 +97,8 @@ proptest! {
         let authority = Certified::authority("CA");
         let server = CertificateRequest::new("gateway").issue(Some(&authority));
         let device = CertificateRequest::new("device").issue(Some(&authority));
-        let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
+        let config = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
         let client = DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
-        assert_alike(HandshakeScene::new(&settings, DtlsClientConfig { cid, ..client }), &mischiefs);
+        assert_alike(HandshakeScene::new(&config, DtlsClientConfig { cid, ..client }), &mischiefs);
     }
 }

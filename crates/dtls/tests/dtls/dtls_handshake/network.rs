@@ -12,12 +12,12 @@ fn scenes() -> Vec<HandshakeScene> {
     let authority = Certified::authority("CA");
     let server = CertificateRequest::new("gateway").issue(Some(&authority));
     let device = CertificateRequest::new("device").issue(Some(&authority));
-    let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
+    let config = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
     let psk = DtlsClientConfig::psk(IDENTITY, KEY);
     let certificate = DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
     [psk.clone(), psk.clone().with_cid(b"cid"), psk.with_cid(b""), certificate.clone(), certificate.with_cid(b"c")]
         .into_iter()
-        .map(|client| HandshakeScene::new(&settings, client))
+        .map(|client| HandshakeScene::new(&config, client))
         .collect()
 }
 
@@ -83,13 +83,13 @@ fn certificates_come_in_fragments_both_ways() {
     let authority = Certified::authority("CA");
     let server = CertificateRequest::new("gateway").issue(Some(&authority));
     let device = CertificateRequest::new("device").issue(Some(&authority));
-    let settings = AcceptorConfig {
+    let config = AcceptorConfig {
         mtu: AcceptorConfig::MIN_MTU,
         ..with_certificate(&server, &authority, VerifyMode::Peer { required: true })
     };
     let client =
         DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
-    let mut scene = HandshakeScene::new(&settings, DtlsClientConfig { mtu: 128, ..client });
+    let mut scene = HandshakeScene::new(&config, DtlsClientConfig { mtu: 128, ..client });
 
     scene.run().assert_established().assert_data_flows();
 

@@ -50,8 +50,8 @@ fn every_suite_with_ecdsa_certificates_of_both_sides_leaves_keys_that_the_client
     let authority = Certified::authority("CA");
     let server = CertificateRequest::new("gateway").issue(Some(&authority));
     let device = CertificateRequest::new("device").issue(Some(&authority));
-    let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
-    assert_each_works(ECDSA, &settings, &|suite| DtlsClientConfig {
+    let config = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
+    assert_each_works(ECDSA, &config, &|suite| DtlsClientConfig {
         authorities: Some(authority.certificate.clone()),
         ..DtlsClientConfig::new(ClientCredentials::Certificate(device.clone()), suite)
     });
@@ -61,8 +61,8 @@ fn every_suite_with_ecdsa_certificates_of_both_sides_leaves_keys_that_the_client
 fn every_suite_with_an_rsa_certificate_leaves_keys_that_the_client_has_too() {
     let authority = Certified::authority("CA");
     let server = CertificateRequest::new("gateway").with_key(rsa_key()).issue(Some(&authority));
-    let settings = with_certificate(&server, &authority, VerifyMode::None);
-    assert_each_works(RSA, &settings, &|suite| DtlsClientConfig::new(ClientCredentials::Nothing, suite));
+    let config = with_certificate(&server, &authority, VerifyMode::None);
+    assert_each_works(RSA, &config, &|suite| DtlsClientConfig::new(ClientCredentials::Nothing, suite));
 }
 
 fn assert_each_works(suites: &[&str], acceptor: &AcceptorConfig, client: &dyn Fn(&str) -> DtlsClientConfig) {
@@ -140,8 +140,8 @@ fn a_client_without_extended_master_secret_is_served() {
 fn the_suites_that_cannot_be_done_are_named_all_at_once() {
     let cannot = ["PSK-AES128-CBC-SHA", "TLS_AES_128_GCM_SHA256", "RSA-PSK-AES128-GCM-SHA256", "nonsense", "ALL"];
     let list = [&cannot[..], &["PSK-AES128-CCM8"]].concat();
-    let settings =
+    let config =
         AcceptorConfig { cipher_suites: list.into_iter().map(str::to_owned).collect(), ..AcceptorConfig::default() };
-    let Err(error) = Acceptor::new(&settings) else { panic!("taken") };
+    let Err(error) = Acceptor::new(&config) else { panic!("taken") };
     assert!(matches!(&error, CredentialError::CipherSuites { names } if names == &cannot), "{error}");
 }

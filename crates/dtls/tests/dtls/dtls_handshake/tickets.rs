@@ -101,10 +101,10 @@ fn a_client_with_a_certificate_resumes_as_the_same() {
     let authority = Certified::authority("CA");
     let server = CertificateRequest::new("gateway").issue(Some(&authority));
     let device = CertificateRequest::new("device").issue(Some(&authority));
-    let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
+    let config = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
     let client =
         DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
-    let mut scene = HandshakeScene::new(&settings, client);
+    let mut scene = HandshakeScene::new(&config, client);
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("device"));
 

@@ -72,11 +72,11 @@ enum CrowdEvent {
 }
 
 impl Crowd {
-    pub(super) fn new(settings: DtlsConfig) -> Self {
+    pub(super) fn new(config: DtlsConfig) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
-        let mut server = DtlsServer::new(settings, Some(acceptor), [0; 32], now);
+        let mut server = DtlsServer::new(config, Some(acceptor), [0; 32], now);
         assert_eq!(server.restore(now, WriteTerms::new(Term::new(1), now, Duration::ZERO), Vec::new()), []);
         let model = DtlsClient::new(now, DtlsClientConfig::psk(IDENTITY, KEY));
         let hello = model.reboot(now).transmits().into_iter().next().expect("a client begins with a hello");

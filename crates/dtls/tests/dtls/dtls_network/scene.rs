@@ -41,7 +41,7 @@ pub(super) struct DtlsNetwork {
     term: Term,
     pub now: Instant,
     pub server: DtlsServer,
-    pub settings: DtlsConfig,
+    pub config: DtlsConfig,
     acceptor: Acceptor,
     pub devices: Vec<DtlsDevice>,
     network: DatagramFate,
@@ -81,11 +81,11 @@ impl DtlsNetwork {
         Self::with(DtlsConfig::default())
     }
 
-    pub(super) fn with(settings: DtlsConfig) -> Self {
+    pub(super) fn with(config: DtlsConfig) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
-        let mut server = DtlsServer::new(settings.clone(), Some(acceptor.clone()), [0; 32], now);
+        let mut server = DtlsServer::new(config.clone(), Some(acceptor.clone()), [0; 32], now);
         let term = WriteTerms::first_after(Term::new(0), UNIX_TIME);
         assert_eq!(server.restore(now, WriteTerms::new(term, now, UNIX_TIME), Vec::new()), []);
         Self {
@@ -93,7 +93,7 @@ impl DtlsNetwork {
             term,
             now,
             server,
-            settings,
+            config,
             acceptor,
             devices: Vec::new(),
             network: quiet(),
@@ -305,7 +305,7 @@ impl DtlsNetwork {
     pub(super) fn restart(&mut self) {
         self.restarts += 1;
         let seed = [self.restarts; 32];
-        self.server = DtlsServer::new(self.settings.clone(), Some(self.acceptor.clone()), seed, self.now);
+        self.server = DtlsServer::new(self.config.clone(), Some(self.acceptor.clone()), seed, self.now);
         let unix_time = UNIX_TIME + (self.now - self.began);
         self.term = WriteTerms::first_after(self.term, unix_time);
         let terms = WriteTerms::new(self.term, self.now, unix_time);

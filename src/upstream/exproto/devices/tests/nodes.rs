@@ -12,9 +12,9 @@ const A_MOMENT: Duration = Duration::from_millis(100);
 
 impl ExProtoScene {
     fn with_two_nodes() -> Self {
-        Self::with(|settings| {
-            settings.nodes = vec![node("a"), node("b")];
-            settings.link.connect_timeout = CONNECT_TIMEOUT;
+        Self::with(|config| {
+            config.nodes = vec![node("a"), node("b")];
+            config.link.connect_timeout = CONNECT_TIMEOUT;
         })
     }
 

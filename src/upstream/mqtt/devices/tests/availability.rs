@@ -173,7 +173,7 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
     };
     for end in [refused, silent, left] {
         for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
-            let mut scene = MqttScene::with(|settings| settings.version = version);
+            let mut scene = MqttScene::with(|config| config.version = version);
             let will = Will { topic: "up/status".to_owned(), qos: 1, payload: b"offline".to_vec() };
             let will = Some(Box::new(will));
             let client = lwm2m_core::gateway::broker::ClientInfo { will, ..client("ep1") };

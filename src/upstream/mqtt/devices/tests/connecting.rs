@@ -137,7 +137,7 @@ fn a_device_that_is_sent_away_connects_to_the_named_server_and_back_when_that_fa
 
 #[test]
 fn a_first_connect_tries_each_address_once() {
-    let mut scene = MqttScene::with(|settings| settings.brokers.push("b:1883".to_owned()));
+    let mut scene = MqttScene::with(|config| config.brokers.push("b:1883".to_owned()));
     scene.command_connect(ONE, "ep1");
     let first = scene.expect_dial(&A);
     scene.devices.ended(scene.now, first, "refused");

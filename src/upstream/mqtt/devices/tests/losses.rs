@@ -26,7 +26,7 @@ fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
 
 #[test]
 fn who_waits_for_a_send_is_told_whether_it_is_queued() {
-    let mut scene = MqttScene::with(|settings| settings.link.queue_per_device = 2);
+    let mut scene = MqttScene::with(|config| config.link.queue_per_device = 2);
     scene.connect(ONE);
     let send = |number| {
         let (class, ticket) = (UplinkClass::Send, Some(Ticket(number)));
@@ -52,7 +52,7 @@ fn who_waits_for_a_send_is_told_whether_it_is_queued() {
 
 #[test]
 fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
-    let mut scene = MqttScene::with(|settings| settings.link.queue_per_device = 3);
+    let mut scene = MqttScene::with(|config| config.link.queue_per_device = 3);
     let connection = scene.connect(ONE);
     let notification = |topic| Publication { class: UplinkClass::Notification, ..publication(topic, 1) };
     ["a", "b", "c"].iter().for_each(|topic| scene.publish_with(ONE, notification(topic)));

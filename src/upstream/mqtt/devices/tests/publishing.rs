@@ -91,7 +91,7 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 
 #[test]
 fn who_waits_for_a_notification_is_told_that_it_lost_its_place() {
-    let mut scene = MqttScene::with(|settings| settings.link.queue_per_device = 1);
+    let mut scene = MqttScene::with(|config| config.link.queue_per_device = 1);
     scene.connect(ONE);
     let notification = |topic, number| {
         let (class, ticket) = (UplinkClass::Notification, Some(Ticket(number)));

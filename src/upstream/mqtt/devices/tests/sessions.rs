@@ -71,7 +71,7 @@ fn the_end_of_the_program_keeps_the_sessions_for_the_lifetime_of_the_devices() {
 
 #[test]
 fn a_broker_of_version_311_keeps_nothing_for_a_device_that_left() {
-    let mut scene = MqttScene::with(|settings| settings.version = ProtocolVersion::V311);
+    let mut scene = MqttScene::with(|config| config.version = ProtocolVersion::V311);
     scene.connect(ONE);
     scene.disconnect(ONE);
     let actions = scene.actions();
@@ -97,7 +97,7 @@ fn a_device_that_registers_again_waits_for_the_last_words_of_its_predecessor() {
 
 #[test]
 fn two_gateways_with_one_clientid_take_it_from_each_other_ever_more_slowly() {
-    let mut scene = MqttScene::with(|settings| settings.version = ProtocolVersion::V311);
+    let mut scene = MqttScene::with(|config| config.version = ProtocolVersion::V311);
     let mut connection = scene.connect(ONE);
     let mut waits = Vec::new();
     for _ in 0..5 {

@@ -38,7 +38,7 @@ pub(super) fn pull_offer(context: &Context, device: &Device, spec: &JobSpec) -> 
         Some(_) => (UriScheme::Coaps, protocol::COAPS),
         None => (UriScheme::Coap, protocol::COAP),
     };
-    let public = context.settings.firmware.public_uris.of(scheme)?;
+    let public = context.config.firmware.public_uris.of(scheme)?;
     let uri = public.of_image(&spec.key, name).ok()?;
     Some(PullOffer { uri, protocol })
 }

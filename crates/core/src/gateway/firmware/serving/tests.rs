@@ -30,9 +30,9 @@ impl Shop {
     }
 
     fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        let (now, mut settings) = (Instant::now(), GatewayConfig::default());
-        change(&mut settings);
-        let mut gateway = Gateway::new(settings, Model::default().into(), [7; 32], now, YEAR_2026);
+        let (now, mut config) = (Instant::now(), GatewayConfig::default());
+        change(&mut config);
+        let mut gateway = Gateway::new(config, Model::default().into(), [7; 32], now, YEAR_2026);
         let key: PullKey = KEY.parse().unwrap();
         let progress = PullProgress::default();
         let pull = Pull { job: JobId(1), name: NAME.parse().unwrap(), image: image(), identity: None, progress };
@@ -134,7 +134,7 @@ fn any_block_of_any_size_is_served_with_the_size_and_the_etag_of_the_image() {
 
 #[test]
 fn a_request_without_block2_gets_the_first_block_of_the_configured_size() {
-    let mut shop = Shop::with(|settings| settings.coap.block_size = 256);
+    let mut shop = Shop::with(|config| config.coap.block_size = 256);
     let request = shop.get(&[PATH, KEY, NAME], None);
     let answer = shop.ask(&request);
     assert_eq!((answer.code, answer.payload.len()), (Code::CONTENT, 256));
@@ -228,9 +228,9 @@ fn a_block_that_is_read_slowly_comes_in_a_message_of_its_own() {
 
 #[test]
 fn when_too_many_wait_for_the_disk_a_device_is_told_when_to_ask_again() {
-    let mut shop = Shop::with(|settings| {
-        settings.coap.pending_requests = 20;
-        settings.limits.pending_registrations = 12;
+    let mut shop = Shop::with(|config| {
+        config.coap.pending_requests = 20;
+        config.limits.pending_registrations = 12;
     });
     for _ in 0..2 {
         let request = shop.block(0, 6);
