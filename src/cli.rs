@@ -60,7 +60,7 @@ Environment:
 
 Exit codes: 0 success, 1 failure, 2 wrong usage. Commands for a device also: 3 the device answered 4.xx or 5.xx, 4 no
 answer, or the command was rejected or expired, 5 the command still waits, 6 the device is not registered, 7 the token
-does not allow it.
+does not allow it, 8 another node of the cluster has the device.
 
 The example configuration, lwm2m-gateway.toml, has every key with its default.";
 

@@ -1,6 +1,8 @@
 //! Sets up a node of a cluster: the shared store, the connections to the other nodes, and the member task beside the
 //! driver.
 
+#[cfg(feature = "console")]
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,9 @@ use crate::cluster::config::ClusterConfig;
 use crate::cluster::gate;
 use crate::cluster::member::{MemberParts, MemberPeers, RunningMember};
 use crate::cluster::peers::{PeerConfig, PeerInput, PeerLink, PeerReceivers};
+#[cfg(feature = "console")]
+use crate::cluster::status::ClusterHandle;
+use crate::cluster::status::ClusterStatus;
 use crate::config::Config;
 use crate::driver::clustered::ClusterSeat;
 use crate::driver::forwarding::Forwarding;
@@ -34,6 +39,9 @@ pub(crate) struct ClusterNode {
     name: String,
     engine: EngineChannel,
     peers: BoundPeers,
+    status: watch::Sender<Arc<ClusterStatus>>,
+    /// The URL of the console, if other machines may reach it.
+    console: Option<String>,
 }
 
 /// The port for the other nodes, and the ends of what comes by it.
@@ -58,10 +66,19 @@ impl ClusterNode {
         let process = NodeProcess { node: number, incarnation };
         let member = MemberConfig { process, weight, timing, isolated, moves_at_once };
         let peers = BoundPeers::bind(config, cluster, process, metrics).await?;
+        let console = console_url(config, &advertise);
         let in_store = StoreNode { process, name: node.clone(), address: advertise, timing };
         let opening = shared::open(&config.store, in_store, &config.listeners, Arc::clone(metrics));
         let (opened, engine, contents) = opening.await?;
-        Ok(((OpenedStore::Shared(opened), contents), Self { member, name: node, engine, peers }))
+        let status = watch::Sender::default();
+        let node = Self { member, name: node, engine, peers, status, console };
+        Ok(((OpenedStore::Shared(opened), contents), node))
+    }
+
+    /// Returns what lets other tasks see the cluster.
+    #[cfg(feature = "console")]
+    pub(crate) fn handle(&self) -> ClusterHandle {
+        ClusterHandle::new(self.status.subscribe(), self.engine.asks.clone())
     }
 
     /// Starts the member task on the current runtime, and returns the place of the driver.
@@ -71,7 +88,7 @@ impl ClusterNode {
         first_dtls_socket: u16,
         prepared: &Prepared,
     ) -> (RunningMember, ClusterSeat) {
-        let Self { member, name, engine, peers } = self;
+        let Self { member, name, engine, peers, status, console } = self;
         let BoundPeers { link, messages, inputs, directory } = peers;
         let (running, (owners, known_owners)) = (link.start(), watch::channel(Arc::default()));
         let routing = NodeRouterConfig {
@@ -95,9 +112,27 @@ impl ClusterNode {
             gate: gate_keeper,
             condition: prepared.conditions.add("cluster"),
             metrics: Arc::clone(prepared.metrics()),
+            status,
+            console,
         });
         (member, seat)
     }
+}
+
+/// Returns the URL of the console if other machines may reach it: by the host of the address for the other nodes.
+#[cfg(feature = "console")]
+fn console_url(config: &Config, advertise: &str) -> Option<String> {
+    let console = &config.console;
+    let (host, _) = advertise.rsplit_once(':')?;
+    let is_local = |ip: IpAddr| ip.is_loopback();
+    let is_reached = !is_local(console.bind.ip()) || host.parse().is_ok_and(is_local);
+    let scheme = if console.certificate.is_some() { "https" } else { "http" };
+    (console.tokens.is_some() && is_reached).then(|| format!("{scheme}://{host}:{}", console.bind.port()))
+}
+
+#[cfg(not(feature = "console"))]
+fn console_url(_: &Config, _: &str) -> Option<String> {
+    None
 }
 
 impl BoundPeers {

@@ -12,6 +12,8 @@ use tracing::warn;
 
 use crate::clock::{monotonic_now, unix_time};
 use crate::cluster::member::RunningMember;
+#[cfg(feature = "console")]
+use crate::cluster::status::ClusterHandle;
 use crate::conditions::{Condition, ConditionState};
 use crate::config::Config;
 use crate::driver::Driver;
@@ -50,6 +52,14 @@ pub(crate) struct DriverParts {
     owners: EndpointOwners,
     pub control: Control,
     pub failures: Arc<FailureLog>,
+}
+
+impl DriverParts {
+    /// Returns what lets other tasks see the cluster; `None` for a gateway by itself.
+    #[cfg(feature = "console")]
+    pub(crate) fn cluster(&self) -> Option<ClusterHandle> {
+        self.node.as_ref().map(ClusterNode::handle)
+    }
 }
 
 /// Holds what each driver has of its own.

@@ -187,7 +187,8 @@ async fn bind_console(
     };
     let (admin, failures, reloads) = (sources.clone(), Arc::clone(&parts.failures), prepared.reloads.clone());
     let (model, sockets) = (prepared.announced.subscribe(), parts.addresses.clone());
-    let sources = ConsoleSources { admin, model, failures, reloads, upstream, sockets };
+    let cluster = parts.cluster();
+    let sources = ConsoleSources { admin, model, failures, reloads, upstream, sockets, cluster };
     Ok(Console::bind(&config.console, sources).await?)
 }
 

@@ -14,9 +14,9 @@ use tracing::{debug, error, info, warn};
 use crate::clock::{monotonic_now, unix_time};
 use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
-use crate::store::redis::shared::{EngineAnswer, EngineAsk, EngineChannel};
+use crate::store::redis::shared::{AnnouncedNode, EngineAnswer, EngineAsk, EngineChannel, NodeReport};
 use lwm2m_base::Shard;
-use lwm2m_cluster::engine::RoundAnswer;
+use lwm2m_cluster::engine::{EngineRequest, RoundAnswer};
 use lwm2m_cluster::{
     ClusterMember, Ended, EngineContact, MemberCommand, MemberConfig, MemberEvent, Now, Term, WallTime,
 };
@@ -25,6 +25,7 @@ use lwm2m_router::ShardMap;
 
 use super::gate::GateKeeper;
 use super::peers::RunningPeers;
+use super::status::ClusterStatus;
 use super::{ClusterCommand, DriverReport};
 
 /// Time from the start of a node until it takes a shard. Its terms are above those of an earlier process of the node.
@@ -42,6 +43,10 @@ pub struct MemberParts {
     pub gate: GateKeeper,
     pub condition: Condition,
     pub metrics: Arc<Metrics>,
+    /// Receives what people see of the cluster.
+    pub status: watch::Sender<Arc<ClusterStatus>>,
+    /// The URL of the console, if other machines may reach it.
+    pub console: Option<String>,
 }
 
 /// Holds what connects the member task with the other nodes.
@@ -73,6 +78,12 @@ struct MemberTask {
     has_ended: bool,
     /// The state that was logged last.
     shown: Option<EngineContact>,
+    /// Whether it was logged that an operator has drained the node.
+    is_shown_drained: bool,
+    /// The nodes of the last round, the number of registered devices, and what people were shown last.
+    nodes: Vec<AnnouncedNode>,
+    devices: usize,
+    status: ClusterStatus,
 }
 
 enum MemberInput {
@@ -96,6 +107,10 @@ impl RunningMember {
             draining: None,
             has_ended: false,
             shown: None,
+            is_shown_drained: false,
+            nodes: Vec::new(),
+            devices: 0,
+            status: ClusterStatus::default(),
         };
         Self { task: tokio::spawn(task.run(asked_to_drain)), drain }
     }
@@ -148,10 +163,14 @@ impl MemberTask {
                     if let MemberEvent::Round(answer) = &event {
                         // Also if they are the same: the driver has changed its copy by what single nodes said.
                         self.parts.peers.owners.send_replace(Arc::new(owners(answer)));
+                        self.note_round(answer);
                     }
                     self.handle(event);
                 }
-                MemberInput::Engine(EngineAnswer::Nodes(nodes)) => publish(&self.parts.peers.directory, nodes),
+                MemberInput::Engine(EngineAnswer::Nodes(nodes)) => {
+                    publish(&self.parts.peers.directory, directory(&nodes));
+                    self.nodes = nodes;
+                }
                 MemberInput::Message(message) => self.handle(MemberEvent::Message(message)),
                 MemberInput::Engine(EngineAnswer::Loaded { shard, contents }) => {
                     if let Some((term, acquired)) = self.loading.remove(&shard) {
@@ -163,6 +182,7 @@ impl MemberTask {
                 MemberInput::Engine(EngineAnswer::Claimed(answer)) => self.command(ClusterCommand::Claimed(answer)),
                 MemberInput::Report(DriverReport::NeedsTerm(shard)) => self.handle(MemberEvent::NeedsTerm(shard)),
                 MemberInput::Report(DriverReport::WoundDown(shard)) => self.wound_down(shard),
+                MemberInput::Report(DriverReport::Devices(devices)) => self.devices = devices,
                 MemberInput::Drain(done) => {
                     self.draining = Some(done);
                     self.handle(MemberEvent::Drain);
@@ -186,7 +206,12 @@ impl MemberTask {
     fn obey(&mut self) {
         while let Some(command) = self.member.poll_command() {
             match command {
-                MemberCommand::Ask(request) => self.ask(EngineAsk::Request(request)),
+                MemberCommand::Ask(request) => {
+                    if let EngineRequest::Round { .. } = request {
+                        self.tell_of_itself();
+                    }
+                    self.ask(EngineAsk::Request(request));
+                }
                 MemberCommand::Send { to, message } => self.parts.peers.running.handle().send(to, message),
                 MemberCommand::Load { shard, term } => {
                     self.parts.metrics.cluster.acquired.inc();
@@ -204,6 +229,8 @@ impl MemberTask {
             }
         }
         self.parts.metrics.cluster.shards.set(self.member.shards() as i64);
+        let age = self.member.lease_age(monotonic_now()).unwrap_or_default();
+        self.parts.metrics.cluster.lease_age.set(age.as_secs_f64());
         self.show();
         self.parts.gate.open_until(self.member.may_serve_until());
     }
@@ -268,6 +295,42 @@ impl MemberTask {
         self.has_ended = true;
     }
 
+    /// Tells the other nodes and those who look at the store of this node, with the next round.
+    fn tell_of_itself(&mut self) {
+        let now = monotonic_now();
+        let peers = self.member.answering_peers(now);
+        let report = NodeReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            devices: self.devices,
+            engine: self.member.state().into(),
+            peers: self
+                .nodes
+                .iter()
+                .map(|node| node.entry.process.node)
+                .filter(|node| peers.contains(*node))
+                .map(NodeNumber::number)
+                .collect(),
+            draining: self.member.gives_up_shards(),
+            console: self.parts.console.clone(),
+        };
+        self.command(ClusterCommand::CountDevices);
+        self.ask(EngineAsk::Report(report));
+    }
+
+    /// Notes what a round tells, for people.
+    fn note_round(&mut self, answer: &RoundAnswer) {
+        let (nodes, without_owner) = ClusterStatus::count(&self.nodes, &answer.leases);
+        let me = Some(self.parts.config.process.node);
+        let contact = self.member.state().into();
+        self.status = ClusterStatus { me, contact, asked: Some(answer.asked), without_owner, nodes };
+        self.show_status();
+    }
+
+    fn show_status(&mut self) {
+        self.status.contact = self.member.state().into();
+        self.parts.status.send_replace(Arc::new(self.status.clone()));
+    }
+
     /// Shows the state of the node: its condition, its metric, and once per change its log.
     fn show(&mut self) {
         if self.has_ended {
@@ -285,6 +348,9 @@ impl MemberTask {
         }
         let is_served = self.member.may_serve_until().is_some();
         let (condition, detail) = match state {
+            _ if self.member.gives_up_shards() => {
+                (ConditionState::Down, format!("the node is drained: it has {shards} shards left"))
+            }
             _ if shards == 0 => {
                 let detail = format!("no shards yet: a node takes its first ones {FIRST_SHARDS:?} after its start");
                 (ConditionState::Down, detail)
@@ -297,7 +363,12 @@ impl MemberTask {
             _ => (ConditionState::Down, "the shards are suspended: another node may have them".to_owned()),
         };
         self.parts.condition.set(condition, detail);
+        let is_drained = self.member.gives_up_shards();
+        if std::mem::replace(&mut self.is_shown_drained, is_drained) != is_drained {
+            info!(node = self.parts.name, is_drained, "the other nodes are to have the shards of this node");
+        }
         if self.shown.replace(state) != Some(state) {
+            self.show_status();
             match state {
                 EngineContact::Sure => info!(node = self.parts.name, "the leases of this node hold"),
                 EngineContact::AllWithout | EngineContact::Alone | EngineContact::Unsure if shards > 0 => {
@@ -324,6 +395,11 @@ impl MemberTask {
 /// Returns the owners of shards as the engine lists them. An owner that does not renew its lease may still serve.
 fn owners(round: &RoundAnswer) -> ShardMap {
     round.leases.iter().filter_map(|(shard, lease)| Some((*shard, lease.owner()?.node))).collect()
+}
+
+/// Returns the addresses of the nodes.
+fn directory(nodes: &[AnnouncedNode]) -> Directory {
+    nodes.iter().map(|node| (node.entry.process.node, node.address.clone())).collect()
 }
 
 /// Replaces what others watch, if it is another one.

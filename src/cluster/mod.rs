@@ -12,6 +12,7 @@ pub mod config;
 pub mod gate;
 pub mod member;
 pub mod peers;
+pub mod status;
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::Term;
@@ -33,6 +34,8 @@ pub enum ClusterCommand {
     Drop(Shard),
     /// The answer to a question of the core.
     Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
+    /// Report [`DriverReport::Devices`].
+    CountDevices,
     /// End: another process of this node is alive.
     End,
 }
@@ -44,4 +47,6 @@ pub enum DriverReport {
     NeedsTerm(Shard),
     /// All records of the shard are stored, and the driver does not serve it.
     WoundDown(Shard),
+    /// The number of registered devices.
+    Devices(usize),
 }

@@ -16,8 +16,8 @@ use super::emqx::EmqxErrorDocument;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
 use super::{
-    ConsoleServer, audit, campaigns, commands, devices, emqx, events, failures, generated_keys, objects, overview,
-    page, responses, session, token_uses, traces,
+    ConsoleServer, audit, campaigns, cluster, commands, devices, emqx, events, failures, generated_keys, objects,
+    overview, page, responses, session, token_uses, traces,
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
@@ -69,6 +69,8 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
     let api = OpenApiRouter::new()
         .routes(routes!(session::session))
         .routes(routes!(overview::overview))
+        .routes(routes!(cluster::cluster))
+        .routes(routes!(cluster::drain, cluster::undrain))
         .routes(routes!(devices::devices))
         .routes(routes!(devices::device, devices::kick))
         .routes(routes!(commands::command))

@@ -32,7 +32,7 @@ use lwm2m_core::gateway::console_commands::{CommandState, Withdrawal};
 use super::ConsoleServer;
 use super::audit::Author;
 use super::command_id::CommandId;
-use super::endpoints::{check_prefix, not_registered, visible_endpoint};
+use super::endpoints::{absent, check_prefix, visible_endpoint};
 use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
 use super::tokens::Access;
@@ -196,12 +196,12 @@ pub(crate) async fn withdraw_pending(
     let invalid = |_| ProblemKind::InvalidRequest.because("expected a percent-encoded endpoint name and a number");
     let Path((endpoint, number)) = path.map_err(invalid)?;
     check_prefix(&author.access, &endpoint)?;
-    match withdraw(server, author, endpoint.clone(), number).await? {
+    match withdraw(Arc::clone(&server), author, endpoint.clone(), number).await? {
         Withdrawal::Withdrawn => Ok(StatusCode::NO_CONTENT),
         Withdrawal::NotPending => {
             Err(ProblemKind::NoSuchCommand.because(format!("no command {number} waits for {endpoint:?}")))
         }
-        Withdrawal::NotRegistered => Err(not_registered(&endpoint)),
+        Withdrawal::NotRegistered => Err(absent(&server, &endpoint).await),
     }
 }
 

@@ -19,7 +19,7 @@ use lwm2m_core::gateway::view::{DeviceFilter, DevicePage, DeviceTransport, PAGE_
 use super::ConsoleServer;
 use super::audit::Author;
 use super::device_documents::{DeviceDocument, DeviceList, DeviceListRow, DeviceState, Transport};
-use super::endpoints::{not_registered, visible_endpoint};
+use super::endpoints::{absent, visible_endpoint};
 use super::parameters::{IpAddressText, Seconds};
 use super::problem::{Problem, ProblemKind, silent};
 use super::responses::Problems;
@@ -135,7 +135,7 @@ pub(super) async fn device(
     let endpoint = visible_endpoint(&access, endpoint)?;
     let asked = server.sources.admin.control.device(endpoint.clone());
     let view = server.gate.pass(asked).await.map_err(silent)?;
-    let view = view.ok_or_else(|| not_registered(&endpoint))?;
+    let Some(view) = view else { return Err(absent(&server, &endpoint).await) };
     let model = Arc::clone(&server.sources.model.borrow());
     Ok(Json(DeviceDocument::of(*view, &model)))
 }
@@ -161,9 +161,9 @@ pub(super) async fn kick(
 ) -> Result<StatusCode, Problem> {
     author.access.operator()?;
     let endpoint = visible_endpoint(&author.access, endpoint)?;
-    match end_registration(server, author, endpoint.clone()).await? {
+    match end_registration(Arc::clone(&server), author, endpoint.clone()).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(not_registered(&endpoint)),
+        false => Err(absent(&server, &endpoint).await),
     }
 }
 

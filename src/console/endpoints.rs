@@ -3,7 +3,10 @@
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 
-use super::problem::{Problem, ProblemKind};
+use crate::cluster::status::StoreSilent;
+
+use super::ConsoleServer;
+use super::problem::{DevicePlace, Problem, ProblemKind};
 use super::tokens::Access;
 
 /// Returns the endpoint name of a path, if the token may see it.
@@ -28,7 +31,28 @@ pub(crate) fn check_prefix(access: &Access, endpoint: &str) -> Result<(), Proble
     }
 }
 
+/// Returns the error of a device that this gateway does not have: another node of the cluster has it, or it is not
+/// registered.
+pub(crate) async fn absent(server: &ConsoleServer, endpoint: &str) -> Problem {
+    let Some(cluster) = &server.sources.cluster else { return not_registered(endpoint) };
+    let node = match cluster.elsewhere(endpoint).await {
+        Ok(Some(node)) => node.announced,
+        Ok(None) => return not_registered(endpoint),
+        Err(StoreSilent) => {
+            let detail = "is not registered at this node, and the store does not answer which node has it";
+            return ProblemKind::DeviceNotRegistered.because(format!("{endpoint:?} {detail}"));
+        }
+    };
+    let (node, console) = (node.address.name, node.report.and_then(|report| report.console));
+    let place = match &console {
+        Some(console) => format!("its console is {console}"),
+        None => "its console is reached on its machine only".to_owned(),
+    };
+    let detail = format!("{endpoint:?} is registered at the node {node} of the cluster; {place}");
+    Problem { at: Some(DevicePlace { node, console }), ..ProblemKind::DeviceElsewhere.because(detail) }
+}
+
 /// Returns the error of a device that is not registered.
-pub(crate) fn not_registered(endpoint: &str) -> Problem {
+fn not_registered(endpoint: &str) -> Problem {
     ProblemKind::DeviceNotRegistered.because(format!("{endpoint:?} is not registered"))
 }

@@ -17,6 +17,7 @@
 mod api;
 mod audit;
 mod campaigns;
+mod cluster;
 mod command_id;
 mod commands;
 mod device_documents;
@@ -62,6 +63,7 @@ use tracing::warn;
 
 use crate::admin::AdminSources;
 use crate::clock::monotonic_now;
+use crate::cluster::status::ClusterHandle;
 use crate::driver::traced::{TraceReceiver, trace_queue};
 use crate::observability::failures::FailureLog;
 use crate::reload::status::ReloadStatus;
@@ -126,6 +128,8 @@ pub(crate) struct ConsoleSources {
     pub upstream: &'static str,
     /// The addresses of the listeners for devices, in the order of their sockets.
     pub sockets: Vec<SocketAddr>,
+    /// The cluster; `None` for a gateway by itself.
+    pub cluster: Option<ClusterHandle>,
 }
 
 /// The console, bound to its addresses.

@@ -24,6 +24,10 @@ pub(crate) enum ProblemKind {
     CrossSite,
     NotFound,
     DeviceNotRegistered,
+    DeviceElsewhere,
+    NoSuchNode,
+    LastNode,
+    StoreSilent,
     NoSuchTrace,
     NoSuchCommand,
     NoSuchKey,
@@ -51,6 +55,16 @@ pub(crate) enum ProblemKind {
 pub(crate) struct Problem {
     pub kind: ProblemKind,
     pub detail: String,
+    /// The node that has the device.
+    pub at: Option<DevicePlace>,
+}
+
+/// The node of a cluster that has a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DevicePlace {
+    pub node: String,
+    /// The URL of its console, if other machines may reach it.
+    pub console: Option<String>,
 }
 
 /// The document of an error.
@@ -66,6 +80,12 @@ pub(crate) struct ProblemDocument {
     detail: String,
     /// The path of the request.
     instance: String,
+    /// With `device-elsewhere`: the name of the node that has the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    /// With `device-elsewhere`: the URL of the console of that node, if other machines may reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    console: Option<String>,
 }
 
 impl ProblemKind {
@@ -88,6 +108,12 @@ impl ProblemKind {
             Self::DeviceNotRegistered => {
                 ("device-not-registered", StatusCode::NOT_FOUND, "The device is not registered")
             }
+            Self::DeviceElsewhere => {
+                ("device-elsewhere", StatusCode::MISDIRECTED_REQUEST, "Another node has the device")
+            }
+            Self::NoSuchNode => ("no-such-node", StatusCode::NOT_FOUND, "There is no such node"),
+            Self::LastNode => ("last-node", StatusCode::CONFLICT, "No other node takes the devices"),
+            Self::StoreSilent => ("store-silent", StatusCode::SERVICE_UNAVAILABLE, "The store does not answer"),
             Self::NoSuchTrace => ("no-such-trace", StatusCode::NOT_FOUND, "There is no such trace"),
             Self::NoSuchCommand => ("no-such-command", StatusCode::NOT_FOUND, "There is no such command"),
             Self::NoSuchKey => ("no-such-key", StatusCode::NOT_FOUND, "There is no such generated key"),
@@ -131,7 +157,7 @@ impl ProblemKind {
 
     /// Returns an error of this kind. The detail must not contain secrets.
     pub(crate) fn because(self, detail: impl Into<String>) -> Problem {
-        Problem { kind: self, detail: detail.into() }
+        Problem { kind: self, detail: detail.into(), at: None }
     }
 }
 
@@ -186,6 +212,10 @@ pub(super) fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::CrossSite
         | ProblemKind::NotFound
         | ProblemKind::DeviceNotRegistered
+        | ProblemKind::DeviceElsewhere
+        | ProblemKind::NoSuchNode
+        | ProblemKind::LastNode
+        | ProblemKind::StoreSilent
         | ProblemKind::NoSuchTrace
         | ProblemKind::NoSuchCommand
         | ProblemKind::NoSuchKey
@@ -211,12 +241,15 @@ pub(super) fn finish(mut response: Response, path: &str) -> Response {
 
 fn problem_document(problem: Problem, path: &str) -> Response {
     let (name, status, title) = problem.kind.parts();
+    let (node, console) = problem.at.map(|DevicePlace { node, console }| (node, console)).unzip();
     let document = ProblemDocument {
         kind: format!("urn:lwm2m-gateway:problem:{name}"),
         title,
         status: status.as_u16(),
         detail: problem.detail,
         instance: path.to_owned(),
+        node,
+        console: console.flatten(),
     };
     let mut response = (status, Json(document)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

@@ -173,6 +173,12 @@ impl Driver {
                 let (question, answer) = *answer;
                 self.take_answer(question, answer);
             }
+            ClusterCommand::CountDevices => {
+                let devices = self.gateway.table_sizes().devices;
+                if let Some(seat) = &self.cluster {
+                    seat.report(DriverReport::Devices(devices));
+                }
+            }
             ClusterCommand::End => self.is_fenced = true,
         }
     }

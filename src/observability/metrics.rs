@@ -22,9 +22,10 @@ use lwm2m_core::gateway::report::Report;
 use lwm2m_dtls::AssociationChange;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::meters::{ResultLabel, counter, counters, gauge};
+use crate::meters::{ResultLabel, counter, counters, gauge, histogram};
 use crate::upstream::metrics::UpstreamMetrics;
 
 use images::ImageMetrics;
@@ -153,6 +154,9 @@ impl TransportMetrics {
     }
 }
 
+/// Upper bounds of the buckets of the time until changes are durable, in seconds.
+const STORE_WAITS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0];
+
 /// Counts the writes of the store.
 #[derive(Debug)]
 pub struct StoreMetrics {
@@ -171,6 +175,8 @@ pub struct StoreMetrics {
     /// 1 while the store cannot be written.
     pub failing: Gauge,
     pub rewrites: Counter,
+    /// Time from the hand-over of a batch until it is durable.
+    pub wait: Histogram,
 }
 
 impl StoreMetrics {
@@ -204,6 +210,7 @@ impl StoreMetrics {
         let firmware = "Records of firmware updates written to or removed from the store";
         let campaigns = "Records of firmware campaigns and of their devices written to or removed from the store";
         let rewrites = "Times that all records were written again, because a Redis store had lost some or all of them";
+        let wait = "Time from the hand-over of changes to the store until they are durable";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
         Self {
             put: devices(ChangeLabel { change: "put" }),
@@ -220,6 +227,7 @@ impl StoreMetrics {
             queue_full: counter(registry, "lwm2m_store_waits", "Changes delayed because the store was too slow"),
             failing: gauge(registry, "lwm2m_store_failing", failing),
             rewrites: counter(registry, "lwm2m_store_rewrites", rewrites),
+            wait: histogram(registry, "lwm2m_store_wait", wait, STORE_WAITS),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A driver's handle of the store: it hands batches to the writer and receives its messages.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, warn};
 
+use crate::clock::monotonic_now;
 use crate::observability::metrics::Metrics;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch, Gateway};
@@ -64,8 +66,8 @@ pub struct Store {
     replies: mpsc::UnboundedSender<WriterReply>,
     /// At most as many as there are batches that wait, and an event in each second.
     answers: mpsc::UnboundedReceiver<WriterReply>,
-    /// The batches that the writer has not answered.
-    waiting: usize,
+    /// When each of the batches was handed over that the writer has not answered. It answers them in this order.
+    waiting: VecDeque<Instant>,
     /// The batch that was handed over last.
     last: BatchNumber,
 }
@@ -73,7 +75,7 @@ pub struct Store {
 impl Store {
     pub(super) fn new(parts: HandleParts) -> Self {
         let (replies, answers) = mpsc::unbounded_channel();
-        Self { parts, replies, answers, waiting: 0, last: BatchNumber::default() }
+        Self { parts, replies, answers, waiting: VecDeque::new(), last: BatchNumber::default() }
     }
 
     /// Returns where the writer sends messages to this driver.
@@ -88,13 +90,13 @@ impl Store {
         let write = PendingWrite { version, changes, replies: self.replies.clone() };
         // Without a writer nothing is confirmed any more.
         if self.parts.writes.send(write).is_ok() {
-            self.waiting += 1;
+            self.waiting.push_back(monotonic_now());
         }
     }
 
     /// Returns whether the store takes another batch. If it does not, the driver keeps its changes as marks.
     pub fn has_room(&self) -> bool {
-        self.waiting < BATCHES
+        self.waiting.len() < BATCHES
     }
 
     /// Returns the number of the batch that was handed over last.
@@ -145,7 +147,8 @@ impl Store {
                 }
             }
             // The writer ends when all drivers have closed their handles.
-            let Self { parts: HandleParts { writes, mut closed, .. }, mut answers, mut waiting, .. } = self;
+            let Self { parts: HandleParts { writes, mut closed, .. }, mut answers, waiting, .. } = self;
+            let mut waiting = waiting.len();
             drop(writes);
             while closed.changed().await.is_ok() {}
             while let Ok(reply) = answers.try_recv() {
@@ -166,9 +169,15 @@ impl Store {
     }
 
     fn take(&mut self, reply: WriterReply) -> Option<StoreEvent> {
-        self.waiting -= usize::from(reply.answers_a_batch());
+        let handed_over = reply.answers_a_batch().then(|| self.waiting.pop_front()).flatten();
         match reply {
-            WriterReply::Stored(version) => Some(StoreEvent::Stored { version }),
+            WriterReply::Stored(version) => {
+                if let Some(handed_over) = handed_over {
+                    let took = monotonic_now().saturating_duration_since(handed_over);
+                    self.parts.metrics.store.wait.observe(took.as_secs_f64());
+                }
+                Some(StoreEvent::Stored { version })
+            }
             WriterReply::GivenUp => None,
             WriterReply::Event(event) => Some(event),
         }

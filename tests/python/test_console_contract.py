@@ -26,6 +26,8 @@ CASES = 10
 # Problems that need more than a request: those of campaigns and of a silent driver have tests below, and the end of the
 # program has one in tests/program/console_commands.rs.
 PROVOKED_APART = {"driver-silent", "ending", "campaign-conflict", "too-many-campaigns"}
+# Problems of a cluster, which tests/program/cluster/operation.rs provokes.
+PROVOKED_APART |= {"device-elsewhere", "no-such-node", "last-node", "store-silent"}
 
 JSON = {"Content-Type": "application/json"}
 

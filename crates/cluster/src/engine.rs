@@ -106,6 +106,8 @@ pub struct RoundAnswer {
     pub leases: Vec<(Shard, LeaseState)>,
     /// The answer to each renewal with its term; empty unless the node was announced.
     pub renewals: Vec<(Shard, Term, Renewed)>,
+    /// Whether an operator has drained this process: the other nodes are to have its shards.
+    pub is_drained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

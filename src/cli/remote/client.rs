@@ -91,6 +91,11 @@ impl ApiClient {
         Ok((response.status(), self.document(response).await?))
     }
 
+    /// Puts a resource that has no content.
+    pub(super) async fn put(&self, path: ApiPath) -> Result<(), RemoteError> {
+        self.send(Method::PUT, path, None).await.map(drop)
+    }
+
     /// Deletes a resource.
     pub(super) async fn delete(&self, path: ApiPath) -> Result<(), RemoteError> {
         self.send(Method::DELETE, path, None).await.map(drop)

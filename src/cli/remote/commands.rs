@@ -228,7 +228,11 @@ fn write_result(command: &Value, wait: Duration, output: &CommandOutput) -> Resu
             output.notice(&waits_in_words(command));
         }
         RemoteExit::NoAnswer => output.notice(&outcome_in_words(command)),
-        RemoteExit::Failed | RemoteExit::Usage | RemoteExit::NotRegistered | RemoteExit::NotAllowed => {}
+        RemoteExit::Failed
+        | RemoteExit::Usage
+        | RemoteExit::NotRegistered
+        | RemoteExit::NotAllowed
+        | RemoteExit::Elsewhere => {}
     }
     Ok(exit)
 }

@@ -23,6 +23,8 @@ pub(crate) enum RemoteExit {
     NotRegistered = 6,
     /// The token is missing, unknown, or does not allow this.
     NotAllowed = 7,
+    /// Another node of the cluster has the device.
+    Elsewhere = 8,
 }
 
 impl From<RemoteExit> for ExitCode {
@@ -94,7 +96,8 @@ impl ProblemDetails {
         match (self.status, self.kind.as_str()) {
             (401 | 403, _) => RemoteExit::NotAllowed,
             (404, "device-not-registered") => RemoteExit::NotRegistered,
-            (409, "campaign-conflict") => RemoteExit::Failed,
+            (421, "device-elsewhere") => RemoteExit::Elsewhere,
+            (409, "campaign-conflict" | "last-node") => RemoteExit::Failed,
             // The gateway does not send the command: the device sleeps, its queue is full, or an application observes
             // the path.
             (409, _) => RemoteExit::NoAnswer,
@@ -115,6 +118,8 @@ fn hint(status: &u16, kind: &str) -> &'static str {
              it"
         }
         (409, "observed-already") => ". --force replaces the observation",
+        (421, "device-elsewhere") => ". Ask that node with --at",
+        (421, "wrong-host") => ". Add the name to console.hosts",
         _ => "",
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! 1. `arguments` has the options, `place` finds the console and the token, `client` sends the requests.
 //! 2. A module for each group of resources: `devices`, `gateway`, `commands`, `observe`, `events`, `traces`,
-//!    `firmware`.
+//!    `firmware`, `cluster`.
 //! 3. `output` writes: data to the standard output, as a table or as the JSON of the API, everything else to the
 //!    standard error output.
 //! 4. `error` maps every result to an exit code.
@@ -12,6 +12,7 @@
 
 mod arguments;
 mod client;
+mod cluster;
 mod commands;
 mod devices;
 mod document;
@@ -61,6 +62,11 @@ pub(crate) enum RemoteCommand {
     Firmware {
         #[command(subcommand)]
         command: firmware::FirmwareSubcommand,
+    },
+    /// List the nodes of a cluster, or drain one
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::ClusterSubcommand,
     },
     /// End the registration of a device: its next Update is answered 4.04, so that it registers again
     Kick {
@@ -224,6 +230,7 @@ async fn execute(command: RemoteCommand) -> Result<RemoteExit, RemoteError> {
             traces::trace(&client, &traced, &mut output).await
         }
         RemoteCommand::Firmware { command } => firmware::run(command).await,
+        RemoteCommand::Cluster { command } => cluster::run(command).await,
         RemoteCommand::Kick { endpoint, connection } => {
             let (client, output) = connect(&connection)?;
             devices::kick(&client, &endpoint, &output).await

@@ -19,7 +19,7 @@ use lwm2m_core::lwm2m::path::Path;
 use super::super::ConsoleServer;
 use super::super::audit::{AuditedCommand, Author};
 use super::super::command_id::CommandId;
-use super::super::endpoints::not_registered;
+use super::super::endpoints::absent;
 use super::super::problem::{Problem, ProblemKind, silent};
 use super::records::{CommandEnd, GivenCommand};
 
@@ -78,7 +78,10 @@ async fn admit(
         Ok(answered) => answered,
         Err(DriverSilent) => return Err(refused(silent(DriverSilent))),
     };
-    let state = admitted.map_err(|refusal| refused(problem_of(refusal, &endpoint)))?;
+    let state = match admitted {
+        Ok(state) => state,
+        Err(refusal) => return Err(refused(problem_of(server, refusal, &endpoint).await)),
+    };
     if state.place == 0 { &metrics.commands_sent } else { &metrics.commands_pending }.inc();
     let record = GivenCommand::new(id, endpoint, state.number);
     server.commands.add(monotonic_now(), Arc::clone(&record));
@@ -95,9 +98,9 @@ async fn await_answer(server: Arc<ConsoleServer>, record: Arc<GivenCommand>, ans
     server.commands.finish(&record, CommandEnd { outcome, took, answer, at: monotonic_now() });
 }
 
-fn problem_of(refusal: CommandRefusal, endpoint: &str) -> Problem {
+async fn problem_of(server: &ConsoleServer, refusal: CommandRefusal, endpoint: &str) -> Problem {
     match refusal {
-        CommandRefusal::NotRegistered => not_registered(endpoint),
+        CommandRefusal::NotRegistered => absent(server, endpoint).await,
         CommandRefusal::Ending => ProblemKind::Ending.because("the gateway shuts down"),
         CommandRefusal::TooLarge(reason) => ProblemKind::BodyTooLarge.because(reason),
         CommandRefusal::Invalid(reason) => ProblemKind::CommandInvalid.because(reason),

@@ -68,6 +68,13 @@ const PROBLEMS = {
     "The device is not registered",
     "It may have deregistered, or its lifetime ended. Search Failures for its name, or trace its address.",
   ],
+  "device-elsewhere": [
+    "Another node of the cluster has the device",
+    "Open the console of that node.",
+  ],
+  "no-such-node": ["The cluster has no such node", "Look at `lwm2m-gateway cluster status`."],
+  "last-node": ["No other node takes the devices", "Start another node first."],
+  "store-silent": ["The store of the cluster does not answer", "Look at Health and at the log."],
   "no-such-command": [
     "The gateway has no record of this command",
     "Records are kept for 10 minutes after a command ended, and not across a restart.",

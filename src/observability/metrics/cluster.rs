@@ -1,9 +1,11 @@
 //! Counts what happens to the shards of a node of a cluster.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::meters::{StateLabel, counter, counters, gauge, gauges, histogram};
 
@@ -23,6 +25,8 @@ pub struct ClusterMetrics {
     /// Time from the lease of a shard until its devices are served.
     pub takeover: Histogram,
     pub state: EngineStateGauges,
+    /// Time since the request that renewed the leases last, in seconds.
+    pub lease_age: Gauge<f64, AtomicU64>,
     /// Newer terms of shards that the node has.
     pub terms: Counter,
     /// Writes that the store refused, because another node may have a shard.
@@ -44,8 +48,11 @@ impl ClusterMetrics {
         let moves = "Shards that this node of a cluster took or gave up, by reason";
         let takeovers = "Time from the lease of a shard until its devices are served";
         let states = "1 for the present state of this node of a cluster towards the server of the store";
+        let age = "Time since the request by which this node of a cluster renewed its leases last";
         let terms = "Newer terms for the DTLS record numbers of shards that this node of a cluster has";
         let fenced = "Batches that the store of a cluster refused, because another node may have one of their shards";
+        let lease_age = Gauge::<f64, AtomicU64>::default();
+        registry.register_with_unit("lwm2m_lease_age", age, Unit::Seconds, lease_age.clone());
         let moves = counters(registry, "lwm2m_shard_moves", moves);
         let moves = |reason| moves(ReasonLabel { reason });
         let states = gauges(registry, "lwm2m_engine_state", states);
@@ -62,6 +69,7 @@ impl ClusterMetrics {
                 alone: states("alone"),
                 unsure: states("unsure"),
             },
+            lease_age,
             terms: counter(registry, "lwm2m_terms", terms),
             fenced: counter(registry, "lwm2m_store_fenced", fenced),
         }

@@ -10,7 +10,7 @@
 //! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command or of an answer |
 //! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |
 //! | `lwm2m:{7}:r`, `lwm2m:{7}:f` | hashes | in a cluster, by endpoint: retained commands, firmware updates |
-//! | `lwm2m:{7}:lease`, `lwm2m:nodes`, `lwm2m:ep:ENDPOINT` | | in a cluster ([`super::shared`]) |
+//! | `lwm2m:{7}:lease`, `lwm2m:nodes`, `lwm2m:drains`, `lwm2m:ep:ENDPOINT` | | in a cluster ([`super::shared`]) |
 //! | `lwm2m:retained`, `:profiles`, `:keys`, `:bootstraps`, `:firmware` | hashes | see [`crate::store::file`] |
 //! | `lwm2m:campaigns`, `lwm2m:campaign:NAME` | hashes | by name, the campaign; by endpoint, its part in the campaign |
 //!

@@ -5,6 +5,7 @@
 
 mod balancer;
 mod forwarding;
+mod operation;
 
 use std::sync::OnceLock;
 use std::thread;

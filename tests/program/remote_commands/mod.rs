@@ -4,7 +4,7 @@
 mod documentation;
 mod live;
 mod streams;
-mod stub;
+pub(crate) mod stub;
 
 use std::fs;
 use std::process::Command;
@@ -50,6 +50,7 @@ fn answered(code: &str, data: Value) -> Value {
 }
 
 const POST: &str = "POST /devices/ep1/commands";
+const DRAIN: &str = "PUT /cluster/nodes/gw-1/drain";
 
 #[test]
 fn devices_are_a_table_with_a_header_and_the_search_is_that_of_the_api() {
@@ -277,6 +278,34 @@ fn a_discover_prints_paths_and_attributes() {
 }
 
 #[test]
+fn the_nodes_of_a_cluster_are_a_table_and_what_is_wrong_is_told_apart() {
+    let node = |name: &str, state: &str, peers: &[&str], silent: &[&str]| {
+        json!({ "name": name, "state": state, "version": "1.2.3", "shards": 90, "devices": 7, "store": "sure",
+            "peers": peers, "silentPeers": silent, "seen": 72.4, "console": "http://10.0.0.1:8086" })
+    };
+    let nodes = [
+        node("gw-0", "up", &["gw-1"], &[]),
+        node("gw-1", "draining", &[], &["gw-0"]),
+        node("gw-2", "silent", &[], &["gw-0", "gw-1"]),
+    ];
+    let status =
+        json!({ "node": "gw-0", "store": "sure", "age": 0.4, "shards": 256, "withoutOwner": 86, "nodes": nodes });
+    let stub = Stub::start().answer("GET /cluster", 200, status);
+    let run = stub.run(&["cluster", "status"]);
+    assert_eq!(run.code, Some(0));
+    let rows = run.rows();
+    assert_eq!(rows[0], ["NODE", "STATE", "VERSION", "SHARDS", "DEVICES", "STORE", "PEERS", "SEEN", "CONSOLE"]);
+    assert_eq!(rows[2], ["gw-1", "draining", "1.2.3", "90", "7", "sure", "0/1", "1m12s", "http://10.0.0.1:8086"]);
+    let said = ["gw-0 does not answer gw-1", "gw-2 does not answer", "86 of 256 shards have no owner"];
+    assert_eq!(run.stderr.lines().collect::<Vec<_>>(), said);
+
+    let away =
+        json!({ "node": "gw-0", "store": "all_without", "age": 61.0, "shards": 256, "withoutOwner": 0, "nodes": [] });
+    let run = Stub::start().answer("GET /cluster", 200, away).run(&["cluster", "status"]);
+    assert_eq!(run.stderr, "gw-0 does not reach the store: the list is 1m1s old\n");
+}
+
+#[test]
 fn what_changes_much_is_not_sent_without_a_confirmation() {
     let stub = Stub::start().answer(POST, 200, answered("2.04", json!({})));
     for arguments in [
@@ -312,6 +341,8 @@ fn the_exit_code_tells_how_it_ended() {
             "the command c1 still waits, at place 2, until soon; the device is asleep",
         ),
         (Stub::start().problem(POST, 404, "device-not-registered"), read, 6, "A title: a detail"),
+        (Stub::start().problem(POST, 421, "device-elsewhere"), read, 8, "A title: a detail. Ask that node with --at"),
+        (Stub::start().problem(DRAIN, 409, "last-node"), &["cluster", "drain", "gw-1"], 1, "A title: a detail"),
         (Stub::start().problem(POST, 401, "not-authenticated"), read, 7, "LWM2M_GATEWAY_TOKEN"),
         (Stub::start().problem("GET /devices", 403, "not-allowed"), &["devices"], 7, "A title: a detail"),
         (Stub::start().problem(POST, 400, "command-invalid"), read, 1, "A title: a detail"),

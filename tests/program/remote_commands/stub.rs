@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// A running stub. Its threads end with the test program.
-pub(super) struct Stub {
+pub(crate) struct Stub {
     pub address: SocketAddr,
     state: Arc<StubState>,
 }
@@ -36,7 +36,7 @@ struct StubAnswer {
 
 /// A request that the stub was sent.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct StubRequest {
+pub(crate) struct StubRequest {
     /// Method and path, with the query.
     pub line: String,
     pub authorization: Option<String>,
@@ -44,7 +44,7 @@ pub(super) struct StubRequest {
 }
 
 /// The program while it runs.
-pub(super) struct RunningProgram {
+pub(crate) struct RunningProgram {
     child: Child,
     stdout: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -52,14 +52,14 @@ pub(super) struct RunningProgram {
 
 /// The end of a run of the program.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Stub {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let state = Arc::<StubState>::default();
@@ -74,30 +74,30 @@ impl Stub {
     }
 
     /// Listens at a socket too.
-    pub(super) fn listen_at(&self, socket: &Path) {
+    pub(crate) fn listen_at(&self, socket: &Path) {
         let listener = UnixListener::bind(socket).expect("a new socket");
         let shared = Arc::clone(&self.state);
         thread::spawn(move || listener.incoming().flatten().for_each(|stream| shared.serve(stream)));
     }
 
     /// Answers a request with JSON. Several answers for one request are given in turn, the last one again and again.
-    pub(super) fn answer(self, line: &str, status: u16, body: Value) -> Self {
+    pub(crate) fn answer(self, line: &str, status: u16, body: Value) -> Self {
         let media_type = if status < 400 { "application/json" } else { "application/problem+json" };
         self.answer_with(line, status, media_type, body.to_string().into_bytes(), false)
     }
 
     /// Answers a request with an error.
-    pub(super) fn problem(self, line: &str, status: u16, kind: &str) -> Self {
+    pub(crate) fn problem(self, line: &str, status: u16, kind: &str) -> Self {
         let kind = format!("urn:lwm2m-gateway:problem:{kind}");
         self.answer(line, status, json!({ "type": kind, "title": "A title", "status": status, "detail": "a detail" }))
     }
 
     /// Answers a request with a stream of events, which stays open.
-    pub(super) fn stream(self, line: &str, events: &str) -> Self {
+    pub(crate) fn stream(self, line: &str, events: &str) -> Self {
         self.answer_with(line, 200, "text/event-stream", events.as_bytes().to_vec(), true)
     }
 
-    pub(super) fn file(self, line: &str, body: &[u8]) -> Self {
+    pub(crate) fn file(self, line: &str, body: &[u8]) -> Self {
         self.answer_with(line, 200, "application/vnd.tcpdump.pcap", body.to_vec(), false)
     }
 
@@ -108,26 +108,26 @@ impl Stub {
     }
 
     /// Returns the requests so far, and forgets them.
-    pub(super) fn requests(&self) -> Vec<StubRequest> {
+    pub(crate) fn requests(&self) -> Vec<StubRequest> {
         std::mem::take(&mut *self.state.requests.lock().expect("no test panics with it"))
     }
 
     /// Returns the method, the path and the query of the requests so far, without the beginning that all have.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.requests().into_iter().map(|request| request.line.replace("/api/v1", "")).collect()
     }
 
     /// Runs the program with this console until it ends.
-    pub(super) fn run(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         Run::of(&self.command(arguments).output().expect("the program is built"))
     }
 
     /// Starts the program with this console.
-    pub(super) fn start_program(&self, arguments: &[&str]) -> RunningProgram {
+    pub(crate) fn start_program(&self, arguments: &[&str]) -> RunningProgram {
         RunningProgram::start(self.command(arguments))
     }
 
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program(arguments);
         command.env("LWM2M_GATEWAY_AT", format!("http://{}", self.address));
         command
@@ -135,7 +135,7 @@ impl Stub {
 }
 
 impl RunningProgram {
-    pub(super) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program is built");
         let mut pipe = child.stdout.take().expect("a pipe");
         let stdout = Arc::<Mutex<Vec<u8>>>::default();
@@ -150,17 +150,17 @@ impl RunningProgram {
     }
 
     /// Waits until it has printed so many lines.
-    pub(super) fn wait_for_lines(&self, count: usize) {
+    pub(crate) fn wait_for_lines(&self, count: usize) {
         wait_until(|| self.printed().iter().filter(|byte| **byte == b'\n').count() >= count);
     }
 
     /// Returns what it has printed so far.
-    pub(super) fn printed(&self) -> Vec<u8> {
+    pub(crate) fn printed(&self) -> Vec<u8> {
         self.stdout.lock().expect("no test panics with it").clone()
     }
 
     /// Sends Ctrl-C, and returns how the program ended.
-    pub(super) fn interrupt(self) -> Run {
+    pub(crate) fn interrupt(self) -> Run {
         let done = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
         assert!(done.expect("there is a kill").success());
         let Self { child, stdout, reader } = self;
@@ -206,25 +206,25 @@ impl StubState {
 }
 
 impl Run {
-    pub(super) fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
     /// Returns the words of each line of the standard output.
-    pub(super) fn rows(&self) -> Vec<Vec<&str>> {
+    pub(crate) fn rows(&self) -> Vec<Vec<&str>> {
         self.stdout.lines().map(|line| line.split_whitespace().collect()).collect()
     }
 
     /// Returns each line of the standard output as JSON.
-    pub(super) fn json_lines(&self) -> Vec<Value> {
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
         let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(line).collect()
     }
 }
 
 /// Returns the program with these arguments, and nothing of this environment about consoles.
-pub(super) fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"));
     command.args(arguments).stdin(Stdio::null());
     for variable in ["LWM2M_GATEWAY_AT", "LWM2M_GATEWAY_TOKEN", "NO_COLOR"] {
@@ -233,7 +233,7 @@ pub(super) fn program(arguments: &[&str]) -> Command {
     command
 }
 
-pub(super) fn wait_until(done: impl Fn() -> bool) {
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
     let there = (0..400).any(|_| {
         let there = done();
         if !there {

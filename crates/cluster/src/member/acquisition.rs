@@ -117,6 +117,10 @@ impl ClusterMember {
                 OpeningKind::Expired => opening.since.max(contact.since + timing.grace),
             };
             let order = rendezvous::order(shard, self.peers.entries().chain([entry]));
+            if self.is_drained && !order.is_empty() {
+                opening.next_attempt = now.monotonic + timing.renew / 2;
+                continue;
+            }
             // A node of weight 0 takes a shard that no other node takes.
             let position = order.iter().position(|&node| node == entry.process.node).unwrap_or(order.len());
             let turn = open_since + timing.renew * u32::try_from(position).unwrap_or(u32::MAX).min(128);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::engine::{NodeEntry, Timing};
-use crate::node::{Incarnation, NodeNumber, NodeProcess};
+use crate::node::{Incarnation, NodeNumber, NodeProcess, NodeSet};
 
 /// The other nodes. There are at most 127, since each has a number of its own.
 #[derive(Debug, Default)]
@@ -111,6 +111,14 @@ impl Peers {
             }
         }
         all
+    }
+
+    /// Returns the peers that have answered within the last seconds.
+    pub(super) fn answering(&self, timing: Timing, now: Instant) -> NodeSet {
+        let answers =
+            |peer: &PeerEvidence| matches!(peer.answer(timing, now), PeerAnswer::Reaches | PeerAnswer::Without);
+        let answering = self.peers.iter().filter(|(_, peer)| answers(peer));
+        answering.fold(NodeSet::default(), |set, (node, _)| set.with(*node))
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = NodeEntry> {

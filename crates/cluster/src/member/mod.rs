@@ -20,7 +20,7 @@ use lwm2m_base::Shard;
 use crate::engine::{Acquisition, Announced, EngineRequest, NodeEntry, RoundAnswer, RunId, Timing};
 use crate::floors::Floors;
 use crate::message::PeerMessage;
-use crate::node::{Incarnation, NodeNumber, NodeProcess};
+use crate::node::{Incarnation, NodeNumber, NodeProcess, NodeSet};
 use crate::term::{Term, WallTime};
 use acquisition::Openings;
 use evidence::{Evidence, Peers};
@@ -157,6 +157,9 @@ pub struct ClusterMember {
     openings: Openings,
     state: EngineContact,
     draining: Option<Draining>,
+    /// Whether an operator has drained the node, as the last round tells. It keeps and takes only what no other node
+    /// takes.
+    is_drained: bool,
     /// The older process that has the entry of this number, and when its entry expires.
     occupied: Option<(Incarnation, WallTime)>,
     ended: bool,
@@ -196,6 +199,7 @@ impl ClusterMember {
             openings: Openings::default(),
             state: EngineContact::Unsure,
             draining: None,
+            is_drained: false,
             occupied: None,
             ended: false,
             commands: VecDeque::new(),
@@ -267,9 +271,24 @@ impl ClusterMember {
         }
     }
 
+    /// Returns the time since the request that renewed the leases last; `None` before the first one.
+    pub fn lease_age(&self, now: Instant) -> Option<Duration> {
+        self.renewed.map(|renewed| now.saturating_duration_since(renewed))
+    }
+
     /// Returns the number of shards that the node holds, served or suspended.
     pub fn shards(&self) -> usize {
         self.tenures.len()
+    }
+
+    /// Returns whether an operator has drained the node, or the process is about to end.
+    pub fn gives_up_shards(&self) -> bool {
+        self.draining.is_some() || self.is_drained
+    }
+
+    /// Returns the other nodes that have answered within the last seconds.
+    pub fn answering_peers(&self, now: Instant) -> NodeSet {
+        self.peers.answering(self.config.timing, now)
     }
 
     /// Returns the term in which the node serves a shard, or `None` if it does not.
@@ -363,7 +382,8 @@ impl ClusterMember {
     fn entry(&self) -> NodeEntry {
         let ready = self.floors.as_ref().zip(self.told).is_some_and(|(floors, (time, _))| floors.are_reached(time));
         let takes = ready && self.clock_agrees && self.draining.is_none();
-        NodeEntry { process: self.config.process, weight: self.config.weight, takes }
+        let weight = if self.is_drained { 0 } else { self.config.weight };
+        NodeEntry { process: self.config.process, weight, takes }
     }
 
     fn handle_round(&mut self, answer: RoundAnswer, now: Now) {
@@ -390,6 +410,7 @@ impl ClusterMember {
         for (shard, term, renewed) in answer.renewals {
             self.handle_renewal(shard, term, renewed, answer.asked, answer.run, in_right, now);
         }
+        self.is_drained = answer.is_drained;
         self.review_places = true;
         self.openings.note(&answer.leases, self.config.process.node, &self.tenures, now.monotonic);
     }

@@ -172,25 +172,25 @@ impl ClusterMember {
         }
         let under_way = self.tenures.values().filter(|tenure| tenure.phase != TenurePhase::Held).count();
         let mut free = self.config.moves_at_once.saturating_sub(under_way);
-        let (entry, draining) = (self.entry(), self.draining.is_some());
-        if !draining && !entry.takes {
+        let (entry, ends) = (self.entry(), self.draining.is_some());
+        if !ends && !entry.takes {
             return;
         }
         let rest = self.config.timing.grace;
         for (&shard, tenure) in &mut self.tenures {
-            let rested = draining || now.monotonic.saturating_duration_since(tenure.since) >= rest;
+            let rested = ends || self.is_drained || now.monotonic.saturating_duration_since(tenure.since) >= rest;
             if free == 0 || tenure.phase != TenurePhase::Held || !rested || tenure.settles.is_some() {
                 continue;
             }
             let to = rendezvous::order(shard, self.peers.entries().chain([entry])).first().copied();
-            let is_given_away = draining || to.is_some();
+            let is_given_away = ends || to.is_some();
             if is_given_away && to != Some(entry.process.node) {
                 free -= 1;
                 tenure.phase = TenurePhase::WindingDown { to };
                 self.commands.push_back(MemberCommand::HandOver { shard, to });
             }
         }
-        if draining && self.tenures.is_empty() && self.draining == Some(Draining::Under) {
+        if ends && self.tenures.is_empty() && self.draining == Some(Draining::Under) {
             self.draining = Some(Draining::Reported);
             self.commands.push_back(MemberCommand::Drained);
         }

@@ -1,6 +1,6 @@
 //! A model of the engine: what each request does, and how the engine forgets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
@@ -25,6 +25,8 @@ pub(crate) enum Rules {
 pub(crate) struct Stored {
     nodes: BTreeMap<NodeNumber, (NodeEntry, u64)>,
     pub leases: BTreeMap<Shard, Lease>,
+    /// The processes that an operator has drained.
+    pub drained: BTreeSet<NodeProcess>,
 }
 
 #[derive(Clone)]
@@ -121,7 +123,17 @@ impl Engine {
         let nodes = self.stored.nodes.values().filter(|(_, until)| *until > now).map(|(entry, _)| *entry).collect();
         let members = self.stored.nodes.keys().copied().collect();
         let leases = self.stored.leases.iter().map(|(&shard, lease)| (shard, self.view(lease, now))).collect();
-        RoundAnswer { asked, time: WallTime(now), run: self.run, announced, nodes, members, leases, renewals: renewed }
+        RoundAnswer {
+            asked,
+            time: WallTime(now),
+            run: self.run,
+            announced,
+            nodes,
+            members,
+            leases,
+            renewals: renewed,
+            is_drained: self.stored.drained.contains(&process),
+        }
     }
 
     fn view(&self, lease: &Lease, now: u64) -> LeaseState {

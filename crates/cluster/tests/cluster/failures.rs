@@ -53,6 +53,41 @@ fn a_drain_hands_all_shards_over_and_the_node_ends() {
 }
 
 #[test]
+fn a_drained_node_gives_its_shards_to_the_others_and_takes_none_until_it_is_undrained() {
+    let mut world = three_nodes(Isolated::Serve);
+    let process = world.processes[0].process;
+
+    world.engine.stored.drained.insert(process);
+    world.run_for(30_000);
+    assert!(world.all_shards_owned());
+    assert_eq!(world.processes[0].member.shards(), 0);
+    world.kill(1);
+    world.run_for(20_000);
+    assert!(world.all_shards_owned());
+    assert_eq!(world.processes[0].member.shards(), 0);
+
+    world.engine.stored.drained.clear();
+    world.run_for(60_000);
+    assert!(world.all_shards_owned());
+    assert!(world.processes[0].member.shards() > 0);
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+#[test]
+fn drained_nodes_serve_what_no_other_node_takes() {
+    let mut world = three_nodes(Isolated::Serve);
+
+    for id in 0..3 {
+        let process = world.processes[id].process;
+        world.engine.stored.drained.insert(process);
+    }
+    world.run_for(30_000);
+
+    assert!(world.all_shards_owned());
+    assert!(world.processes[..3].iter().all(|process| process.member.gives_up_shards()));
+}
+
+#[test]
 fn a_node_that_joins_gets_its_share() {
     let mut world = three_nodes(Isolated::Serve);
     let joined = world.start(3, 0, 0);

@@ -36,7 +36,8 @@ use super::super::layout::{BatchStep, Layout, RestoredContents};
 use super::super::lease::AnswerError;
 use super::super::seal::{Seal, SealKey};
 use super::super::{BATCH, RedisError, random_text};
-use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition};
+use super::report::NodeReport;
+use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition, parse_location};
 use super::{EngineAnswer, EngineAsk};
 
 /// The first pause after a failed request. It doubles up to the interval of renewals.
@@ -66,6 +67,8 @@ pub(crate) struct SharedKeeper {
     answers: UnboundedSender<EngineAnswer>,
     ends: Vec<UnboundedSender<WriterReply>>,
     condition: Option<Condition>,
+    /// What the node tells of itself with each round.
+    report: String,
     /// The requests that are not done.
     queue: VecDeque<EngineAsk>,
     /// The shards of the node, with the terms in which it acquired them.
@@ -123,6 +126,7 @@ impl SharedKeeper {
             answers,
             ends: Vec::new(),
             condition: None,
+            report: NodeReport::default().text(),
             queue: VecDeque::new(),
             held: HashMap::new(),
             current: None,
@@ -168,6 +172,9 @@ impl SharedKeeper {
         let is_away = self.failures > 0;
         match ask {
             EngineAsk::Discard(shard) => self.discard(shard),
+            EngineAsk::Report(report) => self.report = report.text(),
+            // Who asks learns by the end of the channel that there is no answer.
+            EngineAsk::Locate { .. } | EngineAsk::Drain { .. } if is_away => {}
             EngineAsk::Claim(question) if is_away => self.answer_claim(question, ClaimAnswer::Unknown),
             // Without a server the node tries again at the next renewal.
             EngineAsk::Request(_) if is_away && self.queue.len() >= Shard::COUNT => {}
@@ -244,18 +251,18 @@ impl SharedKeeper {
             // A newer one follows.
             return Ok(());
         }
-        let request = self.parts.identity.round(&entry, &renewals, self.seq, &random_text()?);
+        let request = self.parts.identity.round((&entry, &self.report), &renewals, self.seq, &random_text()?);
         let lists: RoundLists = self.ask(&request).await?;
         match SharedRound::parse(asked, lists)? {
             SharedRound::OtherFormat(stored) => Err(RedisError::OtherFormat { stored, expected: FORMAT }.into()),
             SharedRound::OtherKey => Err(RedisError::OtherSealKey.into()),
-            SharedRound::Answered { answer, database, directory } => {
+            SharedRound::Answered { answer, database, nodes } => {
                 let before = self.database.replace(database);
                 if before.is_some() && before != self.database {
                     self.contents_lost();
                 }
-                self.tell_member(EngineAnswer::Nodes(directory));
-                self.tell_member(EngineAnswer::Event(MemberEvent::Round(answer)));
+                self.tell_member(EngineAnswer::Nodes(nodes));
+                self.tell_member(EngineAnswer::Event(MemberEvent::Round(*answer)));
                 Ok(())
             }
         }
@@ -304,8 +311,10 @@ impl SharedKeeper {
             }
             EngineAsk::Unclaim(endpoint) => Some(identity.unclaim(endpoint)),
             EngineAsk::Leave(_) => Some(identity.leave()),
+            EngineAsk::Locate { endpoint, .. } => Some(identity.locate(endpoint)),
+            EngineAsk::Drain { process, is_drained, .. } => Some(identity.drain(*process, *is_drained)),
             // Only names are claimed.
-            EngineAsk::Claim(_) | EngineAsk::Load { .. } | EngineAsk::Discard(_) => None,
+            EngineAsk::Claim(_) | EngineAsk::Load { .. } | EngineAsk::Discard(_) | EngineAsk::Report(_) => None,
         }
     }
 
@@ -319,6 +328,13 @@ impl SharedKeeper {
                 let is_mine = answer.first().is_some_and(|word| word == "mine");
                 self.answer_claim(question, if is_mine { ClaimAnswer::Mine } else { ClaimAnswer::Unknown });
             }
+            EngineAsk::Locate { found, .. } => {
+                // Who has asked may have stopped waiting.
+                let (Ok(()) | Err(_)) = found.send(parse_location(answer)?);
+            }
+            EngineAsk::Drain { noted, .. } => {
+                let (Ok(()) | Err(())) = noted.send(());
+            }
             EngineAsk::Leave(done) => {
                 // The member task may have stopped waiting.
                 let (Ok(()) | Err(())) = done.send(());
@@ -326,6 +342,7 @@ impl SharedKeeper {
             EngineAsk::Request(EngineRequest::Round { .. } | EngineRequest::Release { .. })
             | EngineAsk::Unclaim(_)
             | EngineAsk::Load { .. }
+            | EngineAsk::Report(_)
             | EngineAsk::Discard(_) => {}
         }
         Ok(())

@@ -12,6 +12,7 @@
 //! `requests` and `scripts` are without IO.
 
 mod keeper;
+mod report;
 mod requests;
 mod scripts;
 
@@ -28,7 +29,7 @@ use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::transport::UdpListener;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
-use lwm2m_cluster::{Directory, MemberEvent, NodeProcess, Term};
+use lwm2m_cluster::{MemberEvent, NodeProcess, Term};
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
 use lwm2m_core::gateway::shards::ShardContents;
 
@@ -42,6 +43,7 @@ use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashe
 use keeper::{SharedKeeper, SharedParts};
 use requests::NodeIdentity;
 
+pub use report::{AnnouncedNode, NodeReport, StoreContact};
 pub(crate) use requests::FORMAT;
 
 /// The node of a cluster, as the store knows it.
@@ -68,6 +70,19 @@ pub enum EngineAsk {
     Claim(ClaimQuestion),
     /// Gives back a claim that no record has followed.
     Unclaim(String),
+    /// What the node tells of itself with the next rounds.
+    Report(NodeReport),
+    /// Asks which process has the shard of an endpoint; `None` if no shard has it.
+    Locate {
+        endpoint: String,
+        found: oneshot::Sender<Option<NodeProcess>>,
+    },
+    /// Drains a process by order of an operator, or ends that. Answered when the store has noted it.
+    Drain {
+        process: NodeProcess,
+        is_drained: bool,
+        noted: oneshot::Sender<()>,
+    },
     /// Takes the node out of the list of nodes, since it has given up all its shards. Answered when that is done.
     Leave(oneshot::Sender<()>),
 }
@@ -76,8 +91,8 @@ pub enum EngineAsk {
 #[derive(Debug)]
 pub enum EngineAnswer {
     Event(MemberEvent),
-    /// The addresses of the nodes, from a round.
-    Nodes(Directory),
+    /// The nodes that announced themselves in the last day, from a round.
+    Nodes(Vec<AnnouncedNode>),
     Loaded {
         shard: Shard,
         contents: Box<ShardContents>,

@@ -10,11 +10,12 @@ use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{
     Acquisition, Announced, EngineRequest, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
 };
-use lwm2m_cluster::{Directory, Incarnation, NodeNumber, NodeProcess, PeerAddress, Term, WallTime};
+use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, PeerAddress, Term, WallTime};
 
 use super::super::layout::{BatchStep, RecordHash};
 use super::super::lease::AnswerError;
 use super::super::seal::Seal;
+use super::report::{AnnouncedNode, NodeReport};
 use super::scripts::SharedScript;
 
 /// The format of a shared store. It counts up with each change that an older version could not read.
@@ -39,25 +40,33 @@ pub(crate) struct NodeIdentity {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum SharedRound {
     Answered {
-        answer: RoundAnswer,
+        answer: Box<RoundAnswer>,
         /// The run of the server and the number of the database.
         database: (String, String),
-        directory: Directory,
+        nodes: Vec<AnnouncedNode>,
     },
     OtherFormat(String),
     OtherKey,
 }
 
 impl NodeIdentity {
-    pub(crate) fn round(&self, entry: &NodeEntry, renewals: &[Renewal], seq: u64, new_database: &str) -> Cmd {
+    /// Returns the request of a round. `report` is what the node tells of itself, without spaces.
+    pub(crate) fn round(
+        &self,
+        (entry, report): (&NodeEntry, &str),
+        renewals: &[Renewal],
+        seq: u64,
+        new_database: &str,
+    ) -> Cmd {
         let leases = Shard::all().map(|shard| self.lease(shard));
-        let keys: Vec<String> = [self.key("nodes"), self.key("about")].into_iter().chain(leases).collect();
+        let keys = [self.key("nodes"), self.key("about")].into_iter().chain(leases).chain([self.key("drains")]);
+        let keys: Vec<String> = keys.collect();
         let mut command = script(SharedScript::Round, &keys);
         let NodeProcess { node, incarnation } = entry.process;
         command.arg(node.number()).arg(incarnation.0).arg(entry.weight).arg(u8::from(entry.takes));
         command
             .arg(&self.name)
-            .arg(&self.address)
+            .arg(format!("{} {report}", self.address))
             .arg(milliseconds(self.timing.lease))
             .arg(milliseconds(self.timing.grace));
         command.arg(FORMAT).arg(new_database).arg(&self.seal).arg(seq);
@@ -95,6 +104,18 @@ impl NodeIdentity {
     pub(crate) fn unclaim(&self, endpoint: &str) -> Cmd {
         let mut command = script(SharedScript::Unclaim, &[self.name_key(endpoint.as_bytes())]);
         command.arg(self.owner());
+        command
+    }
+
+    pub(crate) fn locate(&self, endpoint: &str) -> Cmd {
+        let mut command = script(SharedScript::Locate, &[self.name_key(endpoint.as_bytes())]);
+        command.arg(&self.prefix);
+        command
+    }
+
+    pub(crate) fn drain(&self, process: NodeProcess, is_drained: bool) -> Cmd {
+        let mut command = script(SharedScript::Drain, &[self.key("drains")]);
+        command.arg(process.node.number()).arg(process.incarnation.0).arg(u8::from(is_drained));
         command
     }
 
@@ -201,7 +222,7 @@ impl SharedRound {
             _ => {}
         }
         let read = || {
-            let [announced, time, run, created, by, until] = head.as_slice() else { return None };
+            let [announced, time, run, created, by, until, drained] = head.as_slice() else { return None };
             let announced = match announced.as_str() {
                 "done" => Announced::Done,
                 "replaced" => Announced::Replaced,
@@ -210,7 +231,7 @@ impl SharedRound {
                 }
                 _ => return None,
             };
-            let known: Vec<KnownNode> = nodes.iter().map(|node| parse_node(node)).collect::<Option<_>>()?;
+            let known: Vec<AnnouncedNode> = nodes.iter().map(|node| parse_node(node)).collect::<Option<_>>()?;
             let answer = RoundAnswer {
                 asked,
                 time: WallTime(time.parse().ok()?),
@@ -223,9 +244,9 @@ impl SharedRound {
                     .map(|(shard, lease)| Some((shard, parse_lease(lease)?)))
                     .collect::<Option<_>>()?,
                 renewals: renewals.iter().map(|renewal| parse_renewal(renewal)).collect::<Option<_>>()?,
+                is_drained: drained == "1",
             };
-            let directory = known.into_iter().map(|node| (node.entry.process.node, node.address)).collect();
-            Some(Self::Answered { answer, database: (run.clone(), created.clone()), directory })
+            Some(Self::Answered { answer: Box::new(answer), database: (run.clone(), created.clone()), nodes: known })
         };
         let parsed = read();
         let (head, ..) = lists;
@@ -248,24 +269,29 @@ pub(crate) fn parse_acquisition(answer: Vec<String>) -> Result<Acquisition, Answ
     parsed.ok_or_else(|| AnswerError::new(answer))
 }
 
-/// A node that announced itself in the last day.
-struct KnownNode {
-    entry: NodeEntry,
-    /// Whether the entry holds.
-    is_alive: bool,
-    address: PeerAddress,
+/// Reads the process that has a device; `None` if no shard has it.
+pub(crate) fn parse_location(answer: Vec<String>) -> Result<Option<NodeProcess>, AnswerError> {
+    let parsed = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["at", owner] => parse_process(owner).map(Some),
+        ["nowhere"] => Some(None),
+        _ => None,
+    };
+    parsed.ok_or_else(|| AnswerError::new(answer))
 }
 
-/// Reads a node: number, incarnation, weight, whether it takes shards, whether its entry holds, name, address.
-fn parse_node(text: &str) -> Option<KnownNode> {
-    let mut fields = text.split(' ');
+/// Reads a node: number, incarnation, weight, whether it takes shards, whether its entry holds, its age in
+/// milliseconds, name, address, and the report, which an older version does not have.
+fn parse_node(text: &str) -> Option<AnnouncedNode> {
+    let mut fields = text.splitn(9, ' ');
     let mut next = || fields.next()?.parse::<u64>().ok();
     let node = NodeNumber::try_from(next()?).ok()?;
     let process = NodeProcess { node, incarnation: Incarnation(next()?) };
     let entry = NodeEntry { process, weight: next()?.try_into().ok()?, takes: next()? == 1 };
     let is_alive = next()? == 1;
+    let age = Duration::from_millis(next()?);
     let address = PeerAddress { name: fields.next()?.to_owned(), address: fields.next()?.to_owned() };
-    Some(KnownNode { entry, is_alive, address })
+    let report = fields.next().and_then(NodeReport::parse);
+    Some(AnnouncedNode { entry, is_alive, age, address, report })
 }
 
 fn parse_lease(text: &str) -> Option<LeaseState> {
@@ -331,8 +357,10 @@ mod tests {
         leases[1] = "unknown".to_owned();
         leases[2] = "held 3:1796000000000".to_owned();
         leases[255] = "expired 127:5".to_owned();
-        let nodes = texts(&["3 1796000000000 2 1 1 gw-3 a:1", "7 5 1 0 0 gw-7 b:2"]);
-        let head = texts(&["done", "1796000000001", RUN, "c1", "0", "0"]);
+        let report = r#"{"version":"1.2.3","devices":7,"shards":0,"engine":"sure","peers":[7],"draining":false}"#;
+        let third = format!("3 1796000000000 2 1 1 250 gw-3 a:1 {report}");
+        let nodes = texts(&[&third, "7 5 1 0 0 90000 gw-7 b:2"]);
+        let head = texts(&["done", "1796000000001", RUN, "c1", "0", "0", "1"]);
         (head, nodes, leases, texts(&["2 77 mine", "9 78 restored", "10 1 later", "11 2 fenced"]))
     }
 
@@ -340,7 +368,7 @@ mod tests {
     fn the_answer_to_a_round_is_read() {
         let asked = Instant::now();
         let parsed = SharedRound::parse(asked, lists()).unwrap();
-        let SharedRound::Answered { answer, database, directory } = parsed else { panic!("{parsed:?}") };
+        let SharedRound::Answered { answer, database, nodes } = parsed else { panic!("{parsed:?}") };
         assert_eq!(database, (RUN.to_owned(), "c1".to_owned()));
         assert_eq!((answer.asked, answer.time, answer.run), (asked, WallTime(1_796_000_000_001), RunId(255)));
         assert_eq!((answer.announced, answer.nodes.len(), answer.members.len()), (Announced::Done, 1, 2));
@@ -350,7 +378,11 @@ mod tests {
         };
         assert_eq!(answer.nodes[0], NodeEntry { process: owner(3, 1_796_000_000_000), weight: 2, takes: true });
         let seventh = PeerAddress { name: "gw-7".to_owned(), address: "b:2".to_owned() };
-        assert_eq!(directory.get(answer.members[1]), Some(&seventh), "also that of a node whose entry has run out");
+        assert_eq!(nodes[1].address, seventh, "also that of a node whose entry has run out");
+        assert_eq!((nodes[0].is_alive, nodes[1].is_alive, answer.is_drained), (true, false, true));
+        assert_eq!((nodes[0].age, nodes[1].age), (Duration::from_millis(250), Duration::from_secs(90)));
+        let report = nodes[0].report.as_ref().map(|report| (report.version.as_str(), report.devices));
+        assert_eq!((report, &nodes[1].report), (Some(("1.2.3", 7)), &None), "an older version reports nothing");
         assert_eq!(answer.leases.len(), 256);
         let lease = |shard: usize| answer.leases[shard].1;
         assert_eq!([lease(0), lease(1)], [LeaseState::Free, LeaseState::Unknown]);
@@ -368,7 +400,7 @@ mod tests {
         };
         wrong(&|lists| lists.0[0] = "what".to_owned());
         wrong(&|lists| lists.0[2] = "short".to_owned());
-        wrong(&|lists| lists.1[0] = "300 1 1 1 1 x y".to_owned());
+        wrong(&|lists| lists.1[0] = "300 1 1 1 1 1 x y".to_owned());
         wrong(&|lists| lists.2[0] = "held 1".to_owned());
         wrong(&|lists| lists.3[0] = "2 77 yours".to_owned());
         assert!(parse_acquisition(texts(&["acquired", "7"])).is_err());

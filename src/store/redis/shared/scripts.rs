@@ -7,13 +7,13 @@
 
 use super::super::scripts::PRELUDE;
 
-/// Announces a node, renews its leases, and reads the lists. KEYS: nodes, about, the leases of all shards in order.
-/// ARGV: number, incarnation, weight, `1` if the node takes shards, name, address, milliseconds of the lease and of the
-/// grace, format, a random number for a new database, fingerprint of the key, number of the last batch; then for each
+/// Announces a node, renews its leases, and reads the lists. KEYS: nodes, about, the leases of all shards in order,
+/// drains. ARGV: number, incarnation, weight, `1` if the node takes shards, name, address and report, milliseconds of the lease and of
+/// the grace, format, a random number for a new database, fingerprint of the key, number of the last batch; then for each
 /// renewal the shard, term, the first 16 digits of the run, and `1` if the owner is sure.
 ///
-/// Answers four lists: what became of the announcement with the time, the run and the number of the database; the
-/// nodes; the leases in order; the renewals.
+/// Answers four lists: what became of the announcement with the time, the run, the number of the database, and `1` if an
+/// operator has drained this process; the nodes; the leases in order; the renewals.
 const ROUND: &str = r"
 local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
 if about[1] and about[1] ~= ARGV[9] then return {{'format', about[1]}, {}, {}, {}} end
@@ -71,7 +71,8 @@ for i = 1, #all, 2 do
     redis.call('HDEL', KEYS[1], all[i])
   else
     local alive = tonumber(ending) > now and '1' or '0'
-    nodes[#nodes + 1] = table.concat({all[i], incarnation, weight, takes, alive, rest}, ' ')
+    local age = text(math.max(0, now - tonumber(seen)))
+    nodes[#nodes + 1] = table.concat({all[i], incarnation, weight, takes, alive, age, rest}, ' ')
   end
 end
 local leases = {}
@@ -82,7 +83,13 @@ for shard = 0, 255 do
   elseif tonumber(l[2]) > now then leases[shard + 1] = 'held ' .. l[1]
   else leases[shard + 1] = 'expired ' .. l[1] end
 end
-return {{announced, text(now), run, created, by, ends}, nodes, leases, renewed}
+local drained = redis.call('HGET', KEYS[259], ARGV[1])
+if drained and drained ~= ARGV[2] then
+  -- The drain of an earlier process ended with it.
+  if announced == 'done' then redis.call('HDEL', KEYS[259], ARGV[1]) end
+  drained = false
+end
+return {{announced, text(now), run, created, by, ends, drained and '1' or '0'}, nodes, leases, renewed}
 ";
 
 /// Takes a lease. KEYS: lease. ARGV: number, incarnation, milliseconds of the lease and of the grace, the least term,
@@ -188,6 +195,23 @@ if entry and string.match(entry, '^%d+ (%d+) ') == ARGV[2] then redis.call('HDEL
 return {'left'}
 ";
 
+/// Returns who has an endpoint. KEYS: name. ARGV: prefix.
+///
+/// Answers `at` with the owner of the shard that has the name, or `nowhere`.
+const LOCATE: &str = r"
+local shard = string.match(redis.call('GET', KEYS[1]) or '', '^s (%d+)')
+local owner = shard and redis.call('HGET', ARGV[1] .. ':{' .. shard .. '}:lease', 'owner')
+if not owner or owner == '' then return {'nowhere'} end
+return {'at', owner}
+";
+
+/// Drains a process, or ends that. KEYS: drains. ARGV: number, incarnation, `1` to drain.
+const DRAIN: &str = r"
+if ARGV[3] == '1' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+elseif redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+return {'noted'}
+";
+
 /// A script of a shared store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SharedScript {
@@ -198,6 +222,8 @@ pub(crate) enum SharedScript {
     Claim,
     Unclaim,
     Leave,
+    Locate,
+    Drain,
 }
 
 impl SharedScript {
@@ -210,6 +236,8 @@ impl SharedScript {
             Self::Claim => CLAIM.to_owned(),
             Self::Unclaim => UNCLAIM.to_owned(),
             Self::Leave => LEAVE.to_owned(),
+            Self::Locate => LOCATE.to_owned(),
+            Self::Drain => DRAIN.to_owned(),
         }
     }
 }
