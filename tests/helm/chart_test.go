@@ -7,8 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
 )
 
 const chart = "../../deploy/helm/lwm2m-gateway"
@@ -30,21 +34,29 @@ func TestTheChartIsSound(t *testing.T) {
 	}
 }
 
+// The least values of a cluster.
+var cluster = []string{"mode=attach", "kind=mqtt", "attach.brokers={emqx:1883}", "cluster.enabled=true", "cluster.certificate.existingSecret=a",
+	"store.kind=redis", "store.redis.urls={redis://valkey:6379}", "store.redis.existingSecret=b"}
+
 func TestWhatCannotBeIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  []string
 		says string
 	}{
-		"two gateways for one handler":       {[]string{"mode=attach", "replicas=2"}, "EMQX calls one handler"},
-		"no broker":                          {[]string{"mode=attach", "kind=mqtt"}, "attach.brokers"},
-		"DTLS without credentials":           {[]string{"dtls.enabled=true"}, "it needs credentials"},
-		"a Redis store without an address":   {[]string{"store.kind=redis", "store.redis.existingSecret=a"}, "store.redis: with store.kind=redis it needs urls or sentinels"},
-		"a Redis store without a Secret":     {[]string{"store.kind=redis", "store.redis.urls={redis://valkey:6379}"}, "store.redis.existingSecret"},
-		"a Redis store by http":              {[]string{"store.kind=redis", "store.redis.urls={http://valkey:6379}"}, "urls"},
-		"a value that there is not":          {[]string{"replica=2"}, "replica"},
-		"a mode that there is not":           {[]string{"mode=beside"}, "mode"},
-		"a mount of neither":                 {[]string{"mounts[0].name=a", "mounts[0].path=/a"}, "mounts"},
-		"an adapter that is no http address": {[]string{"attach.nodes[0].adapter=emqx:9100", "attach.nodes[0].listener=emqx:7993"}, "adapter"},
+		"two gateways for one handler":        {[]string{"mode=attach", "replicas=2"}, "EMQX calls one handler"},
+		"no broker":                           {[]string{"mode=attach", "kind=mqtt"}, "attach.brokers"},
+		"DTLS without credentials":            {[]string{"dtls.enabled=true"}, "it needs credentials"},
+		"a Redis store without an address":    {[]string{"store.kind=redis", "store.redis.existingSecret=a"}, "store.redis: with store.kind=redis it needs urls or sentinels"},
+		"a Redis store without a Secret":      {[]string{"store.kind=redis", "store.redis.urls={redis://valkey:6379}"}, "store.redis.existingSecret"},
+		"a Redis store by http":               {[]string{"store.kind=redis", "store.redis.urls={http://valkey:6379}"}, "urls"},
+		"a cluster of ExProto":                {append(cluster, "kind=exproto"), "cluster: it needs kind=mqtt"},
+		"a cluster without a common store":    {append(cluster, "store.kind=file"), "cluster: it needs store.kind=redis"},
+		"a cluster without certificates":      {append(cluster, "cluster.certificate.existingSecret="), "cluster.certificate.existingSecret"},
+		"pods that come and go by themselves": {[]string{"autoscaling.enabled=true"}, "autoscaling: it needs cluster.enabled"},
+		"a value that there is not":           {[]string{"replica=2"}, "replica"},
+		"a mode that there is not":            {[]string{"mode=beside"}, "mode"},
+		"a mount of neither":                  {[]string{"mounts[0].name=a", "mounts[0].path=/a"}, "mounts"},
+		"an adapter that is no http address":  {[]string{"attach.nodes[0].adapter=emqx:9100", "attach.nodes[0].listener=emqx:7993"}, "adapter"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			arguments := []string{"template", "release", chart}
@@ -79,6 +91,56 @@ func TestAStoreAtARedisServer(t *testing.T) {
 	}
 }
 
+// The pods of a cluster share a store, know each other by certificates, and are found and scaled as the nodes of one gateway.
+func TestTheNodesOfACluster(t *testing.T) {
+	values := chart + "/ci/gateway-cluster-values.yaml"
+	objects := decode(t, helm(t, "template", "release", chart, "--namespace", "iot", "--values", values))
+	spec := objects.set.Spec
+	pod := spec.Template.Spec
+	if len(spec.VolumeClaimTemplates) != 0 || spec.Replicas != nil || spec.MinReadySeconds != 10 || spec.UpdateStrategy.RollingUpdate.MaxUnavailable.IntVal != 1 {
+		t.Errorf("a StatefulSet with volumes or replicas of its own, or not one pod at a time: %+v", spec)
+	}
+	// 200,000 devices, 5,000 connections per second.
+	if grace := *pod.TerminationGracePeriodSeconds; grace != 100 {
+		t.Errorf("the pod has %d s to hand its devices over", grace)
+	}
+	if affinity := pod.Affinity; affinity == nil || affinity.PodAntiAffinity == nil {
+		t.Errorf("the pods may share a machine: %v", affinity)
+	}
+	variables := environment(objects)
+	for _, expected := range []string{
+		"LWM2M_GATEWAY__CLUSTER__NODE=release-lwm2m-gateway-0",
+		"LWM2M_GATEWAY__CLUSTER__ADVERTISE=release-lwm2m-gateway-0.release-lwm2m-gateway-headless.iot.svc:5690",
+	} {
+		if !slices.Contains(variables, expected) {
+			t.Errorf("%s is not in %v", expected, variables)
+		}
+	}
+	configuration := objects.configMaps[objects.set.Name].Data["gateway.toml"]
+	for _, line := range []string{`prefix = "release-lwm2m-gateway"`, `certfile = "/etc/lwm2m-gateway/cluster/tls.crt"`, `shutdown_timeout = "90s"`} {
+		if !strings.Contains(configuration, line) {
+			t.Errorf("%s is not in\n%s", line, configuration)
+		}
+	}
+	for _, service := range objects.services {
+		if service.Name == objects.set.Name && (service.Spec.SessionAffinity != core.ServiceAffinityNone ||
+			service.Spec.PublishNotReadyAddresses || service.Spec.ExternalTrafficPolicy != core.ServiceExternalTrafficPolicyLocal) {
+			t.Errorf("devices: %+v", service.Spec)
+		}
+	}
+	peers := func(rule networking.NetworkPolicyIngressRule) bool { return rule.Ports[0].Port.StrVal == "peers" }
+	at := slices.IndexFunc(objects.policies[0].Spec.Ingress, peers)
+	if at < 0 || len(objects.policies[0].Spec.Ingress[at].From) != 1 || objects.policies[0].Spec.Ingress[at].From[0].PodSelector == nil {
+		t.Errorf("not only the pods reach the port of the nodes: %+v", objects.policies[0].Spec.Ingress)
+	}
+	if scaler := objects.scalers[0].Spec; scaler.MaxReplicas != 8 || *scaler.MinReplicas != 3 || scaler.Behavior.ScaleDown.Policies[0].PeriodSeconds != 600 {
+		t.Errorf("scales: %+v", scaler)
+	}
+	if budget := objects.budgets[0].Spec.MaxUnavailable; budget.IntVal != 1 {
+		t.Errorf("%v pods may be away at once", budget)
+	}
+}
+
 // Helm from a module does not know for which version it was made.
 var kubeVersion = []string{"--kube-version", "1.30.0"}
 
@@ -88,14 +150,14 @@ func helm(t *testing.T, arguments ...string) []byte {
 }
 
 // program runs lwm2m-gateway as it was built, or as LWM2M_GATEWAY names it.
-func program(t *testing.T, folder string, arguments ...string) []byte {
+func program(t *testing.T, folder string, environment []string, arguments ...string) []byte {
 	t.Helper()
 	binary := os.Getenv("LWM2M_GATEWAY")
 	if binary == "" {
 		binary = "../../target/debug/lwm2m-gateway"
 	}
 	started := command(binary, arguments...)
-	started.Env = append(os.Environ(), "LWM2M_GATEWAY__XML_DIR="+folder)
+	started.Env = append(append(os.Environ(), environment...), "LWM2M_GATEWAY__XML_DIR="+folder)
 	return run(t, started)
 }
 

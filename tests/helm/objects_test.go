@@ -6,6 +6,7 @@ import (
 
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	apps "k8s.io/api/apps/v1"
+	autoscaling "k8s.io/api/autoscaling/v2"
 	core "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
 	policy "k8s.io/api/policy/v1"
@@ -22,6 +23,7 @@ type objects struct {
 	budgets    []policy.PodDisruptionBudget
 	policies   []networking.NetworkPolicy
 	monitors   []monitoring.ServiceMonitor
+	scalers    []autoscaling.HorizontalPodAutoscaler
 }
 
 // decode takes each object as the type that its kind has in the API. A field that the type does not have is an error, and so
@@ -51,6 +53,8 @@ func decode(t *testing.T, rendered []byte) objects {
 			all.secrets[secret.Name] = secret
 		case "policy/v1 PodDisruptionBudget":
 			all.budgets = append(all.budgets, strictly[policy.PodDisruptionBudget](t, document))
+		case "autoscaling/v2 HorizontalPodAutoscaler":
+			all.scalers = append(all.scalers, strictly[autoscaling.HorizontalPodAutoscaler](t, document))
 		case "networking.k8s.io/v1 NetworkPolicy":
 			all.policies = append(all.policies, strictly[networking.NetworkPolicy](t, document))
 		case "monitoring.coreos.com/v1 ServiceMonitor":

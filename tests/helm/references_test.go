@@ -174,6 +174,11 @@ func checkSelectors(t *testing.T, all objects) {
 			t.Errorf("NetworkPolicy %s does not select the pods", policy.Name)
 		}
 	}
+	for _, scaler := range all.scalers {
+		if target := scaler.Spec.ScaleTargetRef; target.Kind != "StatefulSet" || target.Name != all.set.Name {
+			t.Errorf("HorizontalPodAutoscaler %s scales %s %s", scaler.Name, target.Kind, target.Name)
+		}
+	}
 	for _, monitor := range all.monitors {
 		var found []core.Service
 		for _, service := range all.services {
@@ -210,7 +215,7 @@ func checkConfiguration(t *testing.T, all objects) {
 	mountAt(t, place, all)
 	file := filepath.Join(folder, "gateway.toml")
 	write(t, file, strings.ReplaceAll(gateway.Data["gateway.toml"], mountRoot, place))
-	program(t, definitions, "check", "--config", file)
+	program(t, definitions, environment(all), "check", "--config", file)
 
 	arguments := all.set.Spec.Template.Spec.Containers[0].Args
 	if last := arguments[len(arguments)-1]; last != mountPath(all, "config")+"/gateway.toml" {
@@ -222,11 +227,32 @@ func checkConfiguration(t *testing.T, all objects) {
 	}
 	var expected string
 	if strings.Contains(gateway.Data["gateway.toml"], `kind = "exproto"`) {
-		expected = exproto(string(program(t, definitions, "emqx-config", "--config", file)))
+		expected = exproto(string(program(t, definitions, environment(all), "emqx-config", "--config", file)))
 	}
 	if actual := exproto(emqx.Data["emqx.conf"]); actual != expected {
 		t.Errorf("EMQX is not configured as the program says:\n%s\ninstead of\n%s", actual, expected)
 	}
+}
+
+// environment is that of the gateway in the first pod, without what comes from Secrets.
+func environment(all objects) (variables []string) {
+	pod := all.set.Name + "-0"
+	known := map[string]string{}
+	for _, variable := range all.set.Spec.Template.Spec.Containers[0].Env {
+		value := variable.Value
+		if from := variable.ValueFrom; from != nil {
+			if from.FieldRef == nil || from.FieldRef.FieldPath != "metadata.name" {
+				continue
+			}
+			value = pod
+		}
+		for name, earlier := range known {
+			value = strings.ReplaceAll(value, "$("+name+")", earlier)
+		}
+		known[variable.Name] = value
+		variables = append(variables, variable.Name+"="+value)
+	}
+	return variables
 }
 
 // Below it the chart mounts what the configuration names.

@@ -38,6 +38,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.dtls.enabled (not (or .Values.dtls.psk.existingSecret .Values.dtls.psk.content .Values.dtls.certificate.existingSecret)) -}}
 {{- fail "dtls: it needs credentials: dtls.psk or dtls.certificate" -}}
 {{- end -}}
+{{- if .Values.cluster.enabled -}}
+{{- if ne .Values.kind "mqtt" -}}
+{{- fail "cluster: it needs kind=mqtt, for EMQX calls one ExProto handler" -}}
+{{- end -}}
+{{- if ne .Values.store.kind "redis" -}}
+{{- fail "cluster: it needs store.kind=redis, which the pods share" -}}
+{{- end -}}
+{{- if not .Values.cluster.certificate.existingSecret -}}
+{{- fail "cluster.certificate.existingSecret: with cluster.enabled it needs a Secret with tls.crt, tls.key and ca.crt" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (not .Values.cluster.enabled) -}}
+{{- fail "autoscaling: it needs cluster.enabled, since other pods keep the devices that they have" -}}
+{{- end -}}
 {{- if eq .Values.store.kind "redis" -}}
 {{- if not (or .Values.store.redis.urls .Values.store.redis.sentinels) -}}
 {{- fail "store.redis: with store.kind=redis it needs urls or sentinels" -}}
@@ -61,7 +75,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.mode "attach") (eq .Values.kind "exproto") -}}yes{{- end -}}
 {{- end -}}
 
-{{/* The section `store` of the configuration, as JSON. Each pod has a prefix of its own, by its environment. */}}
+{{/* Seconds that a pod has to stop. With a cluster it hands its devices over, which connect at the broker by another pod. */}}
+{{- define "gateway.gracePeriod" -}}
+{{- $grace := int .Values.terminationGracePeriodSeconds -}}
+{{- if .Values.cluster.enabled -}}
+{{- $devices := dig "limits" "devices" 100000 .Values.config | int -}}
+{{- $rate := dig "upstream" "mqtt" "connections_per_second" 5000 .Values.config | int -}}
+{{- $grace = max $grace (add 60 (ceil (divf $devices (max 1 $rate)))) -}}
+{{- end -}}
+{{- $grace -}}
+{{- end -}}
+
+{{/* The section `store` of the configuration, as JSON. In a cluster all pods have one prefix. Otherwise each pod has one of its own, by its
+environment. */}}
 {{- define "gateway.store" -}}
 {{- if eq .Values.store.kind "redis" -}}
 {{- with .Values.store.redis -}}
@@ -69,6 +95,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .urls -}}{{- $_ := set $redis "urls" .urls -}}{{- end -}}
 {{- if .sentinels -}}{{- $_ := set $redis "sentinels" .sentinels -}}{{- end -}}
 {{- if .passwordKey -}}{{- $_ := set $redis "passwordfile" "/etc/lwm2m-gateway/store/password" -}}{{- end -}}
+{{- if $.Values.cluster.enabled -}}{{- $_ := set $redis "prefix" (include "gateway.fullname" $) -}}{{- end -}}
 {{- dict "enable" true "kind" "redis" "redis" $redis | toJson -}}
 {{- end -}}
 {{- else -}}
@@ -113,6 +140,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $dtls "cacertfile" (printf "/etc/lwm2m-gateway/devices-ca/%s" .Values.dtls.devicesCA.key) -}}
 {{- end -}}
 {{- $_ := set $config "dtls" $dtls -}}
+{{- end -}}
+{{- if .Values.cluster.enabled -}}
+{{- $folder := "/etc/lwm2m-gateway/cluster" -}}
+{{- $files := dict "cacertfile" (printf "%s/ca.crt" $folder) "certfile" (printf "%s/tls.crt" $folder) "keyfile" (printf "%s/tls.key" $folder) -}}
+{{- $_ := set $config "cluster" (merge (dict "enable" true "bind" "0.0.0.0:5690") $files) -}}
+{{- $_ := set $config "shutdown_timeout" (printf "%ds" (sub (include "gateway.gracePeriod" . | int) 10)) -}}
 {{- end -}}
 {{- mustMergeOverwrite $config (deepCopy .Values.config) | toJson -}}
 {{- end -}}
