@@ -58,6 +58,20 @@ pub(crate) struct RedisConnection {
     task: JoinHandle<()>,
 }
 
+/// Returns the connection that a request goes by.
+///
+/// # Errors
+///
+/// Fails if there is none.
+pub(super) fn connected(connection: &mut Option<RedisConnection>) -> Result<&mut RedisConnection, ConnectionError> {
+    connection.as_mut().ok_or_else(|| ConnectionError::Silent("the store".to_owned()))
+}
+
+/// Returns the address of the connected server, for people.
+pub(super) fn server(connection: &Option<RedisConnection>) -> &str {
+    connection.as_ref().map_or("the server", |connection| connection.server.as_str())
+}
+
 impl RedisDialer {
     pub(super) fn new(config: RedisConfig, password: Option<Secret>) -> Result<Self, TlsError> {
         let connector = Connector::new(&config.ssl)?;

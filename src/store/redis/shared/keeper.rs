@@ -9,33 +9,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ::redis::{Cmd, Pipeline};
-use rand::TryRng;
-use rand::rngs::SysRng;
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
-use tracing::{error, info, warn};
 
 use crate::clock::monotonic_now;
-use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::EngineRequest;
 use lwm2m_cluster::{MemberEvent, Term};
-use lwm2m_core::gateway::BatchNumber;
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion, DeviceName};
-use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::ShardContents;
 
-use super::super::super::StoreEvent;
-use super::super::super::handle::{PendingWrite, WriterReply};
-use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection, RedisDialer};
-use super::super::keeper::KeeperStart;
-use super::super::layout::{BatchStep, Layout, RestoredContents};
+use super::super::super::handle::PendingWrite;
+use super::super::batch::{WriteInProgress, nonces};
+use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection, RedisDialer, connected, server};
+use super::super::layout::{Layout, RestoredContents};
 use super::super::lease::AnswerError;
+use super::super::reports::{KeeperStart, StoreReports};
 use super::super::seal::{Seal, SealKey};
-use super::super::{BATCH, RedisError, random_text};
+use super::super::{RedisError, random_text};
 use super::report::NodeReport;
 use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition, parse_location};
 use super::{EngineAnswer, EngineAsk};
@@ -65,8 +59,7 @@ pub(crate) struct SharedKeeper {
     writes: UnboundedReceiver<PendingWrite>,
     asks: UnboundedReceiver<EngineAsk>,
     answers: UnboundedSender<EngineAnswer>,
-    ends: Vec<UnboundedSender<WriterReply>>,
-    condition: Option<Condition>,
+    reports: StoreReports,
     /// What the node tells of itself with each round.
     report: String,
     /// The requests that are not done.
@@ -74,7 +67,9 @@ pub(crate) struct SharedKeeper {
     /// The shards of the node, with the terms in which it acquired them.
     held: HashMap<Shard, Term>,
     /// The batch that is being written.
-    current: Option<SharedWrite>,
+    current: Option<WriteInProgress>,
+    /// Whether the server has denied the leases of the batch at the last attempt.
+    is_fenced: bool,
     /// The number of the last batch. It grows as long as the process runs, so that no late request is written again.
     seq: u64,
     /// The run of the server and the number of the database at the last round.
@@ -84,17 +79,6 @@ pub(crate) struct SharedKeeper {
     /// Failed attempts in a row.
     failures: u32,
     closing: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
-}
-
-/// Batches that are written together.
-struct SharedWrite {
-    steps: Vec<BatchStep>,
-    /// Kept to be counted when they are durable.
-    changes: Vec<Change>,
-    replies: Vec<(BatchNumber, UnboundedSender<WriterReply>)>,
-    /// Whether the server has denied the leases at the last attempt.
-    is_fenced: bool,
 }
 
 /// Reasons why an attempt failed.
@@ -124,26 +108,24 @@ impl SharedKeeper {
             writes,
             asks,
             answers,
-            ends: Vec::new(),
-            condition: None,
+            reports: StoreReports::new(metrics),
             report: NodeReport::default().text(),
             queue: VecDeque::new(),
             held: HashMap::new(),
             current: None,
+            is_fenced: false,
             seq: 0,
             database: None,
             retry: None,
             failures: 0,
             closing,
-            metrics,
         }
     }
 
     /// Serves until the driver has closed its end of the store.
     pub(crate) async fn run(mut self, starting: oneshot::Receiver<KeeperStart>) {
-        let Ok(KeeperStart { ends, condition }) = starting.await else { return };
-        condition.set(ConditionState::Up, self.written());
-        (self.ends, self.condition) = (ends, Some(condition));
+        let Ok(start) = starting.await else { return };
+        self.reports.start(start, server(&self.parts.connection));
         loop {
             tokio::select! {
                 biased;
@@ -194,26 +176,14 @@ impl SharedKeeper {
 
     /// Takes a batch, and those that have come meanwhile. Changes of shards that the node does not have are dropped.
     fn begin(&mut self, first: PendingWrite) {
-        let mut batches = VecDeque::from([first]);
-        let mut count = batches.iter().map(|batch| batch.changes.len()).sum::<usize>();
-        while count < BATCH
-            && let Ok(next) = self.writes.try_recv()
-        {
-            count += next.changes.len();
-            batches.push_back(next);
-        }
-        let mut write = SharedWrite { steps: Vec::new(), changes: Vec::new(), replies: Vec::new(), is_fenced: false };
         let now = monotonic_now();
-        for PendingWrite { version, changes, replies } in batches {
-            self.parts.layout.note_homes(&changes);
-            for change in &changes {
-                write.steps.extend(self.parts.layout.steps(now, change));
-            }
-            write.changes.extend(changes);
-            write.replies.push((version, replies));
-        }
+        let layout = &mut self.parts.layout;
+        let mut write = WriteInProgress::collect(first, &mut self.writes, |changes| {
+            layout.note_homes(changes);
+            changes.iter().flat_map(|change| layout.steps(now, change)).collect()
+        });
         write.steps.retain(|step| step.hash().shard().is_none_or(|shard| self.held.contains_key(&shard)));
-        self.current = Some(write);
+        (self.current, self.is_fenced) = (Some(write), false);
     }
 
     /// Connects if there is no connection, does what was asked, and writes the batch.
@@ -398,13 +368,8 @@ impl SharedKeeper {
             return Ok(());
         }
         let SharedParts { identity, seal, .. } = &mut self.parts;
-        let mut nonces = vec![[0; 12]; current.steps.len()];
-        for nonce in &mut nonces {
-            SysRng.try_fill_bytes(nonce).map_err(|_| RedisError::Random)?;
-        }
-        let mut nonces = nonces.into_iter();
-        let nonce = || nonces.next().expect("there is one for each step");
-        let (request, shards) = identity.write(self.seq + 1, &current.steps, (seal, &self.held), nonce)?;
+        let (request, shards) =
+            identity.write(self.seq + 1, &current.steps, (seal, &self.held), nonces(current.steps.len())?)?;
         let answer: Vec<String> = self.ask(&request).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["stored"] => {
@@ -424,9 +389,8 @@ impl SharedKeeper {
 
     /// The member task finds out by its next round whether the leases are lost.
     fn fenced(&mut self, shards: Vec<Shard>) {
-        let was_fenced = self.current.as_mut().is_some_and(|current| std::mem::replace(&mut current.is_fenced, true));
-        if !was_fenced {
-            self.metrics.cluster.fenced.inc();
+        if !std::mem::replace(&mut self.is_fenced, true) {
+            self.reports.metrics().cluster.fenced.inc();
             for shard in shards {
                 self.tell_member(EngineAnswer::Event(MemberEvent::Fenced(shard)));
             }
@@ -435,52 +399,28 @@ impl SharedKeeper {
     }
 
     fn written_durably(&mut self) {
-        let Some(SharedWrite { changes, replies, .. }) = self.current.take() else { return };
-        self.metrics.store.written(&changes);
-        for (version, driver) in replies {
-            // A driver that has closed its end does not wait for the answer.
-            let (Ok(()) | Err(_)) = driver.send(WriterReply::Stored(version));
+        self.is_fenced = false;
+        if let Some(written) = self.current.take() {
+            written.stored(self.reports.metrics());
         }
     }
 
     /// The driver writes all records of the node's shards again. What was removed lately is removed again.
     fn contents_lost(&mut self) {
-        error!(
-            server = self.server(),
-            "the store has lost records: it was emptied, restarted or replaced; those of this node are written again"
-        );
-        self.metrics.store.rewrites.inc();
+        self.reports.contents_lost(server(&self.parts.connection));
         let mut removals = self.parts.layout.contents_lost(monotonic_now());
         removals.retain(|step| step.hash().shard().is_none_or(|shard| self.held.contains_key(&shard)));
-        match &mut self.current {
-            Some(current) => current.steps.splice(0..0, removals).for_each(drop),
-            None if removals.is_empty() => {}
-            None => {
-                let (changes, replies) = (Vec::new(), Vec::new());
-                self.current = Some(SharedWrite { steps: removals, changes, replies, is_fenced: false });
-            }
-        }
-        self.tell(StoreEvent::ContentsLost);
+        WriteInProgress::remove_before(&mut self.current, removals);
     }
 
     fn succeeded(&mut self) {
-        if std::mem::take(&mut self.failures) > 0 {
-            info!(server = self.server(), "store writable again");
-            self.metrics.store.failing.set(0);
-            self.set_condition(ConditionState::Up, self.written());
-            self.tell(StoreEvent::Back);
-        }
+        self.failures = 0;
+        self.reports.succeeded(server(&self.parts.connection));
     }
 
     fn failed(&mut self, error: &SharedAttemptError) {
         self.parts.connection = None;
-        self.metrics.store.write_errors.inc();
-        self.metrics.store.failing.set(1);
-        self.set_condition(ConditionState::Degraded, format!("{error}; a restart would lose recent changes"));
-        if self.failures == 0 {
-            warn!(%error, "the store cannot be written: a restart would lose recent changes; retrying");
-            self.tell(StoreEvent::Away);
-        }
+        self.reports.failed(error);
         let pause = (PAUSE * 2_u32.saturating_pow(self.failures.min(8))).min(self.parts.identity.timing.renew);
         self.failures = self.failures.saturating_add(1);
         self.retry = Some(monotonic_now() + pause);
@@ -493,15 +433,13 @@ impl SharedKeeper {
         if self.closing.load(Ordering::Relaxed)
             && let Some(given_up) = self.current.take()
         {
-            for (_, driver) in given_up.replies {
-                let (Ok(()) | Err(_)) = driver.send(WriterReply::GivenUp);
-            }
+            given_up.given_up();
         }
     }
 
     async fn ask<T: ::redis::FromRedisValue>(&mut self, request: &Cmd) -> Result<T, ConnectionError> {
         let patience = self.patience();
-        let connection = self.connected()?;
+        let connection = connected(&mut self.parts.connection)?;
         match timeout(patience, connection.ask(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(ConnectionError::Silent(connection.server.clone())),
@@ -513,15 +451,11 @@ impl SharedKeeper {
         requests: &Pipeline,
         patience: Duration,
     ) -> Result<T, ConnectionError> {
-        let connection = self.connected()?;
+        let connection = connected(&mut self.parts.connection)?;
         match timeout(patience, connection.ask_all(requests)).await {
             Ok(answers) => answers,
             Err(_) => Err(ConnectionError::Silent(connection.server.clone())),
         }
-    }
-
-    fn connected(&mut self) -> Result<&mut RedisConnection, ConnectionError> {
-        self.parts.connection.as_mut().ok_or_else(|| ConnectionError::Silent("the store".to_owned()))
     }
 
     /// Returns how long an answer is waited for, so that a lease allows for a new connection.
@@ -532,27 +466,6 @@ impl SharedKeeper {
     fn tell_member(&self, answer: EngineAnswer) {
         // The member task has ended before the keeper at a shutdown.
         let (Ok(()) | Err(_)) = self.answers.send(answer);
-    }
-
-    fn tell(&self, event: StoreEvent) {
-        for end in &self.ends {
-            // A driver that has closed its end needs no more events.
-            let (Ok(()) | Err(_)) = end.send(WriterReply::Event(event));
-        }
-    }
-
-    fn set_condition(&self, state: ConditionState, detail: String) {
-        if let Some(condition) = &self.condition {
-            condition.set(state, detail);
-        }
-    }
-
-    fn written(&self) -> String {
-        format!("{} is written", self.server())
-    }
-
-    fn server(&self) -> &str {
-        self.parts.connection.as_ref().map_or("the server", |connection| connection.server.as_str())
     }
 }
 
