@@ -14,6 +14,8 @@ use crate::devices::BenchDevice;
 use crate::gateway::SwallowingGateway;
 use crate::{median, processor_time};
 
+/// The socket that speaks plain UDP.
+const PLAIN: u16 = 0;
 const FEW: u32 = 1_000;
 /// Operations in one round, each of a device that chance chooses.
 const OPERATIONS: u32 = 1_000;
@@ -59,10 +61,10 @@ impl Crowd {
     fn measure(&mut self, devices: u32, rounds: u32) -> anyhow::Result<Times> {
         let before = self.devices.len();
         self.devices.reserve_exact(devices as usize - before);
-        let (memory, time) = (resident()?, processor_time());
+        let (memory, time) = (resident_bytes()?, processor_time());
         self.register_up_to(devices)?;
         let count = f64::from(devices - before as u32);
-        let each = (resident()? - memory) / count;
+        let each = (resident_bytes()? - memory) / count;
         let time = (processor_time() - time).as_secs_f64() * 1e6 / count;
         println!("{devices} devices: {each:.0} bytes each, {time:.1} us for a Register and an Observe");
 
@@ -82,6 +84,13 @@ impl Crowd {
     }
 
     fn register(&mut self, number: u32) -> anyhow::Result<()> {
+        let device = self.registered(number)?;
+        self.devices.push(device);
+        Ok(())
+    }
+
+    /// Lets a device register and be observed.
+    pub(crate) fn registered(&mut self, number: u32) -> anyhow::Result<(BenchDevice, RegistrationId)> {
         self.now += PAUSE;
         let mut device = BenchDevice::new(number);
         let mut next = vec![device.register()];
@@ -91,8 +100,7 @@ impl Crowd {
         }
         ensure!(device.is_observed(), "device {number} is not observed");
         let registration = self.gateway.last_connected.context("no device was connected")?;
-        self.devices.push((device, registration));
-        Ok(())
+        Ok((device, registration))
     }
 
     /// Returns the processor time of the gateway for one operation.
@@ -127,8 +135,13 @@ impl Crowd {
     }
 
     fn exchange(&mut self, device: u32, datagram: &[u8]) -> (Duration, Vec<Transmit>) {
+        self.exchange_at(PLAIN, device, datagram)
+    }
+
+    /// Passes a datagram of a device to this socket of the gateway. Returns the time that it took and what was sent.
+    pub(crate) fn exchange_at(&mut self, socket: u16, device: u32, datagram: &[u8]) -> (Duration, Vec<Transmit>) {
         let [_, a, b, c] = device.to_be_bytes();
-        let peer = Peer::udp(0, ([10, a, b, c], 5683).into());
+        let peer = Peer::udp(socket, ([10, a, b, c], 5683).into());
         self.timed(|gateway, now| gateway.handle_datagram(now, peer, datagram))
     }
 
@@ -143,7 +156,7 @@ impl Crowd {
 }
 
 /// Returns the resident bytes of this process.
-fn resident() -> anyhow::Result<f64> {
+pub(crate) fn resident_bytes() -> anyhow::Result<f64> {
     const PAGE: f64 = 4096.0;
     let statm = fs::read_to_string("/proc/self/statm")?;
     let pages: f64 = statm.split(' ').nth(1).context("the form of statm")?.parse()?;

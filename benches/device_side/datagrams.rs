@@ -5,12 +5,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use lwm2m_core::gateway::config::SocketRole;
-use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
+use lwm2m_dtls::test_client::DtlsClient;
 use lwm2m_gateway::transport::{Security, UdpListener, UdpSockets};
 use tokio::runtime::Runtime;
 
 use crate::bare::BareEcho;
-use crate::devices::{BenchDevice, KEY};
+use crate::devices::{BenchDevice, SUITE};
 use crate::gateway::{SECURED, SwallowingGateway};
 use crate::{median, processor_time};
 
@@ -18,8 +18,6 @@ use crate::{median, processor_time};
 const DEVICES: u32 = 200;
 /// The time after which an answer is missing.
 const PATIENCE: Duration = Duration::from_secs(5);
-const SUITE: &str = "PSK-AES128-CCM8";
-const CONNECTION_ID: &[u8] = b"12345678";
 
 /// Runs all loads by turns, since what else the machine does changes all the time, and prints the median of each.
 pub(crate) fn compare(rounds: u32) -> anyhow::Result<()> {
@@ -173,8 +171,7 @@ impl Fleet {
 
     fn shake_hands(&mut self, server: &mut SocketServer) -> anyhow::Result<()> {
         for (device, socket) in self.devices.iter().zip(&self.clients.sockets) {
-            let config = DtlsClientConfig::psk(&device.endpoint(), KEY).with_suites(SUITE).with_cid(CONNECTION_ID);
-            let mut client = DtlsClient::new(Instant::now(), config);
+            let mut client = device.dtls_client(Instant::now());
             let mut buffer = [0; 2048];
             while !client.is_established() {
                 let records = client.transmits();

@@ -1,12 +1,18 @@
 //! Devices that say what a benchmark wants them to say.
 
+use std::time::Instant;
+
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
+use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 
 pub(crate) const OBSERVED: &str = "/3303/0/5700";
 /// The pre-shared key of every device.
 pub(crate) const KEY: &[u8] = b"0123456789abcdef";
 
+pub(crate) const SUITE: &str = "PSK-AES128-CCM8";
+
+const CONNECTION_ID: &[u8] = b"12345678";
 const VALUE: &[u8] = b"21.5";
 
 /// A device that is registered and observed once it has answered what it was asked.
@@ -31,6 +37,12 @@ impl BenchDevice {
     /// Returns the endpoint name, which is the identity of the device over DTLS, too.
     pub(crate) fn endpoint(&self) -> String {
         format!("urn:imei:49015420{:07}", self.number)
+    }
+
+    /// Returns a DTLS client with the key of the device and a connection ID of its own.
+    pub(crate) fn dtls_client(&self, now: Instant) -> DtlsClient {
+        let config = DtlsClientConfig::psk(&self.endpoint(), KEY).with_suites(SUITE).with_cid(CONNECTION_ID);
+        DtlsClient::new(now, config)
     }
 
     pub(crate) fn register(&mut self) -> Vec<u8> {

@@ -7,6 +7,9 @@
 //! `cargo bench --bench device_side -- --crowd 200000` compares few devices with many, without sockets: the memory of a
 //! device with one observation, and the time of a notification, an Update and a read.
 //!
+//! `cargo bench --bench device_side -- --memory 30000`, also with `--dtls`, measures the memory of a device alone, over
+//! UDP or DTLS, without sockets.
+//!
 //! `cargo bench --bench device_side -- --start 100000` starts with stored devices.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
@@ -15,6 +18,7 @@ mod crowd;
 mod datagrams;
 mod devices;
 mod gateway;
+mod memory;
 mod start;
 
 use std::time::Duration;
@@ -36,6 +40,13 @@ struct Arguments {
     #[arg(long, value_name = "DEVICES", conflicts_with = "crowd")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     start: Option<u32>,
+    /// Measure the memory of so many devices, in the place of all else
+    #[arg(long, value_name = "DEVICES", conflicts_with_all = ["crowd", "start"])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    memory: Option<u32>,
+    /// With `--memory`: the devices use DTLS
+    #[arg(long, requires = "memory")]
+    dtls: bool,
     /// Rounds of each measurement; the median counts
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
@@ -45,11 +56,12 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { crowd, start, rounds, .. } = Arguments::parse();
-    match (crowd, start) {
-        (Some(devices), _) => crowd::compare(devices, rounds),
-        (None, Some(devices)) => start::measure(devices),
-        (None, None) => datagrams::compare(rounds),
+    let Arguments { crowd, start, memory, dtls, rounds, .. } = Arguments::parse();
+    match (crowd, start, memory) {
+        (Some(devices), ..) => crowd::compare(devices, rounds),
+        (None, Some(devices), _) => start::measure(devices),
+        (None, None, Some(devices)) => memory::measure(devices, dtls),
+        (None, None, None) => datagrams::compare(rounds),
     }
 }
 
