@@ -20,6 +20,7 @@ pub mod threads;
 pub mod traced;
 
 use std::future::pending;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -258,34 +259,47 @@ impl Driver {
             };
             overdue_turns = if matches!(input, DriverInput::Deadline) && overdue { overdue_turns + 1 } else { 0 };
             let now = self.now();
-            match input {
-                DriverInput::Readable(index) => self.receive(now, index),
-                DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
-                DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
-                DriverInput::Image(answer) => self.handle_image(now, answer),
-                DriverInput::Store(StoreEvent::Fenced) => {
-                    self.is_fenced = true;
-                    return;
-                }
-                DriverInput::Store(event) => self.handle_store(now, event),
-                DriverInput::Asked(request) => self.handle_request(now, request),
-                DriverInput::Thread(input) => self.handle_thread(now, input),
-                DriverInput::Cluster(ClusterInput::Command(command)) => self.obey(command),
-                DriverInput::Cluster(ClusterInput::Peer(input)) => self.handle_peers(now, input),
-                DriverInput::Deadline => self.gateway.handle_timeout(now),
-                DriverInput::Stop => return,
+            if self.handle_input(now, input).is_break() {
+                return;
             }
-            self.log.handle_timeout(now);
-            self.list_dropped(now);
-            self.flush(now);
-            self.hand_over_records();
-            if self.cluster.is_some() {
-                self.hand_on_held(now);
-                self.ask_for_terms();
+            self.end_turn(now);
+        }
+    }
+
+    /// Handles what the loop has waited for. Breaks if the driver ends.
+    fn handle_input(&mut self, now: Instant, input: DriverInput) -> ControlFlow<()> {
+        match input {
+            DriverInput::Readable(index) => self.receive(now, index),
+            DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
+            DriverInput::Key(question, answer) => self.gateway.handle_key(now, &question, answer),
+            DriverInput::Image(answer) => self.handle_image(now, answer),
+            DriverInput::Store(StoreEvent::Fenced) => {
+                self.is_fenced = true;
+                return ControlFlow::Break(());
             }
-            if let Some(watchdog) = &mut self.watchdog {
-                watchdog.feed(now);
-            }
+            DriverInput::Store(event) => self.handle_store(now, event),
+            DriverInput::Asked(request) => self.handle_request(now, request),
+            DriverInput::Thread(input) => self.handle_thread(now, input),
+            DriverInput::Cluster(ClusterInput::Command(command)) => self.obey(command),
+            DriverInput::Cluster(ClusterInput::Peer(input)) => self.handle_peers(now, input),
+            DriverInput::Deadline => self.gateway.handle_timeout(now),
+            DriverInput::Stop => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Does what is due after each input.
+    fn end_turn(&mut self, now: Instant) {
+        self.log.handle_timeout(now);
+        self.list_dropped(now);
+        self.flush(now);
+        self.hand_over_records();
+        if self.cluster.is_some() {
+            self.hand_on_held(now);
+            self.ask_for_terms();
+        }
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.feed(now);
         }
     }
 

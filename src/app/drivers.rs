@@ -1,6 +1,7 @@
 //! Starts the drivers: binds the devices' sockets, opens the store, connects the upstream, and restores the devices.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::observability::failures::FailureLog;
 use crate::observability::metrics::Metrics;
 use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::service::Watchdog;
-use crate::store::{Confirm, OpenedStore, Store, StoreConfig, StoreContents};
+use crate::store::{Confirm, OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
 use crate::upstream::UpstreamLink;
 use crate::upstream::seat::LinkSeat;
@@ -129,14 +130,7 @@ pub(crate) fn start_drivers(
     let (now, unix_time) = (monotonic_now(), unix_time()?);
     let (opened, contents) = store.unzip();
     let contents = contents.unwrap_or_default();
-    let suspended = suspended_campaigns(&contents, config.threads);
-    if !suspended.is_empty() {
-        warn!(
-            campaigns = suspended.into_iter().collect::<Vec<_>>().join(", "),
-            "firmware campaigns are suspended while driver.threads is more than 1: they stay in the store, and a start \
-             with one thread resumes them"
-        );
-    }
+    warn_of_suspended_campaigns(&contents, config.threads);
     let contents = divided(contents, config.threads);
     let start = GatewayStart { config, prepared, now, unix_time, store: opened.as_ref() };
     let gateways = (0..).zip(contents).map(|(thread, contents)| start.gateway(thread, contents));
@@ -172,6 +166,17 @@ pub(crate) fn start_drivers(
         running.push(RunningDriver { task, stop, thread: runtime });
     }
     Ok((running, member))
+}
+
+fn warn_of_suspended_campaigns(contents: &StoreContents, threads: NonZero<u8>) {
+    let suspended = suspended_campaigns(contents, threads);
+    if !suspended.is_empty() {
+        warn!(
+            campaigns = suspended.into_iter().collect::<Vec<_>>().join(", "),
+            "firmware campaigns are suspended while driver.threads is more than 1: they stay in the store, and a start \
+             with one thread resumes them"
+        );
+    }
 }
 
 fn start_runtimes(share: ThreadShare) -> anyhow::Result<Vec<RuntimeThread>> {
@@ -332,10 +337,8 @@ impl GatewayStart<'_> {
         gateway.restore_awaited_bootstraps(now, awaited_bootstraps);
         gateway.restore_firmware_jobs(now, firmware_jobs);
         gateway.restore_campaigns(now, campaigns);
-        let StoreConfig { confirm, patience, .. } = config.store;
-        match confirm {
-            Confirm::Stored => gateway.tell_when_stored(patience),
-            Confirm::Behind => {}
+        if config.store.confirm == Confirm::Stored {
+            gateway.tell_when_stored(config.store.patience);
         }
         Ok(gateway)
     }

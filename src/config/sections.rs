@@ -10,9 +10,11 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::admin;
+use crate::bootstrap::BootstrapFiles;
 use crate::definitions::DEFAULT_FOLDER;
 use crate::observability::logging::{LogConfig, LogFormat, filter};
 use crate::store::{self, Confirm, StoreKind};
+use crate::transport::UdpListener;
 use crate::upstream;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::coap::{AckMode, Parameters};
@@ -69,14 +71,7 @@ enum UpstreamKind {
 pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let kind = upstream_kind(reader);
     let (exproto, mqtt) = (exproto::read(reader), mqtt::read(reader));
-    let mut gateway = gateway(reader);
-    let listeners = listeners(reader);
-    let (bootstrap, bootstrap_files) = bootstrap::read(reader, &gateway.identity, kind == UpstreamKind::Mqtt);
-    bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
-    gateway.bootstrap = bootstrap;
-    gateway.firmware.login = firmware::login(reader, kind == UpstreamKind::Mqtt);
-    gateway.status_login = status_login(reader, gateway.translators.status.is_some());
-    gateway.roles = listeners.iter().map(|listener| listener.role).collect();
+    let (gateway, listeners, bootstrap_files) = gateway_and_listeners(reader, kind);
     let mut dtls = dtls::read(reader);
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
     check_status(reader, kind, &gateway);
@@ -124,6 +119,22 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
     };
     (config, others)
+}
+
+/// Reads what the gateway does and where it listens, which depend on each other, and the files of bootstrap accounts.
+fn gateway_and_listeners(
+    reader: &mut ConfigReader,
+    kind: UpstreamKind,
+) -> (GatewayConfig, Vec<UdpListener>, BootstrapFiles) {
+    let mut gateway = gateway(reader);
+    let listeners = listeners(reader);
+    let (bootstrap, bootstrap_files) = bootstrap::read(reader, &gateway.identity, kind == UpstreamKind::Mqtt);
+    bootstrap::check_roles(reader, &listeners, bootstrap.is_some());
+    gateway.bootstrap = bootstrap;
+    gateway.firmware.login = firmware::login(reader, kind == UpstreamKind::Mqtt);
+    gateway.status_login = status_login(reader, gateway.translators.status.is_some());
+    gateway.roles = listeners.iter().map(|listener| listener.role).collect();
+    (gateway, listeners, bootstrap_files)
 }
 
 /// Reads the number of driver threads. What threads cannot share is refused with more than one.

@@ -303,10 +303,7 @@ impl Layout {
                 commands.insert((*shard, endpoint, serial), String::from_utf8(value.to_vec()).ok()?);
             }
             RecordHash::Devices(shard) => {
-                let record = self.listeners.place(serde_json::from_slice(value).ok()?);
-                if let Some(homes) = &mut self.homes {
-                    homes.insert(record.registration.endpoint.clone(), *shard);
-                }
+                let record = self.device(*shard, value)?;
                 contents.devices.push(with_commands(record, *shard, commands));
             }
             RecordHash::Associations(_) => contents.associations.push(self.saved_association(field, value)?),
@@ -339,6 +336,14 @@ impl Layout {
             }
         }
         Some(())
+    }
+
+    fn device(&mut self, shard: Shard, value: &[u8]) -> Option<DeviceRecord> {
+        let record = self.listeners.place(serde_json::from_slice(value).ok()?);
+        if let Some(homes) = &mut self.homes {
+            homes.insert(record.registration.endpoint.clone(), shard);
+        }
+        Some(record)
     }
 
     fn saved_association(&self, field: &[u8], value: &[u8]) -> Option<SavedAssociation> {
