@@ -22,8 +22,8 @@ use super::super::StoreEvent;
 use super::super::handle::PendingWrite;
 use super::batch::{WriteInProgress, nonces};
 use super::connection::{ConnectionError, connected, server};
+use super::health::{KeeperStart, StoreHealth};
 use super::lease::{AnswerError, LEASE, RenewAnswer};
-use super::reports::{KeeperStart, StoreReports};
 use super::{KeeperParts, RedisError, random_text};
 
 /// Interval at which the lease is renewed.
@@ -35,7 +35,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1
 pub(crate) struct Keeper {
     parts: KeeperParts,
     writes: UnboundedReceiver<PendingWrite>,
-    reports: StoreReports,
+    health: StoreHealth,
     /// The batch that is being written.
     current: Option<WriteInProgress>,
     /// Wakes the keeper from its pause.
@@ -69,7 +69,7 @@ impl Keeper {
         (sleeper, closing): (Arc<Notify>, Arc<AtomicBool>),
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { parts, writes, reports: StoreReports::new(metrics), current: None, sleeper, closing, failures: 0 }
+        Self { parts, writes, health: StoreHealth::new(metrics), current: None, sleeper, closing, failures: 0 }
     }
 
     /// Renews the lease and writes batches until all drivers have closed their ends, or another process has taken the
@@ -89,8 +89,8 @@ impl Keeper {
                         // A program that ends before its drivers start has dropped the other end, and closes the
                         // channel of writes too.
                         if let Some(start) = start {
-                            self.reports.start(start, server(&self.parts.connection));
-                            self.reports.tell(StoreEvent::Leased { until: self.parts.renewed + LEASE });
+                            self.health.start(start, server(&self.parts.connection));
+                            self.health.tell(StoreEvent::Leased { until: self.parts.renewed + LEASE });
                         }
                         continue;
                     }
@@ -99,7 +99,7 @@ impl Keeper {
             }
             match self.attempt().await {
                 Ok(()) => self.succeeded(),
-                Err(AttemptError::Fenced(owner)) => return self.reports.fenced(&owner),
+                Err(AttemptError::Fenced(owner)) => return self.health.fenced(&owner),
                 Err(error) => self.failed(&error).await,
             }
         }
@@ -140,7 +140,7 @@ impl Keeper {
             RenewAnswer::Fenced { owner } => Err(AttemptError::Fenced(owner)),
             RenewAnswer::Mine { lost } => {
                 self.parts.renewed = sent;
-                self.reports.tell(StoreEvent::Leased { until: sent + LEASE });
+                self.health.tell(StoreEvent::Leased { until: sent + LEASE });
                 if lost {
                     self.contents_lost();
                 }
@@ -162,25 +162,25 @@ impl Keeper {
         }
         lease.seq += 1;
         if let Some(written) = self.current.take() {
-            written.stored(self.reports.metrics());
+            written.stored(self.health.metrics());
         }
         Ok(true)
     }
 
     /// The drivers write all records again. What was removed lately is removed again.
     fn contents_lost(&mut self) {
-        self.reports.contents_lost(server(&self.parts.connection));
+        self.health.contents_lost(server(&self.parts.connection));
         WriteInProgress::remove_before(&mut self.current, self.parts.layout.contents_lost(monotonic_now()));
     }
 
     fn succeeded(&mut self) {
         self.failures = 0;
-        self.reports.succeeded(server(&self.parts.connection));
+        self.health.succeeded(server(&self.parts.connection));
     }
 
     async fn failed(&mut self, error: &AttemptError) {
         self.parts.connection = None;
-        self.reports.failed(error);
+        self.health.failed(error);
         if self.closing.load(Ordering::Relaxed)
             && let Some(given_up) = self.current.take()
         {

@@ -13,10 +13,11 @@
 mod batch;
 pub mod config;
 mod connection;
+mod health;
+mod health;
 mod keeper;
 mod layout;
 mod lease;
-mod reports;
 mod scripts;
 mod seal;
 pub mod shared;
@@ -54,10 +55,10 @@ use super::listeners::ListenerNames;
 use super::{StoreConfig, StoreContents, StoreError, StoreEvent};
 use config::RedisConfig;
 use connection::{ConnectionError, RedisConnection, RedisDialer};
+use health::KeeperStart;
 use keeper::Keeper;
 use layout::{Layout, RecordHash, RestoredContents};
 use lease::{AcquireAnswer, AnswerError, LEASE, Lease, ProcessIdentity, RenewAnswer};
-use reports::KeeperStart;
 use seal::{Seal, SealKey};
 
 pub(crate) use trial::{RedisTrial, try_out};

@@ -25,9 +25,9 @@ use lwm2m_core::gateway::shards::ShardContents;
 use super::super::super::handle::PendingWrite;
 use super::super::batch::{WriteInProgress, nonces};
 use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection, RedisDialer, connected, server};
+use super::super::health::{KeeperStart, StoreHealth};
 use super::super::layout::{Layout, RestoredContents};
 use super::super::lease::AnswerError;
-use super::super::reports::{KeeperStart, StoreReports};
 use super::super::seal::{Seal, SealKey};
 use super::super::{RedisError, random_text};
 use super::report::NodeReport;
@@ -59,7 +59,7 @@ pub(crate) struct SharedKeeper {
     writes: UnboundedReceiver<PendingWrite>,
     asks: UnboundedReceiver<EngineAsk>,
     answers: UnboundedSender<EngineAnswer>,
-    reports: StoreReports,
+    health: StoreHealth,
     /// What the node tells of itself with each round.
     report: String,
     /// The requests that are not done.
@@ -108,7 +108,7 @@ impl SharedKeeper {
             writes,
             asks,
             answers,
-            reports: StoreReports::new(metrics),
+            health: StoreHealth::new(metrics),
             report: NodeReport::default().text(),
             queue: VecDeque::new(),
             held: HashMap::new(),
@@ -125,7 +125,7 @@ impl SharedKeeper {
     /// Serves until the driver has closed its end of the store.
     pub(crate) async fn run(mut self, starting: oneshot::Receiver<KeeperStart>) {
         let Ok(start) = starting.await else { return };
-        self.reports.start(start, server(&self.parts.connection));
+        self.health.start(start, server(&self.parts.connection));
         loop {
             tokio::select! {
                 biased;
@@ -390,7 +390,7 @@ impl SharedKeeper {
     /// The member task finds out by its next round whether the leases are lost.
     fn fenced(&mut self, shards: Vec<Shard>) {
         if !std::mem::replace(&mut self.is_fenced, true) {
-            self.reports.metrics().cluster.fenced.inc();
+            self.health.metrics().cluster.fenced.inc();
             for shard in shards {
                 self.tell_member(EngineAnswer::Event(MemberEvent::Fenced(shard)));
             }
@@ -401,13 +401,13 @@ impl SharedKeeper {
     fn written_durably(&mut self) {
         self.is_fenced = false;
         if let Some(written) = self.current.take() {
-            written.stored(self.reports.metrics());
+            written.stored(self.health.metrics());
         }
     }
 
     /// The driver writes all records of the node's shards again. What was removed lately is removed again.
     fn contents_lost(&mut self) {
-        self.reports.contents_lost(server(&self.parts.connection));
+        self.health.contents_lost(server(&self.parts.connection));
         let mut removals = self.parts.layout.contents_lost(monotonic_now());
         removals.retain(|step| step.hash().shard().is_none_or(|shard| self.held.contains_key(&shard)));
         WriteInProgress::remove_before(&mut self.current, removals);
@@ -415,12 +415,12 @@ impl SharedKeeper {
 
     fn succeeded(&mut self) {
         self.failures = 0;
-        self.reports.succeeded(server(&self.parts.connection));
+        self.health.succeeded(server(&self.parts.connection));
     }
 
     fn failed(&mut self, error: &SharedAttemptError) {
         self.parts.connection = None;
-        self.reports.failed(error);
+        self.health.failed(error);
         let pause = (PAUSE * 2_u32.saturating_pow(self.failures.min(8))).min(self.parts.identity.timing.renew);
         self.failures = self.failures.saturating_add(1);
         self.retry = Some(monotonic_now() + pause);

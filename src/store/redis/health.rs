@@ -1,4 +1,4 @@
-//! What a keeper reports of the store: to the drivers, the log, the metrics and the health page.
+//! The health of the store, reported to the drivers, the log, the metrics and the health page.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) struct KeeperStart {
 }
 
 /// Tells whoever has to know how the store is. What the drivers have to know is kept until they start.
-pub(super) struct StoreReports {
+pub(super) struct StoreHealth {
     drivers: Option<KeeperStart>,
     is_failing: bool,
     /// The store has lost records before the drivers started.
@@ -27,7 +27,7 @@ pub(super) struct StoreReports {
     metrics: Arc<Metrics>,
 }
 
-impl StoreReports {
+impl StoreHealth {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self { drivers: None, is_failing: false, lost_before_start: false, metrics }
     }
