@@ -14,7 +14,6 @@ mod batch;
 pub mod config;
 mod connection;
 mod health;
-mod health;
 mod keeper;
 mod layout;
 mod lease;
