@@ -332,8 +332,8 @@ impl Driver {
                     match &mut self.cluster {
                         None => self.sockets.queue(transmit.peer, transmit.datagram),
                         Some(seat) => {
-                            let (now, sockets) = (monotonic_now(), &mut self.sockets);
-                            seat.forwarding.transmit(now, sockets, transmit.peer, transmit.datagram);
+                            let (now, places) = (monotonic_now(), (&self.gateway, &mut self.sockets));
+                            seat.forwarding.transmit(now, places, transmit.peer, transmit.datagram);
                         }
                     }
                 }

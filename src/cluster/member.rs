@@ -1,7 +1,7 @@
 //! The task that owns the state machine of leases: it carries questions to the keeper of the store and commands to the
 //! driver, and opens the gate of the driver.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,13 @@ use crate::clock::{monotonic_now, unix_time};
 use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::store::redis::shared::{AnnouncedNode, EngineAnswer, EngineAsk, EngineChannel, NodeReport};
-use lwm2m_base::Shard;
+use lwm2m_base::{Shard, ShardSet};
 use lwm2m_cluster::engine::{EngineRequest, RoundAnswer};
 use lwm2m_cluster::{
     ClusterMember, Ended, EngineContact, MemberCommand, MemberConfig, MemberEvent, Now, Term, WallTime,
 };
-use lwm2m_cluster::{Directory, NodeNumber, PeerMessage};
+use lwm2m_cluster::{Directory, Handover, NodeNumber, PeerMessage, TenureEnd};
+use lwm2m_core::gateway::shards::ShardContents;
 use lwm2m_router::ShardMap;
 
 use super::gate::GateKeeper;
@@ -69,10 +70,11 @@ pub struct RunningMember {
 struct MemberTask {
     parts: MemberParts,
     member: ClusterMember,
-    /// The shards that are being read: their newest term, and when the first one was acquired.
-    loading: HashMap<Shard, (Term, Instant)>,
-    /// The shards whose records are all stored and that the driver does not serve.
-    wound_down: HashSet<Shard>,
+    /// The shards that the driver was not told to serve yet.
+    loading: HashMap<Shard, LoadingShard>,
+    /// The shards that the driver was told to drop, and has not yet. They are not read again before: batches of the
+    /// driver may still have records of theirs, which the keeper drops then.
+    dropping: ShardSet,
     /// Waits until all shards are given up.
     draining: Option<oneshot::Sender<()>>,
     has_ended: bool,
@@ -84,6 +86,16 @@ struct MemberTask {
     nodes: Vec<AnnouncedNode>,
     devices: usize,
     status: ClusterStatus,
+}
+
+/// A shard whose records are being read.
+struct LoadingShard {
+    /// The newest term of the shard.
+    term: Term,
+    acquired: Instant,
+    /// The records that were read while the shard is to be handed over. They are not served.
+    unserved: Option<Box<ShardContents>>,
+    is_handed_over: bool,
 }
 
 enum MemberInput {
@@ -103,7 +115,7 @@ impl RunningMember {
             parts,
             member,
             loading: HashMap::new(),
-            wound_down: HashSet::new(),
+            dropping: ShardSet::EMPTY,
             draining: None,
             has_ended: false,
             shown: None,
@@ -173,15 +185,14 @@ impl MemberTask {
                 }
                 MemberInput::Message(message) => self.handle(MemberEvent::Message(message)),
                 MemberInput::Engine(EngineAnswer::Loaded { shard, contents }) => {
-                    if let Some((term, acquired)) = self.loading.remove(&shard) {
-                        let took = monotonic_now().saturating_duration_since(acquired);
-                        self.parts.metrics.cluster.takeover.observe(took.as_secs_f64());
-                        self.command(ClusterCommand::Serve { shard, term, contents });
-                    }
+                    self.loaded(shard, contents);
                 }
                 MemberInput::Engine(EngineAnswer::Claimed(answer)) => self.command(ClusterCommand::Claimed(answer)),
                 MemberInput::Report(DriverReport::NeedsTerm(shard)) => self.handle(MemberEvent::NeedsTerm(shard)),
-                MemberInput::Report(DriverReport::WoundDown(shard)) => self.wound_down(shard),
+                MemberInput::Report(DriverReport::WoundDown { shard, handover }) => {
+                    self.handle(MemberEvent::WoundDown { shard, handover });
+                }
+                MemberInput::Report(DriverReport::Dropped(shard)) => self.dropped(shard),
                 MemberInput::Report(DriverReport::Devices(devices)) => self.devices = devices,
                 MemberInput::Drain(done) => {
                     self.draining = Some(done);
@@ -197,11 +208,6 @@ impl MemberTask {
         self.obey();
     }
 
-    fn wound_down(&mut self, shard: Shard) {
-        self.wound_down.insert(shard);
-        self.handle(MemberEvent::WoundDown(shard));
-    }
-
     /// Carries out what the state machine commands, and opens the gate after that.
     fn obey(&mut self) {
         while let Some(command) = self.member.poll_command() {
@@ -215,20 +221,24 @@ impl MemberTask {
                 MemberCommand::Send { to, message } => self.parts.peers.running.handle().send(to, message),
                 MemberCommand::Load { shard, term } => {
                     self.parts.metrics.cluster.acquired.inc();
-                    self.loading.insert(shard, (term, monotonic_now()));
-                    self.ask(EngineAsk::Load { shard, term });
+                    let acquired = monotonic_now();
+                    let loading = LoadingShard { term, acquired, unserved: None, is_handed_over: false };
+                    self.loading.insert(shard, loading);
+                    if !self.dropping.contains(shard) {
+                        self.ask(EngineAsk::Load { shard, term });
+                    }
                 }
                 MemberCommand::UseTerm { shard, term } => self.use_term(shard, term),
                 // The gate suspends the whole node.
                 MemberCommand::Suspend(_) => {}
                 MemberCommand::Resume(shard) => self.resume(shard),
-                MemberCommand::HandOver { shard, .. } => self.hand_over(shard),
-                MemberCommand::Drop(shard) => self.drop_shard(shard),
+                MemberCommand::HandOver { shard, handover, to } => self.hand_over(shard, handover, to),
+                MemberCommand::Drop { shard, end } => self.drop_shard(shard, end),
                 MemberCommand::Drained => self.drained(),
                 MemberCommand::End(reason) => self.end(reason),
             }
         }
-        self.parts.metrics.cluster.shards.set(self.member.shards() as i64);
+        self.parts.metrics.cluster.shards.set(self.read_shards() as i64);
         let age = self.member.lease_age(monotonic_now()).unwrap_or_default();
         self.parts.metrics.cluster.lease_age.set(age.as_secs_f64());
         self.show();
@@ -238,41 +248,73 @@ impl MemberTask {
     fn use_term(&mut self, shard: Shard, term: Term) {
         self.parts.metrics.cluster.terms.inc();
         match self.loading.get_mut(&shard) {
-            Some((newest, _)) => *newest = term,
+            Some(loading) => loading.term = term,
             None => self.command(ClusterCommand::UseTerm { shard, term }),
         }
     }
 
-    /// Lets the driver serve a shard again whose records it has given up for nothing.
+    fn loaded(&mut self, shard: Shard, contents: Box<ShardContents>) {
+        match self.loading.get_mut(&shard) {
+            Some(loading) if loading.is_handed_over => loading.unserved = Some(contents),
+            Some(_) => self.serve(shard, contents),
+            // It was lost meanwhile.
+            None => {}
+        }
+    }
+
+    /// Lets the driver serve a shard whose records were read.
+    fn serve(&mut self, shard: Shard, contents: Box<ShardContents>) {
+        let Some(LoadingShard { term, acquired, .. }) = self.loading.remove(&shard) else { return };
+        let took = monotonic_now().saturating_duration_since(acquired);
+        self.parts.metrics.cluster.takeover.observe(took.as_secs_f64());
+        self.command(ClusterCommand::Serve { shard, term, contents });
+    }
+
+    /// Lets the driver serve a shard again that is not handed over any more.
     fn resume(&mut self, shard: Shard) {
-        if self.wound_down.remove(&shard)
-            && let Some(term) = self.member.holds(shard)
-        {
+        if let Some(loading) = self.loading.get_mut(&shard) {
+            loading.is_handed_over = false;
+            if let Some(contents) = loading.unserved.take() {
+                self.serve(shard, contents);
+            }
+        } else if let Some(term) = self.member.holds(shard) {
             self.command(ClusterCommand::Resume { shard, term });
         }
     }
 
-    fn hand_over(&mut self, shard: Shard) {
-        if self.loading.remove(&shard).is_some() {
-            // The driver has nothing of it.
-            self.member.handle(MemberEvent::WoundDown(shard), now());
-        } else {
-            self.command(ClusterCommand::HandOver(shard));
+    fn hand_over(&mut self, shard: Shard, handover: Handover, to: Option<NodeNumber>) {
+        match self.loading.get_mut(&shard) {
+            Some(loading) => {
+                // The driver has nothing of it.
+                loading.is_handed_over = true;
+                self.member.handle(MemberEvent::WoundDown { shard, handover }, now());
+            }
+            None => self.command(ClusterCommand::HandOver { shard, handover, to }),
         }
     }
 
-    fn drop_shard(&mut self, shard: Shard) {
-        let is_over = self.wound_down.remove(&shard);
+    fn drop_shard(&mut self, shard: Shard, end: TenureEnd) {
         let cluster = &self.parts.metrics.cluster;
-        if is_over {
-            cluster.handed_over.inc()
-        } else {
-            cluster.lost.inc()
+        match end {
+            TenureEnd::HandedOver => cluster.handed_over.inc(),
+            TenureEnd::Lost => cluster.lost.inc(),
         };
-        self.loading.remove(&shard);
-        self.command(ClusterCommand::Drop(shard));
-        // After it: the keeper confirms the batches whose changes it drops.
+        if self.loading.remove(&shard).is_none() {
+            self.dropping.insert(shard);
+            self.command(ClusterCommand::Drop(shard));
+        } else if !self.dropping.contains(shard) {
+            self.ask(EngineAsk::Discard(shard));
+        }
+    }
+
+    /// Lets the keeper drop what the driver has handed over of a shard, and confirm the batches of that. If the node has
+    /// got the shard again, it is read now.
+    fn dropped(&mut self, shard: Shard) {
+        self.dropping.remove(shard);
         self.ask(EngineAsk::Discard(shard));
+        if let Some(LoadingShard { term, .. }) = self.loading.get(&shard) {
+            self.ask(EngineAsk::Load { shard, term: *term });
+        }
     }
 
     /// All shards are given up: the node leaves the list of nodes.
@@ -336,7 +378,7 @@ impl MemberTask {
         if self.has_ended {
             return;
         }
-        let (state, shards) = (self.member.state(), self.member.shards());
+        let (state, shards) = (self.member.state(), self.read_shards());
         let gauges = &self.parts.metrics.cluster.state;
         for (gauge, of) in [
             (&gauges.sure, EngineContact::Sure),
@@ -379,6 +421,11 @@ impl MemberTask {
                 }
             }
         }
+    }
+
+    /// Returns the number of shards that the node has, without those whose records are being read.
+    fn read_shards(&self) -> usize {
+        self.member.shards() - self.loading.len()
     }
 
     fn ask(&self, ask: EngineAsk) {

@@ -15,7 +15,7 @@ pub mod peers;
 pub mod status;
 
 use lwm2m_base::Shard;
-use lwm2m_cluster::Term;
+use lwm2m_cluster::{Handover, NodeNumber, Term};
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
 use lwm2m_core::gateway::shards::ShardContents;
 
@@ -26,11 +26,12 @@ pub enum ClusterCommand {
     Serve { shard: Shard, term: Term, contents: Box<ShardContents> },
     /// Number the DTLS records of a shard in this term from now on.
     UseTerm { shard: Shard, term: Term },
-    /// Write a shard completely, stop serving it, and report [`DriverReport::WoundDown`].
-    HandOver(Shard),
-    /// Serve a shard that was handed over, since nobody takes it.
+    /// Write a shard completely, stop serving it, tell the node that gets it where its devices were heard, and report
+    /// [`DriverReport::WoundDown`] with this number.
+    HandOver { shard: Shard, handover: Handover, to: Option<NodeNumber> },
+    /// Serve a shard in this term again, if it was to be handed over.
     Resume { shard: Shard, term: Term },
-    /// Forget a shard, without a word to devices or the broker.
+    /// Forget a shard, without a word to devices or the broker, and report [`DriverReport::Dropped`].
     Drop(Shard),
     /// The answer to a question of the core.
     Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
@@ -46,7 +47,9 @@ pub enum DriverReport {
     /// An association of the shard has used half of the numbers of its term.
     NeedsTerm(Shard),
     /// All records of the shard are stored, and the driver does not serve it.
-    WoundDown(Shard),
+    WoundDown { shard: Shard, handover: Handover },
+    /// The shard is forgotten after [`ClusterCommand::Drop`]: no batch after this has a record of it.
+    Dropped(Shard),
     /// The number of registered devices.
     Devices(usize),
 }

@@ -17,9 +17,10 @@ use crate::cluster::{ClusterCommand, DriverReport};
 use crate::store::StoreCommand;
 use crate::store::redis::shared::EngineAsk;
 use lwm2m_base::{Shard, ShardSet};
+use lwm2m_cluster::{Handover, NodeNumber, Term};
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::shards::{ShardContents, ShardEnd};
+use lwm2m_core::gateway::shards::{ShardContents, ShardRecipients};
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
 use lwm2m_dtls::AssociationChange;
 
@@ -40,6 +41,8 @@ pub struct ClusterSeat {
     wanted: ShardSet,
     /// The shards that were handed over: their records, until the node has given up the lease.
     parked: HashMap<Shard, ParkedShard>,
+    /// The shards that are served again, until the store has what was written of them for the handover.
+    resumed: Vec<(Shard, BatchNumber, ShardRecipients)>,
     /// The last batch that the store has.
     stored: BatchNumber,
 }
@@ -52,9 +55,12 @@ pub(super) enum ClusterInput {
 
 /// A shard that the driver does not serve any more, and may have to serve again.
 struct ParkedShard {
+    handover: Handover,
     contents: ShardContents,
     /// The batch with its last records; `None` once the store has it.
     stored_by: Option<BatchNumber>,
+    /// Its devices. What they and the broker are to be told may still wait for the batch.
+    recipients: ShardRecipients,
 }
 
 impl ClusterSeat {
@@ -73,6 +79,7 @@ impl ClusterSeat {
             forwarding,
             wanted: ShardSet::EMPTY,
             parked: HashMap::new(),
+            resumed: Vec::new(),
             stored: BatchNumber::default(),
         }
     }
@@ -92,10 +99,10 @@ impl ClusterSeat {
         for (shard, parked) in &mut self.parked {
             if parked.stored_by.is_some_and(|stored_by| stored_by <= self.stored) {
                 parked.stored_by = None;
-                stored.push(*shard);
+                stored.push(DriverReport::WoundDown { shard: *shard, handover: parked.handover });
             }
         }
-        stored.into_iter().for_each(|shard| self.report(DriverReport::WoundDown(shard)));
+        stored.into_iter().for_each(|report| self.report(report));
     }
 
     fn report(&self, report: DriverReport) {
@@ -147,24 +154,21 @@ impl Driver {
     pub(super) fn obey(&mut self, command: ClusterCommand) {
         let now = self.now();
         match command {
-            ClusterCommand::Serve { shard, term, contents } => {
-                debug!(%shard, %term, devices = contents.devices.len(), "shard taken");
-                self.gateway.restore_shard(now, (shard, term), *contents);
-                // A key may have been removed while no node served the shard.
-                let Self { gateway, keys, .. } = self;
-                gateway.revoke(now, |used| keys.refuses(used));
-            }
+            ClusterCommand::Serve { shard, term, contents } => self.serve(now, (shard, term), *contents),
             ClusterCommand::UseTerm { shard, term } => {
                 self.gateway.use_term(shard, term);
                 if let Some(seat) = &mut self.cluster {
                     seat.wanted.remove(shard);
                 }
             }
-            ClusterCommand::HandOver(shard) => self.hand_over(now, shard),
+            ClusterCommand::HandOver { shard, handover, to } => self.hand_over(now, shard, handover, to),
             ClusterCommand::Resume { shard, term } => {
                 let Some(seat) = &mut self.cluster else { return };
-                let Some(parked) = seat.parked.remove(&shard) else { return };
-                self.gateway.restore_shard(now, (shard, term), parked.contents);
+                let Some(ParkedShard { contents, stored_by, recipients, .. }) = seat.parked.remove(&shard) else {
+                    return;
+                };
+                seat.resumed.extend(stored_by.map(|stored_by| (shard, stored_by, recipients)));
+                self.gateway.restore_shard(now, (shard, term), contents);
                 // The associations have used this term already.
                 seat.report(DriverReport::NeedsTerm(shard));
             }
@@ -183,32 +187,61 @@ impl Driver {
         }
     }
 
+    fn serve(&mut self, now: Instant, (shard, term): (Shard, Term), contents: ShardContents) {
+        debug!(%shard, %term, devices = contents.devices.len(), "shard taken");
+        let Self { gateway, keys, cluster: Some(seat), .. } = self else { return };
+        let associations: Vec<_> = contents.associations.iter().map(|saved| saved.id).collect();
+        let unheard = contents.devices.iter().filter(|record| !seat.forwarding.expect(now, record.peer));
+        let unheard: Vec<String> = unheard.map(|record| record.registration.endpoint.clone()).collect();
+        gateway.restore_shard(now, (shard, term), contents);
+        unheard.iter().for_each(|endpoint| gateway.hold_until_heard(endpoint));
+        // A key may have been removed while no node served the shard.
+        gateway.revoke_among(now, &associations, |used| keys.refuses(used));
+    }
+
     fn drop_shard(&mut self, now: Instant, shard: Shard) {
-        let Some(seat) = &mut self.cluster else { return };
+        let Self { gateway, cluster: Some(seat), .. } = self else { return };
         seat.wanted.remove(shard);
-        if seat.parked.remove(&shard).is_none() {
-            debug!(%shard, "shard dropped");
-            self.gateway.forget_shard(now, shard, ShardEnd::Lost);
+        match seat.parked.remove(&shard) {
+            Some(ParkedShard { stored_by: Some(_), recipients, .. }) => {
+                debug!(%shard, "shard lost before its records were stored");
+                gateway.drop_outputs(now, &recipients);
+            }
+            // What waited for its records has left.
+            Some(ParkedShard { stored_by: None, .. }) => {}
+            None => {
+                debug!(%shard, "shard dropped");
+                gateway.forget_shard(now, shard);
+                for (_, _, recipients) in seat.resumed.extract_if(.., |(of, ..)| *of == shard) {
+                    gateway.drop_outputs(now, &recipients);
+                }
+            }
         }
+        seat.report(DriverReport::Dropped(shard));
     }
 
     /// Hands all records of a shard to the store, and stops serving it. The store takes them also if it has no room for
     /// more: they are bounded by the shards that are handed over at the same time, and what is left out now would have to
     /// be handed over anew.
-    fn hand_over(&mut self, now: Instant, shard: Shard) {
+    fn hand_over(&mut self, now: Instant, shard: Shard, handover: Handover, to: Option<NodeNumber>) {
         self.gateway.change_shard(shard);
-        let Some(parked) = self.write_all(now, shard) else { return };
-        debug!(%shard, devices = parked.contents.devices.len(), "shard handed over");
-        self.gateway.forget_shard(now, shard, ShardEnd::HandedOver);
+        let Some((contents, last)) = self.write_all(now, shard) else { return };
+        debug!(%shard, devices = contents.devices.len(), "shard handed over");
+        let recipients = self.gateway.hand_over_shard(now, shard);
         if let Some(seat) = &mut self.cluster {
+            if let Some(to) = to {
+                seat.forwarding.hand_ways_over(now, to, recipients.places());
+            }
+            let parked = ParkedShard { handover, contents, stored_by: Some(last), recipients };
             seat.parked.insert(shard, parked);
             // All may be stored already.
             seat.report_stored();
         }
     }
 
-    /// Hands all changes to the store. Returns the records of this shard; `None` without a store, which a cluster has.
-    fn write_all(&mut self, now: Instant, shard: Shard) -> Option<ParkedShard> {
+    /// Hands all changes to the store. Returns the records of this shard and the last batch; `None` without a store, which
+    /// a cluster has.
+    fn write_all(&mut self, now: Instant, shard: Shard) -> Option<(ShardContents, BatchNumber)> {
         let Self { gateway, store: Some(store), .. } = self else { return None };
         let mut contents = ShardContents::default();
         while gateway.has_changes() {
@@ -220,13 +253,14 @@ impl Driver {
             contents.devices.iter().map(|record| record.registration.endpoint.as_str()).collect();
         contents.retained_commands.retain(|record| devices.contains(record.endpoint.as_str()));
         contents.firmware_jobs.retain(|record| devices.contains(record.endpoint.as_str()));
-        Some(ParkedShard { contents, stored_by: Some(store.last()) })
+        Some((contents, store.last()))
     }
 
     /// Takes the confirmation of the store that it has this batch and all before it.
     pub(super) fn note_stored_shards(&mut self, version: BatchNumber) {
         if let Some(seat) = &mut self.cluster {
             seat.stored = version;
+            seat.resumed.retain(|(_, stored_by, _)| *stored_by > version);
             seat.report_stored();
         }
     }

@@ -1,31 +1,40 @@
 //! Forwards the datagrams of devices between the nodes of a cluster: to the node of their shard, and from there back to
 //! the node at which they came in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::clock::monotonic_now;
 use crate::cluster::peers::{PeerHandle, PeerInput};
 use crate::observability::metrics::PeerMetrics;
 use crate::transport::{BATCH, UdpSockets};
 use lwm2m_base::Peer;
 use lwm2m_base::rate::RateLimit;
+use lwm2m_cluster::NodeNumber;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_router::{Flow, ForwardDrop, Forwarded, NodeRoute, NodeRouter, NodeRouterConfig, ReleasedDatagram};
-use lwm2m_router::{ShardMap, Surroundings};
+use lwm2m_router::{Sender, ShardMap, Surroundings, WayOut};
 
 use super::Driver;
 use super::threads::flow_of;
 
+/// The interval at which some of the ways to devices are looked at.
+const REVIEW: Duration = Duration::from_secs(1);
+
 /// The connections of a node to the other ones, and what it knows of their shards.
 pub struct Forwarding {
+    node: NodeNumber,
     router: NodeRouter,
     peers: PeerHandle,
     pub(super) inputs: mpsc::Receiver<PeerInput>,
     owners: watch::Receiver<Arc<ShardMap>>,
     /// Whether this node sends to a device by itself whose datagrams came in at a node that is not reached.
     is_direct: bool,
+    /// The time at which some of the ways to devices are looked at.
+    next_review: Instant,
 }
 
 impl Forwarding {
@@ -35,7 +44,8 @@ impl Forwarding {
         owners: watch::Receiver<Arc<ShardMap>>,
         is_direct: bool,
     ) -> Self {
-        Self { router: NodeRouter::new(config), peers, inputs, owners, is_direct }
+        let (node, next_review) = (config.node, monotonic_now() + REVIEW);
+        Self { node, router: NodeRouter::new(config), peers, inputs, owners, is_direct, next_review }
     }
 
     /// Returns what the node serves and reaches now.
@@ -52,7 +62,10 @@ impl Forwarding {
         around: &Surroundings,
     ) {
         match self.router.route(now, flow_of(peer), datagram, around) {
-            NodeRoute::Here => gateway.handle_datagram(now, peer, datagram),
+            NodeRoute::Here => {
+                let entry = self.node;
+                self.hear(now, gateway, (flow_of(peer), entry), datagram);
+            }
             NodeRoute::Forward(hop) => self.peers.forward(hop, flow_of(peer), datagram),
             NodeRoute::Held => {}
             NodeRoute::Dropped(reason) => self.count(reason),
@@ -60,14 +73,40 @@ impl Forwarding {
     }
 
     /// Sends a datagram to a device, through the node at which its datagrams come in.
-    pub(super) fn transmit(&mut self, now: Instant, sockets: &mut UdpSockets, peer: Peer, datagram: Vec<u8>) {
-        match self.router.entry(now, flow_of(peer)) {
+    pub(super) fn transmit(
+        &mut self,
+        now: Instant,
+        (gateway, sockets): (&Gateway, &mut UdpSockets),
+        peer: Peer,
+        datagram: Vec<u8>,
+    ) {
+        let flow = flow_of(peer);
+        match self.router.way_out(now, flow, &datagram, || gateway.shard_at(peer).is_some()) {
             // Without a connection the datagram is lost, as in the network, and counted.
-            Some(entry) if !self.is_direct || self.peers.connected().contains(entry) => {
-                self.peers.reply(entry, flow_of(peer), &datagram);
+            WayOut::Through(entry) if !self.is_direct || self.peers.connected().contains(entry) => {
+                self.peers.reply(entry, flow, &datagram);
             }
-            Some(_) | None => sockets.queue(peer, datagram),
+            WayOut::Unknown if !self.is_direct => drop(self.metrics().drops.no_way.inc()),
+            WayOut::Here | WayOut::Through(_) | WayOut::Unknown => sockets.queue(peer, datagram),
         }
+    }
+
+    /// Notes a device of a shard that comes to this node. Returns whether this node can send to it before it is heard.
+    pub(super) fn expect(&mut self, now: Instant, device: Peer) -> bool {
+        let flow = flow_of(device);
+        self.router.expect(flow);
+        self.is_direct || self.router.entry(now, flow).is_some()
+    }
+
+    /// Tells the node that gets a shard where the devices at these places were heard.
+    pub(super) fn hand_ways_over(&mut self, now: Instant, to: NodeNumber, places: impl Iterator<Item = Peer>) {
+        let mut by_entry: HashMap<NodeNumber, Vec<Flow>> = HashMap::new();
+        for flow in places.map(flow_of) {
+            if let Some(entry) = self.router.entry(now, flow) {
+                by_entry.entry(entry).or_default().push(flow);
+            }
+        }
+        by_entry.iter().for_each(|(entry, flows)| self.peers.tell_ways(to, *entry, flows));
     }
 
     /// Replaces the rate of forwarded datagrams from addresses without a device.
@@ -85,15 +124,19 @@ impl Forwarding {
         self.router.evicted_flows()
     }
 
-    /// Returns when held datagrams are tried again.
+    /// Returns when held datagrams are tried again, or ways are looked at.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.router.next_deadline()
+        self.router.next_deadline().into_iter().chain([self.next_review]).min()
     }
 
     /// Reads the owners of shards if they have changed, and hands on what was held.
     fn handle_timeout(&mut self, now: Instant, gateway: &mut Gateway) {
         if self.owners.has_changed().is_ok_and(|has_changed| has_changed) {
             self.router.set_owners(ShardMap::clone(&self.owners.borrow_and_update()));
+        }
+        if self.next_review <= now {
+            self.next_review = now + REVIEW;
+            self.router.review_ways(|flow| gateway.shard_at(peer_of(flow)).is_some());
         }
         if self.router.next_deadline().is_none_or(|deadline| deadline > now) {
             return;
@@ -132,18 +175,35 @@ impl Forwarding {
             PeerInput::Learn { flow, shard, has_device: true } => self.router.learn(now, flow, shard),
             PeerInput::Learn { flow, shard, has_device: false } => self.router.forget(flow, shard),
             PeerInput::NotMine { from, shard, owner } => self.router.handle_not_mine(from, shard, owner),
+            PeerInput::Ways { entry, flows } => {
+                flows.into_iter().for_each(|flow| self.router.told_way(now, flow, entry));
+            }
         }
     }
 
     /// Handles a datagram that came in at another node or was held, and tells that node of the device.
     fn handle(&mut self, now: Instant, gateway: &mut Gateway, forwarded: Forwarded, datagram: &[u8]) {
         let Forwarded { shard, entry, is_learned, flow, .. } = forwarded;
-        gateway.handle_datagram(now, peer_of(flow), datagram);
+        self.hear(now, gateway, (flow, entry), datagram);
         let there = gateway.shard_at(peer_of(flow));
-        self.router.heard_through(now, flow, entry, there.is_some());
-        if there != is_learned.then_some(shard) {
+        if entry != self.node && there != is_learned.then_some(shard) {
             self.peers.learn(entry, flow, there.unwrap_or(shard), there.is_some());
         }
+    }
+
+    /// Handles a datagram that came in at this node or at another one, and notes that as its way.
+    fn hear(&mut self, now: Instant, gateway: &mut Gateway, (flow, entry): (Flow, NodeNumber), datagram: &[u8]) {
+        let peer = peer_of(flow);
+        gateway.handle_datagram(now, peer, datagram);
+        if entry == self.node && !self.router.has_way(flow) {
+            return;
+        }
+        let sender = match gateway.last_heard_at(peer) {
+            None => Sender::Stranger,
+            Some(heard) if heard == now => Sender::Device,
+            Some(_) => Sender::Unproven,
+        };
+        self.router.heard(now, flow, entry, sender);
     }
 
     fn count(&self, reason: ForwardDrop) {

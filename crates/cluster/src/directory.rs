@@ -22,6 +22,10 @@ impl Directory {
         self.0.insert(node, address);
     }
 
+    pub fn remove(&mut self, node: NodeNumber) {
+        self.0.remove(&node);
+    }
+
     pub fn get(&self, node: NodeNumber) -> Option<&PeerAddress> {
         self.0.get(&node)
     }

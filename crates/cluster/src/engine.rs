@@ -55,7 +55,8 @@ pub enum EngineRequest {
     /// 6. It writes owner, term, expiry and run, removes `unknown_until`, and answers [`Acquisition::Acquired`].
     Acquire { asked: Instant, shard: Shard, floor: Term, contact: Duration, not_after: WallTime },
     /// Gives a lease up, if owner and term are those of the caller.
-    Release { shard: Shard, term: Term },
+    /// A request that is executed later than `not_after` by the engine's clock changes nothing.
+    Release { shard: Shard, term: Term, not_after: WallTime },
 }
 
 /// Renews one lease. The engine does the first of these that applies:

@@ -43,7 +43,9 @@ pub(crate) mod write_number;
 
 pub use directory::{Directory, PeerAddress};
 pub use floors::Floors;
-pub use member::{ClusterMember, Ended, EngineContact, Isolated, MemberCommand, MemberConfig, MemberEvent, Now};
+pub use member::{
+    ClusterMember, Ended, EngineContact, Handover, Isolated, MemberCommand, MemberConfig, MemberEvent, Now, TenureEnd,
+};
 pub use message::PeerMessage;
 pub use node::{Incarnation, NodeNumber, NodeNumberError, NodeProcess, NodeSet};
 pub use term::{Term, WallTime};

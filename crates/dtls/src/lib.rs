@@ -280,6 +280,13 @@ impl DtlsServer {
         self.end_revoked(closed, ended);
     }
 
+    /// Closes those of these associations whose key was removed or changed.
+    pub fn revoke_among(&mut self, ids: &[AssociationId], is_revoked: impl Fn(KeyUse<'_>) -> bool) {
+        let is_closed = |id: &AssociationId| self.key_use(*id).is_some_and(&is_revoked);
+        let closed: Vec<AssociationId> = ids.iter().copied().filter(is_closed).collect();
+        self.end_revoked(closed, Vec::new());
+    }
+
     /// Closes the associations of one identity whose key was removed or changed, and ends its handshakes.
     pub fn revoke_of(&mut self, identity: &PskIdentity, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
         let realm_of = |socket| self.config.realm_of(socket);
@@ -325,6 +332,11 @@ impl DtlsServer {
     /// Returns the shard of the association that was seen last at an address.
     pub fn shard_at(&self, socket: u16, address: SocketAddr) -> Option<Shard> {
         self.associations.at((socket, address)).map(|association| association.id.shard())
+    }
+
+    /// Returns when the last authentic record came from an address.
+    pub fn last_heard_at(&self, socket: u16, address: SocketAddr) -> Option<Instant> {
+        self.associations.at((socket, address)).map(|association| association.last_heard())
     }
 
     /// Iterates over the sockets and addresses at which there is an association without connection ID.

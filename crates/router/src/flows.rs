@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use indexmap::IndexMap;
+
 /// The address of a datagram at one of the listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
@@ -24,7 +26,9 @@ pub(crate) struct FlowTable<V> {
     young: HashMap<Flow, V>,
     old: HashMap<Flow, V>,
     /// The addresses that do not expire.
-    kept: HashMap<Flow, V>,
+    kept: IndexMap<Flow, V>,
+    /// The index of the kept address that is looked at next.
+    review: usize,
     /// The begin of the younger generation.
     began: Option<Instant>,
     most: usize,
@@ -34,7 +38,7 @@ pub(crate) struct FlowTable<V> {
 impl<V: Copy + PartialEq> FlowTable<V> {
     pub(crate) fn new(most: usize) -> Self {
         let empty = HashMap::new;
-        Self { young: empty(), old: empty(), kept: empty(), began: None, most, evicted: 0 }
+        Self { young: empty(), old: empty(), kept: IndexMap::new(), review: 0, began: None, most, evicted: 0 }
     }
 
     /// Returns the owner of an address, and counts this as a use of the address.
@@ -61,7 +65,7 @@ impl<V: Copy + PartialEq> FlowTable<V> {
             return;
         }
         self.expire(now);
-        self.kept.remove(&flow);
+        self.kept.swap_remove(&flow);
         self.old.remove(&flow);
         let is_full = self.young.len() >= self.most / 2;
         if is_full && !self.young.contains_key(&flow) {
@@ -73,19 +77,22 @@ impl<V: Copy + PartialEq> FlowTable<V> {
 
     /// Removes an address if it is that of this owner.
     pub(crate) fn remove(&mut self, flow: Flow, owner: V) {
-        for generation in [&mut self.young, &mut self.old, &mut self.kept] {
+        for generation in [&mut self.young, &mut self.old] {
             if generation.get(&flow) == Some(&owner) {
                 generation.remove(&flow);
             }
+        }
+        if self.kept.get(&flow) == Some(&owner) {
+            self.kept.swap_remove(&flow);
         }
     }
 
     /// Removes an address, whoever owns it.
     pub(crate) fn clear(&mut self, flow: Flow) {
         if !self.is_empty() {
-            for generation in [&mut self.young, &mut self.old, &mut self.kept] {
-                generation.remove(&flow);
-            }
+            self.young.remove(&flow);
+            self.old.remove(&flow);
+            self.kept.swap_remove(&flow);
         }
     }
 
@@ -99,6 +106,25 @@ impl<V: Copy + PartialEq> FlowTable<V> {
             self.evicted += 1;
         }
         has_room
+    }
+
+    /// Looks at so many kept addresses, and forgets those that are not to be kept any more. The next call looks at the
+    /// next ones.
+    pub(crate) fn review_kept(&mut self, most: usize, is_kept: impl Fn(Flow) -> bool) {
+        for _ in 0..most.min(self.kept.len()) {
+            if self.review >= self.kept.len() {
+                self.review = 0;
+            }
+            match self.kept.get_index(self.review) {
+                Some((flow, _)) if is_kept(*flow) => self.review += 1,
+                Some(_) => drop(self.kept.swap_remove_index(self.review)),
+                None => return,
+            }
+        }
+    }
+
+    pub(crate) fn contains(&self, flow: Flow) -> bool {
+        self.young.contains_key(&flow) || self.old.contains_key(&flow) || self.kept.contains_key(&flow)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -54,6 +54,7 @@ mod named;
 mod node_router;
 mod router;
 mod shard_map;
+mod ways;
 
 pub use claims::{Claim, Claims};
 pub use flows::Flow;
@@ -62,3 +63,4 @@ pub use node_router::{ForwardDrop, Forwarded, Hop, NodeRoute, NodeRouter, NodeRo
 pub use node_router::{Released, ReleasedDatagram, Surroundings};
 pub use router::{Route, Router, RouterConfig};
 pub use shard_map::ShardMap;
+pub use ways::{Sender, WayOut};

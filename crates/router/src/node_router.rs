@@ -11,6 +11,7 @@ use crate::flows::{Flow, FlowTable};
 use crate::held::{HeldDatagram, HeldDatagrams};
 use crate::named::Named;
 use crate::shard_map::ShardMap;
+use crate::ways::{Sender, WayOut, Ways, is_own};
 
 /// The interval at which held datagrams are tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -45,19 +46,23 @@ pub struct Surroundings {
 /// 2. [`NodeRouter::route_forwarded`] decides about a datagram that another node has forwarded. If its shard is not
 ///    here, the shell tells that node which node has it ([`NodeRouter::owner`]), and that node calls
 ///    [`NodeRouter::handle_not_mine`].
-/// 3. After the gateway has handled a datagram of another entry, the shell calls [`NodeRouter::heard_through`]. An
-///    answer leaves through [`NodeRouter::entry`].
+/// 3. After the gateway has handled a datagram, the shell calls [`NodeRouter::heard`]; for one from the network only if
+///    [`NodeRouter::has_way`]. A datagram to a device leaves by [`NodeRouter::way_out`].
 /// 4. If the gateway has a device at the address, and `is_learned` says otherwise, or the reverse, the shell tells the
 ///    entry, which calls [`NodeRouter::learn`] or [`NodeRouter::forget`].
-/// 5. The shell calls [`NodeRouter::handle_timeout`] when it is due. It returns held datagrams that can be handed on.
+/// 5. The shell calls [`NodeRouter::expect`] for the devices of a shard that comes to the node, and now and then
+///    [`NodeRouter::review_ways`].
+/// 6. When a shard leaves the node, the shell tells the next one by [`NodeRouter::entry`] where the devices were heard,
+///    and that one calls [`NodeRouter::told_way`].
+/// 7. The shell calls [`NodeRouter::handle_timeout`] when it is due. It returns held datagrams that can be handed on.
 #[derive(Debug)]
 pub struct NodeRouter {
     config: NodeRouterConfig,
     owners: ShardMap,
     /// The shards that have a device at addresses whose datagrams come in here.
     flows: FlowTable<Shard>,
-    /// The nodes through which datagrams of this node's devices come in, unless they come in here.
-    entries: FlowTable<NodeNumber>,
+    /// The nodes through which datagrams to this node's devices leave.
+    ways: Ways,
     held: HeldDatagrams,
     retry: Option<Instant>,
     strangers: Limiter,
@@ -112,7 +117,7 @@ impl NodeRouter {
             config,
             owners: ShardMap::default(),
             flows: FlowTable::new(config.flows),
-            entries: FlowTable::new(config.flows),
+            ways: Ways::new(config.node, config.flows),
             held: HeldDatagrams::new(),
             retry: None,
             strangers: Limiter::new(config.strangers),
@@ -131,10 +136,9 @@ impl NodeRouter {
 
     /// Decides which node handles a datagram from the network.
     pub fn route(&mut self, now: Instant, flow: Flow, datagram: &[u8], around: &Surroundings) -> NodeRoute {
-        let is_dtls = flow.socket >= self.config.first_dtls_socket;
-        let named = if is_dtls { Named::by_record(datagram) } else { Named::by_message(datagram) };
+        let named = if self.is_dtls(flow) { Named::by_record(datagram) } else { Named::by_message(datagram) };
         let named = match named {
-            Named::Shard(shard) if around.served.contains(shard) => return self.here(flow),
+            Named::Shard(shard) if around.served.contains(shard) => return NodeRoute::Here,
             Named::Shard(shard) => Some(shard),
             // An endpoint name tells no shard: a Register at a new address makes a new registration.
             Named::Endpoint(_) | Named::Nothing => None,
@@ -143,7 +147,7 @@ impl NodeRouter {
         let is_stranger = named.is_none() && learned.is_none() && !around.served.is_empty();
         let shard = named.or(learned).unwrap_or_else(|| any_shard(flow));
         if is_stranger || around.served.contains(shard) {
-            return self.here(flow);
+            return NodeRoute::Here;
         }
         let is_learned = learned == Some(shard);
         if !is_learned && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
@@ -195,19 +199,46 @@ impl NodeRouter {
         self.flows.remove(flow, shard);
     }
 
-    /// Notes through which node the last datagram of an address came in. For an address with a device it is remembered
-    /// until a datagram comes in elsewhere, for others as long as an answer may take.
-    pub fn heard_through(&mut self, now: Instant, flow: Flow, entry: NodeNumber, has_device: bool) {
-        if entry == self.config.node {
-            self.entries.clear(flow);
-        } else if !has_device || !self.entries.keep(flow, entry) {
-            self.entries.insert(now, flow, entry);
-        }
+    /// Returns whether a datagram to this address does not simply leave here.
+    pub fn has_way(&self, flow: Flow) -> bool {
+        self.ways.has(flow)
     }
 
-    /// Returns the other node through which a datagram to this address leaves; `None` if it leaves here.
+    /// Notes at which node a datagram of an address came in. For an address with a device it is remembered until the
+    /// device comes in elsewhere, for others as long as an answer may take.
+    pub fn heard(&mut self, now: Instant, flow: Flow, entry: NodeNumber, sender: Sender) {
+        self.ways.heard(now, flow, entry, sender);
+    }
+
+    /// Notes a device of a shard that came to this node, which has not heard it.
+    pub fn expect(&mut self, flow: Flow) {
+        self.ways.expect(flow);
+    }
+
+    /// Notes where another node heard a device of a shard that comes to this node.
+    pub fn told_way(&mut self, now: Instant, flow: Flow, entry: NodeNumber) {
+        self.ways.told(now, flow, entry);
+    }
+
+    /// Returns the node at which the device at this address was heard; `None` if that is not known.
     pub fn entry(&mut self, now: Instant, flow: Flow) -> Option<NodeNumber> {
-        self.entries.get(now, flow)
+        self.ways.entry(now, flow)
+    }
+
+    /// Returns the way of a datagram to an address. `has_device` tells whether there is a device.
+    pub fn way_out(&mut self, now: Instant, flow: Flow, datagram: &[u8], has_device: impl FnOnce() -> bool) -> WayOut {
+        if !self.ways.has(flow) {
+            return WayOut::Here;
+        }
+        if self.ways.is_strangers(now, flow) && has_device() {
+            self.ways.registered(now, flow);
+        }
+        self.ways.out(now, flow, is_own(self.is_dtls(flow), datagram))
+    }
+
+    /// Forgets the ways to some of the devices that are not there any more.
+    pub fn review_ways(&mut self, is_there: impl Fn(Flow) -> bool) {
+        self.ways.review(is_there);
     }
 
     /// Returns the held datagrams whose place is known now: they are handled here, or forwarded.
@@ -236,12 +267,12 @@ impl NodeRouter {
 
     /// Returns the number of addresses that the router remembers.
     pub fn flows(&self) -> usize {
-        self.flows.len() + self.entries.len()
+        self.flows.len() + self.ways.len()
     }
 
     /// Returns how many addresses were forgotten because there were too many.
     pub fn evicted_flows(&self) -> u64 {
-        self.flows.evicted() + self.entries.evicted()
+        self.flows.evicted() + self.ways.evicted()
     }
 
     /// Returns the number of datagrams that are held.
@@ -249,9 +280,8 @@ impl NodeRouter {
         self.held.len()
     }
 
-    fn here(&mut self, flow: Flow) -> NodeRoute {
-        self.entries.clear(flow);
-        NodeRoute::Here
+    fn is_dtls(&self, flow: Flow) -> bool {
+        flow.socket >= self.config.first_dtls_socket
     }
 
     fn hand_on(&mut self, now: Instant, forwarded: Forwarded, datagram: &[u8], around: &Surroundings) -> NodeRoute {

@@ -1,18 +1,18 @@
 //! The connections that other nodes open to this one.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use lwm2m_cluster::frame::{Forward, Frame, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, split_frame};
-use lwm2m_cluster::{NodeNumber, PeerAddress, PeerMessage};
+use lwm2m_cluster::frame::{Forward, Frame, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways, split_frame};
+use lwm2m_cluster::{Directory, NodeNumber, PeerAddress, PeerMessage};
 use lwm2m_router::{Flow, Forwarded};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_openssl::SslStream;
 use tracing::{debug, warn};
@@ -27,49 +27,106 @@ const READ_SIZE: usize = 64 << 10;
 /// Pause after an error of the listening socket, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections. Never completes.
+/// Accepts connections. Never completes. A connection that is one too many ends the oldest of those that have not proved
+/// a name: a node needs some milliseconds for that, so that silent connections do not keep it out.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    let mut tasks = JoinSet::new();
+    let (mut handshakes, mut connections) = (JoinSet::new(), JoinSet::new());
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        while tasks.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let shared = Arc::clone(&shared);
-                let _abort = tasks.spawn(async move { serve(&shared, stream, address, permit).await });
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    oldest_first.retain(|handshake| !handshake.is_finished());
+                    if oldest_first.len() >= HANDSHAKES && let Some(oldest) = oldest_first.pop_front() {
+                        oldest.abort();
+                        shared.metrics.refused.inc();
+                    }
+                    oldest_first.push_back(handshakes.spawn(greet(Arc::clone(&shared), stream, address)));
+                }
+                Err(error) => {
+                    warn!(%error, "a connection of another node was not accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(greeted) = handshakes.join_next() => {
+                if let Ok(Some(connected)) = greeted {
+                    let _abort = connections.spawn(serve(Arc::clone(&shared), connected));
+                }
             }
-            Err(error) => {
-                warn!(%error, "a connection of another node was not accepted");
-                sleep(ACCEPT_PAUSE).await;
-            }
+            Some(_) = connections.join_next() => {}
         }
     }
 }
 
-/// Serves a connection until it ends.
-async fn serve(shared: &Shared, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
-    let welcomed = timeout(CONNECT_TIMEOUT, welcome(shared, stream)).await;
-    drop(permit);
-    let (node, stream, received) = match welcomed.unwrap_or_else(|_| Err("it does not say its name".to_owned())) {
-        Ok(welcomed) => welcomed,
+/// A connection whose node has proved its name.
+struct ConnectedNode {
+    node: NodeNumber,
+    told: PeerAddress,
+    stream: SslStream<TcpStream>,
+    /// The bytes after the hello of the node.
+    received: BytesMut,
+    address: SocketAddr,
+}
+
+/// Returns the connection if its node proves its name in time.
+async fn greet(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) -> Option<ConnectedNode> {
+    let welcomed = timeout(CONNECT_TIMEOUT, welcome(&shared, stream, address)).await;
+    match welcomed.unwrap_or_else(|_| Err("it does not say its name".to_owned())) {
+        Ok(connected) => Some(connected),
         Err(problem) => {
             shared.metrics.refused.inc();
-            return warn!(%address, problem, "a connection to the port of the cluster was refused");
+            warn!(%address, problem, "a connection to the port of the cluster was refused");
+            None
         }
-    };
+    }
+}
+
+/// Serves a connection until it ends. Its node is known until then, also if the engine does not list it.
+async fn serve(shared: Arc<Shared>, connected: ConnectedNode) {
+    let ConnectedNode { node, told, stream, received, address } = connected;
     debug!(%node, %address, "a node has connected");
-    let problem = read(shared, node, stream, received).await;
+    shared.told.send_if_modified(|nodes| nodes.connected(node, told));
+    let problem = read(&shared, node, stream, received).await;
+    shared.told.send_if_modified(|nodes| nodes.disconnected(node));
     debug!(%node, %address, problem, "the connection of a node has ended");
 }
 
-/// Performs the handshake, and checks the name of the node by its certificate. Returns the node, and what was received
-/// after its hello.
-async fn welcome(shared: &Shared, stream: TcpStream) -> Result<(NodeNumber, SslStream<TcpStream>, BytesMut), String> {
+/// The nodes that have connected to this one, with the addresses that they told of themselves.
+#[derive(Default)]
+pub(super) struct ToldNodes {
+    pub(super) directory: Directory,
+    connections: BTreeMap<NodeNumber, usize>,
+}
+
+impl ToldNodes {
+    /// Notes a connection. Returns whether the address of its node is a new one.
+    fn connected(&mut self, node: NodeNumber, told: PeerAddress) -> bool {
+        *self.connections.entry(node).or_default() += 1;
+        let is_new = self.directory.get(node) != Some(&told);
+        self.directory.insert(node, told);
+        is_new
+    }
+
+    /// Notes the end of a connection. Returns whether it was the last one of its node.
+    fn disconnected(&mut self, node: NodeNumber) -> bool {
+        let left = self.connections.get(&node).map_or(0, |connections| connections - 1);
+        match left {
+            0 => {
+                self.connections.remove(&node);
+                self.directory.remove(node);
+            }
+            _ => drop(self.connections.insert(node, left)),
+        }
+        left == 0
+    }
+}
+
+/// Performs the handshake, and checks the name of the node by its certificate.
+async fn welcome(shared: &Shared, stream: TcpStream, address: SocketAddr) -> Result<ConnectedNode, String> {
     prepare(&stream).map_err(|error| error.to_string())?;
     let mut stream = shared.tls.accept(stream).await?;
     let (hello, received) = read_frame(&mut stream).await?;
-    let Ok(Frame::Hello(Hello { process, name, address })) = Frame::decode(&hello, shared.clock) else {
+    let Ok(Frame::Hello(Hello { process, name, address: told })) = Frame::decode(&hello, shared.clock) else {
         return Err("it did not begin with its name".to_owned());
     };
     if !identity::is_named(stream.ssl(), name) {
@@ -84,16 +141,11 @@ async fn welcome(shared: &Shared, stream: TcpStream) -> Result<(NodeNumber, SslS
     {
         return Err(format!("the node {node} is {:?}, but it says that it is {name:?}", listed.name));
     }
-    let address = PeerAddress { name: name.to_owned(), address: address.to_owned() };
-    shared.told.send_if_modified(|told| {
-        let is_new = told.get(node) != Some(&address);
-        told.insert(node, address);
-        is_new
-    });
+    let told = PeerAddress { name: name.to_owned(), address: told.to_owned() };
     let mut answer = Vec::new();
     shared.hello().encode(shared.clock, &mut answer).map_err(|error| error.to_string())?;
     stream.write_all(&answer).await.map_err(|error| error.to_string())?;
-    Ok((node, stream, BytesMut::from(received.as_slice())))
+    Ok(ConnectedNode { node, told, stream, received: BytesMut::from(received.as_slice()), address })
 }
 
 /// Hands on what a node sends, until the connection ends. Returns the reason of its end.
@@ -145,6 +197,12 @@ impl Shared {
             Ok(Frame::NotMine(NotMine { shard, owner })) => {
                 // The next round tells the owners, too.
                 let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::NotMine { from, shard, owner });
+            }
+            Ok(Frame::Ways(Ways { entry, listener, addresses })) => {
+                let named = addresses.into_iter().map(|address| NamedFlow { listener, address });
+                let flows = named.filter_map(|flow| self.flow(flow)).collect();
+                // Without it the devices are reached after their next datagrams.
+                let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::Ways { entry, flows });
             }
             Err(FrameError::UnknownKind(kind)) => debug!(%from, kind, "a frame of a newer node was skipped"),
             Err(error) => return Err(error),

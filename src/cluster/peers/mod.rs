@@ -6,7 +6,8 @@
 //! 2. Both sides begin with a [`Hello`]. A node whose certificate does not have the name in its hello is refused.
 //! 3. After that only the node that opened the connection sends: what waits in its [`Outbox`], all of it at once. So
 //!    two nodes have two connections.
-//! 4. A connection that ends, or that takes nothing for some seconds, is opened again after a back-off. What waits for
+//! 4. A node that neither the directory lists nor is connected has left: it is not called any more.
+//! 5. A connection that ends, or that takes nothing for some seconds, is opened again after a back-off. What waits for
 //!    it is dropped and counted.
 //!
 //! Nothing here waits for a slow node but the task of its connection: whoever sends appends to a bounded buffer.
@@ -16,12 +17,13 @@ mod incoming;
 mod outbox;
 mod outgoing;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lwm2m_base::Shard;
-use lwm2m_cluster::frame::{Forward, Frame, FrameClock, Hello, Learn, NamedFlow, NotMine, Reply};
+use lwm2m_cluster::frame::{Forward, Frame, FrameClock, Hello, Learn, MAX_WAYS, NamedFlow, NotMine, Reply, Ways};
 use lwm2m_cluster::{Directory, NodeNumber, NodeProcess, NodeSet, PeerMessage};
 use lwm2m_router::{Flow, Forwarded, Hop};
 use prometheus_client::metrics::counter::Counter;
@@ -35,6 +37,7 @@ use crate::observability::metrics::PeerMetrics;
 use crate::tls::{TlsConfig, TlsError};
 
 use identity::PeerTls;
+use incoming::ToldNodes;
 use outbox::{NotSent, Outbox};
 
 /// The number of nodes that a cluster can have.
@@ -106,6 +109,11 @@ pub enum PeerInput {
         shard: Shard,
         owner: Option<NodeNumber>,
     },
+    /// Tells at which node devices were heard whose shard comes to this node.
+    Ways {
+        entry: NodeNumber,
+        flows: Vec<Flow>,
+    },
 }
 
 /// What all tasks of the connections share.
@@ -118,8 +126,8 @@ struct Shared {
     outboxes: Vec<Outbox>,
     connected: watch::Sender<NodeSet>,
     directory: watch::Receiver<Arc<Directory>>,
-    /// The addresses that other nodes told in their hellos. A node may not be in the directory yet.
-    told: watch::Sender<Directory>,
+    /// The nodes that have connected, by what they told in their hellos. A node may not be in the directory yet.
+    told: watch::Sender<ToldNodes>,
     member: mpsc::Sender<(NodeNumber, PeerMessage)>,
     driver: mpsc::Sender<PeerInput>,
 }
@@ -217,6 +225,22 @@ impl PeerHandle {
         let Some(flow) = self.0.named(flow) else { return };
         let learn = Frame::Learn(Learn { flow, shard, has_device });
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(entry, &learn);
+    }
+
+    /// Tells the node that gets a shard that these devices were heard at `entry`. If it is lost, they are reached after
+    /// their next datagrams.
+    pub fn tell_ways(&self, to: NodeNumber, entry: NodeNumber, flows: &[Flow]) {
+        let mut by_socket: BTreeMap<u16, Vec<SocketAddr>> = BTreeMap::new();
+        for Flow { socket, address } in flows {
+            by_socket.entry(*socket).or_default().push(*address);
+        }
+        for (socket, addresses) in by_socket {
+            let Some(listener) = self.0.config.listeners.get(usize::from(socket)) else { continue };
+            for addresses in addresses.chunks(MAX_WAYS) {
+                let ways = Frame::Ways(Ways { entry, listener, addresses: addresses.to_vec() });
+                let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &ways);
+            }
+        }
     }
 
     /// Tells a node that forwarded a datagram that its shard is not here. If it is lost the node reads the map.

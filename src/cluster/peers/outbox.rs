@@ -51,7 +51,7 @@ impl Outbox {
         let (room, datagrams) = match frame {
             Frame::Hello(_) | Frame::Message(_) => (ROOM + ROOM_FOR_MESSAGES, 0),
             Frame::Forward(_) | Frame::Reply(_) => (ROOM, 1),
-            Frame::Learn(_) | Frame::NotMine(_) => (ROOM, 0),
+            Frame::Learn(_) | Frame::NotMine(_) | Frame::Ways(_) => (ROOM, 0),
         };
         let before = waiting.bytes.len();
         if frame.encode(clock, &mut waiting.bytes).is_err() || waiting.bytes.len() > room {

@@ -25,12 +25,20 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// Keeps a connection to each other node of the directory. Never completes.
+/// Keeps a connection to each other node that is listed or has connected. Never completes.
 pub(super) async fn connect_all(shared: Arc<Shared>) {
     let (mut listed, mut told) = (shared.directory.clone(), shared.told.subscribe());
     let mut peers: BTreeMap<NodeNumber, (PeerAddress, JoinSet<()>)> = BTreeMap::new();
     loop {
-        let known = all_nodes(&listed.borrow_and_update(), &told.borrow_and_update());
+        let known = all_nodes(&listed.borrow_and_update(), &told.borrow_and_update().directory);
+        let have_left: Vec<NodeNumber> = peers.keys().copied().filter(|node| known.get(*node).is_none()).collect();
+        for node in have_left {
+            if let Some((PeerAddress { name, .. }, mut task)) = peers.remove(&node) {
+                task.shutdown().await;
+                shared.metrics.away.dec();
+                info!(node = name, "the node has left the cluster");
+            }
+        }
         for (node, address) in known.iter() {
             let is_new = peers.get(&node).is_none_or(|(before, _)| before != address);
             if node == shared.config.process.node || !is_new {

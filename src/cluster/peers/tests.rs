@@ -131,6 +131,7 @@ async fn what_a_node_sends_comes_to_the_other_one_in_its_order() {
     first.handle.reply(second.number, flow(0), b"two");
     first.handle.learn(second.number, flow(1), Shard::new(9), true);
     first.handle.not_mine(second.number, Shard::new(9), Some(node(5)));
+    first.handle.tell_ways(second.number, node(6), &[flow(1), flow(0)]);
 
     let forwarded = Forwarded { shard: Shard::new(7), entry: node(1), hops: 1, is_learned: true, flow: flow(1) };
     let datagram = b"one"[..].into();
@@ -139,6 +140,9 @@ async fn what_a_node_sends_comes_to_the_other_one_in_its_order() {
     assert_eq!(second.input().await, PeerInput::Learn { flow: flow(1), shard: Shard::new(9), has_device: true });
     let not_mine = PeerInput::NotMine { from: node(1), shard: Shard::new(9), owner: Some(node(5)) };
     assert_eq!(second.input().await, not_mine);
+    for socket in 0..2 {
+        assert_eq!(second.input().await, PeerInput::Ways { entry: node(6), flows: vec![flow(socket)] });
+    }
 
     let (from, message) = timeout(PATIENCE, second.messages.recv()).await.expect("in time").expect("it runs");
     assert!(matches!((from, message), (one, PeerMessage::Ping { from, .. }) if one == node(1) && from == process(1)));
@@ -404,6 +408,44 @@ async fn a_connection_that_is_frozen_holds_a_bounded_number_of_bytes_and_ends() 
     while second.inputs.try_recv().is_ok() {}
     first.handle.reply(second.number, flow(0), b"alive");
     while !matches!(second.input().await, PeerInput::Reply { datagram, .. } if &*datagram == b"alive") {}
+}
+
+#[tokio::test]
+async fn a_node_that_has_left_the_list_and_is_not_connected_is_not_called_any_more() {
+    let authority = Authority::new("cluster");
+    let [first, second] = [Node::start(1, &authority, "gw-1").await, Node::start(2, &authority, "gw-2").await];
+    first.lists(2, second.address);
+    second.lists(1, first.address);
+    first.is_connected_to(2, true).await;
+    second.is_connected_to(1, true).await;
+
+    let Node { running, handle, .. } = second;
+    drop((running, handle));
+    first.is_connected_to(2, false).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(first.metrics().away.get(), 1, "it is listed: it may come back");
+    first.directory.send_replace(Arc::default());
+    let end = Instant::now() + PATIENCE;
+    while first.metrics().away.get() > 0 {
+        assert!(Instant::now() < end, "it is still called");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(first.metrics().connected.get(), 0);
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_a_node_out() {
+    let authority = Authority::new("cluster");
+    let second = Node::start(2, &authority, "gw-2").await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(second.address).await.expect("a port"));
+    }
+    let began = Instant::now();
+    assert!(connected(&authority, "gw-3", &second, process(3), "gw-3").await.is_some());
+    let took = began.elapsed();
+    assert!(took < outgoing::CONNECT_TIMEOUT / 2, "{took:?}");
+    assert!(second.metrics().refused.get() >= 68, "the oldest of them were closed");
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ pub struct EngineStateGauges {
 
 impl ClusterMetrics {
     pub fn register(registry: &mut Registry) -> Self {
-        let shards = "Shards that this node of a cluster serves";
+        let shards = "Shards that this node of a cluster holds with their records, served or suspended";
         let moves = "Shards that this node of a cluster took or gave up, by reason";
         let takeovers = "Time from the lease of a shard until its devices are served";
         let states = "1 for the present state of this node of a cluster towards the server of the store";

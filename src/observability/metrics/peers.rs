@@ -47,6 +47,8 @@ pub struct ForwardDrops {
     pub expired: Counter,
     /// Two nodes had forwarded them already.
     pub hops: Counter,
+    /// The device was not heard since the node has its shard.
+    pub no_way: Counter,
 }
 
 impl PeerMetrics {
@@ -75,6 +77,7 @@ impl PeerMetrics {
                 not_held: drops("not_held"),
                 expired: drops("expired"),
                 hops: drops("hops"),
+                no_way: drops("no_way"),
             },
             connected: peers("connected"),
             away: peers("away"),

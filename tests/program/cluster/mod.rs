@@ -158,7 +158,9 @@ async fn the_devices_of_a_killed_node_are_served_by_the_other_one_without_a_regi
     Upstream::Mqtt.choose();
     let Some(server) = RedisServer::start() else { return };
     let broker = TestBroker::start().await;
-    let mut nodes = [Node::start(0, &broker, &server), Node::start(1, &broker, &server)];
+    // The devices take packets from both nodes.
+    let more = format!("{LEASES}cluster.direct = true\n");
+    let mut nodes = [0, 1].map(|number| Node::start_with(number, &broker, &server, &more));
     until_divided(&[&nodes[0], &nodes[1]]);
     let mut application = Application::connect(&broker.addresses.mqtt, &["plain-0"]);
     let mut devices: Vec<Registered> = (0..DEVICES)

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use lwm2m_base::Shard;
 
-use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply};
-use super::{MAX_FRAME, MAX_HOPS, PREFIX, VERSION, kind};
+use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
+use super::{MAX_FRAME, MAX_HOPS, MAX_WAYS, PREFIX, VERSION, kind};
 use crate::message::PeerMessage;
 use crate::node::{Incarnation, NodeNumber, NodeProcess};
 use crate::term::Term;
@@ -57,6 +57,7 @@ impl<'d> FrameReader<'d> {
             kind::REPLY => self.reply().map(Frame::Reply),
             kind::LEARN => self.learn().map(Frame::Learn),
             kind::NOT_MINE => self.not_mine().map(Frame::NotMine),
+            kind::WAYS => self.ways().map(Frame::Ways),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
         frame.filter(|_| self.rest.is_empty()).ok_or(FrameError::Malformed)
@@ -100,18 +101,27 @@ impl<'d> FrameReader<'d> {
         Some(NotMine { shard, owner })
     }
 
+    fn ways(&mut self) -> Option<Ways<'d>> {
+        let (entry, listener, count) = (self.node()?, self.text()?, self.count()?);
+        let count = usize::from(count);
+        let addresses = (0..count).map(|_| self.address());
+        (count <= MAX_WAYS).then_some(Ways { entry, listener, addresses: addresses.collect::<Option<_>>()? })
+    }
+
     fn flow(&mut self) -> Option<NamedFlow<'d>> {
-        let listener = self.text()?;
-        let address = match self.byte()? {
-            4 => SocketAddr::from((Ipv4Addr::from(self.array()?), u16::from_be_bytes(self.array()?))),
+        Some(NamedFlow { listener: self.text()?, address: self.address()? })
+    }
+
+    fn address(&mut self) -> Option<SocketAddr> {
+        match self.byte()? {
+            4 => Some(SocketAddr::from((Ipv4Addr::from(self.array()?), u16::from_be_bytes(self.array()?)))),
             6 => {
                 let ip = Ipv6Addr::from(self.array::<16>()?);
                 let (flow_info, scope) = (u32::from_be_bytes(self.array()?), u32::from_be_bytes(self.array()?));
-                SocketAddrV6::new(ip, u16::from_be_bytes(self.array()?), flow_info, scope).into()
+                Some(SocketAddrV6::new(ip, u16::from_be_bytes(self.array()?), flow_info, scope).into())
             }
-            _ => return None,
-        };
-        Some(NamedFlow { listener, address })
+            _ => None,
+        }
     }
 
     fn acquired(&mut self) -> Option<(Shard, Term)> {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply};
+use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
 use super::{MAX_FRAME, PREFIX, VERSION, kind};
 use crate::message::PeerMessage;
 use crate::node::{NodeNumber, NodeProcess};
@@ -68,6 +68,13 @@ impl FrameWriter<'_> {
                 self.flag(owner.is_some());
                 owner.iter().for_each(|owner| self.node(*owner));
             }
+            Frame::Ways(Ways { entry, listener, addresses }) => {
+                self.byte(kind::WAYS);
+                self.node(*entry);
+                self.text(listener);
+                self.count(addresses.len());
+                addresses.iter().for_each(|address| self.address(*address));
+            }
         }
     }
 
@@ -117,6 +124,10 @@ impl FrameWriter<'_> {
 
     fn flow(&mut self, NamedFlow { listener, address }: NamedFlow<'_>) {
         self.text(listener);
+        self.address(address);
+    }
+
+    fn address(&mut self, address: SocketAddr) {
         match address {
             SocketAddr::V4(address) => {
                 self.byte(4);

@@ -42,6 +42,7 @@ pub enum Frame<'d> {
     Reply(Reply<'d>),
     Learn(Learn<'d>),
     NotMine(NotMine),
+    Ways(Ways<'d>),
 }
 
 /// The first frame of a connection: the node that opened it.
@@ -90,6 +91,18 @@ pub struct NotMine {
     /// The node that has the shard, if the sender knows it.
     pub owner: Option<NodeNumber>,
 }
+
+/// Tells the node that gets a shard where datagrams of the shard's devices came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ways<'d> {
+    pub entry: NodeNumber,
+    pub listener: &'d str,
+    /// The addresses of devices, at most [`MAX_WAYS`].
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// The maximum number of addresses in one frame.
+pub const MAX_WAYS: usize = 1_000;
 
 /// The address of a device at a listener. The order of listeners may differ between nodes, so the frame has the key of
 /// the listener's section in the configuration.
@@ -146,4 +159,5 @@ mod kind {
     pub(super) const REPLY: u8 = 5;
     pub(super) const LEARN: u8 = 6;
     pub(super) const NOT_MINE: u8 = 7;
+    pub(super) const WAYS: u8 = 15;
 }

@@ -177,6 +177,7 @@ proptest! {
             Frame::Reply(Reply { flow, datagram: &datagram }),
             Frame::Learn(Learn { flow, shard, has_device: flag }),
             Frame::NotMine(NotMine { shard, owner: owner.map(|owner| owner.node) }),
+            Frame::Ways(Ways { entry: process.node, listener: &one, addresses: vec![address; usize::from(hops)] }),
         ];
         let mut bytes = Vec::new();
         for frame in &frames {
@@ -192,7 +193,7 @@ proptest! {
 
     #[test]
     fn what_is_read_is_written_as_the_same_bytes(
-        kind in 0..9_u8,
+        kind in 0..17_u8,
         fields in prop::collection::vec(prop_oneof![0..3_u8, any::<u8>()], 0..32),
     ) {
         let clock = FrameClock::new(std::time::Instant::now());

@@ -10,7 +10,7 @@ use super::{ClusterMember, EngineContact, MemberCommand, Now};
 use crate::engine::{Acquisition, EngineRequest, LeaseState, RunId};
 use crate::node::NodeNumber;
 use crate::rendezvous;
-use crate::term::Term;
+use crate::term::{Term, WallTime};
 
 /// The shards that no living node has, as far as the last round tells.
 #[derive(Debug, Default)]
@@ -92,15 +92,14 @@ impl ClusterMember {
     /// Asks for the open shards whose turn it is: the node that a shard prefers asks at once, the next one a second
     /// later.
     pub(super) fn acquire_open(&mut self, now: Now) {
-        let Some((contact, told)) = self.contact.zip(self.told) else { return };
+        let Some((contact, time)) = self.contact.zip(self.engine_time(now)) else { return };
         let Some(floors) = self.floors.as_ref() else { return };
         let entry = self.entry();
         if !self.may_acquire() {
             return;
         }
         let timing = self.config.timing;
-        let (time, time_asked) = told;
-        let not_after = time.plus(now.monotonic.saturating_duration_since(time_asked) + timing.renew * 2);
+        let not_after = time.plus(timing.renew * 2);
         for (&shard, opening) in &mut self.openings.0 {
             // A node that takes no shards yet lets the engine begin to wait for forgotten owners.
             let may_ask = entry.takes || opening.kind == OpeningKind::Unknown;
@@ -161,7 +160,9 @@ impl ClusterMember {
         let unused = !self.tenures.contains_key(&shard)
             && self.floors.as_mut().is_some_and(|floors| in_time && floors.use_term(shard, term));
         if !unused {
-            self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term }));
+            // It is never too late for that.
+            let not_after = WallTime(u64::MAX);
+            self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term, not_after }));
             return;
         }
         self.openings.remove(shard);

@@ -67,13 +67,21 @@ pub enum MemberEvent {
         shard: Shard,
         answer: Acquisition,
     },
+    /// The engine has executed [`EngineRequest::Release`] in time.
+    Released {
+        shard: Shard,
+        term: Term,
+    },
     Message(PeerMessage),
     /// An association of the shard has used half of the numbers of its term.
     NeedsTerm(Shard),
     /// A fenced write of the shard failed. The next round tells whether the lease is lost.
     Fenced(Shard),
-    /// After [`MemberCommand::HandOver`]: nothing of the shard is in flight, and everything is written.
-    WoundDown(Shard),
+    /// After [`MemberCommand::HandOver`] with this number: nothing of the shard is in flight, and everything is written.
+    WoundDown {
+        shard: Shard,
+        handover: Handover,
+    },
     /// The node gives up all shards, for the process is about to end.
     Drain,
 }
@@ -98,18 +106,36 @@ pub enum MemberCommand {
     },
     /// Send, publish and answer nothing for the shard until [`MemberCommand::Resume`].
     Suspend(Shard),
+    /// Serve the shard again. A handover that has begun is given up.
     Resume(Shard),
     /// End what is in flight, write everything, and report [`MemberEvent::WoundDown`].
     HandOver {
         shard: Shard,
         to: Option<NodeNumber>,
+        handover: Handover,
     },
     /// Forget the shard, without a word to devices or the broker.
-    Drop(Shard),
+    Drop {
+        shard: Shard,
+        end: TenureEnd,
+    },
     /// All shards were given up.
     Drained,
     /// End the process: another process of this number is alive.
     End(Ended),
+}
+
+/// The number of a handover, which no other one of the process has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handover(u64);
+
+/// The way in which a node loses a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenureEnd {
+    /// Everything was written, and the lease was released.
+    HandedOver,
+    /// Another node has the lease, or the process ends.
+    Lost,
 }
 
 /// The reason for which a process has to end.
@@ -154,6 +180,7 @@ pub struct ClusterMember {
     /// Whether a round was answered since it was looked for shards that another node should have.
     review_places: bool,
     tenures: BTreeMap<Shard, Tenure>,
+    next_handover: Handover,
     openings: Openings,
     state: EngineContact,
     draining: Option<Draining>,
@@ -196,6 +223,7 @@ impl ClusterMember {
             deadline: now.monotonic,
             review_places: false,
             tenures: BTreeMap::new(),
+            next_handover: Handover::default(),
             openings: Openings::default(),
             state: EngineContact::Unsure,
             draining: None,
@@ -230,10 +258,11 @@ impl ClusterMember {
         match event {
             MemberEvent::Round(answer) => self.handle_round(answer, now),
             MemberEvent::Acquired { asked, shard, answer } => self.handle_acquisition(asked, shard, answer, now),
+            MemberEvent::Released { shard, term } => self.handle_released(shard, term),
             MemberEvent::Message(message) => self.handle_message(message, now),
             MemberEvent::NeedsTerm(shard) => self.handle_needs_term(shard),
             MemberEvent::Fenced(_) => self.last_round = None,
-            MemberEvent::WoundDown(shard) => self.handle_wound_down(shard),
+            MemberEvent::WoundDown { shard, handover } => self.handle_wound_down(shard, handover),
             MemberEvent::Drain => {
                 self.draining.get_or_insert(Draining::Under);
                 self.review_places = true;
@@ -310,7 +339,7 @@ impl ClusterMember {
             self.ask_round(now);
         }
         self.acquire_open(now);
-        self.release_wound_down();
+        self.release_wound_down(now);
         self.begin_handovers(now);
         self.update_service(now);
         self.deadline = self.following_deadline(now);
@@ -331,6 +360,12 @@ impl ClusterMember {
         let deadlines = [round, state, contact, settled, opening];
         let soonest = now.monotonic + Duration::from_millis(1);
         deadlines.into_iter().flatten().min().map_or(soonest, |deadline| deadline.max(soonest))
+    }
+
+    /// Returns the time of the engine by its last answer that agreed with the node's clock.
+    fn engine_time(&self, now: Now) -> Option<WallTime> {
+        let (time, asked) = self.told?;
+        Some(time.plus(now.monotonic.saturating_duration_since(asked)))
     }
 
     fn update_state(&mut self, now: Now) {
@@ -477,7 +512,7 @@ impl ClusterMember {
 
     fn end(&mut self, reason: Ended) {
         for shard in std::mem::take(&mut self.tenures).into_keys() {
-            self.commands.push_back(MemberCommand::Drop(shard));
+            self.commands.push_back(MemberCommand::Drop { shard, end: TenureEnd::Lost });
         }
         self.commands.push_back(MemberCommand::End(reason));
         self.state = EngineContact::Unsure;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lwm2m_base::Shard;
 
-use super::{ClusterMember, Draining, EngineContact, Isolated, MemberCommand, Now};
+use super::{ClusterMember, Draining, EngineContact, Handover, Isolated, MemberCommand, Now, TenureEnd};
 use crate::engine::{EngineRequest, Renewal, Renewed, RunId};
 use crate::message::PeerMessage;
 use crate::node::NodeNumber;
@@ -34,13 +34,16 @@ pub(super) struct Tenure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TenurePhase {
     Held,
-    /// The caller ends what is in flight.
+    /// The caller ends what is in flight, and writes everything.
     WindingDown {
+        handover: Handover,
         to: Option<NodeNumber>,
     },
     /// Everything is written. The lease is released as soon as the node is sure of it.
     WoundDown {
         to: Option<NodeNumber>,
+        /// The time of the last request that releases the lease.
+        asked: Option<Instant>,
     },
 }
 
@@ -84,7 +87,7 @@ impl ClusterMember {
             return;
         }
         let forgot = match renewed {
-            Renewed::Fenced => return self.drop_shard(shard),
+            Renewed::Fenced => return self.drop_shard(shard, TenureEnd::Lost),
             Renewed::Later => {
                 tenure.settles = Some(now.monotonic + lease);
                 return;
@@ -137,30 +140,38 @@ impl ClusterMember {
         }
     }
 
-    /// Suspends and resumes shards as the state of the node demands.
+    /// Suspends and resumes shards as the state of the node demands. A shard that is served again, or without the engine,
+    /// is not handed over any more: no shard moves while nobody reaches the engine.
     pub(super) fn update_service(&mut self, now: Now) {
         let may_serve = match self.state {
             EngineContact::Sure | EngineContact::AllWithout => true,
             EngineContact::Alone => self.config.isolated == Isolated::Serve,
             EngineContact::Unsure => false,
         };
+        // The engine does not execute a release that it gets later than that.
+        let late_release = self.config.timing.renew * 4;
         for (&shard, tenure) in &mut self.tenures {
             if tenure.settles.is_some_and(|settled| settled <= now.monotonic) {
                 tenure.settles = None;
             }
-            // No shard moves while nobody reaches the engine.
-            if may_serve && self.state != EngineContact::Sure && matches!(tenure.phase, TenurePhase::WoundDown { .. }) {
+            let is_wound_down = matches!(tenure.phase, TenurePhase::WoundDown { .. });
+            let is_free_to_stay = match tenure.phase {
+                TenurePhase::Held => false,
+                TenurePhase::WoundDown { asked: Some(asked), .. } => now.monotonic >= asked + late_release,
+                TenurePhase::WindingDown { .. } | TenurePhase::WoundDown { asked: None, .. } => true,
+            };
+            let stays = may_serve && self.state != EngineContact::Sure && is_free_to_stay;
+            let serve = may_serve && tenure.settles.is_none() && (stays || !is_wound_down);
+            if stays || (serve && !tenure.served) {
                 tenure.phase = TenurePhase::Held;
             }
-            let serve = may_serve && tenure.settles.is_none() && !matches!(tenure.phase, TenurePhase::WoundDown { .. });
-            if serve != tenure.served {
-                tenure.served = serve;
-                self.commands.push_back(if serve {
-                    MemberCommand::Resume(shard)
-                } else {
-                    MemberCommand::Suspend(shard)
-                });
-            }
+            let command = match serve {
+                true if stays || !tenure.served => MemberCommand::Resume(shard),
+                false if tenure.served => MemberCommand::Suspend(shard),
+                true | false => continue,
+            };
+            tenure.served = serve;
+            self.commands.push_back(command);
         }
         self.choose_own_terms();
     }
@@ -179,15 +190,17 @@ impl ClusterMember {
         let rest = self.config.timing.grace;
         for (&shard, tenure) in &mut self.tenures {
             let rested = ends || self.is_drained || now.monotonic.saturating_duration_since(tenure.since) >= rest;
-            if free == 0 || tenure.phase != TenurePhase::Held || !rested || tenure.settles.is_some() {
+            if free == 0 || tenure.phase != TenurePhase::Held || !rested || !tenure.served {
                 continue;
             }
             let to = rendezvous::order(shard, self.peers.entries().chain([entry])).first().copied();
             let is_given_away = ends || to.is_some();
             if is_given_away && to != Some(entry.process.node) {
                 free -= 1;
-                tenure.phase = TenurePhase::WindingDown { to };
-                self.commands.push_back(MemberCommand::HandOver { shard, to });
+                let handover = self.next_handover;
+                self.next_handover = Handover(handover.0 + 1);
+                tenure.phase = TenurePhase::WindingDown { handover, to };
+                self.commands.push_back(MemberCommand::HandOver { shard, to, handover });
             }
         }
         if ends && self.tenures.is_empty() && self.draining == Some(Draining::Under) {
@@ -196,29 +209,42 @@ impl ClusterMember {
         }
     }
 
-    pub(super) fn handle_wound_down(&mut self, shard: Shard) {
+    /// A report of a handover that was given up since is too late: the caller serves the shard again.
+    pub(super) fn handle_wound_down(&mut self, shard: Shard, reported: Handover) {
         if let Some(tenure) = self.tenures.get_mut(&shard)
-            && let TenurePhase::WindingDown { to } = tenure.phase
+            && let TenurePhase::WindingDown { handover, to } = tenure.phase
+            && handover == reported
         {
-            tenure.phase = TenurePhase::WoundDown { to };
+            tenure.phase = TenurePhase::WoundDown { to, asked: None };
         }
     }
 
-    pub(super) fn release_wound_down(&mut self) {
-        if self.state != EngineContact::Sure {
-            return;
-        }
-        let wound_down = |(&shard, tenure): (&Shard, &Tenure)| match tenure.phase {
-            TenurePhase::WoundDown { to } if tenure.settles.is_none() => Some((shard, tenure.term, to)),
-            TenurePhase::WoundDown { .. } | TenurePhase::Held | TenurePhase::WindingDown { .. } => None,
-        };
-        for (shard, term, to) in self.tenures.iter().filter_map(wound_down).collect::<Vec<_>>() {
-            self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term }));
-            self.drop_shard(shard);
-            self.review_places = true;
-            if let Some(to) = to {
-                self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Yours { shard } });
+    /// Asks the engine to release the leases of shards that are wound down, again and again until it has answered: while
+    /// it may not have done so, nobody else can have the shard.
+    pub(super) fn release_wound_down(&mut self, now: Now) {
+        let renew = self.config.timing.renew;
+        let Some(not_after) = self.engine_time(now).filter(|_| self.state == EngineContact::Sure) else { return };
+        for (&shard, tenure) in &mut self.tenures {
+            let (term, settled) = (tenure.term, tenure.settles.is_none());
+            if let TenurePhase::WoundDown { asked, .. } = &mut tenure.phase
+                && settled
+                && asked.is_none_or(|asked| now.monotonic >= asked + renew)
+            {
+                *asked = Some(now.monotonic);
+                let not_after = not_after.plus(renew * 2);
+                self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term, not_after }));
             }
+        }
+    }
+
+    /// The engine has released the lease of this term, unless the node had lost it before.
+    pub(super) fn handle_released(&mut self, shard: Shard, term: Term) {
+        let Some(tenure) = self.tenures.get(&shard).filter(|tenure| tenure.term == term) else { return };
+        let TenurePhase::WoundDown { to, asked: Some(_) } = tenure.phase else { return };
+        self.drop_shard(shard, TenureEnd::HandedOver);
+        self.review_places = true;
+        if let Some(to) = to {
+            self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Yours { shard } });
         }
     }
 
@@ -231,14 +257,14 @@ impl ClusterMember {
     pub(super) fn drop_outdated(&mut self, acquired: &[(Shard, Term)]) {
         for &(shard, term) in acquired {
             if self.tenures.get(&shard).is_some_and(|tenure| tenure.acquired < term) {
-                self.drop_shard(shard);
+                self.drop_shard(shard, TenureEnd::Lost);
             }
         }
     }
 
-    fn drop_shard(&mut self, shard: Shard) {
+    fn drop_shard(&mut self, shard: Shard, end: TenureEnd) {
         if self.tenures.remove(&shard).is_some() {
-            self.commands.push_back(MemberCommand::Drop(shard));
+            self.commands.push_back(MemberCommand::Drop { shard, end });
         }
     }
 }

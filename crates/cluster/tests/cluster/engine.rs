@@ -206,7 +206,17 @@ impl Engine {
         Acquisition::Acquired { term, run }
     }
 
-    pub(crate) fn release(&mut self, me: NodeProcess, shard: Shard, term: Term) {
+    /// Returns whether the release was not too late.
+    pub(crate) fn release(
+        &mut self,
+        me: NodeProcess,
+        (shard, term): (Shard, Term),
+        not_after: WallTime,
+        now: u64,
+    ) -> bool {
+        if self.time(now) > not_after {
+            return false;
+        }
         let any_term = self.rules == Rules::ReleaseByOwnerOnly;
         let run = self.run;
         self.keep();
@@ -216,6 +226,7 @@ impl Engine {
         {
             (lease.owner, lease.run) = (None, Some(run));
         }
+        true
     }
 
     /// Executes a write that is fenced by owner and term, and returns whether it came through.

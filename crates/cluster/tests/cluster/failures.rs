@@ -116,6 +116,35 @@ fn while_the_engine_is_away_all_nodes_serve_from_memory_and_no_shard_moves() {
 }
 
 #[test]
+fn a_shard_that_is_being_handed_over_when_the_engine_goes_away_is_served_from_memory() {
+    // At the one the handover ends before the nodes know that the engine is away, at the other after that.
+    for long_handovers in [0, 20_000] {
+        handed_over_when_the_engine_goes_away(long_handovers);
+    }
+}
+
+fn handed_over_when_the_engine_goes_away(long_handovers: u64) {
+    let mut world = three_nodes(Isolated::Suspend);
+    world.long_handovers = long_handovers;
+    world.start(3, 0, 0);
+    while !world.is_handing_over() {
+        world.run_for(20);
+        assert!(world.now < 100_000, "the node that joined gets its share");
+    }
+
+    world.away = Away::Gone;
+    world.run_for(8_000);
+
+    assert_eq!(world.processes[0].member.state(), EngineContact::AllWithout);
+    assert!(world.all_shards_served(), "{}", world.describe());
+    world.come_back();
+    world.long_handovers = 0;
+    world.run_for(60_000);
+    assert!(world.all_shards_owned() && shards().any(|shard| world.owners(shard) == [3]), "and it gets its share");
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
+#[test]
 fn a_node_without_the_engine_suspends_its_shards_before_others_acquire_them() {
     let mut world = three_nodes(Isolated::Serve);
 

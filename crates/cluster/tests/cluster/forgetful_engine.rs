@@ -56,7 +56,7 @@ fn a_late_release_does_not_end_a_later_tenure_of_the_same_process() {
     let owner = |rules| {
         let (mut engine, term) = owned_by_1(rules);
         acquire(&mut engine, 1, 14_500).expect("the lease is its own");
-        engine.release(process(1), SHARD, term);
+        assert!(engine.release(process(1), (SHARD, term), WallTime(u64::MAX), 0));
         engine.stored.leases[&SHARD].owner
     };
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
 use lwm2m_cluster::{
-    ClusterMember, Ended, EngineContact, Incarnation, Isolated, MemberCommand, MemberConfig, MemberEvent, NodeNumber,
-    NodeProcess, Now, PeerMessage, Term, WallTime, WriteNumbers,
+    ClusterMember, Ended, EngineContact, Handover, Incarnation, Isolated, MemberCommand, MemberConfig, MemberEvent,
+    NodeNumber, NodeProcess, Now, PeerMessage, Term, WallTime, WriteNumbers,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -46,6 +46,8 @@ pub(crate) struct World {
     isolated: Isolated,
     /// Prints what happens.
     pub verbose: bool,
+    /// Milliseconds that each handover takes longer than usual.
+    pub long_handovers: u64,
     pub audit: Audit,
 }
 
@@ -63,7 +65,8 @@ pub(crate) struct Running {
     drift: i64,
     inbox: VecDeque<MemberEvent>,
     shards: BTreeMap<Shard, Service>,
-    winding: Vec<(u64, Shard)>,
+    /// The handovers that are under way: when each is done.
+    winding: Vec<(u64, Shard, Handover)>,
     /// The records that each turn sends for a shard.
     pub records: u16,
 }
@@ -72,6 +75,8 @@ pub(crate) struct Running {
 struct Service {
     numbers: WriteNumbers,
     tenure: u64,
+    /// The shard is being handed over: it sends nothing.
+    parked: bool,
 }
 
 #[derive(Clone)]
@@ -126,6 +131,7 @@ impl World {
             sequence: 0,
             isolated,
             verbose: false,
+            long_handovers: 0,
             audit: Audit::default(),
         }
     }
@@ -201,13 +207,21 @@ impl World {
         }
     }
 
-    /// Returns the processes that serve a shard.
+    /// Returns the processes that serve a shard, or hand it over.
     pub(crate) fn owners(&self, shard: Shard) -> Vec<usize> {
         let serves = |&id: &usize| {
             let process = &self.processes[id];
             process.alive && !process.stopped && process.member.serves(shard).is_some()
         };
         (0..self.processes.len()).filter(serves).collect()
+    }
+
+    /// Returns whether each shard is served by one process, which does not hand it over.
+    pub(crate) fn all_shards_served(&self) -> bool {
+        let is_parked =
+            |shard: Shard, id: usize| self.processes[id].shards.get(&shard).is_some_and(|service| service.parked);
+        let is_served = |shard| matches!(self.owners(shard)[..], [owner] if !is_parked(shard, owner));
+        (0..SHARDS).map(Shard::new).all(is_served)
     }
 
     /// Describes the processes, for the message of a failure.
@@ -220,6 +234,11 @@ impl World {
             format!("{}: alive {alive}, ended {ended:?}, {state:?}, serves {served:?} of {held:?}", process.process)
         };
         self.processes.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Returns whether a process is handing a shard over.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.processes.iter().any(|process| !process.winding.is_empty())
     }
 
     pub(crate) fn all_shards_owned(&self) -> bool {
@@ -296,10 +315,10 @@ impl World {
 
     fn wind_down(&mut self, id: usize) {
         let now = self.now;
-        let (done, under_way) = self.processes[id].winding.drain(..).partition(|(at, _)| *at <= now);
+        let (done, under_way) = self.processes[id].winding.drain(..).partition(|(at, ..)| *at <= now);
         self.processes[id].winding = under_way;
-        for (_, shard) in done {
-            self.handle(id, MemberEvent::WoundDown(shard));
+        for (_, shard, handover) in done {
+            self.handle(id, MemberEvent::WoundDown { shard, handover });
         }
     }
 
@@ -317,13 +336,15 @@ impl World {
                     }
                 }
                 // The model asks the member before each record.
-                MemberCommand::Suspend(_) | MemberCommand::Resume(_) => {}
-                MemberCommand::HandOver { shard, .. } => {
-                    let takes = self.random.random_range(0..2_000);
-                    self.processes[id].winding.push((self.now + takes, shard));
+                MemberCommand::Suspend(_) => {}
+                MemberCommand::Resume(shard) => self.park(id, shard, false),
+                MemberCommand::HandOver { shard, handover, .. } => {
+                    let takes = self.random.random_range(0..2_000) + self.long_handovers;
+                    self.processes[id].winding.push((self.now + takes, shard, handover));
+                    self.park(id, shard, true);
                     self.audit.handovers += 1;
                 }
-                MemberCommand::Drop(shard) => drop(self.processes[id].shards.remove(&shard)),
+                MemberCommand::Drop { shard, .. } => drop(self.processes[id].shards.remove(&shard)),
                 MemberCommand::Drained => {
                     self.processes[id].drained = true;
                     self.processes[id].alive = false;
@@ -339,20 +360,26 @@ impl World {
         }
     }
 
+    fn park(&mut self, id: usize, shard: Shard, parked: bool) {
+        if let Some(service) = self.processes[id].shards.get_mut(&shard) {
+            service.parked = parked;
+        }
+    }
+
     fn load(&mut self, id: usize, shard: Shard, term: Term) {
         let born = *self.audit.born.entry(shard).or_insert(term);
         let mut numbers = WriteNumbers::new(born, self.processes[id].process.node);
         let _ = numbers.begin(term);
         self.audit.tenures += 1;
         let tenure = self.audit.tenures;
-        self.processes[id].shards.insert(shard, Service { numbers, tenure });
+        self.processes[id].shards.insert(shard, Service { numbers, tenure, parked: false });
     }
 
     fn send_records(&mut self, id: usize, shard: Shard) {
         let Some(term) = self.processes[id].member.serves(shard) else { return };
         let state = self.processes[id].member.state();
         let records = self.processes[id].records;
-        let Some(service) = self.processes[id].shards.get_mut(&shard) else { return };
+        let Some(service) = self.processes[id].shards.get_mut(&shard).filter(|service| !service.parked) else { return };
         let tenure = service.tenure;
         for _ in 0..records {
             match service.numbers.next_number() {
@@ -422,8 +449,11 @@ impl World {
                 let ask = Acquire { shard, floor, contact, not_after };
                 MemberEvent::Acquired { asked, shard, answer: self.engine.acquire(me, &ask, self.now) }
             }
-            Request::Engine(EngineRequest::Release { shard, term }) => {
-                return self.engine.release(me, shard, term);
+            Request::Engine(EngineRequest::Release { shard, term, not_after }) => {
+                if !self.engine.release(me, (shard, term), not_after, self.now) {
+                    return;
+                }
+                MemberEvent::Released { shard, term }
             }
             Request::Write { shard, term, tenure } => {
                 if self.engine.write(me, shard, term) {

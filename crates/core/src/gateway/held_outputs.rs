@@ -271,6 +271,14 @@ impl Recipients {
         self.0.insert(Lane::Registration(registration));
     }
 
+    /// Iterates over the addresses of devices.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+        self.0.iter().filter_map(|lane| match lane {
+            Lane::Address(socket, address) => Some((*socket, *address)),
+            Lane::Registration(_) | Lane::Reports => None,
+        })
+    }
+
     /// Returns whether an output goes to one of them.
     pub(super) fn get(&self, output: &Output) -> bool {
         Lane::of(output).is_some_and(|lane| self.have(lane))

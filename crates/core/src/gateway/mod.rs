@@ -94,8 +94,8 @@ use std::time::{Duration, Instant};
 use crate::bootstrap::account::PatternAccount;
 use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
-use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_base::{AssociationId, Peer};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
@@ -357,6 +357,11 @@ impl Gateway {
     /// them before they have the new keys.
     pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
+    }
+
+    /// Closes those of these associations whose key was changed or removed, as [`Gateway::revoke`] does.
+    pub fn revoke_among(&mut self, now: Instant, ids: &[AssociationId], is_revoked: impl Fn(KeyUse<'_>) -> bool) {
+        self.with_dtls_server(now, |server| server.revoke_among(ids, is_revoked));
     }
 
     /// Replaces the accounts of patterns of endpoint names. Sessions that run go on with the accounts of before.

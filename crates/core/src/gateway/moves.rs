@@ -117,6 +117,16 @@ impl Gateway {
         }
     }
 
+    /// Returns when a device was heard last from this address: by an authentic record of a DTLS association, or over
+    /// plain UDP by a message that nobody else is expected to send, such as a notification with its token. Who only
+    /// forges the address is not heard.
+    pub fn last_heard_at(&self, peer: Peer) -> Option<Instant> {
+        match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {
+            Some(dtls) => dtls.server.last_heard_at(peer.socket, peer.address),
+            None => self.registrations.devices().registry().at(peer).map(|device| device.last_heard()).max(),
+        }
+    }
+
     /// Iterates over the sockets and addresses of DTLS associations without connection ID: nothing in their records
     /// names them.
     pub fn unnamed_addresses(&self) -> impl Iterator<Item = (u16, SocketAddr)> {

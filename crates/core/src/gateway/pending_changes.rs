@@ -43,6 +43,11 @@ impl PendingChanges {
         self.left.remove(endpoint)
     }
 
+    /// Forgets the records of a shard that is another gateway's now: it removes none of them.
+    pub(super) fn forget_shard(&mut self, shard: Shard) {
+        self.left.retain(|_, stored_in| *stored_in != shard);
+    }
+
     /// Takes the endpoint that was marked first.
     pub(super) fn take(&mut self) -> Option<Arc<str>> {
         // Those that were taken out of turn are still in the order.
@@ -91,6 +96,16 @@ mod tests {
         changes.mark("b");
         assert_eq!(std::iter::from_fn(|| changes.take()).collect::<Vec<_>>(), ["a".into(), "b".into(), "c".into()]);
         assert!(changes.is_empty() && changes.take().is_none());
+    }
+
+    #[test]
+    fn of_a_shard_that_is_another_gateways_no_record_is_removed() {
+        let mut changes = PendingChanges::default();
+        changes.keep();
+        changes.mark_left("a", Some(Shard::new(1)));
+        changes.mark_left("b", Some(Shard::new(2)));
+        changes.forget_shard(Shard::new(1));
+        assert_eq!((changes.take_left("a"), changes.take_left("b")), (None, Some(Shard::new(2))));
     }
 
     #[test]

@@ -9,20 +9,24 @@
 //!    restart: nothing is sent to them, and the broker is asked to connect them by their client IDs.
 //! 2. While the node serves the shard, [`Gateway::use_term`] gives it newer terms for its DTLS records, which
 //!    [`Gateway::take_wanted_terms`] asks for.
-//! 3. A shard that the node gives up is written completely ([`Gateway::change_shard`]), and forgotten. A shard that was
-//!    lost to another node is forgotten at once, with all outputs that wait: its devices and the broker hear nothing.
+//! 3. A shard that the node gives up is written completely ([`Gateway::change_shard`]), and handed over
+//!    ([`Gateway::hand_over_shard`]): outputs that wait for the store leave when the store has its records. If the node
+//!    loses the shard before that, the outputs that still wait are dropped ([`Gateway::drop_outputs`]).
+//! 4. A shard that was lost to another node is forgotten at once ([`Gateway::forget_shard`]), with all outputs that
+//!    wait: its devices and the broker hear nothing.
 //!
 //! While a node may have lost its shards its driver neither calls the gateway nor polls outputs. So the gateway does
 //! not know suspension.
 
 use std::time::Instant;
 
-use lwm2m_base::{Shard, ShardSet};
+use lwm2m_base::{Peer, Shard, ShardSet};
 use lwm2m_dtls::{SavedAssociation, Term};
 
 use crate::registry::RegistrationId;
 
 use super::Gateway;
+use super::broker::BrokerCommand;
 use super::firmware::record::FirmwareJobRecord;
 use super::held_outputs::Recipients;
 use super::record::{DeviceRecord, RetainedCommandsRecord};
@@ -36,13 +40,18 @@ pub struct ShardContents {
     pub firmware_jobs: Vec<FirmwareJobRecord>,
 }
 
-/// Says how a gateway loses a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShardEnd {
-    /// All its records are stored. What is queued for the broker is published.
-    HandedOver,
-    /// Another node has taken it.
-    Lost,
+/// The devices of a shard that was handed over, as the recipients of outputs that may still wait.
+#[derive(Debug, Default)]
+pub struct ShardRecipients {
+    recipients: Recipients,
+    publishers: Vec<RegistrationId>,
+}
+
+impl ShardRecipients {
+    /// Iterates over the addresses of the devices, by the listeners that they speak to.
+    pub fn places(&self) -> impl Iterator<Item = Peer> {
+        self.recipients.addresses().map(|(socket, address)| Peer::udp(socket, address))
+    }
 }
 
 /// Shards.
@@ -63,6 +72,16 @@ impl Gateway {
         self.restore_retained_commands(retained_commands);
         self.restore_firmware_jobs(now, firmware_jobs);
         self.handle_coap();
+    }
+
+    /// Lets commands for a device wait until it is heard: the node does not know how it is reached.
+    pub fn hold_until_heard(&mut self, endpoint: &str) {
+        let devices = self.registrations.devices_mut();
+        if let Some(id) = devices.registry().id_by_endpoint(endpoint)
+            && let Some((device, _)) = devices.with_commands(id)
+        {
+            device.hold_until_heard();
+        }
     }
 
     /// Numbers the DTLS records of a shard in this term from now on.
@@ -91,33 +110,60 @@ impl Gateway {
         }
     }
 
-    /// Forgets a shard that another node has from now on, or will have. Registers over its associations end without an
-    /// answer. Of a lost shard all outputs for its devices and for their sessions at the broker are dropped.
-    pub fn forget_shard(&mut self, now: Instant, shard: Shard, end: ShardEnd) {
+    /// Forgets a shard whose records are handed to the store, and that another node will have. What its devices and the
+    /// broker are to be told still leaves. Registers over its associations end without an answer.
+    pub fn hand_over_shard(&mut self, now: Instant, shard: Shard) -> ShardRecipients {
         self.context.now = now;
+        let (devices, recipients) = self.take_out_shard(shard);
+        for id in devices {
+            drop(self.registrations.devices_mut().release(&mut self.context, id));
+        }
+        self.stop_serving(shard);
+        recipients
+    }
+
+    /// Drops the outputs that still wait for the devices of a shard that was handed over, since another node has the
+    /// shard: their records may not have been stored. Their sessions at the broker are left to the other node.
+    pub fn drop_outputs(&mut self, now: Instant, of_shard: &ShardRecipients) {
+        self.context.now = now;
+        self.context.withdraw(&of_shard.recipients);
+        for &registration in &of_shard.publishers {
+            self.context.command_broker(BrokerCommand::Abandon { registration });
+        }
+    }
+
+    /// Forgets a shard that another node has. Registers over its associations end without an answer. All outputs for its
+    /// devices and for their sessions at the broker are dropped.
+    pub fn forget_shard(&mut self, now: Instant, shard: Shard) {
+        self.context.now = now;
+        let (devices, of_shard) = self.take_out_shard(shard);
+        self.context.withdraw(&of_shard.recipients);
+        for id in devices {
+            self.registrations.devices_mut().forget(&mut self.context, id);
+        }
+        self.stop_serving(shard);
+    }
+
+    /// Forgets the associations of a shard. Returns its devices, and them as recipients of outputs.
+    fn take_out_shard(&mut self, shard: Shard) -> (Vec<RegistrationId>, ShardRecipients) {
         let Self { context, registrations, .. } = self;
-        let of_shard = registrations.devices().registry().devices().filter(|device| device.shard() == shard);
-        let devices: Vec<_> = of_shard.map(|device| (device.id, device.publishes_as, device.peer)).collect();
-        let mut recipients = Recipients::default();
-        for (_, publisher, peer) in &devices {
-            recipients.add_registration(*publisher);
-            recipients.add_address(peer.socket, peer.address);
+        let (mut devices, mut of_shard) = (Vec::new(), ShardRecipients::default());
+        for device in registrations.devices().registry().devices().filter(|device| device.shard() == shard) {
+            devices.push(device.id);
+            of_shard.publishers.push(device.publishes_as);
+            of_shard.recipients.add_registration(device.publishes_as);
+            of_shard.recipients.add_address(device.peer.socket, device.peer.address);
         }
         if let Some(dtls) = &mut context.dtls {
             let places = dtls.server.forget_shard(shard);
-            places.into_iter().for_each(|(socket, address)| recipients.add_address(socket, address));
+            places.into_iter().for_each(|(socket, address)| of_shard.recipients.add_address(socket, address));
         }
-        let ids: Vec<RegistrationId> = devices.into_iter().map(|(id, ..)| id).collect();
-        match end {
-            ShardEnd::HandedOver => {
-                ids.into_iter().for_each(|id| drop(registrations.devices_mut().release(context, id)))
-            }
-            ShardEnd::Lost => {
-                context.withdraw(&recipients);
-                ids.into_iter().for_each(|id| registrations.devices_mut().forget(context, id));
-            }
-        }
-        registrations.forget_pending(context, shard);
+        (devices, of_shard)
+    }
+
+    fn stop_serving(&mut self, shard: Shard) {
+        self.registrations.forget_pending(&mut self.context, shard);
+        self.context.changes.forget_shard(shard);
         let mut shards = self.shards();
         shards.remove(shard);
         self.serve_shards(shards);

@@ -49,6 +49,7 @@ pub struct Device {
     /// The awake window of queue mode (`qmode_time_window`): how long the device is awake after each of its messages.
     /// `None` for a device that never sleeps.
     awake_window: Option<Duration>,
+    held_until_heard: bool,
     last_heard: Instant,
     registered: Instant,
     /// The value of `last_heard` in the newest stored record.
@@ -145,6 +146,7 @@ impl Device {
             deferred_acks: DeferredAcks::default(),
             in_flight: None,
             awake_window: None,
+            held_until_heard: false,
             last_heard,
             registered: last_heard,
             recorded: last_heard,
@@ -174,6 +176,12 @@ impl Device {
     /// Records a valid message of the device: its awake window and its lifetime begin again.
     pub(crate) fn heard_from(&mut self, now: Instant) {
         self.last_heard = now;
+        self.held_until_heard = false;
+    }
+
+    /// Lets commands wait until the next message of the device, whether it sleeps or not: nothing reaches it before.
+    pub(crate) fn hold_until_heard(&mut self) {
+        self.held_until_heard = true;
     }
 
     pub fn last_heard(&self) -> Instant {
@@ -243,9 +251,10 @@ impl Device {
         self.in_flight.is_none() && self.is_awake(now)
     }
 
-    /// Returns whether the device is within its awake window (queue mode, LwM2M Core 1.1 section 6.5).
+    /// Returns whether the device is within its awake window (queue mode, LwM2M Core 1.1 section 6.5), and can be
+    /// reached.
     pub(crate) fn is_awake(&self, now: Instant) -> bool {
-        self.awake_window.is_none_or(|window| now < self.last_heard + window)
+        !self.held_until_heard && self.awake_window.is_none_or(|window| now < self.last_heard + window)
     }
 
     /// Counts the device among those that are asleep, because its awake window was checked and is over.

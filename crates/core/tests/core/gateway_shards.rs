@@ -7,7 +7,7 @@ use lwm2m_base::{Shard, ThreadShards};
 use lwm2m_core::coap::{Code, Token};
 use lwm2m_core::gateway::broker::BrokerCommand;
 use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::shards::{ShardContents, ShardEnd};
+use lwm2m_core::gateway::shards::ShardContents;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::registry::Location;
 use lwm2m_dtls::Term;
@@ -97,7 +97,7 @@ fn a_lost_shard_is_forgotten_without_a_word_and_one_that_comes_continues_its_dev
     scene.command(&read(1));
     scene.forget_what_was_said();
 
-    scene.gateway.forget_shard(scene.now, shard, ShardEnd::Lost);
+    scene.gateway.forget_shard(scene.now, shard);
     let said = outputs(&mut scene.gateway);
     assert!(matches!(said[..], [Output::Broker(BrokerCommand::Abandon { .. })]), "{said:?}");
     assert_eq!(scene.gateway.registered_names().count(), 0);
@@ -113,6 +113,20 @@ fn a_lost_shard_is_forgotten_without_a_word_and_one_that_comes_continues_its_dev
     let names: Vec<_> = scene.gateway.registered_names().collect();
     assert_eq!(names, [(record.registration.endpoint.as_str(), record.location.as_str())]);
     assert!(scene.gateway.shards().contains(shard));
+}
+
+#[test]
+fn commands_for_a_device_that_cannot_be_reached_wait_until_it_is_heard() {
+    let mut scene = Scene::new();
+    scene.register(QUERY);
+    scene.forget_what_was_said();
+    scene.gateway.hold_until_heard("dev-7");
+    scene.command(&read(1));
+    scene.expect_nothing_more();
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 mod command_crashes;
 mod commands;
 mod crashes;
+mod handovers;
 
 use std::time::Duration;
 

@@ -69,7 +69,12 @@ impl World {
 
     fn follow(&mut self, at: usize, flow: Flow, datagram: &[u8], route: NodeRoute, forwarded: u8) -> Fate {
         let hop = match route {
-            NodeRoute::Here => return Fate::Handled { by: node(at as u64), forwarded },
+            NodeRoute::Here => {
+                if forwarded == 0 {
+                    self.nodes[at].0.heard(self.now, flow, node(at as u64), Sender::Device);
+                }
+                return Fate::Handled { by: node(at as u64), forwarded };
+            }
             NodeRoute::Held => return Fate::HeldBy(node(at as u64)),
             NodeRoute::Dropped(reason) => return Fate::Dropped(reason),
             NodeRoute::Forward(hop) => hop,
@@ -82,7 +87,7 @@ impl World {
         let route = router.route_forwarded(self.now, forwarded_here, datagram, around);
         let served = around.served.contains(shard);
         if route == NodeRoute::Here {
-            router.heard_through(self.now, flow, entry, true);
+            router.heard(self.now, flow, entry, Sender::Device);
         } else if !served {
             let owner = router.owner(shard);
             self.router(at).handle_not_mine(to, shard, owner);
@@ -131,8 +136,9 @@ fn a_datagram_is_handled_by_the_node_of_its_shard_and_the_answer_leaves_where_it
             let fate = world.receives(entry.into(), at, &notification(shard));
             assert_eq!(fate, Fate::Handled { by, forwarded });
             let now = world.now;
-            let leaves = world.router(by.number().into()).entry(now, at);
-            assert_eq!(leaves, (forwarded > 0).then(|| node(entry.into())), "shard {shard}, entry {entry}");
+            let leaves = world.router(by.number().into()).way_out(now, at, EMPTY, || true);
+            let expected = if forwarded > 0 { WayOut::Through(node(entry.into())) } else { WayOut::Here };
+            assert_eq!(leaves, expected, "shard {shard}, entry {entry}");
         }
     }
 }
@@ -179,8 +185,8 @@ fn a_datagram_that_comes_back_to_its_entry_is_handled_there() {
     around.served.insert(shard);
     let back = Forwarded { shard, entry: node(0), hops: 2, is_learned: false, flow: flow(1) };
     assert_eq!(router.route_forwarded(world.now, back, EMPTY, around), NodeRoute::Here);
-    router.heard_through(world.now, flow(1), node(0), true);
-    assert_eq!(router.entry(world.now, flow(1)), None);
+    router.heard(world.now, flow(1), node(0), Sender::Device);
+    assert_eq!(router.way_out(world.now, flow(1), EMPTY, || true), WayOut::Here);
 }
 
 #[test]
@@ -241,17 +247,21 @@ fn what_is_held_expires_and_has_a_bound_for_each_shard_and_for_all() {
 }
 
 #[test]
-fn the_entry_of_a_device_is_remembered_and_that_of_another_address_is_not() {
-    let mut world = World::new(2);
-    let router = world.router(1);
-    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3_600));
-    router.heard_through(now, flow(1), node(0), true);
-    router.heard_through(now, flow(2), node(0), false);
-    assert_eq!((router.entry(now, flow(1)), router.entry(now, flow(2))), (Some(node(0)), Some(node(0))));
-    assert_eq!((router.entry(later, flow(1)), router.entry(later, flow(2))), (Some(node(0)), None));
-    router.heard_through(later, flow(1), node(0), false);
-    let much_later = later + Duration::from_secs(3_600);
-    assert_eq!(router.entry(much_later, flow(1)), None, "the device has left");
+fn a_request_leaves_where_the_device_was_heard_and_an_answer_where_the_last_datagram_came_in() {
+    const GET: &[u8] = &[0x40, 1, 0, 1];
+    let mut world = World::new(3);
+    let (now, router) = (world.now, world.router(1));
+    router.heard(now, flow(1), node(0), Sender::Device);
+    router.heard(now, flow(1), node(2), Sender::Unproven);
+    let [request, answer] = [GET, EMPTY].map(|datagram| router.way_out(now, flow(1), datagram, || true));
+    assert_eq!((request, answer), (WayOut::Through(node(0)), WayOut::Through(node(2))));
+    // A Register comes in at another node, and a command follows its answer.
+    router.heard(now, flow(2), node(0), Sender::Stranger);
+    assert_eq!(router.way_out(now, flow(2), EMPTY, || false), WayOut::Through(node(0)));
+    assert_eq!(router.way_out(now, flow(2), EMPTY, || true), WayOut::Through(node(0)));
+    assert_eq!(router.way_out(now, flow(2), GET, || true), WayOut::Through(node(0)));
+    router.review_ways(|flow| flow == self::flow(1));
+    assert!(router.has_way(flow(1)) && !router.has_way(flow(2)), "the second device has left");
 }
 
 #[test]
@@ -261,7 +271,7 @@ fn tables_of_addresses_are_bounded() {
     let router = world.router(1);
     for port in 0..1_000 {
         let flow = Flow { socket: 0, address: SocketAddr::from(([192, 0, 2, 1], port)) };
-        router.heard_through(now, flow, node(0), true);
+        router.heard(now, flow, node(0), Sender::Device);
         router.learn(now, flow, Shard::new(0));
     }
     assert!(router.flows() <= 300, "{}", router.flows());

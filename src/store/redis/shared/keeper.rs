@@ -4,6 +4,7 @@
 //! dropped then, since the member task repeats them, and all others are repeated at the next connection.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -70,6 +71,10 @@ pub(crate) struct SharedKeeper {
     current: Option<WriteInProgress>,
     /// Whether the server has denied the leases of the batch at the last attempt.
     is_fenced: bool,
+    /// The batches after it whose steps are fixed already.
+    prepared: VecDeque<WriteInProgress>,
+    /// The node leaves the list of nodes, and asks for no round any more.
+    has_left: bool,
     /// The number of the last batch. It grows as long as the process runs, so that no late request is written again.
     seq: u64,
     /// The run of the server and the number of the database at the last round.
@@ -114,6 +119,8 @@ impl SharedKeeper {
             held: HashMap::new(),
             current: None,
             is_fenced: false,
+            prepared: VecDeque::new(),
+            has_left: false,
             seq: 0,
             database: None,
             retry: None,
@@ -130,8 +137,11 @@ impl SharedKeeper {
             tokio::select! {
                 biased;
                 Some(ask) = self.asks.recv() => self.take(ask),
+                () = ready(()), if self.current.is_none() && !self.prepared.is_empty() => {
+                    (self.current, self.is_fenced) = (self.prepared.pop_front(), false);
+                }
                 write = self.writes.recv(), if self.current.is_none() => match write {
-                    Some(first) => self.begin(first),
+                    Some(first) => (self.current, self.is_fenced) = (Some(self.prepare(first)), false),
                     None => break,
                 },
                 () = until(self.retry) => self.retry = None,
@@ -160,22 +170,33 @@ impl SharedKeeper {
             EngineAsk::Claim(question) if is_away => self.answer_claim(question, ClaimAnswer::Unknown),
             // Without a server the node tries again at the next renewal.
             EngineAsk::Request(_) if is_away && self.queue.len() >= Shard::COUNT => {}
+            // A round would put the node into the list again.
+            EngineAsk::Request(EngineRequest::Round { .. }) if self.has_left => {}
+            EngineAsk::Leave(_) => {
+                self.has_left = true;
+                self.queue.push_back(ask);
+            }
             ask => self.queue.push_back(ask),
         }
     }
 
+    /// Drops what waits to be written of a shard. The node may get the shard again before that was its turn.
     fn discard(&mut self, shard: Shard) {
         self.held.remove(&shard);
-        self.parts.layout.forget_shard(shard);
-        if let Some(current) = &mut self.current {
-            current.steps.retain(|step| step.hash().shard() != Some(shard));
-            self.retry = self.retry.filter(|_| self.failures > 0);
+        while let Ok(first) = self.writes.try_recv() {
+            let write = self.prepare(first);
+            self.prepared.push_back(write);
         }
+        self.parts.layout.forget_shard(shard);
+        for write in self.current.iter_mut().chain(&mut self.prepared) {
+            write.steps.retain(|step| step.hash().shard() != Some(shard));
+        }
+        self.retry = self.retry.filter(|_| self.failures > 0);
         self.queue.retain(|ask| !matches!(ask, EngineAsk::Load { shard: asked, .. } if *asked == shard));
     }
 
-    /// Takes a batch, and those that have come meanwhile. Changes of shards that the node does not have are dropped.
-    fn begin(&mut self, first: PendingWrite) {
+    /// Joins a batch and those that have come meanwhile. Changes of shards that the node does not have are dropped.
+    fn prepare(&mut self, first: PendingWrite) -> WriteInProgress {
         let now = monotonic_now();
         let layout = &mut self.parts.layout;
         let mut write = WriteInProgress::collect(first, &mut self.writes, |changes| {
@@ -183,7 +204,7 @@ impl SharedKeeper {
             changes.iter().flat_map(|change| layout.steps(now, change)).collect()
         });
         write.steps.retain(|step| step.hash().shard().is_none_or(|shard| self.held.contains_key(&shard)));
-        (self.current, self.is_fenced) = (Some(write), false);
+        write
     }
 
     /// Connects if there is no connection, does what was asked, and writes the batch.
@@ -309,7 +330,13 @@ impl SharedKeeper {
                 // The member task may have stopped waiting.
                 let (Ok(()) | Err(())) = done.send(());
             }
-            EngineAsk::Request(EngineRequest::Round { .. } | EngineRequest::Release { .. })
+            EngineAsk::Request(EngineRequest::Release { shard, term, .. }) => {
+                // A release that was too late is asked for again.
+                if answer.first().is_some_and(|word| word == "released") {
+                    self.tell_member(EngineAnswer::Event(MemberEvent::Released { shard, term }));
+                }
+            }
+            EngineAsk::Request(EngineRequest::Round { .. })
             | EngineAsk::Unclaim(_)
             | EngineAsk::Load { .. }
             | EngineAsk::Report(_)

@@ -87,9 +87,9 @@ impl NodeIdentity {
                 command.arg(floor.number()).arg(milliseconds(*contact)).arg(not_after.0).arg(seq);
                 Some(command)
             }
-            EngineRequest::Release { shard, term } => {
+            EngineRequest::Release { shard, term, not_after } => {
                 let mut command = script(SharedScript::Release, &[self.lease(*shard)]);
-                command.arg(self.owner()).arg(term.number());
+                command.arg(self.owner()).arg(term.number()).arg(not_after.0);
                 Some(command)
             }
         }

@@ -124,8 +124,11 @@ redis.call('HDEL', KEYS[1], 'unknown')
 return {'acquired', text(term), run}
 ";
 
-/// Gives a lease up. KEYS: lease. ARGV: owner, term.
+/// Gives a lease up. KEYS: lease. ARGV: owner, term, the time after which the request is too late.
+///
+/// Answers `released`, also if the lease has another owner, or `late`.
 const RELEASE: &str = r"
+if now > tonumber(ARGV[3]) then return {'late'} end
 local l = redis.call('HMGET', KEYS[1], 'owner', 'term')
 if l[1] == ARGV[1] and l[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'owner', '', 'run', run_id()) end
 return {'released'}

@@ -19,7 +19,7 @@ fn execute(id: u64) -> Value {
 }
 
 /// A command is sent, and its device has answered. Nothing is published yet.
-fn answered() -> Scene {
+pub(super) fn answered() -> Scene {
     let mut scene = registered();
     scene.command(&execute(1));
     store(&mut scene);
@@ -29,7 +29,7 @@ fn answered() -> Scene {
     scene
 }
 
-fn publication(scene: &mut Scene) -> Publication {
+pub(super) fn publication(scene: &mut Scene) -> Publication {
     match scene.expect_broker_command() {
         BrokerCommand::Publish { publication, .. } => publication,
         other => panic!("{other:?} is no publication"),
