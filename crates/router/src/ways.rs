@@ -209,6 +209,7 @@ mod tests {
         }
         assert_eq!(ways.out(later, flow(1), true), WayOut::Through(node(1)));
         assert_eq!(ways.out(later, flow(2), true), WayOut::Here);
+        let mut ways = Ways::new(node(0), 100);
         ways.heard(now, flow(3), node(1), Sender::Stranger);
         assert_eq!(ways.out(later, flow(3), false), WayOut::Here, "an answer does not take that long");
     }
