@@ -11,6 +11,7 @@ pub mod clustered;
 pub mod control;
 pub mod forwarding;
 mod moving;
+mod names;
 pub(crate) mod onlookers;
 pub mod owners;
 mod pages;

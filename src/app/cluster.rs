@@ -97,7 +97,12 @@ impl ClusterNode {
             flows: Router::FLOWS,
             strangers: config.gateway.limits.unregistered,
         };
-        let forwarding = Forwarding::new(routing, (running.handle(), inputs), known_owners, cluster.is_direct);
+        let forwarding = Forwarding::new(
+            routing,
+            (running.handle(), inputs),
+            (known_owners, engine.asks.clone()),
+            cluster.is_direct,
+        );
         let (gate_keeper, gate) = gate::gate();
         let (commands, commanded) = mpsc::unbounded_channel();
         let (report, reports) = mpsc::unbounded_channel();

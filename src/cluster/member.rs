@@ -187,7 +187,7 @@ impl MemberTask {
                 MemberInput::Engine(EngineAnswer::Loaded { shard, contents }) => {
                     self.loaded(shard, contents);
                 }
-                MemberInput::Engine(EngineAnswer::Claimed(answer)) => self.command(ClusterCommand::Claimed(answer)),
+                MemberInput::Engine(EngineAnswer::Name(answer)) => self.command(ClusterCommand::Name(answer)),
                 MemberInput::Report(DriverReport::NeedsTerm(shard)) => self.handle(MemberEvent::NeedsTerm(shard)),
                 MemberInput::Report(DriverReport::WoundDown { shard, handover }) => {
                     self.handle(MemberEvent::WoundDown { shard, handover });

@@ -14,9 +14,9 @@ pub mod member;
 pub mod peers;
 pub mod status;
 
+use crate::store::redis::shared::names::NameAnswer;
 use lwm2m_base::Shard;
 use lwm2m_cluster::{Handover, NodeNumber, Term};
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
 use lwm2m_core::gateway::shards::ShardContents;
 
 /// A command of the member task to the driver.
@@ -33,8 +33,8 @@ pub enum ClusterCommand {
     Resume { shard: Shard, term: Term },
     /// Forget a shard, without a word to devices or the broker, and report [`DriverReport::Dropped`].
     Drop(Shard),
-    /// The answer to a question of the core.
-    Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
+    /// The answer of the store to a question about an endpoint name.
+    Name(Box<NameAnswer>),
     /// Report [`DriverReport::Devices`].
     CountDevices,
     /// End: another process of this node is alive.

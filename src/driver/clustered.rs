@@ -18,7 +18,6 @@ use crate::store::StoreCommand;
 use crate::store::redis::shared::EngineAsk;
 use lwm2m_base::{Shard, ShardSet};
 use lwm2m_cluster::{Handover, NodeNumber, Term};
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::{ShardContents, ShardRecipients};
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
@@ -110,7 +109,7 @@ impl ClusterSeat {
         let (Ok(()) | Err(_)) = self.reports.send(report);
     }
 
-    fn ask(&self, ask: EngineAsk) -> Result<(), EngineAsk> {
+    pub(super) fn ask(&self, ask: EngineAsk) -> Result<(), EngineAsk> {
         self.asks.send(ask).map_err(|error| error.0)
     }
 }
@@ -173,10 +172,7 @@ impl Driver {
                 seat.report(DriverReport::NeedsTerm(shard));
             }
             ClusterCommand::Drop(shard) => self.drop_shard(now, shard),
-            ClusterCommand::Claimed(answer) => {
-                let (question, answer) = *answer;
-                self.take_answer(question, answer);
-            }
+            ClusterCommand::Name(answer) => self.handle_name(*answer),
             ClusterCommand::CountDevices => {
                 let devices = self.gateway.table_sizes().devices;
                 if let Some(seat) = &self.cluster {
@@ -273,23 +269,6 @@ impl Driver {
                 seat.report(DriverReport::NeedsTerm(shard));
             }
         }
-    }
-
-    /// Asks the store whether another node has the endpoint of a Register. A device of another node does not come by
-    /// other messages: it stays where it is until it registers.
-    pub(super) fn ask_for_name(&mut self, question: ClaimQuestion) {
-        let asked = match (&self.cluster, question.purpose, &question.device) {
-            (Some(seat), ClaimPurpose::Register, DeviceName::Endpoint(_)) => seat.ask(EngineAsk::Claim(question)),
-            _ => return self.take_answer(question, ClaimAnswer::Absent),
-        };
-        if let Err(EngineAsk::Claim(question)) = asked {
-            self.take_answer(question, ClaimAnswer::Unknown);
-        }
-    }
-
-    pub(super) fn give_name_back(&self, endpoint: String) {
-        // A claim that cannot be given back runs out.
-        let (Some(Ok(()) | Err(_)) | None) = self.cluster.as_ref().map(|seat| seat.ask(EngineAsk::Unclaim(endpoint)));
     }
 }
 

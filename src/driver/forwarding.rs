@@ -5,18 +5,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::monotonic_now;
 use crate::cluster::peers::{PeerHandle, PeerInput};
 use crate::observability::metrics::PeerMetrics;
+use crate::store::redis::shared::EngineAsk;
+use crate::store::redis::shared::names::{NameAsk, NameHolder};
 use crate::transport::{BATCH, UdpSockets};
 use lwm2m_base::Peer;
 use lwm2m_base::rate::RateLimit;
 use lwm2m_cluster::NodeNumber;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_router::{Flow, ForwardDrop, Forwarded, NodeRoute, NodeRouter, NodeRouterConfig, ReleasedDatagram};
-use lwm2m_router::{Sender, ShardMap, Surroundings, WayOut};
+use lwm2m_router::{Sender, ShardMap, Surroundings, WaitingRegister, WayOut};
 
 use super::Driver;
 use super::threads::flow_of;
@@ -31,6 +34,7 @@ pub struct Forwarding {
     peers: PeerHandle,
     pub(super) inputs: mpsc::Receiver<PeerInput>,
     owners: watch::Receiver<Arc<ShardMap>>,
+    asks: UnboundedSender<EngineAsk>,
     /// Whether this node sends to a device by itself whose datagrams came in at a node that is not reached.
     is_direct: bool,
     /// The time at which some of the ways to devices are looked at.
@@ -41,11 +45,11 @@ impl Forwarding {
     pub fn new(
         config: NodeRouterConfig,
         (peers, inputs): (PeerHandle, mpsc::Receiver<PeerInput>),
-        owners: watch::Receiver<Arc<ShardMap>>,
+        (owners, asks): (watch::Receiver<Arc<ShardMap>>, UnboundedSender<EngineAsk>),
         is_direct: bool,
     ) -> Self {
         let (node, next_review) = (config.node, monotonic_now() + REVIEW);
-        Self { node, router: NodeRouter::new(config), peers, inputs, owners, is_direct, next_review }
+        Self { node, router: NodeRouter::new(config), peers, inputs, owners, asks, is_direct, next_review }
     }
 
     /// Returns what the node serves and reaches now.
@@ -61,7 +65,28 @@ impl Forwarding {
         (peer, datagram): (Peer, &[u8]),
         around: &Surroundings,
     ) {
-        match self.router.route(now, flow_of(peer), datagram, around) {
+        let route = self.router.route(now, flow_of(peer), datagram, around, |name| gateway.has_endpoint(name));
+        self.follow(now, gateway, (peer, datagram), route);
+        while let Some(name) = self.router.poll_name() {
+            // Without a keeper the node ends, and the Register is dropped when it has waited for too long.
+            let (Ok(()) | Err(_)) = self.asks.send(EngineAsk::Name(NameAsk::Find(name)));
+        }
+    }
+
+    /// Takes the holder of an endpoint name: the Registers that have waited for it go on.
+    pub(super) fn handle_name(&mut self, now: Instant, gateway: &mut Gateway, name: &str, holder: NameHolder) {
+        let shard = match holder {
+            NameHolder::Shard { shard, .. } => Some(shard),
+            NameHolder::Free | NameHolder::Claimed | NameHolder::Unknown => None,
+        };
+        let around = self.surroundings(gateway);
+        for (WaitingRegister { flow, datagram }, route) in self.router.handle_name(now, name, shard, &around) {
+            self.follow(now, gateway, (peer_of(flow), &datagram), route);
+        }
+    }
+
+    fn follow(&mut self, now: Instant, gateway: &mut Gateway, (peer, datagram): (Peer, &[u8]), route: NodeRoute) {
+        match route {
             NodeRoute::Here => {
                 let entry = self.node;
                 self.hear(now, gateway, (flow_of(peer), entry), datagram);

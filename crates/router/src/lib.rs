@@ -25,10 +25,12 @@
 //!
 //! 1. an id of the gateway tells the shard; else the shard that has a device at this address, if the router has learned
 //!    it; else the node handles the datagram itself;
-//! 2. a datagram of another node's shard is forwarded to the node that the [`ShardMap`] names. A node that has just
+//! 2. a Register over plain UDP of an endpoint that the node does not have waits until the store has told the shard of
+//!    the endpoint name;
+//! 3. a datagram of another node's shard is forwarded to the node that the [`ShardMap`] names. A node that has just
 //!    lost the shard forwards it once more; there is no third time;
-//! 3. a datagram whose shard has no known owner is held for some seconds;
-//! 4. answers leave through the entry, because only its flow passes the balancer.
+//! 4. a datagram whose shard has no known owner is held for some seconds;
+//! 5. answers leave through the entry, because only its flow passes the balancer.
 //!
 //! # What this crate guarantees
 //!
@@ -54,6 +56,7 @@ mod named;
 mod node_router;
 mod router;
 mod shard_map;
+mod waiting_registers;
 mod ways;
 
 pub use claims::{Claim, Claims};
@@ -63,4 +66,5 @@ pub use node_router::{ForwardDrop, Forwarded, Hop, NodeRoute, NodeRouter, NodeRo
 pub use node_router::{Released, ReleasedDatagram, Surroundings};
 pub use router::{Route, Router, RouterConfig};
 pub use shard_map::ShardMap;
+pub use waiting_registers::WaitingRegister;
 pub use ways::{Sender, WayOut};

@@ -11,6 +11,7 @@ use crate::flows::{Flow, FlowTable};
 use crate::held::{HeldDatagram, HeldDatagrams};
 use crate::named::Named;
 use crate::shard_map::ShardMap;
+use crate::waiting_registers::{WaitingRegister, WaitingRegisters};
 use crate::ways::{Sender, WayOut, Ways, is_own};
 
 /// The interval at which held datagrams are tried again.
@@ -42,7 +43,8 @@ pub struct Surroundings {
 /// # How to use it
 ///
 /// 1. [`NodeRouter::route`] decides about a datagram from the network. The shell forwards a datagram of another node
-///    to it.
+///    to it. It asks the store for the endpoint names of [`NodeRouter::poll_name`], and passes the answers to
+///    [`NodeRouter::handle_name`], which decides about the Registers that have waited for them.
 /// 2. [`NodeRouter::route_forwarded`] decides about a datagram that another node has forwarded. If its shard is not
 ///    here, the shell tells that node which node has it ([`NodeRouter::owner`]), and that node calls
 ///    [`NodeRouter::handle_not_mine`].
@@ -65,6 +67,7 @@ pub struct NodeRouter {
     ways: Ways,
     held: HeldDatagrams,
     retry: Option<Instant>,
+    registers: WaitingRegisters,
     strangers: Limiter,
 }
 
@@ -74,7 +77,7 @@ pub enum NodeRoute {
     /// This node.
     Here,
     Forward(Hop),
-    /// The router keeps the datagram until it knows a node that has the shard.
+    /// The router keeps the datagram until it knows a node that has the shard, or the shard of an endpoint name.
     Held,
     Dropped(ForwardDrop),
 }
@@ -120,6 +123,7 @@ impl NodeRouter {
             ways: Ways::new(config.node, config.flows),
             held: HeldDatagrams::new(),
             retry: None,
+            registers: WaitingRegisters::new(),
             strangers: Limiter::new(config.strangers),
         }
     }
@@ -134,15 +138,78 @@ impl NodeRouter {
         self.strangers.set_limit(limit);
     }
 
-    /// Decides which node handles a datagram from the network.
-    pub fn route(&mut self, now: Instant, flow: Flow, datagram: &[u8], around: &Surroundings) -> NodeRoute {
+    /// Decides which node handles a datagram from the network. `has_endpoint` tells whether this node has the device of
+    /// an endpoint name.
+    pub fn route(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        datagram: &[u8],
+        around: &Surroundings,
+        has_endpoint: impl FnOnce(&str) -> bool,
+    ) -> NodeRoute {
         let named = if self.is_dtls(flow) { Named::by_record(datagram) } else { Named::by_message(datagram) };
         let named = match named {
             Named::Shard(shard) if around.served.contains(shard) => return NodeRoute::Here,
             Named::Shard(shard) => Some(shard),
-            // An endpoint name tells no shard: a Register at a new address makes a new registration.
-            Named::Endpoint(_) | Named::Nothing => None,
+            Named::Endpoint(name) if has_endpoint(name) => return NodeRoute::Here,
+            Named::Endpoint(name) => return self.wait_for_name(now, flow, name, datagram),
+            Named::Nothing => None,
         };
+        self.route_to(now, flow, (named, datagram), around)
+    }
+
+    /// Returns an endpoint name that the shell has to ask the store for.
+    pub fn poll_name(&mut self) -> Option<Box<str>> {
+        self.registers.poll_name()
+    }
+
+    /// Takes the shard of an endpoint name; `None` if no shard has it, or if that is not known. Returns the Registers
+    /// that have waited for it, each with the node that handles it.
+    pub fn handle_name(
+        &mut self,
+        now: Instant,
+        name: &str,
+        shard: Option<Shard>,
+        around: &Surroundings,
+    ) -> Vec<(WaitingRegister, NodeRoute)> {
+        let registers = self.registers.take(name);
+        let route = |register: WaitingRegister| {
+            let (flow, datagram) = (register.flow, &register.datagram);
+            let route = match shard {
+                Some(shard) if around.served.contains(shard) => NodeRoute::Here,
+                Some(shard) => {
+                    let is_learned = self.flows.get(now, flow) == Some(shard);
+                    let forwarded = Forwarded { shard, entry: self.config.node, hops: 0, is_learned, flow };
+                    self.hand_on(now, forwarded, datagram, around)
+                }
+                None if around.served.is_empty() => self.route_to(now, flow, (None, datagram), around),
+                None => NodeRoute::Here,
+            };
+            (register, route)
+        };
+        registers.into_iter().map(route).collect()
+    }
+
+    fn wait_for_name(&mut self, now: Instant, flow: Flow, name: &str, datagram: &[u8]) -> NodeRoute {
+        let is_stranger = self.flows.get(now, flow).is_none();
+        if is_stranger && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
+            return NodeRoute::Dropped(ForwardDrop::RateLimited);
+        }
+        match self.registers.keep(now, name, WaitingRegister { flow, datagram: datagram.into() }) {
+            true => NodeRoute::Held,
+            false => NodeRoute::Dropped(ForwardDrop::NotHeld),
+        }
+    }
+
+    /// Decides about a datagram of this shard; `None` for one that names no shard.
+    fn route_to(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        (named, datagram): (Option<Shard>, &[u8]),
+        around: &Surroundings,
+    ) -> NodeRoute {
         let learned = self.flows.get(now, flow);
         let is_stranger = named.is_none() && learned.is_none() && !around.served.is_empty();
         let shard = named.or(learned).unwrap_or_else(|| any_shard(flow));
@@ -243,7 +310,8 @@ impl NodeRouter {
 
     /// Returns the held datagrams whose place is known now: they are handled here, or forwarded.
     pub fn handle_timeout(&mut self, now: Instant, around: &Surroundings) -> Released {
-        let mut released = Released { expired: self.held.drop_expired(now), datagrams: Vec::new() };
+        let expired = self.held.drop_expired(now) + self.registers.drop_expired(now);
+        let mut released = Released { expired, datagrams: Vec::new() };
         for shard in self.held.shards().collect::<Vec<_>>() {
             let here = around.served.contains(shard);
             let to = self.reached_owner(shard, around);
@@ -262,7 +330,7 @@ impl NodeRouter {
 
     /// Returns when [`NodeRouter::handle_timeout`] has to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.retry
+        [self.retry, self.registers.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns the number of addresses that the router remembers.
@@ -275,7 +343,7 @@ impl NodeRouter {
         self.flows.evicted() + self.ways.evicted()
     }
 
-    /// Returns the number of datagrams that are held.
+    /// Returns the number of datagrams that are held for a shard.
     pub fn held(&self) -> usize {
         self.held.len()
     }

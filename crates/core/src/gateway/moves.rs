@@ -97,6 +97,11 @@ impl Gateway {
         self.context.changes.mark(endpoint);
     }
 
+    /// Returns whether a device of this name is registered, or about to be.
+    pub fn has_endpoint(&self, endpoint: &str) -> bool {
+        self.registrations.has_endpoint(endpoint)
+    }
+
     /// Returns whether a device speaks from this address, by a registration over plain UDP or by a DTLS association.
     pub fn has_device_at(&self, peer: Peer) -> bool {
         match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {

@@ -63,7 +63,7 @@ impl World {
     /// A datagram comes from the network to a node.
     fn receives(&mut self, entry: usize, flow: Flow, datagram: &[u8]) -> Fate {
         let (router, around) = &mut self.nodes[entry];
-        let route = router.route(self.now, flow, datagram, around);
+        let route = router.route(self.now, flow, datagram, around, |name| name == "own");
         self.follow(entry, flow, datagram, route, 0)
     }
 
@@ -155,6 +155,63 @@ fn a_datagram_that_names_nothing_follows_the_device_that_is_known_at_its_address
     world.moves(Shard::new(7), 1);
     world.router(0).forget(flow(1), Shard::new(7));
     assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(0), forwarded: 0 });
+}
+
+/// A Register of an endpoint over plain UDP: `POST /rd?ep=NAME`.
+fn register(name: &str) -> Vec<u8> {
+    let query = [b"ep=", name.as_bytes()].concat();
+    let length = u8::try_from(query.len()).ok().filter(|length| *length < 13).expect("a short name");
+    [&[0x40, 0x02, 0, 1, 0xb2], b"rd".as_slice(), &[0x40 | length], &query].concat()
+}
+
+#[test]
+fn a_register_waits_for_the_shard_of_its_endpoint_and_is_handled_by_the_node_that_has_it() {
+    let mut world = World::new(3);
+    assert_eq!(world.receives(0, flow(1), &register("own")), Fate::Handled { by: node(0), forwarded: 0 });
+    assert_eq!(world.router(0).poll_name(), None);
+
+    assert_eq!(world.receives(0, flow(1), &register("a")), Fate::HeldBy(node(0)));
+    assert_eq!(world.receives(0, flow(2), &register("a")), Fate::HeldBy(node(0)), "from two addresses");
+    assert_eq!(world.router(0).poll_name().as_deref(), Some("a"));
+    assert_eq!(world.router(0).poll_name(), None, "a name is asked for once");
+    let mut ends = |name: &str, shard: Option<u8>| {
+        let (router, around) = &mut world.nodes[0];
+        let ends = router.handle_name(world.now, name, shard.map(Shard::new), around).into_iter();
+        ends.map(|(register, route)| (register.flow, route)).collect::<Vec<_>>()
+    };
+    let hop = Hop { to: node(1), shard: Shard::new(1), entry: node(0), hops: 1, is_learned: false };
+    assert_eq!(ends("a", Some(1)), [1, 2].map(|host| (flow(host), NodeRoute::Forward(hop))));
+    assert_eq!(ends("a", Some(1)), [], "the second answer finds none");
+
+    assert_eq!(world.receives(0, flow(1), &register("b")), Fate::HeldBy(node(0)));
+    let mut ends = |shard: Option<u8>| {
+        let (router, around) = &mut world.nodes[0];
+        let ends = router.handle_name(world.now, "b", shard.map(Shard::new), around).into_iter();
+        ends.map(|(_, route)| route).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(None), [NodeRoute::Here], "a new endpoint");
+    assert_eq!(world.receives(0, flow(1), &register("b")), Fate::HeldBy(node(0)));
+    let (router, around) = &mut world.nodes[0];
+    let [(_, route)] = router.handle_name(world.now, "b", Some(Shard::new(3)), around).try_into().expect("one");
+    assert_eq!(route, NodeRoute::Here, "a shard of this node");
+}
+
+#[test]
+fn registers_that_wait_have_a_bound_a_rate_and_an_end() {
+    let mut world = World::new(2);
+    let fates: Vec<_> = (0..10).map(|_| world.receives(0, flow(1), &register("a"))).collect();
+    assert_eq!(fates.iter().filter(|fate| **fate == Fate::HeldBy(node(0))).count(), 8);
+    assert_eq!(fates.last(), Some(&Fate::Dropped(ForwardDrop::NotHeld)));
+    assert_eq!(world.receives(0, flow(1), &register("b")), Fate::HeldBy(node(0)), "of another endpoint");
+    let end = world.router(0).next_deadline().expect("they expire");
+    world.now = end;
+    assert_eq!(world.released(0), Released { datagrams: Vec::new(), expired: 9 });
+    assert_eq!(world.router(0).next_deadline(), None);
+
+    let few = Rate { per_second: 1, burst: 2 };
+    let mut world = World::with_strangers(2, RateLimit { total: few, address: few });
+    let fates: Vec<_> = ["a", "b", "c"].map(|name| world.receives(0, flow(1), &register(name))).into();
+    assert_eq!(fates.last(), Some(&Fate::Dropped(ForwardDrop::RateLimited)), "each name is a request to the store");
 }
 
 #[test]

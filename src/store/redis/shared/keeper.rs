@@ -3,7 +3,7 @@
 //! What the member task asks comes first. A request without an answer closes the connection: requests for leases are
 //! dropped then, since the member task repeats them, and all others are repeated at the next connection.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,23 +14,25 @@ use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
+use tracing::info;
 
 use crate::clock::monotonic_now;
 use crate::observability::metrics::Metrics;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::EngineRequest;
 use lwm2m_cluster::{MemberEvent, Term};
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion, DeviceName};
+use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::ShardContents;
 
 use super::super::super::handle::PendingWrite;
 use super::super::batch::{WriteInProgress, nonces};
 use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection, RedisDialer, connected, server};
 use super::super::health::{KeeperStart, StoreHealth};
-use super::super::layout::{Layout, RestoredContents};
+use super::super::layout::{Layout, RecordHash, RestoredContents};
 use super::super::lease::AnswerError;
 use super::super::seal::{Seal, SealKey};
 use super::super::{RedisError, random_text};
+use super::names::{NameAnswer, is_by_endpoint, superseded};
 use super::report::NodeReport;
 use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition, parse_location};
 use super::{EngineAnswer, EngineAsk};
@@ -99,6 +101,8 @@ enum SharedAttemptError {
     Store(#[from] RedisError),
 }
 
+/// The values of a hash by their fields.
+type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
 type Channels = (UnboundedReceiver<PendingWrite>, UnboundedReceiver<EngineAsk>, UnboundedSender<EngineAnswer>);
 
 impl SharedKeeper {
@@ -167,7 +171,7 @@ impl SharedKeeper {
             EngineAsk::Report(report) => self.report = report.text(),
             // Who asks learns by the end of the channel that there is no answer.
             EngineAsk::Locate { .. } | EngineAsk::Drain { .. } if is_away => {}
-            EngineAsk::Claim(question) if is_away => self.answer_claim(question, ClaimAnswer::Unknown),
+            EngineAsk::Name(ask) if is_away => self.answer(ask.unanswered()),
             // Without a server the node tries again at the next renewal.
             EngineAsk::Request(_) if is_away && self.queue.len() >= Shard::COUNT => {}
             // A round would put the node into the list again.
@@ -297,15 +301,12 @@ impl SharedKeeper {
         let identity = &self.parts.identity;
         match ask {
             EngineAsk::Request(request) => identity.lease_request(request, self.seq),
-            EngineAsk::Claim(ClaimQuestion { device: DeviceName::Endpoint(endpoint), .. }) => {
-                Some(identity.claim(endpoint))
-            }
+            EngineAsk::Name(ask) => ask.command(identity),
             EngineAsk::Unclaim(endpoint) => Some(identity.unclaim(endpoint)),
             EngineAsk::Leave(_) => Some(identity.leave()),
             EngineAsk::Locate { endpoint, .. } => Some(identity.locate(endpoint)),
             EngineAsk::Drain { process, is_drained, .. } => Some(identity.drain(*process, *is_drained)),
-            // Only names are claimed.
-            EngineAsk::Claim(_) | EngineAsk::Load { .. } | EngineAsk::Discard(_) | EngineAsk::Report(_) => None,
+            EngineAsk::Load { .. } | EngineAsk::Discard(_) | EngineAsk::Report(_) => None,
         }
     }
 
@@ -315,10 +316,7 @@ impl SharedKeeper {
                 let answer = parse_acquisition(answer)?;
                 self.tell_member(EngineAnswer::Event(MemberEvent::Acquired { asked, shard, answer }));
             }
-            EngineAsk::Claim(question) => {
-                let is_mine = answer.first().is_some_and(|word| word == "mine");
-                self.answer_claim(question, if is_mine { ClaimAnswer::Mine } else { ClaimAnswer::Unknown });
-            }
+            EngineAsk::Name(ask) => self.answer(ask.read(answer)?),
             EngineAsk::Locate { found, .. } => {
                 // Who has asked may have stopped waiting.
                 let (Ok(()) | Err(_)) = found.send(parse_location(answer)?);
@@ -348,13 +346,13 @@ impl SharedKeeper {
     /// Drops what the server did not answer. The member task repeats its requests; a lease or a claim that was not
     /// given back runs out.
     fn give_up(&mut self, ask: EngineAsk) {
-        if let EngineAsk::Claim(question) = ask {
-            self.answer_claim(question, ClaimAnswer::Unknown);
+        if let EngineAsk::Name(ask) = ask {
+            self.answer(ask.unanswered());
         }
     }
 
-    fn answer_claim(&self, question: ClaimQuestion, answer: ClaimAnswer) {
-        self.tell_member(EngineAnswer::Claimed(Box::new((question, answer))));
+    fn answer(&self, answer: NameAnswer) {
+        self.tell_member(EngineAnswer::Name(Box::new(answer)));
     }
 
     async fn load(&mut self) -> Result<(), SharedAttemptError> {
@@ -364,18 +362,24 @@ impl SharedKeeper {
         for command in commands {
             pipeline.add_command(command);
         }
-        let answers: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = self.ask_all(&pipeline, LOAD_PATIENCE).await?;
+        let answers: Vec<Fields> = self.ask_all(&pipeline, LOAD_PATIENCE).await?;
+        let hashes: Vec<_> = hashes.into_iter().zip(answers).collect();
+        let superseded = self.superseded(shard, &hashes).await?;
         self.queue.pop_front();
         self.held.insert(shard, term);
         let SharedParts { identity, layout, key, .. } = &mut self.parts;
         let mut restored = RestoredContents::default();
-        for (hash, fields) in hashes.iter().zip(answers) {
+        for (hash, fields) in hashes {
             let hash_key = hash.key(&identity.prefix);
             for (field, value) in fields {
+                if is_by_endpoint(&hash) && superseded.contains(&field) {
+                    continue;
+                }
                 let opened = Seal::open(key, &hash_key, &field, &value).unwrap_or_default();
-                layout.restore(&mut restored, hash, &field, &opened);
+                layout.restore(&mut restored, &hash, &field, &opened);
             }
         }
+        self.remove_superseded(shard, superseded);
         let contents = restored.contents;
         let contents = ShardContents {
             devices: contents.devices,
@@ -385,6 +389,32 @@ impl SharedKeeper {
         };
         self.tell_member(EngineAnswer::Loaded { shard, contents: Box::new(contents) });
         Ok(())
+    }
+
+    /// Returns the endpoints of a shard that another shard has by now: it was written while nobody served this one.
+    async fn superseded(
+        &mut self,
+        shard: Shard,
+        hashes: &[(RecordHash, Fields)],
+    ) -> Result<HashSet<Vec<u8>>, SharedAttemptError> {
+        let devices = hashes.iter().filter(|(hash, _)| matches!(hash, RecordHash::Devices(_)));
+        let endpoints: Vec<Vec<u8>> = devices.flat_map(|(_, fields)| fields.keys().cloned()).collect();
+        if endpoints.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let requests = self.parts.identity.check(shard, &endpoints);
+        let answers: Vec<Vec<String>> = self.ask_all(&requests, LOAD_PATIENCE).await?;
+        Ok(superseded(&endpoints, answers)?)
+    }
+
+    /// Removes superseded records of a shard.
+    fn remove_superseded(&mut self, shard: Shard, endpoints: HashSet<Vec<u8>>) {
+        let mut steps = Vec::new();
+        for endpoint in endpoints.into_iter().filter_map(|endpoint| String::from_utf8(endpoint).ok()) {
+            info!(endpoint, %shard, "a stored record was dropped: the device is in another shard");
+            steps.extend(self.parts.layout.steps(monotonic_now(), &Change::Remove { shard, endpoint }));
+        }
+        WriteInProgress::remove_before(&mut self.current, steps);
     }
 
     /// Writes the batch, unless the server denies one of its leases.

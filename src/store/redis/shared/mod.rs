@@ -6,12 +6,14 @@
 //!    endpoint names.
 //! 3. The keeper writes the batches of the driver. A batch is written if the node has the leases of all its shards.
 //!    Otherwise it waits until the member task has given up the shards that another node has.
-//! 4. A server that has lost records is written anew from memory, as far as this node has the shards.
+//! 4. A shard that is read is compared with the endpoint names: a record whose endpoint another shard has is dropped.
+//! 5. A server that has lost records is written anew from memory, as far as this node has the shards.
 //!
 //! One request is on its way at a time, so that acquisitions, reads, writes and releases happen in order.
-//! `requests` and `scripts` are without IO.
+//! `requests`, `names` and `scripts` are without IO.
 
 mod keeper;
+pub mod names;
 mod report;
 mod requests;
 mod scripts;
@@ -30,7 +32,6 @@ use crate::transport::UdpListener;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
 use lwm2m_cluster::{MemberEvent, NodeProcess, Term};
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
 use lwm2m_core::gateway::shards::ShardContents;
 
 use super::super::handle::{HandleParts, PendingWrite, Sleeper, Store};
@@ -41,6 +42,7 @@ use super::layout::{Layout, RecordHash, RestoredContents};
 use super::seal::Seal;
 use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashes, seal_key};
 use keeper::{SharedKeeper, SharedParts};
+use names::{NameAnswer, NameAsk};
 use requests::NodeIdentity;
 
 pub use report::{AnnouncedNode, NodeReport, StoreContact};
@@ -67,7 +69,7 @@ pub enum EngineAsk {
     },
     /// The node does not have this shard any more: what waits to be written of it is dropped.
     Discard(Shard),
-    Claim(ClaimQuestion),
+    Name(NameAsk),
     /// Gives back a claim that no record has followed.
     Unclaim(String),
     /// What the node tells of itself with the next rounds.
@@ -97,7 +99,7 @@ pub enum EngineAnswer {
         shard: Shard,
         contents: Box<ShardContents>,
     },
-    Claimed(Box<(ClaimQuestion, ClaimAnswer)>),
+    Name(Box<NameAnswer>),
 }
 
 /// The way by which the member task reaches the keeper.

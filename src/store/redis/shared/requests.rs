@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ::redis::{Cmd, cmd};
+use ::redis::{Cmd, Pipeline, cmd};
 use openssl::error::ErrorStack;
 
 use lwm2m_base::Shard;
@@ -15,6 +15,7 @@ use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, PeerAddress, Term, Wal
 use super::super::layout::{BatchStep, RecordHash};
 use super::super::lease::AnswerError;
 use super::super::seal::Seal;
+use super::names::NAMES_AT_ONCE;
 use super::report::{AnnouncedNode, NodeReport};
 use super::scripts::SharedScript;
 
@@ -95,10 +96,34 @@ impl NodeIdentity {
         }
     }
 
+    /// Finds the holder of a name, and claims it if it is free.
     pub(crate) fn claim(&self, endpoint: &str) -> Cmd {
+        self.claim_for(endpoint, CLAIM)
+    }
+
+    /// Finds the holder of a name.
+    pub(crate) fn find(&self, endpoint: &str) -> Cmd {
+        self.claim_for(endpoint, Duration::ZERO)
+    }
+
+    fn claim_for(&self, endpoint: &str, time: Duration) -> Cmd {
         let mut command = script(SharedScript::Claim, &[self.name_key(endpoint.as_bytes())]);
-        command.arg(self.owner()).arg(milliseconds(CLAIM)).arg(&self.prefix);
+        command.arg(self.owner()).arg(milliseconds(time)).arg(&self.prefix);
         command
+    }
+
+    /// Compares the records of a shard with their names, in as many requests as that takes.
+    pub(crate) fn check(&self, shard: Shard, endpoints: &[Vec<u8>]) -> Pipeline {
+        let mut requests = Pipeline::new();
+        for endpoints in endpoints.chunks(NAMES_AT_ONCE) {
+            let names = endpoints.iter().map(|endpoint| self.name_key(endpoint));
+            let devices = RecordHash::Devices(shard).key(&self.prefix);
+            let keys: Vec<String> = [self.lease(shard), devices].into_iter().chain(names).collect();
+            let mut command = script(SharedScript::Check, &keys);
+            command.arg(self.owner()).arg(shard.number()).arg(&self.prefix).arg(endpoints);
+            requests.add_command(command);
+        }
+        requests
     }
 
     pub(crate) fn unclaim(&self, endpoint: &str) -> Cmd {
@@ -318,7 +343,7 @@ fn parse_renewal(text: &str) -> Option<(Shard, Term, Renewed)> {
     Some((shard, term, renewed))
 }
 
-fn parse_process(text: &str) -> Option<NodeProcess> {
+pub(super) fn parse_process(text: &str) -> Option<NodeProcess> {
     let (node, incarnation) = text.split_once(':')?;
     let node = NodeNumber::try_from(node.parse::<u64>().ok()?).ok()?;
     Some(NodeProcess { node, incarnation: Incarnation(incarnation.parse().ok()?) })

@@ -4,8 +4,28 @@
 //! Each shard has a lease, of which the owner is a process: number of the node, `:`, incarnation. Times are those of
 //! the server, in milliseconds. The field `unknown` of a lease is the end of the wait for an owner that the server may
 //! have forgotten.
+//!
+//! The entry of an endpoint name has one of three forms:
+//!
+//! - `s SHARD VERSION`: the shard has the device. The version grows with each change, and is never repeated.
+//! - `f SHARD VERSION`: the shard has the device, but does not serve it: another one may take it from this version.
+//! - `c PROCESS`: a process has claimed the name for the time of a Register.
 
 use super::super::scripts::PRELUDE;
+
+/// Reads and writes entries of endpoint names.
+const NAMES: &str = r"
+local function place(key)
+  local state, shard, version = string.match(redis.call('GET', key) or '', '^([sf]) (%d+) ?(%d*)$')
+  return state, shard, tonumber(version) or 0
+end
+local function set_place(key, state, shard, version)
+  local t = redis.call('TIME')
+  local newer = string.format('%.0f', math.max(version + 1, t[1] * 1000 + math.floor(t[2] / 1000)))
+  redis.call('SET', key, state .. ' ' .. shard .. ' ' .. newer)
+  return newer
+end
+";
 
 /// Announces a node, renews its leases, and reads the lists. KEYS: nodes, about, the leases of all shards in order,
 /// drains. ARGV: number, incarnation, weight, `1` if the node takes shards, name, address and report, milliseconds of the lease and of
@@ -136,7 +156,7 @@ return {'released'}
 
 /// Writes a batch, all of it or nothing. KEYS: the leases of the shards, the hashes, the names. ARGV: owner, number of
 /// the batch, number of leases; then the steps, each with the number of its key: `p` with field and value, `r` with a
-/// field, `n` with the shard that has the name from now on, `u` with the shard that had it.
+/// field, `n` with the shard that has the name from now on, `u` with the shard that had it. A frozen name stays frozen.
 ///
 /// Answers `stored`, also if this batch was written before, or `fenced` with the numbers of the leases that have
 /// another owner.
@@ -160,10 +180,12 @@ while i <= #ARGV do
     redis.call('HDEL', key, ARGV[i + 2])
     i = i + 3
   elseif step == 'n' then
-    redis.call('SET', key, 's ' .. ARGV[i + 2])
+    local _, shard, version = place(key)
+    if shard ~= ARGV[i + 2] then set_place(key, 's', ARGV[i + 2], version) end
     i = i + 3
   else
-    if redis.call('GET', key) == 's ' .. ARGV[i + 2] then redis.call('DEL', key) end
+    local _, shard = place(key)
+    if shard == ARGV[i + 2] then redis.call('DEL', key) end
     i = i + 3
   end
 end
@@ -171,24 +193,45 @@ for i = 1, count do redis.call('HSET', KEYS[i], 'seq', ARGV[2]) end
 return {'stored'}
 ";
 
-/// Claims an endpoint name for the time of a Register. KEYS: name. ARGV: owner, milliseconds, prefix.
+/// Finds the shard of an endpoint name, and claims a free name. KEYS: name. ARGV: owner, milliseconds of the claim, 0 to
+/// claim nothing, prefix.
 ///
-/// Answers `mine`, or `other` if a shard of another process has the name or another process has claimed it.
+/// Answers `at` with the shard and the owner of its lease; `claimed` if another process has claimed it; or `free`.
 const CLAIM: &str = r"
-local value = redis.call('GET', KEYS[1])
-if value and string.sub(value, 1, 2) == 's ' then
-  local owner = redis.call('HGET', ARGV[3] .. ':{' .. string.sub(value, 3) .. '}:lease', 'owner')
-  return {owner == ARGV[1] and 'mine' or 'other'}
-end
-if value and value ~= 'c ' .. ARGV[1] then return {'other'} end
-redis.call('SET', KEYS[1], 'c ' .. ARGV[1], 'PX', ARGV[2])
-return {'mine'}
+local _, shard = place(KEYS[1])
+if shard then return {'at', shard, redis.call('HGET', ARGV[3] .. ':{' .. shard .. '}:lease', 'owner') or ''} end
+local value, mine = redis.call('GET', KEYS[1]), 'c ' .. ARGV[1]
+if value and value ~= mine then return {'claimed'} end
+if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
+return {'free'}
 ";
 
 /// Gives a claim back. KEYS: name. ARGV: owner.
 const UNCLAIM: &str = r"
 if redis.call('GET', KEYS[1]) == 'c ' .. ARGV[1] then redis.call('DEL', KEYS[1]) end
 return {'unclaimed'}
+";
+
+/// Compares the records of a shard with the names, when the shard is read. KEYS: lease, devices of the shard, names.
+/// ARGV: owner, shard, prefix, the endpoints.
+///
+/// A record whose name another shard has, with a record of its own, is superseded. Every other record gets its name:
+/// also one that was frozen, which nobody can take from now on. Answers `checked` with the numbers of the superseded
+/// ones, or `fenced`.
+const CHECK: &str = r"
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {'fenced'} end
+local checked = {'checked'}
+for i = 4, #ARGV do
+  local key, endpoint = KEYS[i - 1], ARGV[i]
+  local state, shard, version = place(key)
+  local is_elsewhere = shard and shard ~= ARGV[2]
+  if is_elsewhere and redis.call('HEXISTS', ARGV[3] .. ':{' .. shard .. '}:d', endpoint) == 1 then
+    checked[#checked + 1] = tostring(i - 3)
+  elseif (state ~= 's' or is_elsewhere) and redis.call('HEXISTS', KEYS[2], endpoint) == 1 then
+    set_place(key, 's', ARGV[2], version)
+  end
+end
+return checked
 ";
 
 /// Takes a node out of the list. KEYS: nodes. ARGV: number, incarnation.
@@ -202,7 +245,7 @@ return {'left'}
 ///
 /// Answers `at` with the owner of the shard that has the name, or `nowhere`.
 const LOCATE: &str = r"
-local shard = string.match(redis.call('GET', KEYS[1]) or '', '^s (%d+)')
+local shard = string.match(redis.call('GET', KEYS[1]) or '', '^[sf] (%d+)')
 local owner = shard and redis.call('HGET', ARGV[1] .. ':{' .. shard .. '}:lease', 'owner')
 if not owner or owner == '' then return {'nowhere'} end
 return {'at', owner}
@@ -224,6 +267,7 @@ pub(crate) enum SharedScript {
     Write,
     Claim,
     Unclaim,
+    Check,
     Leave,
     Locate,
     Drain,
@@ -235,8 +279,9 @@ impl SharedScript {
             Self::Round => format!("{PRELUDE}{ROUND}"),
             Self::Acquire => format!("{PRELUDE}{ACQUIRE}"),
             Self::Release => format!("{PRELUDE}{RELEASE}"),
-            Self::Write => WRITE.to_owned(),
-            Self::Claim => CLAIM.to_owned(),
+            Self::Write => format!("{NAMES}{WRITE}"),
+            Self::Claim => format!("{NAMES}{CLAIM}"),
+            Self::Check => format!("{NAMES}{CHECK}"),
             Self::Unclaim => UNCLAIM.to_owned(),
             Self::Leave => LEAVE.to_owned(),
             Self::Locate => LOCATE.to_owned(),

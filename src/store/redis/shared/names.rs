@@ -1,0 +1,150 @@
+//! Endpoint names: the shard that has each, without IO.
+
+use std::collections::HashSet;
+
+use ::redis::Cmd;
+
+use lwm2m_base::Shard;
+use lwm2m_cluster::NodeNumber;
+use lwm2m_core::gateway::claims::{ClaimPurpose, ClaimQuestion, DeviceName};
+
+use super::super::layout::RecordHash;
+use super::super::lease::AnswerError;
+use super::requests::{NodeIdentity, parse_process};
+
+/// Maximum number of names that one request compares.
+pub(super) const NAMES_AT_ONCE: usize = 512;
+
+/// A question about an endpoint name.
+#[derive(Debug)]
+pub enum NameAsk {
+    /// Finds the holder of the name of the question. A Register claims a free name.
+    Claim(ClaimQuestion),
+    /// Finds the holder of a name for a Register that has not been handled.
+    Find(Box<str>),
+}
+
+/// The answer to a [`NameAsk`].
+#[derive(Debug, PartialEq)]
+pub enum NameAnswer {
+    Claimed(ClaimQuestion, NameHolder),
+    Found(Box<str>, NameHolder),
+}
+
+/// The holder of an endpoint name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameHolder {
+    /// Nobody has the name, or the asking process has claimed it.
+    Free,
+    /// A shard has the name. The node has its lease now, if there is one.
+    Shard { shard: Shard, node: Option<NodeNumber> },
+    /// Another process has claimed the name for a Register.
+    Claimed,
+    /// The store does not answer.
+    Unknown,
+}
+
+impl NameAsk {
+    /// Returns the answer if the store does not answer.
+    pub(super) fn unanswered(self) -> NameAnswer {
+        match self {
+            Self::Claim(question) => NameAnswer::Claimed(question, NameHolder::Unknown),
+            Self::Find(name) => NameAnswer::Found(name, NameHolder::Unknown),
+        }
+    }
+
+    /// Returns the command; `None` if the question names no endpoint.
+    pub(super) fn command(&self, identity: &NodeIdentity) -> Option<Cmd> {
+        match self {
+            Self::Claim(ClaimQuestion { device: DeviceName::Endpoint(endpoint), purpose, .. }) => Some(match purpose {
+                ClaimPurpose::Register => identity.claim(endpoint),
+                ClaimPurpose::Request | ClaimPurpose::Handshake => identity.find(endpoint),
+            }),
+            Self::Claim(ClaimQuestion { device: DeviceName::Location(_), .. }) => None,
+            Self::Find(name) => Some(identity.find(name)),
+        }
+    }
+
+    /// Reads the answer of the script.
+    pub(super) fn read(self, answer: Vec<String>) -> Result<NameAnswer, AnswerError> {
+        match self {
+            Self::Claim(question) => Ok(NameAnswer::Claimed(question, holder(answer)?)),
+            Self::Find(name) => Ok(NameAnswer::Found(name, holder(answer)?)),
+        }
+    }
+}
+
+fn holder(answer: Vec<String>) -> Result<NameHolder, AnswerError> {
+    match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["free"] => Ok(NameHolder::Free),
+        ["claimed"] => Ok(NameHolder::Claimed),
+        ["at", shard, owner] => match shard.parse() {
+            Ok(shard) => {
+                let node = parse_process(owner).map(|process| process.node);
+                Ok(NameHolder::Shard { shard: Shard::new(shard), node })
+            }
+            Err(_) => Err(AnswerError::new(answer)),
+        },
+        _ => Err(AnswerError::new(answer)),
+    }
+}
+
+/// Returns the endpoints of a shard whose records are superseded, by the answers to the requests for
+/// [`NAMES_AT_ONCE`] each.
+pub(super) fn superseded(endpoints: &[Vec<u8>], answers: Vec<Vec<String>>) -> Result<HashSet<Vec<u8>>, AnswerError> {
+    let mut superseded = HashSet::new();
+    for (endpoints, answer) in endpoints.chunks(NAMES_AT_ONCE).zip(answers) {
+        let numbers = match answer.split_first() {
+            Some((word, numbers)) if word == "checked" => numbers,
+            // Another node has the shard by now. The member task finds out by its next round.
+            Some((word, [])) if word == "fenced" => continue,
+            Some(_) | None => return Err(AnswerError::new(answer)),
+        };
+        for number in numbers {
+            let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            match index.and_then(|index| endpoints.get(index)) {
+                Some(endpoint) => superseded.insert(endpoint.clone()),
+                None => return Err(AnswerError::new(answer)),
+            };
+        }
+    }
+    Ok(superseded)
+}
+
+/// Returns whether the fields of a hash are endpoint names, of which each belongs to one shard.
+pub(super) fn is_by_endpoint(hash: &RecordHash) -> bool {
+    matches!(hash, RecordHash::Devices(_) | RecordHash::RetainedOf(_) | RecordHash::FirmwareJobsOf(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_holder_of_a_name_is_read() {
+        let read = |words: &[&str]| holder(texts(words));
+        let shard = |node: Option<u64>| NameHolder::Shard {
+            shard: Shard::new(7),
+            node: node.map(|node| NodeNumber::try_from(node).unwrap()),
+        };
+        assert_eq!(read(&["free"]), Ok(NameHolder::Free));
+        assert_eq!(read(&["claimed"]), Ok(NameHolder::Claimed));
+        assert_eq!(read(&["at", "7", "3:1796000000000"]), Ok(shard(Some(3))));
+        assert_eq!(read(&["at", "7", ""]), Ok(shard(None)), "nobody has the lease");
+        assert!(read(&["at", "256", "3:1"]).is_err() && read(&["mine"]).is_err());
+    }
+
+    #[test]
+    fn superseded_records_are_read_by_their_numbers_in_each_request() {
+        let endpoints: Vec<Vec<u8>> = (0..=NAMES_AT_ONCE).map(|number| number.to_string().into_bytes()).collect();
+        let answers = |second: &[&str]| vec![texts(&["checked", "1", "3"]), texts(second)];
+        let found = superseded(&endpoints, answers(&["checked", "1"])).unwrap();
+        assert_eq!(found, HashSet::from([b"0".to_vec(), b"2".to_vec(), NAMES_AT_ONCE.to_string().into_bytes()]));
+        assert_eq!(superseded(&endpoints, answers(&["fenced"])).unwrap().len(), 2);
+        assert!(superseded(&endpoints, answers(&["checked", "2"])).is_err(), "there is one endpoint");
+    }
+}
