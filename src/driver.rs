@@ -9,6 +9,7 @@ pub(crate) mod campaign_ask;
 mod campaigns;
 pub mod clustered;
 pub mod control;
+mod departures;
 pub mod forwarding;
 mod moving;
 mod names;
@@ -91,6 +92,8 @@ pub struct Driver {
     watchdog: Option<Watchdog>,
     /// Another process has taken the store.
     is_fenced: bool,
+    /// The store cannot be written now.
+    is_store_away: bool,
     wall_clock_read: Instant,
     wall_clock_failed: bool,
 }
@@ -142,6 +145,7 @@ impl Driver {
             next_flush: None,
             watchdog: None,
             is_fenced: false,
+            is_store_away: false,
             wall_clock_read,
             wall_clock_failed: false,
         }
@@ -297,6 +301,7 @@ impl Driver {
         self.hand_over_records();
         if self.cluster.is_some() {
             self.hand_on_held(now);
+            self.handle_moves(now);
             self.ask_for_terms();
         }
         if let Some(watchdog) = &mut self.watchdog {
@@ -307,7 +312,7 @@ impl Driver {
     /// Returns the earliest of this deadline of the gateway and those of the store, the log and the watchdog.
     fn next_wake(&mut self, gateway: Instant) -> Instant {
         let watchdog = self.watchdog.as_ref().map(Watchdog::next);
-        let held = self.cluster.as_ref().and_then(|seat| seat.forwarding.next_deadline());
+        let held = self.cluster.as_ref().and_then(ClusterSeat::next_deadline);
         [self.plan_flush(), self.log.next_deadline(), watchdog, held].into_iter().flatten().fold(gateway, Instant::min)
     }
 
@@ -389,15 +394,20 @@ impl Driver {
                 if let Some(thread) = &mut self.thread {
                     thread.note_stored(Some(version));
                 }
-                self.note_stored_shards(version);
+                self.note_stored_shards(now, version);
             }
-            StoreEvent::Away => self.gateway.set_store_away(now, true),
-            StoreEvent::Back => self.gateway.set_store_away(now, false),
+            StoreEvent::Away => self.set_store_away(now, true),
+            StoreEvent::Back => self.set_store_away(now, false),
             StoreEvent::Leased { until } => self.gateway.lease_until(until),
             StoreEvent::ContentsLost => self.gateway.rewrite_store(),
             // It ends the loop.
             StoreEvent::Fenced => {}
         }
+    }
+
+    fn set_store_away(&mut self, now: Instant, is_away: bool) {
+        self.is_store_away = is_away;
+        self.gateway.set_store_away(now, is_away);
     }
 
     fn handle_image(&mut self, now: Instant, answer: ImageAnswer) {

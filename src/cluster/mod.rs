@@ -11,6 +11,7 @@
 pub mod config;
 pub mod gate;
 pub mod member;
+pub mod moves;
 pub mod peers;
 pub mod status;
 

@@ -17,13 +17,16 @@ use crate::cluster::{ClusterCommand, DriverReport};
 use crate::store::StoreCommand;
 use crate::store::redis::shared::EngineAsk;
 use lwm2m_base::{Shard, ShardSet};
+use lwm2m_cluster::endpoint_move::Arrivals;
 use lwm2m_cluster::{Handover, NodeNumber, Term};
+use lwm2m_core::gateway::claims::{ClaimQuestion, MovedDevice};
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::{ShardContents, ShardRecipients};
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
 use lwm2m_dtls::AssociationChange;
 
 use super::Driver;
+use super::departures::LeavingDevices;
 use super::forwarding::Forwarding;
 
 /// Maximum number of changes in a batch of a shard that is handed over.
@@ -44,6 +47,9 @@ pub struct ClusterSeat {
     resumed: Vec<(Shard, BatchNumber, ShardRecipients)>,
     /// The last batch that the store has.
     stored: BatchNumber,
+    /// The questions for whose devices other nodes are asked.
+    pub(super) arrivals: Arrivals<ClaimQuestion>,
+    pub(super) departures: LeavingDevices,
 }
 
 /// An input of the driver from the cluster.
@@ -80,6 +86,8 @@ impl ClusterSeat {
             parked: HashMap::new(),
             resumed: Vec::new(),
             stored: BatchNumber::default(),
+            arrivals: Arrivals::default(),
+            departures: LeavingDevices::default(),
         }
     }
 
@@ -90,6 +98,17 @@ impl ClusterSeat {
             Some(input) = self.forwarding.inputs.recv() => ClusterInput::Peer(input),
             else => std::future::pending().await,
         }
+    }
+
+    /// Returns the number of this node.
+    pub(super) fn node(&self) -> NodeNumber {
+        self.forwarding.node()
+    }
+
+    /// Returns when held datagrams are tried again, or moves of devices have to go on.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let (arrivals, departures) = (self.arrivals.next_deadline(), self.departures.next_deadline());
+        [self.forwarding.next_deadline(), arrivals, departures].into_iter().flatten().min()
     }
 
     /// Reports the shards that are handed over and whose records are stored.
@@ -198,6 +217,7 @@ impl Driver {
     fn drop_shard(&mut self, now: Instant, shard: Shard) {
         let Self { gateway, cluster: Some(seat), .. } = self else { return };
         seat.wanted.remove(shard);
+        seat.departures.forget_shard(shard);
         match seat.parked.remove(&shard) {
             Some(ParkedShard { stored_by: Some(_), recipients, .. }) => {
                 debug!(%shard, "shard lost before its records were stored");
@@ -253,12 +273,20 @@ impl Driver {
     }
 
     /// Takes the confirmation of the store that it has this batch and all before it.
-    pub(super) fn note_stored_shards(&mut self, version: BatchNumber) {
-        if let Some(seat) = &mut self.cluster {
-            seat.stored = version;
-            seat.resumed.retain(|(_, stored_by, _)| *stored_by > version);
-            seat.report_stored();
-        }
+    pub(super) fn note_stored_shards(&mut self, now: Instant, version: BatchNumber) {
+        let Some(seat) = &mut self.cluster else { return };
+        seat.stored = version;
+        seat.resumed.retain(|(_, stored_by, _)| *stored_by > version);
+        seat.report_stored();
+        let steps = seat.departures.handle_stored(version);
+        self.depart(now, steps);
+    }
+
+    /// Keeps a device of a shard that was handed over, in case the node has to serve the shard again.
+    pub(super) fn park_device(&mut self, device: MovedDevice) {
+        let shard = device.record.shard();
+        let Some(parked) = self.cluster.as_mut().and_then(|seat| seat.parked.get_mut(&shard)) else { return };
+        device.into_changes().iter().for_each(|change| park(&mut parked.contents, shard, change));
     }
 
     /// Asks for the terms that DTLS associations need, each once.

@@ -9,13 +9,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::monotonic_now;
-use crate::cluster::peers::{PeerHandle, PeerInput};
+use crate::cluster::peers::{MoveInput, PeerHandle, PeerInput};
 use crate::observability::metrics::PeerMetrics;
 use crate::store::redis::shared::EngineAsk;
 use crate::store::redis::shared::names::{NameAsk, NameHolder};
 use crate::transport::{BATCH, UdpSockets};
-use lwm2m_base::Peer;
 use lwm2m_base::rate::RateLimit;
+use lwm2m_base::{Peer, Shard};
 use lwm2m_cluster::NodeNumber;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_router::{Flow, ForwardDrop, Forwarded, NodeRoute, NodeRouter, NodeRouterConfig, ReleasedDatagram};
@@ -149,6 +149,21 @@ impl Forwarding {
         self.router.evicted_flows()
     }
 
+    /// Returns the connections to the other nodes.
+    pub(super) fn peers(&self) -> &PeerHandle {
+        &self.peers
+    }
+
+    /// Returns the number of this node.
+    pub(super) fn node(&self) -> NodeNumber {
+        self.node
+    }
+
+    /// Returns the node that has a shard, as far as this node knows.
+    pub(super) fn owner(&self, shard: Shard) -> Option<NodeNumber> {
+        self.router.owner(shard)
+    }
+
     /// Returns when held datagrams are tried again, or ways are looked at.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.router.next_deadline().into_iter().chain([self.next_review]).min()
@@ -181,7 +196,12 @@ impl Forwarding {
     }
 
     /// Takes what another node has sent.
-    fn take(&mut self, now: Instant, (gateway, sockets): (&mut Gateway, &mut UdpSockets), input: PeerInput) {
+    fn take(
+        &mut self,
+        now: Instant,
+        (gateway, sockets): (&mut Gateway, &mut UdpSockets),
+        input: PeerInput,
+    ) -> Option<MoveInput> {
         match input {
             PeerInput::Forwarded { from, forwarded, datagram } => {
                 let around = self.surroundings(gateway);
@@ -203,7 +223,9 @@ impl Forwarding {
             PeerInput::Ways { entry, flows } => {
                 flows.into_iter().for_each(|flow| self.router.told_way(now, flow, entry));
             }
+            PeerInput::Move(input) => return Some(input),
         }
+        None
     }
 
     /// Handles a datagram that came in at another node or was held, and tells that node of the device.
@@ -249,12 +271,22 @@ impl Forwarding {
 impl Driver {
     /// Takes what other nodes have sent, at most one batch.
     pub(super) fn handle_peers(&mut self, now: Instant, first: PeerInput) {
-        let Self { gateway, sockets, cluster: Some(seat), .. } = self else { return };
         let mut next = Some(first);
         for left in (0..BATCH).rev() {
             let Some(input) = next else { return };
-            seat.forwarding.take(now, (gateway, sockets), input);
-            next = (left > 0).then(|| seat.forwarding.inputs.try_recv().ok()).flatten();
+            self.handle_peer(now, input);
+            let inputs = self.cluster.as_mut().map(|seat| &mut seat.forwarding.inputs);
+            next = inputs.filter(|_| left > 0).and_then(|inputs| inputs.try_recv().ok());
+        }
+    }
+
+    fn handle_peer(&mut self, now: Instant, input: PeerInput) {
+        let Self { gateway, sockets, cluster: Some(seat), .. } = self else { return };
+        match seat.forwarding.take(now, (gateway, sockets), input) {
+            Some(MoveInput::Fetch { from, number, question }) => self.handle_fetch(now, from, number, &question),
+            Some(MoveInput::Fetched { from, number, answer }) => self.handle_fetched(from, number, answer),
+            Some(MoveInput::Done { endpoint, version }) => self.handle_done(now, &endpoint, version),
+            None => {}
         }
     }
 

@@ -5,9 +5,9 @@
 //! - [`WriteNumbers`] gives each DTLS record of an association a number that no other record gets.
 //! - [`Floors`] tells which terms a process may use.
 //! - [`ClusterMember`] is one node: it acquires, renews and releases leases, and tells when a shard may be served.
-//! - [`endpoint_move`] moves a device from one shard to another.
+//! - [`endpoint_move`] moves a device from a shard of one node to a shard of another one.
 //! - [`Directory`] has the addresses of the nodes.
-//! - [`frame`] encodes what nodes send to each other: messages and forwarded datagrams.
+//! - [`frame`] encodes what nodes send to each other: messages, forwarded datagrams and moves of devices.
 //! - [`engine`] has the requests to the store of leases, and what each does there.
 //!
 //! # What this crate guarantees

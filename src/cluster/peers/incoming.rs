@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use lwm2m_cluster::frame::{Forward, Frame, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways, split_frame};
+use lwm2m_cluster::frame::split_frame;
+use lwm2m_cluster::frame::{Done, Fetched, Forward, Frame, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
 use lwm2m_cluster::{Directory, NodeNumber, PeerAddress, PeerMessage};
 use lwm2m_router::{Flow, Forwarded};
 use prometheus_client::metrics::counter::Counter;
@@ -17,8 +18,9 @@ use tokio::time::{sleep, timeout};
 use tokio_openssl::SslStream;
 use tracing::{debug, warn};
 
+use super::super::moves::{self, SourceAnswer};
 use super::outgoing::{CONNECT_TIMEOUT, prepare, read_frame};
-use super::{PeerInput, Shared, identity};
+use super::{MoveInput, PeerInput, Shared, identity};
 
 /// Maximum number of connections whose node has not proved its name yet.
 const HANDSHAKES: usize = 32;
@@ -204,10 +206,25 @@ impl Shared {
                 // Without it the devices are reached after their next datagrams.
                 let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::Ways { entry, flows });
             }
+            Ok(Frame::Fetch(fetch)) => {
+                let question = moves::question(&fetch).ok_or(FrameError::Malformed)?;
+                self.take_move(MoveInput::Fetch { from, number: fetch.number, question });
+            }
+            Ok(Frame::Fetched(Fetched { number, answer })) => {
+                self.take_move(MoveInput::Fetched { from, number, answer: SourceAnswer::read(answer) });
+            }
+            Ok(Frame::Done(Done { version, endpoint })) => {
+                self.take_move(MoveInput::Done { endpoint: endpoint.to_owned(), version });
+            }
             Err(FrameError::UnknownKind(kind)) => debug!(%from, kind, "a frame of a newer node was skipped"),
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Hands on a step of a move. A move of which a step is lost ends when nobody answers.
+    fn take_move(&self, input: MoveInput) {
+        let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::Move(input));
     }
 
     fn take_message(&self, from: NodeNumber, message: PeerMessage) -> Result<(), FrameError> {

@@ -1,5 +1,5 @@
-//! The connections to the other nodes of a cluster: messages between members, and datagrams of devices that came to
-//! another node than the one that has their shard.
+//! The connections to the other nodes of a cluster: messages between members, datagrams of devices that came to
+//! another node than the one that has their shard, and moves of devices.
 //!
 //! 1. A node opens a TCP connection to each other node of the [`Directory`], with mutual TLS. The certificates are of
 //!    an authority of the cluster alone, and have the names of the nodes.
@@ -23,8 +23,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lwm2m_base::Shard;
-use lwm2m_cluster::frame::{Forward, Frame, FrameClock, Hello, Learn, MAX_WAYS, NamedFlow, NotMine, Reply, Ways};
+use lwm2m_cluster::endpoint_move::MoveNumber;
+use lwm2m_cluster::frame::{Done, Fetched, Forward, Frame, FrameClock, Hello, Learn, MAX_WAYS, NamedFlow, NotMine};
+use lwm2m_cluster::frame::{Reply, Ways};
 use lwm2m_cluster::{Directory, NodeNumber, NodeProcess, NodeSet, PeerMessage};
+use lwm2m_core::gateway::claims::ClaimQuestion;
 use lwm2m_router::{Flow, Forwarded, Hop};
 use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;
@@ -36,6 +39,7 @@ use crate::clock::monotonic_now;
 use crate::observability::metrics::PeerMetrics;
 use crate::tls::{TlsConfig, TlsError};
 
+use super::moves::{self, SourceAnswer};
 use identity::PeerTls;
 use incoming::ToldNodes;
 use outbox::{NotSent, Outbox};
@@ -114,6 +118,18 @@ pub enum PeerInput {
         entry: NodeNumber,
         flows: Vec<Flow>,
     },
+    Move(MoveInput),
+}
+
+/// What another node has sent about the move of a device.
+#[derive(Debug, PartialEq, Eq)]
+pub enum MoveInput {
+    /// The node asks for a device.
+    Fetch { from: NodeNumber, number: MoveNumber, question: ClaimQuestion },
+    /// The node was asked for a device.
+    Fetched { from: NodeNumber, number: MoveNumber, answer: SourceAnswer },
+    /// The node has taken a device from this version of its endpoint name.
+    Done { endpoint: String, version: u64 },
 }
 
 /// What all tasks of the connections share.
@@ -241,6 +257,25 @@ impl PeerHandle {
                 let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &ways);
             }
         }
+    }
+
+    /// Asks a node for a device. Returns whether the question is on its way.
+    pub fn fetch(&self, to: NodeNumber, number: MoveNumber, shard: Shard, question: &ClaimQuestion) -> bool {
+        let identity = moves::identity_text(question);
+        let fetch = identity.as_deref().and_then(|identity| moves::fetch(number, shard, question, identity));
+        fetch.is_some_and(|fetch| self.0.push(to, &Frame::Fetch(fetch)).is_ok())
+    }
+
+    /// Answers the question for a device. If the answer is lost the node that asked waits in vain.
+    pub fn fetched(&self, to: NodeNumber, number: MoveNumber, answer: &SourceAnswer) {
+        let fetched = Frame::Fetched(Fetched { number, answer: answer.to_frame() });
+        let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &fetched);
+    }
+
+    /// Tells a node that its device was taken. If this is lost the node asks the store.
+    pub fn done(&self, to: NodeNumber, endpoint: &str, version: u64) {
+        let done = Frame::Done(Done { version, endpoint });
+        let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &done);
     }
 
     /// Tells a node that forwarded a datagram that its shard is not here. If it is lost the node reads the map.

@@ -52,6 +52,7 @@ impl Outbox {
             Frame::Hello(_) | Frame::Message(_) => (ROOM + ROOM_FOR_MESSAGES, 0),
             Frame::Forward(_) | Frame::Reply(_) => (ROOM, 1),
             Frame::Learn(_) | Frame::NotMine(_) | Frame::Ways(_) => (ROOM, 0),
+            Frame::Fetch(_) | Frame::Fetched(_) | Frame::Done(_) => (ROOM, 0),
         };
         let before = waiting.bytes.len();
         if frame.encode(clock, &mut waiting.bytes).is_err() || waiting.bytes.len() > room {

@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::meters::{StateLabel, counter, counters, gauge, gauges, histogram};
 
-use super::labels::ReasonLabel;
+use super::labels::{OutcomeLabel, ReasonLabel};
 
 /// Upper bounds of the buckets of the time that a shard takes from its lease to its service, in seconds.
 const TAKEOVERS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
@@ -31,6 +31,22 @@ pub struct ClusterMetrics {
     pub terms: Counter,
     /// Writes that the store refused, because another node may have a shard.
     pub fenced: Counter,
+    pub endpoint_moves: EndpointMoveCounters,
+}
+
+/// Counts moves of devices by their outcome.
+#[derive(Debug)]
+pub struct EndpointMoveCounters {
+    /// Devices that came from another node.
+    pub arrived: Counter,
+    /// Devices that went to another node.
+    pub left: Counter,
+    /// Devices that another node asked for and did not take.
+    pub returned: Counter,
+    /// Devices whose identity may not use the registration at another node.
+    pub forbidden: Counter,
+    /// Devices that another node did not give, or that were not taken in time.
+    pub failed: Counter,
 }
 
 /// Of these the one of the present state is 1.
@@ -55,6 +71,9 @@ impl ClusterMetrics {
         registry.register_with_unit("lwm2m_lease_age", age, Unit::Seconds, lease_age.clone());
         let moves = counters(registry, "lwm2m_shard_moves", moves);
         let moves = |reason| moves(ReasonLabel { reason });
+        let endpoint_moves = "Moves of devices between the nodes of a cluster, by outcome at this node";
+        let endpoint_moves = counters(registry, "lwm2m_endpoint_moves", endpoint_moves);
+        let endpoint_moves = |outcome| endpoint_moves(OutcomeLabel { outcome });
         let states = gauges(registry, "lwm2m_engine_state", states);
         let states = |state| states(StateLabel { state });
         Self {
@@ -72,6 +91,13 @@ impl ClusterMetrics {
             lease_age,
             terms: counter(registry, "lwm2m_terms", terms),
             fenced: counter(registry, "lwm2m_store_fenced", fenced),
+            endpoint_moves: EndpointMoveCounters {
+                arrived: endpoint_moves("arrived"),
+                left: endpoint_moves("left"),
+                returned: endpoint_moves("returned"),
+                forbidden: endpoint_moves("forbidden"),
+                failed: endpoint_moves("failed"),
+            },
         }
     }
 }

@@ -48,6 +48,7 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
             "reloads",
             "thread_",
             "shard_moves",
+            "endpoint_moves",
             "forward",
             "peers_",
             "terms",

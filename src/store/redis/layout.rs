@@ -279,6 +279,24 @@ impl Layout {
         self.removed.keys().cloned().map(|(hash, field)| BatchStep::Remove { hash, field }).collect()
     }
 
+    /// Returns the fields of the commands and answers of a stored device.
+    pub(crate) fn command_fields(&self, device: &[u8]) -> Vec<Vec<u8>> {
+        let Ok(record) = serde_json::from_slice(device) else { return Vec::new() };
+        let DeviceRecord { registration, commands, answers, .. } = self.listeners.place(record);
+        let serials = commands.iter().map(|command| command.serial).chain(answers.iter().map(|answer| answer.serial));
+        serials.map(|serial| command_field(&registration.endpoint, serial)).collect()
+    }
+
+    /// Forgets what is known of a device that is not in this shard.
+    pub(crate) fn forget_device(&mut self, shard: Shard, endpoint: &str) {
+        self.commands.remove(&(shard, endpoint.to_owned()));
+        if let Some(homes) = &mut self.homes
+            && homes.get(endpoint) == Some(&shard)
+        {
+            homes.remove(endpoint);
+        }
+    }
+
     /// Adds an opened value to the contents.
     pub(super) fn restore(&mut self, contents: &mut RestoredContents, hash: &RecordHash, field: &[u8], value: &[u8]) {
         if self.try_to_restore(contents, hash, field, value).is_none() {

@@ -3,10 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Instant;
 
-use lwm2m_base::Shard;
+use lwm2m_base::{AssociationId, Shard};
 
+use super::{Done, Fetch, FetchAnswer, FetchReason, Fetched, FetchedDevice};
 use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
 use super::{MAX_FRAME, MAX_HOPS, MAX_WAYS, PREFIX, VERSION, kind};
+use crate::endpoint_move::MoveNumber;
 use crate::message::PeerMessage;
 use crate::node::{Incarnation, NodeNumber, NodeProcess};
 use crate::term::Term;
@@ -58,6 +60,9 @@ impl<'d> FrameReader<'d> {
             kind::LEARN => self.learn().map(Frame::Learn),
             kind::NOT_MINE => self.not_mine().map(Frame::NotMine),
             kind::WAYS => self.ways().map(Frame::Ways),
+            kind::FETCH => self.fetch().map(Frame::Fetch),
+            kind::FETCHED => self.fetched().map(Frame::Fetched),
+            kind::DONE => self.done().map(Frame::Done),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
         frame.filter(|_| self.rest.is_empty()).ok_or(FrameError::Malformed)
@@ -106,6 +111,35 @@ impl<'d> FrameReader<'d> {
         let count = usize::from(count);
         let addresses = (0..count).map(|_| self.address());
         (count <= MAX_WAYS).then_some(Ways { entry, listener, addresses: addresses.collect::<Option<_>>()? })
+    }
+
+    fn fetch(&mut self) -> Option<Fetch<'d>> {
+        let (number, shard) = (MoveNumber(self.long()?), self.shard()?);
+        let reason = match self.byte()? {
+            0 => FetchReason::Register,
+            1 => FetchReason::Request,
+            2 => FetchReason::Handshake,
+            _ => return None,
+        };
+        let device = if self.flag()? { FetchedDevice::Location } else { FetchedDevice::Endpoint }(self.text()?);
+        let (association, identity) = (AssociationId(self.long()?), self.text()?);
+        Some(Fetch { number, shard, reason, device, association, identity })
+    }
+
+    fn fetched(&mut self) -> Option<Fetched<'d>> {
+        let number = MoveNumber(self.long()?);
+        let answer = match self.byte()? {
+            0 => FetchAnswer::Frozen { shard: self.shard()?, version: self.long()?, endpoint: self.text()? },
+            1 => FetchAnswer::Absent,
+            2 => FetchAnswer::Busy,
+            3 => FetchAnswer::Forbidden(self.byte()?),
+            _ => return None,
+        };
+        Some(Fetched { number, answer })
+    }
+
+    fn done(&mut self) -> Option<Done<'d>> {
+        Some(Done { version: self.long()?, endpoint: self.text()? })
     }
 
     fn flow(&mut self) -> Option<NamedFlow<'d>> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::{Done, Fetch, FetchAnswer, FetchReason, Fetched, FetchedDevice};
 use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
 use super::{MAX_FRAME, PREFIX, VERSION, kind};
 use crate::message::PeerMessage;
@@ -74,6 +75,51 @@ impl FrameWriter<'_> {
                 self.text(listener);
                 self.count(addresses.len());
                 addresses.iter().for_each(|address| self.address(*address));
+            }
+            Frame::Fetch(fetch) => self.fetch(fetch),
+            Frame::Fetched(fetched) => self.fetched(fetched),
+            Frame::Done(Done { version, endpoint }) => {
+                self.byte(kind::DONE);
+                self.long(*version);
+                self.text(endpoint);
+            }
+        }
+    }
+
+    fn fetch(&mut self, Fetch { number, shard, reason, device, association, identity }: &Fetch<'_>) {
+        self.byte(kind::FETCH);
+        self.long(number.0);
+        self.byte(shard.number());
+        self.byte(match reason {
+            FetchReason::Register => 0,
+            FetchReason::Request => 1,
+            FetchReason::Handshake => 2,
+        });
+        let (is_location, name) = match device {
+            FetchedDevice::Endpoint(endpoint) => (false, endpoint),
+            FetchedDevice::Location(location) => (true, location),
+        };
+        self.flag(is_location);
+        self.text(name);
+        self.long(association.0);
+        self.text(identity);
+    }
+
+    fn fetched(&mut self, Fetched { number, answer }: &Fetched<'_>) {
+        self.byte(kind::FETCHED);
+        self.long(number.0);
+        match answer {
+            FetchAnswer::Frozen { shard, version, endpoint } => {
+                self.byte(0);
+                self.byte(shard.number());
+                self.long(*version);
+                self.text(endpoint);
+            }
+            FetchAnswer::Absent => self.byte(1),
+            FetchAnswer::Busy => self.byte(2),
+            FetchAnswer::Forbidden(reason) => {
+                self.byte(3);
+                self.byte(*reason);
             }
         }
     }

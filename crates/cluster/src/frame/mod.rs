@@ -1,5 +1,5 @@
-//! The frames of the connection from one node of a cluster to another one: messages between members, and datagrams of
-//! devices that came to another node than the one that has their shard.
+//! The frames of the connection from one node of a cluster to another one: messages between members, datagrams of
+//! devices that came to another node than the one that has their shard, and moves of devices.
 //!
 //! ```text
 //! | 4 bytes: length of the rest | version | kind | fields of the kind |
@@ -17,8 +17,9 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lwm2m_base::Shard;
+use lwm2m_base::{AssociationId, Shard};
 
+use crate::endpoint_move::MoveNumber;
 use crate::message::PeerMessage;
 use crate::node::{NodeNumber, NodeProcess};
 
@@ -43,6 +44,9 @@ pub enum Frame<'d> {
     Learn(Learn<'d>),
     NotMine(NotMine),
     Ways(Ways<'d>),
+    Fetch(Fetch<'d>),
+    Fetched(Fetched<'d>),
+    Done(Done<'d>),
 }
 
 /// The first frame of a connection: the node that opened it.
@@ -104,6 +108,63 @@ pub struct Ways<'d> {
 /// The maximum number of addresses in one frame.
 pub const MAX_WAYS: usize = 1_000;
 
+/// Asks the node that has a device for it, for a DTLS association of the sender ([`crate::endpoint_move`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch<'d> {
+    pub number: MoveNumber,
+    /// The shard that has the device, as far as the sender knows.
+    pub shard: Shard,
+    pub reason: FetchReason,
+    pub device: FetchedDevice<'d>,
+    /// The association that the device speaks by from now on.
+    pub association: AssociationId,
+    /// The identity that the device has proved there, in a form that the nodes agree on.
+    pub identity: &'d str,
+}
+
+/// The message of a device that makes a node ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchReason {
+    Register,
+    /// Another request.
+    Request,
+    Handshake,
+}
+
+/// Names the device that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchedDevice<'d> {
+    Endpoint(&'d str),
+    /// The last segment of the path of a registration.
+    Location(&'d str),
+}
+
+/// The answer to a [`Fetch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched<'d> {
+    pub number: MoveNumber,
+    pub answer: FetchAnswer<'d>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchAnswer<'d> {
+    /// The entry of the endpoint is frozen: it can be taken from this shard and version.
+    Frozen { shard: Shard, version: u64, endpoint: &'d str },
+    /// The sender does not have the device, or the device stays.
+    Absent,
+    /// The sender cannot tell now.
+    Busy,
+    /// The identity may not use the device, for a reason that the nodes agree on.
+    Forbidden(u8),
+}
+
+/// Tells the node that had a device that it was taken from this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done<'d> {
+    pub version: u64,
+    pub endpoint: &'d str,
+}
+
 /// The address of a device at a listener. The order of listeners may differ between nodes, so the frame has the key of
 /// the listener's section in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,5 +220,8 @@ mod kind {
     pub(super) const REPLY: u8 = 5;
     pub(super) const LEARN: u8 = 6;
     pub(super) const NOT_MINE: u8 = 7;
+    pub(super) const FETCH: u8 = 8;
+    pub(super) const FETCHED: u8 = 9;
+    pub(super) const DONE: u8 = 10;
     pub(super) const WAYS: u8 = 15;
 }

@@ -163,6 +163,7 @@ proptest! {
         (flag, hops) in (any::<bool>(), 1..=MAX_HOPS),
         owner in prop::option::of(processes()),
         asked in any::<u32>(),
+        number in any::<u64>().prop_map(MoveNumber),
         pong in pongs(std::time::Instant::now()),
     ) {
         let start = std::time::Instant::now() - Duration::from_secs(100);
@@ -178,6 +179,19 @@ proptest! {
             Frame::Learn(Learn { flow, shard, has_device: flag }),
             Frame::NotMine(NotMine { shard, owner: owner.map(|owner| owner.node) }),
             Frame::Ways(Ways { entry: process.node, listener: &one, addresses: vec![address; usize::from(hops)] }),
+            Frame::Fetch(Fetch {
+                number,
+                shard,
+                reason: [FetchReason::Register, FetchReason::Request, FetchReason::Handshake][usize::from(hops)],
+                device: if flag { FetchedDevice::Endpoint(&one) } else { FetchedDevice::Location(&one) },
+                association: AssociationId(process.incarnation.0),
+                identity: &other,
+            }),
+            Frame::Fetched(Fetched { number, answer: FetchAnswer::Frozen { shard, version: number.0, endpoint: &one } }),
+            Frame::Fetched(Fetched { number, answer: FetchAnswer::Absent }),
+            Frame::Fetched(Fetched { number, answer: FetchAnswer::Busy }),
+            Frame::Fetched(Fetched { number, answer: FetchAnswer::Forbidden(hops) }),
+            Frame::Done(Done { version: number.0, endpoint: &one }),
         ];
         let mut bytes = Vec::new();
         for frame in &frames {

@@ -1,184 +1,265 @@
-//! Moves of one endpoint between three shards, whose messages are lost, late or repeated, and whose owners crash
-//! between any two steps.
+//! Moves of one endpoint between the shards of three nodes, whose messages are lost, late or repeated, whose requests to
+//! the engine are late or without an answer, and which crash at any time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
-use lwm2m_cluster::endpoint_move::{Custody, EndpointMove, MoveAction, Place};
+use lwm2m_cluster::NodeNumber;
+use lwm2m_cluster::endpoint_move::{Arrivals, Departures, Frozen, MoveNumber, SourceStep, Thawed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 const RUNS: u64 = 2_000;
-const SHARDS: u8 = 3;
+const NODES: usize = 3;
+/// The time after which a request to the engine has no answer.
+const PATIENCE: u64 = 2_000;
 
-/// What a source does that hears nothing.
+/// A rule of the engine that is left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Thaw {
-    BySwap,
-    /// It reads the place, and serves the device again if the place is its own.
-    ByReading,
+enum Flaw {
+    None,
+    /// An entry keeps its version when it is thawed.
+    SameVersion,
+    /// Whoever acquires a shard does not thaw its entries.
+    LoadKeepsFrozen,
+    /// A device can be taken without the lease of its new shard.
+    TakeIsNotFenced,
 }
 
-struct Model {
-    thaw: Thaw,
-    random: StdRng,
-    start: Instant,
-    now: u64,
-    place: Place,
-    stored: Vec<Custody>,
-    shards: Vec<EndpointMove>,
-    /// The number of crashes of each owner. The answer of the engine reaches the process that asked.
-    crashes: Vec<u64>,
-    agenda: BTreeMap<(u64, u64), Message>,
-    sequence: u64,
-    /// Whether messages are lost and owners crash.
-    faulty: bool,
-    two_owners: bool,
+/// The engine's entry of the endpoint.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    shard: usize,
+    version: u64,
+    is_frozen: bool,
+}
+
+/// A node, which has the shard of its number. A process that crashed is followed by another one.
+struct Node {
+    process: u64,
+    arrivals: Arrivals<()>,
+    departures: Departures<(), u64>,
+    serves: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    node: usize,
+    process: u64,
+    id: u64,
+    what: Asked,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Freeze,
+    Thaw,
+    Take { number: MoveNumber, source: usize, version: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Frozen(Frozen),
+    Thawed(Thawed),
+    Taken(bool),
 }
 
 #[derive(Clone, Copy)]
 enum Message {
-    Fetch { to: Shard, by: Shard },
-    Fetched { to: Shard, place: Place },
-    Done(Place),
-    Swap { by: Shard, process: u64, from: Place, to: Place },
-    Swapped { to: Shard, process: u64, place: Place },
+    Fetch {
+        to: usize,
+        by: usize,
+        number: MoveNumber,
+    },
+    Frozen {
+        to: usize,
+        from: usize,
+        number: MoveNumber,
+        version: u64,
+    },
+    Refused {
+        to: usize,
+        from: usize,
+        number: MoveNumber,
+    },
+    Done {
+        to: usize,
+        version: u64,
+    },
+    Execute(Request),
+    /// The answer to a request, or the end of the wait for it.
+    Answered(Request, Option<Answer>),
+}
+
+struct Model {
+    flaw: Flaw,
+    random: StdRng,
+    start: Instant,
+    now: u64,
+    entry: Entry,
+    /// Whether each shard has a record.
+    records: [bool; NODES],
+    nodes: [Node; NODES],
+    /// The requests without an answer.
+    open: Vec<u64>,
+    agenda: BTreeMap<(u64, u64), Message>,
+    sequence: u64,
+    faulty: bool,
+    two_owners: bool,
+    moves: u64,
 }
 
 #[test]
 fn an_endpoint_is_in_one_shard_whatever_is_lost_late_or_repeated() {
+    let mut moves = 0;
     for seed in 0..RUNS {
-        let mut model = Model::new(seed, Thaw::BySwap);
-        model.run();
+        let model = Model::run(seed, Flaw::None);
         assert!(!model.two_owners, "seed {seed}: two shards serve the endpoint");
-        let owners = model.shards.iter().filter(|shard| shard.serves()).count();
-        assert_eq!(owners, 1, "seed {seed}: {:?}, place {:?}", model.stored, model.place);
+        assert_eq!(model.owners(), 1, "seed {seed}: {:?}, records {:?}", model.entry, model.records);
+        assert!(model.records[model.entry.shard], "seed {seed}: the owner has no record");
+        moves += model.moves;
+    }
+    assert!(moves > RUNS / 2, "{moves} moves");
+}
+
+#[test]
+fn each_rule_of_the_engine_is_needed() {
+    for flaw in [Flaw::SameVersion, Flaw::LoadKeepsFrozen, Flaw::TakeIsNotFenced] {
+        let is_wrong = |model: Model| model.two_owners || model.owners() != 1;
+        assert!((0..RUNS).any(|seed| is_wrong(Model::run(seed, flaw))), "rule {}", flaw as u8);
     }
 }
 
-#[test]
-fn a_source_that_only_reads_the_place_before_it_serves_again_makes_two_owners() {
-    let two_owners = |seed| {
-        let mut model = Model::new(seed, Thaw::ByReading);
-        model.run();
-        model.two_owners
-    };
-
-    assert!((0..RUNS).any(two_owners));
+fn shard(node: usize) -> Shard {
+    Shard::new(u8::try_from(node).expect("few"))
 }
 
-#[test]
-fn a_move_takes_one_swap_and_tells_the_source() {
-    let now = Instant::now();
-    let (source, target) = (Shard::new(1), Shard::new(2));
-    let (before, after) = (Place { shard: source, version: 7 }, Place { shard: target, version: 8 });
-    let mut from = EndpointMove::load(source, Custody::Present(before), now);
-    let mut to = EndpointMove::load(target, Custody::Absent, now);
-    let actions = |part: &mut EndpointMove| std::iter::from_fn(|| part.poll_action()).collect::<Vec<_>>();
+fn number(node: usize) -> NodeNumber {
+    NodeNumber::try_from(node as u64).expect("few")
+}
 
-    to.fetch_from(source, now);
-    assert_eq!(actions(&mut to), [MoveAction::Fetch(source)]);
-    from.handle_fetch(target, now);
-    let fetched = MoveAction::Fetched { to: target, place: before };
-    assert_eq!(actions(&mut from), [MoveAction::Store(Custody::Frozen(before)), fetched]);
-    to.handle_fetched(before, now);
-    let swap = MoveAction::Swap { from: before, to: after };
-    assert_eq!(actions(&mut to), [MoveAction::Store(Custody::Arriving(before)), swap]);
-    to.handle_place(after);
-    assert_eq!(actions(&mut to), [MoveAction::Store(Custody::Present(after)), MoveAction::Done(before)]);
-    from.handle_done(before);
-
-    assert_eq!(actions(&mut from), [MoveAction::Store(Custody::Absent)]);
-    assert_eq!([from.serves(), to.serves()], [false, true]);
+impl Node {
+    fn new(process: u64, serves: bool) -> Self {
+        Self { process, arrivals: Arrivals::default(), departures: Departures::default(), serves }
+    }
 }
 
 impl Model {
-    fn new(seed: u64, thaw: Thaw) -> Self {
-        let start = Instant::now();
-        let place = Place { shard: Shard::new(0), version: 1 };
-        let mut stored = vec![Custody::Absent; usize::from(SHARDS)];
-        stored[0] = Custody::Present(place);
-        let shards = (0..SHARDS).zip(&stored);
-        let shards = shards.map(|(number, &custody)| EndpointMove::load(Shard::new(number), custody, start)).collect();
-        let random = StdRng::seed_from_u64(seed);
-        let (agenda, sequence) = (BTreeMap::new(), 0);
-        let crashes = vec![0; usize::from(SHARDS)];
-        let (faulty, two_owners) = (true, false);
-        Self { thaw, random, start, now: 0, place, stored, shards, crashes, agenda, sequence, faulty, two_owners }
-    }
-
-    fn run(&mut self) {
+    fn run(seed: u64, flaw: Flaw) -> Self {
+        let mut model = Self {
+            flaw,
+            random: StdRng::seed_from_u64(seed),
+            start: Instant::now(),
+            now: 0,
+            entry: Entry { shard: 0, version: 1, is_frozen: false },
+            records: [true, false, false],
+            nodes: [0, 1, 2].map(|node| Node::new(0, node == 0)),
+            open: Vec::new(),
+            agenda: BTreeMap::new(),
+            sequence: 0,
+            faulty: true,
+            two_owners: false,
+            moves: 0,
+        };
         for _ in 0..12 {
-            let asker = self.random.random_range(0..SHARDS);
-            let now = self.time();
-            let source = self.place.shard;
-            self.shards[usize::from(asker)].fetch_from(source, now);
-            self.perform(asker);
-            for _ in 0..self.random.random_range(1..100) {
-                self.step(100);
+            model.shake_hands();
+            for _ in 0..model.random.random_range(1..100) {
+                model.step(100);
             }
         }
-        self.faulty = false;
+        model.faulty = false;
         for _ in 0..400 {
-            self.step(100);
+            model.step(100);
         }
+        model
     }
 
     fn time(&self) -> Instant {
         self.start + Duration::from_millis(self.now)
     }
 
+    /// The device shakes hands at a node.
+    fn shake_hands(&mut self) {
+        let (node, source, now) = (self.random.random_range(0..NODES), self.entry.shard, self.time());
+        if node != source && !self.nodes[node].serves {
+            let asked = self.nodes[node].arrivals.ask(now, number(source), ());
+            let asked = asked.expect("there are few");
+            self.send(Message::Fetch { to: source, by: node, number: asked });
+        }
+    }
+
     fn step(&mut self, milliseconds: u64) {
         self.now += milliseconds;
-        while let Some(entry) = self.agenda.first_entry() {
-            if entry.key().0 > self.now {
-                break;
-            }
+        while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let message = entry.remove();
             self.receive(message);
         }
-        for number in 0..SHARDS {
-            let now = self.time();
+        for node in 0..NODES {
             if self.faulty && self.random.random_range(0..200) == 0 {
-                self.crash(number);
+                self.crash(node);
             }
-            self.shards[usize::from(number)].handle_timeout(now);
-            self.perform(number);
+            let now = self.time();
+            drop(self.nodes[node].arrivals.handle_timeout(now));
+            let steps = self.nodes[node].departures.handle_timeout(now);
+            self.perform(node, steps);
         }
-        self.two_owners |= self.shards.iter().filter(|shard| shard.serves()).count() > 1;
+        self.two_owners |= self.owners() > 1;
     }
 
-    fn crash(&mut self, number: u8) {
-        let index = usize::from(number);
-        self.crashes[index] += 1;
-        self.shards[index] = EndpointMove::load(Shard::new(number), self.stored[index], self.time());
+    fn owners(&self) -> usize {
+        self.nodes.iter().filter(|node| node.serves).count()
     }
 
-    /// Performs the actions of a shard in order. An owner may crash between any two of them.
-    fn perform(&mut self, number: u8) {
-        let shard = Shard::new(number);
-        while let Some(action) = self.shards[usize::from(number)].poll_action() {
-            if self.faulty && self.random.random_range(0..50) == 0 {
-                return self.crash(number);
-            }
-            match action {
-                MoveAction::Store(custody) => self.stored[usize::from(number)] = custody,
-                MoveAction::Fetch(to) => self.send(Message::Fetch { to, by: shard }),
-                MoveAction::Fetched { to, place } => self.send(Message::Fetched { to, place }),
-                MoveAction::Done(place) => self.send(Message::Done(place)),
-                MoveAction::Swap { from, to } => {
-                    let process = self.crashes[usize::from(number)];
-                    self.send(Message::Swap { by: shard, process, from, to });
+    /// A new process acquires the shard of a node, and reads it.
+    fn crash(&mut self, node: usize) {
+        let process = self.nodes[node].process + 1;
+        if self.records[node] && self.entry.shard == node && self.entry.is_frozen && self.flaw != Flaw::LoadKeepsFrozen
+        {
+            self.entry = self.next_entry(node);
+        }
+        self.records[node] &= self.entry.shard == node;
+        self.nodes[node] = Node::new(process, self.records[node]);
+    }
+
+    fn next_entry(&self, shard: usize) -> Entry {
+        let step = u64::from(self.flaw != Flaw::SameVersion);
+        Entry { shard, version: self.entry.version + step, is_frozen: false }
+    }
+
+    fn perform(&mut self, node: usize, steps: impl IntoIterator<Item = SourceStep<(), u64>>) {
+        for step in steps {
+            match step {
+                SourceStep::Freeze(..) => self.ask(node, Asked::Freeze),
+                SourceStep::Thaw(..) => self.ask(node, Asked::Thaw),
+                SourceStep::Tell { target, number, version, .. } => {
+                    let (to, from) = (usize::from(target.number()), node);
+                    self.send(Message::Frozen { to, from, number, version });
                 }
+                SourceStep::Back(departure) => {
+                    self.nodes[node].serves = true;
+                    let (to, number) = (usize::from(departure.target.number()), departure.number);
+                    self.send(Message::Refused { to, from: node, number });
+                }
+                SourceStep::Gone(..) => self.records[node] &= self.entry.shard == node,
             }
         }
     }
 
+    fn ask(&mut self, node: usize, what: Asked) {
+        self.sequence += 1;
+        let request = Request { node, process: self.nodes[node].process, id: self.sequence, what };
+        self.open.push(request.id);
+        self.agenda.insert((self.now + PATIENCE, self.sequence), Message::Answered(request, None));
+        self.send(Message::Execute(request));
+    }
+
+    /// Messages between nodes are lost and repeated; requests are repeated as those of a connection that was closed.
     fn send(&mut self, message: Message) {
         let copies = if self.faulty { [0, 1, 1, 1, 2][self.random.random_range(0..5)] } else { 1 };
         for _ in 0..copies {
-            let delay = [10, 100, 1_000, 8_000][self.random.random_range(0..4)];
+            let delays: &[u64] = if self.faulty { &[10, 10, 100, 100, 1_000, 8_000] } else { &[10] };
+            let delay = delays[self.random.random_range(0..delays.len())];
             self.sequence += 1;
             self.agenda.insert((self.now + delay, self.sequence), message);
         }
@@ -186,38 +267,102 @@ impl Model {
 
     fn receive(&mut self, message: Message) {
         let now = self.time();
-        let receiver = match message {
-            Message::Fetch { to, by } => {
-                self.shards[usize::from(to)].handle_fetch(by, now);
-                to
+        match message {
+            Message::Fetch { to, by, number: asked } => {
+                let node = &mut self.nodes[to];
+                if std::mem::take(&mut node.serves) {
+                    node.departures.begin(now, "a".to_owned(), (shard(to), (), self.sequence), (number(by), asked));
+                    let steps = node.departures.handle_stored(self.sequence);
+                    self.perform(to, steps);
+                } else {
+                    self.send(Message::Refused { to: by, from: to, number: asked });
+                }
             }
-            Message::Fetched { to, place } => {
-                self.shards[usize::from(to)].handle_fetched(place, now);
-                to
+            Message::Frozen { to, from, number: asked, version } => {
+                if self.nodes[to].arrivals.handle_frozen(asked, number(from)).is_some() {
+                    self.ask(to, Asked::Take { number: asked, source: from, version });
+                }
             }
-            Message::Done(place) => {
-                self.shards[usize::from(place.shard)].handle_done(place);
-                place.shard
+            Message::Refused { to, from, number: asked } => {
+                let (Some(()) | None) = self.nodes[to].arrivals.handle_refused(asked, number(from));
             }
-            Message::Swap { by, process, from, to } => return self.swap(by, process, from, to),
-            Message::Swapped { to, process, .. } if process != self.crashes[usize::from(to)] => return,
-            Message::Swapped { to, place, .. } => {
-                self.shards[usize::from(to)].handle_place(place);
-                to
+            Message::Done { to, version } => {
+                let steps = self.nodes[to].departures.handle_done("a", version);
+                self.perform(to, steps);
             }
-        };
-        self.perform(receiver.number());
+            Message::Execute(request) => self.execute(request),
+            Message::Answered(request, answer) => {
+                let is_open = self.open.iter().position(|open| *open == request.id);
+                if let Some(open) = is_open {
+                    self.open.swap_remove(open);
+                    if self.nodes[request.node].process == request.process {
+                        self.answered(request, answer);
+                    }
+                }
+            }
+        }
     }
 
-    fn swap(&mut self, by: Shard, process: u64, from: Place, to: Place) {
-        if self.thaw == Thaw::ByReading && from.shard == by {
-            // A source that finds its own place unchanged believes that it has the device.
-            let place = if self.place == from { to } else { self.place };
-            return self.send(Message::Swapped { to: by, process, place });
+    /// The engine does one step.
+    fn execute(&mut self, request: Request) {
+        let Request { node, process, what, .. } = request;
+        let is_owner = self.nodes[node].process == process;
+        let is_own = self.entry.shard == node;
+        let answer = match what {
+            Asked::Freeze if !is_owner => Answer::Frozen(Frozen::Fenced),
+            Asked::Freeze if !is_own => Answer::Frozen(Frozen::Gone),
+            Asked::Freeze => {
+                self.entry = Entry { is_frozen: true, ..self.next_entry(node) };
+                Answer::Frozen(Frozen::Version(self.entry.version))
+            }
+            Asked::Thaw if !is_owner => Answer::Thawed(Thawed::Fenced),
+            Asked::Thaw if !is_own => Answer::Thawed(Thawed::Gone),
+            Asked::Thaw => {
+                self.entry = self.next_entry(node);
+                Answer::Thawed(Thawed::Back)
+            }
+            Asked::Take { source, version, .. } => Answer::Taken(self.take((node, is_owner), source, version)),
+        };
+        self.send(Message::Answered(request, Some(answer)));
+    }
+
+    fn take(&mut self, (node, is_owner): (usize, bool), source: usize, version: u64) -> bool {
+        if !is_owner && self.flaw != Flaw::TakeIsNotFenced {
+            return false;
         }
-        if self.place == from {
-            self.place = to;
+        let Entry { shard, version: current, is_frozen } = self.entry;
+        // An entry that keeps its version is the same one after it was thawed.
+        let is_frozen = is_frozen || self.flaw == Flaw::SameVersion;
+        if shard == source && is_frozen && current == version {
+            (self.entry, self.records[node]) = (self.next_entry(node), true);
+            self.moves += 1;
         }
-        self.send(Message::Swapped { to: by, process, place: self.place });
+        self.entry.shard == node
+    }
+
+    fn answered(&mut self, request: Request, answer: Option<Answer>) {
+        let (node, now) = (request.node, self.time());
+        let departures = &mut self.nodes[node].departures;
+        let steps = match (request.what, answer) {
+            (Asked::Freeze, Some(Answer::Frozen(frozen))) => departures.handle_frozen(now, "a", frozen),
+            (Asked::Freeze, _) => departures.handle_frozen(now, "a", Frozen::Unknown),
+            (Asked::Thaw, Some(Answer::Thawed(thawed))) => departures.handle_thawed(now, "a", thawed),
+            (Asked::Thaw, _) => departures.handle_thawed(now, "a", Thawed::Unknown),
+            (Asked::Take { number, source, version }, Some(Answer::Taken(is_taken))) => {
+                let waited = self.nodes[node].arrivals.handle_decided(number).is_some();
+                if waited && is_taken {
+                    self.nodes[node].serves = true;
+                    let steps = self.nodes[node].departures.handle_return("a");
+                    self.perform(node, steps);
+                    self.send(Message::Done { to: source, version });
+                }
+                None
+            }
+            (what @ Asked::Take { .. }, _) => {
+                self.ask(node, what);
+                None
+            }
+        };
+        self.perform(node, steps);
     }
 }

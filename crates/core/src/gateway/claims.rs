@@ -8,7 +8,7 @@ use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 
 use super::firmware::record::FirmwareJobRecord;
-use super::record::{DeviceRecord, RetainedCommandsRecord};
+use super::record::{Change, DeviceRecord, RetainedCommandsRecord};
 use super::report::Forbidden;
 
 /// Maximum number of peers whose messages wait for the answer to a question.
@@ -69,6 +69,15 @@ pub struct MovedDevice {
     pub retained: RetainedCommandsRecord,
     /// The firmware update of the device, if there is one.
     pub job: Option<FirmwareJobRecord>,
+}
+
+impl MovedDevice {
+    /// Returns the changes that store the device.
+    pub fn into_changes(self) -> Vec<Change> {
+        let Self { record, retained, job } = self;
+        let companions = [Some(Change::RetainedCommands(retained)), job.map(Change::FirmwareJob)];
+        [Change::Put(Box::new(record))].into_iter().chain(companions.into_iter().flatten()).collect()
+    }
 }
 
 /// The messages of peers that wait for the answers to questions.

@@ -97,6 +97,28 @@ impl Gateway {
         self.context.changes.mark(endpoint);
     }
 
+    /// Serves a device again that was released, and that nobody has taken.
+    pub fn take_back(&mut self, now: Instant, moved: MovedDevice) {
+        let MovedDevice { record, retained, job } = moved;
+        self.context.now = now;
+        self.registrations.devices_mut().commands_mut().retained.adopt(retained);
+        self.restore_devices(vec![record]);
+        if let Some(job) = job {
+            self.registrations.devices_mut().restore_job(&mut self.context, job);
+        }
+        self.handle_coap();
+    }
+
+    /// Removes the record of a device in a shard: another shard has the device.
+    pub fn remove_record(&mut self, endpoint: &str, shard: Shard) {
+        self.context.changes.mark_left(endpoint, Some(shard));
+    }
+
+    /// Returns whether a device of this name is registered.
+    pub fn is_registered(&self, endpoint: &str) -> bool {
+        self.registrations.devices().registry().id_by_endpoint(endpoint).is_some()
+    }
+
     /// Returns whether a device of this name is registered, or about to be.
     pub fn has_endpoint(&self, endpoint: &str) -> bool {
         self.registrations.has_endpoint(endpoint)

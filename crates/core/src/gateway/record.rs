@@ -210,7 +210,7 @@ impl From<&Identity> for IdentityRecord {
 }
 
 impl IdentityRecord {
-    pub(crate) fn into_identity(self) -> Identity {
+    pub fn into_identity(self) -> Identity {
         match self {
             // What is no identity is nobody's.
             Self::Psk(identity) => PskIdentity::new(identity.as_bytes()).map_or(Identity::Unknown, Identity::Psk),

@@ -1,11 +1,15 @@
 //! The ids that a gateway gives out name its shards, so that a datagram can be routed by them.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lwm2m_base::{Shard, ThreadShards};
+use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_base::{AssociationId, Peer, Shard, ThreadShards};
 use lwm2m_core::coap::{Code, Token};
 use lwm2m_core::gateway::broker::BrokerCommand;
+use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::ShardContents;
 use lwm2m_core::gateway::{Gateway, Output};
@@ -113,6 +117,59 @@ fn a_lost_shard_is_forgotten_without_a_word_and_one_that_comes_continues_its_dev
     let names: Vec<_> = scene.gateway.registered_names().collect();
     assert_eq!(names, [(record.registration.endpoint.as_str(), record.location.as_str())]);
     assert!(scene.gateway.shards().contains(shard));
+}
+
+/// The question of another node for the device of the scene.
+fn asked_by_another_node() -> ClaimQuestion {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    ClaimQuestion {
+        device: DeviceName::Endpoint("dev-7".to_owned()),
+        purpose: ClaimPurpose::Register,
+        peer: Peer { socket: 0, address: nowhere, association: Some(AssociationId(7)) },
+        identity: PskIdentity::new(b"dev-7").map(Identity::Psk).map(Arc::new),
+    }
+}
+
+#[test]
+fn a_device_that_another_node_asked_for_and_did_not_take_is_served_again_with_its_commands() {
+    let mut scene = Scene::new();
+    scene.gateway.restore(scene.now, Vec::new());
+    scene.register(QUERY);
+    drop(scene.gateway.take_changes(scene.now, 100));
+    scene.command(&read(1));
+    let token = scene.expect_request(Code::GET, "/3/0/0").token;
+    scene.forget_what_was_said();
+
+    let stranger = ClaimQuestion { identity: None, ..asked_by_another_node() };
+    assert!(matches!(scene.gateway.release(scene.now, &stranger), ClaimAnswer::Forbidden(_)));
+    let ClaimAnswer::Arrived(moved) = scene.gateway.release(scene.now, &asked_by_another_node()) else {
+        panic!("the identity may have the device")
+    };
+    let said = outputs(&mut scene.gateway);
+    assert!(matches!(said[..], [Output::Broker(BrokerCommand::HandOver { .. })]), "{said:?}");
+    assert!(!scene.gateway.is_registered("dev-7"));
+    scene.gateway.take_back(scene.now, *moved);
+    let said = outputs(&mut scene.gateway);
+    assert!(matches!(said[..], [Output::Broker(BrokerCommand::Resume { .. })]), "{said:?}");
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    assert_eq!(scene.expect_request(Code::GET, "/3/0/0").token, token, "the same command");
+}
+
+#[test]
+fn the_record_of_a_device_that_another_node_has_taken_is_removed() {
+    let mut scene = Scene::new();
+    scene.gateway.restore(scene.now, Vec::new());
+    scene.register(QUERY);
+    drop(scene.gateway.take_changes(scene.now, 100));
+    let ClaimAnswer::Arrived(moved) = scene.gateway.release(scene.now, &asked_by_another_node()) else {
+        panic!("the identity may have the device")
+    };
+    let shard = moved.record.shard();
+    assert!(!scene.gateway.has_changes(), "its record stays until it is taken");
+    scene.gateway.remove_record("dev-7", shard);
+    let removed = scene.gateway.take_changes(scene.now, 100);
+    assert_eq!(removed, [Change::Remove { shard, endpoint: "dev-7".to_owned() }]);
 }
 
 #[test]

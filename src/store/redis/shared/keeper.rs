@@ -15,15 +15,18 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 use tracing::info;
+use zeroize::Zeroizing;
 
 use crate::clock::monotonic_now;
 use crate::observability::metrics::Metrics;
-use lwm2m_base::Shard;
+use lwm2m_base::{AssociationId, Shard};
 use lwm2m_cluster::engine::EngineRequest;
 use lwm2m_cluster::{MemberEvent, Term};
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::claims::MovedDevice;
+use lwm2m_core::gateway::record::{Change, RetainedCommandsRecord};
 use lwm2m_core::gateway::shards::ShardContents;
 
+use super::super::super::StoreContents;
 use super::super::super::handle::PendingWrite;
 use super::super::batch::{WriteInProgress, nonces};
 use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection, RedisDialer, connected, server};
@@ -32,7 +35,7 @@ use super::super::layout::{Layout, RecordHash, RestoredContents};
 use super::super::lease::AnswerError;
 use super::super::seal::{Seal, SealKey};
 use super::super::{RedisError, random_text};
-use super::names::{NameAnswer, is_by_endpoint, superseded};
+use super::names::{NameAnswer, NameAsk, Taking, is_by_endpoint, superseded};
 use super::report::NodeReport;
 use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition, parse_location};
 use super::{EngineAnswer, EngineAsk};
@@ -233,6 +236,7 @@ impl SharedKeeper {
         match self.queue.front() {
             Some(EngineAsk::Request(EngineRequest::Round { .. })) => self.ask_round().await,
             Some(EngineAsk::Load { .. }) => self.load().await,
+            Some(EngineAsk::Name(NameAsk::Take(_))) => self.take_device().await,
             Some(_) => self.ask_together().await,
             None => Ok(()),
         }
@@ -391,6 +395,99 @@ impl SharedKeeper {
         Ok(())
     }
 
+    /// Takes a device from the shard of another node.
+    async fn take_device(&mut self) -> Result<(), SharedAttemptError> {
+        // A removal of the device that was written late would remove what is written here.
+        self.write().await?;
+        let Some(EngineAsk::Name(NameAsk::Take(mut taking))) = self.queue.pop_front() else { return Ok(()) };
+        let taken = self.try_to_take(&mut taking).await;
+        match taken {
+            Ok(answer) => {
+                let to = taking.peer.association.map(AssociationId::shard);
+                let answer = NameAsk::Take(taking).read(answer)?;
+                if let NameAnswer::Taken { taking, is_taken: false } = &answer
+                    && let Some(to) = to
+                {
+                    self.parts.layout.forget_device(to, &taking.endpoint);
+                }
+                self.answer(answer);
+                Ok(())
+            }
+            Err(error) => {
+                self.queue.push_front(EngineAsk::Name(NameAsk::Take(taking)));
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_to_take(&mut self, taking: &mut Taking) -> Result<Vec<String>, SharedAttemptError> {
+        let gone = || vec!["gone".to_owned()];
+        if taking.device.is_none() {
+            taking.device = self.read_device(taking.from, &taking.endpoint).await?;
+        }
+        let to = taking.peer.association.map(AssociationId::shard);
+        let held = to.and_then(|to| Some((to, *self.held.get(&to)?)));
+        let (Some(device), Some((to, term))) = (&mut taking.device, held) else { return Ok(gone()) };
+        device.record.peer = taking.peer;
+        let changes = device.clone().into_changes();
+        let SharedParts { identity, layout, seal, .. } = &mut self.parts;
+        // An earlier attempt has written nothing, or all of this.
+        layout.forget_device(to, &taking.endpoint);
+        layout.note_homes(&changes);
+        let steps: Vec<_> = changes.iter().flat_map(|change| layout.steps(monotonic_now(), change)).collect();
+        let Some(request) = identity.take(taking, &steps, (seal, term), nonces(steps.len())?)? else {
+            return Ok(gone());
+        };
+        Ok(self.ask(&request).await?)
+    }
+
+    /// Reads the stored record of a device in the shard of another node, with all that belongs to it.
+    async fn read_device(&mut self, shard: Shard, endpoint: &str) -> Result<Option<MovedDevice>, SharedAttemptError> {
+        let patience = self.patience();
+        let (hashes, requests): (Vec<_>, Vec<_>) = self.parts.identity.read_device(shard, endpoint).into_iter().unzip();
+        let mut pipeline = Pipeline::new();
+        for request in requests {
+            pipeline.add_command(request);
+        }
+        let values: Vec<Option<Vec<u8>>> = self.ask_all(&pipeline, patience).await?;
+        let of_device: Vec<_> =
+            hashes.into_iter().zip(values).filter_map(|(hash, value)| Some((hash, value?))).collect();
+        let opened: Vec<_> =
+            of_device.iter().map(|(hash, value)| (hash, self.open(hash, endpoint.as_bytes(), value))).collect();
+        let device = opened.iter().find(|(hash, _)| matches!(hash, RecordHash::Devices(_)));
+        let fields = device.map(|(_, value)| self.parts.layout.command_fields(value)).unwrap_or_default();
+        let commands = RecordHash::Commands(shard);
+        let values: Vec<Option<Vec<u8>>> = match fields.is_empty() {
+            true => Vec::new(),
+            false => {
+                let request = self.parts.identity.read_fields(&commands, &fields);
+                self.ask(&request).await?
+            }
+        };
+        let mut restored = RestoredContents::default();
+        for (field, value) in fields.iter().zip(values) {
+            let value = value.map(|value| self.open(&commands, field, &value)).unwrap_or_default();
+            self.parts.layout.restore(&mut restored, &commands, field, &value);
+        }
+        for (hash, value) in opened {
+            self.parts.layout.restore(&mut restored, hash, endpoint.as_bytes(), &value);
+        }
+        self.parts.layout.forget_device(shard, endpoint);
+        let StoreContents { mut devices, mut retained_commands, mut firmware_jobs, .. } = restored.contents;
+        Ok(devices.pop().map(|record| MovedDevice {
+            record,
+            retained: retained_commands
+                .pop()
+                .unwrap_or(RetainedCommandsRecord { endpoint: endpoint.to_owned(), commands: Vec::new() }),
+            job: firmware_jobs.pop(),
+        }))
+    }
+
+    fn open(&self, hash: &RecordHash, field: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
+        let SharedParts { identity, key, .. } = &self.parts;
+        Seal::open(key, &hash.key(&identity.prefix), field, value).unwrap_or_default()
+    }
+
     /// Returns the endpoints of a shard that another shard has by now: it was written while nobody served this one.
     async fn superseded(
         &mut self,
@@ -483,7 +580,9 @@ impl SharedKeeper {
         self.retry = Some(monotonic_now() + pause);
         for ask in std::mem::take(&mut self.queue) {
             match ask {
-                EngineAsk::Load { .. } | EngineAsk::Leave(_) => self.queue.push_back(ask),
+                EngineAsk::Load { .. } | EngineAsk::Leave(_) | EngineAsk::Name(NameAsk::Take(_)) => {
+                    self.queue.push_back(ask);
+                }
                 ask => self.give_up(ask),
             }
         }

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use ::redis::Cmd;
 
-use lwm2m_base::Shard;
+use lwm2m_base::{Peer, Shard};
 use lwm2m_cluster::NodeNumber;
-use lwm2m_core::gateway::claims::{ClaimPurpose, ClaimQuestion, DeviceName};
+use lwm2m_cluster::endpoint_move::{Frozen, MoveNumber, Thawed};
+use lwm2m_core::gateway::claims::{ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
 
 use super::super::layout::RecordHash;
 use super::super::lease::AnswerError;
 use super::requests::{NodeIdentity, parse_process};
+use super::scripts::SharedScript;
 
 /// Maximum number of names that one request compares.
 pub(super) const NAMES_AT_ONCE: usize = 512;
@@ -22,6 +24,12 @@ pub enum NameAsk {
     Claim(ClaimQuestion),
     /// Finds the holder of a name for a Register that has not been handled.
     Find(Box<str>),
+    /// Freezes the name of a device that leaves this shard.
+    Freeze(String, Shard),
+    /// Ends the freezing of a name, so that its device cannot be taken any more.
+    Thaw(String, Shard),
+    /// Takes a device from another shard. Repeated until it is answered.
+    Take(Box<Taking>),
 }
 
 /// The answer to a [`NameAsk`].
@@ -29,6 +37,27 @@ pub enum NameAsk {
 pub enum NameAnswer {
     Claimed(ClaimQuestion, NameHolder),
     Found(Box<str>, NameHolder),
+    Frozen(String, Frozen),
+    Thawed(String, Thawed),
+    /// The device, if it was taken, is in the request.
+    Taken {
+        taking: Box<Taking>,
+        is_taken: bool,
+    },
+}
+
+/// A device that is taken from a frozen name, for a peer of this node.
+#[derive(Debug, PartialEq)]
+pub struct Taking {
+    pub number: MoveNumber,
+    pub endpoint: String,
+    /// The shard that had the device, and the version in which its name is frozen.
+    pub from: Shard,
+    pub version: u64,
+    /// The peer that the device speaks from now.
+    pub peer: Peer,
+    /// The stored device, once it is read.
+    pub device: Option<MovedDevice>,
 }
 
 /// The holder of an endpoint name.
@@ -45,15 +74,19 @@ pub enum NameHolder {
 }
 
 impl NameAsk {
-    /// Returns the answer if the store does not answer.
+    /// Returns the answer if the store does not answer. A device that was asked for is not taken only if no request for
+    /// it was sent.
     pub(super) fn unanswered(self) -> NameAnswer {
         match self {
             Self::Claim(question) => NameAnswer::Claimed(question, NameHolder::Unknown),
             Self::Find(name) => NameAnswer::Found(name, NameHolder::Unknown),
+            Self::Freeze(endpoint, _) => NameAnswer::Frozen(endpoint, Frozen::Unknown),
+            Self::Thaw(endpoint, _) => NameAnswer::Thawed(endpoint, Thawed::Unknown),
+            Self::Take(taking) => NameAnswer::Taken { taking, is_taken: false },
         }
     }
 
-    /// Returns the command; `None` if the question names no endpoint.
+    /// Returns the command; `None` if the question names no endpoint, or takes more than one command.
     pub(super) fn command(&self, identity: &NodeIdentity) -> Option<Cmd> {
         match self {
             Self::Claim(ClaimQuestion { device: DeviceName::Endpoint(endpoint), purpose, .. }) => Some(match purpose {
@@ -62,6 +95,9 @@ impl NameAsk {
             }),
             Self::Claim(ClaimQuestion { device: DeviceName::Location(_), .. }) => None,
             Self::Find(name) => Some(identity.find(name)),
+            Self::Freeze(endpoint, shard) => Some(identity.freeze_or_thaw(SharedScript::Freeze, *shard, endpoint)),
+            Self::Thaw(endpoint, shard) => Some(identity.freeze_or_thaw(SharedScript::Thaw, *shard, endpoint)),
+            Self::Take(_) => None,
         }
     }
 
@@ -70,6 +106,16 @@ impl NameAsk {
         match self {
             Self::Claim(question) => Ok(NameAnswer::Claimed(question, holder(answer)?)),
             Self::Find(name) => Ok(NameAnswer::Found(name, holder(answer)?)),
+            Self::Freeze(endpoint, _) => Ok(NameAnswer::Frozen(endpoint, frozen(answer)?)),
+            Self::Thaw(endpoint, _) => Ok(NameAnswer::Thawed(endpoint, thawed(answer)?)),
+            Self::Take(taking) => {
+                let is_taken = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                    ["taken"] => true,
+                    ["gone" | "fenced"] => false,
+                    _ => return Err(AnswerError::new(answer)),
+                };
+                Ok(NameAnswer::Taken { taking, is_taken })
+            }
         }
     }
 }
@@ -85,6 +131,25 @@ fn holder(answer: Vec<String>) -> Result<NameHolder, AnswerError> {
             }
             Err(_) => Err(AnswerError::new(answer)),
         },
+        _ => Err(AnswerError::new(answer)),
+    }
+}
+
+fn frozen(answer: Vec<String>) -> Result<Frozen, AnswerError> {
+    let parsed = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["frozen", version] => version.parse().ok().map(Frozen::Version),
+        ["gone"] => Some(Frozen::Gone),
+        ["fenced"] => Some(Frozen::Fenced),
+        _ => None,
+    };
+    parsed.ok_or_else(|| AnswerError::new(answer))
+}
+
+fn thawed(answer: Vec<String>) -> Result<Thawed, AnswerError> {
+    match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["back"] => Ok(Thawed::Back),
+        ["gone"] => Ok(Thawed::Gone),
+        ["fenced"] => Ok(Thawed::Fenced),
         _ => Err(AnswerError::new(answer)),
     }
 }
@@ -136,6 +201,16 @@ mod tests {
         assert_eq!(read(&["at", "7", "3:1796000000000"]), Ok(shard(Some(3))));
         assert_eq!(read(&["at", "7", ""]), Ok(shard(None)), "nobody has the lease");
         assert!(read(&["at", "256", "3:1"]).is_err() && read(&["mine"]).is_err());
+    }
+
+    #[test]
+    fn the_answers_to_the_steps_of_a_move_are_read() {
+        assert_eq!(frozen(texts(&["frozen", "1796000000000"])), Ok(Frozen::Version(1_796_000_000_000)));
+        assert_eq!(frozen(texts(&["gone"])), Ok(Frozen::Gone));
+        assert!(frozen(texts(&["frozen", "x"])).is_err() && frozen(texts(&["back"])).is_err());
+        assert_eq!(thawed(texts(&["back"])), Ok(Thawed::Back));
+        assert_eq!(thawed(texts(&["fenced"])), Ok(Thawed::Fenced));
+        assert!(thawed(texts(&["frozen"])).is_err());
     }
 
     #[test]

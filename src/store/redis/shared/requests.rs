@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ::redis::{Cmd, Pipeline, cmd};
 use openssl::error::ErrorStack;
 
-use lwm2m_base::Shard;
+use lwm2m_base::{AssociationId, Shard};
 use lwm2m_cluster::engine::{
     Acquisition, Announced, EngineRequest, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
 };
@@ -15,7 +15,7 @@ use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, PeerAddress, Term, Wal
 use super::super::layout::{BatchStep, RecordHash};
 use super::super::lease::AnswerError;
 use super::super::seal::Seal;
-use super::names::NAMES_AT_ONCE;
+use super::names::{NAMES_AT_ONCE, Taking};
 use super::report::{AnnouncedNode, NodeReport};
 use super::scripts::SharedScript;
 
@@ -172,48 +172,58 @@ impl NodeIdentity {
         let mut shards: Vec<Shard> = steps.iter().filter_map(|step| step.hash().shard()).collect();
         shards.sort_unstable();
         shards.dedup();
-        let mut keys: Vec<String> = shards.iter().map(|shard| self.lease(*shard)).collect();
-        let mut numbers = HashMap::new();
-        let mut number = |key: String| {
-            *numbers.entry(key.clone()).or_insert_with(|| {
-                keys.push(key);
-                keys.len()
-            })
-        };
-        let mut arguments: Vec<Vec<u8>> = Vec::new();
-        let mut argue = |parts: &[&[u8]]| arguments.extend(parts.iter().map(|part| part.to_vec()));
+        let leases = shards.iter().map(|shard| self.lease(*shard)).collect();
+        let mut arguments = StepArguments { identity: self, keys: leases, numbers: HashMap::new(), parts: Vec::new() };
         for step in steps {
-            let (hash, shard) = (step.hash(), step.hash().shard());
-            let hash_key = hash.key(&self.prefix);
-            let place = number(hash_key.clone()).to_string();
-            let name = |field: &[u8]| self.name_key(field);
-            match step {
-                BatchStep::Put { field, value, .. } => {
-                    let term = shard.and_then(|shard| terms.get(&shard)).map_or(0, |term| term.number());
-                    let sealed = seal.seal_in_term(term, &hash_key, field, nonce(), value)?;
-                    argue(&[place.as_bytes(), b"p", field, &sealed]);
-                    if let RecordHash::Devices(shard) = hash {
-                        let place = number(name(field)).to_string();
-                        argue(&[place.as_bytes(), b"n", shard.number().to_string().as_bytes()]);
-                    }
-                }
-                BatchStep::Remove { field, .. } => {
-                    argue(&[place.as_bytes(), b"r", field]);
-                    if let RecordHash::Devices(shard) = hash {
-                        let place = number(name(field)).to_string();
-                        argue(&[place.as_bytes(), b"u", shard.number().to_string().as_bytes()]);
-                    }
-                }
-                // Only campaigns are cleared, which a cluster does not have.
-                BatchStep::Clear { .. } => {}
-            }
+            let term = step.hash().shard().and_then(|shard| terms.get(&shard)).copied();
+            arguments.step(step, (&mut *seal, term), &mut nonce)?;
+            arguments.name(step);
         }
-        let mut command = script(SharedScript::Write, &keys);
-        command.arg(self.owner()).arg(seq).arg(shards.len());
-        for argument in arguments {
-            command.arg(argument);
-        }
+        let mut command = script(SharedScript::Write, &arguments.keys);
+        command.arg(self.owner()).arg(seq).arg(shards.len()).arg(arguments.parts);
         Ok((command, shards))
+    }
+
+    /// Returns the request that takes a device from a frozen name. The steps are those of its record in the new shard.
+    pub(crate) fn take(
+        &self,
+        Taking { endpoint, from, version, peer, .. }: &Taking,
+        steps: &[BatchStep],
+        (seal, term): (&mut Seal, Term),
+        mut nonce: impl FnMut() -> [u8; 12],
+    ) -> Result<Option<Cmd>, ErrorStack> {
+        let Some(shard) = peer.association.map(AssociationId::shard) else { return Ok(None) };
+        let keys = vec![self.lease(shard), self.name_key(endpoint.as_bytes())];
+        let mut arguments = StepArguments { identity: self, keys, numbers: HashMap::new(), parts: Vec::new() };
+        for step in steps {
+            arguments.step(step, (&mut *seal, Some(term)), &mut nonce)?;
+        }
+        let mut command = script(SharedScript::Take, &arguments.keys);
+        command.arg(self.owner()).arg(shard.number()).arg(from.number()).arg(*version).arg(arguments.parts);
+        Ok(Some(command))
+    }
+
+    /// Returns the requests that read the record of a device: commands and answers need their serials.
+    pub(crate) fn read_device(&self, shard: Shard, endpoint: &str) -> [(RecordHash, Cmd); 3] {
+        [RecordHash::Devices(shard), RecordHash::RetainedOf(shard), RecordHash::FirmwareJobsOf(shard)].map(|hash| {
+            let mut command = cmd("HGET");
+            command.arg(hash.key(&self.prefix)).arg(endpoint);
+            (hash, command)
+        })
+    }
+
+    /// Returns the request that reads fields of a hash.
+    pub(crate) fn read_fields(&self, hash: &RecordHash, fields: &[Vec<u8>]) -> Cmd {
+        let mut command = cmd("HMGET");
+        command.arg(hash.key(&self.prefix)).arg(fields);
+        command
+    }
+
+    /// Freezes or thaws the name of an endpoint of this shard.
+    pub(crate) fn freeze_or_thaw(&self, which: SharedScript, shard: Shard, endpoint: &str) -> Cmd {
+        let mut command = script(which, &[self.lease(shard), self.name_key(endpoint.as_bytes())]);
+        command.arg(self.owner()).arg(shard.number());
+        command
     }
 
     fn owner(&self) -> String {
@@ -231,6 +241,59 @@ impl NodeIdentity {
 
     fn key(&self, last: &str) -> String {
         format!("{}:{last}", self.prefix)
+    }
+}
+
+/// The keys and arguments of the steps of a batch.
+struct StepArguments<'i> {
+    identity: &'i NodeIdentity,
+    keys: Vec<String>,
+    /// The numbers of the keys of hashes and names.
+    numbers: HashMap<String, usize>,
+    parts: Vec<Vec<u8>>,
+}
+
+impl StepArguments<'_> {
+    /// Adds a step, whose value is sealed in this term.
+    fn step(
+        &mut self,
+        step: &BatchStep,
+        (seal, term): (&mut Seal, Option<Term>),
+        nonce: impl FnOnce() -> [u8; 12],
+    ) -> Result<(), ErrorStack> {
+        let hash = step.hash().key(&self.identity.prefix);
+        match step {
+            BatchStep::Put { field, value, .. } => {
+                let term = term.map_or(0, |term| term.number());
+                let sealed = seal.seal_in_term(term, &hash, field, nonce(), value)?;
+                self.add(hash, &[b"p", field, &sealed]);
+            }
+            BatchStep::Remove { field, .. } => self.add(hash, &[b"r", field]),
+            // Only campaigns are cleared, which a cluster does not have.
+            BatchStep::Clear { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Adds the step for the name of the device of a step, if it has one.
+    fn name(&mut self, step: &BatchStep) {
+        let RecordHash::Devices(shard) = step.hash() else { return };
+        let (word, field) = match step {
+            BatchStep::Put { field, .. } => (b"n".as_slice(), field),
+            BatchStep::Remove { field, .. } => (b"u".as_slice(), field),
+            BatchStep::Clear { .. } => return,
+        };
+        self.add(self.identity.name_key(field), &[word, shard.number().to_string().as_bytes()]);
+    }
+
+    fn add(&mut self, key: String, parts: &[&[u8]]) {
+        let keys = &mut self.keys;
+        let number = *self.numbers.entry(key).or_insert_with_key(|key| {
+            keys.push(key.clone());
+            keys.len()
+        });
+        self.parts.push(number.to_string().into_bytes());
+        self.parts.extend(parts.iter().map(|part| part.to_vec()));
     }
 }
 

@@ -234,6 +234,53 @@ end
 return checked
 ";
 
+/// Freezes the name of a device that another shard may take. KEYS: lease, name. ARGV: owner, shard.
+///
+/// Answers `frozen` with the version; `gone` if another shard has the name; or `fenced`.
+const FREEZE: &str = r"
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {'fenced'} end
+local _, shard, version = place(KEYS[2])
+if shard and shard ~= ARGV[2] then return {'gone'} end
+return {'frozen', set_place(KEYS[2], 'f', ARGV[2], version)}
+";
+
+/// Ends the freezing of a name, so that nobody can take the device from the frozen version. KEYS: lease, name. ARGV:
+/// owner, shard.
+///
+/// Answers `back`; `gone` if another shard has the name; or `fenced`.
+const THAW: &str = r"
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {'fenced'} end
+local _, shard, version = place(KEYS[2])
+if shard and shard ~= ARGV[2] then return {'gone'} end
+set_place(KEYS[2], 's', ARGV[2], version)
+return {'back'}
+";
+
+/// Takes a device from a frozen name: writes its record, and gives the name to its new shard. KEYS: lease, name, the
+/// hashes. ARGV: owner, shard, the former shard, its version; then the steps as of a batch, without those for names.
+///
+/// Answers `taken`, also if this request was executed before; `gone` if the name is not frozen in this version any more;
+/// or `fenced`.
+const TAKE: &str = r"
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {'fenced'} end
+local state, shard, version = place(KEYS[2])
+if state == 's' and shard == ARGV[2] then return {'taken'} end
+if state ~= 'f' or shard ~= ARGV[3] or version ~= tonumber(ARGV[4]) then return {'gone'} end
+local i = 5
+while i <= #ARGV do
+  local key = KEYS[tonumber(ARGV[i])]
+  if ARGV[i + 1] == 'p' then
+    redis.call('HSET', key, ARGV[i + 2], ARGV[i + 3])
+    i = i + 4
+  else
+    redis.call('HDEL', key, ARGV[i + 2])
+    i = i + 3
+  end
+end
+set_place(KEYS[2], 's', ARGV[2], version)
+return {'taken'}
+";
+
 /// Takes a node out of the list. KEYS: nodes. ARGV: number, incarnation.
 const LEAVE: &str = r"
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
@@ -268,6 +315,9 @@ pub(crate) enum SharedScript {
     Claim,
     Unclaim,
     Check,
+    Freeze,
+    Thaw,
+    Take,
     Leave,
     Locate,
     Drain,
@@ -282,6 +332,9 @@ impl SharedScript {
             Self::Write => format!("{NAMES}{WRITE}"),
             Self::Claim => format!("{NAMES}{CLAIM}"),
             Self::Check => format!("{NAMES}{CHECK}"),
+            Self::Freeze => format!("{NAMES}{FREEZE}"),
+            Self::Thaw => format!("{NAMES}{THAW}"),
+            Self::Take => format!("{NAMES}{TAKE}"),
             Self::Unclaim => UNCLAIM.to_owned(),
             Self::Leave => LEAVE.to_owned(),
             Self::Locate => LOCATE.to_owned(),

@@ -23,7 +23,8 @@ impl Exchanges {
     }
 
     /// Sends a request as an earlier process has sent it. If something of this process has one of these ids with the
-    /// peer, the request gets new ones.
+    /// peer, or if a response over plain UDP would not come to this gateway by the shard of the token, the request gets
+    /// new ones.
     pub(crate) fn send_request_again(
         &mut self,
         now: Instant,
@@ -32,9 +33,12 @@ impl Exchanges {
         ids: RequestIds,
     ) -> ExchangeId {
         let RequestIds { token, message_id } = ids;
-        let is_free = self.open.expected(peer, token) == Expected::default()
-            && !self.transmissions.contains((peer, message_id))
-            && token.shard().is_some_and(|shard| self.parameters.shards.contains(shard));
+        // The datagrams of an association come by its own shard.
+        let comes_here =
+            peer.association.is_some() || token.shard().is_some_and(|shard| self.parameters.shards.contains(shard));
+        let is_free = comes_here
+            && self.open.expected(peer, token) == Expected::default()
+            && !self.transmissions.contains((peer, message_id));
         if is_free {
             self.send_as(now, peer, request, ids, Persistence::Ordinary)
         } else {
