@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use lwm2m_core::coap::options::format;
 use lwm2m_core::coap::{Kind, Message, MessageId};
 use lwm2m_dtls::test_client::DtlsClientConfig;
+use rumqttc::{Client, MqttOptions};
 
 use super::*;
 use crate::common::device::fresh_id;
@@ -310,6 +311,13 @@ async fn a_device_that_shakes_hands_through_another_node_moves_there_with_its_ob
         assert_eq!(application.receive().1["msgType"], "register");
     }
     assert_eq!(application.receive_within(Duration::from_millis(500)), None, "no session has ended");
+
+    // Another client with the client ID of a device ends its registration, where it is now.
+    let (host, port) = broker.addresses.devices.rsplit_once(':').expect("host:port");
+    let options = MqttOptions::new("secured-1", host, port.parse().expect("a port"));
+    let (_foreign, mut connection) = Client::new(options, 4);
+    thread::spawn(move || connection.iter().take_while(Result::is_ok).for_each(drop));
+    until("the registration has ended", || devices[1].updates() == Code::NOT_FOUND);
 }
 
 /// A node is stopped or killed while a device moves from it or to it, and the store while nobody knows who has it.
