@@ -2,6 +2,7 @@
 //! the engine are late or without an answer, and which crash at any time.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
@@ -112,15 +113,16 @@ struct Model {
 
 #[test]
 fn an_endpoint_is_in_one_shard_whatever_is_lost_late_or_repeated() {
+    let runs = env::var("CLUSTER_SCHEDULES").ok().and_then(|number| number.parse().ok()).unwrap_or(RUNS);
     let mut moves = 0;
-    for seed in 0..RUNS {
+    for seed in 0..runs {
         let model = Model::run(seed, Flaw::None);
         assert!(!model.two_owners, "seed {seed}: two shards serve the endpoint");
         assert_eq!(model.owners(), 1, "seed {seed}: {:?}, records {:?}", model.entry, model.records);
         assert!(model.records[model.entry.shard], "seed {seed}: the owner has no record");
         moves += model.moves;
     }
-    assert!(moves > RUNS / 2, "{moves} moves");
+    assert!(moves > runs / 2, "{moves} moves");
 }
 
 #[test]
@@ -336,6 +338,10 @@ impl Model {
         if shard == source && is_frozen && current == version {
             (self.entry, self.records[node]) = (self.next_entry(node), true);
             self.moves += 1;
+        }
+        // An earlier request may have taken it, or an earlier move of this node may have frozen it late.
+        if self.entry.shard == node && self.entry.is_frozen {
+            self.entry = self.next_entry(node);
         }
         self.entry.shard == node
     }

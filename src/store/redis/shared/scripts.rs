@@ -259,12 +259,15 @@ return {'back'}
 /// Takes a device from a frozen name: writes its record, and gives the name to its new shard. KEYS: lease, name, the
 /// hashes. ARGV: owner, shard, the former shard, its version; then the steps as of a batch, without those for names.
 ///
-/// Answers `taken`, also if this request was executed before; `gone` if the name is not frozen in this version any more;
-/// or `fenced`.
+/// Answers `taken`, also if this request was executed before, and then ends the freezing of the name; `gone` if the name
+/// is not frozen in this version any more; or `fenced`.
 const TAKE: &str = r"
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {'fenced'} end
 local state, shard, version = place(KEYS[2])
-if state == 's' and shard == ARGV[2] then return {'taken'} end
+if shard == ARGV[2] then
+  if state == 'f' then set_place(KEYS[2], 's', shard, version) end
+  return {'taken'}
+end
 if state ~= 'f' or shard ~= ARGV[3] or version ~= tonumber(ARGV[4]) then return {'gone'} end
 local i = 5
 while i <= #ARGV do
