@@ -4,8 +4,7 @@ use ::redis::{Pipeline, cmd};
 
 use super::config::RedisConfig;
 use super::lease::ProcessIdentity;
-use super::seal::Seal;
-use super::{RedisError, check_about, dialer, layout, seal_key, shared};
+use super::{RedisError, check_about, dialer, layout, seal_keys, shared};
 
 /// Holds what a server that can be used tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub(crate) struct RedisTrial {
 /// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be
 /// read.
 pub(crate) async fn try_out(config: &RedisConfig, is_shared: bool) -> Result<RedisTrial, RedisError> {
-    let seal = Seal::fingerprint(&seal_key(config)?)?;
+    let seal = seal_keys(config)?.fingerprints()?;
     let mut connection = dialer(config)?.connect().await?;
     let format = if is_shared { shared::FORMAT } else { layout::FORMAT };
     check_about(&mut connection, (&config.prefix, &seal), format).await?;
