@@ -354,7 +354,6 @@ impl MemberTask {
                 .collect(),
             draining: self.member.gives_up_shards(),
             console: self.parts.console.clone(),
-            ..NodeReport::default()
         };
         self.command(ClusterCommand::CountDevices);
         self.ask(EngineAsk::Report(report));

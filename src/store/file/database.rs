@@ -17,18 +17,17 @@
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use redb::backends::InMemoryBackend;
 use redb::{
-    DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, StorageError, Table,
-    TableDefinition, WriteTransaction,
+    DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, Table, TableDefinition,
+    WriteTransaction,
 };
 use thiserror::Error;
 use tracing::{error, info};
@@ -136,34 +135,6 @@ impl Database {
         opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
     }
 
-    /// Reads a file that no process uses, without changing it: an older format is converted in a copy in memory. The
-    /// term of the contents is the stored one.
-    pub(super) fn read_copy(file: &Path, listeners: &[UdpListener]) -> Result<StoreContents, StoreOpenError> {
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::read_locked_copy(file, listeners)));
-        opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
-    }
-
-    fn read_locked_copy(file: &Path, listeners: &[UdpListener]) -> Result<StoreContents, StoreOpenError> {
-        let mut opened = fs::File::open(file).map_err(StoreOpenError::Io)?;
-        match opened.try_lock_shared() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreOpenError::InUse),
-            Err(TryLockError::Error(error)) => return Err(StoreOpenError::Io(error)),
-        }
-        let mut bytes = Zeroizing::new(Vec::new());
-        opened.read_to_end(&mut bytes).map_err(StoreOpenError::Io)?;
-        let copy = InMemoryBackend::new();
-        copy.set_len(bytes.len() as u64).and_then(|()| copy.write(0, &bytes)).map_err(StoreOpenError::Io)?;
-        let database = redb::Database::builder().create_with_backend(copy);
-        let database = database.map_err(|error| damage(error.into()))?;
-        let database = Self { database, listeners: ListenerNames::new(listeners) };
-        let term = database.prepare(|transaction| {
-            let about = transaction.open_table(ABOUT)?;
-            Ok(Term::new(about.get("term")?.map_or(0, |term| term.value())))
-        })?;
-        database.contents(term)
-    }
-
     /// Opens the file again, without reading it.
     pub(crate) fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
         Ok(Self { database: open_database(file)?, listeners: ListenerNames::new(listeners) })
@@ -223,22 +194,16 @@ impl Database {
         make_private(file).map_err(StoreOpenError::Io)?;
         let database = open_database(file)?;
         let database = Self { database, listeners: ListenerNames::new(listeners) };
-        let term = database.prepare(|transaction| take_term(transaction, unix_time))?;
-        let contents = database.contents(term)?;
-        Ok((database, contents))
-    }
-
-    /// Reads everything. The term is that of this process.
-    fn contents(&self, term: Term) -> Result<StoreContents, StoreOpenError> {
-        let devices = self.read().map_err(damage)?;
-        let associations = self.read_associations().map_err(damage)?;
-        let retained_commands = self.read_retained_commands().map_err(damage)?;
-        let profiles = self.read_profiles().map_err(damage)?;
-        let generated_keys = self.read_generated_keys().map_err(damage)?;
-        let awaited_bootstraps = self.read_awaited_bootstraps().map_err(damage)?;
-        let firmware_jobs = self.read_firmware_jobs().map_err(damage)?;
-        let campaigns = self.read_campaigns().map_err(damage)?;
-        Ok(StoreContents {
+        let term = database.prepare(unix_time)?;
+        let devices = database.read().map_err(damage)?;
+        let associations = database.read_associations().map_err(damage)?;
+        let retained_commands = database.read_retained_commands().map_err(damage)?;
+        let profiles = database.read_profiles().map_err(damage)?;
+        let generated_keys = database.read_generated_keys().map_err(damage)?;
+        let awaited_bootstraps = database.read_awaited_bootstraps().map_err(damage)?;
+        let firmware_jobs = database.read_firmware_jobs().map_err(damage)?;
+        let campaigns = database.read_campaigns().map_err(damage)?;
+        let contents = StoreContents {
             term,
             store_clock: None,
             devices,
@@ -249,15 +214,13 @@ impl Database {
             awaited_bootstraps,
             firmware_jobs,
             campaigns,
-        })
+        };
+        Ok((database, contents))
     }
 
-    /// Checks the format of the file, converts an older one, and returns the term that `term_of` takes. All of this is
+    /// Checks the format of the file, converts an older one, and takes the first term of this process. All of this is
     /// durable when it returns. A file without a format is new.
-    fn prepare(
-        &self,
-        term_of: impl FnOnce(&WriteTransaction) -> Result<Term, redb::Error>,
-    ) -> Result<Term, StoreOpenError> {
+    fn prepare(&self, unix_time: Duration) -> Result<Term, StoreOpenError> {
         let transaction = self.database.begin_write().map_err(|error| damage(error.into()))?;
         let format = format_of(&transaction).map_err(damage)?;
         match format {
@@ -270,7 +233,7 @@ impl Database {
             if format < FORMAT {
                 add_shards(&transaction)?;
             }
-            let term = term_of(&transaction)?;
+            let term = take_term(&transaction, unix_time)?;
             transaction.commit()?;
             Ok(term)
         };

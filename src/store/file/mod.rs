@@ -95,14 +95,6 @@ impl Store {
     }
 }
 
-/// Reads a file that no gateway uses, and does not change it.
-///
-/// # Errors
-/// The file is not there, a process uses it, or it cannot be read.
-pub(crate) fn read_copy(file: &Path, listeners: &[UdpListener]) -> Result<StoreContents, StoreOpenError> {
-    Database::read_copy(file, listeners)
-}
-
 /// Tests whether the file could be opened and written; it is neither read nor changed nor created.
 ///
 /// # Errors

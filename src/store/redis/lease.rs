@@ -20,7 +20,7 @@ pub(crate) struct ProcessIdentity {
     pub prefix: String,
     /// The name of the process: that of the machine, and a random number.
     pub owner: String,
-    /// The fingerprints of the keys that open the records, that of the one that seals first.
+    /// The fingerprint of the key that seals the records.
     pub seal: String,
 }
 

@@ -15,12 +15,10 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
 local function text(number) return string.format('%.0f', number) end
--- The fingerprint of the key that seals is the first of those that open.
-local function sealing(fingerprints) return string.match(fingerprints, '^%S+') end
 ";
 
 /// Takes the lease. KEYS: lease, about. ARGV: owner, milliseconds of the lease, the least term, format, a random number
-/// for a new database, the fingerprints of the keys.
+/// for a new database, the fingerprint of the key.
 ///
 /// Answers `acquired` with the time, the term, the run and the number of the database; `busy` with the owner and the
 /// rest of its lease; `unknown` with the time if the server may have forgotten a term; `later` with the milliseconds
@@ -28,7 +26,7 @@ local function sealing(fingerprints) return string.match(fingerprints, '^%S+') e
 const ACQUIRE: &str = r"
 local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
 if about[1] and about[1] ~= ARGV[4] then return {'format', about[1]} end
-if about[2] and not string.find(ARGV[6], about[2], 1, true) then return {'seal'} end
+if about[2] and about[2] ~= ARGV[6] then return {'seal'} end
 local lease = redis.call('HMGET', KEYS[1], 'owner', 'term', 'until', 'run')
 local owner = lease[1]
 local left = (tonumber(lease[3]) or 0) - now
@@ -41,13 +39,13 @@ local tick = math.floor(into / 4000)
 local term = math.max((tonumber(lease[2]) or 0) + 1, tick, floor)
 if term > tick + 4 then return {'later', text((term - tick - 4) * 4000 - into % 4000)} end
 local created = about[3] or ARGV[5]
-if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[4], 'seal', sealing(ARGV[6]), 'created', created) end
+if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[4], 'seal', ARGV[6], 'created', created) end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'term', text(term), 'until', text(now + ARGV[2]), 'run', run, 'seq', '0')
 return {'acquired', text(now), text(term), run, created}
 ";
 
 /// Renews the lease. KEYS: lease, about. ARGV: owner, its term, the run of its last renewal, milliseconds of the lease,
-/// format, a random number for a new database, the fingerprints of the keys, the number of its last batch.
+/// format, a random number for a new database, the fingerprint of the key, the number of its last batch.
 ///
 /// Answers `mine` with the run and the number of the database, or `fenced` with the owner. A lease that the server has
 /// lost is put back.
@@ -59,7 +57,7 @@ if lease[1] ~= ARGV[1] and not lost then return {'fenced', lease[1]} end
 local created = redis.call('HGET', KEYS[2], 'created')
 if not created then
   created = ARGV[6]
-  redis.call('HSET', KEYS[2], 'format', ARGV[5], 'seal', sealing(ARGV[7]), 'created', created)
+  redis.call('HSET', KEYS[2], 'format', ARGV[5], 'seal', ARGV[7], 'created', created)
 end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'term', ARGV[2], 'until', text(now + ARGV[4]), 'run', run)
 if lease[1] ~= ARGV[1] then redis.call('HSET', KEYS[1], 'seq', ARGV[8]) end

@@ -4,7 +4,8 @@ use ::redis::{Pipeline, cmd};
 
 use super::config::RedisConfig;
 use super::lease::ProcessIdentity;
-use super::{RedisError, check_about, dialer, layout, seal_keys, shared};
+use super::seal::Seal;
+use super::{RedisError, check_about, dialer, layout, seal_key, shared};
 
 /// Holds what a server that can be used tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub(crate) struct RedisTrial {
 /// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be
 /// read.
 pub(crate) async fn try_out(config: &RedisConfig, is_shared: bool) -> Result<RedisTrial, RedisError> {
-    let seal = seal_keys(config)?.fingerprints()?;
+    let seal = Seal::fingerprint(&seal_key(config)?)?;
     let mut connection = dialer(config)?.connect().await?;
     let format = if is_shared { shared::FORMAT } else { layout::FORMAT };
     check_about(&mut connection, (&config.prefix, &seal), format).await?;

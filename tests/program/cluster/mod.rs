@@ -6,7 +6,6 @@
 mod balancer;
 mod forwarding;
 mod moves;
-mod moving_in;
 mod operation;
 
 use std::sync::OnceLock;

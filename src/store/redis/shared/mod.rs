@@ -12,9 +12,7 @@
 //! One request is on its way at a time, so that acquisitions, reads, writes and releases happen in order.
 //! `requests`, `names` and `scripts` are without IO.
 
-mod import;
 mod keeper;
-mod living;
 pub mod names;
 mod report;
 mod requests;
@@ -42,13 +40,11 @@ use super::super::{StoreConfig, StoreContents, StoreError};
 use super::health::KeeperStart;
 use super::layout::{Layout, RecordHash, RestoredContents};
 use super::seal::Seal;
-use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashes, seal_keys};
+use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashes, seal_key};
 use keeper::{SharedKeeper, SharedParts};
 use names::{NameAnswer, NameAsk};
 use requests::NodeIdentity;
 
-pub(crate) use import::{ImportMode, ImportReport, import};
-pub(crate) use living::living_nodes;
 pub use report::{AnnouncedNode, NodeReport, StoreContact};
 pub(crate) use requests::FORMAT;
 
@@ -158,8 +154,8 @@ async fn open_there(
     listeners: ListenerNames,
 ) -> Result<(SharedParts, StoreContents), RedisError> {
     let config = &store.redis;
-    let keys = seal_keys(config)?;
-    let seal = keys.fingerprints()?;
+    let key = seal_key(config)?;
+    let seal = Seal::fingerprint(&key)?;
     let StoreNode { process, name, address, timing } = node;
     let identity = NodeIdentity { prefix: config.prefix.clone(), process, name, address, timing, seal };
     let dialer = dialer(config)?;
@@ -172,16 +168,10 @@ async fn open_there(
     let mut layout = Layout::shared(listeners);
     let mut restored = RestoredContents::default();
     let hashes = [RecordHash::Profiles];
-    read_hashes(&mut connection, &config.prefix, (&keys, &hashes), &mut layout, &mut restored).await?;
+    read_hashes(&mut connection, &config.prefix, (&key, &hashes), &mut layout, &mut restored).await?;
     info!(server, node = identity.name, "store of the cluster opened");
-    let parts = SharedParts {
-        dialer,
-        connection: Some(connection),
-        identity,
-        layout,
-        seal: Seal::new(keys.sealing.clone(), 0),
-        keys,
-    };
+    let parts =
+        SharedParts { dialer, connection: Some(connection), identity, layout, seal: Seal::new(key.clone(), 0), key };
     Ok((parts, restored.contents))
 }
 

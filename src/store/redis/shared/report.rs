@@ -33,8 +33,6 @@ pub struct NodeReport {
     pub peers: Vec<u8>,
     /// Whether the node gives its shards to the others.
     pub draining: bool,
-    /// The fingerprints of the keys that open the records.
-    pub keys: Vec<String>,
     /// The URL of the console, if other machines may reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<String>,
@@ -58,11 +56,6 @@ pub enum StoreContact {
 }
 
 impl NodeReport {
-    /// Adds the fingerprints of the keys, which have spaces between them.
-    pub(super) fn with_keys(self, fingerprints: &str) -> Self {
-        Self { keys: fingerprints.split(' ').map(str::to_owned).collect(), ..self }
-    }
-
     /// Returns the report as the store keeps it.
     pub(super) fn text(&self) -> String {
         let text = serde_json::to_string(self).expect("all members are texts, numbers and truth values");

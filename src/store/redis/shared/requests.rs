@@ -33,7 +33,7 @@ pub(crate) struct NodeIdentity {
     /// The host and port at which the other nodes reach it.
     pub address: String,
     pub timing: Timing,
-    /// The fingerprints of the keys that open the records, that of the one that seals first.
+    /// The fingerprint of the key that seals the records.
     pub seal: String,
 }
 
@@ -417,14 +417,9 @@ fn run_number(run: &str) -> Option<RunId> {
     u64::from_str_radix(run.get(..16)?, 16).ok().map(RunId)
 }
 
-fn script(name: SharedScript, keys: &[String]) -> Cmd {
-    eval(&name.text(), keys)
-}
-
-/// Returns the request that runs a script with these keys.
-pub(super) fn eval(text: &str, keys: &[String]) -> Cmd {
+fn script(script: SharedScript, keys: &[String]) -> Cmd {
     let mut command = cmd("EVAL");
-    command.arg(text).arg(keys.len());
+    command.arg(script.text()).arg(keys.len());
     for key in keys {
         command.arg(key);
     }

@@ -14,7 +14,7 @@
 use super::super::scripts::PRELUDE;
 
 /// Reads and writes entries of endpoint names.
-pub(super) const NAMES: &str = r"
+const NAMES: &str = r"
 local function place(key)
   local state, shard, version = string.match(redis.call('GET', key) or '', '^([sf]) (%d+) ?(%d*)$')
   return state, shard, tonumber(version) or 0
@@ -28,18 +28,18 @@ end
 ";
 
 /// Announces a node, renews its leases, and reads the lists. KEYS: nodes, about, the leases of all shards in order,
-/// drains. ARGV: number, incarnation, weight, `1` if the node takes shards, name, address and report, milliseconds of
-/// the lease and of the grace, format, a random number for a new database, fingerprints of the keys, number of the last
-/// batch; then for each renewal the shard, term, the first 16 digits of the run, and `1` if the owner is sure.
+/// drains. ARGV: number, incarnation, weight, `1` if the node takes shards, name, address and report, milliseconds of the lease and of
+/// the grace, format, a random number for a new database, fingerprint of the key, number of the last batch; then for each
+/// renewal the shard, term, the first 16 digits of the run, and `1` if the owner is sure.
 ///
 /// Answers four lists: what became of the announcement with the time, the run, the number of the database, and `1` if an
 /// operator has drained this process; the nodes; the leases in order; the renewals.
 const ROUND: &str = r"
 local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
 if about[1] and about[1] ~= ARGV[9] then return {{'format', about[1]}, {}, {}, {}} end
-if about[2] and not string.find(ARGV[11], about[2], 1, true) then return {{'seal'}, {}, {}, {}} end
+if about[2] and about[2] ~= ARGV[11] then return {{'seal'}, {}, {}, {}} end
 local created = about[3] or ARGV[10]
-if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[9], 'seal', sealing(ARGV[11]), 'created', created) end
+if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[9], 'seal', ARGV[11], 'created', created) end
 local run = run_id()
 local me, lease, grace = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[8])
 local announced, by, ends = 'done', '0', '0'
