@@ -11,6 +11,7 @@ pub mod clustered;
 pub mod control;
 mod departures;
 pub mod forwarding;
+mod handover;
 mod moving;
 mod names;
 pub(crate) mod onlookers;
@@ -303,6 +304,7 @@ impl Driver {
             self.hand_on_held(now);
             self.handle_moves(now);
             self.ask_for_terms();
+            self.advance_handovers(now);
         }
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.feed(now);
@@ -312,8 +314,14 @@ impl Driver {
     /// Returns the earliest of this deadline of the gateway and those of the store, the log and the watchdog.
     fn next_wake(&mut self, gateway: Instant) -> Instant {
         let watchdog = self.watchdog.as_ref().map(Watchdog::next);
-        let held = self.cluster.as_ref().and_then(ClusterSeat::next_deadline);
-        [self.plan_flush(), self.log.next_deadline(), watchdog, held].into_iter().flatten().fold(gateway, Instant::min)
+        let (held, handovers) = match &self.cluster {
+            Some(seat) => (seat.next_deadline(), seat.handovers.next_deadline(monotonic_now())),
+            None => (None, None),
+        };
+        [self.plan_flush(), self.log.next_deadline(), watchdog, held, handovers]
+            .into_iter()
+            .flatten()
+            .fold(gateway, Instant::min)
     }
 
     /// Carries out the outputs of the gateway and hands work to the connections of the link, so that whatever is ready

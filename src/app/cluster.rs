@@ -117,6 +117,7 @@ impl ClusterNode {
             gate: gate_keeper,
             condition: prepared.conditions.add("cluster"),
             metrics: Arc::clone(prepared.metrics()),
+            linger: cluster.linger,
             status,
             console,
         });

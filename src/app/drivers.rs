@@ -160,9 +160,11 @@ pub(crate) fn start_drivers(
             .with_failures(Arc::clone(&failures))
             .with_images(images)
             .with_keys(prepared.secured.as_ref().map(|secured| secured.keys(share, metrics)));
+        // A node of a cluster gives its shards up in the first half of the time.
+        let patience = config.shutdown_timeout / if member.is_some() { 2 } else { 1 };
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap_or_default() };
-        let task = runtime.runtime().spawn(driver.run(stopped, config.shutdown_timeout));
+        let task = runtime.runtime().spawn(driver.run(stopped, patience));
         running.push(RunningDriver { task, stop, thread: runtime });
     }
     Ok((running, member))

@@ -1,6 +1,7 @@
 //! The configuration of a node of a cluster.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::tls::TlsConfig;
 use lwm2m_cluster::engine::Timing;
@@ -19,6 +20,8 @@ pub struct ClusterConfig {
     pub isolated: Isolated,
     /// The number of shards that are handed over at the same time.
     pub moves_at_once: usize,
+    /// The time for which a node forwards datagrams after it has given up its shards at its end.
+    pub linger: Duration,
     /// The address at which the other nodes connect.
     pub bind: SocketAddr,
     /// The host and port by which the other nodes reach that address.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{monotonic_now, unix_time};
@@ -25,12 +25,17 @@ use lwm2m_core::gateway::shards::ShardContents;
 use lwm2m_router::ShardMap;
 
 use super::gate::GateKeeper;
-use super::peers::RunningPeers;
+use super::peers::{PeerHandle, RunningPeers};
 use super::status::ClusterStatus;
 use super::{ClusterCommand, DriverReport};
 
 /// Time from the start of a node until it takes a shard. Its terms are above those of an earlier process of the node.
 const FIRST_SHARDS: Duration = Duration::from_secs(12);
+
+/// Maximum time in which a node leaves the list of nodes.
+const LEAVING: Duration = Duration::from_secs(2);
+/// The time after a handover for which the store's list of leases may not show it.
+const HANDED_OVER: Duration = Duration::from_secs(5);
 
 /// Holds what the task is made of.
 pub struct MemberParts {
@@ -44,6 +49,8 @@ pub struct MemberParts {
     pub gate: GateKeeper,
     pub condition: Condition,
     pub metrics: Arc<Metrics>,
+    /// The time for which the node forwards datagrams after it has given up its shards.
+    pub linger: Duration,
     /// Receives what people see of the cluster.
     pub status: watch::Sender<Arc<ClusterStatus>>,
     /// The URL of the console, if other machines may reach it.
@@ -64,10 +71,14 @@ pub struct MemberPeers {
 pub struct RunningMember {
     task: JoinHandle<()>,
     drain: mpsc::Sender<oneshot::Sender<()>>,
+    peers: PeerHandle,
+    engine: UnboundedSender<EngineAsk>,
+    linger: Duration,
 }
 
 /// Owns the state machine.
 struct MemberTask {
+    node: NodeNumber,
     parts: MemberParts,
     member: ClusterMember,
     /// The shards that the driver was not told to serve yet.
@@ -75,6 +86,8 @@ struct MemberTask {
     /// The shards that the driver was told to drop, and has not yet. They are not read again before: batches of the
     /// driver may still have records of theirs, which the keeper drops then.
     dropping: ShardSet,
+    /// The shards that were handed over lately: to which node, and when.
+    handed_over: HashMap<Shard, (NodeNumber, Instant)>,
     /// Waits until all shards are given up.
     draining: Option<oneshot::Sender<()>>,
     has_ended: bool,
@@ -100,7 +113,7 @@ struct LoadingShard {
 
 enum MemberInput {
     Engine(EngineAnswer),
-    Message(PeerMessage),
+    Message(NodeNumber, PeerMessage),
     Report(DriverReport),
     Drain(oneshot::Sender<()>),
     Deadline,
@@ -111,11 +124,14 @@ impl RunningMember {
     pub fn start(parts: MemberParts) -> Self {
         let (drain, asked_to_drain) = mpsc::channel(1);
         let member = ClusterMember::new(parts.config, now());
+        let (peers, engine, linger) = (parts.peers.running.handle(), parts.engine.asks.clone(), parts.linger);
         let task = MemberTask {
+            node: parts.config.process.node,
             parts,
             member,
             loading: HashMap::new(),
             dropping: ShardSet::EMPTY,
+            handed_over: HashMap::new(),
             draining: None,
             has_ended: false,
             shown: None,
@@ -124,21 +140,33 @@ impl RunningMember {
             devices: 0,
             status: ClusterStatus::default(),
         };
-        Self { task: tokio::spawn(task.run(asked_to_drain)), drain }
+        Self { task: tokio::spawn(task.run(asked_to_drain)), drain, peers, engine, linger }
     }
 
     /// Gives up all shards, as far as that is done within `patience`: the other nodes serve them. The leases of the
-    /// rest run out.
+    /// rest run out. After that the node still forwards datagrams for a while, until the balancer has let go of it, and
+    /// leaves the list of nodes.
     pub async fn drain(&self, patience: Duration) {
         let end = monotonic_now() + patience;
         let (done, drained) = oneshot::channel();
-        let asked = async {
-            if self.drain.send(done).await.is_ok() && drained.await.is_ok() {
-                info!("all shards were given up");
+        let asked = async { self.drain.send(done).await.is_ok() && drained.await.is_ok() };
+        match timeout_at(end.into(), asked).await {
+            Ok(true) => info!("all shards were given up"),
+            // The task has ended.
+            Ok(false) => return,
+            Err(_) => {
+                return warn!(
+                    ?patience,
+                    "not all shards were given up in time: the other nodes take the rest when its leases end"
+                );
             }
-        };
-        if timeout_at(end.into(), asked).await.is_err() {
-            warn!(?patience, "not all shards were given up in time: the other nodes take the rest when its leases end");
+        }
+        if !self.peers.connected().is_empty() {
+            sleep(self.linger).await;
+        }
+        let (done, left) = oneshot::channel();
+        if self.engine.send(EngineAsk::Leave(done)).is_ok() && timeout(LEAVING, left).await.is_err() {
+            warn!("the store does not answer: the other nodes list this one for a day");
         }
     }
 
@@ -165,7 +193,7 @@ impl MemberTask {
             let deadline = self.member.next_deadline();
             let input = tokio::select! {
                 Some(answer) = self.parts.engine.answers.recv() => MemberInput::Engine(answer),
-                Some((_, message)) = self.parts.peers.messages.recv() => MemberInput::Message(message),
+                Some((from, message)) = self.parts.peers.messages.recv() => MemberInput::Message(from, message),
                 Some(report) = self.parts.reports.recv() => MemberInput::Report(report),
                 Some(done) = asked_to_drain.recv() => MemberInput::Drain(done),
                 () = sleep_until(deadline.into()) => MemberInput::Deadline,
@@ -174,7 +202,7 @@ impl MemberTask {
                 MemberInput::Engine(EngineAnswer::Event(event)) => {
                     if let MemberEvent::Round(answer) = &event {
                         // Also if they are the same: the driver has changed its copy by what single nodes said.
-                        self.parts.peers.owners.send_replace(Arc::new(owners(answer)));
+                        self.publish_owners(owners(answer));
                         self.note_round(answer);
                     }
                     self.handle(event);
@@ -183,7 +211,7 @@ impl MemberTask {
                     publish(&self.parts.peers.directory, directory(&nodes));
                     self.nodes = nodes;
                 }
-                MemberInput::Message(message) => self.handle(MemberEvent::Message(message)),
+                MemberInput::Message(from, message) => self.message(from, message),
                 MemberInput::Engine(EngineAnswer::Loaded { shard, contents }) => {
                     self.loaded(shard, contents);
                 }
@@ -192,6 +220,7 @@ impl MemberTask {
                 MemberInput::Report(DriverReport::WoundDown { shard, handover }) => {
                     self.handle(MemberEvent::WoundDown { shard, handover });
                 }
+                MemberInput::Report(DriverReport::Settled(shard)) => self.handle(MemberEvent::Settled(shard)),
                 MemberInput::Report(DriverReport::Dropped(shard)) => self.dropped(shard),
                 MemberInput::Report(DriverReport::Devices(devices)) => self.devices = devices,
                 MemberInput::Drain(done) => {
@@ -201,6 +230,30 @@ impl MemberTask {
                 MemberInput::Deadline => {}
             }
         }
+    }
+
+    fn message(&mut self, from: NodeNumber, message: PeerMessage) {
+        if let PeerMessage::Yours { shard } = message {
+            // Its datagrams wait here until it is served.
+            self.set_owner(shard, self.node);
+        }
+        self.handle(MemberEvent::Message { from, message });
+    }
+
+    /// Publishes the owners of shards of a round, which may be older than what this node has handed over since.
+    fn publish_owners(&mut self, mut owners: ShardMap) {
+        let now = monotonic_now();
+        self.handed_over.retain(|_, (_, at)| now.saturating_duration_since(*at) < HANDED_OVER);
+        for (&shard, &(to, _)) in &self.handed_over {
+            if owners.owner(shard) == Some(self.node) && self.member.holds(shard).is_none() {
+                owners.set_owner(shard, Some(to));
+            }
+        }
+        self.parts.peers.owners.send_replace(Arc::new(owners));
+    }
+
+    fn set_owner(&self, shard: Shard, owner: NodeNumber) {
+        self.parts.peers.owners.send_modify(|owners| Arc::make_mut(owners).set_owner(shard, Some(owner)));
     }
 
     fn handle(&mut self, event: MemberEvent) {
@@ -296,9 +349,14 @@ impl MemberTask {
     fn drop_shard(&mut self, shard: Shard, end: TenureEnd) {
         let cluster = &self.parts.metrics.cluster;
         match end {
-            TenureEnd::HandedOver => cluster.handed_over.inc(),
+            TenureEnd::HandedOver { .. } => cluster.handed_over.inc(),
             TenureEnd::Lost => cluster.lost.inc(),
         };
+        if let TenureEnd::HandedOver { to: Some(to) } = end {
+            // What has come for its devices meanwhile is forwarded at once.
+            self.handed_over.insert(shard, (to, monotonic_now()));
+            self.set_owner(shard, to);
+        }
         if self.loading.remove(&shard).is_none() {
             self.dropping.insert(shard);
             self.command(ClusterCommand::Drop(shard));
@@ -317,10 +375,11 @@ impl MemberTask {
         }
     }
 
-    /// All shards are given up: the node leaves the list of nodes.
+    /// All shards are given up.
     fn drained(&mut self) {
         if let Some(done) = self.draining.take() {
-            self.ask(EngineAsk::Leave(done));
+            // Who waits may have given up.
+            let (Ok(()) | Err(())) = done.send(());
         }
     }
 

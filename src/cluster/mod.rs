@@ -27,7 +27,7 @@ pub enum ClusterCommand {
     Serve { shard: Shard, term: Term, contents: Box<ShardContents> },
     /// Number the DTLS records of a shard in this term from now on.
     UseTerm { shard: Shard, term: Term },
-    /// Write a shard completely, stop serving it, tell the node that gets it where its devices were heard, and report
+    /// End the commands in flight of a shard, write it completely, stop serving it, publish what is queued, tell the node that gets it where its devices were heard, and report
     /// [`DriverReport::WoundDown`] with this number.
     HandOver { shard: Shard, handover: Handover, to: Option<NodeNumber> },
     /// Serve a shard in this term again, if it was to be handed over.
@@ -49,6 +49,8 @@ pub enum DriverReport {
     NeedsTerm(Shard),
     /// All records of the shard are stored, and the driver does not serve it.
     WoundDown { shard: Shard, handover: Handover },
+    /// The devices of a shard are connected to the broker after [`ClusterCommand::Serve`], or their time is over.
+    Settled(Shard),
     /// The shard is forgotten after [`ClusterCommand::Drop`]: no batch after this has a record of it.
     Dropped(Shard),
     /// The number of registered devices.

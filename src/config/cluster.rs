@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Value;
 
@@ -24,6 +25,8 @@ use super::value_parsers::{
 const SHORTEST_TOKEN: usize = 4;
 /// The number of renewals in the time of a lease that a node may miss.
 const RENEWALS: u32 = 5;
+/// The time for which a node forwards datagrams after it has given up its shards, unless another one is set.
+const LINGER: Duration = Duration::from_secs(15);
 /// The port at which nodes connect to each other, unless another one is set.
 const PORT: u16 = 5690;
 /// The keys of the certificates, and what they name.
@@ -53,6 +56,7 @@ pub(crate) fn read(reader: &mut ConfigReader, surroundings: &ClusterSurroundings
     let isolated = reader.read("cluster.isolated", Isolated::Serve, choice(isolated));
     let weight = reader.read("cluster.weight", 1, whole(0..=1_000));
     let moves_at_once = reader.read("cluster.moves_at_once", 2, whole(1..=256));
+    let linger = reader.read("cluster.linger", LINGER, duration(Duration::ZERO..=HOUR));
     let bind = reader.read("cluster.bind", SocketAddr::from(([0, 0, 0, 0], PORT)), parsed(SOCKET_ADDRESS));
     let advertise = reader.read("cluster.advertise", None, |value| host_and_port(value).map(Some));
     let tls = certificates(reader);
@@ -73,7 +77,19 @@ pub(crate) fn read(reader: &mut ConfigReader, surroundings: &ClusterSurroundings
     require_certificates(reader);
     let advertise = advertise.unwrap_or_else(|| format!("{node}:{}", bind.port()));
     let number = number.unwrap_or(NodeNumber::SINGLE);
-    Some(ClusterConfig { node, number, weight, timing, isolated, moves_at_once, bind, advertise, tls, is_direct })
+    Some(ClusterConfig {
+        node,
+        number,
+        weight,
+        timing,
+        isolated,
+        moves_at_once,
+        linger,
+        bind,
+        advertise,
+        tls,
+        is_direct,
+    })
 }
 
 fn timing(reader: &mut ConfigReader) -> Timing {

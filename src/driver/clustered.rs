@@ -4,33 +4,24 @@
 //! datagrams wait in the buffers of the sockets. What the member task commands is done before the gate is looked at
 //! again.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tracing::debug;
 
 use crate::clock::monotonic_now;
 use crate::cluster::gate::ServiceGate;
 use crate::cluster::peers::PeerInput;
 use crate::cluster::{ClusterCommand, DriverReport};
-use crate::store::StoreCommand;
 use crate::store::redis::shared::EngineAsk;
-use lwm2m_base::{Shard, ShardSet};
+use lwm2m_base::ShardSet;
+use lwm2m_cluster::NodeNumber;
 use lwm2m_cluster::endpoint_move::Arrivals;
-use lwm2m_cluster::{Handover, NodeNumber, Term};
-use lwm2m_core::gateway::claims::{ClaimQuestion, MovedDevice};
-use lwm2m_core::gateway::record::Change;
-use lwm2m_core::gateway::shards::{ShardContents, ShardRecipients};
-use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
-use lwm2m_dtls::AssociationChange;
+use lwm2m_core::gateway::claims::ClaimQuestion;
 
 use super::Driver;
 use super::departures::LeavingDevices;
 use super::forwarding::Forwarding;
-
-/// Maximum number of changes in a batch of a shard that is handed over.
-const BATCH: usize = 64;
+use super::handover::Handovers;
 
 /// The place of the driver in a cluster.
 pub struct ClusterSeat {
@@ -40,13 +31,8 @@ pub struct ClusterSeat {
     asks: UnboundedSender<EngineAsk>,
     pub(super) forwarding: Forwarding,
     /// The shards for which a newer term was asked.
-    wanted: ShardSet,
-    /// The shards that were handed over: their records, until the node has given up the lease.
-    parked: HashMap<Shard, ParkedShard>,
-    /// The shards that are served again, until the store has what was written of them for the handover.
-    resumed: Vec<(Shard, BatchNumber, ShardRecipients)>,
-    /// The last batch that the store has.
-    stored: BatchNumber,
+    pub(super) wanted: ShardSet,
+    pub(super) handovers: Handovers,
     /// The questions for whose devices other nodes are asked.
     pub(super) arrivals: Arrivals<ClaimQuestion>,
     pub(super) departures: LeavingDevices,
@@ -56,16 +42,6 @@ pub struct ClusterSeat {
 pub(super) enum ClusterInput {
     Command(ClusterCommand),
     Peer(PeerInput),
-}
-
-/// A shard that the driver does not serve any more, and may have to serve again.
-struct ParkedShard {
-    handover: Handover,
-    contents: ShardContents,
-    /// The batch with its last records; `None` once the store has it.
-    stored_by: Option<BatchNumber>,
-    /// Its devices. What they and the broker are to be told may still wait for the batch.
-    recipients: ShardRecipients,
 }
 
 impl ClusterSeat {
@@ -83,9 +59,7 @@ impl ClusterSeat {
             asks,
             forwarding,
             wanted: ShardSet::EMPTY,
-            parked: HashMap::new(),
-            resumed: Vec::new(),
-            stored: BatchNumber::default(),
+            handovers: Handovers::default(),
             arrivals: Arrivals::default(),
             departures: LeavingDevices::default(),
         }
@@ -111,19 +85,7 @@ impl ClusterSeat {
         [self.forwarding.next_deadline(), arrivals, departures].into_iter().flatten().min()
     }
 
-    /// Reports the shards that are handed over and whose records are stored.
-    fn report_stored(&mut self) {
-        let mut stored = Vec::new();
-        for (shard, parked) in &mut self.parked {
-            if parked.stored_by.is_some_and(|stored_by| stored_by <= self.stored) {
-                parked.stored_by = None;
-                stored.push(DriverReport::WoundDown { shard: *shard, handover: parked.handover });
-            }
-        }
-        stored.into_iter().for_each(|report| self.report(report));
-    }
-
-    fn report(&self, report: DriverReport) {
+    pub(super) fn report(&self, report: DriverReport) {
         // The member task ends before the driver only if the whole node ends.
         let (Ok(()) | Err(_)) = self.reports.send(report);
     }
@@ -180,16 +142,7 @@ impl Driver {
                 }
             }
             ClusterCommand::HandOver { shard, handover, to } => self.hand_over(now, shard, handover, to),
-            ClusterCommand::Resume { shard, term } => {
-                let Some(seat) = &mut self.cluster else { return };
-                let Some(ParkedShard { contents, stored_by, recipients, .. }) = seat.parked.remove(&shard) else {
-                    return;
-                };
-                seat.resumed.extend(stored_by.map(|stored_by| (shard, stored_by, recipients)));
-                self.gateway.restore_shard(now, (shard, term), contents);
-                // The associations have used this term already.
-                seat.report(DriverReport::NeedsTerm(shard));
-            }
+            ClusterCommand::Resume { shard, term } => self.resume(now, (shard, term)),
             ClusterCommand::Drop(shard) => self.drop_shard(now, shard),
             ClusterCommand::Name(answer) => self.handle_name(*answer),
             ClusterCommand::CountDevices => {
@@ -202,93 +155,6 @@ impl Driver {
         }
     }
 
-    fn serve(&mut self, now: Instant, (shard, term): (Shard, Term), contents: ShardContents) {
-        debug!(%shard, %term, devices = contents.devices.len(), "shard taken");
-        let Self { gateway, keys, cluster: Some(seat), .. } = self else { return };
-        let associations: Vec<_> = contents.associations.iter().map(|saved| saved.id).collect();
-        let unheard = contents.devices.iter().filter(|record| !seat.forwarding.expect(now, record.peer));
-        let unheard: Vec<String> = unheard.map(|record| record.registration.endpoint.clone()).collect();
-        gateway.restore_shard(now, (shard, term), contents);
-        unheard.iter().for_each(|endpoint| gateway.hold_until_heard(endpoint));
-        // A key may have been removed while no node served the shard.
-        gateway.revoke_among(now, &associations, |used| keys.refuses(used));
-    }
-
-    fn drop_shard(&mut self, now: Instant, shard: Shard) {
-        let Self { gateway, cluster: Some(seat), .. } = self else { return };
-        seat.wanted.remove(shard);
-        seat.departures.forget_shard(shard);
-        match seat.parked.remove(&shard) {
-            Some(ParkedShard { stored_by: Some(_), recipients, .. }) => {
-                debug!(%shard, "shard lost before its records were stored");
-                gateway.drop_outputs(now, &recipients);
-            }
-            // What waited for its records has left.
-            Some(ParkedShard { stored_by: None, .. }) => {}
-            None => {
-                debug!(%shard, "shard dropped");
-                gateway.forget_shard(now, shard);
-                for (_, _, recipients) in seat.resumed.extract_if(.., |(of, ..)| *of == shard) {
-                    gateway.drop_outputs(now, &recipients);
-                }
-            }
-        }
-        seat.report(DriverReport::Dropped(shard));
-    }
-
-    /// Hands all records of a shard to the store, and stops serving it. The store takes them also if it has no room for
-    /// more: they are bounded by the shards that are handed over at the same time, and what is left out now would have to
-    /// be handed over anew.
-    fn hand_over(&mut self, now: Instant, shard: Shard, handover: Handover, to: Option<NodeNumber>) {
-        self.gateway.change_shard(shard);
-        let Some((contents, last)) = self.write_all(now, shard) else { return };
-        debug!(%shard, devices = contents.devices.len(), "shard handed over");
-        let recipients = self.gateway.hand_over_shard(now, shard);
-        if let Some(seat) = &mut self.cluster {
-            if let Some(to) = to {
-                seat.forwarding.hand_ways_over(now, to, recipients.places());
-            }
-            let parked = ParkedShard { handover, contents, stored_by: Some(last), recipients };
-            seat.parked.insert(shard, parked);
-            // All may be stored already.
-            seat.report_stored();
-        }
-    }
-
-    /// Hands all changes to the store. Returns the records of this shard and the last batch; `None` without a store, which
-    /// a cluster has.
-    fn write_all(&mut self, now: Instant, shard: Shard) -> Option<(ShardContents, BatchNumber)> {
-        let Self { gateway, store: Some(store), .. } = self else { return None };
-        let mut contents = ShardContents::default();
-        while gateway.has_changes() {
-            let ChangeBatch { version, changes } = gateway.take_batch(now, BATCH);
-            changes.iter().for_each(|change| park(&mut contents, shard, change));
-            store.submit(StoreCommand::Write { version, changes });
-        }
-        let devices: HashSet<&str> =
-            contents.devices.iter().map(|record| record.registration.endpoint.as_str()).collect();
-        contents.retained_commands.retain(|record| devices.contains(record.endpoint.as_str()));
-        contents.firmware_jobs.retain(|record| devices.contains(record.endpoint.as_str()));
-        Some((contents, store.last()))
-    }
-
-    /// Takes the confirmation of the store that it has this batch and all before it.
-    pub(super) fn note_stored_shards(&mut self, now: Instant, version: BatchNumber) {
-        let Some(seat) = &mut self.cluster else { return };
-        seat.stored = version;
-        seat.resumed.retain(|(_, stored_by, _)| *stored_by > version);
-        seat.report_stored();
-        let steps = seat.departures.handle_stored(version);
-        self.depart(now, steps);
-    }
-
-    /// Keeps a device of a shard that was handed over, in case the node has to serve the shard again.
-    pub(super) fn park_device(&mut self, device: MovedDevice) {
-        let shard = device.record.shard();
-        let Some(parked) = self.cluster.as_mut().and_then(|seat| seat.parked.get_mut(&shard)) else { return };
-        device.into_changes().iter().for_each(|change| park(&mut parked.contents, shard, change));
-    }
-
     /// Asks for the terms that DTLS associations need, each once.
     pub(super) fn ask_for_terms(&mut self) {
         let Self { gateway, cluster: Some(seat), .. } = self else { return };
@@ -297,24 +163,5 @@ impl Driver {
                 seat.report(DriverReport::NeedsTerm(shard));
             }
         }
-    }
-}
-
-/// Keeps the record of a change, unless it is of another shard. The shard of some is that of their device.
-fn park(contents: &mut ShardContents, shard: Shard, change: &Change) {
-    match change {
-        Change::Put(record) if record.shard() == shard => contents.devices.push((**record).clone()),
-        Change::Association(AssociationChange::Put(saved)) if saved.id.shard() == shard => {
-            contents.associations.push(saved.clone());
-        }
-        Change::RetainedCommands(record) => contents.retained_commands.push(record.clone()),
-        Change::FirmwareJob(record) => contents.firmware_jobs.push(record.clone()),
-        Change::Put(_)
-        | Change::Remove { .. }
-        | Change::Profile(_)
-        | Change::GeneratedKey(_)
-        | Change::AwaitedBootstrap(_)
-        | Change::Campaign(_)
-        | Change::Association(_) => {}
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::monotonic_now;
 use crate::conditions::{Condition, ConditionState};
 use crate::upstream::UpstreamTableSizes;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::registry::RegistrationId;
 
 use super::client::targets::TargetsHealth;
 use super::client::{Devices, Protocol};
@@ -87,6 +88,16 @@ impl<Io: LinkIo> BrokerLink<Io> {
     /// Returns how full the tables are. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> UpstreamTableSizes {
         self.devices.table_sizes()
+    }
+
+    /// Returns whether a registration is a client of the broker.
+    pub(crate) fn is_connected(&self, id: RegistrationId) -> bool {
+        self.devices.is_ready(id)
+    }
+
+    /// Returns whether the link has a registration, also one that leaves and still publishes.
+    pub(crate) fn has(&self, id: RegistrationId) -> bool {
+        self.devices.state(id).is_some()
     }
 
     /// Returns the number of publications that were dropped since the last call.

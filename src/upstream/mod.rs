@@ -32,6 +32,7 @@ use crate::conditions::Condition;
 use crate::upstream::metrics::UpstreamMetrics;
 use crate::upstream::seat::LinkSeat;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::registry::RegistrationId;
 
 /// Says which kind of upstream to use, with its configuration.
 #[derive(Clone, Debug)]
@@ -145,6 +146,26 @@ impl UpstreamLink {
             Self::Mqtt(link) => link.table_sizes(),
             #[cfg(feature = "swallow")]
             Self::Swallow(link) => link.table_sizes(),
+        }
+    }
+
+    /// Returns whether a registration is a client of the broker.
+    pub(crate) fn is_connected(&self, id: RegistrationId) -> bool {
+        match self {
+            Self::ExProto(link) => link.is_connected(id),
+            Self::Mqtt(link) => link.is_connected(id),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(_) => true,
+        }
+    }
+
+    /// Returns whether the link has a registration, also one that leaves and still publishes.
+    pub(crate) fn has(&self, id: RegistrationId) -> bool {
+        match self {
+            Self::ExProto(link) => link.has(id),
+            Self::Mqtt(link) => link.has(id),
+            #[cfg(feature = "swallow")]
+            Self::Swallow(_) => false,
         }
     }
 

@@ -117,7 +117,7 @@ func TestTheNodesOfACluster(t *testing.T) {
 		}
 	}
 	configuration := objects.configMaps[objects.set.Name].Data["gateway.toml"]
-	for _, line := range []string{`prefix = "release-lwm2m-gateway"`, `certfile = "/etc/lwm2m-gateway/cluster/tls.crt"`, `shutdown_timeout = "90s"`} {
+	for _, line := range []string{`prefix = "release-lwm2m-gateway"`, `certfile = "/etc/lwm2m-gateway/cluster/tls.crt"`, `shutdown_timeout = "75s"`} {
 		if !strings.Contains(configuration, line) {
 			t.Errorf("%s is not in\n%s", line, configuration)
 		}

@@ -26,4 +26,6 @@ pub enum PeerMessage {
     },
     /// Tells that a lease was released for the receiver.
     Yours { shard: Shard },
+    /// Tells that the devices of a shard that the receiver has handed over are served, and are connected to the broker.
+    Settled { shard: Shard },
 }

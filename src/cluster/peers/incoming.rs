@@ -230,7 +230,7 @@ impl Shared {
     fn take_message(&self, from: NodeNumber, message: PeerMessage) -> Result<(), FrameError> {
         let sender = match &message {
             PeerMessage::Ping { from, .. } | PeerMessage::Pong { from, .. } => from.node,
-            PeerMessage::Yours { .. } => from,
+            PeerMessage::Yours { .. } | PeerMessage::Settled { .. } => from,
         };
         if sender != from {
             return Err(FrameError::Malformed);

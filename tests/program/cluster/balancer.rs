@@ -1,7 +1,7 @@
 //! A UDP balancer before the nodes of a cluster. It tracks connections: a client hears only the node to which its last
 //! datagram went.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,8 @@ pub(super) struct Balancer {
 struct Shared {
     front: UdpSocket,
     nodes: Vec<SocketAddr>,
+    /// The indices of the nodes that get no datagrams.
+    let_go: Mutex<HashSet<usize>>,
     balance: Mutex<Balance>,
     turn: AtomicU64,
     /// Datagrams that came from a node to which the last datagram of their client did not go.
@@ -38,12 +40,23 @@ impl Balancer {
         let front = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
         let address = front.local_addr().expect("bound");
         let (balance, turn, strays) = (Mutex::new(Balance::Hash(0)), AtomicU64::new(0), AtomicU64::new(0));
-        let shared = Arc::new(Shared { front, nodes, balance, turn, strays });
+        let let_go = Mutex::default();
+        let shared = Arc::new(Shared { front, nodes, let_go, balance, turn, strays });
         Self { address, task: tokio::spawn(run(Arc::clone(&shared))), shared }
     }
 
     pub(super) fn balance(&self, balance: Balance) {
         *self.shared.balance.lock().expect("no panic") = balance;
+    }
+
+    /// Gives a node no datagrams any more, or gives it some again.
+    pub(super) fn let_go(&self, node: usize, is_let_go: bool) {
+        let mut let_go = self.shared.let_go.lock().expect("no panic");
+        if is_let_go {
+            let_go.insert(node)
+        } else {
+            let_go.remove(&node)
+        };
     }
 
     /// Returns the number of answers that were dropped because they came from the wrong node.
@@ -110,6 +123,10 @@ impl Shared {
             }
             Balance::PerPacket => self.turn.fetch_add(1, Ordering::Relaxed) << 16,
         };
-        self.nodes[(number >> 16) as usize % self.nodes.len()]
+        let first = (number >> 16) as usize % self.nodes.len();
+        let let_go = self.let_go.lock().expect("no panic");
+        // The other nodes keep their clients.
+        let mut in_turn = (first..first + self.nodes.len()).map(|index| index % self.nodes.len());
+        self.nodes[in_turn.find(|index| !let_go.contains(index)).expect("a node is left")]
     }
 }

@@ -8,12 +8,12 @@ use super::*;
 /// Number of re-hashes of the balancer. `CLUSTER_HASHES` makes more.
 const HASHES: u64 = 5;
 
-fn addresses(nodes: &[Node], of: impl Fn(&Node) -> SocketAddr) -> Vec<SocketAddr> {
+pub(super) fn addresses(nodes: &[Node], of: impl Fn(&Node) -> SocketAddr) -> Vec<SocketAddr> {
     nodes.iter().map(of).collect()
 }
 
 /// Waits until the nodes have divided the shards, and hand none over for ten rounds.
-fn until_settled(nodes: &[Node]) {
+pub(super) fn until_settled(nodes: &[Node]) {
     until_divided(&nodes.iter().collect::<Vec<_>>());
     let mut last = (now(), -1.0);
     until("no shard is handed over", || {
@@ -30,7 +30,7 @@ fn sum_of(nodes: &[Node], series: &str) -> f64 {
 }
 
 /// Registers devices through the balancers, every second one over DTLS.
-fn devices(udp: SocketAddr, dtls: SocketAddr) -> Vec<Registered> {
+pub(super) fn devices(udp: SocketAddr, dtls: SocketAddr) -> Vec<Registered> {
     (0..DEVICES).map(|number| if number % 2 == 0 { plain_at(udp, number) } else { secured_at(dtls, number) }).collect()
 }
 
@@ -45,7 +45,7 @@ fn reads(application: &mut Application, devices: &mut [Registered], id: u64) {
     }
 }
 
-fn endpoint(number: usize) -> String {
+pub(super) fn endpoint(number: usize) -> String {
     if number.is_multiple_of(2) { format!("plain-{number}") } else { format!("secured-{number}") }
 }
 
@@ -89,7 +89,7 @@ async fn nothing_is_lost_behind_a_balancer_that_hashes_anew_or_sends_each_packet
     for salt in 1..=hashes {
         [&udp, &dtls].into_iter().for_each(|balancer| balancer.balance(Balance::Hash(salt)));
         for (number, device) in devices.iter_mut().enumerate() {
-            assert!(device.updates(), "device {number} at hash {salt}");
+            assert!(device.updates_within(PATIENCE), "device {number} at hash {salt}");
             updates += 1;
         }
         // A command leaves by the node at which the Update came in.
@@ -98,7 +98,7 @@ async fn nothing_is_lost_behind_a_balancer_that_hashes_anew_or_sends_each_packet
     [&udp, &dtls].into_iter().for_each(|balancer| balancer.balance(Balance::PerPacket));
     for round in 0..hashes {
         for (number, device) in devices.iter_mut().enumerate() {
-            assert!(device.updates(), "device {number} in round {round}");
+            assert!(device.updates_within(PATIENCE), "device {number} in round {round}");
             updates += 1;
         }
     }

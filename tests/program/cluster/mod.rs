@@ -7,6 +7,7 @@ mod balancer;
 mod forwarding;
 mod moves;
 mod operation;
+mod rolling;
 
 use std::sync::OnceLock;
 use std::thread;
@@ -36,9 +37,13 @@ const DEVICES: usize = 24;
 const TAKEOVER: Duration = Duration::from_secs(20);
 
 /// Leases that hold on a busy machine, on which an answer of the server may take a second.
-const LEASES: &str = "cluster.lease = \"3s\"\ncluster.renew = \"600ms\"\ncluster.grace = \"3s\"\n";
+const TIMING: &str = "cluster.lease = \"3s\"\ncluster.renew = \"600ms\"\ncluster.grace = \"3s\"\n";
+/// These leases, at nodes that end soon: no balancer has to let go of them.
+const LEASES: &str =
+    "cluster.lease = \"3s\"\ncluster.renew = \"600ms\"\ncluster.grace = \"3s\"\ncluster.linger = \"500ms\"\n";
 /// Short leases, for a machine with nothing else to do.
-const SHORT_LEASES: &str = "cluster.lease = \"1s\"\ncluster.renew = \"200ms\"\ncluster.grace = \"2s\"\n";
+const SHORT_LEASES: &str =
+    "cluster.lease = \"1s\"\ncluster.renew = \"200ms\"\ncluster.grace = \"2s\"\ncluster.linger = \"500ms\"\n";
 
 /// A node of the cluster.
 struct Node {
@@ -99,7 +104,10 @@ enum Registered {
 impl Registered {
     /// Sends an Update, and returns whether it is answered 2.04 soon. Nothing else may come as an answer.
     fn updates(&mut self) -> bool {
-        let patience = Duration::from_millis(200);
+        self.updates_within(Duration::from_millis(200))
+    }
+
+    fn updates_within(&mut self, patience: Duration) -> bool {
         let answered = match self {
             Self::Plain(device) => {
                 device.send(&request(Code::POST, &["rd", &device.location[1]], &[], None));

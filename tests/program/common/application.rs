@@ -55,6 +55,13 @@ impl Application {
         self.client.publish(topic, QoS::AtMostOnce, false, payload).expect("the client runs");
     }
 
+    /// Sends a command that the broker keeps for a device which is not connected.
+    pub(crate) fn send_at_least_once(&mut self, endpoint: &str, command: &Value) {
+        let (topic, payload) = (format!("lwm2m/{endpoint}/dn"), command.to_string().into_bytes());
+        self.own.push((topic.clone(), payload.clone()));
+        self.client.publish(topic, QoS::AtLeastOnce, false, payload).expect("the client runs");
+    }
+
     /// The next publication that is not its own.
     pub(crate) fn receive(&mut self) -> (String, Value) {
         let (topic, payload) = self.receive_within(PATIENCE).expect("the gateway publishes");

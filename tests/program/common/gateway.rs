@@ -229,6 +229,15 @@ impl Gateway {
         send_signal(signal, self.child.as_ref().expect("it runs").id());
     }
 
+    /// Returns whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let has_ended = |child: &mut Child| child.try_wait().expect("a child of ours").is_some();
+        if self.child.as_mut().is_some_and(has_ended) {
+            self.child = None;
+        }
+        self.child.is_none()
+    }
+
     /// Waits until it ends by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");

@@ -55,6 +55,7 @@ impl<'d> FrameReader<'d> {
             kind::PING => self.ping().map(Frame::Message),
             kind::PONG => self.pong().map(Frame::Message),
             kind::YOURS => self.shard().map(|shard| Frame::Message(PeerMessage::Yours { shard })),
+            kind::SETTLED => self.shard().map(|shard| Frame::Message(PeerMessage::Settled { shard })),
             kind::FORWARD => self.forward().map(Frame::Forward),
             kind::REPLY => self.reply().map(Frame::Reply),
             kind::LEARN => self.learn().map(Frame::Learn),

@@ -150,6 +150,10 @@ impl FrameWriter<'_> {
                 self.byte(kind::YOURS);
                 self.byte(shard.number());
             }
+            PeerMessage::Settled { shard } => {
+                self.byte(kind::SETTLED);
+                self.byte(shard.number());
+            }
         }
     }
 

@@ -224,4 +224,5 @@ mod kind {
     pub(super) const FETCHED: u8 = 9;
     pub(super) const DONE: u8 = 10;
     pub(super) const WAYS: u8 = 15;
+    pub(super) const SETTLED: u8 = 16;
 }

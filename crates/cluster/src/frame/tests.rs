@@ -174,6 +174,7 @@ proptest! {
             Frame::Message(PeerMessage::Ping { from: process, asked }),
             Frame::Message(pong),
             Frame::Message(PeerMessage::Yours { shard }),
+            Frame::Message(PeerMessage::Settled { shard }),
             Frame::Forward(Forward { shard, hops, is_learned: flag, entry: process.node, flow, datagram: &datagram }),
             Frame::Reply(Reply { flow, datagram: &datagram }),
             Frame::Learn(Learn { flow, shard, has_device: flag }),
@@ -207,7 +208,7 @@ proptest! {
 
     #[test]
     fn what_is_read_is_written_as_the_same_bytes(
-        kind in 0..17_u8,
+        kind in 0..18_u8,
         fields in prop::collection::vec(prop_oneof![0..3_u8, any::<u8>()], 0..32),
     ) {
         let clock = FrameClock::new(std::time::Instant::now());

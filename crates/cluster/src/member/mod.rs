@@ -26,6 +26,9 @@ use acquisition::Openings;
 use evidence::{Evidence, Peers};
 use tenure::Tenure;
 
+/// The time for which a node waits until a shard that it has handed over has settled at the next node.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// Largest difference between the clocks of the node and the engine. Beyond it the node takes no term.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(1_500);
 
@@ -72,7 +75,10 @@ pub enum MemberEvent {
         shard: Shard,
         term: Term,
     },
-    Message(PeerMessage),
+    Message {
+        from: NodeNumber,
+        message: PeerMessage,
+    },
     /// An association of the shard has used half of the numbers of its term.
     NeedsTerm(Shard),
     /// A fenced write of the shard failed. The next round tells whether the lease is lost.
@@ -82,6 +88,8 @@ pub enum MemberEvent {
         shard: Shard,
         handover: Handover,
     },
+    /// The devices of a shard that was acquired are connected to the broker, or their time is over.
+    Settled(Shard),
     /// The node gives up all shards, for the process is about to end.
     Drain,
 }
@@ -132,8 +140,8 @@ pub struct Handover(u64);
 /// The way in which a node loses a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TenureEnd {
-    /// Everything was written, and the lease was released.
-    HandedOver,
+    /// Everything was written, and the lease was released for this node.
+    HandedOver { to: Option<NodeNumber> },
     /// Another node has the lease, or the process ends.
     Lost,
 }
@@ -181,6 +189,10 @@ pub struct ClusterMember {
     review_places: bool,
     tenures: BTreeMap<Shard, Tenure>,
     next_handover: Handover,
+    /// The shards that were released for other nodes and have not settled there: until when that is waited for.
+    departed: BTreeMap<Shard, Instant>,
+    /// The nodes that released shards for this one, which wait until the shards have settled here.
+    givers: BTreeMap<Shard, NodeNumber>,
     openings: Openings,
     state: EngineContact,
     draining: Option<Draining>,
@@ -224,6 +236,8 @@ impl ClusterMember {
             review_places: false,
             tenures: BTreeMap::new(),
             next_handover: Handover::default(),
+            departed: BTreeMap::new(),
+            givers: BTreeMap::new(),
             openings: Openings::default(),
             state: EngineContact::Unsure,
             draining: None,
@@ -258,11 +272,12 @@ impl ClusterMember {
         match event {
             MemberEvent::Round(answer) => self.handle_round(answer, now),
             MemberEvent::Acquired { asked, shard, answer } => self.handle_acquisition(asked, shard, answer, now),
-            MemberEvent::Released { shard, term } => self.handle_released(shard, term),
-            MemberEvent::Message(message) => self.handle_message(message, now),
+            MemberEvent::Released { shard, term } => self.handle_released(shard, term, now),
+            MemberEvent::Message { from, message } => self.handle_message(from, message, now),
             MemberEvent::NeedsTerm(shard) => self.handle_needs_term(shard),
             MemberEvent::Fenced(_) => self.last_round = None,
             MemberEvent::WoundDown { shard, handover } => self.handle_wound_down(shard, handover),
+            MemberEvent::Settled(shard) => self.handle_settled(shard),
             MemberEvent::Drain => {
                 self.draining.get_or_insert(Draining::Under);
                 self.review_places = true;
@@ -357,7 +372,8 @@ impl ClusterMember {
         let contact = self.contact.map(|contact| contact.asked + self.reach());
         let settled = self.tenures.values().filter_map(|tenure| tenure.settles).min();
         let opening = self.openings.next_attempt().filter(|_| self.may_acquire());
-        let deadlines = [round, state, contact, settled, opening];
+        let departed = self.departed.values().min().copied();
+        let deadlines = [round, state, contact, settled, opening, departed];
         let soonest = now.monotonic + Duration::from_millis(1);
         deadlines.into_iter().flatten().min().map_or(soonest, |deadline| deadline.max(soonest))
     }
@@ -475,7 +491,7 @@ impl ClusterMember {
         }
     }
 
-    fn handle_message(&mut self, message: PeerMessage, now: Now) {
+    fn handle_message(&mut self, from: NodeNumber, message: PeerMessage, now: Now) {
         // A process that waits for an older one to expire stays unknown: peers would tell the older one to end.
         if self.renewed.is_none() {
             return;
@@ -503,7 +519,13 @@ impl ClusterMember {
                 }
             }
             PeerMessage::Yours { shard } if self.tenures.contains_key(&shard) => {}
-            PeerMessage::Yours { shard } => self.openings.open(shard, now.monotonic),
+            PeerMessage::Yours { shard } => {
+                self.givers.insert(shard, from);
+                self.openings.open(shard, now.monotonic);
+            }
+            PeerMessage::Settled { shard } => {
+                self.review_places |= self.departed.remove(&shard).is_some();
+            }
         }
         if self.peers.newest(me.node).is_some_and(|newest| newest > me.incarnation) {
             self.end(Ended::Replaced);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lwm2m_base::Shard;
 
-use super::{ClusterMember, Draining, EngineContact, Handover, Isolated, MemberCommand, Now, TenureEnd};
+use super::{ClusterMember, Draining, EngineContact, Handover, Isolated, MemberCommand, Now, SETTLING, TenureEnd};
 use crate::engine::{EngineRequest, Renewal, Renewed, RunId};
 use crate::message::PeerMessage;
 use crate::node::NodeNumber;
@@ -176,12 +176,17 @@ impl ClusterMember {
         self.choose_own_terms();
     }
 
-    /// Begins to hand over shards that another node should have.
+    /// Begins to hand over shards that another node should have. The next ones wait until those before them have settled
+    /// at their new nodes.
     pub(super) fn begin_handovers(&mut self, now: Now) {
+        let before = self.departed.len();
+        self.departed.retain(|_, until| *until > now.monotonic);
+        self.review_places |= self.departed.len() < before;
         if self.state != EngineContact::Sure || !std::mem::take(&mut self.review_places) {
             return;
         }
-        let under_way = self.tenures.values().filter(|tenure| tenure.phase != TenurePhase::Held).count();
+        let winding = self.tenures.values().filter(|tenure| tenure.phase != TenurePhase::Held).count();
+        let under_way = winding + self.departed.len();
         let mut free = self.config.moves_at_once.saturating_sub(under_way);
         let (entry, ends) = (self.entry(), self.draining.is_some());
         if !ends && !entry.takes {
@@ -203,7 +208,8 @@ impl ClusterMember {
                 self.commands.push_back(MemberCommand::HandOver { shard, to, handover });
             }
         }
-        if ends && self.tenures.is_empty() && self.draining == Some(Draining::Under) {
+        let is_empty = self.tenures.is_empty() && self.departed.is_empty();
+        if ends && is_empty && self.draining == Some(Draining::Under) {
             self.draining = Some(Draining::Reported);
             self.commands.push_back(MemberCommand::Drained);
         }
@@ -238,13 +244,21 @@ impl ClusterMember {
     }
 
     /// The engine has released the lease of this term, unless the node had lost it before.
-    pub(super) fn handle_released(&mut self, shard: Shard, term: Term) {
+    pub(super) fn handle_released(&mut self, shard: Shard, term: Term, now: Now) {
         let Some(tenure) = self.tenures.get(&shard).filter(|tenure| tenure.term == term) else { return };
         let TenurePhase::WoundDown { to, asked: Some(_) } = tenure.phase else { return };
-        self.drop_shard(shard, TenureEnd::HandedOver);
+        self.drop_shard(shard, TenureEnd::HandedOver { to });
         self.review_places = true;
         if let Some(to) = to {
+            self.departed.insert(shard, now.monotonic + SETTLING);
             self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Yours { shard } });
+        }
+    }
+
+    /// Tells the node that handed a shard over that it has settled here.
+    pub(super) fn handle_settled(&mut self, shard: Shard) {
+        if let Some(to) = self.givers.remove(&shard) {
+            self.commands.push_back(MemberCommand::Send { to, message: PeerMessage::Settled { shard } });
         }
     }
 

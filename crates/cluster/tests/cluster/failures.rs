@@ -52,6 +52,20 @@ fn a_drain_hands_all_shards_over_and_the_node_ends() {
     assert_eq!(world.audit.violations, Vec::<String>::new());
 }
 
+/// The next shards wait until the devices of the last ones are connected.
+#[test]
+fn no_more_shards_are_on_their_way_than_may_move_at_once() {
+    let mut world = three_nodes(Isolated::Serve);
+    world.drain(0);
+    let mut most = 0;
+    for _ in 0..6_000 {
+        world.run_for(5);
+        most = most.max(world.on_their_way());
+    }
+    assert!(world.processes[0].drained);
+    assert_eq!(most, 2);
+}
+
 #[test]
 fn a_drained_node_gives_its_shards_to_the_others_and_takes_none_until_it_is_undrained() {
     let mut world = three_nodes(Isolated::Serve);

@@ -65,6 +65,8 @@ pub(crate) struct Running {
     drift: i64,
     inbox: VecDeque<MemberEvent>,
     shards: BTreeMap<Shard, Service>,
+    /// The shards whose devices connect to the broker: when that is done.
+    settling: Vec<(u64, Shard)>,
     /// The handovers that are under way: when each is done.
     winding: Vec<(u64, Shard, Handover)>,
     /// The records that each turn sends for a shard.
@@ -156,6 +158,7 @@ impl World {
             drift,
             inbox: VecDeque::new(),
             shards: BTreeMap::new(),
+            settling: Vec::new(),
             winding: Vec::new(),
             records: 1,
         });
@@ -241,6 +244,12 @@ impl World {
         self.processes.iter().any(|process| !process.winding.is_empty())
     }
 
+    /// Returns how many shards are being handed over, or connect their devices at the next node.
+    pub(crate) fn on_their_way(&self) -> usize {
+        let of = |process: &Running| if process.draining { process.winding.len() } else { process.settling.len() };
+        self.processes.iter().filter(|process| process.alive).map(of).sum()
+    }
+
     pub(crate) fn all_shards_owned(&self) -> bool {
         (0..SHARDS).all(|number| self.owners(Shard::new(number)).len() == 1)
     }
@@ -320,6 +329,11 @@ impl World {
         for (_, shard, handover) in done {
             self.handle(id, MemberEvent::WoundDown { shard, handover });
         }
+        let (done, under_way) = self.processes[id].settling.drain(..).partition(|(at, _)| *at <= now);
+        self.processes[id].settling = under_way;
+        for (_, shard) in done {
+            self.handle(id, MemberEvent::Settled(shard));
+        }
     }
 
     fn obey(&mut self, id: usize) {
@@ -373,6 +387,8 @@ impl World {
         self.audit.tenures += 1;
         let tenure = self.audit.tenures;
         self.processes[id].shards.insert(shard, Service { numbers, tenure, parked: false });
+        let takes = self.random.random_range(0..500);
+        self.processes[id].settling.push((self.now + takes, shard));
     }
 
     fn send_records(&mut self, id: usize, shard: Shard) {
@@ -414,7 +430,8 @@ impl World {
     }
 
     fn send_to_peer(&mut self, id: usize, to: NodeNumber, message: PeerMessage) {
-        let from = self.processes[id].process.node.number();
+        let sender = self.processes[id].process.node;
+        let from = sender.number();
         let pair = (from.min(to.number()), from.max(to.number()));
         if self.cut_pairs.contains(&pair) {
             return;
@@ -423,10 +440,11 @@ impl World {
             // One message in twenty arrives twice.
             for _ in 0..self.random.random_range(0..20_u8) / 19 {
                 let delay = self.random.random_range(1..=300);
-                self.deliver(delay, Delivery::ToProcess(receiver, MemberEvent::Message(message.clone())));
+                let message = message.clone();
+                self.deliver(delay, Delivery::ToProcess(receiver, MemberEvent::Message { from: sender, message }));
             }
             let delay = self.random.random_range(1..=10 + self.slowness / 2);
-            self.deliver(delay, Delivery::ToProcess(receiver, MemberEvent::Message(message)));
+            self.deliver(delay, Delivery::ToProcess(receiver, MemberEvent::Message { from: sender, message }));
         }
     }
 

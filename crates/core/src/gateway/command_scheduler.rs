@@ -131,7 +131,7 @@ impl CommandScheduler {
         if device.waiting.next_expiry().is_some_and(|at| at <= context.now) {
             self.expire(context, device);
         }
-        while !context.draining && device.is_ready(context.now) {
+        while !context.keeps_commands_of(device) && device.is_ready(context.now) {
             if !self.jobs.is_due(device.id)
                 && let Some(waiting) = device.waiting.pop()
             {

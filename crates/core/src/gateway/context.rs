@@ -20,8 +20,8 @@ use crate::lwm2m::operation::{Content, Operation, Outcome};
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::CommandContext;
 use crate::registry::{Device, RegistrationId};
-use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_base::{Peer, ShardSet};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion};
 use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
@@ -73,6 +73,8 @@ pub(super) struct Context {
     pub wall_clock: WallClock,
     /// The program shuts down: no new work begins.
     pub draining: bool,
+    /// The shards that are about to be handed over: commands for their devices wait.
+    pub winding: ShardSet,
     /// Somebody looks at devices: the stages of commands are reported.
     pub has_onlookers: bool,
     pub traces: Traces,
@@ -103,6 +105,7 @@ impl Context {
             outbox: Outbox::default(),
             wall_clock,
             draining: false,
+            winding: ShardSet::EMPTY,
             has_onlookers: false,
             traces: Traces::default(),
             images: Images::default(),
@@ -187,6 +190,11 @@ impl Context {
         self.flush_coap();
         self.trace_report(&report);
         self.emit(Output::Report(report));
+    }
+
+    /// Returns whether commands for a device wait, whatever the device does.
+    pub(crate) fn keeps_commands_of(&self, device: &Device) -> bool {
+        self.draining || !self.winding.is_empty() && self.winding.contains(device.shard())
     }
 
     pub(crate) fn command_broker(&mut self, command: BrokerCommand) {

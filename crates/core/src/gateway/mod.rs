@@ -87,15 +87,16 @@ mod undefined_versions;
 pub mod view;
 mod wall_clock;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bootstrap::account::PatternAccount;
 use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
+use crate::registry::RegistrationId;
 use lwm2m_base::identity::{Identity, PskIdentity};
-use lwm2m_base::{AssociationId, Peer};
+use lwm2m_base::{AssociationId, Peer, Shard};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
@@ -184,6 +185,8 @@ pub struct Gateway {
     bootstrap: BootstrapServer,
     registrations: Registrations,
     campaigns: Campaigns,
+    /// The devices with a command in flight of the shards that are about to be handed over.
+    busy: HashMap<Shard, Vec<RegistrationId>>,
 }
 
 /// Entry points and outputs.
@@ -310,7 +313,7 @@ impl Gateway {
         let bootstrap_config = config.bootstrap.clone();
         let mut context = Context::new(config, model, seed, WallClock::new(now, unix_time));
         let bootstrap = BootstrapServer::new(bootstrap_config.as_ref(), now, &mut context.rng);
-        Self { context, intake, bootstrap, registrations, campaigns }
+        Self { context, intake, bootstrap, registrations, campaigns, busy: HashMap::new() }
     }
 
     /// Adds DTLS at this socket and all after it.

@@ -9,9 +9,10 @@
 //!    restart: nothing is sent to them, and the broker is asked to connect them by their client IDs.
 //! 2. While the node serves the shard, [`Gateway::use_term`] gives it newer terms for its DTLS records, which
 //!    [`Gateway::take_wanted_terms`] asks for.
-//! 3. A shard that the node gives up is written completely ([`Gateway::change_shard`]), and handed over
-//!    ([`Gateway::hand_over_shard`]): outputs that wait for the store leave when the store has its records. If the node
-//!    loses the shard before that, the outputs that still wait are dropped ([`Gateway::drop_outputs`]).
+//! 3. Of a shard that the node gives up the commands in flight end first ([`Gateway::wind_down`]). Then it is written
+//!    completely ([`Gateway::change_shard`]), and handed over ([`Gateway::hand_over_shard`]): outputs that wait for the
+//!    store leave when the store has its records. If the node loses the shard before that, the outputs that still wait
+//!    are dropped ([`Gateway::drop_outputs`]).
 //! 4. A shard that was lost to another node is forgotten at once ([`Gateway::forget_shard`]), with all outputs that
 //!    wait: its devices and the broker hear nothing.
 //!
@@ -48,6 +49,11 @@ pub struct ShardRecipients {
 }
 
 impl ShardRecipients {
+    /// Returns the registrations as which the devices publish.
+    pub fn publishers(&self) -> &[RegistrationId] {
+        &self.publishers
+    }
+
     /// Iterates over the addresses of the devices, by the listeners that they speak to.
     pub fn places(&self) -> impl Iterator<Item = Peer> {
         self.recipients.addresses().map(|(socket, address)| Peer::udp(socket, address))
@@ -84,6 +90,11 @@ impl Gateway {
         }
     }
 
+    /// Returns the registration as which the device of this endpoint publishes.
+    pub fn publisher(&self, endpoint: &str) -> Option<RegistrationId> {
+        self.registrations.devices().registry().device_by_endpoint(endpoint).map(|device| device.publishes_as)
+    }
+
     /// Numbers the DTLS records of a shard in this term from now on.
     pub fn use_term(&mut self, shard: Shard, term: Term) {
         if let Some(dtls) = &mut self.context.dtls {
@@ -108,6 +119,41 @@ impl Gateway {
             self.context.changes.mark(&endpoint);
             devices.commands_mut().change_companions(&endpoint);
         }
+    }
+
+    /// Sends no more commands to the devices of a shard: they wait. Those in flight end.
+    pub fn wind_down(&mut self, shard: Shard) {
+        self.context.winding.insert(shard);
+        let devices = self.registrations.devices().registry().devices();
+        let busy = devices.filter(|device| device.shard() == shard && device.in_flight().is_some());
+        let busy = busy.map(|device| device.id).collect();
+        self.busy.insert(shard, busy);
+    }
+
+    /// Returns whether no command is in flight to a device of a shard, after [`Gateway::wind_down`].
+    pub fn is_wound_down(&mut self, shard: Shard) -> bool {
+        let Self { busy, registrations, .. } = self;
+        let registry = registrations.devices().registry();
+        let Some(busy) = busy.get_mut(&shard) else { return true };
+        busy.retain(|id| registry.device(*id).is_some_and(|device| device.in_flight().is_some()));
+        busy.is_empty()
+    }
+
+    /// Sends commands to the devices of a shard again, which is not handed over.
+    pub fn go_on(&mut self, now: Instant, shard: Shard) {
+        self.context.now = now;
+        self.busy.remove(&shard);
+        if !self.context.winding.remove(shard) {
+            return;
+        }
+        let devices = self.registrations.devices().registry().devices();
+        let ids: Vec<_> = devices.filter(|device| device.shard() == shard).map(|device| device.id).collect();
+        for id in ids {
+            if let Some((device, commands)) = self.registrations.devices_mut().with_commands(id) {
+                commands.send_next(&mut self.context, device);
+            }
+        }
+        self.handle_coap();
     }
 
     /// Forgets a shard whose records are handed to the store, and that another node will have. What its devices and the
@@ -167,6 +213,8 @@ impl Gateway {
         let mut shards = self.shards();
         shards.remove(shard);
         self.serve_shards(shards);
+        self.context.winding.remove(shard);
+        self.busy.remove(&shard);
         self.handle_coap();
     }
 

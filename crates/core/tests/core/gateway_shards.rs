@@ -186,6 +186,33 @@ fn commands_for_a_device_that_cannot_be_reached_wait_until_it_is_heard() {
     scene.expect_nothing_more();
 }
 
+#[test]
+fn a_shard_is_wound_down_when_the_command_in_flight_has_ended_and_the_next_one_waits() {
+    let mut scene = Scene::new();
+    scene.register(QUERY);
+    let shard = scene.location.last().and_then(|location| Location::shard_of(location)).expect("it names a shard");
+    scene.command(&read(1));
+    scene.forget_what_was_said();
+    scene.command(&read(2));
+    scene.gateway.wind_down(shard);
+    assert!(!scene.gateway.is_wound_down(shard));
+    scene.expect_nothing_more();
+
+    scene.gateway.go_on(scene.now, shard);
+    scene.settle();
+    scene.expect_nothing_more();
+    scene.gateway.wind_down(shard);
+    scene.advance(100.0);
+    assert!(scene.gateway.is_wound_down(shard), "the command has timed out");
+    scene.forget_what_was_said();
+    scene.command(&read(3));
+    scene.expect_nothing_more();
+    scene.gateway.go_on(scene.now, shard);
+    scene.settle();
+    scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
+}
+
 proptest! {
     #[test]
     fn ids_of_a_gateway_without_shards_name_a_shard_too(location in "[A-Za-z0-9_-]{12}", token in any::<[u8; 8]>()) {

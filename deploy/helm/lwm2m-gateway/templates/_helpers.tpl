@@ -145,7 +145,7 @@ environment. */}}
 {{- $folder := "/etc/lwm2m-gateway/cluster" -}}
 {{- $files := dict "cacertfile" (printf "%s/ca.crt" $folder) "certfile" (printf "%s/tls.crt" $folder) "keyfile" (printf "%s/tls.key" $folder) -}}
 {{- $_ := set $config "cluster" (merge (dict "enable" true "bind" "0.0.0.0:5690") $files) -}}
-{{- $_ := set $config "shutdown_timeout" (printf "%ds" (sub (include "gateway.gracePeriod" . | int) 10)) -}}
+{{- $_ := set $config "shutdown_timeout" (printf "%ds" (sub (include "gateway.gracePeriod" . | int) 25)) -}}
 {{- end -}}
 {{- mustMergeOverwrite $config (deepCopy .Values.config) | toJson -}}
 {{- end -}}

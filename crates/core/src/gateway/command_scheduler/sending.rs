@@ -185,10 +185,11 @@ fn send_marked(
     context.tell_when_stored(Awaited::Device(&device.registration.endpoint), |context| send(&mut context.coap))
 }
 
-/// Admits a command: while the program shuts down it waits, whatever its device does.
+/// Admits a command: while the program shuts down, or the shard is about to be handed over, it waits, whatever its device
+/// does.
 pub(super) fn admit(context: &Context, device: &mut Device, waiting: PendingCommand) -> AdmitOutcome {
     let limits = queue_limits(&context.config.limits);
-    if context.draining {
+    if context.keeps_commands_of(device) {
         device.keep(context.now, waiting, limits)
     } else {
         device.admit(context.now, waiting, limits)
