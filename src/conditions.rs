@@ -15,6 +15,8 @@ pub struct Condition {
     /// The index of this part among those of the condition.
     part: usize,
     conditions: Conditions,
+    /// The state in the place of [`ConditionState::Down`].
+    down: ConditionState,
 }
 
 /// The state of a condition, with an explanation.
@@ -42,7 +44,7 @@ impl Conditions {
         let mut conditions = self.lock();
         let parts = conditions.entry(name).or_default();
         parts.push(ConditionStatus { state: ConditionState::Down, detail: "not there yet".to_owned() });
-        Condition { name, part: parts.len() - 1, conditions: self.clone() }
+        Condition { name, part: parts.len() - 1, conditions: self.clone(), down: ConditionState::Down }
     }
 
     /// Returns the status of each condition, ordered by name. If several parts of the program, such as threads, have
@@ -60,7 +62,14 @@ impl Conditions {
 }
 
 impl Condition {
+    /// Returns a handle that sets the condition to degraded where it would be down: without this part the program serves
+    /// devices all the same.
+    pub fn never_down(self) -> Self {
+        Self { down: ConditionState::Degraded, ..self }
+    }
+
     pub fn set(&self, state: ConditionState, detail: impl Into<String>) {
+        let state = if state == ConditionState::Down { self.down } else { state };
         if let Some(status) = self.conditions.lock().get_mut(self.name).and_then(|parts| parts.get_mut(self.part)) {
             *status = ConditionStatus { state, detail: detail.into() };
         }
@@ -104,6 +113,8 @@ mod tests {
         assert_eq!(shown(), (ConditionState::Up, "one".to_owned()));
         parts[1].set(ConditionState::Degraded, "slow");
         assert_eq!(shown(), (ConditionState::Degraded, "slow".to_owned()));
+        parts[0].clone().never_down().set(ConditionState::Down, "away");
+        assert_eq!(shown(), (ConditionState::Degraded, "away".to_owned()));
         parts[2].set(ConditionState::Down, "gone");
         assert_eq!(shown(), (ConditionState::Down, "gone".to_owned()));
     }

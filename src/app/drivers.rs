@@ -112,6 +112,8 @@ pub(crate) async fn driver_parts(
         runtimes.into_iter().zip(sockets).zip(requests).zip(seats).zip(&prepared.metrics)
     {
         let (metrics, condition) = (Arc::clone(&metrics.upstream), prepared.conditions.add("broker"));
+        // All nodes are without the broker at the same time: a balancer that asks for it would have no node left.
+        let condition = if config.cluster.is_some() { condition.never_down() } else { condition };
         let link = UpstreamLink::start_at(upstream.clone(), seat, metrics, condition);
         let link = runtime.runtime().spawn(link).await.context("the start of the upstream")??;
         threads.push(ThreadParts { runtime, sockets, link: link.with_tls_on(Handle::current()), requests });

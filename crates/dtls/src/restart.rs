@@ -60,7 +60,8 @@ impl DtlsServer {
         self.changes.are_kept = true;
         self.latest_term = terms.latest(now);
         self.terms = terms;
-        records.iter().filter_map(|record| self.restore_one(now, record)).collect()
+        let most = self.config.associations;
+        records.iter().filter_map(|record| self.restore_one(now, record, most)).collect()
     }
 
     /// Returns at most this many of the associations that changed since they were taken; the others are returned the
@@ -98,8 +99,14 @@ impl DtlsServer {
         !self.changes.queue.is_empty()
     }
 
-    pub(super) fn restore_one(&mut self, now: Instant, record: &SavedAssociation) -> Option<AssociationChange> {
-        let room = self.associations.len() < self.config.associations && self.associations.get(record.id).is_none();
+    /// Restores an association if there are fewer than `most`. Returns what is to be stored of it.
+    pub(super) fn restore_one(
+        &mut self,
+        now: Instant,
+        record: &SavedAssociation,
+        most: usize,
+    ) -> Option<AssociationChange> {
+        let room = self.associations.len() < most && self.associations.get(record.id).is_none();
         let loaded = load(record).filter(|_| room);
         let has_terms = loaded.as_ref().is_some_and(|loaded| matches!(loaded.used_numbers, UsedNumbers::Terms { .. }));
         let restored = loaded.and_then(|loaded| Association::restored(loaded, &self.terms, now));

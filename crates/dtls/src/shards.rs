@@ -17,7 +17,8 @@ impl DtlsServer {
         self.config.shards.insert(shard);
         self.use_term(shard, term);
         for record in records {
-            if let Some(change) = self.restore_one(now, record) {
+            // Without the node that has lost the shard, this one may have more than its share.
+            if let Some(change) = self.restore_one(now, record, usize::MAX) {
                 self.changes.push_removed(change.id());
             }
         }

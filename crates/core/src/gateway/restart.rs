@@ -53,11 +53,12 @@ impl Gateway {
         context.generated_keys.keep_changes();
         context.awaited_bootstraps.keep_changes();
         campaigns.keep_changes();
-        self.restore_devices(records);
+        let most = self.context.config.limits.devices;
+        self.restore_devices(records, most);
     }
 
     /// Restores devices, those first that were heard from last.
-    pub(super) fn restore_devices(&mut self, mut records: Vec<DeviceRecord>) {
+    pub(super) fn restore_devices(&mut self, mut records: Vec<DeviceRecord>, most: usize) {
         let Self { context, registrations, .. } = self;
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
@@ -68,7 +69,7 @@ impl Gateway {
                 context.changes.mark_left(&endpoint, Some(shard));
                 continue;
             }
-            match restore(context, registrations, record) {
+            match restore(context, registrations, record, most) {
                 Ok(()) => context.report(Report::Restored { endpoint, peer }),
                 Err(reason) => {
                     context.changes.mark_left(&endpoint, Some(shard));
@@ -312,9 +313,14 @@ pub(super) struct Restoration {
     refused: Vec<NotTaken>,
 }
 
-/// Restores the device of a record, unless the configuration of today rejects it.
-fn restore(context: &mut Context, registrations: &mut Registrations, record: DeviceRecord) -> Result<(), NotRestored> {
-    if registrations.devices().registry().len() >= context.config.limits.devices {
+/// Restores the device of a record, unless the configuration of today rejects it or there are `most` devices.
+fn restore(
+    context: &mut Context,
+    registrations: &mut Registrations,
+    record: DeviceRecord,
+    most: usize,
+) -> Result<(), NotRestored> {
+    if registrations.devices().registry().len() >= most {
         return Err(NotRestored::TooMany);
     }
     let shard = record.shard();

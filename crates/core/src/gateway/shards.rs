@@ -63,7 +63,8 @@ impl ShardRecipients {
 /// Shards.
 impl Gateway {
     /// Takes a shard with its stored records, after [`Gateway::restore`] of what is no shard's. Its DTLS records are
-    /// numbered in this term.
+    /// numbered in this term. The limits of devices and of associations do not hold for them: they are registered, and
+    /// no other node has them.
     pub fn restore_shard(&mut self, now: Instant, (shard, term): (Shard, Term), contents: ShardContents) {
         let ShardContents { devices, associations, retained_commands, firmware_jobs } = contents;
         self.context.now = now;
@@ -74,7 +75,7 @@ impl Gateway {
             dtls.server.restore_shard(now, (shard, term), &associations);
         }
         self.handle_dtls();
-        self.restore_devices(devices);
+        self.restore_devices(devices, usize::MAX);
         self.restore_retained_commands(retained_commands);
         self.restore_firmware_jobs(now, firmware_jobs);
         self.handle_coap();

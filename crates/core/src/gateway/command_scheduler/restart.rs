@@ -1,6 +1,8 @@
 //! The commands and observations of a device over a restart: makes their records, and restores them.
 
-use crate::coap::Freshness;
+use std::time::Duration;
+
+use crate::coap::{Freshness, Parameters};
 use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
@@ -108,7 +110,12 @@ impl CommandScheduler {
                     continue;
                 }
             };
-            let expires = context.wall_clock.moment(expires);
+            let mut expires = context.wall_clock.moment(expires);
+            if sent_as.is_some() {
+                // Sent as the same message, it is executed once only as long as the device remembers the message. It may
+                // wait for a device that sleeps, or that has to be heard first.
+                expires = expires.min(context.now + remembered_after_restart(&context.config.coap));
+            }
             let waiting = PendingCommand::new(self.next_number(), command, expires, room);
             let waiting = PendingCommand {
                 serial: Some(serial),
@@ -124,6 +131,12 @@ impl CommandScheduler {
         }
         not_taken
     }
+}
+
+/// Returns how long after a restart a device remembers a message that was in flight: EXCHANGE_LIFETIME from its first
+/// transmission (RFC 7252, section 4.8.2), which was up to MAX_TRANSMIT_WAIT ago.
+fn remembered_after_restart(parameters: &Parameters) -> Duration {
+    parameters.exchange_lifetime().saturating_sub(parameters.max_transmit_wait())
 }
 
 /// Refuses a restored command: it has its final answer.

@@ -134,6 +134,27 @@ fn the_next_process_sends_the_command_in_flight_as_the_same_message() {
 }
 
 #[test]
+fn a_command_in_flight_whose_device_is_heard_late_is_ended_in_place_of_being_executed_twice() {
+    let mut scene = registered();
+    scene.command(&execute(1));
+    let record = record(&mut scene);
+    let endpoint = record.registration.endpoint.clone();
+    restart_before_connected(&mut scene, record);
+    scene.gateway.hold_until_heard(&endpoint);
+    let registration = scene.device;
+    scene.broker_says(BrokerEvent::Connected { registration });
+    store(&mut scene);
+    scene.expect_nothing_more();
+
+    // EXCHANGE_LIFETIME without MAX_TRANSMIT_WAIT (RFC 7252, section 4.8.2).
+    scene.advance(247.0 - 93.0 + 1.0);
+    store(&mut scene);
+
+    scene.expect_refused(&execute(1));
+    scene.expect_nothing_more();
+}
+
+#[test]
 fn a_second_restart_before_the_device_is_connected_keeps_the_names() {
     let mut scene = registered();
     scene.command(&execute(1));
