@@ -102,7 +102,7 @@ impl Gateway {
         let MovedDevice { record, retained, job } = moved;
         self.context.now = now;
         self.registrations.devices_mut().commands_mut().retained.adopt(retained);
-        self.restore_devices(vec![record]);
+        self.restore_devices(vec![record], usize::MAX);
         if let Some(job) = job {
             self.registrations.devices_mut().restore_job(&mut self.context, job);
         }

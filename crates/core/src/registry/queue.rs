@@ -94,13 +94,13 @@ impl CommandQueue {
     }
 
     /// Takes out the commands that waited too long, in their order.
-    pub(crate) fn take_expired(&mut self, now: Instant) -> Vec<Command> {
+    pub(crate) fn take_expired(&mut self, now: Instant) -> Vec<PendingCommand> {
         let (expired, kept) =
             std::mem::take(&mut self.commands).into_iter().partition(|waiting| waiting.expires <= now);
         self.commands = kept;
         self.count();
         let expired: VecDeque<PendingCommand> = expired;
-        expired.into_iter().map(|waiting| waiting.command).collect()
+        expired.into()
     }
 
     pub fn next_expiry(&self) -> Option<Instant> {

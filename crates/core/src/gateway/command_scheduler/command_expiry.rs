@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::command::{Command, LONGEST_EXPIRY};
 use crate::gateway::context::Context;
 use crate::gateway::report::CommandOutcome;
-use crate::registry::Device;
+use crate::registry::{Device, PendingCommand};
 
 use super::{CommandScheduler, refuse_command};
 
@@ -27,8 +27,11 @@ impl CommandScheduler {
         if !expired.is_empty() {
             context.changed(device);
         }
-        for command in expired {
-            let reason = "expired before the device could take it";
+        for PendingCommand { command, sent_as, .. } in expired {
+            let reason = match sent_as {
+                None => "expired before the device could take it",
+                Some(_) => "sent before a restart of the gateway, which the device may have forgotten: it may be done",
+            };
             refuse_command(context, device, &command, CommandOutcome::Expired, reason);
         }
         self.watch_expiry(device);
