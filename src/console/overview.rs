@@ -13,7 +13,7 @@ use crate::driver::control::DriverSilent;
 use crate::observability::page::MetricsPage;
 use crate::observability::snapshot::DriverSnapshot;
 use crate::reload::status::ReloadResults;
-use crate::upstream::NodeState;
+use crate::upstream::BrokerNodeState;
 use lwm2m_core::lwm2m::model::BrokenFile;
 
 use super::ConsoleServer;
@@ -177,8 +177,8 @@ pub(super) async fn overview(
 }
 
 impl NodeDocument {
-    fn of(node: &NodeState) -> Self {
-        let NodeState { name, is_available, clients, detail } = node.clone();
+    fn of(node: &BrokerNodeState) -> Self {
+        let BrokerNodeState { name, is_available, clients, detail } = node.clone();
         Self { name, up: is_available, devices: clients, detail }
     }
 }

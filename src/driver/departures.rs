@@ -22,7 +22,7 @@ const BATCH: usize = 64;
 pub(super) type LeavingDevices = Departures<MovedDevice, BatchNumber>;
 
 /// A step of a device that leaves.
-type Step = SourceStep<MovedDevice, BatchNumber>;
+type DepartureStep = SourceStep<MovedDevice, BatchNumber>;
 
 impl Driver {
     /// Gives a device to another node, if the identity may have it.
@@ -60,7 +60,7 @@ impl Driver {
     }
 
     /// Takes the steps of devices that leave.
-    pub(super) fn depart(&mut self, now: Instant, steps: impl IntoIterator<Item = Step>) {
+    pub(super) fn depart(&mut self, now: Instant, steps: impl IntoIterator<Item = DepartureStep>) {
         steps.into_iter().for_each(|step| self.take_step(now, step));
     }
 
@@ -76,7 +76,7 @@ impl Driver {
         seat.departures.begin(now, endpoint, (shard, moved, version), target);
     }
 
-    fn take_step(&mut self, now: Instant, step: Step) {
+    fn take_step(&mut self, now: Instant, step: DepartureStep) {
         let Some(seat) = &self.cluster else { return };
         let peers = seat.forwarding.peers();
         match step {

@@ -223,7 +223,7 @@ pub struct UpstreamTableSizes {
     pub publications_limit: usize,
     pub nodes_available: usize,
     pub nodes_unavailable: usize,
-    pub nodes: Vec<NodeState>,
+    pub nodes: Vec<BrokerNodeState>,
 }
 
 impl UpstreamTableSizes {
@@ -245,7 +245,7 @@ impl UpstreamTableSizes {
     }
 }
 
-impl NodeState {
+impl BrokerNodeState {
     /// Adds what another thread knows of the node, which is available if it is for all threads.
     fn add(&mut self, other: Self) {
         if self.is_available && !other.is_available {
@@ -257,7 +257,7 @@ impl NodeState {
 
 /// The state of a node of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeState {
+pub struct BrokerNodeState {
     /// The address, or the addresses.
     pub name: String,
     pub is_available: bool,
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_node_is_available_if_it_is_for_the_links_of_all_threads() {
-        let node = |name: &str, is_available| NodeState {
+        let node = |name: &str, is_available| BrokerNodeState {
             name: name.to_owned(),
             is_available,
             clients: 2,
@@ -288,7 +288,7 @@ mod tests {
         let mut sum = sizes(true);
         sum.add(sizes(false));
         assert_eq!((sum.connected, sum.nodes_available, sum.nodes_unavailable), (8, 1, 1));
-        let b = NodeState { clients: 4, ..node("b", false) };
-        assert_eq!(sum.nodes, [NodeState { clients: 4, ..node("a", true) }, b]);
+        let b = BrokerNodeState { clients: 4, ..node("b", false) };
+        assert_eq!(sum.nodes, [BrokerNodeState { clients: 4, ..node("a", true) }, b]);
     }
 }

@@ -6,11 +6,11 @@ use crate::node::NodeNumber;
 
 /// The addresses of nodes, by their numbers. Its bound is the number of nodes that a cluster can have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Directory(BTreeMap<NodeNumber, PeerAddress>);
+pub struct Directory(BTreeMap<NodeNumber, NodeAddress>);
 
 /// The name of a node, and how to reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddress {
+pub struct NodeAddress {
     /// The name of the node, which its certificate has.
     pub name: String,
     /// The host and port at which it accepts connections of other nodes.
@@ -18,7 +18,7 @@ pub struct PeerAddress {
 }
 
 impl Directory {
-    pub fn insert(&mut self, node: NodeNumber, address: PeerAddress) {
+    pub fn insert(&mut self, node: NodeNumber, address: NodeAddress) {
         self.0.insert(node, address);
     }
 
@@ -26,17 +26,17 @@ impl Directory {
         self.0.remove(&node);
     }
 
-    pub fn get(&self, node: NodeNumber) -> Option<&PeerAddress> {
+    pub fn get(&self, node: NodeNumber) -> Option<&NodeAddress> {
         self.0.get(&node)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (NodeNumber, &PeerAddress)> {
+    pub fn iter(&self) -> impl Iterator<Item = (NodeNumber, &NodeAddress)> {
         self.0.iter().map(|(node, address)| (*node, address))
     }
 }
 
-impl FromIterator<(NodeNumber, PeerAddress)> for Directory {
-    fn from_iter<I: IntoIterator<Item = (NodeNumber, PeerAddress)>>(nodes: I) -> Self {
+impl FromIterator<(NodeNumber, NodeAddress)> for Directory {
+    fn from_iter<I: IntoIterator<Item = (NodeNumber, NodeAddress)>>(nodes: I) -> Self {
         Self(nodes.into_iter().collect())
     }
 }

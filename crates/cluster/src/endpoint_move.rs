@@ -124,11 +124,11 @@ pub struct Departure<D, B> {
     /// The batch with its last record.
     pub written_by: B,
     pub device: D,
-    stage: Stage,
+    stage: MoveStage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum MoveStage {
     /// The engine does not have its last record yet.
     Writing {
         deadline: Instant,
@@ -211,7 +211,7 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
         (shard, device, written_by): (Shard, D, B),
         (target, number): (NodeNumber, MoveNumber),
     ) {
-        let stage = Stage::Writing { deadline: now + FETCH_TIME };
+        let stage = MoveStage::Writing { deadline: now + FETCH_TIME };
         self.leaving.insert(endpoint, Departure { shard, target, number, written_by, device, stage });
     }
 
@@ -219,8 +219,8 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
     pub fn handle_stored(&mut self, upto: B) -> Vec<SourceStep<D, B>> {
         let mut steps = Vec::new();
         for (endpoint, departure) in &mut self.leaving {
-            if matches!(departure.stage, Stage::Writing { .. }) && departure.written_by <= upto {
-                departure.stage = Stage::Freezing;
+            if matches!(departure.stage, MoveStage::Writing { .. }) && departure.written_by <= upto {
+                departure.stage = MoveStage::Freezing;
                 steps.push(SourceStep::Freeze(endpoint.clone(), departure.shard));
             }
         }
@@ -229,10 +229,10 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
 
     /// Takes the answer to [`SourceStep::Freeze`].
     pub fn handle_frozen(&mut self, now: Instant, endpoint: &str, frozen: Frozen) -> Option<SourceStep<D, B>> {
-        let departure = self.leaving.get_mut(endpoint).filter(|departure| departure.stage == Stage::Freezing)?;
+        let departure = self.leaving.get_mut(endpoint).filter(|departure| departure.stage == MoveStage::Freezing)?;
         match frozen {
             Frozen::Version(version) => {
-                departure.stage = Stage::Frozen { version, deadline: now + ANSWER_TIME };
+                departure.stage = MoveStage::Frozen { version, deadline: now + ANSWER_TIME };
                 let (target, number, shard) = (departure.target, departure.number, departure.shard);
                 Some(SourceStep::Tell { target, number, endpoint: endpoint.to_owned(), shard, version })
             }
@@ -246,7 +246,7 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
     /// The target has taken the device from this version.
     pub fn handle_done(&mut self, endpoint: &str, version: u64) -> Option<SourceStep<D, B>> {
         let stage = self.leaving.get(endpoint)?.stage;
-        let is_it = matches!(stage, Stage::Frozen { version: frozen, .. } if frozen == version);
+        let is_it = matches!(stage, MoveStage::Frozen { version: frozen, .. } if frozen == version);
         is_it.then(|| self.handle_return(endpoint)).flatten()
     }
 
@@ -256,12 +256,12 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<SourceStep<D, B>> {
-        let is_late = |_: &String, departure: &mut Departure<D, B>| matches!(departure.stage, Stage::Writing { deadline } if deadline <= now);
+        let is_late = |_: &String, departure: &mut Departure<D, B>| matches!(departure.stage, MoveStage::Writing { deadline } if deadline <= now);
         // Its entry was not frozen.
         let mut steps: Vec<_> = self.leaving.extract_if(is_late).map(|(_, late)| SourceStep::Back(late)).collect();
         for (endpoint, departure) in &mut self.leaving {
             if departure.deadline().is_some_and(|deadline| deadline <= now) {
-                departure.stage = Stage::Thawing;
+                departure.stage = MoveStage::Thawing;
                 steps.push(SourceStep::Thaw(endpoint.clone(), departure.shard));
             }
         }
@@ -270,13 +270,13 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
 
     /// Takes the answer to [`SourceStep::Thaw`].
     pub fn handle_thawed(&mut self, now: Instant, endpoint: &str, thawed: Thawed) -> Option<SourceStep<D, B>> {
-        let departure = self.leaving.get_mut(endpoint).filter(|departure| departure.stage == Stage::Thawing)?;
+        let departure = self.leaving.get_mut(endpoint).filter(|departure| departure.stage == MoveStage::Thawing)?;
         match thawed {
             Thawed::Back => self.leaving.remove(endpoint).map(SourceStep::Back),
             Thawed::Gone => self.handle_return(endpoint),
             Thawed::Fenced => self.forget(endpoint),
             Thawed::Unknown => {
-                departure.stage = Stage::Unanswered { retry: now + RETRY };
+                departure.stage = MoveStage::Unanswered { retry: now + RETRY };
                 None
             }
         }
@@ -302,9 +302,9 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
 impl<D, B> Departure<D, B> {
     fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Freezing | Stage::Thawing => None,
-            Stage::Writing { deadline } | Stage::Frozen { deadline, .. } => Some(deadline),
-            Stage::Unanswered { retry } => Some(retry),
+            MoveStage::Freezing | MoveStage::Thawing => None,
+            MoveStage::Writing { deadline } | MoveStage::Frozen { deadline, .. } => Some(deadline),
+            MoveStage::Unanswered { retry } => Some(retry),
         }
     }
 }

@@ -41,7 +41,7 @@ mod rendezvous;
 mod term;
 pub(crate) mod write_number;
 
-pub use directory::{Directory, PeerAddress};
+pub use directory::{Directory, NodeAddress};
 pub use floors::Floors;
 pub use member::{
     ClusterMember, Ended, EngineContact, Handover, Isolated, MemberCommand, MemberConfig, MemberEvent, Now, TenureEnd,

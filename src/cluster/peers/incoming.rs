@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use lwm2m_cluster::frame::split_frame;
-use lwm2m_cluster::frame::{Done, Fetched, Forward, Frame, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
-use lwm2m_cluster::{Directory, NodeNumber, PeerAddress, PeerMessage};
+use lwm2m_cluster::frame::{
+    DeviceWays, Done, FetchResult, Forward, ForwardReply, Frame, FrameError, Hello, Learn, NamedFlow, NotMine,
+};
+use lwm2m_cluster::{Directory, NodeAddress, NodeNumber, PeerMessage};
 use lwm2m_router::{Flow, Forwarded};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -63,7 +65,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// A connection whose node has proved its name.
 struct ConnectedNode {
     node: NodeNumber,
-    told: PeerAddress,
+    told: NodeAddress,
     stream: SslStream<TcpStream>,
     /// The bytes after the hello of the node.
     received: BytesMut,
@@ -102,7 +104,7 @@ pub(super) struct ToldNodes {
 
 impl ToldNodes {
     /// Notes a connection. Returns whether the address of its node is a new one.
-    fn connected(&mut self, node: NodeNumber, told: PeerAddress) -> bool {
+    fn connected(&mut self, node: NodeNumber, told: NodeAddress) -> bool {
         *self.connections.entry(node).or_default() += 1;
         let is_new = self.directory.get(node) != Some(&told);
         self.directory.insert(node, told);
@@ -143,7 +145,7 @@ async fn welcome(shared: &Shared, stream: TcpStream, address: SocketAddr) -> Res
     {
         return Err(format!("the node {node} is {:?}, but it says that it is {name:?}", listed.name));
     }
-    let told = PeerAddress { name: name.to_owned(), address: told.to_owned() };
+    let told = NodeAddress { name: name.to_owned(), address: told.to_owned() };
     let mut answer = Vec::new();
     shared.hello().encode(shared.clock, &mut answer).map_err(|error| error.to_string())?;
     stream.write_all(&answer).await.map_err(|error| error.to_string())?;
@@ -186,7 +188,7 @@ impl Shared {
             Ok(Frame::Hello(_)) => return Err(FrameError::Malformed),
             Ok(Frame::Message(message)) => self.take_message(from, message)?,
             Ok(Frame::Forward(forward)) => self.take_forward(from, forward),
-            Ok(Frame::Reply(Reply { flow, datagram })) => {
+            Ok(Frame::Reply(ForwardReply { flow, datagram })) => {
                 let datagram = datagram.into();
                 self.take_datagram(flow, &self.metrics.answers_in, |flow| PeerInput::Reply { flow, datagram });
             }
@@ -200,7 +202,7 @@ impl Shared {
                 // The next round tells the owners, too.
                 let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::NotMine { from, shard, owner });
             }
-            Ok(Frame::Ways(Ways { entry, listener, addresses })) => {
+            Ok(Frame::Ways(DeviceWays { entry, listener, addresses })) => {
                 let named = addresses.into_iter().map(|address| NamedFlow { listener, address });
                 let flows = named.filter_map(|flow| self.flow(flow)).collect();
                 // Without it the devices are reached after their next datagrams.
@@ -210,7 +212,7 @@ impl Shared {
                 let question = moves::question(&fetch).ok_or(FrameError::Malformed)?;
                 self.take_move(MoveInput::Fetch { from, number: fetch.number, question });
             }
-            Ok(Frame::Fetched(Fetched { number, answer })) => {
+            Ok(Frame::Fetched(FetchResult { number, answer })) => {
                 self.take_move(MoveInput::Fetched { from, number, answer: SourceAnswer::read(answer) });
             }
             Ok(Frame::Done(Done { version, endpoint })) => {

@@ -4,7 +4,7 @@
 //! 1. A node opens a TCP connection to each other node of the [`Directory`], with mutual TLS. The certificates are of
 //!    an authority of the cluster alone, and have the names of the nodes.
 //! 2. Both sides begin with a [`Hello`]. A node whose certificate does not have the name in its hello is refused.
-//! 3. After that only the node that opened the connection sends: what waits in its [`Outbox`], all of it at once. So
+//! 3. After that only the node that opened the connection sends: what waits in its [`PeerOutbox`], all of it at once. So
 //!    two nodes have two connections.
 //! 4. A node that neither the directory lists nor is connected has left: it is not called any more.
 //! 5. A connection that ends, or that takes nothing for some seconds, is opened again after a back-off. What waits for
@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::endpoint_move::MoveNumber;
-use lwm2m_cluster::frame::{Done, Fetched, Forward, Frame, FrameClock, Hello, Learn, MAX_WAYS, NamedFlow, NotMine};
-use lwm2m_cluster::frame::{Reply, Ways};
+use lwm2m_cluster::frame::{DeviceWays, ForwardReply};
+use lwm2m_cluster::frame::{Done, FetchResult, Forward, Frame, FrameClock, Hello, Learn, MAX_WAYS, NamedFlow, NotMine};
 use lwm2m_cluster::{Directory, NodeNumber, NodeProcess, NodeSet, PeerMessage};
 use lwm2m_core::gateway::claims::ClaimQuestion;
 use lwm2m_router::{Flow, Forwarded, Hop};
@@ -42,7 +42,7 @@ use crate::tls::{TlsConfig, TlsError};
 use super::moves::{self, SourceAnswer};
 use identity::PeerTls;
 use incoming::ToldNodes;
-use outbox::{NotSent, Outbox};
+use outbox::{NotSent, PeerOutbox};
 
 /// The number of nodes that a cluster can have.
 const NODES: usize = 1 << NodeNumber::BITS;
@@ -139,7 +139,7 @@ struct Shared {
     clock: FrameClock,
     metrics: Arc<PeerMetrics>,
     /// The outboxes by the number of the node.
-    outboxes: Vec<Outbox>,
+    outboxes: Vec<PeerOutbox>,
     connected: watch::Sender<NodeSet>,
     directory: watch::Receiver<Arc<Directory>>,
     /// The nodes that have connected, by what they told in their hellos. A node may not be in the directory yet.
@@ -173,7 +173,7 @@ impl PeerLink {
             tls,
             clock: FrameClock::new(monotonic_now()),
             metrics,
-            outboxes: (0..NODES).map(|_| Outbox::default()).collect(),
+            outboxes: (0..NODES).map(|_| PeerOutbox::default()).collect(),
             connected: watch::Sender::default(),
             directory,
             told: watch::Sender::default(),
@@ -231,7 +231,7 @@ impl PeerHandle {
     /// Sends a datagram to a device through the node at which its datagrams come in.
     pub fn reply(&self, entry: NodeNumber, flow: Flow, datagram: &[u8]) {
         let Some(flow) = self.0.named(flow) else { return };
-        let sent = self.0.push(entry, &Frame::Reply(Reply { flow, datagram }));
+        let sent = self.0.push(entry, &Frame::Reply(ForwardReply { flow, datagram }));
         self.0.count(sent, &self.0.metrics.answers_out);
     }
 
@@ -253,7 +253,7 @@ impl PeerHandle {
         for (socket, addresses) in by_socket {
             let Some(listener) = self.0.config.listeners.get(usize::from(socket)) else { continue };
             for addresses in addresses.chunks(MAX_WAYS) {
-                let ways = Frame::Ways(Ways { entry, listener, addresses: addresses.to_vec() });
+                let ways = Frame::Ways(DeviceWays { entry, listener, addresses: addresses.to_vec() });
                 let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &ways);
             }
         }
@@ -268,7 +268,7 @@ impl PeerHandle {
 
     /// Answers the question for a device. If the answer is lost the node that asked waits in vain.
     pub fn fetched(&self, to: NodeNumber, number: MoveNumber, answer: &SourceAnswer) {
-        let fetched = Frame::Fetched(Fetched { number, answer: answer.to_frame() });
+        let fetched = Frame::Fetched(FetchResult { number, answer: answer.to_frame() });
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &fetched);
     }
 
@@ -290,7 +290,7 @@ impl Shared {
         self.outbox(to).push(frame, self.clock)
     }
 
-    fn outbox(&self, node: NodeNumber) -> &Outbox {
+    fn outbox(&self, node: NodeNumber) -> &PeerOutbox {
         &self.outboxes[usize::from(node.number())]
     }
 

@@ -13,7 +13,7 @@ const ROOM_FOR_MESSAGES: usize = 64 << 10;
 /// The frames for one node, as the bytes of its connection. They are appended by whoever sends, and taken all at once by
 /// the task of the connection.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(super) struct PeerOutbox {
     waiting: Mutex<Waiting>,
     filled: Notify,
 }
@@ -41,7 +41,7 @@ pub(super) enum NotSent {
     Full,
 }
 
-impl Outbox {
+impl PeerOutbox {
     /// Appends a frame.
     pub(super) fn push(&self, frame: &Frame<'_>, clock: FrameClock) -> Result<(), NotSent> {
         let mut waiting = self.lock();
@@ -101,18 +101,18 @@ impl Outbox {
 mod tests {
     use lwm2m_base::Shard;
     use lwm2m_cluster::PeerMessage;
-    use lwm2m_cluster::frame::{NamedFlow, Reply, split_frame};
+    use lwm2m_cluster::frame::{ForwardReply, NamedFlow, split_frame};
 
     use super::*;
     use crate::clock::monotonic_now;
 
     fn reply(datagram: &[u8]) -> Frame<'_> {
-        Frame::Reply(Reply { flow: NamedFlow { listener: "a", address: ([192, 0, 2, 1], 1).into() }, datagram })
+        Frame::Reply(ForwardReply { flow: NamedFlow { listener: "a", address: ([192, 0, 2, 1], 1).into() }, datagram })
     }
 
     #[tokio::test]
     async fn frames_wait_in_their_order_up_to_the_bound_and_messages_have_room_beyond_it() {
-        let (outbox, clock) = (Outbox::default(), FrameClock::new(monotonic_now()));
+        let (outbox, clock) = (PeerOutbox::default(), FrameClock::new(monotonic_now()));
         assert_eq!(outbox.push(&reply(b"early"), clock), Err(NotSent::Away));
         outbox.open();
         let datagram = [0; 1_000];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_cluster::frame::{Frame, FrameError, split_frame};
-use lwm2m_cluster::{Directory, NodeNumber, PeerAddress};
+use lwm2m_cluster::{Directory, NodeAddress, NodeNumber};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,12 +28,12 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// Keeps a connection to each other node that is listed or has connected. Never completes.
 pub(super) async fn connect_all(shared: Arc<Shared>) {
     let (mut listed, mut told) = (shared.directory.clone(), shared.told.subscribe());
-    let mut peers: BTreeMap<NodeNumber, (PeerAddress, JoinSet<()>)> = BTreeMap::new();
+    let mut peers: BTreeMap<NodeNumber, (NodeAddress, JoinSet<()>)> = BTreeMap::new();
     loop {
         let known = all_nodes(&listed.borrow_and_update(), &told.borrow_and_update().directory);
         let have_left: Vec<NodeNumber> = peers.keys().copied().filter(|node| known.get(*node).is_none()).collect();
         for node in have_left {
-            if let Some((PeerAddress { name, .. }, mut task)) = peers.remove(&node) {
+            if let Some((NodeAddress { name, .. }, mut task)) = peers.remove(&node) {
                 task.shutdown().await;
                 shared.metrics.away.dec();
                 info!(node = name, "the node has left the cluster");
@@ -67,16 +67,16 @@ fn all_nodes(listed: &Directory, told: &Directory) -> Directory {
 }
 
 /// Connects to a node again and again.
-async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: PeerAddress) {
+async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: NodeAddress) {
     let (mut back_off, mut is_known_away) = (BACK_OFF_MIN, false);
-    let PeerAddress { name, address } = &peer;
+    let NodeAddress { name, address } = &peer;
     loop {
         let connecting = timeout(CONNECT_TIMEOUT, connect(&shared, node, &peer)).await;
         let problem = match connecting.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(stream) => {
                 info!(node = name, address, "connected to the node");
                 (back_off, is_known_away) = (BACK_OFF_MIN, false);
-                let connection = Connection::begin(&shared, node);
+                let connection = OutgoingConnection::begin(&shared, node);
                 let problem = connection.write(stream).await;
                 drop(connection);
                 problem
@@ -93,7 +93,7 @@ async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: PeerAddress
 }
 
 /// Opens a connection, and waits for the hello of the node.
-async fn connect(shared: &Shared, node: NodeNumber, peer: &PeerAddress) -> Result<SslStream<TcpStream>, String> {
+async fn connect(shared: &Shared, node: NodeNumber, peer: &NodeAddress) -> Result<SslStream<TcpStream>, String> {
     let stream = TcpStream::connect(&peer.address).await.map_err(|error| error.to_string())?;
     prepare(&stream).map_err(|error| error.to_string())?;
     let mut stream = shared.tls.connect(&peer.name, stream).await?;
@@ -135,12 +135,12 @@ pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<
 }
 
 /// A connection while it is open. What waits is dropped with it.
-struct Connection<'s> {
+struct OutgoingConnection<'s> {
     shared: &'s Shared,
     node: NodeNumber,
 }
 
-impl<'s> Connection<'s> {
+impl<'s> OutgoingConnection<'s> {
     fn begin(shared: &'s Shared, node: NodeNumber) -> Self {
         shared.outbox(node).open();
         shared.set_connected(node, true);
@@ -176,7 +176,7 @@ impl<'s> Connection<'s> {
     }
 }
 
-impl Drop for Connection<'_> {
+impl Drop for OutgoingConnection<'_> {
     fn drop(&mut self) {
         let Self { shared, node } = self;
         shared.set_connected(*node, false);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lwm2m_cluster::{Incarnation, PeerAddress};
+use lwm2m_cluster::{Incarnation, NodeAddress};
 use lwm2m_dtls::test_client::credentials::Certified;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -83,7 +83,7 @@ impl Node {
 
     /// Tells the node that another one has this name and address.
     fn lists(&self, number: u64, address: SocketAddr) {
-        let address = PeerAddress { name: format!("gw-{number}"), address: address.to_string() };
+        let address = NodeAddress { name: format!("gw-{number}"), address: address.to_string() };
         self.directory.send_modify(|directory| {
             let others = directory.iter().map(|(node, address)| (node, address.clone()));
             *directory = Arc::new(others.chain([(node(number), address)]).collect());
@@ -195,9 +195,9 @@ async fn a_datagram_for_a_listener_that_the_node_does_not_have_is_dropped() {
     let stranger = connected(&authority, "gw-3", &second, process(3), "gw-3").await;
     let mut stream = stranger.expect("a node of the cluster");
     let flow = NamedFlow { listener: "listeners.udp.other", address: ([192, 0, 2, 1], 1).into() };
-    write(&mut stream, &Frame::Reply(Reply { flow, datagram: b"lost" })).await;
+    write(&mut stream, &Frame::Reply(ForwardReply { flow, datagram: b"lost" })).await;
     let flow = NamedFlow { listener: LISTENERS[1], ..flow };
-    write(&mut stream, &Frame::Reply(Reply { flow, datagram: b"there" })).await;
+    write(&mut stream, &Frame::Reply(ForwardReply { flow, datagram: b"there" })).await;
     assert!(matches!(second.input().await, PeerInput::Reply { datagram, .. } if &*datagram == b"there"));
     assert_eq!(second.metrics().drops.no_listener.get(), 1);
     drop(first);

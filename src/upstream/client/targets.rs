@@ -5,7 +5,7 @@
 
 use tracing::{info, warn};
 
-use crate::upstream::NodeState;
+use crate::upstream::BrokerNodeState;
 
 use super::probing::ProbeSchedule;
 
@@ -117,8 +117,8 @@ impl<Faults> Targets<Faults> {
     }
 
     /// Returns the state of each target, for people who look.
-    pub fn states(&self) -> Vec<NodeState> {
-        let state = |target: &Target<Faults>| NodeState {
+    pub fn states(&self) -> Vec<BrokerNodeState> {
+        let state = |target: &Target<Faults>| BrokerNodeState {
             name: target.name.clone(),
             is_available: target.is_up() && target.answered,
             clients: target.clients,

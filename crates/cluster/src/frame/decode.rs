@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use lwm2m_base::{AssociationId, Shard};
 
-use super::{Done, Fetch, FetchAnswer, FetchReason, Fetched, FetchedDevice};
-use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
+use super::{DeviceWays, Forward, ForwardReply, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine};
+use super::{Done, Fetch, FetchAnswer, FetchReason, FetchResult, FetchedDevice};
 use super::{MAX_FRAME, MAX_HOPS, MAX_WAYS, PREFIX, VERSION, kind};
 use crate::endpoint_move::MoveNumber;
 use crate::message::PeerMessage;
@@ -93,8 +93,8 @@ impl<'d> FrameReader<'d> {
         is_valid.then_some(Forward { shard, hops, is_learned, entry, flow, datagram })
     }
 
-    fn reply(&mut self) -> Option<Reply<'d>> {
-        Some(Reply { flow: self.flow()?, datagram: self.remainder() })
+    fn reply(&mut self) -> Option<ForwardReply<'d>> {
+        Some(ForwardReply { flow: self.flow()?, datagram: self.remainder() })
     }
 
     fn learn(&mut self) -> Option<Learn<'d>> {
@@ -107,11 +107,11 @@ impl<'d> FrameReader<'d> {
         Some(NotMine { shard, owner })
     }
 
-    fn ways(&mut self) -> Option<Ways<'d>> {
+    fn ways(&mut self) -> Option<DeviceWays<'d>> {
         let (entry, listener, count) = (self.node()?, self.text()?, self.count()?);
         let count = usize::from(count);
         let addresses = (0..count).map(|_| self.address());
-        (count <= MAX_WAYS).then_some(Ways { entry, listener, addresses: addresses.collect::<Option<_>>()? })
+        (count <= MAX_WAYS).then_some(DeviceWays { entry, listener, addresses: addresses.collect::<Option<_>>()? })
     }
 
     fn fetch(&mut self) -> Option<Fetch<'d>> {
@@ -127,7 +127,7 @@ impl<'d> FrameReader<'d> {
         Some(Fetch { number, shard, reason, device, association, identity })
     }
 
-    fn fetched(&mut self) -> Option<Fetched<'d>> {
+    fn fetched(&mut self) -> Option<FetchResult<'d>> {
         let number = MoveNumber(self.long()?);
         let answer = match self.byte()? {
             0 => FetchAnswer::Frozen { shard: self.shard()?, version: self.long()?, endpoint: self.text()? },
@@ -136,7 +136,7 @@ impl<'d> FrameReader<'d> {
             3 => FetchAnswer::Forbidden(self.byte()?),
             _ => return None,
         };
-        Some(Fetched { number, answer })
+        Some(FetchResult { number, answer })
     }
 
     fn done(&mut self) -> Option<Done<'d>> {

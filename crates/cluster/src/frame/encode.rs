@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::{Done, Fetch, FetchAnswer, FetchReason, Fetched, FetchedDevice};
-use super::{Forward, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine, Reply, Ways};
+use super::{DeviceWays, Forward, ForwardReply, Frame, FrameClock, FrameError, Hello, Learn, NamedFlow, NotMine};
+use super::{Done, Fetch, FetchAnswer, FetchReason, FetchResult, FetchedDevice};
 use super::{MAX_FRAME, PREFIX, VERSION, kind};
 use crate::message::PeerMessage;
 use crate::node::{NodeNumber, NodeProcess};
@@ -52,7 +52,7 @@ impl FrameWriter<'_> {
             }
             Frame::Message(message) => self.message(message),
             Frame::Forward(forward) => self.forward(forward),
-            Frame::Reply(Reply { flow, datagram }) => {
+            Frame::Reply(ForwardReply { flow, datagram }) => {
                 self.byte(kind::REPLY);
                 self.flow(*flow);
                 self.buffer.extend_from_slice(datagram);
@@ -69,7 +69,7 @@ impl FrameWriter<'_> {
                 self.flag(owner.is_some());
                 owner.iter().for_each(|owner| self.node(*owner));
             }
-            Frame::Ways(Ways { entry, listener, addresses }) => {
+            Frame::Ways(DeviceWays { entry, listener, addresses }) => {
                 self.byte(kind::WAYS);
                 self.node(*entry);
                 self.text(listener);
@@ -105,7 +105,7 @@ impl FrameWriter<'_> {
         self.text(identity);
     }
 
-    fn fetched(&mut self, Fetched { number, answer }: &Fetched<'_>) {
+    fn fetched(&mut self, FetchResult { number, answer }: &FetchResult<'_>) {
         self.byte(kind::FETCHED);
         self.long(number.0);
         match answer {

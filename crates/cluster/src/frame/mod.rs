@@ -40,12 +40,12 @@ pub enum Frame<'d> {
     Hello(Hello<'d>),
     Message(PeerMessage),
     Forward(Forward<'d>),
-    Reply(Reply<'d>),
+    Reply(ForwardReply<'d>),
     Learn(Learn<'d>),
     NotMine(NotMine),
-    Ways(Ways<'d>),
+    Ways(DeviceWays<'d>),
     Fetch(Fetch<'d>),
-    Fetched(Fetched<'d>),
+    Fetched(FetchResult<'d>),
     Done(Done<'d>),
 }
 
@@ -75,7 +75,7 @@ pub struct Forward<'d> {
 
 /// A datagram to a device that leaves through the receiver of the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply<'d> {
+pub struct ForwardReply<'d> {
     pub flow: NamedFlow<'d>,
     pub datagram: &'d [u8],
 }
@@ -98,7 +98,7 @@ pub struct NotMine {
 
 /// Tells the node that gets a shard where datagrams of the shard's devices came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ways<'d> {
+pub struct DeviceWays<'d> {
     pub entry: NodeNumber,
     pub listener: &'d str,
     /// The addresses of devices, at most [`MAX_WAYS`].
@@ -141,7 +141,7 @@ pub enum FetchedDevice<'d> {
 
 /// The answer to a [`Fetch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched<'d> {
+pub struct FetchResult<'d> {
     pub number: MoveNumber,
     pub answer: FetchAnswer<'d>,
 }

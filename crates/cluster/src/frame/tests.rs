@@ -88,7 +88,7 @@ fn what_is_too_long_is_not_appended() {
     let mut buffer = b"before".to_vec();
     for frame in [
         Frame::Hello(Hello { process: process(1, 1), name: &long, address: "" }),
-        Frame::Reply(Reply {
+        Frame::Reply(ForwardReply {
             flow: NamedFlow { listener: "", address: SocketAddr::from(([0; 4], 0)) },
             datagram: long.as_bytes(),
         }),
@@ -176,10 +176,10 @@ proptest! {
             Frame::Message(PeerMessage::Yours { shard }),
             Frame::Message(PeerMessage::Settled { shard }),
             Frame::Forward(Forward { shard, hops, is_learned: flag, entry: process.node, flow, datagram: &datagram }),
-            Frame::Reply(Reply { flow, datagram: &datagram }),
+            Frame::Reply(ForwardReply { flow, datagram: &datagram }),
             Frame::Learn(Learn { flow, shard, has_device: flag }),
             Frame::NotMine(NotMine { shard, owner: owner.map(|owner| owner.node) }),
-            Frame::Ways(Ways { entry: process.node, listener: &one, addresses: vec![address; usize::from(hops)] }),
+            Frame::Ways(DeviceWays { entry: process.node, listener: &one, addresses: vec![address; usize::from(hops)] }),
             Frame::Fetch(Fetch {
                 number,
                 shard,
@@ -188,10 +188,10 @@ proptest! {
                 association: AssociationId(process.incarnation.0),
                 identity: &other,
             }),
-            Frame::Fetched(Fetched { number, answer: FetchAnswer::Frozen { shard, version: number.0, endpoint: &one } }),
-            Frame::Fetched(Fetched { number, answer: FetchAnswer::Absent }),
-            Frame::Fetched(Fetched { number, answer: FetchAnswer::Busy }),
-            Frame::Fetched(Fetched { number, answer: FetchAnswer::Forbidden(hops) }),
+            Frame::Fetched(FetchResult { number, answer: FetchAnswer::Frozen { shard, version: number.0, endpoint: &one } }),
+            Frame::Fetched(FetchResult { number, answer: FetchAnswer::Absent }),
+            Frame::Fetched(FetchResult { number, answer: FetchAnswer::Busy }),
+            Frame::Fetched(FetchResult { number, answer: FetchAnswer::Forbidden(hops) }),
             Frame::Done(Done { version: number.0, endpoint: &one }),
         ];
         let mut bytes = Vec::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lwm2m_cluster::engine::NodeEntry;
-use lwm2m_cluster::{EngineContact, PeerAddress};
+use lwm2m_cluster::{EngineContact, NodeAddress};
 use serde::{Deserialize, Serialize};
 
 /// A node that announced itself in the last day.
@@ -14,7 +14,7 @@ pub struct AnnouncedNode {
     pub is_alive: bool,
     /// The time since the node announced itself last.
     pub age: Duration,
-    pub address: PeerAddress,
+    pub address: NodeAddress,
     /// `None` for a node of a version that reports nothing.
     pub report: Option<NodeReport>,
 }

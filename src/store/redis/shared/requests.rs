@@ -10,7 +10,7 @@ use lwm2m_base::{AssociationId, Shard};
 use lwm2m_cluster::engine::{
     Acquisition, Announced, EngineRequest, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
 };
-use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, PeerAddress, Term, WallTime};
+use lwm2m_cluster::{Incarnation, NodeAddress, NodeNumber, NodeProcess, Term, WallTime};
 
 use super::super::layout::{BatchStep, RecordHash};
 use super::super::lease::AnswerError;
@@ -377,7 +377,7 @@ fn parse_node(text: &str) -> Option<AnnouncedNode> {
     let entry = NodeEntry { process, weight: next()?.try_into().ok()?, takes: next()? == 1 };
     let is_alive = next()? == 1;
     let age = Duration::from_millis(next()?);
-    let address = PeerAddress { name: fields.next()?.to_owned(), address: fields.next()?.to_owned() };
+    let address = NodeAddress { name: fields.next()?.to_owned(), address: fields.next()?.to_owned() };
     let report = fields.next().and_then(NodeReport::parse);
     Some(AnnouncedNode { entry, is_alive, age, address, report })
 }
@@ -465,7 +465,7 @@ mod tests {
             incarnation: Incarnation(incarnation),
         };
         assert_eq!(answer.nodes[0], NodeEntry { process: owner(3, 1_796_000_000_000), weight: 2, takes: true });
-        let seventh = PeerAddress { name: "gw-7".to_owned(), address: "b:2".to_owned() };
+        let seventh = NodeAddress { name: "gw-7".to_owned(), address: "b:2".to_owned() };
         assert_eq!(nodes[1].address, seventh, "also that of a node whose entry has run out");
         assert_eq!((nodes[0].is_alive, nodes[1].is_alive, answer.is_drained), (true, false, true));
         assert_eq!((nodes[0].age, nodes[1].age), (Duration::from_millis(250), Duration::from_secs(90)));
