@@ -149,10 +149,8 @@ impl SharedKeeper {
                 }
                 write = self.writes.recv(), if self.current.is_none() => match write {
                     Some(first) => (self.current, self.is_fenced) = (Some(self.prepare(first)), false),
-                    None if self.queue.is_empty() || self.failures > 0 => break,
-                    None => {}
+                    None => break,
                 },
-                () = ready(()), if self.failures == 0 && !self.queue.is_empty() => {}
                 () = until(self.retry) => self.retry = None,
             }
             while let Ok(ask) = self.asks.try_recv() {
@@ -181,20 +179,12 @@ impl SharedKeeper {
             EngineAsk::Request(_) if is_away && self.queue.len() >= Shard::COUNT => {}
             // A round would put the node into the list again.
             EngineAsk::Request(EngineRequest::Round { .. }) if self.has_left => {}
-            EngineAsk::Request(EngineRequest::Round { .. }) => self.queue_round(ask),
             EngineAsk::Leave(_) => {
                 self.has_left = true;
                 self.queue.push_back(ask);
             }
             ask => self.queue.push_back(ask),
         }
-    }
-
-    /// Puts a round before the shards that are to be read, which take longer than the leases may wait.
-    fn queue_round(&mut self, round: EngineAsk) {
-        self.queue.retain(|ask| !matches!(ask, EngineAsk::Request(EngineRequest::Round { .. })));
-        let first_load = self.queue.iter().position(|ask| matches!(ask, EngineAsk::Load { .. }));
-        self.queue.insert(first_load.unwrap_or(self.queue.len()), round);
     }
 
     /// Drops what waits to be written of a shard. The node may get the shard again before that was its turn.
@@ -224,8 +214,7 @@ impl SharedKeeper {
         write
     }
 
-    /// Connects if there is no connection, does what was asked first, and writes the batch: neither waits for all of the
-    /// other.
+    /// Connects if there is no connection, does what was asked, and writes the batch.
     async fn attempt(&mut self) -> Result<(), SharedAttemptError> {
         let patience = self.patience();
         if self.parts.connection.is_none() {
@@ -233,7 +222,12 @@ impl SharedKeeper {
             let connection = connected.map_err(|_| ConnectionError::Silent("the store".to_owned()))??;
             self.parts.connection = Some(connection);
         }
-        self.do_asked().await?;
+        while !self.queue.is_empty() {
+            self.do_asked().await?;
+            while let Ok(ask) = self.asks.try_recv() {
+                self.take(ask);
+            }
+        }
         self.write().await
     }
 
