@@ -91,7 +91,7 @@ impl CommandScheduler {
     /// reject.
     pub(crate) fn restore_commands(
         &mut self,
-        context: &Context,
+        context: &mut Context,
         device: &mut Device,
         records: Vec<CommandRecord>,
     ) -> Vec<NotTaken> {
@@ -111,10 +111,13 @@ impl CommandScheduler {
                 }
             };
             let mut expires = context.wall_clock.moment(expires);
-            if sent_as.is_some() {
-                // Sent as the same message, it is executed once only as long as the device remembers the message. It may
-                // wait for a device that sleeps, or that has to be heard first.
-                expires = expires.min(context.now + remembered_after_restart(&context.config.coap));
+            // Sent as the same message, it is executed once only as long as the device remembers the message. It may
+            // wait for a device that sleeps, or that has to be heard first.
+            let forgotten = context.now + remembered_after_restart(&context.config.coap);
+            if sent_as.is_some() && forgotten < expires {
+                expires = forgotten;
+                // A further restart must not begin this time anew.
+                context.changed(device);
             }
             let waiting = PendingCommand::new(self.next_number(), command, expires, room);
             let waiting = PendingCommand {

@@ -529,7 +529,7 @@ fn commands_are_restored_in_their_order_with_their_expiry_and_their_serials() {
 
     let mut restored = SchedulerScene::asleep(GatewayConfig::default());
     restored.commands.reserve_serials(&records);
-    let refused = restored.commands.restore_commands(&restored.context, &mut restored.device, records);
+    let refused = restored.commands.restore_commands(&mut restored.context, &mut restored.device, records);
     assert!(refused.is_empty());
     restored.handle(&execute(4));
     let records = restored.commands.records(&restored.context, &mut restored.device);
@@ -546,7 +546,7 @@ fn restored_commands_beyond_the_present_limits_come_back() {
     (1..=4).for_each(|number| drop(scene.handle(&execute(number))));
     let records = scene.commands.records(&scene.context, &mut scene.device);
     let mut restored = SchedulerScene::asleep(limited(|limits| limits.pending_commands = 2));
-    let not_taken = restored.commands.restore_commands(&restored.context, &mut restored.device, records);
+    let not_taken = restored.commands.restore_commands(&mut restored.context, &mut restored.device, records);
     assert_eq!(restored.device.waiting.len(), 3, "the first one was in flight");
     assert_eq!(not_taken.iter().map(|refused| refused.outcome).collect::<Vec<_>>(), [CommandOutcome::QueueFull]);
 }
