@@ -1,7 +1,9 @@
 //! The task that talks with the server: it carries out what the member task asks, and writes batches.
 //!
-//! What the member task asks comes first. A request without an answer closes the connection: requests for leases are
-//! dropped then, since the member task repeats them, and all others are repeated at the next connection.
+//! What the member task asks comes first, and among that the rounds, which renew the leases of the node: the records of
+//! many shards take longer to read than a lease lasts. A batch is written after each thing that was asked. A request
+//! without an answer closes the connection: requests for leases are dropped then, since the member task repeats them,
+//! and all others are repeated at the next connection.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::ready;
@@ -35,7 +37,7 @@ use super::super::layout::{Layout, RecordHash, RestoredContents};
 use super::super::lease::AnswerError;
 use super::super::seal::{Seal, SealKey};
 use super::super::{RedisError, random_text};
-use super::names::{NameAnswer, NameAsk, Taking, is_by_endpoint, superseded};
+use super::names::{NameAnswer, NameAsk, Taking, is_by_endpoint, is_taken, superseded};
 use super::report::NodeReport;
 use super::requests::{FORMAT, NodeIdentity, RoundLists, SharedRound, parse_acquisition, parse_location};
 use super::{EngineAnswer, EngineAsk};
@@ -183,6 +185,10 @@ impl SharedKeeper {
                 self.has_left = true;
                 self.queue.push_back(ask);
             }
+            EngineAsk::Request(EngineRequest::Round { .. }) => {
+                let before_loads = self.queue.iter().position(|ask| matches!(ask, EngineAsk::Load { .. }));
+                self.queue.insert(before_loads.unwrap_or(self.queue.len()), ask);
+            }
             ask => self.queue.push_back(ask),
         }
     }
@@ -227,8 +233,25 @@ impl SharedKeeper {
             while let Ok(ask) = self.asks.try_recv() {
                 self.take(ask);
             }
+            // A batch whose leases the server denies waits for its pause.
+            if self.retry.is_none() || self.failures > 0 {
+                self.begin_next();
+                self.write().await?;
+            }
         }
         self.write().await
+    }
+
+    /// Takes the batch that is written next, if none is being written.
+    fn begin_next(&mut self) {
+        if self.current.is_some() {
+            return;
+        }
+        self.is_fenced = false;
+        self.current = match self.prepared.pop_front() {
+            Some(prepared) => Some(prepared),
+            None => self.writes.try_recv().ok().map(|first| self.prepare(first)),
+        };
     }
 
     /// Does what was asked first, together with what was asked after it and is of the same kind.
@@ -294,10 +317,12 @@ impl SharedKeeper {
                 return Err(error.into());
             }
         };
+        // An answer that cannot be read fails the attempt, but not before the others are taken.
+        let mut taken = Ok(());
         for ((ask, _), answer) in asked.into_iter().zip(answers) {
-            self.take_answer(ask, answer)?;
+            taken = self.take_answer(ask, answer).and(taken);
         }
-        Ok(())
+        Ok(taken?)
     }
 
     /// Returns the command for what is asked; `None` if it is not asked together with others.
@@ -320,7 +345,11 @@ impl SharedKeeper {
                 let answer = parse_acquisition(answer)?;
                 self.tell_member(EngineAnswer::Event(MemberEvent::Acquired { asked, shard, answer }));
             }
-            EngineAsk::Name(ask) => self.answer(ask.read(answer)?),
+            EngineAsk::Name(ask) => {
+                let (answer, read) = ask.read(answer);
+                self.answer(answer);
+                return read;
+            }
             EngineAsk::Locate { found, .. } => {
                 // Who has asked may have stopped waiting.
                 let (Ok(()) | Err(_)) = found.send(parse_location(answer)?);
@@ -402,15 +431,13 @@ impl SharedKeeper {
         let Some(EngineAsk::Name(NameAsk::Take(mut taking))) = self.queue.pop_front() else { return Ok(()) };
         let taken = self.try_to_take(&mut taking).await;
         match taken {
-            Ok(answer) => {
-                let to = taking.peer.association.map(AssociationId::shard);
-                let answer = NameAsk::Take(taking).read(answer)?;
-                if let NameAnswer::Taken { taking, is_taken: false } = &answer
-                    && let Some(to) = to
+            Ok(is_taken) => {
+                if let Some(to) = taking.peer.association.map(AssociationId::shard)
+                    && !is_taken
                 {
                     self.parts.layout.forget_device(to, &taking.endpoint);
                 }
-                self.answer(answer);
+                self.answer(NameAnswer::Taken { taking, is_taken });
                 Ok(())
             }
             Err(error) => {
@@ -420,14 +447,13 @@ impl SharedKeeper {
         }
     }
 
-    async fn try_to_take(&mut self, taking: &mut Taking) -> Result<Vec<String>, SharedAttemptError> {
-        let gone = || vec!["gone".to_owned()];
+    async fn try_to_take(&mut self, taking: &mut Taking) -> Result<bool, SharedAttemptError> {
         if taking.device.is_none() {
             taking.device = self.read_device(taking.from, &taking.endpoint).await?;
         }
         let to = taking.peer.association.map(AssociationId::shard);
         let held = to.and_then(|to| Some((to, *self.held.get(&to)?)));
-        let (Some(device), Some((to, term))) = (&mut taking.device, held) else { return Ok(gone()) };
+        let (Some(device), Some((to, term))) = (&mut taking.device, held) else { return Ok(false) };
         device.record.peer = taking.peer;
         let changes = device.clone().into_changes();
         let SharedParts { identity, layout, seal, .. } = &mut self.parts;
@@ -436,9 +462,9 @@ impl SharedKeeper {
         layout.note_homes(&changes);
         let steps: Vec<_> = changes.iter().flat_map(|change| layout.steps(monotonic_now(), change)).collect();
         let Some(request) = identity.take(taking, &steps, (seal, term), nonces(steps.len())?)? else {
-            return Ok(gone());
+            return Ok(false);
         };
-        Ok(self.ask(&request).await?)
+        Ok(is_taken(self.ask(&request).await?)?)
     }
 
     /// Reads the stored record of a device in the shard of another node, with all that belongs to it.
@@ -578,6 +604,10 @@ impl SharedKeeper {
         let pause = (PAUSE * 2_u32.saturating_pow(self.failures.min(8))).min(self.parts.identity.timing.renew);
         self.failures = self.failures.saturating_add(1);
         self.retry = Some(monotonic_now() + pause);
+        // A shard whose records cannot be read does not hold up what was asked after it.
+        if let Some(EngineAsk::Load { .. }) = self.queue.front() {
+            self.queue.rotate_left(1);
+        }
         for ask in std::mem::take(&mut self.queue) {
             match ask {
                 EngineAsk::Load { .. } | EngineAsk::Leave(_) | EngineAsk::Name(NameAsk::Take(_)) => {

@@ -101,22 +101,44 @@ impl NameAsk {
         }
     }
 
-    /// Reads the answer of the script.
-    pub(super) fn read(self, answer: Vec<String>) -> Result<NameAnswer, AnswerError> {
+    /// Reads the answer of the script. What cannot be read is an answer that the store did not give, with the reason.
+    pub(super) fn read(self, answer: Vec<String>) -> (NameAnswer, Result<(), AnswerError>) {
         match self {
-            Self::Claim(question) => Ok(NameAnswer::Claimed(question, holder(answer)?)),
-            Self::Find(name) => Ok(NameAnswer::Found(name, holder(answer)?)),
-            Self::Freeze(endpoint, _) => Ok(NameAnswer::Frozen(endpoint, frozen(answer)?)),
-            Self::Thaw(endpoint, _) => Ok(NameAnswer::Thawed(endpoint, thawed(answer)?)),
-            Self::Take(taking) => {
-                let is_taken = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-                    ["taken"] => true,
-                    ["gone" | "fenced"] => false,
-                    _ => return Err(AnswerError::new(answer)),
-                };
-                Ok(NameAnswer::Taken { taking, is_taken })
+            Self::Claim(question) => {
+                let (holder, read) = or(holder(answer), NameHolder::Unknown);
+                (NameAnswer::Claimed(question, holder), read)
             }
+            Self::Find(name) => {
+                let (holder, read) = or(holder(answer), NameHolder::Unknown);
+                (NameAnswer::Found(name, holder), read)
+            }
+            Self::Freeze(endpoint, _) => {
+                let (frozen, read) = or(frozen(answer), Frozen::Unknown);
+                (NameAnswer::Frozen(endpoint, frozen), read)
+            }
+            Self::Thaw(endpoint, _) => {
+                let (thawed, read) = or(thawed(answer), Thawed::Unknown);
+                (NameAnswer::Thawed(endpoint, thawed), read)
+            }
+            Self::Take(_) => (self.unanswered(), Ok(())),
         }
+    }
+}
+
+/// Returns what was parsed, or the stand-in for it and the reason.
+fn or<T>(parsed: Result<T, AnswerError>, unknown: T) -> (T, Result<(), AnswerError>) {
+    match parsed {
+        Ok(parsed) => (parsed, Ok(())),
+        Err(error) => (unknown, Err(error)),
+    }
+}
+
+/// Reads whether a device was taken.
+pub(super) fn is_taken(answer: Vec<String>) -> Result<bool, AnswerError> {
+    match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["taken"] => Ok(true),
+        ["gone" | "fenced"] => Ok(false),
+        _ => Err(AnswerError::new(answer)),
     }
 }
 
@@ -211,6 +233,14 @@ mod tests {
         assert_eq!(thawed(texts(&["back"])), Ok(Thawed::Back));
         assert_eq!(thawed(texts(&["fenced"])), Ok(Thawed::Fenced));
         assert!(thawed(texts(&["frozen"])).is_err());
+    }
+
+    #[test]
+    fn a_name_whose_answer_cannot_be_read_is_unknown() {
+        let (answer, read) = NameAsk::Find("a".into()).read(texts(&["mine"]));
+        assert_eq!(answer, NameAnswer::Found("a".into(), NameHolder::Unknown));
+        assert!(read.is_err());
+        assert!(is_taken(texts(&["back"])).is_err(), "a device that may have been taken is asked for again");
     }
 
     #[test]
