@@ -46,6 +46,7 @@ type TurnedAway = (&'static str, &'static str);
 const TOO_MANY_DEVICES: TurnedAway = ("too many devices", "the limit of devices is reached");
 const BUSY: TurnedAway = ("busy", "the limit of Registers under way is reached");
 const SUPERSEDED: TurnedAway = ("superseded", "the device registers at another gateway of this program");
+const MOVING: TurnedAway = ("moving", "the device moves to another gateway of this program");
 const STOPPING: TurnedAway = ("stopping", "the gateway is stopping");
 
 /// Owns all registrations, those that are pending and those of registered devices. It passes commands and notifications

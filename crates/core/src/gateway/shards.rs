@@ -158,9 +158,14 @@ impl Gateway {
     }
 
     /// Forgets a shard whose records are handed to the store, and that another node will have. What its devices and the
-    /// broker are to be told still leaves. Registers over its associations end without an answer.
+    /// broker are to be told still leaves. Registers of its devices, and those over its associations, that wait for the
+    /// broker are answered 5.03: the other node registers these devices.
     pub fn hand_over_shard(&mut self, now: Instant, shard: Shard) -> ShardRecipients {
         self.context.now = now;
+        let pending = self.registrations.pending_of(shard, self.is_only_shard(shard));
+        self.registrations.hand_over_pending(&mut self.context, pending);
+        // The answers leave while their associations are there.
+        self.handle_coap();
         let (devices, recipients) = self.take_out_shard(shard);
         for id in devices {
             drop(self.registrations.devices_mut().release(&mut self.context, id));
@@ -179,12 +184,15 @@ impl Gateway {
         }
     }
 
-    /// Forgets a shard that another node has. Registers over its associations end without an answer. All outputs for its
-    /// devices and for their sessions at the broker are dropped.
+    /// Forgets a shard that another node has. All outputs for its devices and for their sessions at the broker are
+    /// dropped. Registers that wait for the broker end without an answer if they came over associations of the shard;
+    /// those of its devices over plain UDP are answered 5.03.
     pub fn forget_shard(&mut self, now: Instant, shard: Shard) {
         self.context.now = now;
+        let pending = self.registrations.pending_of(shard, self.is_only_shard(shard));
         let (devices, of_shard) = self.take_out_shard(shard);
         self.context.withdraw(&of_shard.recipients);
+        self.registrations.forget_pending(&mut self.context, pending, shard);
         for id in devices {
             self.registrations.devices_mut().forget(&mut self.context, id);
         }
@@ -209,7 +217,6 @@ impl Gateway {
     }
 
     fn stop_serving(&mut self, shard: Shard) {
-        self.registrations.forget_pending(&mut self.context, shard);
         self.context.changes.forget_shard(shard);
         let mut shards = self.shards();
         shards.remove(shard);
@@ -222,6 +229,12 @@ impl Gateway {
     /// Returns the shards that the gateway serves.
     pub fn shards(&self) -> ShardSet {
         self.context.config.coap.shards
+    }
+
+    fn is_only_shard(&self, shard: Shard) -> bool {
+        let mut others = self.shards();
+        others.remove(shard);
+        others.is_empty()
     }
 
     fn serve_shards(&mut self, shards: ShardSet) {

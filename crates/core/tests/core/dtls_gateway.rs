@@ -47,6 +47,8 @@ struct DtlsGatewayScene {
     under_way: BTreeMap<(Instant, u64), Datagram>,
     sent: u64,
     connected: Option<RegistrationId>,
+    /// The broker does not answer.
+    broker_waits: bool,
     published: Vec<Value>,
     reports: Vec<Report>,
     events: Vec<DeviceEvent>,
@@ -94,6 +96,7 @@ impl DtlsGatewayScene {
             under_way: BTreeMap::new(),
             sent: 0,
             connected: None,
+            broker_waits: false,
             published: Vec::new(),
             reports: Vec::new(),
             events: Vec::new(),
@@ -185,7 +188,9 @@ impl DtlsGatewayScene {
                     BrokerCommand::Connect { registration, .. } | BrokerCommand::Resume { registration, .. },
                 ) => {
                     self.connected = Some(registration);
-                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration });
+                    if !self.broker_waits {
+                        self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration });
+                    }
                 }
                 Output::Broker(BrokerCommand::Publish { registration, publication }) => {
                     self.published.push(serde_json::from_slice(&publication.payload).expect("JSON"));
@@ -380,6 +385,25 @@ fn a_device_with_a_connection_id_moves_in_every_state_of_a_command() {
             assert_eq!(scene.handshakes(), 1);
         }
     }
+}
+
+#[test]
+fn a_register_that_waits_for_the_broker_is_answered_5_03_when_the_shard_of_its_association_is_handed_over() {
+    let mut scene = DtlsGatewayScene::with_silent_device(psk().with_cid(b"dev"));
+    scene.run_for(Duration::from_secs(5));
+    scene.broker_waits = true;
+    scene.device.start(scene.now);
+    scene.run_for(Duration::from_secs(1));
+    assert!(scene.connected.is_some(), "{:?}", scene.reports);
+    scene.save();
+    let shard = scene.associations.keys().next().expect("it is saved").shard();
+    scene.gateway.hand_over_shard(scene.now, shard);
+    scene.drain();
+    scene.run_for(Duration::from_secs(1));
+    let is_refusal =
+        |event: &DeviceEvent| matches!(event, DeviceEvent::Refused { code: Some(Code::SERVICE_UNAVAILABLE), .. });
+    assert!(scene.events.iter().any(is_refusal), "{:?} {:?}", scene.events, scene.reports);
+    assert!(!scene.gateway.is_registered(ENDPOINT) && !scene.gateway.has_endpoint(ENDPOINT));
 }
 
 #[test]

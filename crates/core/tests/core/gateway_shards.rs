@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_base::identity::{Identity, PskIdentity};
-use lwm2m_base::{AssociationId, Peer, Shard, ThreadShards};
-use lwm2m_core::coap::{Code, Token};
-use lwm2m_core::gateway::broker::BrokerCommand;
+use lwm2m_base::{AssociationId, Peer, Shard, ShardSet, ThreadShards};
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Code, Message, Token};
+use lwm2m_core::gateway::broker::{BrokerCommand, RegistrationId};
 use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::shards::ShardContents;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::registry::Location;
 use lwm2m_dtls::Term;
-use lwm2m_testkit::scene::{QUERY, Scene, read};
+use lwm2m_testkit::scene::{QUERY, Scene, peer, read};
 use proptest::prelude::*;
 
 /// Registers devices with a gateway that has these shards, sends each of them a command, and returns the shards of the
@@ -117,6 +118,94 @@ fn a_lost_shard_is_forgotten_without_a_word_and_one_that_comes_continues_its_dev
     let names: Vec<_> = scene.gateway.registered_names().collect();
     assert_eq!(names, [(record.registration.endpoint.as_str(), record.location.as_str())]);
     assert!(scene.gateway.shards().contains(shard));
+}
+
+/// A device that is registered, and registers again: the broker has not answered yet. Returns the shard of the first
+/// registration, its id, and the second Register.
+fn registering_again() -> (Scene, Shard, RegistrationId, Message) {
+    let mut scene = Scene::new();
+    scene.gateway.restore(scene.now, Vec::new());
+    scene.register(QUERY);
+    let (first, location) = (scene.device, scene.location.last().expect("it is registered"));
+    let shard = Location::shard_of(location).expect("a Location names a shard");
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    (scene, shard, first, register)
+}
+
+#[test]
+fn a_register_that_waits_for_the_broker_is_answered_5_03_when_the_shard_of_its_device_is_handed_over() {
+    let (mut scene, shard, first, register) = registering_again();
+    let second = scene.device;
+    scene.gateway.change_shard(shard);
+    drop(scene.gateway.take_changes(scene.now, 100));
+    scene.gateway.hand_over_shard(scene.now, shard);
+    scene.settle();
+    let answer = scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
+    assert!(answer.options.uint(number::MAX_AGE).expect("a number").is_some(), "it comes again soon");
+    for registration in [second, first] {
+        assert_eq!(scene.expect_broker_command(), BrokerCommand::HandOver { registration }, "its session stays");
+    }
+    scene.broker_takes_it();
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_names().count(), 0);
+    assert!(!scene.gateway.has_changes());
+}
+
+#[test]
+fn a_register_that_waits_for_the_broker_is_answered_5_03_when_the_shard_of_its_device_is_lost() {
+    let (mut scene, shard, first, register) = registering_again();
+    scene.gateway.forget_shard(scene.now, shard);
+    scene.settle();
+    scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
+    for registration in [scene.device, first] {
+        assert_eq!(scene.expect_broker_command(), BrokerCommand::Abandon { registration });
+    }
+    scene.broker_takes_it();
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_names().count(), 0);
+}
+
+#[test]
+fn a_register_of_another_shard_goes_on_when_a_shard_is_handed_over() {
+    let mut scene = Scene::new();
+    scene.register(QUERY);
+    let shard = scene.location.last().and_then(|location| Location::shard_of(location)).expect("it names a shard");
+    scene.peer = peer(2);
+    let register = scene.send_register("ep=dev-8&lt=300&lwm2m=1.0");
+    scene.expect_connect();
+    scene.gateway.hand_over_shard(scene.now, shard);
+    scene.settle();
+    assert!(matches!(scene.expect_broker_command(), BrokerCommand::HandOver { .. }));
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+}
+
+#[test]
+fn the_last_shard_takes_the_registers_with_it_and_gives_their_names_back() {
+    let shard = Shard::new(7);
+    let mut scene = Scene::with(|config| {
+        config.coap.shards = ShardSet::EMPTY;
+        config.coap.shards.insert(shard);
+    });
+    scene.gateway.share_endpoints();
+    let register = scene.register_message(QUERY);
+    scene.gateway.handle_datagram(scene.now, scene.peer, &register.encode());
+    let Some(Output::Claim(question)) = outputs(&mut scene.gateway).pop() else { panic!("the name is asked for") };
+    scene.gateway.handle_claim(scene.now, question, ClaimAnswer::Mine);
+    let said = outputs(&mut scene.gateway);
+    let [Output::Broker(BrokerCommand::Connect { registration, .. })] = said[..] else { panic!("{said:?}") };
+
+    scene.gateway.hand_over_shard(scene.now, shard);
+    let said = outputs(&mut scene.gateway);
+    let sent = said.iter().find_map(|output| match output {
+        Output::Transmit(transmit) => Message::decode(&transmit.datagram).ok(),
+        _ => None,
+    });
+    assert_eq!(sent.map(|message| message.code), Some(Code::SERVICE_UNAVAILABLE));
+    assert!(said.contains(&Output::Broker(BrokerCommand::HandOver { registration })), "{said:?}");
+    assert!(said.contains(&Output::Unclaim { endpoint: "dev-7".to_owned() }), "{said:?}");
+    assert_eq!(said.len(), 3, "{said:?}");
 }
 
 /// The question of another node for the device of the scene.

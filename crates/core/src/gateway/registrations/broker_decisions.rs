@@ -85,9 +85,21 @@ impl Registrations {
         report_left_out(context, device);
     }
 
-    /// Answers a Register that the broker has accepted, or may accept yet, by 5.03 with a word.
-    pub(super) fn turn_away(&mut self, context: &mut Context, id: RegistrationId, (word, reason): TurnedAway) {
-        let Some(mut pending) = self.pending.remove(id) else { return };
+    /// Answers a Register that the broker has accepted, or may accept yet, by 5.03 with a word, and ends its session.
+    pub(super) fn turn_away(&mut self, context: &mut Context, id: RegistrationId, reason: TurnedAway) {
+        if let Some(pending) = self.give_up_pending(context, id, reason) {
+            disconnect(context, &pending);
+        }
+    }
+
+    /// Answers a pending Register by 5.03 with a word. Its session at the broker is left to the caller.
+    pub(super) fn give_up_pending(
+        &mut self,
+        context: &mut Context,
+        id: RegistrationId,
+        (word, reason): TurnedAway,
+    ) -> Option<PendingRegistration> {
+        let mut pending = self.pending.remove(id)?;
         for EarlyCommand { payload, properties, .. } in std::mem::take(&mut pending.early) {
             refuse_early(context, &pending, (&payload, properties), CommandOutcome::Expired, reason);
         }
@@ -96,7 +108,7 @@ impl Registrations {
         let (endpoint, peer) = (pending.registration.endpoint.clone(), pending.peer);
         context.claims.mark_unclaimed(&endpoint);
         self.answer_rejected(context, (peer, pending.request), endpoint, response, reason.to_owned());
-        disconnect(context, &pending);
+        Some(pending)
     }
 
     pub(super) fn connect_failed(&mut self, context: &mut Context, id: RegistrationId, error: ConnectError) {
@@ -151,7 +163,7 @@ impl Registrations {
     }
 
     /// Lets the device that this registration would have replaced publish as its own client of the broker again.
-    fn give_client_back(&mut self, context: &mut Context, pending: &PendingRegistration) {
+    pub(super) fn give_client_back(&mut self, context: &mut Context, pending: &PendingRegistration) {
         let endpoint = &pending.registration.endpoint;
         let Some(device) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) else { return };
         device.publishes_as = device.id;

@@ -1,13 +1,13 @@
 //! Moves of devices between gateways: the endpoint name of a Register may belong to another gateway of the program.
 
-use lwm2m_base::{Peer, Shard};
+use lwm2m_base::{AssociationId, Peer, Shard};
 
 use super::super::access::{forbidden, forbids_request};
 use super::super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
 use super::super::context::Context;
 use super::super::pending_registrations::PendingRegistration;
 use super::super::report::Forbidden;
-use super::{BUSY, Registrations, SUPERSEDED, forbidding};
+use super::{BUSY, MOVING, Registrations, SUPERSEDED, forbidding};
 use crate::gateway::broker::BrokerCommand;
 use crate::registry::RegistrationId;
 
@@ -76,16 +76,37 @@ impl Registrations {
         id.and_then(|id| self.devices.release(context, id)).ok_or(None)
     }
 
-    /// Forgets the pending Registers of peers whose association is of this shard, which another node has now.
-    pub(crate) fn forget_pending(&mut self, context: &mut Context, shard: Shard) {
-        for id in self.pending.ids() {
-            let association = self.pending.get(id).and_then(|pending| pending.peer.association);
-            if association.is_some_and(|association| association.shard() == shard)
-                && let Some(pending) = self.pending.remove(id)
-            {
-                context.claims.mark_unclaimed(&pending.registration.endpoint);
-                context.command_broker(BrokerCommand::Abandon { registration: id });
+    /// Returns the pending Registers that cannot go on when this shard leaves the gateway: those over its associations,
+    /// those of devices that the shard has, and all of them if it is the only shard.
+    pub(crate) fn pending_of(&self, shard: Shard, is_only_one: bool) -> Vec<RegistrationId> {
+        let is_of_shard = |id: &RegistrationId| {
+            let Some(pending) = self.pending.get(*id) else { return false };
+            let registered = self.devices.registry().device_by_endpoint(&pending.registration.endpoint);
+            association_shard(pending) == Some(shard) || registered.is_some_and(|device| device.shard() == shard)
+        };
+        self.pending.ids().into_iter().filter(|id| is_only_one || is_of_shard(id)).collect()
+    }
+
+    /// Answers these pending Registers 5.03: another node registers their devices. Their sessions at the broker stay.
+    pub(crate) fn hand_over_pending(&mut self, context: &mut Context, ids: Vec<RegistrationId>) {
+        for registration in ids {
+            if self.give_up_pending(context, registration, MOVING).is_some_and(|pending| pending.unclaimed.is_none()) {
+                context.command_broker(BrokerCommand::HandOver { registration });
             }
+        }
+    }
+
+    /// Ends these pending Registers after their shard was lost. Those over its associations, which are forgotten, end
+    /// without an answer; the others are answered 5.03. The broker hears nothing of their sessions.
+    pub(crate) fn forget_pending(&mut self, context: &mut Context, ids: Vec<RegistrationId>, shard: Shard) {
+        for registration in ids {
+            if self.pending.get(registration).and_then(association_shard) != Some(shard) {
+                let (Some(_) | None) = self.give_up_pending(context, registration, MOVING);
+            } else if let Some(pending) = self.pending.remove(registration) {
+                self.give_client_back(context, &pending);
+                context.claims.mark_unclaimed(&pending.registration.endpoint);
+            }
+            context.command_broker(BrokerCommand::Abandon { registration });
         }
     }
 
@@ -111,4 +132,8 @@ impl Registrations {
         context.report(forbidden(&registration.endpoint, (peer, identity.as_deref()), reason));
         self.respond_to_register(context, peer, request, forbidding(reason, room));
     }
+}
+
+fn association_shard(pending: &PendingRegistration) -> Option<Shard> {
+    pending.peer.association.map(AssociationId::shard)
 }
