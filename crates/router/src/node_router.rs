@@ -277,9 +277,12 @@ impl NodeRouter {
         self.ways.heard(now, flow, entry, sender);
     }
 
-    /// Notes a device of a shard that came to this node, which has not heard it.
+    /// Notes a device of a shard that came to this node, which has not heard it. A device whose datagrams came in here
+    /// before, for the node that had its shard, is reached from here.
     pub fn expect(&mut self, flow: Flow) {
-        self.ways.expect(flow);
+        if !self.flows.contains(flow) {
+            self.ways.expect(flow);
+        }
     }
 
     /// Notes where another node heard a device of a shard that comes to this node.

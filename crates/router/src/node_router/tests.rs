@@ -322,6 +322,19 @@ fn a_request_leaves_where_the_device_was_heard_and_an_answer_where_the_last_data
 }
 
 #[test]
+fn a_device_that_comes_to_the_node_at_which_its_datagrams_come_in_is_reached_at_once() {
+    const GET: &[u8] = &[0x40, 1, 0, 1];
+    let mut world = World::new(2);
+    let (now, router) = (world.now, world.router(0));
+    router.learn(now, flow(1), Shard::new(1));
+    for (host, entry, way) in [(1, Some(node(0)), WayOut::Here), (2, None, WayOut::Unknown)] {
+        router.expect(flow(host));
+        assert_eq!(router.entry(now, flow(host)), entry);
+        assert_eq!(router.way_out(now, flow(host), GET, || true), way);
+    }
+}
+
+#[test]
 fn tables_of_addresses_are_bounded() {
     let mut world = World::new(2);
     let now = world.now;
