@@ -26,7 +26,8 @@ pub struct NodeRouterConfig {
     pub first_dtls_socket: u16,
     /// The maximum number of addresses that the router remembers in each of its tables.
     pub flows: usize,
-    /// The rate of datagrams that are forwarded from addresses at which their shard has no device.
+    /// The rate of datagrams that are forwarded from addresses at which their shard has no device. Registers whose
+    /// endpoint name the store is asked for have the same rate, and those of addresses with a device have it once more.
     pub strangers: RateLimit,
 }
 
@@ -69,6 +70,9 @@ pub struct NodeRouter {
     retry: Option<Instant>,
     registers: WaitingRegisters,
     strangers: Limiter,
+    /// The rate of Registers from addresses with a device that the store is asked for. It is not that of strangers, so
+    /// that a flood of those keeps no device from its Register.
+    known: Limiter,
 }
 
 /// The node that handles a datagram.
@@ -96,7 +100,8 @@ pub struct Hop {
 /// The reason for which a datagram of another node is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardDrop {
-    /// Too many datagrams came from addresses at which their shard has no device.
+    /// Too many datagrams came from addresses at which their shard has no device, or too many Registers came whose
+    /// endpoint name the store has to be asked for.
     RateLimited,
     /// The node that has the shard is not known or not reached, and too many datagrams are held.
     NotHeld,
@@ -125,6 +130,7 @@ impl NodeRouter {
             retry: None,
             registers: WaitingRegisters::new(),
             strangers: Limiter::new(config.strangers),
+            known: Limiter::new(config.strangers),
         }
     }
 
@@ -133,9 +139,10 @@ impl NodeRouter {
         self.owners = owners;
     }
 
-    /// Replaces the rate of datagrams from addresses without a device.
+    /// Replaces [`NodeRouterConfig::strangers`].
     pub fn set_strangers(&mut self, limit: RateLimit) {
         self.strangers.set_limit(limit);
+        self.known.set_limit(limit);
     }
 
     /// Decides which node handles a datagram from the network. `has_endpoint` tells whether this node has the device of
@@ -192,8 +199,11 @@ impl NodeRouter {
     }
 
     fn wait_for_name(&mut self, now: Instant, flow: Flow, name: &str, datagram: &[u8]) -> NodeRoute {
-        let is_stranger = self.flows.get(now, flow).is_none();
-        if is_stranger && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
+        let limiter = match self.flows.get(now, flow) {
+            Some(_) => &mut self.known,
+            None => &mut self.strangers,
+        };
+        if limiter.take(now, SourceNetwork::of(flow.address)).is_err() {
             return NodeRoute::Dropped(ForwardDrop::RateLimited);
         }
         match self.registers.keep(now, name, WaitingRegister { flow, datagram: datagram.into() }) {

@@ -215,6 +215,21 @@ fn registers_that_wait_have_a_bound_a_rate_and_an_end() {
 }
 
 #[test]
+fn registers_of_ever_new_names_have_a_rate_also_from_an_address_with_a_device_of_another_node() {
+    let few = Rate { per_second: 1, burst: 2 };
+    let mut world = World::with_strangers(2, RateLimit { total: few, address: few });
+    let now = world.now;
+    for name in ["a", "b", "c"] {
+        world.receives(0, flow(1), &register(name));
+    }
+    world.router(0).learn(now, flow(2), Shard::new(1));
+    let fates: Vec<_> = ["d", "e", "f"].map(|name| world.receives(0, flow(2), &register(name))).into();
+    assert_eq!(fates[..2], [Fate::HeldBy(node(0)), Fate::HeldBy(node(0))], "strangers do not use its rate up");
+    assert_eq!(fates[2], Fate::Dropped(ForwardDrop::RateLimited));
+    assert_eq!(world.receives(0, flow(2), &notification(1)), Fate::Handled { by: node(1), forwarded: 1 });
+}
+
+#[test]
 fn the_last_owner_forwards_once_more_and_the_entry_learns_the_new_one() {
     let mut world = World::new(3);
     let shard = Shard::new(1);
