@@ -52,6 +52,8 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"a cluster of ExProto":                {append(cluster, "kind=exproto"), "cluster: it needs kind=mqtt"},
 		"a cluster without a common store":    {append(cluster, "store.kind=file"), "cluster: it needs store.kind=redis"},
 		"a cluster without certificates":      {append(cluster, "cluster.certificate.existingSecret="), "cluster.certificate.existingSecret"},
+		"a cluster whose EMQX ends first":     {append(cluster, "mode=sidecar"), "emqx.staySeconds: 12 is less than shutdown_timeout, which is 55 s"},
+		"an EMQX that ends first":             {[]string{"config.shutdown_timeout=1m 30s", "emqx.staySeconds=89"}, "which is 90 s"},
 		"pods that come and go by themselves": {[]string{"autoscaling.enabled=true"}, "autoscaling: it needs cluster.enabled"},
 		"a value that there is not":           {[]string{"replica=2"}, "replica"},
 		"a mode that there is not":            {[]string{"mode=beside"}, "mode"},
@@ -67,6 +69,24 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 			if err == nil || !strings.Contains(string(output), c.says) {
 				t.Errorf("it should say %q: %v\n%s", c.says, err, output)
 			}
+		})
+	}
+}
+
+// The EMQX of a pod ends after its gateway has published what is queued.
+func TestAnEMQXThatEndsAfterItsGateway(t *testing.T) {
+	for name, set := range map[string][]string{
+		"a cluster":         append(cluster, "mode=sidecar", "emqx.staySeconds=55"),
+		"seconds":           {"config.shutdown_timeout=12"},
+		"several units":     {"config.shutdown_timeout=1m 29s 400ms", "emqx.staySeconds=90"},
+		"an EMQX elsewhere": append(cluster, "config.shutdown_timeout=2h"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			arguments := []string{"template", "release", chart}
+			for _, set := range set {
+				arguments = append(arguments, "--set", set)
+			}
+			helm(t, arguments...)
 		})
 	}
 }

@@ -49,6 +49,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail "cluster.certificate.existingSecret: with cluster.enabled it needs a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
 {{- end -}}
+{{- if eq .Values.mode "sidecar" -}}
+{{- $timeout := include "gateway.shutdownTimeout" . | int -}}
+{{- if lt (int .Values.emqx.staySeconds) $timeout -}}
+{{- fail (printf "emqx.staySeconds: %d is less than shutdown_timeout, which is %d s: EMQX would end while the gateway still publishes; set it to %d or more" (int .Values.emqx.staySeconds) $timeout $timeout) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.autoscaling.enabled (not .Values.cluster.enabled) -}}
 {{- fail "autoscaling: it needs cluster.enabled, since other pods keep the devices that they have" -}}
 {{- end -}}
@@ -84,6 +90,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $grace = max $grace (add 60 (ceil (divf $devices (max 1 $rate)))) -}}
 {{- end -}}
 {{- $grace -}}
+{{- end -}}
+
+{{/* Seconds of `shutdown_timeout`: a number, or a text such as "1m 30s". The gateway has 10 s if nothing is set. */}}
+{{- define "gateway.shutdownTimeout" -}}
+{{- $timeout := dig "shutdown_timeout" "10s" (include "gateway.config" . | fromJson) -}}
+{{- if kindIs "string" $timeout -}}
+{{- $milliseconds := 0 -}}
+{{- range $part := regexFindAll "[0-9]+ *[a-z]+" $timeout -1 -}}
+{{- $unit := regexFind "[a-z]+" $part -}}
+{{- $each := 0 -}}
+{{- if regexMatch "^(ms|msec|millis)" $unit -}}{{- $each = 1 -}}
+{{- else if hasPrefix "s" $unit -}}{{- $each = 1000 -}}
+{{- else if hasPrefix "m" $unit -}}{{- $each = 60000 -}}
+{{- else if hasPrefix "h" $unit -}}{{- $each = 3600000 -}}
+{{- else if hasPrefix "d" $unit -}}{{- $each = 86400000 -}}
+{{- end -}}
+{{- $milliseconds = add $milliseconds (mul $each (regexFind "[0-9]+" $part | atoi)) -}}
+{{- end -}}
+{{- ceil (divf $milliseconds 1000) -}}
+{{- else -}}
+{{- int $timeout -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The section `store` of the configuration, as JSON. In a cluster all pods have one prefix. Otherwise each pod has one of its own, by its
