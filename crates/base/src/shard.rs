@@ -257,8 +257,9 @@ mod tests {
     #[test]
     fn a_text_names_a_shard_of_the_thread_that_made_it() {
         for shards in all_thread_shards() {
-            for first in 0..=255 {
-                let text = ShardSet::from(shards).text([first, first.rotate_left(3), 77]);
+            let set = ShardSet::from(shards);
+            for first in (0..=255).step_by(15) {
+                let text = set.text([first, first.rotate_left(3), 77]);
                 let shard = Shard::of_text(&text).expect("it is a text of the gateway");
                 assert!(shards.contains(shard), "{shard} in {text:?} of {shards:?}");
             }
