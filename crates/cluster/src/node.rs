@@ -60,6 +60,11 @@ impl NodeSet {
         self.0 >> node.0 & 1 == 1
     }
 
+    /// Returns whether the other set has all nodes of this one.
+    pub const fn is_subset(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// Returns the number of nodes.
     pub const fn len(self) -> u32 {
         self.0.count_ones()
@@ -100,6 +105,7 @@ mod tests {
         let one = both.without(first).without(first);
         assert_eq!((one.len(), one.contains(first), one.contains(last)), (1, false, true));
         assert!(one.without(last).is_empty());
+        assert!(one.is_subset(both) && both.is_subset(both) && !both.is_subset(one));
     }
 
     #[test]

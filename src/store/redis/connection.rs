@@ -150,7 +150,8 @@ impl RedisDialer {
     }
 }
 
-async fn hand_over(
+/// Authenticates at a server by a stream.
+pub(super) async fn hand_over(
     server: String,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     info: &RedisConnectionInfo,

@@ -5,9 +5,13 @@
 
 mod balancer;
 mod forwarding;
+mod kills;
 mod moves;
+mod one_number;
 mod operation;
 mod rolling;
+mod store_failures;
+mod traffic;
 
 use std::sync::OnceLock;
 use std::thread;
@@ -41,10 +45,6 @@ const TIMING: &str = "cluster.lease = \"3s\"\ncluster.renew = \"600ms\"\ncluster
 /// These leases, at nodes that end soon: no balancer has to let go of them.
 const LEASES: &str =
     "cluster.lease = \"3s\"\ncluster.renew = \"600ms\"\ncluster.grace = \"3s\"\ncluster.linger = \"500ms\"\n";
-/// Short leases, for a machine with nothing else to do.
-const SHORT_LEASES: &str =
-    "cluster.lease = \"1s\"\ncluster.renew = \"200ms\"\ncluster.grace = \"2s\"\ncluster.linger = \"500ms\"\n";
-
 /// A node of the cluster.
 struct Node {
     gateway: Gateway,
@@ -64,13 +64,17 @@ impl Node {
     }
 
     fn start_with(number: usize, broker: &TestBroker, server: &RedisServer, more: &str) -> Self {
+        Self::start_at(number, broker, &server.lines(), more)
+    }
+
+    /// Starts a node with these lines of configuration for its store, and these besides.
+    fn start_at(number: usize, broker: &TestBroker, store: &str, more: &str) -> Self {
         let keys: String = (0..DEVICES).map(|device| format!("secured-{device}:{KEY}\n")).collect();
         let place = CredentialsFolder::new(&keys);
         let lines = format!(
-            "log.level = \"debug\"\n{}{}cluster.enable = true\ncluster.node = \"gw-{number}\"\n\
+            "log.level = \"debug\"\n{}{store}cluster.enable = true\ncluster.node = \"gw-{number}\"\n\
              cluster.moves_at_once = 16\n{more}",
-            place.lines(),
-            server.lines()
+            place.lines()
         );
         let (udp, peers) = (crate::common::ports::free_address(), crate::common::ports::free_address());
         let (certificates, name) = (TempDir::new().expect("a folder"), format!("gw-{number}"));
@@ -204,71 +208,6 @@ async fn the_devices_of_a_killed_node_are_served_by_the_other_one_without_a_regi
     assert!(!output.contains("device registered") && !output.contains("association established"), "{output}");
     assert_eq!(application.receive_within(Duration::from_millis(500)), None, "one final form");
     for device in &devices {
-        if let Registered::Secured { device, .. } = device {
-            let numbers = device.numbers();
-            assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
-        }
-    }
-}
-
-/// Kills nodes one after the other, and starts each again. `CLUSTER_KILLS` kills more often.
-#[tokio::test(flavor = "multi_thread")]
-async fn nodes_are_killed_and_come_back_and_nobody_registers_again() {
-    Upstream::Mqtt.choose();
-    let Some(server) = RedisServer::start() else { return };
-    let kills = std::env::var("CLUSTER_KILLS").map(|kills| kills.parse().expect("a number"));
-    let (kills, is_measured) = (kills.as_ref().map_or(2, |kills: &usize| *kills), kills.is_ok());
-    let leases = if is_measured { SHORT_LEASES } else { LEASES };
-    let broker = TestBroker::start().await;
-    let mut nodes = [0, 1].map(|number| Node::start_with(number, &broker, &server, leases));
-    until_divided(&[&nodes[0], &nodes[1]]);
-    // Each device has the node that serves it.
-    let mut devices: Vec<(Registered, usize)> = (0..DEVICES)
-        .map(|number| {
-            let node = &nodes[number / 2 % 2];
-            let device = if number % 2 == 0 { plain(node, number) } else { secured(node, number) };
-            (device, number / 2 % 2)
-        })
-        .collect();
-    let handshakes = |nodes: &[Node]| -> usize {
-        nodes.iter().map(|node| node.gateway.output().matches("association established").count()).sum()
-    };
-    let registrations = |nodes: &[Node]| -> usize {
-        nodes.iter().map(|node| node.gateway.output().matches("device registered").count()).sum()
-    };
-    let before = (registrations(&nodes), handshakes(&nodes));
-    assert_eq!(before, (DEVICES, DEVICES / 2));
-    let mut takeovers = Vec::new();
-    for kill in 0..kills {
-        let (victim, survivor) = (kill % 2, 1 - kill % 2);
-        nodes[victim].gateway.kill();
-        let killed = now();
-        for (device, node) in devices.iter_mut().filter(|(_, node)| *node == victim) {
-            device.reaches(&nodes[survivor]);
-            while !device.updates() {
-                assert!(now() - killed < TAKEOVER, "{}", nodes[survivor].gateway.output());
-            }
-            takeovers.push(now() - killed);
-            *node = survivor;
-        }
-        nodes[victim].gateway.start_without_waiting_again();
-        until_divided(&[&nodes[0], &nodes[1]]);
-        if is_measured {
-            // A node that has just started has terms ahead of the clock, so that a takeover waits for the next tick.
-            thread::park_timeout(Duration::from_secs(20));
-        }
-        // The node that came back serves some of the devices now: their datagrams are forwarded to it.
-        for (device, node) in &mut devices {
-            while !device.updates() {
-                assert!(now() - killed < 6 * TAKEOVER, "{}", nodes[*node].gateway.output());
-            }
-        }
-    }
-    takeovers.sort();
-    let part = |percent: usize| takeovers[(takeovers.len() * percent / 100).min(takeovers.len() - 1)];
-    println!("{kills} kills, {} devices served again: p50 {:?}, p99 {:?}", takeovers.len(), part(50), part(99));
-    assert_eq!((registrations(&nodes), handshakes(&nodes)), before, "nobody has registered or shaken hands again");
-    for (device, _) in &devices {
         if let Registered::Secured { device, .. } = device {
             let numbers = device.numbers();
             assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");

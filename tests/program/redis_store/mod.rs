@@ -202,7 +202,7 @@ async fn a_server_is_reached_by_tls_if_its_certificate_is_trusted() {
 }
 
 /// Returns the number of devices in the store.
-fn stored_devices(server: &RedisServer) -> usize {
+pub(crate) fn stored_devices(server: &RedisServer) -> usize {
     let keys = server.ask_all("KEYS lwm2m:{*}:d");
     keys.lines()
         .filter(|line| line.starts_with("lwm2m:"))
@@ -212,7 +212,7 @@ fn stored_devices(server: &RedisServer) -> usize {
 }
 
 /// The state of the store, and whether it is failing by the metrics.
-fn state(gateway: &Gateway) -> (String, f64) {
+pub(crate) fn state(gateway: &Gateway) -> (String, f64) {
     let readiness: Value = serde_json::from_str(&gateway.ask_admin("/readyz").1).expect("JSON");
     let state = readiness["conditions"]["store"]["state"].as_str().expect("a state").to_owned();
     (state, metric(gateway, "lwm2m_store_failing"))

@@ -113,6 +113,18 @@ impl Peers {
         all
     }
 
+    /// Returns the peers.
+    pub(super) fn numbers(&self) -> NodeSet {
+        self.peers.keys().fold(NodeSet::default(), |set, node| set.with(*node))
+    }
+
+    /// Returns when the oldest of the pings was sent that the peers have answered last; `None` if a peer has never
+    /// answered, or if there is none.
+    pub(super) fn all_asked_since(&self) -> Option<Instant> {
+        let asked = self.peers.values().map(|peer| peer.heard.map(|(asked, _)| asked));
+        asked.min().flatten()
+    }
+
     /// Returns the peers that have answered within the last seconds.
     pub(super) fn answering(&self, timing: Timing, now: Instant) -> NodeSet {
         let answers =

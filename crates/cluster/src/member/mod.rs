@@ -160,7 +160,8 @@ pub enum Ended {
 pub enum EngineContact {
     /// The engine renewed the leases in time.
     Sure,
-    /// Neither the node nor any other one reaches the engine, so nobody can take a shard. The node serves from memory.
+    /// Neither the node nor any other one reaches the engine, or they have reached it again so lately that nobody can
+    /// have taken a shard. The node serves from memory.
     AllWithout,
     /// No peer that answers reaches the engine, but a peer does not answer, or there is none. [`Isolated`] says what
     /// the node does.
@@ -179,6 +180,7 @@ pub struct ClusterMember {
     told: Option<(WallTime, Instant)>,
     clock_agrees: bool,
     contact: Option<Contact>,
+    no_takeover: Option<NoTakeover>,
     /// The time of the last request that renewed the leases.
     renewed: Option<Instant>,
     last_round: Option<Instant>,
@@ -220,6 +222,15 @@ struct Contact {
     asked: Instant,
 }
 
+/// The knowledge that all peers were without the engine. A peer takes the expired lease of another node after a contact of
+/// [`Timing::grace`], so after such a moment nobody has taken one for that time, whoever reaches the engine first.
+#[derive(Clone, Copy, Debug)]
+struct NoTakeover {
+    until: Instant,
+    /// The peers that were without the engine.
+    witnesses: NodeSet,
+}
+
 impl ClusterMember {
     pub fn new(config: MemberConfig, now: Now) -> Self {
         Self {
@@ -229,6 +240,7 @@ impl ClusterMember {
             told: None,
             clock_agrees: false,
             contact: None,
+            no_takeover: None,
             renewed: None,
             last_round: None,
             last_turn: now.monotonic,
@@ -310,7 +322,11 @@ impl ClusterMember {
             EngineContact::Sure => self.renewed.map(|renewed| renewed + self.sure_for()),
             EngineContact::Alone if self.config.isolated == Isolated::Suspend => None,
             // What peers say is looked at more often than that.
-            EngineContact::AllWithout | EngineContact::Alone => Some(self.last_turn + self.config.timing.renew),
+            EngineContact::Alone => Some(self.last_turn + self.config.timing.renew),
+            EngineContact::AllWithout => {
+                let next_look = self.last_turn + self.config.timing.renew;
+                Some(self.no_takeover.map_or(next_look, |no_takeover| next_look.min(no_takeover.until)))
+            }
             EngineContact::Unsure => None,
         }
     }
@@ -386,14 +402,29 @@ impl ClusterMember {
 
     fn update_state(&mut self, now: Now) {
         let sure = self.renewed.is_some_and(|at| now.monotonic.saturating_duration_since(at) < self.sure_for());
-        self.state = match self.peers.evidence(self.config.timing, now.monotonic) {
+        let evidence = self.peers.evidence(self.config.timing, now.monotonic);
+        if evidence == Evidence::AllWithout
+            && let Some(asked) = self.peers.all_asked_since()
+        {
+            let Timing { grace, renew, .. } = self.config.timing;
+            self.no_takeover = Some(NoTakeover { until: asked + grace - renew, witnesses: self.peers.numbers() });
+        }
+        self.state = match evidence {
             _ if sure => EngineContact::Sure,
             // A process that was never announced has no shards, and a stopped one no evidence.
             _ if self.renewed.is_none() => EngineContact::Unsure,
-            Evidence::Reached | Evidence::Missing => EngineContact::Unsure,
             Evidence::AllWithout => EngineContact::AllWithout,
+            Evidence::Reached | Evidence::Missing if self.is_before_takeovers(now) => EngineContact::AllWithout,
+            Evidence::Reached | Evidence::Missing => EngineContact::Unsure,
             Evidence::SomeSilent => EngineContact::Alone,
         };
+    }
+
+    /// Returns whether no peer can have taken a shard, although one may reach the engine by now.
+    fn is_before_takeovers(&self, now: Now) -> bool {
+        self.no_takeover.is_some_and(|NoTakeover { until, witnesses }| {
+            now.monotonic < until && self.peers.numbers().is_subset(witnesses)
+        })
     }
 
     /// Returns whether nobody else can have acquired the shards of the node.

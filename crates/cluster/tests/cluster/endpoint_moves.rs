@@ -11,30 +11,12 @@ use lwm2m_cluster::endpoint_move::{Arrivals, Departures, Frozen, MoveNumber, Sou
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::names::{self, Flaw, Names};
+
 const RUNS: u64 = 2_000;
-const NODES: usize = 3;
+const NODES: usize = names::SHARDS;
 /// The time after which a request to the engine has no answer.
 const PATIENCE: u64 = 2_000;
-
-/// A rule of the engine that is left out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flaw {
-    None,
-    /// An entry keeps its version when it is thawed.
-    SameVersion,
-    /// Whoever acquires a shard does not thaw its entries.
-    LoadKeepsFrozen,
-    /// A device can be taken without the lease of its new shard.
-    TakeIsNotFenced,
-}
-
-/// The engine's entry of the endpoint.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    shard: usize,
-    version: u64,
-    is_frozen: bool,
-}
 
 /// A node, which has the shard of its number. A process that crashed is followed by another one.
 struct Node {
@@ -94,13 +76,10 @@ enum Message {
 }
 
 struct Model {
-    flaw: Flaw,
+    names: Names,
     random: StdRng,
     start: Instant,
     now: u64,
-    entry: Entry,
-    /// Whether each shard has a record.
-    records: [bool; NODES],
     nodes: [Node; NODES],
     /// The requests without an answer.
     open: Vec<u64>,
@@ -118,8 +97,8 @@ fn an_endpoint_is_in_one_shard_whatever_is_lost_late_or_repeated() {
     for seed in 0..runs {
         let model = Model::run(seed, Flaw::None);
         assert!(!model.two_owners, "seed {seed}: two shards serve the endpoint");
-        assert_eq!(model.owners(), 1, "seed {seed}: {:?}, records {:?}", model.entry, model.records);
-        assert!(model.records[model.entry.shard], "seed {seed}: the owner has no record");
+        assert_eq!(model.owners(), 1, "seed {seed}: {:?}, records {:?}", model.names.entry, model.names.records);
+        assert!(model.names.records[model.names.entry.shard], "seed {seed}: the owner has no record");
         moves += model.moves;
     }
     assert!(moves > runs / 2, "{moves} moves");
@@ -150,12 +129,10 @@ impl Node {
 impl Model {
     fn run(seed: u64, flaw: Flaw) -> Self {
         let mut model = Self {
-            flaw,
+            names: Names::new(flaw),
             random: StdRng::seed_from_u64(seed),
             start: Instant::now(),
             now: 0,
-            entry: Entry { shard: 0, version: 1, is_frozen: false },
-            records: [true, false, false],
             nodes: [0, 1, 2].map(|node| Node::new(0, node == 0)),
             open: Vec::new(),
             agenda: BTreeMap::new(),
@@ -183,7 +160,7 @@ impl Model {
 
     /// The device shakes hands at a node.
     fn shake_hands(&mut self) {
-        let (node, source, now) = (self.random.random_range(0..NODES), self.entry.shard, self.time());
+        let (node, source, now) = (self.random.random_range(0..NODES), self.names.entry.shard, self.time());
         if node != source && !self.nodes[node].serves {
             let asked = self.nodes[node].arrivals.ask(now, number(source), ());
             let asked = asked.expect("there are few");
@@ -216,17 +193,7 @@ impl Model {
     /// A new process acquires the shard of a node, and reads it.
     fn crash(&mut self, node: usize) {
         let process = self.nodes[node].process + 1;
-        if self.records[node] && self.entry.shard == node && self.entry.is_frozen && self.flaw != Flaw::LoadKeepsFrozen
-        {
-            self.entry = self.next_entry(node);
-        }
-        self.records[node] &= self.entry.shard == node;
-        self.nodes[node] = Node::new(process, self.records[node]);
-    }
-
-    fn next_entry(&self, shard: usize) -> Entry {
-        let step = u64::from(self.flaw != Flaw::SameVersion);
-        Entry { shard, version: self.entry.version + step, is_frozen: false }
+        self.nodes[node] = Node::new(process, self.names.load(node));
     }
 
     fn perform(&mut self, node: usize, steps: impl IntoIterator<Item = SourceStep<(), u64>>) {
@@ -243,7 +210,7 @@ impl Model {
                     let (to, number) = (usize::from(departure.target.number()), departure.number);
                     self.send(Message::Refused { to, from: node, number });
                 }
-                SourceStep::Gone(..) => self.records[node] &= self.entry.shard == node,
+                SourceStep::Gone(..) => self.names.remove_superseded(node),
             }
         }
     }
@@ -309,41 +276,17 @@ impl Model {
     fn execute(&mut self, request: Request) {
         let Request { node, process, what, .. } = request;
         let is_owner = self.nodes[node].process == process;
-        let is_own = self.entry.shard == node;
         let answer = match what {
-            Asked::Freeze if !is_owner => Answer::Frozen(Frozen::Fenced),
-            Asked::Freeze if !is_own => Answer::Frozen(Frozen::Gone),
-            Asked::Freeze => {
-                self.entry = Entry { is_frozen: true, ..self.next_entry(node) };
-                Answer::Frozen(Frozen::Version(self.entry.version))
+            Asked::Freeze => Answer::Frozen(self.names.freeze(node, is_owner)),
+            Asked::Thaw => Answer::Thawed(self.names.thaw(node, is_owner)),
+            Asked::Take { source, version, .. } => {
+                let before = self.names.entry.shard;
+                let is_taken = self.names.take(node, is_owner, source, version);
+                self.moves += u64::from(before != self.names.entry.shard);
+                Answer::Taken(is_taken)
             }
-            Asked::Thaw if !is_owner => Answer::Thawed(Thawed::Fenced),
-            Asked::Thaw if !is_own => Answer::Thawed(Thawed::Gone),
-            Asked::Thaw => {
-                self.entry = self.next_entry(node);
-                Answer::Thawed(Thawed::Back)
-            }
-            Asked::Take { source, version, .. } => Answer::Taken(self.take((node, is_owner), source, version)),
         };
         self.send(Message::Answered(request, Some(answer)));
-    }
-
-    fn take(&mut self, (node, is_owner): (usize, bool), source: usize, version: u64) -> bool {
-        if !is_owner && self.flaw != Flaw::TakeIsNotFenced {
-            return false;
-        }
-        let Entry { shard, version: current, is_frozen } = self.entry;
-        // An entry that keeps its version is the same one after it was thawed.
-        let is_frozen = is_frozen || self.flaw == Flaw::SameVersion;
-        if shard == source && is_frozen && current == version {
-            (self.entry, self.records[node]) = (self.next_entry(node), true);
-            self.moves += 1;
-        }
-        // An earlier request may have taken it, or an earlier move of this node may have frozen it late.
-        if self.entry.shard == node && self.entry.is_frozen {
-            self.entry = self.next_entry(node);
-        }
-        self.entry.shard == node
     }
 
     fn answered(&mut self, request: Request, answer: Option<Answer>) {

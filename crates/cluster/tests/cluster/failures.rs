@@ -40,6 +40,51 @@ fn the_shards_of_a_killed_node_have_owners_after_5_to_8_seconds() {
     assert!((4_000..8_000).contains(&time), "{time} ms");
 }
 
+/// A failover that takes longer than the leases, after which nodes 1 and 2 reach the engine later than node 0.
+fn late_after_a_failover(isolated: Isolated) -> World {
+    let mut world = three_nodes(isolated);
+    world.away = Away::Gone;
+    world.run_for(6_000);
+    world.fail_over(5, 0);
+    world.cut_from_engine.extend([1, 2]);
+    world.come_back();
+    world
+}
+
+#[test]
+fn no_shard_is_suspended_while_the_nodes_reach_the_engine_again_one_after_the_other() {
+    for isolated in [Isolated::Serve, Isolated::Suspend] {
+        let mut world = late_after_a_failover(isolated);
+        for node in [1, 2, 3] {
+            for _ in 0..80 {
+                world.run_for(25);
+                assert!(world.all_shards_served(), "{} ms: {}", world.now, world.describe());
+            }
+            world.cut_from_engine.remove(&node);
+        }
+        world.run_for(30_000);
+        assert!(world.all_shards_served(), "{}", world.describe());
+        assert_eq!(world.audit.violations, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_node_that_does_not_reach_the_engine_after_a_failover_suspends_its_shards_before_others_take_them() {
+    let mut world = late_after_a_failover(Isolated::Serve);
+    world.cut_from_engine.remove(&1);
+    let end = world.now + 12_000;
+    while world.processes[2].member.state() != EngineContact::Unsure {
+        assert!(world.now < end, "{}", world.describe());
+        let served = (0..3).map(|id| shards().filter(|shard| world.owners(*shard) == [id]).count()).sum::<usize>();
+        assert_eq!(served, usize::from(SHARDS), "{}", world.describe());
+        world.run_for(20);
+    }
+    world.run_for(20_000);
+    assert!(world.all_shards_owned(), "{}", world.describe());
+    assert_eq!(world.processes[2].member.shards(), 0);
+    assert_eq!(world.audit.violations, Vec::<String>::new());
+}
+
 #[test]
 fn a_drain_hands_all_shards_over_and_the_node_ends() {
     let mut world = three_nodes(Isolated::Serve);

@@ -6,6 +6,7 @@ mod endpoint_moves;
 mod engine;
 mod failures;
 mod forgetful_engine;
+mod names;
 mod random_schedules;
 mod terms;
 mod world;

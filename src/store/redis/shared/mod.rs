@@ -17,6 +17,8 @@ pub mod names;
 mod report;
 mod requests;
 mod scripts;
+#[cfg(test)]
+mod scripts_and_model;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
