@@ -83,7 +83,8 @@ pub(super) struct DeviceAccount {
     /// Requests of the gateway, and how many of them came a second time.
     pub requests: HashSet<(MessageId, Token)>,
     pub repeated: usize,
-    pub notified: usize,
+    /// The times of its notifications, of which each has its number as its value.
+    pub notified: Vec<Instant>,
 }
 
 impl Speaker {
@@ -139,8 +140,8 @@ impl Speaker {
 
     fn notifies(&mut self) {
         let Some(observed) = &self.observed else { return };
-        self.account.notified += 1;
-        let number = u32::try_from(self.account.notified).expect("few");
+        self.account.notified.push(now());
+        let number = u32::try_from(self.account.notified.len()).expect("few");
         let mut message = response_to(observed, Code::CONTENT, Some((0, number.to_string().as_bytes())));
         (message.kind, message.id) = (Kind::NonConfirmable, crate::common::device::fresh_id());
         message.options.add_uint(number::OBSERVE, number);
@@ -155,14 +156,19 @@ pub(super) struct ApplicationAccount {
     pub commands: u64,
     /// The final answers to each command.
     pub answers: HashMap<u64, Vec<Value>>,
-    pub notifications: usize,
+    /// The values that each device has notified.
+    pub notifications: HashMap<String, HashSet<u64>>,
 }
 
 impl ApplicationAccount {
-    fn hears(&mut self, payload: &[u8], unanswered: &AtomicUsize) {
+    fn hears(&mut self, topic: &str, payload: &[u8], unanswered: &AtomicUsize) {
         let value: Value = serde_json::from_slice(payload).expect("JSON");
         match value["msgType"].as_str() {
-            Some("notify") => self.notifications += 1,
+            Some("notify") => {
+                let notified = value["data"]["content"][0]["value"].as_f64().expect("a number") as u64;
+                let endpoint = topic.split('/').nth(1).expect("lwm2m/ENDPOINT/up/notify").to_owned();
+                self.notifications.entry(endpoint).or_default().insert(notified);
+            }
             Some("read") => {
                 let answers = self.answers.entry(value["reqID"].as_u64().expect("a number")).or_default();
                 if answers.is_empty() {
@@ -191,9 +197,9 @@ fn commands(mut application: Application, phase: &AtomicU8, unanswered: &AtomicU
         let until = now() + patience;
         let mut has_heard = false;
         while let Some(left) = until.checked_duration_since(now())
-            && let Some((_, payload)) = application.receive_within(left)
+            && let Some((topic, payload)) = application.receive_within(left)
         {
-            account.hears(&payload, unanswered);
+            account.hears(&topic, &payload, unanswered);
             has_heard = true;
         }
         if phase == SILENT && !has_heard {
@@ -310,8 +316,8 @@ impl Seen {
             percentile(&times, 99),
             percentile(&times, 100),
             sum(|account| account.retransmissions),
-            self.application.notifications,
-            sum(|account| account.notified),
+            self.application.notifications.values().map(HashSet::len).sum::<usize>(),
+            sum(|account| account.notified.len()),
             self.application.answers.len(),
             self.application.commands,
             sum(|account| account.repeated),
@@ -353,9 +359,34 @@ impl Seen {
     pub(super) fn expect_nothing_noticed(&self) {
         self.expect_one_form_of_each_answer();
         let sum = |of: fn(&DeviceAccount) -> usize| -> usize { self.accounts.iter().map(of).sum() };
+        let (now, unix) = (now(), lwm2m_gateway::clock::unix_time().expect("a clock"));
+        let of_day = |at: Instant| (unix - (now - at)).as_secs_f64() % 3_600.0;
+        for (number, exchange) in self.updates().filter(|(_, exchange)| exchange.took() >= ACK_TIMEOUT) {
+            println!(
+                "{} sent an Update at {:.3} s, answered after {:?}",
+                endpoint(number),
+                of_day(exchange.sent),
+                exchange.took()
+            );
+        }
+        for (number, account) in self.accounts.iter().enumerate() {
+            let empty = HashSet::new();
+            let published = self.application.notifications.get(&endpoint(number)).unwrap_or(&empty);
+            for (index, sent) in account.notified.iter().enumerate() {
+                if !published.contains(&(index as u64 + 1)) {
+                    println!(
+                        "{} has notified {} at {:.3} s, which was lost",
+                        endpoint(number),
+                        index + 1,
+                        of_day(*sent)
+                    );
+                }
+            }
+        }
         let noticed = (sum(|account| account.retransmissions), sum(|account| account.repeated));
         assert_eq!(noticed, (0, 0), "Updates that were sent again, requests that came again");
-        assert_eq!(self.application.notifications, sum(|account| account.notified), "notifications");
+        let published = self.application.notifications.values().map(HashSet::len).sum::<usize>();
+        assert_eq!(published, sum(|account| account.notified.len()), "notifications");
     }
 }
 
