@@ -1,15 +1,17 @@
 //! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do
-//! not serve devices are here: `check`, `emqx-config`, `objects`, `token`, `openapi`, `completion` and `man`. Those
-//! that ask a running gateway are in `remote`.
+//! not serve devices are here: `check`, `emqx-config`, `objects`, `import`, `rekey`, `token`, `openapi`, `completion`
+//! and `man`. Those that ask a running gateway are in `remote`.
 
 mod check;
 mod check_bootstrap;
 #[cfg(feature = "console")]
 mod completion;
 mod connect;
+mod import;
 #[cfg(feature = "console")]
 mod manual;
 mod objects;
+mod rekey;
 #[cfg(feature = "console")]
 mod remote;
 mod suggestions;
@@ -123,6 +125,13 @@ enum Subcommand {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Move the devices of a store in a file to a cluster whose nodes do not run: nobody registers again
+    Import(import::ImportArguments),
+    /// Seal the records at a Redis server with store.redis.seal_keyfile, which store.redis.other_seal_keyfile opens
+    Rekey {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// List all defined objects, those whose name matches, or the resources of one
     Objects {
         /// The id of an object, or a part of its name
@@ -205,6 +214,8 @@ fn execute(command: Subcommand) -> anyhow::Result<ExitCode> {
         Subcommand::Man { folder } => manual::write(&folder),
         #[cfg(feature = "console")]
         Subcommand::Remote(command) => return Ok(remote::run(command)?),
+        Subcommand::Import(arguments) => import::import(&arguments, &mut io::stdout().lock()),
+        Subcommand::Rekey { config } => rekey::run(&config, &mut io::stdout().lock()),
         Subcommand::Objects { query, config } => objects(&query, &config, &mut io::stdout().lock()),
     };
     done.map(|()| ExitCode::SUCCESS)

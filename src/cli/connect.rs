@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::errors::{one_line, plain};
-use crate::store::redis::RedisTrial;
+use crate::store::redis::{RedisTrial, SealingState};
 use crate::store::{self, StoreKind};
 use crate::transport::{Security, UdpSockets};
 use crate::upstream::{UpstreamConfig, UpstreamLink};
@@ -132,14 +132,20 @@ async fn try_store(config: &Config) -> Vec<ConnectCheck> {
             Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
             Err(error) => problem(one_line(&error.to_string())),
         }],
-        StoreKind::Redis => match store::redis::try_out(&config.store.redis, config.cluster.is_some()).await {
+        StoreKind::Redis => match store::redis::try_out(&config.store.redis, node_name(config)).await {
             Ok(trial) => redis_checks(trial, config.cluster.is_some()),
             Err(error) => vec![problem(one_line(&error.to_string()))],
         },
     }
 }
 
-fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial, is_shared: bool) -> Vec<ConnectCheck> {
+/// Returns the name of the node in a cluster.
+fn node_name(config: &Config) -> Option<&str> {
+    config.cluster.as_ref().map(|cluster| cluster.node.as_str())
+}
+
+fn redis_checks(trial: RedisTrial, is_shared: bool) -> Vec<ConnectCheck> {
+    let RedisTrial { server, is_persistent, user, nodes, sealing } = trial;
     let mut found = vec![works(format!("store.redis: {server} is a primary that can be used"))];
     if !is_persistent {
         found.push(warning(format!(
@@ -147,11 +153,27 @@ fn redis_checks(RedisTrial { server, is_persistent, user }: RedisTrial, is_share
         )));
     }
     found.push(match user {
-        _ if is_shared => works("store.redis: its records are of a cluster, or there are none yet"),
+        Some(user) if is_shared => problem(format!(
+            "store.redis: the gateway {user} uses the store without a cluster: set another store.redis.prefix"
+        )),
+        None if is_shared && nodes.is_empty() => works("store.redis: no node of the cluster runs"),
+        None if is_shared => works(format!("store.redis: these nodes of the cluster run: {}", nodes.join(", "))),
         None => works("store.redis: no gateway uses the store"),
         Some(user) => warning(format!(
             "store.redis: the gateway {user} uses the store: another one starts only when that one has ended. That is \
              right for a standby (docs/cluster.md); a gateway with other devices needs another store.redis.prefix"
+        )),
+    });
+    found.extend(match sealing {
+        SealingState::OneKey => None,
+        SealingState::OtherUnused => Some(works("store.redis.other_seal_keyfile: no record is sealed with this key")),
+        SealingState::OtherOnly => Some(warning(
+            "store.redis.seal_keyfile: no record is sealed with this key yet: after the start of all gateways with it, \
+             run `lwm2m-gateway rekey` (docs/cluster.md)",
+        )),
+        SealingState::Both => Some(warning(
+            "store.redis.other_seal_keyfile: there may be records that are sealed with this key: `lwm2m-gateway rekey` \
+             seals them with store.redis.seal_keyfile (docs/cluster.md)",
         )),
     });
     found

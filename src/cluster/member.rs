@@ -413,9 +413,10 @@ impl MemberTask {
                 .collect(),
             draining: self.member.gives_up_shards(),
             console: self.parts.console.clone(),
+            ..NodeReport::default()
         };
         self.command(ClusterCommand::CountDevices);
-        self.ask(EngineAsk::Report(report));
+        self.ask(EngineAsk::Report(Box::new(report)));
     }
 
     /// Notes what a round tells, for people.

@@ -32,6 +32,7 @@ pub(super) fn read(reader: &mut ConfigReader, kind: StoreKind) -> RedisConfig {
         database: reader.read(&key("database"), 0, whole(0..=255)),
         prefix: reader.read(&key("prefix"), "lwm2m".to_owned(), prefix),
         seal_keyfile: reader.read(&key("seal_keyfile"), None, file),
+        other_seal_keyfile: reader.read(&key("other_seal_keyfile"), None, file),
         ssl: tls(reader, "store.redis.ssl"),
     };
     if kind == StoreKind::Redis && !reader.has(&key("seal_keyfile")) {

@@ -91,7 +91,7 @@ use write_terms::TermTurn;
 pub use config::DtlsConfig;
 pub use lwm2m_cluster::Term;
 pub use report::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
-pub use saved::{AssociationChange, SavedAssociation};
+pub use saved::{AssociationChange, SavedAssociation, SavedNumbers};
 pub use write_terms::WriteTerms;
 
 /// An instruction of the server to its owner. Changes for the store are polled separately:

@@ -37,6 +37,28 @@ impl fmt::Debug for SavedAssociation {
     }
 }
 
+/// What the record of an association tells of the numbers of the records that it has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SavedNumbers {
+    /// None is of a later term than this one.
+    UpTo(Term),
+    /// The record is of a format without terms. A gateway without a cluster restores it, a node of a cluster does not.
+    BeforeTerms,
+    /// The record cannot be read.
+    Unreadable,
+}
+
+impl SavedAssociation {
+    /// Returns what the record tells of the numbers of the records that the association has sent.
+    pub fn numbers(&self) -> SavedNumbers {
+        match load(self).map(|loaded| loaded.used_numbers) {
+            Some(UsedNumbers::Terms { born, term }) => SavedNumbers::UpTo(born.max(term)),
+            Some(UsedNumbers::Sequence(_)) => SavedNumbers::BeforeTerms,
+            None => SavedNumbers::Unreadable,
+        }
+    }
+}
+
 /// The news of one association, for the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AssociationChange {

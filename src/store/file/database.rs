@@ -17,7 +17,7 @@
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +34,7 @@ use tracing::{error, info};
 
 use zeroize::Zeroizing;
 
+use super::unchanged::UnchangedFile;
 use crate::store::listeners::{ListenerNames, StoredRecord};
 use crate::transport::UdpListener;
 use lwm2m_base::AssociationId;
@@ -135,6 +136,39 @@ impl Database {
         opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
     }
 
+    /// Reads a file that no process uses, without changing it: an older format is converted in memory. The term of the
+    /// contents is the stored one. No process can open the file as its store while the returned one is open.
+    pub(super) fn read_copy(
+        file: &Path,
+        listeners: &[UdpListener],
+    ) -> Result<(StoreContents, fs::File), StoreOpenError> {
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::read_locked_copy(file, listeners)));
+        opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
+    }
+
+    fn read_locked_copy(file: &Path, listeners: &[UdpListener]) -> Result<(StoreContents, fs::File), StoreOpenError> {
+        let opened = fs::File::open(file).map_err(StoreOpenError::Io)?;
+        match opened.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreOpenError::InUse),
+            Err(TryLockError::Error(error)) => return Err(StoreOpenError::Io(error)),
+        }
+        if opened.metadata().map_err(StoreOpenError::Io)?.len() == 0 {
+            return Err(StoreOpenError::Damaged("it is empty".to_owned()));
+        }
+        let lock = opened.try_clone().map_err(StoreOpenError::Io)?;
+        let unchanged = UnchangedFile::new(opened).map_err(StoreOpenError::Io)?;
+        let mut builder = redb::Database::builder();
+        builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(unchanged).map_err(|error| damage(error.into()))?;
+        let database = Self { database, listeners: ListenerNames::new(listeners) };
+        let term = database.prepare(|transaction| {
+            let about = transaction.open_table(ABOUT)?;
+            Ok(Term::new(about.get("term")?.map_or(0, |term| term.value())))
+        })?;
+        Ok((database.contents(term)?, lock))
+    }
+
     /// Opens the file again, without reading it.
     pub(crate) fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
         Ok(Self { database: open_database(file)?, listeners: ListenerNames::new(listeners) })
@@ -194,16 +228,22 @@ impl Database {
         make_private(file).map_err(StoreOpenError::Io)?;
         let database = open_database(file)?;
         let database = Self { database, listeners: ListenerNames::new(listeners) };
-        let term = database.prepare(unix_time)?;
-        let devices = database.read().map_err(damage)?;
-        let associations = database.read_associations().map_err(damage)?;
-        let retained_commands = database.read_retained_commands().map_err(damage)?;
-        let profiles = database.read_profiles().map_err(damage)?;
-        let generated_keys = database.read_generated_keys().map_err(damage)?;
-        let awaited_bootstraps = database.read_awaited_bootstraps().map_err(damage)?;
-        let firmware_jobs = database.read_firmware_jobs().map_err(damage)?;
-        let campaigns = database.read_campaigns().map_err(damage)?;
-        let contents = StoreContents {
+        let term = database.prepare(|transaction| take_term(transaction, unix_time))?;
+        let contents = database.contents(term)?;
+        Ok((database, contents))
+    }
+
+    /// Reads everything. The term is that of this process.
+    fn contents(&self, term: Term) -> Result<StoreContents, StoreOpenError> {
+        let devices = self.read().map_err(damage)?;
+        let associations = self.read_associations().map_err(damage)?;
+        let retained_commands = self.read_retained_commands().map_err(damage)?;
+        let profiles = self.read_profiles().map_err(damage)?;
+        let generated_keys = self.read_generated_keys().map_err(damage)?;
+        let awaited_bootstraps = self.read_awaited_bootstraps().map_err(damage)?;
+        let firmware_jobs = self.read_firmware_jobs().map_err(damage)?;
+        let campaigns = self.read_campaigns().map_err(damage)?;
+        Ok(StoreContents {
             term,
             store_clock: None,
             devices,
@@ -214,13 +254,15 @@ impl Database {
             awaited_bootstraps,
             firmware_jobs,
             campaigns,
-        };
-        Ok((database, contents))
+        })
     }
 
-    /// Checks the format of the file, converts an older one, and takes the first term of this process. All of this is
+    /// Checks the format of the file, converts an older one, and returns the term that `term_of` takes. All of this is
     /// durable when it returns. A file without a format is new.
-    fn prepare(&self, unix_time: Duration) -> Result<Term, StoreOpenError> {
+    fn prepare(
+        &self,
+        term_of: impl FnOnce(&WriteTransaction) -> Result<Term, redb::Error>,
+    ) -> Result<Term, StoreOpenError> {
         let transaction = self.database.begin_write().map_err(|error| damage(error.into()))?;
         let format = format_of(&transaction).map_err(damage)?;
         match format {
@@ -233,7 +275,7 @@ impl Database {
             if format < FORMAT {
                 add_shards(&transaction)?;
             }
-            let term = take_term(&transaction, unix_time)?;
+            let term = term_of(&transaction)?;
             transaction.commit()?;
             Ok(term)
         };

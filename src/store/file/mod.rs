@@ -1,9 +1,10 @@
 //! The store in a file, which one process uses at a time.
 
 mod database;
+mod unchanged;
 mod writer;
 
-use std::fs::{OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -93,6 +94,14 @@ impl Store {
         let opened = OpenedFile { database, config: config.clone(), listeners: listeners.to_vec(), metrics };
         Ok((OpenedStore::File(Box::new(opened)), contents))
     }
+}
+
+/// Reads a file that no gateway uses, and does not change it. No gateway can use it while the returned file is open.
+///
+/// # Errors
+/// The file is not there, a process uses it, or it cannot be read.
+pub(crate) fn read_copy(file: &Path, listeners: &[UdpListener]) -> Result<(StoreContents, File), StoreOpenError> {
+    Database::read_copy(file, listeners)
 }
 
 /// Tests whether the file could be opened and written; it is neither read nor changed nor created.

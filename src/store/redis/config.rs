@@ -25,6 +25,8 @@ pub struct RedisConfig {
     pub prefix: String,
     /// The file of the key that seals the records.
     pub seal_keyfile: Option<PathBuf>,
+    /// The file of another key that opens records, while the key is changed.
+    pub other_seal_keyfile: Option<PathBuf>,
     pub ssl: TlsConfig,
 }
 

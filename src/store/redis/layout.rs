@@ -4,8 +4,8 @@
 //!
 //! | Key | Type | Contents |
 //! |---|---|---|
-//! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprint of the key |
-//! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`: of the lease ([`super::scripts`]) |
+//! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprints of the keys; `rekeying` |
+//! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`, `keys`: of the lease ([`super::scripts`]) |
 //! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
 //! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command or of an answer |
 //! | `lwm2m:{7}:a` | hash | by id, the names of two listeners and the bytes that DTLS saved |

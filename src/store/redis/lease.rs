@@ -20,7 +20,7 @@ pub(crate) struct ProcessIdentity {
     pub prefix: String,
     /// The name of the process: that of the machine, and a random number.
     pub owner: String,
-    /// The fingerprint of the key that seals the records.
+    /// The fingerprints of the keys that open the records, that of the one that seals first.
     pub seal: String,
 }
 
@@ -92,13 +92,6 @@ impl ProcessIdentity {
     pub(super) fn release(&self) -> Cmd {
         let mut command = self.script(Script::Release, &[&self.key("lease")]);
         command.arg(&self.owner);
-        command
-    }
-
-    /// Returns the question for the owner of the lease, and when it ends.
-    pub(crate) fn ask_lease(&self) -> Cmd {
-        let mut command = cmd("HMGET");
-        command.arg(self.key("lease")).arg("owner").arg("until");
         command
     }
 

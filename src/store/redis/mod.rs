@@ -17,10 +17,12 @@ mod health;
 mod keeper;
 mod layout;
 mod lease;
+mod rekey;
 mod scripts;
 mod seal;
 pub mod shared;
 mod trial;
+mod users;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,9 +60,11 @@ use health::KeeperStart;
 use keeper::Keeper;
 use layout::{Layout, RecordHash, RestoredContents};
 use lease::{AcquireAnswer, AnswerError, LEASE, Lease, ProcessIdentity, RenewAnswer};
-use seal::{Seal, SealKey};
+use seal::{Seal, SealKey, SealKeys};
 
-pub(crate) use trial::{RedisTrial, try_out};
+pub(crate) use rekey::{RekeyReport, rekey};
+pub(crate) use shared::{ImportMode, ImportReport, import};
+pub(crate) use trial::{RedisTrial, SealingState, try_out};
 
 /// Maximum number of changes in a batch: with more of them the server takes longer for each.
 const BATCH: usize = 64;
@@ -86,10 +90,18 @@ pub enum RedisError {
     Tls(#[from] TlsError),
     #[error("{key} = {}: {error}", .file.display())]
     Unreadable { key: &'static str, file: PathBuf, error: io::Error },
-    #[error("store.redis.seal_keyfile = {}: expected 64 hexadecimal digits (openssl rand -hex 32)", .0.display())]
-    NoSealKey(PathBuf),
-    #[error("store.redis.seal_keyfile: the records in the store are sealed with another key")]
+    #[error("{key} = {}: expected 64 hexadecimal digits (openssl rand -hex 32)", .file.display())]
+    NoSealKey { key: &'static str, file: PathBuf },
+    #[error(
+        "store.redis.seal_keyfile: the records in the store are sealed with another key. While the key is changed, \
+         store.redis.other_seal_keyfile is the other one"
+    )]
     OtherSealKey,
+    #[error(
+        "store.redis.seal_keyfile: the node {0} does not know this key. Set store.redis.other_seal_keyfile to it at all \
+         nodes first, and restart one after the other (docs/cluster.md)"
+    )]
+    NewSealKey(String),
     #[error(
         "store.redis: the records have format {stored}, and format {expected} is expected. A newer version or, with \
          cluster.enable, a gateway of the other kind wrote them: set another store.redis.prefix"
@@ -159,13 +171,13 @@ struct KeeperParts {
 }
 
 async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(KeeperParts, StoreContents), RedisError> {
-    let key = seal_key(&config)?;
-    let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: owner()?, seal: Seal::fingerprint(&key)? };
+    let keys = seal_keys(&config)?;
+    let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: owner()?, seal: keys.fingerprints()? };
     let dialer = dialer(&config)?;
     let mut connection = connect_at_start(&dialer).await?;
     let (renewed, now, lease) = acquire(&mut connection, &identity).await?;
     let mut layout = Layout::new(listeners);
-    let mut contents = read(&mut connection, &identity, &key, &mut layout).await?;
+    let mut contents = read(&mut connection, &identity, &keys, &mut layout).await?;
     // It may have expired while the records were read. The keeper compares with the lease as it was.
     let answer = connection.ask(&identity.renew(&lease, &random_text()?)).await?;
     if let RenewAnswer::Fenced { owner } = lease.clone().renewed(answer)? {
@@ -173,7 +185,7 @@ async fn open_there(config: RedisConfig, listeners: ListenerNames) -> Result<(Ke
     }
     contents.term = Term::new(lease.term);
     contents.store_clock = Some(Duration::from_millis(now));
-    let seal = Seal::new(key, lease.term);
+    let seal = Seal::new(keys.sealing, lease.term);
     Ok((KeeperParts { dialer, connection: Some(connection), identity, lease, layout, seal, renewed }, contents))
 }
 
@@ -188,10 +200,17 @@ fn dialer(config: &RedisConfig) -> Result<RedisDialer, RedisError> {
     Ok(RedisDialer::new(config.clone(), password)?)
 }
 
-fn seal_key(config: &RedisConfig) -> Result<SealKey, RedisError> {
-    let file = config.seal_keyfile.clone().unwrap_or_default();
-    let text = read_file("store.redis.seal_keyfile", &file)?;
-    Seal::parse_key(&text).ok_or(RedisError::NoSealKey(file))
+/// Reads the key that seals the records, and the other one that opens them, if there is one.
+fn seal_keys(config: &RedisConfig) -> Result<SealKeys, RedisError> {
+    let sealing = config.seal_keyfile.clone().unwrap_or_default();
+    let sealing = seal_key("store.redis.seal_keyfile", sealing)?;
+    let other = config.other_seal_keyfile.clone().map(|file| seal_key("store.redis.other_seal_keyfile", file));
+    Ok(SealKeys { sealing, other: other.transpose()? })
+}
+
+fn seal_key(key: &'static str, file: PathBuf) -> Result<SealKey, RedisError> {
+    let text = read_file(key, &file)?;
+    Seal::parse_key(&text).ok_or(RedisError::NoSealKey { key, file })
 }
 
 fn read_file(key: &'static str, file: &PathBuf) -> Result<zeroize::Zeroizing<String>, RedisError> {
@@ -277,38 +296,40 @@ async fn acquire(
     }
 }
 
-/// Checks that the records, if there are any, have this format and are sealed with the key of this fingerprint.
+/// Checks that the records, if there are any, have this format and are sealed with keys of these fingerprints. Returns
+/// the fingerprints of the keys with which records are sealed.
 async fn check_about(
     connection: &mut RedisConnection,
     (prefix, seal): (&str, &str),
     expected: &'static str,
-) -> Result<(), RedisError> {
+) -> Result<Option<String>, RedisError> {
     let mut question = cmd("HMGET");
     question.arg(format!("{prefix}:about")).arg("format").arg("seal");
-    let (format, key): (Option<String>, Option<String>) = connection.ask(&question).await?;
+    let (format, keys): (Option<String>, Option<String>) = connection.ask(&question).await?;
     if let Some(stored) = format.filter(|format| format != expected) {
         return Err(RedisError::OtherFormat { stored, expected });
     }
-    if key.is_some_and(|key| key != seal) {
+    let mut sealed_with = keys.iter().flat_map(|keys| keys.split(' '));
+    if sealed_with.any(|key| seal.split(' ').all(|known| known != key)) {
         return Err(RedisError::OtherSealKey);
     }
-    Ok(())
+    Ok(keys)
 }
 
 /// Reads all records.
 async fn read(
     connection: &mut RedisConnection,
     identity: &ProcessIdentity,
-    key: &SealKey,
+    keys: &SealKeys,
     layout: &mut Layout,
 ) -> Result<StoreContents, RedisError> {
     let mut restored = RestoredContents::default();
     for hashes in RecordHash::all().chunks(READ_AT_ONCE) {
-        read_hashes(connection, &identity.prefix, (key, hashes), layout, &mut restored).await?;
+        read_hashes(connection, &identity.prefix, (keys, hashes), layout, &mut restored).await?;
     }
     let campaigns = restored.contents.campaigns.iter().map(|record| RecordHash::Campaign(record.campaign.clone()));
     for hash in campaigns.collect::<Vec<_>>() {
-        read_hashes(connection, &identity.prefix, (key, &[hash]), layout, &mut restored).await?;
+        read_hashes(connection, &identity.prefix, (keys, &[hash]), layout, &mut restored).await?;
     }
     Ok(restored.contents)
 }
@@ -316,7 +337,7 @@ async fn read(
 async fn read_hashes(
     connection: &mut RedisConnection,
     prefix: &str,
-    (key, hashes): (&SealKey, &[RecordHash]),
+    (keys, hashes): (&SealKeys, &[RecordHash]),
     layout: &mut Layout,
     restored: &mut RestoredContents,
 ) -> Result<(), RedisError> {
@@ -327,7 +348,7 @@ async fn read_hashes(
     let answers: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = connection.ask_all(&commands).await?;
     for (hash, fields) in hashes.iter().zip(answers) {
         for (field, value) in fields {
-            let opened = Seal::open(key, &hash.key(prefix), &field, &value).unwrap_or_default();
+            let opened = keys.open(&hash.key(prefix), &field, &value).unwrap_or_default();
             layout.restore(restored, hash, &field, &opened);
         }
     }

@@ -17,8 +17,28 @@ local function run_id() return string.match(redis.call('INFO', 'server'), 'run_i
 local function text(number) return string.format('%.0f', number) end
 ";
 
-/// Takes the lease. KEYS: lease, about. ARGV: owner, milliseconds of the lease, the least term, format, a random number
-/// for a new database, the fingerprint of the key.
+/// Compares and notes the keys of the records. The field `seal` of `about` has the fingerprints of all keys with which
+/// records may be sealed, with spaces between them: a process that does not know one of them cannot use the store. The
+/// field `rekeying` is there while all records are sealed anew; a process that seals with another key removes it.
+/// `fingerprints` are those of the keys that a process knows, that of the one with which it seals first.
+pub(super) const SEAL_KEYS: &str = r"
+local function sealing(fingerprints) return string.match(fingerprints, '^%S+') end
+local function knows_keys(noted, fingerprints)
+  for key in string.gmatch(noted or '', '%S+') do
+    if not string.find(fingerprints, key, 1, true) then return false end
+  end
+  return true
+end
+local function note_key(about, fingerprints)
+  local mine, noted = sealing(fingerprints), redis.call('HMGET', about, 'seal', 'rekeying')
+  if not noted[1] then redis.call('HSET', about, 'seal', mine)
+  elseif not string.find(noted[1], mine, 1, true) then redis.call('HSET', about, 'seal', noted[1] .. ' ' .. mine) end
+  if noted[2] and noted[2] ~= mine then redis.call('HDEL', about, 'rekeying') end
+end
+";
+
+/// Takes the lease, and notes in its field `keys` the owner and the keys that it knows. KEYS: lease, about. ARGV: owner, milliseconds of the lease, the least term, format, a random number
+/// for a new database, the fingerprints of the keys.
 ///
 /// Answers `acquired` with the time, the term, the run and the number of the database; `busy` with the owner and the
 /// rest of its lease; `unknown` with the time if the server may have forgotten a term; `later` with the milliseconds
@@ -26,7 +46,7 @@ local function text(number) return string.format('%.0f', number) end
 const ACQUIRE: &str = r"
 local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
 if about[1] and about[1] ~= ARGV[4] then return {'format', about[1]} end
-if about[2] and about[2] ~= ARGV[6] then return {'seal'} end
+if not knows_keys(about[2], ARGV[6]) then return {'seal'} end
 local lease = redis.call('HMGET', KEYS[1], 'owner', 'term', 'until', 'run')
 local owner = lease[1]
 local left = (tonumber(lease[3]) or 0) - now
@@ -39,13 +59,15 @@ local tick = math.floor(into / 4000)
 local term = math.max((tonumber(lease[2]) or 0) + 1, tick, floor)
 if term > tick + 4 then return {'later', text((term - tick - 4) * 4000 - into % 4000)} end
 local created = about[3] or ARGV[5]
-if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[4], 'seal', ARGV[6], 'created', created) end
+if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[4], 'created', created) end
+note_key(KEYS[2], ARGV[6])
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'term', text(term), 'until', text(now + ARGV[2]), 'run', run, 'seq', '0')
+redis.call('HSET', KEYS[1], 'keys', ARGV[1] .. ' ' .. ARGV[6])
 return {'acquired', text(now), text(term), run, created}
 ";
 
 /// Renews the lease. KEYS: lease, about. ARGV: owner, its term, the run of its last renewal, milliseconds of the lease,
-/// format, a random number for a new database, the fingerprint of the key, the number of its last batch.
+/// format, a random number for a new database, the fingerprints of the keys, the number of its last batch.
 ///
 /// Answers `mine` with the run and the number of the database, or `fenced` with the owner. A lease that the server has
 /// lost is put back.
@@ -57,9 +79,11 @@ if lease[1] ~= ARGV[1] and not lost then return {'fenced', lease[1]} end
 local created = redis.call('HGET', KEYS[2], 'created')
 if not created then
   created = ARGV[6]
-  redis.call('HSET', KEYS[2], 'format', ARGV[5], 'seal', ARGV[7], 'created', created)
+  redis.call('HSET', KEYS[2], 'format', ARGV[5], 'created', created)
 end
+note_key(KEYS[2], ARGV[7])
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'term', ARGV[2], 'until', text(now + ARGV[4]), 'run', run)
+redis.call('HSET', KEYS[1], 'keys', ARGV[1] .. ' ' .. ARGV[7])
 if lease[1] ~= ARGV[1] then redis.call('HSET', KEYS[1], 'seq', ARGV[8]) end
 return {'mine', run, created}
 ";
@@ -109,8 +133,8 @@ pub(crate) enum Script {
 impl Script {
     pub(super) fn text(self) -> String {
         match self {
-            Self::Acquire => format!("{PRELUDE}{ACQUIRE}"),
-            Self::Renew => format!("{PRELUDE}{RENEW}"),
+            Self::Acquire => format!("{PRELUDE}{SEAL_KEYS}{ACQUIRE}"),
+            Self::Renew => format!("{PRELUDE}{SEAL_KEYS}{RENEW}"),
             Self::Write => WRITE.to_owned(),
             Self::Release => RELEASE.to_owned(),
         }

@@ -22,12 +22,38 @@ const SALT: &[u8] = b"lwm2m-gateway store";
 
 pub(crate) type SealKey = Zeroizing<[u8; 32]>;
 
+/// The keys of the settings.
+#[derive(Clone)]
+pub(crate) struct SealKeys {
+    /// The key that seals records, and opens them.
+    pub sealing: SealKey,
+    /// Another key that opens records, while the key is changed.
+    pub other: Option<SealKey>,
+}
+
 pub(crate) struct Seal {
     key: SealKey,
     /// The term of this process.
     term: u64,
     /// The newest term and key of each hash.
     keys: HashMap<String, (u64, SealKey)>,
+}
+
+impl SealKeys {
+    /// Opens a sealed value; `None` if it was sealed at another place or with a key that is none of these.
+    pub(super) fn open(&self, hash: &str, field: &[u8], bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let opened = Seal::open(&self.sealing, hash, field, bytes);
+        opened.or_else(|| Seal::open(self.other.as_ref()?, hash, field, bytes))
+    }
+
+    /// Returns the fingerprints of the keys, that of the sealing one first, with a space between them.
+    pub(super) fn fingerprints(&self) -> Result<String, ErrorStack> {
+        let sealing = Seal::fingerprint(&self.sealing)?;
+        match &self.other {
+            Some(other) => Ok(format!("{sealing} {}", Seal::fingerprint(other)?)),
+            None => Ok(sealing),
+        }
+    }
 }
 
 impl Seal {
@@ -50,7 +76,7 @@ impl Seal {
     }
 
     /// Returns what tells one key from another, without revealing it.
-    pub(super) fn fingerprint(key: &SealKey) -> Result<String, ErrorStack> {
+    fn fingerprint(key: &SealKey) -> Result<String, ErrorStack> {
         let derived = derive(key, b"fingerprint")?;
         Ok(derived[..8].iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -88,6 +114,11 @@ impl Seal {
         bytes.extend(sealed);
         bytes.extend(tag);
         Ok(bytes)
+    }
+
+    /// Returns the term in which a value was sealed; `None` if it is none.
+    pub(super) fn term(bytes: &[u8]) -> Option<u64> {
+        bytes.get(1..)?.first_chunk().map(|term| u64::from_be_bytes(*term))
     }
 
     /// Opens a sealed value; `None` if it was not sealed at this place with this key.
@@ -148,6 +179,19 @@ mod tests {
         }
         let other_term = Seal::new(key(1), 8).seal("gw:{3}:d", b"ep", [9; NONCE], b"secret").unwrap();
         assert_ne!(other_term[HEADER..], sealed[HEADER..], "each term has a key of its own");
+    }
+
+    #[test]
+    fn while_the_key_is_changed_both_keys_open() {
+        let sealed = |byte| Seal::new(key(byte), 7).seal("gw:{3}:d", b"ep", [9; NONCE], b"secret").unwrap();
+        let keys = SealKeys { sealing: key(2), other: Some(key(1)) };
+        let opens = |keys: &SealKeys, byte| keys.open("gw:{3}:d", b"ep", &sealed(byte)).is_some();
+        assert!(opens(&keys, 1) && opens(&keys, 2) && !opens(&keys, 3));
+        let alone = SealKeys { sealing: key(2), other: None };
+        assert!(!opens(&alone, 1) && opens(&alone, 2));
+        let [new, old] = [2, 1].map(|byte| Seal::fingerprint(&key(byte)).unwrap());
+        assert_eq!((keys.fingerprints().unwrap(), alone.fingerprints().unwrap()), (format!("{new} {old}"), new));
+        assert_eq!(Seal::term(&sealed(1)), Some(7));
     }
 
     #[test]

@@ -1,11 +1,8 @@
 //! Tries the server for `check --connect`. Reads who uses the store, and changes nothing.
 
-use ::redis::{Pipeline, cmd};
-
 use super::config::RedisConfig;
-use super::lease::ProcessIdentity;
-use super::seal::Seal;
-use super::{RedisError, check_about, dialer, layout, seal_key, shared};
+use super::users::{StoreUser, check_new_key, users};
+use super::{RedisError, check_about, dialer, layout, seal_keys, shared};
 
 /// Holds what a server that can be used tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,37 +11,64 @@ pub(crate) struct RedisTrial {
     pub server: String,
     /// Whether the server writes an append-only file.
     pub is_persistent: bool,
-    /// The gateway whose lease has not expired.
+    /// The gateway without a cluster whose lease has not expired.
     pub user: Option<String>,
+    /// The nodes that run.
+    pub nodes: Vec<String>,
+    pub sealing: SealingState,
 }
 
-/// Tests whether the server and its records could be used, in a cluster if `is_shared`; nothing is changed there.
+/// The keys with which records are sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SealingState {
+    /// One key, which is the sealing one of the configuration, or there are no records.
+    OneKey,
+    /// One key, and the configuration has another one to open records, which none needs.
+    OtherUnused,
+    /// One key, which the configuration has to open records only.
+    OtherOnly,
+    /// Two keys: the key is being changed.
+    Both,
+}
+
+/// Tests whether the server and its records could be used, by this node or without a cluster; nothing is changed there.
 ///
 /// # Errors
-/// The server cannot be reached or used, it has records of another format or key, or a file of the settings cannot be
-/// read.
-pub(crate) async fn try_out(config: &RedisConfig, is_shared: bool) -> Result<RedisTrial, RedisError> {
-    let seal = Seal::fingerprint(&seal_key(config)?)?;
+/// The server cannot be reached or used, it has records of another format or key, a node that runs does not know the key
+/// of the configuration, or a file of the settings cannot be read.
+pub(crate) async fn try_out(config: &RedisConfig, node: Option<&str>) -> Result<RedisTrial, RedisError> {
+    let keys = seal_keys(config)?;
+    let fingerprints = keys.fingerprints()?;
     let mut connection = dialer(config)?.connect().await?;
-    let format = if is_shared { shared::FORMAT } else { layout::FORMAT };
-    check_about(&mut connection, (&config.prefix, &seal), format).await?;
-    let identity = ProcessIdentity { prefix: config.prefix.clone(), owner: String::new(), seal };
-    let mut questions = Pipeline::new();
-    questions.add_command(identity.ask_lease()).add_command(cmd("TIME"));
-    let (lease, time): (Vec<Option<String>>, Vec<u64>) = connection.ask_all(&questions).await?;
+    let format = if node.is_some() { shared::FORMAT } else { layout::FORMAT };
+    let noted = check_about(&mut connection, (&config.prefix, &fingerprints), format).await?;
+    let (users, _) = users(&mut connection, &config.prefix).await?;
+    if let Some(node) = node {
+        check_new_key(&users, (noted.as_deref(), &fingerprints), node)?;
+    }
+    let living = |is_node: bool| {
+        let living = users.iter().filter(move |user| user.lives && user.is_node == is_node);
+        living.map(|user: &StoreUser| user.name.clone())
+    };
     Ok(RedisTrial {
         server: connection.server.clone(),
         is_persistent: connection.is_persistent,
-        user: user(lease, &time),
+        user: living(false).next(),
+        nodes: living(true).collect(),
+        sealing: sealing_state(noted.as_deref().unwrap_or_default(), &fingerprints),
     })
 }
 
-/// Returns the owner of a lease that has not expired. `time` is that of the server: seconds since 1970, microseconds.
-fn user(lease: Vec<Option<String>>, time: &[u64]) -> Option<String> {
-    let [Some(owner), Some(until)]: [Option<String>; 2] = lease.try_into().ok()? else { return None };
-    let until: u64 = until.parse().ok()?;
-    let is_used = !owner.is_empty() && until > time.first()?.saturating_mul(1000);
-    is_used.then_some(owner)
+/// Compares the keys of the records with those of the configuration, of which the first one seals.
+fn sealing_state(noted: &str, known: &str) -> SealingState {
+    let (sealing, other) = known.split_once(' ').map_or((known, None), |(sealing, other)| (sealing, Some(other)));
+    let is_noted = |key: &str| noted.split(' ').any(|noted| noted == key);
+    match other {
+        Some(other) if is_noted(other) && is_noted(sealing) => SealingState::Both,
+        Some(other) if is_noted(other) => SealingState::OtherOnly,
+        Some(_) => SealingState::OtherUnused,
+        None => SealingState::OneKey,
+    }
 }
 
 #[cfg(test)]
@@ -52,11 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_that_was_given_up_or_has_expired_is_of_nobody() {
-        let user = |owner: &str, until: &str| user(vec![Some(owner.to_owned()), Some(until.to_owned())], &[100, 5]);
-        assert_eq!(user("gw:1", "104000").as_deref(), Some("gw:1"));
-        assert_eq!(user("gw:1", "99999"), None);
-        assert_eq!(user("", "104000"), None);
-        assert_eq!(super::user(vec![None, None], &[100, 5]), None);
+    fn the_steps_of_a_change_of_the_key_are_told_apart() {
+        assert_eq!(sealing_state("", "old"), SealingState::OneKey);
+        assert_eq!(sealing_state("old", "old"), SealingState::OneKey);
+        assert_eq!(sealing_state("old", "old new"), SealingState::OtherUnused, "the first round");
+        assert_eq!(sealing_state("old", "new old"), SealingState::OtherOnly, "before the second round");
+        assert_eq!(sealing_state("old new", "new old"), SealingState::Both, "before rekey");
+        assert_eq!(sealing_state("new", "new old"), SealingState::OtherUnused, "after it");
     }
 }

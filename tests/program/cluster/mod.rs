@@ -7,6 +7,7 @@ mod balancer;
 mod forwarding;
 mod kills;
 mod moves;
+mod moving_in;
 mod one_number;
 mod operation;
 mod rolling;

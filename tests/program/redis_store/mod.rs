@@ -166,7 +166,7 @@ async fn check_connect_tells_whether_the_store_can_be_used_and_who_uses_it() {
     std::fs::write(&other, SEAL.replace('0', "1")).expect("a place for the key");
     let (code, said) = tried(&server.lines().replace("/seal", "/other-seal"));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("failed: store.redis.seal_keyfile: the records in the store are sealed with another key\n"));
+    assert!(said.contains("failed: store.redis.seal_keyfile: the records in the store are sealed with another key"));
     drop(gateway);
     assert_eq!(server.ask("DEL lwm2m:lease"), ":1");
 

@@ -108,6 +108,19 @@ fn one_of_a_format_without_terms_goes_on_2_to_the_32_ahead_and_one_without_numbe
     }
 }
 
+#[test]
+fn a_record_tells_the_newest_term_of_its_numbers() {
+    let mut association = association(Making::default());
+    assert_eq!(save(&association).numbers(), SavedNumbers::UpTo(BORN));
+    association.numbers.begin(BORN.next()).unwrap();
+    let mut saved = save(&association);
+    assert_eq!(saved.numbers(), SavedNumbers::UpTo(BORN.next()));
+    let cut = SavedAssociation { bytes: saved.bytes[..20].to_vec().into(), ..saved.clone() };
+    assert_eq!(cut.numbers(), SavedNumbers::Unreadable);
+    to_format_without_terms(&mut saved, 7);
+    assert_eq!(saved.numbers(), SavedNumbers::BeforeTerms);
+}
+
 /// Rewrites a record as a program without terms wrote it.
 fn to_format_without_terms(saved: &mut SavedAssociation, next_write: u64) {
     saved.bytes[0] = FORMAT_WITHOUT_TERMS;

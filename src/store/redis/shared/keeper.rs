@@ -35,7 +35,7 @@ use super::super::connection::{ANSWER_TIMEOUT, ConnectionError, RedisConnection,
 use super::super::health::{KeeperStart, StoreHealth};
 use super::super::layout::{Layout, RecordHash, RestoredContents};
 use super::super::lease::AnswerError;
-use super::super::seal::{Seal, SealKey};
+use super::super::seal::{Seal, SealKeys};
 use super::super::{RedisError, random_text};
 use super::names::{NameAnswer, NameAsk, Taking, is_by_endpoint, is_taken, superseded};
 use super::report::NodeReport;
@@ -58,7 +58,7 @@ pub(crate) struct SharedParts {
     pub identity: NodeIdentity,
     pub layout: Layout,
     pub seal: Seal,
-    pub key: SealKey,
+    pub keys: SealKeys,
 }
 
 /// Owns the connection, and knows which shards the node has.
@@ -117,13 +117,14 @@ impl SharedKeeper {
         closing: Arc<AtomicBool>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let report = NodeReport::default().with_keys(&parts.identity.seal).text();
         Self {
             parts,
             writes,
             asks,
             answers,
             health: StoreHealth::new(metrics),
-            report: NodeReport::default().text(),
+            report,
             queue: VecDeque::new(),
             held: HashMap::new(),
             current: None,
@@ -173,7 +174,7 @@ impl SharedKeeper {
         let is_away = self.failures > 0;
         match ask {
             EngineAsk::Discard(shard) => self.discard(shard),
-            EngineAsk::Report(report) => self.report = report.text(),
+            EngineAsk::Report(report) => self.report = report.with_keys(&self.parts.identity.seal).text(),
             // Who asks learns by the end of the channel that there is no answer.
             EngineAsk::Locate { .. } | EngineAsk::Drain { .. } if is_away => {}
             EngineAsk::Name(ask) if is_away => self.answer(ask.unanswered()),
@@ -278,6 +279,7 @@ impl SharedKeeper {
         match SharedRound::parse(asked, lists)? {
             SharedRound::OtherFormat(stored) => Err(RedisError::OtherFormat { stored, expected: FORMAT }.into()),
             SharedRound::OtherKey => Err(RedisError::OtherSealKey.into()),
+            SharedRound::NewKey(node) => Err(RedisError::NewSealKey(node).into()),
             SharedRound::Answered { answer, database, nodes } => {
                 let before = self.database.replace(database);
                 if before.is_some() && before != self.database {
@@ -400,7 +402,7 @@ impl SharedKeeper {
         let superseded = self.superseded(shard, &hashes).await?;
         self.queue.pop_front();
         self.held.insert(shard, term);
-        let SharedParts { identity, layout, key, .. } = &mut self.parts;
+        let SharedParts { identity, layout, keys, .. } = &mut self.parts;
         let mut restored = RestoredContents::default();
         for (hash, fields) in hashes {
             let hash_key = hash.key(&identity.prefix);
@@ -408,7 +410,7 @@ impl SharedKeeper {
                 if is_by_endpoint(&hash) && superseded.contains(&field) {
                     continue;
                 }
-                let opened = Seal::open(key, &hash_key, &field, &value).unwrap_or_default();
+                let opened = keys.open(&hash_key, &field, &value).unwrap_or_default();
                 layout.restore(&mut restored, &hash, &field, &opened);
             }
         }
@@ -510,8 +512,8 @@ impl SharedKeeper {
     }
 
     fn open(&self, hash: &RecordHash, field: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
-        let SharedParts { identity, key, .. } = &self.parts;
-        Seal::open(key, &hash.key(&identity.prefix), field, value).unwrap_or_default()
+        let SharedParts { identity, keys, .. } = &self.parts;
+        keys.open(&hash.key(&identity.prefix), field, value).unwrap_or_default()
     }
 
     /// Returns the endpoints of a shard that another shard has by now: it was written while nobody served this one.

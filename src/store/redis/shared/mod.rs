@@ -12,6 +12,7 @@
 //! One request is on its way at a time, so that acquisitions, reads, writes and releases happen in order.
 //! `requests`, `names` and `scripts` are without IO.
 
+mod import;
 mod keeper;
 pub mod names;
 mod report;
@@ -42,11 +43,13 @@ use super::super::{StoreConfig, StoreContents, StoreError};
 use super::health::KeeperStart;
 use super::layout::{Layout, RecordHash, RestoredContents};
 use super::seal::Seal;
-use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashes, seal_key};
+use super::users::{check_new_key, users};
+use super::{BATCH, RedisError, check_about, connect_at_start, dialer, read_hashes, seal_keys};
 use keeper::{SharedKeeper, SharedParts};
 use names::{NameAnswer, NameAsk};
 use requests::NodeIdentity;
 
+pub(crate) use import::{ImportMode, ImportReport, import};
 pub use report::{AnnouncedNode, NodeReport, StoreContact};
 pub(crate) use requests::FORMAT;
 
@@ -75,7 +78,7 @@ pub enum EngineAsk {
     /// Gives back a claim that no record has followed.
     Unclaim(String),
     /// What the node tells of itself with the next rounds.
-    Report(NodeReport),
+    Report(Box<NodeReport>),
     /// Asks which process has the shard of an endpoint; `None` if no shard has it.
     Locate {
         endpoint: String,
@@ -156,13 +159,15 @@ async fn open_there(
     listeners: ListenerNames,
 ) -> Result<(SharedParts, StoreContents), RedisError> {
     let config = &store.redis;
-    let key = seal_key(config)?;
-    let seal = Seal::fingerprint(&key)?;
+    let keys = seal_keys(config)?;
+    let seal = keys.fingerprints()?;
     let StoreNode { process, name, address, timing } = node;
     let identity = NodeIdentity { prefix: config.prefix.clone(), process, name, address, timing, seal };
     let dialer = dialer(config)?;
     let mut connection = connect_at_start(&dialer).await?;
-    check_about(&mut connection, (&identity.prefix, &identity.seal), FORMAT).await?;
+    let noted = check_about(&mut connection, (&identity.prefix, &identity.seal), FORMAT).await?;
+    let (users, _) = users(&mut connection, &identity.prefix).await?;
+    check_new_key(&users, (noted.as_deref(), &identity.seal), &identity.name)?;
     let server = connection.server.clone();
     if !connection.is_persistent {
         warn!(server, "the server of the store writes no append-only file: its restart loses the registrations");
@@ -170,10 +175,16 @@ async fn open_there(
     let mut layout = Layout::shared(listeners);
     let mut restored = RestoredContents::default();
     let hashes = [RecordHash::Profiles];
-    read_hashes(&mut connection, &config.prefix, (&key, &hashes), &mut layout, &mut restored).await?;
+    read_hashes(&mut connection, &config.prefix, (&keys, &hashes), &mut layout, &mut restored).await?;
     info!(server, node = identity.name, "store of the cluster opened");
-    let parts =
-        SharedParts { dialer, connection: Some(connection), identity, layout, seal: Seal::new(key.clone(), 0), key };
+    let parts = SharedParts {
+        dialer,
+        connection: Some(connection),
+        identity,
+        layout,
+        seal: Seal::new(keys.sealing.clone(), 0),
+        keys,
+    };
     Ok((parts, restored.contents))
 }
 

@@ -33,6 +33,10 @@ pub struct NodeReport {
     pub peers: Vec<u8>,
     /// Whether the node gives its shards to the others.
     pub draining: bool,
+    /// The fingerprint of the key with which the node seals records; empty in the report of an older version.
+    pub seals_with: String,
+    /// The fingerprints of the keys with which the node opens records.
+    pub opens_with: Vec<String>,
     /// The URL of the console, if other machines may reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<String>,
@@ -56,6 +60,12 @@ pub enum StoreContact {
 }
 
 impl NodeReport {
+    /// Adds the fingerprints of the keys, which have spaces between them, that of the sealing one first.
+    pub(super) fn with_keys(self, fingerprints: &str) -> Self {
+        let opens_with: Vec<String> = fingerprints.split(' ').map(str::to_owned).collect();
+        Self { seals_with: opens_with.first().cloned().unwrap_or_default(), opens_with, ..self }
+    }
+
     /// Returns the report as the store keeps it.
     pub(super) fn text(&self) -> String {
         let text = serde_json::to_string(self).expect("all members are texts, numbers and truth values");
@@ -63,7 +73,7 @@ impl NodeReport {
         text.replace(' ', "")
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 }

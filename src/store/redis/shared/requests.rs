@@ -33,7 +33,7 @@ pub(crate) struct NodeIdentity {
     /// The host and port at which the other nodes reach it.
     pub address: String,
     pub timing: Timing,
-    /// The fingerprint of the key that seals the records.
+    /// The fingerprints of the keys that open the records, that of the one that seals first.
     pub seal: String,
 }
 
@@ -48,6 +48,8 @@ pub(crate) enum SharedRound {
     },
     OtherFormat(String),
     OtherKey,
+    /// The named node does not know the new key of this one.
+    NewKey(String),
 }
 
 impl NodeIdentity {
@@ -307,6 +309,7 @@ impl SharedRound {
         match head.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["format", format] => return Ok(Self::OtherFormat(format.to_owned())),
             ["seal"] => return Ok(Self::OtherKey),
+            ["new_key", node] => return Ok(Self::NewKey(node.to_owned())),
             _ => {}
         }
         let read = || {
@@ -417,9 +420,14 @@ fn run_number(run: &str) -> Option<RunId> {
     u64::from_str_radix(run.get(..16)?, 16).ok().map(RunId)
 }
 
-fn script(script: SharedScript, keys: &[String]) -> Cmd {
+fn script(name: SharedScript, keys: &[String]) -> Cmd {
+    eval(&name.text(), keys)
+}
+
+/// Returns the request that runs a script with these keys.
+pub(super) fn eval(text: &str, keys: &[String]) -> Cmd {
     let mut command = cmd("EVAL");
-    command.arg(script.text()).arg(keys.len());
+    command.arg(text).arg(keys.len());
     for key in keys {
         command.arg(key);
     }

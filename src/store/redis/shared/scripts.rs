@@ -11,10 +11,10 @@
 //! - `f SHARD VERSION`: the shard has the device, but does not serve it: another one may take it from this version.
 //! - `c PROCESS`: a process has claimed the name for the time of a Register.
 
-use super::super::scripts::PRELUDE;
+use super::super::scripts::{PRELUDE, SEAL_KEYS};
 
 /// Reads and writes entries of endpoint names.
-const NAMES: &str = r"
+pub(super) const NAMES: &str = r"
 local function place(key)
   local state, shard, version = string.match(redis.call('GET', key) or '', '^([sf]) (%d+) ?(%d*)$')
   return state, shard, tonumber(version) or 0
@@ -27,19 +27,33 @@ local function set_place(key, state, shard, version)
 end
 ";
 
-/// Announces a node, renews its leases, and reads the lists. KEYS: nodes, about, the leases of all shards in order,
-/// drains. ARGV: number, incarnation, weight, `1` if the node takes shards, name, address and report, milliseconds of the lease and of
-/// the grace, format, a random number for a new database, fingerprint of the key, number of the last batch; then for each
-/// renewal the shard, term, the first 16 digits of the run, and `1` if the owner is sure.
+/// Announces a node, renews its leases, and reads the lists. The first node that seals with a new key is refused while
+/// a node lives that does not know this key: its report, at the end of its entry, has the fingerprints.
+///
+/// KEYS: nodes, about, the leases of all shards in order, drains. ARGV: number, incarnation, weight, `1` if the node
+/// takes shards, name, address and report, milliseconds of the lease and of the grace, format, a random number for a new
+/// database, fingerprints of the keys, number of the last batch; then for each renewal the shard, term, the first 16
+/// digits of the run, and `1` if the owner is sure.
 ///
 /// Answers four lists: what became of the announcement with the time, the run, the number of the database, and `1` if an
-/// operator has drained this process; the nodes; the leases in order; the renewals.
+/// operator has drained this process; the nodes; the leases in order; the renewals. A node that is refused gets `format`
+/// with the stored format, `seal` if it does not know a key of the records, or `new_key` with the name of a node that
+/// does not know its key.
 const ROUND: &str = r"
 local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
 if about[1] and about[1] ~= ARGV[9] then return {{'format', about[1]}, {}, {}, {}} end
-if about[2] and about[2] ~= ARGV[11] then return {{'seal'}, {}, {}, {}} end
+if not knows_keys(about[2], ARGV[11]) then return {{'seal'}, {}, {}, {}} end
+if about[2] and not string.find(about[2], sealing(ARGV[11]), 1, true) then
+  -- The first process that seals with this key.
+  local entries = redis.call('HGETALL', KEYS[1])
+  for i = 1, #entries, 2 do
+    local ending, name = string.match(entries[i + 1], '^(%d+) %d+ %d+ %d %d+ (%S+)')
+    local lives = entries[i] ~= ARGV[1] and ending and tonumber(ending) > now
+    if lives and not string.find(entries[i + 1], sealing(ARGV[11]), 1, true) then return {{'new_key', name}, {}, {}, {}} end
+  end
+end
 local created = about[3] or ARGV[10]
-if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[9], 'seal', ARGV[11], 'created', created) end
+if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[9], 'created', created) end
 local run = run_id()
 local me, lease, grace = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[8])
 local announced, by, ends = 'done', '0', '0'
@@ -53,6 +67,7 @@ if entry then
 end
 local renewed = {}
 if announced == 'done' then
+  note_key(KEYS[2], ARGV[11])
   local fields = {text(now + lease), ARGV[2], ARGV[3], ARGV[4], text(now), ARGV[5], ARGV[6]}
   redis.call('HSET', KEYS[1], ARGV[1], table.concat(fields, ' '))
   for i = 13, #ARGV, 4 do
@@ -329,7 +344,7 @@ pub(crate) enum SharedScript {
 impl SharedScript {
     pub(crate) fn text(self) -> String {
         match self {
-            Self::Round => format!("{PRELUDE}{ROUND}"),
+            Self::Round => format!("{PRELUDE}{SEAL_KEYS}{ROUND}"),
             Self::Acquire => format!("{PRELUDE}{ACQUIRE}"),
             Self::Release => format!("{PRELUDE}{RELEASE}"),
             Self::Write => format!("{NAMES}{WRITE}"),
