@@ -18,8 +18,8 @@ use lwm2m_base::rate::RateLimit;
 use lwm2m_base::{Peer, Shard};
 use lwm2m_cluster::NodeNumber;
 use lwm2m_core::gateway::Gateway;
-use lwm2m_router::{Flow, ForwardDrop, Forwarded, NodeRoute, NodeRouter, NodeRouterConfig, ReleasedDatagram};
-use lwm2m_router::{Sender, ShardMap, Surroundings, WaitingRegister, WayOut};
+use lwm2m_router::{Flow, ForwardDrop, Forwarded, LocalDevices, NodeRoute, NodeRouter, NodeRouterConfig};
+use lwm2m_router::{ReleasedDatagram, Sender, ShardMap, Surroundings, WaitingRegister, WayOut};
 
 use super::Driver;
 use super::threads::flow_of;
@@ -65,8 +65,11 @@ impl Forwarding {
         (peer, datagram): (Peer, &[u8]),
         around: &Surroundings,
     ) {
-        let route = self.router.route(now, flow_of(peer), datagram, around, |name| gateway.has_endpoint(name));
+        let route = self.router.route(now, flow_of(peer), datagram, around, &DevicesOf(gateway));
         self.follow(now, gateway, (peer, datagram), route);
+        while let Some(copy) = self.router.poll_copy() {
+            self.follow(now, gateway, (peer, datagram), copy);
+        }
         while let Some(name) = self.router.poll_name() {
             // Without a keeper the node ends, and the Register is dropped when it has waited for too long.
             let (Ok(()) | Err(_)) = self.asks.send(EngineAsk::Name(NameAsk::Find(name)));
@@ -218,7 +221,7 @@ impl Forwarding {
             }
             PeerInput::Reply { flow, datagram } => sockets.queue(peer_of(flow), datagram.into()),
             PeerInput::Learn { flow, shard, has_device: true } => self.router.learn(now, flow, shard),
-            PeerInput::Learn { flow, shard, has_device: false } => self.router.forget(flow, shard),
+            PeerInput::Learn { flow, shard, has_device: false } => self.router.forget(now, flow, shard),
             PeerInput::NotMine { from, shard, owner } => self.router.handle_not_mine(from, shard, owner),
             PeerInput::Ways { entry, flows } => {
                 flows.into_iter().for_each(|flow| self.router.told_way(now, flow, entry));
@@ -228,13 +231,19 @@ impl Forwarding {
         None
     }
 
-    /// Handles a datagram that came in at another node or was held, and tells that node of the device.
+    /// Handles a datagram that came in at another node or was held, and tells that node of the devices.
     fn handle(&mut self, now: Instant, gateway: &mut Gateway, forwarded: Forwarded, datagram: &[u8]) {
         let Forwarded { shard, entry, is_learned, flow, .. } = forwarded;
         self.hear(now, gateway, (flow, entry), datagram);
-        let there = gateway.shard_at(peer_of(flow));
-        if entry != self.node && there != is_learned.then_some(shard) {
-            self.peers.learn(entry, flow, there.unwrap_or(shard), there.is_some());
+        if entry == self.node {
+            return;
+        }
+        let is_there = gateway.has_device_of(peer_of(flow), shard);
+        if is_there != is_learned {
+            self.peers.learn(entry, flow, shard, is_there);
+        }
+        if let Some(other) = gateway.shard_at(peer_of(flow)).filter(|_| !is_there) {
+            self.peers.learn(entry, flow, other, true);
         }
     }
 
@@ -265,6 +274,19 @@ impl Forwarding {
 
     fn metrics(&self) -> &PeerMetrics {
         self.peers.metrics()
+    }
+}
+
+/// The devices of a gateway, as the router asks for them.
+struct DevicesOf<'g>(&'g Gateway);
+
+impl LocalDevices for DevicesOf<'_> {
+    fn has_endpoint(&self, name: &str) -> bool {
+        self.0.has_endpoint(name)
+    }
+
+    fn has_device_at(&self, flow: Flow) -> bool {
+        self.0.has_device_at(peer_of(flow))
     }
 }
 

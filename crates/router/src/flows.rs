@@ -1,4 +1,4 @@
-//! The addresses whose device another thread has.
+//! The addresses whose device another thread or node has.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -30,7 +30,9 @@
 //! 3. a datagram of another node's shard is forwarded to the node that the [`ShardMap`] names. A node that has just
 //!    lost the shard forwards it once more; there is no third time;
 //! 4. a datagram whose shard has no known owner is held for some seconds;
-//! 5. answers leave through the entry, because only its flow passes the balancer.
+//! 5. answers leave through the entry, because only its flow passes the balancer;
+//! 6. an empty acknowledgement or Reset names nothing. If several nodes have devices at its address, such as behind a
+//!    proxy, it goes to all of them: the node that has sent the message with this message ID takes it.
 //!
 //! # What this crate guarantees
 //!
@@ -50,6 +52,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod claims;
+mod device_shards;
 mod flows;
 mod held;
 mod named;
@@ -62,7 +65,7 @@ mod ways;
 pub use claims::{Claim, Claims};
 pub use flows::Flow;
 pub use held::HeldDatagram;
-pub use node_router::{ForwardDrop, Forwarded, Hop, NodeRoute, NodeRouter, NodeRouterConfig};
+pub use node_router::{ForwardDrop, Forwarded, Hop, LocalDevices, NodeRoute, NodeRouter, NodeRouterConfig};
 pub use node_router::{Released, ReleasedDatagram, Surroundings};
 pub use router::{Route, Router, RouterConfig};
 pub use shard_map::ShardMap;

@@ -82,6 +82,13 @@ impl<'d> Named<'d> {
     }
 }
 
+/// Returns whether a datagram is an acknowledgement or a Reset that is empty (RFC 7252 sections 4.1 to 4.3): it has no
+/// token, and only its message ID tells what it answers.
+pub(crate) fn is_empty_reply(datagram: &[u8]) -> bool {
+    // Version 1, type 2 or 3, a token of no bytes; the code 0.00.
+    matches!(datagram, [0x60 | 0x70, 0, _, _])
+}
+
 /// The options of a message in their order (RFC 7252 section 3.1), up to the first malformed one.
 struct OptionIter<'d> {
     rest: &'d [u8],

@@ -7,9 +7,10 @@ use lwm2m_base::{Shard, ShardSet};
 use lwm2m_cluster::frame::MAX_HOPS;
 use lwm2m_cluster::{NodeNumber, NodeSet};
 
-use crate::flows::{Flow, FlowTable};
+use crate::device_shards::DeviceShards;
+use crate::flows::Flow;
 use crate::held::{HeldDatagram, HeldDatagrams};
-use crate::named::Named;
+use crate::named::{Named, is_empty_reply};
 use crate::shard_map::ShardMap;
 use crate::waiting_registers::{WaitingRegister, WaitingRegisters};
 use crate::ways::{Sender, WayOut, Ways, is_own};
@@ -39,12 +40,21 @@ pub struct Surroundings {
     pub connected: NodeSet,
 }
 
+/// The devices of this node.
+pub trait LocalDevices {
+    /// Returns whether the node has the device of an endpoint name.
+    fn has_endpoint(&self, name: &str) -> bool;
+
+    /// Returns whether the node has a device at an address.
+    fn has_device_at(&self, flow: Flow) -> bool;
+}
+
 /// Decides which node handles each datagram that a node has received, and through which node an answer leaves.
 ///
 /// # How to use it
 ///
 /// 1. [`NodeRouter::route`] decides about a datagram from the network. The shell forwards a datagram of another node
-///    to it. It asks the store for the endpoint names of [`NodeRouter::poll_name`], and passes the answers to
+///    to it, and a copy to each node of [`NodeRouter::poll_copy`]. It asks the store for the endpoint names of [`NodeRouter::poll_name`], and passes the answers to
 ///    [`NodeRouter::handle_name`], which decides about the Registers that have waited for them.
 /// 2. [`NodeRouter::route_forwarded`] decides about a datagram that another node has forwarded. If its shard is not
 ///    here, the shell tells that node which node has it ([`NodeRouter::owner`]), and that node calls
@@ -63,7 +73,9 @@ pub struct NodeRouter {
     config: NodeRouterConfig,
     owners: ShardMap,
     /// The shards that have a device at addresses whose datagrams come in here.
-    flows: FlowTable<Shard>,
+    flows: DeviceShards,
+    /// The further nodes that handle the datagram that was routed last.
+    copies: Vec<NodeRoute>,
     /// The nodes through which datagrams to this node's devices leave.
     ways: Ways,
     held: HeldDatagrams,
@@ -124,7 +136,8 @@ impl NodeRouter {
         Self {
             config,
             owners: ShardMap::default(),
-            flows: FlowTable::new(config.flows),
+            flows: DeviceShards::new(config.flows),
+            copies: Vec::new(),
             ways: Ways::new(config.node, config.flows),
             held: HeldDatagrams::new(),
             retry: None,
@@ -145,25 +158,60 @@ impl NodeRouter {
         self.known.set_limit(limit);
     }
 
-    /// Decides which node handles a datagram from the network. `has_endpoint` tells whether this node has the device of
-    /// an endpoint name.
+    /// Decides which node handles a datagram from the network.
     pub fn route(
         &mut self,
         now: Instant,
         flow: Flow,
         datagram: &[u8],
         around: &Surroundings,
-        has_endpoint: impl FnOnce(&str) -> bool,
+        local: &impl LocalDevices,
     ) -> NodeRoute {
         let named = if self.is_dtls(flow) { Named::by_record(datagram) } else { Named::by_message(datagram) };
         let named = match named {
             Named::Shard(shard) if around.served.contains(shard) => return NodeRoute::Here,
             Named::Shard(shard) => Some(shard),
-            Named::Endpoint(name) if has_endpoint(name) => return NodeRoute::Here,
+            Named::Endpoint(name) if local.has_endpoint(name) => return NodeRoute::Here,
             Named::Endpoint(name) => return self.wait_for_name(now, flow, name, datagram),
-            Named::Nothing => None,
+            Named::Nothing => {
+                if !self.is_dtls(flow) && is_empty_reply(datagram) {
+                    self.copy(now, flow, around, local);
+                }
+                None
+            }
         };
         self.route_to(now, flow, (named, datagram), around)
+    }
+
+    /// Returns a further node that gets the datagram for which [`NodeRouter::route`] was called last.
+    pub fn poll_copy(&mut self) -> Option<NodeRoute> {
+        self.copies.pop()
+    }
+
+    /// Finds the nodes with devices at the address of a datagram that names nothing, except the one to which
+    /// [`NodeRouter::route_to`] leads.
+    fn copy(&mut self, now: Instant, flow: Flow, around: &Surroundings, local: &impl LocalDevices) {
+        let Some(first) = self.flows.get(now, flow) else { return };
+        let others = self.flows.several(now, flow);
+        let here = self.config.node;
+        let place = |shard| match around.served.contains(shard) {
+            true => Some(here),
+            false => self.reached_owner(shard, around),
+        };
+        let mut reached: NodeSet = place(first).into_iter().fold(NodeSet::default(), NodeSet::with);
+        let mut copies = Vec::new();
+        for shard in others.iter().flat_map(ShardSet::iter) {
+            let Some(to) = place(shard).filter(|to| !reached.contains(*to)) else { continue };
+            reached = reached.with(to);
+            copies.push(match to == here {
+                true => NodeRoute::Here,
+                false => NodeRoute::Forward(Hop { to, shard, entry: here, hops: 1, is_learned: true }),
+            });
+        }
+        if !reached.contains(here) && local.has_device_at(flow) {
+            copies.push(NodeRoute::Here);
+        }
+        self.copies = copies;
     }
 
     /// Returns an endpoint name that the shell has to ask the store for.
@@ -186,7 +234,7 @@ impl NodeRouter {
             let route = match shard {
                 Some(shard) if around.served.contains(shard) => NodeRoute::Here,
                 Some(shard) => {
-                    let is_learned = self.flows.get(now, flow) == Some(shard);
+                    let is_learned = self.flows.has(now, flow, shard);
                     let forwarded = Forwarded { shard, entry: self.config.node, hops: 0, is_learned, flow };
                     self.hand_on(now, forwarded, datagram, around)
                 }
@@ -226,7 +274,7 @@ impl NodeRouter {
         if is_stranger || around.served.contains(shard) {
             return NodeRoute::Here;
         }
-        let is_learned = learned == Some(shard);
+        let is_learned = self.flows.has(now, flow, shard);
         if !is_learned && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
             return NodeRoute::Dropped(ForwardDrop::RateLimited);
         }
@@ -272,8 +320,8 @@ impl NodeRouter {
     }
 
     /// Notes that this shard has no device at this address any more.
-    pub fn forget(&mut self, flow: Flow, shard: Shard) {
-        self.flows.remove(flow, shard);
+    pub fn forget(&mut self, now: Instant, flow: Flow, shard: Shard) {
+        self.flows.remove(now, flow, shard);
     }
 
     /// Returns whether a datagram to this address does not simply leave here.

@@ -144,6 +144,15 @@ impl Gateway {
         }
     }
 
+    /// Returns whether a device of this shard speaks from this address, as [`Gateway::shard_at`] finds it. Several devices
+    /// over plain UDP may have one address.
+    pub fn has_device_of(&self, peer: Peer, shard: Shard) -> bool {
+        match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {
+            Some(dtls) => dtls.server.shard_at(peer.socket, peer.address) == Some(shard),
+            None => self.registrations.devices().registry().at(peer).any(|device| device.shard() == shard),
+        }
+    }
+
     /// Returns when a device was heard last from this address: by an authentic record of a DTLS association, or over
     /// plain UDP by a message that nobody else is expected to send, such as a notification with its token. Who only
     /// forges the address is not heard.

@@ -37,6 +37,19 @@ struct World {
     nodes: Vec<(NodeRouter, Surroundings)>,
 }
 
+/// A node has the device of the endpoint `own`, and devices at the addresses of host 200 and above.
+struct Own;
+
+impl LocalDevices for Own {
+    fn has_endpoint(&self, name: &str) -> bool {
+        name == "own"
+    }
+
+    fn has_device_at(&self, flow: Flow) -> bool {
+        matches!(flow.address, SocketAddr::V4(address) if address.ip().octets()[3] >= 200)
+    }
+}
+
 impl World {
     /// Makes nodes that reach each other. Shard `s` is served by node `s % nodes`, and all of them know it.
     fn new(nodes: u64) -> Self {
@@ -63,7 +76,7 @@ impl World {
     /// A datagram comes from the network to a node.
     fn receives(&mut self, entry: usize, flow: Flow, datagram: &[u8]) -> Fate {
         let (router, around) = &mut self.nodes[entry];
-        let route = router.route(self.now, flow, datagram, around, |name| name == "own");
+        let route = router.route(self.now, flow, datagram, around, &Own);
         self.follow(entry, flow, datagram, route, 0)
     }
 
@@ -153,8 +166,51 @@ fn a_datagram_that_names_nothing_follows_the_device_that_is_known_at_its_address
     world.moves(Shard::new(7), 0);
     assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(0), forwarded: 0 }, "the shard came here");
     world.moves(Shard::new(7), 1);
-    world.router(0).forget(flow(1), Shard::new(7));
+    world.router(0).forget(now, flow(1), Shard::new(7));
     assert_eq!(world.receives(0, flow(1), EMPTY), Fate::Handled { by: node(0), forwarded: 0 });
+}
+
+#[test]
+fn an_empty_answer_goes_to_each_node_with_a_device_at_its_address_once() {
+    const ACK: &[u8] = &[0x60, 0, 0, 1];
+    const RESET: &[u8] = &[0x70, 0, 0, 1];
+    let mut world = World::new(3);
+    let now = world.now;
+    let hop = |to, shard| Hop { to: node(to), shard: Shard::new(shard), entry: node(0), hops: 1, is_learned: true };
+    let mut ends = |learned: &[u8], host: u8, datagram: &[u8]| {
+        let (router, around) = &mut world.nodes[0];
+        learned.iter().for_each(|shard| router.learn(now, flow(host), Shard::new(*shard)));
+        let first = router.route(now, flow(host), datagram, around, &Own);
+        let mut ends = vec![first];
+        ends.extend(std::iter::from_fn(|| router.poll_copy()));
+        ends
+    };
+    assert_eq!(ends(&[], 1, ACK), [NodeRoute::Here]);
+    assert_eq!(ends(&[1], 1, ACK), [NodeRoute::Forward(hop(1, 1))], "one device at the address");
+    // The shards 1 and 4 are of node 1, 2 and 5 of node 2, 3 of this node.
+    let two = [NodeRoute::Forward(hop(1, 1)), NodeRoute::Forward(hop(2, 2))];
+    for datagram in [ACK, RESET] {
+        assert_eq!(ends(&[2, 4, 5], 1, datagram), two);
+    }
+    assert_eq!(ends(&[], 1, EMPTY), two[..1], "a ping is answered once (RFC 7252 section 4.3)");
+    let here = [NodeRoute::Forward(hop(1, 1)), NodeRoute::Here];
+    assert_eq!(ends(&[1], 200, ACK), here, "this node has a device there, too");
+    assert_eq!(ends(&[1, 3], 2, ACK), here, "a shard has come here");
+
+    let third = [NodeRoute::Forward(hop(2, 2)), NodeRoute::Forward(hop(1, 4))];
+    world.router(0).forget(now, flow(1), Shard::new(1));
+    let mut ends = |datagram: &[u8]| {
+        let (router, around) = &mut world.nodes[0];
+        let mut ends = vec![router.route(now, flow(1), datagram, around, &Own)];
+        ends.extend(std::iter::from_fn(|| router.poll_copy()));
+        ends
+    };
+    assert_eq!(ends(ACK), third);
+    for shard in [4, 5] {
+        let NodeRoute::Forward(Hop { is_learned: true, .. }) = ends(&notification(shard))[0] else {
+            panic!("shard {shard} has a device there")
+        };
+    }
 }
 
 /// A Register of an endpoint over plain UDP: `POST /rd?ep=NAME`.
