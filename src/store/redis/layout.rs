@@ -5,6 +5,7 @@
 //! | Key | Type | Contents |
 //! |---|---|---|
 //! | `lwm2m:about` | hash | `format`; `created`, a random number of the database; `seal`, the fingerprints of the keys; `rekeying` |
+//! | | | in a cluster also `run`, the run of the server, and `since`, the time at which a node first met it |
 //! | `lwm2m:lease` | hash | `owner`, `term`, `until`, `run`, `seq`, `keys`: of the lease ([`super::scripts`]) |
 //! | `lwm2m:{7}:d` | hash | by endpoint, the record of the device as JSON |
 //! | `lwm2m:{7}:c` | hash | by endpoint, a zero byte and the serial, the JSON of a command or of an answer |

@@ -114,6 +114,42 @@ async fn a_register_over_plain_udp_reaches_the_node_that_has_the_device() {
     assert_eq!(registered(&nodes), [2, 1], "a new registration is made where it comes in");
 }
 
+/// The store loses all names while the node that has a device cannot write them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_store_has_lost_is_given_to_nobody_until_the_nodes_have_written_their_names_again() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let broker = TestBroker::start().await;
+    let nodes = [0, 1].map(|number| Node::start(number, &broker, &server));
+    until_divided(&[&nodes[0], &nodes[1]]);
+    until("the nodes are connected", || {
+        nodes.iter().all(|node| node.metric("lwm2m_peers{state=\"connected\"}") == 1.0)
+    });
+    let registered =
+        |nodes: &[Node; 2]| nodes.each_ref().map(|node| node.gateway.output().matches("device registered").count());
+    let mut device = Device::new(nodes[0].gateway.address());
+    device.register("ep=one&lt=3000", LINKS);
+
+    let rewrites = |node: &Node| node.metric("lwm2m_store_rewrites_total");
+    nodes[0].gateway.signal("STOP");
+    assert_eq!(server.ask("FLUSHALL"), "+OK");
+    let refused = Device::new(nodes[1].gateway.address()).try_register("ep=one&lt=3000", LINKS);
+    assert_eq!(refused.code, Code::SERVICE_UNAVAILABLE, "before the node knows of the loss");
+    until("the node knows of the loss", || rewrites(&nodes[1]) == 1.0);
+    let refused = Device::new(nodes[1].gateway.address()).try_register("ep=one&lt=3000", LINKS);
+    assert_eq!(refused.code, Code::SERVICE_UNAVAILABLE, "after that");
+    nodes[0].gateway.signal("CONT");
+
+    until("the store has the name again", || server.ask("EXISTS lwm2m:ep:one") == ":1");
+    let mut device = Device::new(nodes[1].gateway.address());
+    device.register("ep=one&lt=3000", LINKS);
+    until("the first node registers the device again", || registered(&nodes) == [2, 0]);
+    let mut other = Device::new(nodes[1].gateway.address());
+    let registers = |device: &mut Device| device.try_register("ep=two&lt=3000", LINKS).code;
+    assert_eq!(registers(&mut other), Code::SERVICE_UNAVAILABLE, "a node may have it");
+    until("the names are complete", || registers(&mut other) == Code::CREATED);
+}
+
 /// A device over DTLS without connection ID.
 struct Wanderer {
     identity: String,

@@ -86,6 +86,8 @@ pub(crate) struct SharedKeeper {
     seq: u64,
     /// The run of the server and the number of the database at the last round.
     database: Option<(String, String)>,
+    /// The time in which the nodes write the names that the server has lost, by the last round.
+    rewrite: Duration,
     /// The time of the next attempt, after a failure.
     retry: Option<Instant>,
     /// Failed attempts in a row.
@@ -133,6 +135,7 @@ impl SharedKeeper {
             has_left: false,
             seq: 0,
             database: None,
+            rewrite: Duration::ZERO,
             retry: None,
             failures: 0,
             closing,
@@ -285,6 +288,7 @@ impl SharedKeeper {
                 if before.is_some() && before != self.database {
                     self.contents_lost();
                 }
+                self.rewrite = self.parts.identity.rewrite_time(&nodes);
                 self.tell_member(EngineAnswer::Nodes(nodes));
                 self.tell_member(EngineAnswer::Event(MemberEvent::Round(*answer)));
                 Ok(())
@@ -332,7 +336,7 @@ impl SharedKeeper {
         let identity = &self.parts.identity;
         match ask {
             EngineAsk::Request(request) => identity.lease_request(request, self.seq),
-            EngineAsk::Name(ask) => ask.command(identity),
+            EngineAsk::Name(ask) => ask.command(identity, self.rewrite),
             EngineAsk::Unclaim(endpoint) => Some(identity.unclaim(endpoint)),
             EngineAsk::Leave(_) => Some(identity.leave()),
             EngineAsk::Locate { endpoint, .. } => Some(identity.locate(endpoint)),

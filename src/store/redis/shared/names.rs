@@ -1,6 +1,7 @@
 //! Endpoint names: the shard that has each, without IO.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use ::redis::Cmd;
 
@@ -69,7 +70,7 @@ pub enum NameHolder {
     Shard { shard: Shard, node: Option<NodeNumber> },
     /// Another process has claimed the name for a Register.
     Claimed,
-    /// The store does not answer.
+    /// The store does not answer, or may have lost the name.
     Unknown,
 }
 
@@ -86,15 +87,16 @@ impl NameAsk {
         }
     }
 
-    /// Returns the command; `None` if the question names no endpoint, or takes more than one command.
-    pub(super) fn command(&self, identity: &NodeIdentity) -> Option<Cmd> {
+    /// Returns the command; `None` if the question names no endpoint, or takes more than one command. `rewrite` is the
+    /// time in which the nodes write the names that the server has lost.
+    pub(super) fn command(&self, identity: &NodeIdentity, rewrite: Duration) -> Option<Cmd> {
         match self {
             Self::Claim(ClaimQuestion { device: DeviceName::Endpoint(endpoint), purpose, .. }) => Some(match purpose {
-                ClaimPurpose::Register => identity.claim(endpoint),
-                ClaimPurpose::Request | ClaimPurpose::Handshake => identity.find(endpoint),
+                ClaimPurpose::Register => identity.claim(endpoint, rewrite),
+                ClaimPurpose::Request | ClaimPurpose::Handshake => identity.find(endpoint, rewrite),
             }),
             Self::Claim(ClaimQuestion { device: DeviceName::Location(_), .. }) => None,
-            Self::Find(name) => Some(identity.find(name)),
+            Self::Find(name) => Some(identity.find(name, rewrite)),
             Self::Freeze(endpoint, shard) => Some(identity.freeze_or_thaw(SharedScript::Freeze, *shard, endpoint)),
             Self::Thaw(endpoint, shard) => Some(identity.freeze_or_thaw(SharedScript::Thaw, *shard, endpoint)),
             Self::Take(_) => None,
@@ -146,6 +148,7 @@ fn holder(answer: Vec<String>) -> Result<NameHolder, AnswerError> {
     match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["free"] => Ok(NameHolder::Free),
         ["claimed"] => Ok(NameHolder::Claimed),
+        ["unknown"] => Ok(NameHolder::Unknown),
         ["at", shard, owner] => match shard.parse() {
             Ok(shard) => {
                 let node = parse_process(owner).map(|process| process.node);
@@ -220,6 +223,7 @@ mod tests {
         };
         assert_eq!(read(&["free"]), Ok(NameHolder::Free));
         assert_eq!(read(&["claimed"]), Ok(NameHolder::Claimed));
+        assert_eq!(read(&["unknown"]), Ok(NameHolder::Unknown));
         assert_eq!(read(&["at", "7", "3:1796000000000"]), Ok(shard(Some(3))));
         assert_eq!(read(&["at", "7", ""]), Ok(shard(None)), "nobody has the lease");
         assert!(read(&["at", "256", "3:1"]).is_err() && read(&["mine"]).is_err());

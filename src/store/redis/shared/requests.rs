@@ -23,6 +23,8 @@ use super::scripts::SharedScript;
 pub(crate) const FORMAT: &str = "cluster-1";
 /// The time for which a claim of an endpoint name holds without a record of the device.
 const CLAIM: Duration = Duration::from_secs(30);
+/// Least number of devices that a node writes in a millisecond when the server has lost their records.
+const REWRITTEN_PER_MILLISECOND: u64 = 5;
 
 /// The names and the keys of a node at the store.
 #[derive(Clone, Debug)]
@@ -98,20 +100,28 @@ impl NodeIdentity {
         }
     }
 
-    /// Finds the holder of a name, and claims it if it is free.
-    pub(crate) fn claim(&self, endpoint: &str) -> Cmd {
-        self.claim_for(endpoint, CLAIM)
+    /// Finds the holder of a name, and claims it if it is free. `rewrite` is the time in which the nodes write the names
+    /// that the server has lost.
+    pub(crate) fn claim(&self, endpoint: &str, rewrite: Duration) -> Cmd {
+        self.claim_for(endpoint, CLAIM, rewrite)
     }
 
     /// Finds the holder of a name.
-    pub(crate) fn find(&self, endpoint: &str) -> Cmd {
-        self.claim_for(endpoint, Duration::ZERO)
+    pub(crate) fn find(&self, endpoint: &str, rewrite: Duration) -> Cmd {
+        self.claim_for(endpoint, Duration::ZERO, rewrite)
     }
 
-    fn claim_for(&self, endpoint: &str, time: Duration) -> Cmd {
-        let mut command = script(SharedScript::Claim, &[self.name_key(endpoint.as_bytes())]);
-        command.arg(self.owner()).arg(milliseconds(time)).arg(&self.prefix);
+    fn claim_for(&self, endpoint: &str, time: Duration, rewrite: Duration) -> Cmd {
+        let mut command = script(SharedScript::Claim, &[self.name_key(endpoint.as_bytes()), self.key("about")]);
+        command.arg(self.owner()).arg(milliseconds(time)).arg(&self.prefix).arg(milliseconds(rewrite));
         command
+    }
+
+    /// Returns the maximum time in which all nodes find out that the server has lost records, and write theirs again. A
+    /// node that does not find out within the grace loses its leases.
+    pub(crate) fn rewrite_time(&self, nodes: &[AnnouncedNode]) -> Duration {
+        let devices = nodes.iter().filter_map(|node| Some(node.report.as_ref()?.devices)).max().unwrap_or(0);
+        self.timing.grace + Duration::from_millis(devices as u64 / REWRITTEN_PER_MILLISECOND)
     }
 
     /// Compares the records of a shard with their names, in as many requests as that takes.
@@ -485,6 +495,25 @@ mod tests {
         assert_eq!(lease(2), LeaseState::Held(owner(3, 1_796_000_000_000)));
         assert_eq!(lease(255), LeaseState::Expired(owner(127, 5)));
         assert_eq!(answer.renewals[1], (Shard::new(9), Term::new(78), Renewed::Restored));
+    }
+
+    #[test]
+    fn the_names_take_longer_to_be_written_again_with_more_devices() {
+        let second = Duration::from_secs(1);
+        let identity = NodeIdentity {
+            prefix: "lwm2m".to_owned(),
+            process: parse_process("3:1").unwrap(),
+            name: "gw-3".to_owned(),
+            address: "a:1".to_owned(),
+            timing: Timing { grace: 10 * second, ..Timing::default() },
+            seal: String::new(),
+        };
+        let SharedRound::Answered { mut nodes, .. } = SharedRound::parse(Instant::now(), lists()).unwrap() else {
+            panic!("an answer")
+        };
+        assert_eq!(identity.rewrite_time(&[]), 10 * second);
+        nodes[0].report.as_mut().unwrap().devices = 300_000;
+        assert_eq!(identity.rewrite_time(&nodes), 70 * second);
     }
 
     #[test]

@@ -35,12 +35,14 @@ end
 /// database, fingerprints of the keys, number of the last batch; then for each renewal the shard, term, the first 16
 /// digits of the run, and `1` if the owner is sure.
 ///
+/// The first round with a new run of the server, or a new database, notes its time: the names may be incomplete since.
+///
 /// Answers four lists: what became of the announcement with the time, the run, the number of the database, and `1` if an
 /// operator has drained this process; the nodes; the leases in order; the renewals. A node that is refused gets `format`
 /// with the stored format, `seal` if it does not know a key of the records, or `new_key` with the name of a node that
 /// does not know its key.
 const ROUND: &str = r"
-local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created')
+local about = redis.call('HMGET', KEYS[2], 'format', 'seal', 'created', 'run')
 if about[1] and about[1] ~= ARGV[9] then return {{'format', about[1]}, {}, {}, {}} end
 if not knows_keys(about[2], ARGV[11]) then return {{'seal'}, {}, {}, {}} end
 if about[2] and not string.find(about[2], sealing(ARGV[11]), 1, true) then
@@ -55,6 +57,7 @@ end
 local created = about[3] or ARGV[10]
 if not about[3] then redis.call('HSET', KEYS[2], 'format', ARGV[9], 'created', created) end
 local run = run_id()
+if about[4] ~= run then redis.call('HSET', KEYS[2], 'run', run, 'since', text(now)) end
 local me, lease, grace = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[8])
 local announced, by, ends = 'done', '0', '0'
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
@@ -208,13 +211,16 @@ for i = 1, count do redis.call('HSET', KEYS[i], 'seq', ARGV[2]) end
 return {'stored'}
 ";
 
-/// Finds the shard of an endpoint name, and claims a free name. KEYS: name. ARGV: owner, milliseconds of the claim, 0 to
-/// claim nothing, prefix.
+/// Finds the shard of an endpoint name, and claims a free name. KEYS: name, about. ARGV: owner, milliseconds of the claim,
+/// 0 to claim nothing, prefix, milliseconds in which the nodes write the names that the server has lost.
 ///
-/// Answers `at` with the shard and the owner of its lease; `claimed` if another process has claimed it; or `free`.
+/// Answers `at` with the shard and the owner of its lease; `unknown` if a shard may have the name, and the server may have
+/// lost it; `claimed` if another process has claimed it; or `free`.
 const CLAIM: &str = r"
 local _, shard = place(KEYS[1])
 if shard then return {'at', shard, redis.call('HGET', ARGV[3] .. ':{' .. shard .. '}:lease', 'owner') or ''} end
+local about = redis.call('HMGET', KEYS[2], 'run', 'since')
+if about[1] ~= run_id() or now < (tonumber(about[2]) or now) + ARGV[4] then return {'unknown'} end
 local value, mine = redis.call('GET', KEYS[1]), 'c ' .. ARGV[1]
 if value and value ~= mine then return {'claimed'} end
 if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
@@ -348,7 +354,7 @@ impl SharedScript {
             Self::Acquire => format!("{PRELUDE}{ACQUIRE}"),
             Self::Release => format!("{PRELUDE}{RELEASE}"),
             Self::Write => format!("{NAMES}{WRITE}"),
-            Self::Claim => format!("{NAMES}{CLAIM}"),
+            Self::Claim => format!("{PRELUDE}{NAMES}{CLAIM}"),
             Self::Check => format!("{NAMES}{CHECK}"),
             Self::Freeze => format!("{NAMES}{FREEZE}"),
             Self::Thaw => format!("{NAMES}{THAW}"),
