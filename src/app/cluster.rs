@@ -156,6 +156,7 @@ impl BoundPeers {
             name: cluster.node.clone(),
             bind: cluster.bind,
             advertise: cluster.advertise.clone(),
+            patience: cluster.timing.lease,
             tls: cluster.tls.clone(),
             listeners: config.listeners.iter().map(UdpListener::key).collect(),
         };

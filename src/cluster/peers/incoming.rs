@@ -18,11 +18,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_openssl::SslStream;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::super::moves::{self, SourceAnswer};
+use super::outage::Outage;
 use super::outgoing::{CONNECT_TIMEOUT, prepare, read_frame};
 use super::{MoveInput, PeerInput, Shared, identity};
+use crate::clock::monotonic_now;
 
 /// Maximum number of connections whose node has not proved its name yet.
 const HANDSHAKES: usize = 32;
@@ -36,10 +38,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let (mut handshakes, mut connections) = (JoinSet::new(), JoinSet::new());
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    let mut outage = Outage::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
+                    if outage.ended() {
+                        info!("connections of other nodes are accepted again");
+                    }
                     oldest_first.retain(|handshake| !handshake.is_finished());
                     if oldest_first.len() >= HANDSHAKES && let Some(oldest) = oldest_first.pop_front() {
                         oldest.abort();
@@ -48,7 +54,9 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     oldest_first.push_back(handshakes.spawn(greet(Arc::clone(&shared), stream, address)));
                 }
                 Err(error) => {
-                    warn!(%error, "a connection of another node was not accepted");
+                    if outage.failed(monotonic_now(), Duration::ZERO) {
+                        warn!(%error, "connections of other nodes are not accepted");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

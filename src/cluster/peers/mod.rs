@@ -8,12 +8,13 @@
 //!    two nodes have two connections.
 //! 4. A node that neither the directory lists nor is connected has left: it is not called any more.
 //! 5. A connection that ends, or that takes nothing for some seconds, is opened again after a back-off. What waits for
-//!    it is dropped and counted.
+//!    it is dropped and counted. A warning is logged if the node is away for longer than its leases hold.
 //!
 //! Nothing here waits for a slow node but the task of its connection: whoever sends appends to a bounded buffer.
 
 mod identity;
 mod incoming;
+mod outage;
 mod outbox;
 mod outgoing;
 
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::endpoint_move::MoveNumber;
@@ -57,6 +59,8 @@ pub struct PeerConfig {
     pub bind: SocketAddr,
     /// The host and port by which the other nodes reach that address.
     pub advertise: String,
+    /// The time for which a node is away before that is logged. A node that ends has left the list of nodes by then.
+    pub patience: Duration,
     /// The authority of the cluster, and the certificate of the node with its key.
     pub tls: TlsConfig,
     /// The keys of the device listeners, in the order of their sockets.

@@ -16,7 +16,9 @@ use tokio_openssl::SslStream;
 use tracing::{info, warn};
 
 use super::Shared;
+use super::outage::Outage;
 use super::outbox::Batch;
+use crate::clock::monotonic_now;
 
 /// Maximum time for a connection, its handshake and the hello.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -68,25 +70,25 @@ fn all_nodes(listed: &Directory, told: &Directory) -> Directory {
 
 /// Connects to a node again and again.
 async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: NodeAddress) {
-    let (mut back_off, mut is_known_away) = (BACK_OFF_MIN, false);
+    let (mut back_off, mut outage) = (BACK_OFF_MIN, Outage::default());
     let NodeAddress { name, address } = &peer;
     loop {
         let connecting = timeout(CONNECT_TIMEOUT, connect(&shared, node, &peer)).await;
         let problem = match connecting.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(stream) => {
                 info!(node = name, address, "connected to the node");
-                (back_off, is_known_away) = (BACK_OFF_MIN, false);
+                (back_off, outage) = (BACK_OFF_MIN, Outage::default());
                 let connection = OutgoingConnection::begin(&shared, node);
                 let problem = connection.write(stream).await;
                 drop(connection);
+                info!(node = name, address, problem, "the connection to the node has ended");
                 problem
             }
             Err(problem) => problem,
         };
-        if !is_known_away {
+        if outage.failed(monotonic_now(), shared.config.patience) {
             warn!(node = name, address, problem, "no connection to the node: it is tried again");
         }
-        is_known_away = true;
         sleep(back_off).await;
         back_off = (back_off * 2).min(BACK_OFF_MAX);
     }

@@ -71,6 +71,7 @@ impl Node {
             name: format!("gw-{number}"),
             bind: "127.0.0.1:0".parse().expect("an address"),
             advertise: "127.0.0.1:1".to_owned(),
+            patience: Duration::from_secs(5),
             tls: authority.tls(certificate),
             listeners: LISTENERS.map(str::to_owned).to_vec(),
         };

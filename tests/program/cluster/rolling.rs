@@ -157,7 +157,12 @@ async fn a_rolling_restart_costs_no_retransmission_and_no_notification() {
         traffic.goes_on();
     }
 
+    let logged = |nodes: &[Node], victim: usize, text: &str| -> usize {
+        let others = nodes.iter().enumerate().filter(|(number, _)| *number != victim);
+        others.map(|(_, node)| node.gateway.output().matches(text).count()).sum()
+    };
     for &victim in &victims {
+        let before = ["left the cluster", "no connection"].map(|text| logged(&nodes, victim, text));
         nodes[victim].gateway.signal("TERM");
         let signalled = now();
         let mut has_let_go = false;
@@ -171,6 +176,8 @@ async fn a_rolling_restart_costs_no_retransmission_and_no_notification() {
         println!("node {victim} has ended after {:?}", now() - signalled);
         let output = nodes[victim].gateway.output();
         assert!(output.contains("all shards were given up"), "{output}");
+        until("the others know that it has left", || logged(&nodes, victim, "left the cluster") == before[0] + 2);
+        assert_eq!(logged(&nodes, victim, "no connection"), before[1], "it has left properly");
         if rounds.is_some() {
             nodes[victim].gateway.start_without_waiting_again();
             let started = now();
