@@ -187,6 +187,7 @@ impl Forwarding {
         let around = self.surroundings(gateway);
         let released = self.router.handle_timeout(now, &around);
         self.metrics().drops.expired.inc_by(released.expired);
+        self.metrics().drops.hops.inc_by(released.too_far);
         for ReleasedDatagram { held, shard, hop } in released.datagrams {
             match hop {
                 Some(hop) => self.peers.forward(hop, held.flow, &held.datagram),
@@ -208,7 +209,7 @@ impl Forwarding {
         match input {
             PeerInput::Forwarded { from, forwarded, datagram } => {
                 let around = self.surroundings(gateway);
-                let route = self.router.route_forwarded(now, forwarded, &datagram, &around);
+                let route = self.router.route_forwarded(now, (from, forwarded), &datagram, &around);
                 if route != NodeRoute::Here {
                     self.peers.not_mine(from, forwarded.shard, self.router.owner(forwarded.shard));
                 }

@@ -283,19 +283,24 @@ impl NodeRouter {
     }
 
     /// Decides which node handles a datagram that another node has forwarded.
+    ///
+    /// A shard that this node does not serve may be about to come here: the node that forwards is its last owner, and
+    /// knows that before this one. Then the datagram is held, also one that two nodes have forwarded.
     pub fn route_forwarded(
         &mut self,
         now: Instant,
-        forwarded: Forwarded,
+        (from, forwarded): (NodeNumber, Forwarded),
         datagram: &[u8],
         around: &Surroundings,
     ) -> NodeRoute {
         if around.served.contains(forwarded.shard) {
-            NodeRoute::Here
-        } else if forwarded.hops >= MAX_HOPS {
-            NodeRoute::Dropped(ForwardDrop::Hops)
-        } else {
-            self.hand_on(now, forwarded, datagram, around)
+            return NodeRoute::Here;
+        }
+        let owner = self.owners.owner(forwarded.shard).filter(|owner| *owner != self.config.node && *owner != from);
+        match owner {
+            Some(_) if forwarded.hops >= MAX_HOPS => NodeRoute::Dropped(ForwardDrop::Hops),
+            Some(_) => self.hand_on(now, forwarded, datagram, around),
+            None => self.hold(now, forwarded, datagram),
         }
     }
 
@@ -307,7 +312,8 @@ impl NodeRouter {
     /// Takes the answer of a node that does not serve a shard. A node that knows no other owner may be about to serve it,
     /// and holds what comes.
     pub fn handle_not_mine(&mut self, from: NodeNumber, shard: Shard, owner: Option<NodeNumber>) {
-        if let Some(owner) = owner.filter(|owner| *owner != from)
+        // This node does not serve the shard: it has forwarded a datagram.
+        if let Some(owner) = owner.filter(|owner| *owner != from && *owner != self.config.node)
             && self.owners.owner(shard) == Some(from)
         {
             self.owners.set_owner(shard, Some(owner));
@@ -372,7 +378,7 @@ impl NodeRouter {
     /// Returns the held datagrams whose place is known now: they are handled here, or forwarded.
     pub fn handle_timeout(&mut self, now: Instant, around: &Surroundings) -> Released {
         let expired = self.held.drop_expired(now) + self.registers.drop_expired(now);
-        let mut released = Released { expired, datagrams: Vec::new() };
+        let mut released = Released { expired, ..Released::default() };
         for shard in self.held.shards().collect::<Vec<_>>() {
             let here = around.served.contains(shard);
             let to = self.reached_owner(shard, around);
@@ -382,6 +388,10 @@ impl NodeRouter {
             for held in self.held.take(shard) {
                 let (entry, hops, is_learned) = (held.entry, held.hops + 1, held.is_learned);
                 let hop = to.filter(|_| !here).map(|to| Hop { to, shard, entry, hops, is_learned });
+                if hop.is_some_and(|hop| hop.hops > MAX_HOPS) {
+                    released.too_far += 1;
+                    continue;
+                }
                 released.datagrams.push(ReleasedDatagram { held, shard, hop });
             }
         }
@@ -414,10 +424,15 @@ impl NodeRouter {
     }
 
     fn hand_on(&mut self, now: Instant, forwarded: Forwarded, datagram: &[u8], around: &Surroundings) -> NodeRoute {
-        let Forwarded { shard, entry, hops, is_learned, flow } = forwarded;
-        if let Some(to) = self.reached_owner(shard, around) {
-            return NodeRoute::Forward(Hop { to, shard, entry, hops: hops + 1, is_learned });
+        let Forwarded { shard, entry, hops, is_learned, .. } = forwarded;
+        match self.reached_owner(shard, around) {
+            Some(to) => NodeRoute::Forward(Hop { to, shard, entry, hops: hops + 1, is_learned }),
+            None => self.hold(now, forwarded, datagram),
         }
+    }
+
+    fn hold(&mut self, now: Instant, forwarded: Forwarded, datagram: &[u8]) -> NodeRoute {
+        let Forwarded { shard, entry, hops, is_learned, flow } = forwarded;
         let held = HeldDatagram { flow, datagram: datagram.into(), entry, hops, is_learned };
         if !self.held.hold(now, shard, held) {
             return NodeRoute::Dropped(ForwardDrop::NotHeld);
@@ -431,11 +446,14 @@ impl NodeRouter {
     }
 }
 
-/// The held datagrams that can be handed on, and the number of those that waited for too long.
+/// The held datagrams that can be handed on, and the numbers of those that are dropped.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Released {
     pub datagrams: Vec<ReleasedDatagram>,
+    /// Those that waited for too long.
     pub expired: u64,
+    /// Those that two nodes have forwarded, and whose shard a further node has.
+    pub too_far: u64,
 }
 
 /// A datagram that was held.

@@ -26,7 +26,7 @@ pub(super) struct Balancer {
 
 struct Shared {
     front: UdpSocket,
-    nodes: Vec<SocketAddr>,
+    nodes: Mutex<Vec<SocketAddr>>,
     /// The indices of the nodes that get no datagrams.
     let_go: Mutex<HashSet<usize>>,
     balance: Mutex<Balance>,
@@ -40,13 +40,18 @@ impl Balancer {
         let front = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
         let address = front.local_addr().expect("bound");
         let (balance, turn, strays) = (Mutex::new(Balance::Hash(0)), AtomicU64::new(0), AtomicU64::new(0));
-        let let_go = Mutex::default();
+        let (nodes, let_go) = (Mutex::new(nodes), Mutex::default());
         let shared = Arc::new(Shared { front, nodes, let_go, balance, turn, strays });
         Self { address, task: tokio::spawn(run(Arc::clone(&shared))), shared }
     }
 
     pub(super) fn balance(&self, balance: Balance) {
         *self.shared.balance.lock().expect("no panic") = balance;
+    }
+
+    /// Takes a further node, by which the hash of each client becomes another one.
+    pub(super) fn join(&self, node: SocketAddr) {
+        self.shared.nodes.lock().expect("no panic").push(node);
     }
 
     /// Gives a node no datagrams any more, or gives it some again.
@@ -123,10 +128,11 @@ impl Shared {
             }
             Balance::PerPacket => self.turn.fetch_add(1, Ordering::Relaxed) << 16,
         };
-        let first = (number >> 16) as usize % self.nodes.len();
+        let nodes = self.nodes.lock().expect("no panic");
+        let first = (number >> 16) as usize % nodes.len();
         let let_go = self.let_go.lock().expect("no panic");
         // The other nodes keep their clients.
-        let mut in_turn = (first..first + self.nodes.len()).map(|index| index % self.nodes.len());
-        self.nodes[in_turn.find(|index| !let_go.contains(index)).expect("a node is left")]
+        let mut in_turn = (first..first + nodes.len()).map(|index| index % nodes.len());
+        nodes[in_turn.find(|index| !let_go.contains(index)).expect("a node is left")]
     }
 }

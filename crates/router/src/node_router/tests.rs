@@ -97,7 +97,7 @@ impl World {
         let (here, next) = (node(at as u64), usize::from(to.number()));
         let forwarded_here = Forwarded { shard, entry, hops, is_learned, flow };
         let (router, around) = &mut self.nodes[next];
-        let route = router.route_forwarded(self.now, forwarded_here, datagram, around);
+        let route = router.route_forwarded(self.now, (here, forwarded_here), datagram, around);
         let served = around.served.contains(shard);
         if route == NodeRoute::Here {
             router.heard(self.now, flow, entry, Sender::Device);
@@ -261,7 +261,7 @@ fn registers_that_wait_have_a_bound_a_rate_and_an_end() {
     assert_eq!(world.receives(0, flow(1), &register("b")), Fate::HeldBy(node(0)), "of another endpoint");
     let end = world.router(0).next_deadline().expect("they expire");
     world.now = end;
-    assert_eq!(world.released(0), Released { datagrams: Vec::new(), expired: 9 });
+    assert_eq!(world.released(0), Released { expired: 9, ..Released::default() });
     assert_eq!(world.router(0).next_deadline(), None);
 
     let few = Rate { per_second: 1, burst: 2 };
@@ -305,6 +305,39 @@ fn a_third_node_does_not_forward() {
     assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::Dropped(ForwardDrop::Hops));
 }
 
+/// The last owner of a shard knows where it goes before the next owner does.
+#[test]
+fn a_datagram_that_comes_before_its_shard_is_held_whoever_has_forwarded_it() {
+    let shard = Shard::new(1);
+    // Node 2 may know already that the shard comes.
+    for (entry, expected) in [(1, [None, Some(node(2))]), (0, [Some(node(1)), Some(node(2))])] {
+        for believed in expected {
+            let mut world = World::new(3);
+            world.nodes[1].1.served.remove(shard);
+            world.nodes[1].0.owners.set_owner(shard, Some(node(2)));
+            world.nodes[2].0.owners.set_owner(shard, believed);
+            assert_eq!(world.receives(entry, flow(1), &notification(1)), Fate::HeldBy(node(2)), "entry {entry}");
+            assert_eq!(world.router(1).owner(shard), Some(node(2)), "the last owner still knows it");
+            world.moves(shard, 2);
+            let [released] = world.released(2).datagrams.try_into().expect("one datagram");
+            assert_eq!(released.hop, None);
+        }
+    }
+}
+
+#[test]
+fn a_datagram_that_two_nodes_have_forwarded_is_dropped_if_its_shard_goes_to_a_further_one() {
+    let mut world = World::new(4);
+    let shard = Shard::new(1);
+    world.nodes[1].1.served.remove(shard);
+    world.nodes[1].0.owners.set_owner(shard, Some(node(2)));
+    world.nodes[2].0.owners.set_owner(shard, None);
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(2)));
+    world.all_learn_owner(shard, Some(node(3)));
+    assert_eq!(world.released(2), Released { too_far: 1, ..Released::default() });
+    assert_eq!(world.router(2).held(), 0);
+}
+
 #[test]
 fn a_datagram_that_comes_back_to_its_entry_is_handled_there() {
     let mut world = World::new(2);
@@ -312,7 +345,7 @@ fn a_datagram_that_comes_back_to_its_entry_is_handled_there() {
     let (router, around) = &mut world.nodes[0];
     around.served.insert(shard);
     let back = Forwarded { shard, entry: node(0), hops: 2, is_learned: false, flow: flow(1) };
-    assert_eq!(router.route_forwarded(world.now, back, EMPTY, around), NodeRoute::Here);
+    assert_eq!(router.route_forwarded(world.now, (node(1), back), EMPTY, around), NodeRoute::Here);
     router.heard(world.now, flow(1), node(0), Sender::Device);
     assert_eq!(router.way_out(world.now, flow(1), EMPTY, || true), WayOut::Here);
 }
@@ -370,7 +403,7 @@ fn what_is_held_expires_and_has_a_bound_for_each_shard_and_for_all() {
     assert!(fates.collect::<Vec<_>>().contains(&not_held), "more than 4 MiB");
     let all = world.router(0).held() as u64;
     world.now += Duration::from_secs(3);
-    assert_eq!(world.released(0), Released { datagrams: Vec::new(), expired: all });
+    assert_eq!(world.released(0), Released { expired: all, ..Released::default() });
     assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(0)));
 }
 
@@ -516,7 +549,10 @@ proptest! {
         let owners = true_owners(&world);
         (0..4).for_each(|at| world.router(at).set_owners(owners.clone()));
         for at in 0..4 {
-            for ReleasedDatagram { held, shard, hop } in world.released(at).datagrams {
+            let held = world.router(at).held();
+            let Released { datagrams, too_far, .. } = world.released(at);
+            prop_assert_eq!(datagrams.len() + too_far as usize, held);
+            for ReleasedDatagram { held, shard, hop } in datagrams {
                 let served = world.nodes[at].1.served.contains(shard);
                 let next = owners.owner(shard).filter(|_| !served);
                 prop_assert_eq!(hop.map(|hop| hop.to), next);
