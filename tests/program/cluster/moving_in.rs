@@ -288,7 +288,8 @@ async fn the_key_that_seals_records_is_changed_while_a_gateway_without_a_cluster
     until("the gateway serves", || device.updates());
     let (_, said) = with(&["check", "--connect"], &change);
     assert!(said.contains("there may be records that are sealed with this key"), "{said}");
-    let mut stale = Gateway::start_without_waiting(&broker.addresses, &server.lines());
+    let stale = format!("{}listeners.udp.default.bind = \"{}\"\n", server.lines(), free_address());
+    let mut stale = Gateway::start_without_waiting(&broker.addresses, &stale);
     assert_eq!(stale.wait().code(), Some(1), "a gateway that could not read all records does not start");
     assert!(stale.output().contains("sealed with another key"), "{}", stale.output());
     let (code, said) = with(&["rekey"], &change);
