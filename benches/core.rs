@@ -309,6 +309,7 @@ impl Bench {
                 Output::Broker(
                     BrokerCommand::Resume { .. }
                     | BrokerCommand::SetLifetime { .. }
+                    | BrokerCommand::Confirm { .. }
                     | BrokerCommand::Disconnect { .. }
                     | BrokerCommand::HandOver { .. }
                     | BrokerCommand::Abandon { .. },

@@ -125,6 +125,7 @@ impl SwallowingGateway {
                 Output::Broker(BrokerCommand::Resume { .. }) => self.resumed += 1,
                 Output::Broker(
                     BrokerCommand::SetLifetime { .. }
+                    | BrokerCommand::Confirm { .. }
                     | BrokerCommand::Disconnect { .. }
                     | BrokerCommand::HandOver { .. }
                     | BrokerCommand::Abandon { .. },

@@ -1,8 +1,9 @@
 //! The task that owns the state machine of leases: it carries questions to the keeper of the store and commands to the
 //! driver, and opens the gate of the driver.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,7 +15,7 @@ use crate::clock::{monotonic_now, unix_time};
 use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::store::redis::shared::{AnnouncedNode, EngineAnswer, EngineAsk, EngineChannel, NodeReport};
-use lwm2m_base::Shard;
+use lwm2m_base::{Shard, ShardSet};
 use lwm2m_cluster::engine::{EngineRequest, RoundAnswer};
 use lwm2m_cluster::{
     ClusterMember, Ended, EngineContact, MemberCommand, MemberConfig, MemberEvent, Now, Term, WallTime,
@@ -26,7 +27,6 @@ use lwm2m_router::ShardMap;
 use super::gate::GateKeeper;
 use super::peers::{PeerHandle, RunningPeers};
 use super::status::ClusterStatus;
-use super::transfers::{DroppedShard, ReadShard, ResumedShard, ShardTransfers};
 use super::{ClusterCommand, DriverReport};
 
 /// Time from the start of a node until it takes a shard. Its terms are above those of an earlier process of the node.
@@ -34,6 +34,8 @@ const FIRST_SHARDS: Duration = Duration::from_secs(12);
 
 /// Maximum time in which a node leaves the list of nodes.
 const LEAVING: Duration = Duration::from_secs(2);
+/// The time after a handover for which the store's list of leases may not show it.
+const HANDED_OVER: Duration = Duration::from_secs(5);
 
 /// Holds what the task is made of.
 pub struct MemberParts {
@@ -79,7 +81,13 @@ struct MemberTask {
     node: NodeNumber,
     parts: MemberParts,
     member: ClusterMember,
-    transfers: ShardTransfers,
+    /// The shards that the driver was not told to serve yet.
+    loading: HashMap<Shard, LoadingShard>,
+    /// The shards that the driver was told to drop, and has not yet. They are not read again before: batches of the
+    /// driver may still have records of theirs, which the keeper drops then.
+    dropping: ShardSet,
+    /// The shards that were handed over lately: to which node, and when.
+    handed_over: HashMap<Shard, (NodeNumber, Instant)>,
     /// Waits until all shards are given up.
     draining: Option<oneshot::Sender<()>>,
     has_ended: bool,
@@ -91,6 +99,16 @@ struct MemberTask {
     nodes: Vec<AnnouncedNode>,
     devices: usize,
     status: ClusterStatus,
+}
+
+/// A shard whose records are being read.
+struct LoadingShard {
+    /// The newest term of the shard.
+    term: Term,
+    acquired: Instant,
+    /// The records that were read while the shard is to be handed over. They are not served.
+    unserved: Option<Box<ShardContents>>,
+    is_handed_over: bool,
 }
 
 enum MemberInput {
@@ -111,7 +129,9 @@ impl RunningMember {
             node: parts.config.process.node,
             parts,
             member,
-            transfers: ShardTransfers::new(),
+            loading: HashMap::new(),
+            dropping: ShardSet::EMPTY,
+            handed_over: HashMap::new(),
             draining: None,
             has_ended: false,
             shown: None,
@@ -222,8 +242,13 @@ impl MemberTask {
 
     /// Publishes the owners of shards of a round, which may be older than what this node has handed over since.
     fn publish_owners(&mut self, mut owners: ShardMap) {
-        let Self { transfers, member, .. } = self;
-        transfers.correct(monotonic_now(), self.node, &mut owners, |shard| member.holds(shard).is_some());
+        let now = monotonic_now();
+        self.handed_over.retain(|_, (_, at)| now.saturating_duration_since(*at) < HANDED_OVER);
+        for (&shard, &(to, _)) in &self.handed_over {
+            if owners.owner(shard) == Some(self.node) && self.member.holds(shard).is_none() {
+                owners.set_owner(shard, Some(to));
+            }
+        }
         self.parts.peers.owners.send_replace(Arc::new(owners));
     }
 
@@ -249,8 +274,12 @@ impl MemberTask {
                 MemberCommand::Send { to, message } => self.parts.peers.running.handle().send(to, message),
                 MemberCommand::Load { shard, term } => {
                     self.parts.metrics.cluster.acquired.inc();
-                    let ask = self.transfers.acquired(monotonic_now(), shard, term);
-                    ask.into_iter().for_each(|ask| self.ask(ask));
+                    let acquired = monotonic_now();
+                    let loading = LoadingShard { term, acquired, unserved: None, is_handed_over: false };
+                    self.loading.insert(shard, loading);
+                    if !self.dropping.contains(shard) {
+                        self.ask(EngineAsk::Load { shard, term });
+                    }
                 }
                 MemberCommand::UseTerm { shard, term } => self.use_term(shard, term),
                 // The gate suspends the whole node.
@@ -271,70 +300,79 @@ impl MemberTask {
 
     fn use_term(&mut self, shard: Shard, term: Term) {
         self.parts.metrics.cluster.terms.inc();
-        let command = self.transfers.use_term(shard, term);
-        command.into_iter().for_each(|command| self.command(command));
+        match self.loading.get_mut(&shard) {
+            Some(loading) => loading.term = term,
+            None => self.command(ClusterCommand::UseTerm { shard, term }),
+        }
     }
 
     fn loaded(&mut self, shard: Shard, contents: Box<ShardContents>) {
-        if let Some(read) = self.transfers.read(shard, contents) {
-            self.serve(read);
+        match self.loading.get_mut(&shard) {
+            Some(loading) if loading.is_handed_over => loading.unserved = Some(contents),
+            Some(_) => self.serve(shard, contents),
+            // It was lost meanwhile.
+            None => {}
         }
     }
 
     /// Lets the driver serve a shard whose records were read.
-    fn serve(&mut self, ReadShard { serve, acquired }: ReadShard) {
+    fn serve(&mut self, shard: Shard, contents: Box<ShardContents>) {
+        let Some(LoadingShard { term, acquired, .. }) = self.loading.remove(&shard) else { return };
         let took = monotonic_now().saturating_duration_since(acquired);
         self.parts.metrics.cluster.takeover.observe(took.as_secs_f64());
-        self.command(serve);
+        self.command(ClusterCommand::Serve { shard, term, contents });
     }
 
     /// Lets the driver serve a shard again that is not handed over any more.
     fn resume(&mut self, shard: Shard) {
-        match self.transfers.resume(shard) {
-            ResumedShard::Read(read) => self.serve(read),
-            ResumedShard::BeingRead => {}
-            ResumedShard::AtDriver => {
-                if let Some(term) = self.member.holds(shard) {
-                    self.command(ClusterCommand::Resume { shard, term });
-                }
+        if let Some(loading) = self.loading.get_mut(&shard) {
+            loading.is_handed_over = false;
+            if let Some(contents) = loading.unserved.take() {
+                self.serve(shard, contents);
             }
+        } else if let Some(term) = self.member.holds(shard) {
+            self.command(ClusterCommand::Resume { shard, term });
         }
     }
 
     fn hand_over(&mut self, shard: Shard, handover: Handover, to: Option<NodeNumber>) {
-        if self.transfers.hand_over(shard) {
-            self.command(ClusterCommand::HandOver { shard, handover, to });
-        } else {
-            self.member.handle(MemberEvent::WoundDown { shard, handover }, now());
+        match self.loading.get_mut(&shard) {
+            Some(loading) => {
+                // The driver has nothing of it.
+                loading.is_handed_over = true;
+                self.member.handle(MemberEvent::WoundDown { shard, handover }, now());
+            }
+            None => self.command(ClusterCommand::HandOver { shard, handover, to }),
         }
     }
 
     fn drop_shard(&mut self, shard: Shard, end: TenureEnd) {
         let cluster = &self.parts.metrics.cluster;
-        let to = match end {
-            TenureEnd::HandedOver { to } => {
-                cluster.handed_over.inc();
-                to
-            }
-            TenureEnd::Lost => {
-                cluster.lost.inc();
-                None
-            }
+        match end {
+            TenureEnd::HandedOver { .. } => cluster.handed_over.inc(),
+            TenureEnd::Lost => cluster.lost.inc(),
         };
-        if let Some(to) = to {
+        if let TenureEnd::HandedOver { to: Some(to) } = end {
             // What has come for its devices meanwhile is forwarded at once.
+            self.handed_over.insert(shard, (to, monotonic_now()));
             self.set_owner(shard, to);
         }
-        match self.transfers.drop_shard(monotonic_now(), shard, to) {
-            DroppedShard::AtDriver(command) => self.command(command),
-            DroppedShard::AtKeeper(ask) => self.ask(ask),
-            DroppedShard::AlreadyDropped => {}
+        if self.loading.remove(&shard).is_none() {
+            self.dropping.insert(shard);
+            self.command(ClusterCommand::Drop(shard));
+        } else if !self.dropping.contains(shard) {
+            self.ask(EngineAsk::Discard(shard));
         }
     }
 
+    /// Lets the keeper drop what the driver has handed over of a shard, and confirm the batches of that. If the node has
+    /// got the shard again, it is read now.
     fn dropped(&mut self, shard: Shard) {
-        let asks: Vec<EngineAsk> = self.transfers.dropped(shard).collect();
-        asks.into_iter().for_each(|ask| self.ask(ask));
+        self.dropping.remove(shard);
+        self.ask(EngineAsk::Discard(shard));
+        if let Some(LoadingShard { term, .. }) = self.loading.get(&shard) {
+            self.ask(EngineAsk::Load { shard, term: *term });
+        }
     }
 
     /// All shards are given up.
@@ -447,7 +485,7 @@ impl MemberTask {
 
     /// Returns the number of shards that the node has, without those whose records are being read.
     fn read_shards(&self) -> usize {
-        self.member.shards() - self.transfers.being_read()
+        self.member.shards() - self.loading.len()
     }
 
     fn ask(&self, ask: EngineAsk) {

@@ -14,7 +14,6 @@ pub mod member;
 pub mod moves;
 pub mod peers;
 pub mod status;
-mod transfers;
 
 use crate::store::redis::shared::names::NameAnswer;
 use lwm2m_base::Shard;

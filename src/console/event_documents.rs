@@ -224,7 +224,10 @@ fn outcome_word(outcome: CommandOutcome) -> &'static str {
         CommandOutcome::Reset => "reset",
         CommandOutcome::TimedOut => "timedOut",
         CommandOutcome::Expired => "expired",
-        CommandOutcome::Refused | CommandOutcome::QueueFull | CommandOutcome::DuplicateRetained => "refused",
+        CommandOutcome::Refused
+        | CommandOutcome::QueueFull
+        | CommandOutcome::DuplicateRetained
+        | CommandOutcome::Redelivered => "refused",
         CommandOutcome::TransferFailed | CommandOutcome::MalformedAnswer => "transferFailed",
         CommandOutcome::Withdrawn => "withdrawn",
     }

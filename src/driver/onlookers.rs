@@ -166,7 +166,7 @@ impl Onlookers {
             BrokerCommand::Disconnect { registration }
             | BrokerCommand::HandOver { registration }
             | BrokerCommand::Abandon { registration } => drop(self.publishers.remove(registration)),
-            BrokerCommand::SetLifetime { .. } => {}
+            BrokerCommand::SetLifetime { .. } | BrokerCommand::Confirm { .. } => {}
         }
     }
 

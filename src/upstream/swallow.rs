@@ -63,7 +63,7 @@ impl SwallowLink {
                 self.connect(registration, client);
             }
             BrokerCommand::Publish { registration, publication } => self.publish(registration, &publication),
-            BrokerCommand::SetLifetime { .. } => {}
+            BrokerCommand::SetLifetime { .. } | BrokerCommand::Confirm { .. } => {}
             BrokerCommand::Disconnect { registration }
             | BrokerCommand::HandOver { registration }
             | BrokerCommand::Abandon { registration } => {
@@ -127,7 +127,7 @@ impl SwallowLink {
         let SwallowedDevice { registration, topic } = self.devices.get(endpoint)?;
         self.application = from;
         let (registration, topic) = (*registration, topic.clone());
-        let properties = MessageProperties { expiry: None, reply: None, retained: false };
+        let properties = MessageProperties::default();
         Some(BrokerEvent::Message { registration, topic, payload, properties })
     }
 }

@@ -198,6 +198,7 @@ impl VectorCore {
             }
             BrokerCommand::Resume { .. }
             | BrokerCommand::SetLifetime { .. }
+            | BrokerCommand::Confirm { .. }
             | BrokerCommand::Disconnect { .. }
             | BrokerCommand::HandOver { .. }
             | BrokerCommand::Abandon { .. } => {}

@@ -466,7 +466,7 @@ impl Network {
                 }
                 self.published.push((device, publication));
             }
-            BrokerCommand::SetLifetime { .. } => {}
+            BrokerCommand::SetLifetime { .. } | BrokerCommand::Confirm { .. } => {}
             BrokerCommand::Disconnect { registration: device }
             | BrokerCommand::HandOver { registration: device }
             | BrokerCommand::Abandon { registration: device } => {

@@ -45,6 +45,7 @@ pub(crate) fn command_outcome(outcome: CommandOutcome) -> &'static str {
         CommandOutcome::QueueFull => "queue full",
         CommandOutcome::Withdrawn => "withdrawn by an operator",
         CommandOutcome::DuplicateRetained => "retained command executed before",
+        CommandOutcome::Redelivered => "command delivered again by the broker after a restart",
         CommandOutcome::TransferFailed => "block-wise transfer failed",
         CommandOutcome::MalformedAnswer => "malformed answer",
     }

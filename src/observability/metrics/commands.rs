@@ -33,6 +33,7 @@ struct OutcomeCounters {
     queue_full: Counter,
     withdrawn: Counter,
     duplicate_retained: Counter,
+    redelivered: Counter,
     transfer_failed: Counter,
     malformed_answer: Counter,
 }
@@ -69,6 +70,7 @@ impl OutcomeCounters {
             queue_full: counter("queue_full"),
             withdrawn: counter("withdrawn"),
             duplicate_retained: counter("duplicate_retained"),
+            redelivered: counter("redelivered"),
             transfer_failed: counter("transfer_failed"),
             malformed_answer: counter("malformed_answer"),
         }
@@ -84,6 +86,7 @@ impl OutcomeCounters {
             CommandOutcome::QueueFull => &self.queue_full,
             CommandOutcome::Withdrawn => &self.withdrawn,
             CommandOutcome::DuplicateRetained => &self.duplicate_retained,
+            CommandOutcome::Redelivered => &self.redelivered,
             CommandOutcome::TransferFailed => &self.transfer_failed,
             CommandOutcome::MalformedAnswer => &self.malformed_answer,
         }

@@ -149,6 +149,7 @@ fn core_reports() -> Vec<Report> {
         CommandOutcome::QueueFull,
         CommandOutcome::Withdrawn,
         CommandOutcome::DuplicateRetained,
+        CommandOutcome::Redelivered,
         CommandOutcome::TransferFailed,
         CommandOutcome::MalformedAnswer,
     ];

@@ -43,7 +43,7 @@ use crate::upstream::{LinkConfig, UpstreamTableSizes};
 use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::total::Total;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, RegistrationId};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, MessageReceipt, RegistrationId};
 
 use clients::{ClientKey, Clients};
 use device::{ClientShared, ConnectionId, Destination, Leaving, UpstreamDevice, UpstreamState};
@@ -123,6 +123,9 @@ pub trait Protocol: Sized {
 
     /// Passes a command to the core.
     fn deliver(devices: &mut Devices<Self>, now: Instant, id: RegistrationId, message: Self::Message);
+
+    /// Tells the broker that it need not keep a command any more, if the connection by which it came is still open.
+    fn confirm(devices: &mut Devices<Self>, now: Instant, receipt: MessageReceipt);
 
     /// Returns the connection on which the broker was last asked to make the device a client.
     fn requested_connection(device: &UpstreamDevice<Self>) -> Option<ConnectionId>;
@@ -214,6 +217,7 @@ impl<P: Protocol> Devices<P> {
             BrokerCommand::Connect { registration, client } => self.connect(now, registration, client),
             BrokerCommand::Resume { registration, client } => self.resume(now, registration, client),
             BrokerCommand::Publish { registration, publication } => self.publish(now, registration, publication),
+            BrokerCommand::Confirm { receipt, .. } => P::confirm(self, now, receipt),
             BrokerCommand::SetLifetime { registration, lifetime } => {
                 if let Some(device) = self.devices.get_mut(&registration) {
                     device.client.lifetime = lifetime;

@@ -141,6 +141,14 @@ impl fmt::Display for PacketId {
 impl PacketId {
     pub const FIRST: Self = Self(1);
 
+    pub(crate) const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    pub(crate) const fn number(self) -> u16 {
+        self.0
+    }
+
     /// Returns the next identifier. The first follows the last.
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).unwrap_or(1))

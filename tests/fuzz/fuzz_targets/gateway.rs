@@ -252,7 +252,7 @@ impl Run {
                 let command = format!(r#"{{"reqID":{kind},"msgType":{}{ttl}}}"#, choose(&COMMANDS, kind));
                 let expiry = expiry.map(|seconds| Duration::from_secs(seconds.into()));
                 let reply = replies.then(|| ResponseTopic { topic: "answers".to_owned(), correlation: None });
-                self.message(device, command.into_bytes(), MessageProperties { expiry, reply, retained });
+                self.message(device, command.into_bytes(), MessageProperties { expiry, reply, retained, receipt: None });
             }
             Event::Message { device, payload } => {
                 self.message(device, payload.to_vec(), MessageProperties::default());
@@ -380,6 +380,7 @@ impl Run {
                 }
                 Output::Broker(
                     BrokerCommand::SetLifetime { .. }
+| BrokerCommand::Confirm { .. }
                     | BrokerCommand::Disconnect { .. }
                     | BrokerCommand::HandOver { .. }
                     | BrokerCommand::Abandon { .. },

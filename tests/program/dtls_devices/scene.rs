@@ -268,7 +268,8 @@ impl DtlsDevicesScene {
                     BrokerCommand::Disconnect { .. }
                     | BrokerCommand::HandOver { .. }
                     | BrokerCommand::Abandon { .. }
-                    | BrokerCommand::SetLifetime { .. },
+                    | BrokerCommand::SetLifetime { .. }
+                    | BrokerCommand::Confirm { .. },
                 ) => {}
                 Output::Report(report) => self.reports.push(report),
                 Output::Answer(answer) => panic!("there is no console here, {answer:?}"),

@@ -73,8 +73,17 @@ impl MqttLinkScene {
         self.commands.send(command).await.expect("a running link");
     }
 
+    /// Returns the next event. A message is confirmed, as the gateway does when the store has the command.
     async fn event(&mut self) -> BrokerEvent {
-        timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("a running link")
+        let event = timeout(PATIENCE, self.events.recv()).await;
+        let mut event = event.expect("an event in time").expect("a running link");
+        if let BrokerEvent::Message { registration, properties, .. } = &mut event
+            && let Some(receipt) = properties.receipt.take()
+        {
+            let registration = *registration;
+            self.submit(BrokerCommand::Confirm { registration, receipt }).await;
+        }
+        event
     }
 
     async fn expect(&mut self, event: BrokerEvent) {

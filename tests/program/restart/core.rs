@@ -212,7 +212,7 @@ impl RestartedCore {
                 ) => {
                     self.devices.retain(|_, other| *other != device);
                 }
-                Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
+                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Confirm { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),

@@ -100,6 +100,9 @@ pub enum BrokerCommand {
     /// Publishes, for each device in the order of the commands. Publications wait in a bounded queue while the device
     /// is not connected.
     Publish { registration: RegistrationId, publication: Publication },
+    /// Confirms a message that came with this receipt: a crash of the gateway does not lose it any more. Without effect
+    /// if the connection has ended: the broker sends the message again by the next one.
+    Confirm { registration: RegistrationId, receipt: MessageReceipt },
     /// Changes the lifetime: [`ClientInfo::lifetime`].
     SetLifetime { registration: RegistrationId, lifetime: Duration },
     /// Disconnects the device after its queued publications, or at a deadline, because another gateway of this program
@@ -219,4 +222,17 @@ pub struct MessageProperties {
     pub reply: Option<ResponseTopic>,
     /// Whether it is a retained message: it may be delivered again.
     pub retained: bool,
+    /// What [`BrokerCommand::Confirm`] returns, if the broker keeps the message until then (QoS 1).
+    pub receipt: Option<MessageReceipt>,
+}
+
+/// Identifies a message that the broker keeps until it is confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageReceipt {
+    /// The number of the connection by which the message came. The link gives each number once.
+    pub connection: u64,
+    /// The Packet Identifier on that connection.
+    pub packet: u16,
+    /// Whether the broker has delivered the message before (DUP), perhaps to an earlier process.
+    pub is_repeated: bool,
 }

@@ -14,6 +14,8 @@ pub enum CommandOutcome {
     Withdrawn,
     /// A retained command that this device was sent before.
     DuplicateRetained,
+    /// The broker delivered it again after a restart, and the store had it: it goes on as it was.
+    Redelivered,
     /// Its body, or that of its answer, could not be transferred in blocks.
     TransferFailed,
     /// The answer of the device is no well-formed response.

@@ -16,6 +16,7 @@ mod console_observations;
 mod early;
 mod firmware;
 mod restart;
+mod restored;
 mod sending;
 
 use std::time::Instant;
@@ -47,6 +48,7 @@ use super::stream_observations::StreamObservations;
 
 use answering::{give_up, refuse, refuse_command, report, report_undecodable};
 use command_expiry::expiry_of;
+use restored::RestoredCommands;
 
 pub(super) use console::state;
 pub(super) use early::refuse_early;
@@ -70,6 +72,7 @@ pub(super) struct CommandScheduler {
     early: Total,
     auto_observe: AutoObserveCommands,
     pub retained: RetainedCommandDedup,
+    restored: RestoredCommands,
     pub streams: StreamObservations,
     pub jobs: FirmwareJobs,
     /// The serial of the newest record of a command.
@@ -79,7 +82,7 @@ pub(super) struct CommandScheduler {
 }
 
 impl CommandScheduler {
-    /// Takes a command for a registered device.
+    /// Takes a command for a registered device. The broker keeps it until the store has it, or what has become of it.
     pub(super) fn handle(
         &mut self,
         context: &mut Context,
@@ -87,7 +90,16 @@ impl CommandScheduler {
         payload: Vec<u8>,
         properties: MessageProperties,
     ) {
-        let MessageProperties { expiry, reply, retained } = properties;
+        let receipt = properties.receipt;
+        self.take(context, device, payload, properties);
+        if let Some(receipt) = receipt {
+            context.confirm(device, receipt);
+        }
+    }
+
+    fn take(&mut self, context: &mut Context, device: &mut Device, payload: Vec<u8>, properties: MessageProperties) {
+        let MessageProperties { expiry, reply, retained, receipt } = properties;
+        let is_repeated = receipt.is_some_and(|receipt| receipt.is_repeated);
         let reply = downlink::usable_reply(reply);
         let limits = &context.config.limits;
         let default_expiry = limits.command_expiry;
@@ -118,6 +130,9 @@ impl CommandScheduler {
         };
         if is_known {
             return report(context, device, &command, CommandOutcome::DuplicateRetained, None);
+        }
+        if is_repeated && self.restored.recognizes(device.id, &command.echo) {
+            return report(context, device, &command, CommandOutcome::Redelivered, None);
         }
         let room = self.bytes.take(payload.len());
         let expires = expiry_of(context.now, &command, default_expiry);
@@ -317,6 +332,7 @@ impl CommandScheduler {
             context.coap.forget(exchange);
         }
         self.expiries.cancel(device.id);
+        self.restored.forget(device.id);
     }
 
     /// Marks the records beside that of the device as changed: its retained commands and its firmware update.

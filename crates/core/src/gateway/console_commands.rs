@@ -104,7 +104,10 @@ impl AnswerOutcome {
             CommandOutcome::TimedOut => Self::TimedOut,
             CommandOutcome::Expired => Self::Expired,
             CommandOutcome::Withdrawn => Self::Withdrawn,
-            CommandOutcome::Refused | CommandOutcome::QueueFull | CommandOutcome::DuplicateRetained => Self::Refused,
+            CommandOutcome::Refused
+            | CommandOutcome::QueueFull
+            | CommandOutcome::DuplicateRetained
+            | CommandOutcome::Redelivered => Self::Refused,
             CommandOutcome::TransferFailed | CommandOutcome::MalformedAnswer => Self::TransferFailed,
         }
     }

@@ -28,7 +28,7 @@ use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 use super::bootstrap::awaited_bootstraps::AwaitedBootstraps;
 use super::bootstrap::generated_keys::GeneratedKeys;
 use super::bootstrap::redaction::without_secrets;
-use super::broker::{BrokerCommand, Publication, Ticket, UplinkClass};
+use super::broker::{BrokerCommand, MessageReceipt, Publication, Ticket, UplinkClass};
 use super::change_batch::BatchNumber;
 use super::claims::ClaimQuestions;
 use super::config::{GatewayConfig, SocketRole};
@@ -143,6 +143,17 @@ impl Context {
             self.push_report(Report::SentBeforeStored { outputs: made });
         }
         told
+    }
+
+    /// Confirms a command: at once, or when the record of its device is stored that it has changed.
+    pub(super) fn confirm(&mut self, device: &Device, receipt: MessageReceipt) {
+        let (registration, endpoint) = (device.id, &device.registration.endpoint);
+        let confirmation = BrokerCommand::Confirm { registration, receipt };
+        if self.changes.is_marked(endpoint) {
+            self.tell_when_stored(Awaited::Device(endpoint), |context| context.command_broker(confirmation));
+        } else {
+            self.command_broker(confirmation);
+        }
     }
 
     /// Notes whether the store can be written. While it cannot, nothing waits for it.

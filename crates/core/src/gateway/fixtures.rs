@@ -151,6 +151,7 @@ impl Outputs {
             BrokerCommand::Connect { .. }
             | BrokerCommand::Resume { .. }
             | BrokerCommand::SetLifetime { .. }
+            | BrokerCommand::Confirm { .. }
             | BrokerCommand::Disconnect { .. }
             | BrokerCommand::HandOver { .. }
             | BrokerCommand::Abandon { .. } => None,

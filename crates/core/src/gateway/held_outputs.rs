@@ -317,6 +317,7 @@ fn registration(command: &BrokerCommand) -> RegistrationId {
         BrokerCommand::Connect { registration, .. }
         | BrokerCommand::Resume { registration, .. }
         | BrokerCommand::Publish { registration, .. }
+        | BrokerCommand::Confirm { registration, .. }
         | BrokerCommand::SetLifetime { registration, .. }
         | BrokerCommand::HandOver { registration }
         | BrokerCommand::Abandon { registration }

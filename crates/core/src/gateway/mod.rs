@@ -102,7 +102,7 @@ use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
-use broker::BrokerEvent;
+use broker::{BrokerCommand, BrokerEvent};
 use claims::KeepResult;
 use command_scheduler::CommandScheduler;
 use config::{GatewayConfig, Limits, SocketRole};
@@ -206,6 +206,12 @@ impl Gateway {
     /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         self.context.now = now;
+        if let BrokerEvent::Message { registration, properties, .. } = &event
+            && let Some(receipt) = properties.receipt
+            && [campaign_client::SESSION, status_client::SESSION, bootstrap::SESSION].contains(registration)
+        {
+            self.context.command_broker(BrokerCommand::Confirm { registration: *registration, receipt });
+        }
         if event.registration() == campaign_client::SESSION {
             self.campaigns.handle_broker(&mut self.context, event);
             return self.handle_coap();

@@ -143,6 +143,7 @@ fn come_out(scene: &mut Scene) -> CameOut {
             Output::Broker(
                 BrokerCommand::Resume { .. }
                 | BrokerCommand::SetLifetime { .. }
+                | BrokerCommand::Confirm { .. }
                 | BrokerCommand::Disconnect { .. }
                 | BrokerCommand::HandOver { .. }
                 | BrokerCommand::Abandon { .. },

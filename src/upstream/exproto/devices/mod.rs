@@ -41,7 +41,7 @@ use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::ThreadShards;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::{
-    BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId,
+    BrokerEvent, ClientInfo, CloseReason, MessageProperties, MessageReceipt, Publication, RegistrationId,
 };
 
 use super::ExProtoConfig;
@@ -239,6 +239,9 @@ impl Protocol for ExProtoProtocol {
         let properties = MessageProperties::default();
         devices.emit(registration, BrokerEvent::Message { registration, topic, payload, properties });
     }
+
+    /// EMQX keeps no command.
+    fn confirm(_devices: &mut ExProtoDevices, _now: Instant, _receipt: MessageReceipt) {}
 
     fn requested_connection(device: &UpstreamDevice<Self>) -> Option<ConnectionId> {
         device.protocol.announced

@@ -100,7 +100,8 @@ fn what_comes_with_a_command_is_heard() {
     let length = u8::try_from(properties.len()).unwrap();
     let packet = [&[0x3b, length + 7, 0, 1, b't', 0, 5, length], properties.as_slice(), b"p"].concat();
     let reply = ResponseTopic { topic: "r".to_owned(), correlation: Some(vec![1, 2]) };
-    let properties = MessageProperties { expiry: Some(Duration::from_secs(9)), reply: Some(reply), retained: true };
+    let properties =
+        MessageProperties { expiry: Some(Duration::from_secs(9)), reply: Some(reply), retained: true, receipt: None };
     let message =
         MqttMessage { topic: "t".to_owned(), payload: b"p".to_vec(), packet: Some(id(5)), again: true, properties };
     assert_eq!(v5(&packet), Ok(vec![Incoming::Publish(Box::new(message))]));

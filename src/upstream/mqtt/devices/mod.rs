@@ -38,7 +38,7 @@ use crate::upstream::client::{self, ANSWER_PATIENCE, ClientTimer, EARLY_MESSAGES
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::id_map::IdMap;
-use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, RegistrationId};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, MessageReceipt, RegistrationId};
 
 use super::MqttConfig;
 use super::brokers::{BrokerFault, BrokerFaults, Brokers};
@@ -173,12 +173,24 @@ impl Protocol for MqttProtocol {
 
     fn deliver(devices: &mut MqttDevices, now: Instant, registration: RegistrationId, message: MqttMessage) {
         let is_new = devices.shared_mut(registration).is_none_or(|shared| shared.protocol.takes(&message));
-        let MqttMessage { topic, payload, packet, properties, .. } = message;
+        let MqttMessage { topic, payload, packet, again: is_repeated, mut properties } = message;
         if is_new {
+            let connection = devices.state(registration).and_then(UpstreamState::connection);
+            properties.receipt = packet.zip(connection).map(|(packet, connection)| MessageReceipt {
+                connection: connection.0,
+                packet: packet.number(),
+                is_repeated,
+            });
             devices.emit(registration, BrokerEvent::Message { registration, topic, payload, properties });
-        }
-        if let Some(packet) = packet {
+        } else if let Some(packet) = packet {
             devices.send(now, registration, codec::puback(packet));
+        }
+    }
+
+    fn confirm(devices: &mut MqttDevices, now: Instant, MessageReceipt { connection, packet, .. }: MessageReceipt) {
+        let Some(id) = devices.protocol.by_connection.get(&ConnectionId(connection)).copied() else { return };
+        if devices.state(id).and_then(UpstreamState::connection) == Some(ConnectionId(connection)) {
+            devices.send(now, id, codec::puback(PacketId::new(packet)));
         }
     }
 

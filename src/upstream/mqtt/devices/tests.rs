@@ -171,6 +171,10 @@ impl MqttScene {
         self.devices.command(self.now, BrokerCommand::Publish { registration, publication });
     }
 
+    fn confirm(&mut self, registration: RegistrationId, receipt: MessageReceipt) {
+        self.devices.command(self.now, BrokerCommand::Confirm { registration, receipt });
+    }
+
     fn disconnect(&mut self, registration: RegistrationId) {
         self.devices.command(self.now, BrokerCommand::Disconnect { registration });
     }
@@ -303,6 +307,25 @@ fn message(registration: RegistrationId, topic: &str) -> MqttAction {
         payload: b"{}".to_vec(),
         properties,
     })
+}
+
+/// The same with QoS 1, by this connection.
+fn kept_message(registration: RegistrationId, topic: &str, receipt: MessageReceipt) -> MqttAction {
+    match message(registration, topic) {
+        MqttAction::Emit(BrokerEvent::Message { registration, topic, payload, .. }) => {
+            let properties = MessageProperties { receipt: Some(receipt), ..MessageProperties::default() };
+            MqttAction::Emit(BrokerEvent::Message { registration, topic, payload, properties })
+        }
+        other => other,
+    }
+}
+
+fn receipt(connection: ConnectionId, packet: u16) -> MessageReceipt {
+    MessageReceipt { connection: connection.0, packet, is_repeated: false }
+}
+
+fn puback(connection: ConnectionId, packet: u16) -> MqttAction {
+    MqttAction::Send { connection, bytes: codec::puback(id(packet)) }
 }
 
 fn unreachable() -> Probed {

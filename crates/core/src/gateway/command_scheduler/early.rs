@@ -2,7 +2,7 @@
 
 use crate::mqtt::{downlink, uplink};
 
-use super::super::broker::{MessageProperties, Publication, UplinkClass};
+use super::super::broker::{BrokerCommand, MessageProperties, Publication, UplinkClass};
 use super::super::context::Context;
 use super::super::pending_registrations::{EarlyCommand, PendingRegistration};
 use super::super::report::{CommandOutcome, Report};
@@ -54,5 +54,8 @@ pub(in crate::gateway) fn refuse_early(
         context.publish_reply(pending.id, topic.qos, reply, &payload);
     }
     context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
+    if let Some(receipt) = properties.receipt {
+        context.command_broker(BrokerCommand::Confirm { registration: pending.id, receipt });
+    }
     context.report(Report::Command { endpoint, msg_type, outcome, took: None, unanswered: None });
 }

@@ -110,6 +110,7 @@ impl CommandScheduler {
                     continue;
                 }
             };
+            self.restored.restored(device.id, &command.echo, &command.origin);
             let mut expires = context.wall_clock.moment(expires);
             // Sent as the same message, it is executed once only as long as the device remembers the message. It may
             // wait for a device that sleeps, or that has to be heard first.

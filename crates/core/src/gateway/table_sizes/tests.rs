@@ -320,7 +320,9 @@ impl CountedGateway {
                 ) => {
                     self.sessions.retain(|(session, _)| *session != registration);
                 }
-                Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. })
+                Output::Broker(
+                    BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Confirm { .. },
+                )
                 | Output::Report(_)
                 | Output::Answer(_) => {}
                 Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),

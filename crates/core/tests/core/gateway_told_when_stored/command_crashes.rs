@@ -1,11 +1,14 @@
 //! Commands over crashes at random moments, with a network that loses datagrams, a store that is late and a broker that
-//! is slow: a device that remembers message IDs obeys each command at most once, and a command has one final form.
+//! is slow: a device that remembers message IDs obeys each command at most once, and each command that the broker was
+//! given has one final form, since the broker delivers again what was not confirmed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use lwm2m_core::coap::{Code, Kind, Message, Options};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, MessageProperties, RegistrationId, Ticket};
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, MessageProperties, MessageReceipt, RegistrationId, Ticket,
+};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::{ChangeBatch, Gateway, Output};
 use lwm2m_testkit::scene::{Scene, beginning, model, peer};
@@ -36,6 +39,9 @@ struct World {
     forms: BTreeMap<u64, BTreeSet<Vec<u8>>>,
     unacknowledged: VecDeque<Ticket>,
     last_command: u64,
+    /// The commands that the broker keeps, since the gateway has not confirmed them.
+    kept: BTreeMap<u16, Vec<u8>>,
+    redelivered: usize,
     repeated: usize,
 }
 
@@ -63,6 +69,8 @@ impl World {
             forms: BTreeMap::new(),
             unacknowledged: VecDeque::new(),
             last_command: 0,
+            kept: BTreeMap::new(),
+            redelivered: 0,
             repeated: 0,
         };
         world.crash();
@@ -79,7 +87,13 @@ impl World {
             13..16 => self.write(),
             16..18 => self.acknowledge(),
             18 => self.pass(Duration::from_secs(2)),
-            _ => self.crash(),
+            _ => {
+                // The store may have a batch although the process never hears of it.
+                if let Some(ChangeBatch { changes, .. }) = self.unwritten.pop_front().filter(|_| self.rng.random()) {
+                    self.store.keep(changes);
+                }
+                self.crash();
+            }
         }
         self.carry_out();
     }
@@ -115,8 +129,15 @@ impl World {
         let id = self.last_command;
         let command =
             json!({ "reqID": id, "msgType": "execute", "data": { "path": "/3/0/4", "args": format!("0='{id}'") } });
-        let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
-        let (registration, properties) = (self.registration, MessageProperties::default());
+        let packet = u16::try_from(id).expect("few commands");
+        self.kept.insert(packet, command.to_string().into_bytes());
+        self.deliver_command(packet, false);
+    }
+
+    fn deliver_command(&mut self, packet: u16, is_repeated: bool) {
+        let (topic, payload, registration) = ("dn".to_owned(), self.kept[&packet].clone(), self.registration);
+        let receipt = Some(MessageReceipt { connection: u64::from(self.processes), packet, is_repeated });
+        let properties = MessageProperties { receipt, ..MessageProperties::default() };
         self.gateway.handle_broker(self.now, BrokerEvent::Message { registration, topic, payload, properties });
     }
 
@@ -176,6 +197,11 @@ impl World {
         self.carry_out();
         let registration = self.registration;
         self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration });
+        self.carry_out();
+        for packet in self.kept.keys().copied().collect::<Vec<_>>() {
+            self.redelivered += 1;
+            self.deliver_command(packet, true);
+        }
     }
 
     fn carry_out(&mut self) {
@@ -188,6 +214,9 @@ impl World {
                     let id = payload["reqID"].as_u64().expect("a final answer");
                     self.forms.entry(id).or_default().insert(publication.payload);
                     self.unacknowledged.extend(publication.ticket);
+                }
+                Output::Broker(BrokerCommand::Confirm { receipt, .. }) => {
+                    self.kept.remove(&receipt.packet);
                 }
                 Output::Idle(_) => return,
                 _ => {}
@@ -203,6 +232,9 @@ impl World {
             assert_eq!(*times, 1, "seed {seed}: the device has obeyed command {id} so often");
             assert!(self.forms.contains_key(id), "seed {seed}: command {id} has no final form");
         }
+        assert!(self.kept.is_empty(), "seed {seed}: the broker keeps {:?}", self.kept);
+        let unanswered = (1..=self.last_command).find(|id| !self.forms.contains_key(id));
+        assert_eq!(unanswered, None, "seed {seed}: a command that was lost");
         assert!(!self.gateway.has_unpublished_answers(), "seed {seed}");
     }
 }
@@ -217,14 +249,16 @@ fn gateway(now: Instant, later: Duration, process: u8) -> Gateway {
 
 #[test]
 fn a_device_obeys_a_command_once_and_the_command_has_one_final_form_over_crashes_at_any_moment() {
-    let (mut repeated, mut obeyed) = (0, 0);
+    let (mut repeated, mut redelivered, mut obeyed) = (0, 0, 0);
     for seed in 0..60 {
         let mut world = World::new(seed);
         (0..300).for_each(|_| world.step());
         world.finish();
         world.check(seed);
         repeated += world.repeated;
+        redelivered += world.redelivered;
         obeyed += world.obeyed.len();
     }
     assert!(repeated > 100 && obeyed > 300, "devices answered {repeated} repetitions and obeyed {obeyed} commands");
+    assert!(redelivered > 50, "the broker delivered {redelivered} commands again");
 }

@@ -70,22 +70,39 @@ fn commands_of_qos_0_on_the_older_connection_are_for_the_next_registration_and_t
     scene.hear(older, command("qos 1", Some(7)));
     scene.expect_nothing();
     scene.hear(newer, command("qos 1", Some(7)));
-    scene.expect(&[message(TWO, "qos 1"), MqttAction::Send { connection: newer, bytes: codec::puback(id(7)) }]);
+    scene.expect(&[kept_message(TWO, "qos 1", receipt(newer, 7))]);
 }
 
 #[test]
 fn a_command_whose_acknowledgement_the_broker_did_not_hear_is_told_once() {
     let (mut scene, older) = MqttScene::with_ready_device();
     scene.hear(older, command("reboot", Some(7)));
-    scene.expect(&[message(ONE, "reboot"), MqttAction::Send { connection: older, bytes: codec::puback(id(7)) }]);
+    scene.expect(&[kept_message(ONE, "reboot", receipt(older, 7))]);
+    scene.confirm(ONE, receipt(older, 7));
+    scene.expect(&[puback(older, 7)]);
     let newer = scene.take_over(TWO);
     scene.hear(newer, again(command("reboot", Some(7))));
-    scene.expect(&[MqttAction::Send { connection: newer, bytes: codec::puback(id(7)) }]);
+    scene.expect(&[puback(newer, 7)]);
     // Another one, and one that is sent for the first time.
     for other in [again(command("reset", Some(7))), command("reboot", Some(7))] {
         scene.hear(newer, other);
-        assert_eq!(scene.actions().len(), 2);
+        assert_eq!(scene.actions().len(), 1);
     }
+}
+
+#[test]
+fn a_command_of_a_connection_that_has_ended_is_acknowledged_when_the_broker_delivers_it_again() {
+    let (mut scene, older) = MqttScene::with_ready_device();
+    scene.hear(older, command("reboot", Some(7)));
+    scene.expect(&[kept_message(ONE, "reboot", receipt(older, 7))]);
+    let newer = scene.take_over(TWO);
+    // The identifier may be that of another command by now.
+    scene.devices.ended(scene.now, older, "closed");
+    scene.actions();
+    scene.confirm(ONE, receipt(older, 7));
+    scene.expect_nothing();
+    scene.hear(newer, again(command("reboot", Some(7))));
+    scene.expect(&[puback(newer, 7)]);
 }
 
 #[test]
