@@ -119,9 +119,13 @@ async fn nothing_is_lost_behind_a_balancer_that_hashes_anew_or_sends_each_packet
     }
 }
 
-/// Measures what the second node costs: Updates of one device directly and through another node.
+/// What the second node may cost the fastest Update: much less than the 40 ms for which TCP may delay an acknowledgement,
+/// so that it is noticed if datagrams wait for one.
+const FORWARDED: Duration = Duration::from_millis(20);
+
+/// Compares Updates of one device directly and through another node. `CLUSTER_UPDATES` sends more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forwarded_datagram_is_answered_a_little_later() {
+async fn a_forwarded_datagram_waits_for_no_timer_between_the_nodes() {
     Upstream::Mqtt.choose();
     let Some(server) = RedisServer::start() else { return };
     let rounds = std::env::var("CLUSTER_UPDATES").map_or(50, |rounds| rounds.parse().expect("a number"));
@@ -141,9 +145,11 @@ async fn a_forwarded_datagram_is_answered_a_little_later() {
         }
         let [direct, forwarded] = measured.map(|mut times| {
             times.sort();
-            (times[times.len() / 2], times[times.len() * 99 / 100])
+            [times[0], times[times.len() / 2], times[times.len() * 99 / 100]]
         });
-        println!("{name}: p50, p99 of {rounds} Updates: direct {direct:?}, forwarded {forwarded:?}");
+        println!("{name}: fastest, p50, p99 of {rounds} Updates: direct {direct:?}, forwarded {forwarded:?}");
+        let later = forwarded[0].saturating_sub(direct[0]);
+        assert!(later < FORWARDED, "{name}: the fastest forwarded Update takes {later:?} longer");
     }
     assert_eq!(nodes[1].metric("lwm2m_forwarded_datagrams_total{direction=\"out\"}"), 2.0 * f64::from(rounds));
 }

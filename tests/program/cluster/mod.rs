@@ -13,6 +13,7 @@ mod operation;
 mod rolling;
 mod store_failures;
 mod traffic;
+mod wills;
 
 use std::sync::OnceLock;
 use std::thread;

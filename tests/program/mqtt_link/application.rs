@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::PATIENCE;
 
-pub(super) struct Mqtt5Client {
+pub(crate) struct Mqtt5Client {
     client: AsyncClient,
     heard: mpsc::UnboundedReceiver<Packet>,
     polling: JoinHandle<()>,
@@ -19,7 +19,7 @@ pub(super) struct Mqtt5Client {
 
 impl Mqtt5Client {
     /// Connects as often as it has to; its session outlives its connections.
-    pub(super) async fn connect(broker: &str, clientid: &str) -> Self {
+    pub(crate) async fn connect(broker: &str, clientid: &str) -> Self {
         let (host, port) = broker.rsplit_once(':').expect("host:port");
         let mut options = MqttOptions::new(clientid, host, port.parse().expect("a port"));
         options.set_clean_start(false).set_session_expiry_interval(Some(60)).set_keep_alive(Duration::from_secs(5));
@@ -44,13 +44,13 @@ impl Mqtt5Client {
         application
     }
 
-    pub(super) async fn subscribe(&mut self, filter: &str) {
+    pub(crate) async fn subscribe(&mut self, filter: &str) {
         self.client.subscribe(filter, QoS::AtLeastOnce).await.expect("the client polls");
         self.until(|packet| matches!(packet, Packet::SubAck(_)).then_some(())).await;
     }
 
     /// Returns when the broker has it.
-    pub(super) async fn publish(&mut self, topic: &str, payload: &str, properties: PublishProperties) {
+    pub(crate) async fn publish(&mut self, topic: &str, payload: &str, properties: PublishProperties) {
         self.publish_as(topic, payload, false, properties).await;
     }
 
@@ -65,7 +65,7 @@ impl Mqtt5Client {
         self.until(|packet| matches!(packet, Packet::PubAck(_)).then_some(())).await;
     }
 
-    pub(super) async fn message(&mut self) -> Publish {
+    pub(crate) async fn message(&mut self) -> Publish {
         self.until(|packet| if let Packet::Publish(publish) = packet { Some(publish) } else { None }).await
     }
 

@@ -19,14 +19,14 @@ use lwm2m_dtls::test_client::credentials::Certified;
 /// Everybody but these: devices may publish and subscribe below `lwm2m/CLIENTID/`, the application everything.
 pub(super) const FORBIDDEN: &str = "elsewhere/forbidden";
 
-pub(super) enum BrokerKind {
+pub(crate) enum BrokerKind {
     Mosquitto { child: Option<Child>, folder: TempDir, port: u16 },
     Emqx { _turn: Turn },
 }
 
 impl BrokerKind {
     /// None where there is no Mosquitto, outside of CI: says so.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::start_with(false, "")
     }
 
@@ -58,12 +58,12 @@ impl BrokerKind {
         Some(broker)
     }
 
-    pub(super) fn is_emqx() -> bool {
+    pub(crate) fn is_emqx() -> bool {
         crate::common::broker::is_emqx()
     }
 
     /// `host:port`.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         match self {
             Self::Mosquitto { port, .. } => format!("localhost:{port}"),
             Self::Emqx { .. } => emqx_mqtt(),

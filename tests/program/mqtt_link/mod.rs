@@ -2,8 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests run over real sockets, in real time")]
 
-mod application;
-mod broker;
+pub(crate) mod application;
+pub(crate) mod broker;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
