@@ -405,6 +405,47 @@ async fn a_device_is_in_one_shard_when_a_node_is_lost_while_it_moves() {
     assert_eq!(shards_with(&server, "secured-0").len(), 1);
 }
 
+/// The former node is killed, or the store stops for a while, at any step of a move. `CLUSTER_MOVES` tries more moments.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_in_one_shard_when_its_former_node_is_killed_or_the_store_stops_while_it_moves() {
+    Upstream::Mqtt.choose();
+    let Some(server) = RedisServer::start() else { return };
+    let moments = std::env::var("CLUSTER_MOVES").map_or(1, |moments| moments.parse().expect("a number"));
+    let broker = TestBroker::start().await;
+    let mut nodes = [0, 1].map(|number| Node::start(number, &broker, &server));
+    until_divided(&[&nodes[0], &nodes[1]]);
+    let connected = |node: &Node| node.metric("lwm2m_peers{state=\"connected\"}") == 1.0;
+    until("the nodes are connected", || nodes.iter().all(connected));
+    let mut device = Wanderer::register(&nodes[0], 0);
+    for moment in 0..moments {
+        // Milliseconds: most moves take less than four.
+        let delay = Duration::from_millis([1, 2, 0, 3, 5, 8][moment % 6]);
+        let (from, to) = (moment % 2, 1 - moment % 2);
+        device.shakes_hands(&nodes[to]);
+        thread::park_timeout(delay);
+        server.signal("STOP");
+        device.device.send(&update(&device.location));
+        thread::park_timeout(Duration::from_secs(4));
+        server.signal("CONT");
+        until_served(&mut device, "after the store was away");
+        until("there is one record", || shards_with(&server, "secured-0").len() == 1);
+
+        device.shakes_hands(&nodes[from]);
+        until_served(&mut device, "at the one node");
+        device.shakes_hands(&nodes[to]);
+        thread::park_timeout(delay);
+        nodes[from].gateway.kill();
+        until_served(&mut device, "after the death of its former node");
+        until("there is one record", || shards_with(&server, "secured-0").len() == 1);
+        nodes[from].gateway.start_without_waiting_again();
+        if moment + 1 < moments {
+            until_divided(&[&nodes[0], &nodes[1]]);
+        }
+    }
+    let registered: usize = nodes.iter().map(|node| node.gateway.output().matches("device registered").count()).sum();
+    println!("{moments} moments, {} registrations after the first one", registered - 1);
+}
+
 /// Waits until the device has a registration at its node. A Register is answered 5.03 as long as it cannot be found out
 /// who has the device.
 fn until_served(device: &mut Wanderer, when: &str) {
