@@ -403,7 +403,17 @@ impl ClusterMember {
     fn update_state(&mut self, now: Now) {
         let sure = self.renewed.is_some_and(|at| now.monotonic.saturating_duration_since(at) < self.sure_for());
         let evidence = self.peers.evidence(self.config.timing, now.monotonic);
-        if evidence == Evidence::AllWithout
+        // A node that has been unsure since may have lost a shard to a request that the engine executes late.
+        let is_unbroken = match self.state {
+            EngineContact::Sure => true,
+            EngineContact::AllWithout => self.no_takeover.is_some(),
+            EngineContact::Alone | EngineContact::Unsure => false,
+        };
+        if !is_unbroken {
+            self.no_takeover = None;
+        }
+        if is_unbroken
+            && evidence == Evidence::AllWithout
             && let Some(asked) = self.peers.all_asked_since()
         {
             let Timing { grace, renew, .. } = self.config.timing;
