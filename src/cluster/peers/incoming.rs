@@ -21,7 +21,7 @@ use tokio_openssl::SslStream;
 use tracing::{debug, info, warn};
 
 use super::super::moves::{self, SourceAnswer};
-use super::outage::Outage;
+use super::outage::PeerOutage;
 use super::outgoing::{CONNECT_TIMEOUT, prepare, read_frame};
 use super::{MoveInput, PeerInput, Shared, identity};
 use crate::clock::monotonic_now;
@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let (mut handshakes, mut connections) = (JoinSet::new(), JoinSet::new());
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
-    let mut outage = Outage::default();
+    let mut outage = PeerOutage::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

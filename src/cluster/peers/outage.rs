@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 /// A row of failed attempts.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
+pub(super) struct PeerOutage {
     since: Option<Instant>,
     is_logged: bool,
 }
 
-impl Outage {
+impl PeerOutage {
     /// Notes a failed attempt. Returns whether it has to be logged: it is the first one for which the outage has lasted
     /// this long.
     pub(super) fn failed(&mut self, now: Instant, patience: Duration) -> bool {
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_logged_once_and_only_if_it_lasts() {
-        let (mut outage, start) = (Outage::default(), Instant::now());
+        let (mut outage, start) = (PeerOutage::default(), Instant::now());
         let seconds = |seconds| start + Duration::from_secs(seconds);
         let patience = Duration::from_secs(5);
         assert!(!outage.failed(seconds(0), patience) && !outage.failed(seconds(4), patience));

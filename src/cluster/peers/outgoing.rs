@@ -16,7 +16,7 @@ use tokio_openssl::SslStream;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::outage::Outage;
+use super::outage::PeerOutage;
 use super::outbox::Batch;
 use crate::clock::monotonic_now;
 
@@ -70,14 +70,14 @@ fn all_nodes(listed: &Directory, told: &Directory) -> Directory {
 
 /// Connects to a node again and again.
 async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: NodeAddress) {
-    let (mut back_off, mut outage) = (BACK_OFF_MIN, Outage::default());
+    let (mut back_off, mut outage) = (BACK_OFF_MIN, PeerOutage::default());
     let NodeAddress { name, address } = &peer;
     loop {
         let connecting = timeout(CONNECT_TIMEOUT, connect(&shared, node, &peer)).await;
         let problem = match connecting.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(stream) => {
                 info!(node = name, address, "connected to the node");
-                (back_off, outage) = (BACK_OFF_MIN, Outage::default());
+                (back_off, outage) = (BACK_OFF_MIN, PeerOutage::default());
                 let connection = OutgoingConnection::begin(&shared, node);
                 let problem = connection.write(stream).await;
                 drop(connection);

@@ -12,7 +12,7 @@ use redb::StorageBackend;
 /// Size of a part that is kept in memory as a whole if something in it is written.
 const PART: u64 = 4096;
 
-type Part = Box<[u8; PART as usize]>;
+type FilePart = Box<[u8; PART as usize]>;
 
 /// The file, and what was written.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct Written {
     of_file: u64,
     length: u64,
     /// The parts that are not as in the file, by number.
-    parts: BTreeMap<u64, Part>,
+    parts: BTreeMap<u64, FilePart>,
 }
 
 impl UnchangedFile {
@@ -107,9 +107,9 @@ impl Written {
     }
 
     /// Returns a part that may be written.
-    fn part(&mut self, number: u64) -> io::Result<&mut Part> {
+    fn part(&mut self, number: u64) -> io::Result<&mut FilePart> {
         if !self.parts.contains_key(&number) {
-            let mut part: Part = Box::new([0; PART as usize]);
+            let mut part: FilePart = Box::new([0; PART as usize]);
             self.read_file(number * PART, &mut part[..])?;
             self.parts.insert(number, part);
         }
