@@ -113,7 +113,7 @@ impl Written {
             self.read_file(number * PART, &mut part[..])?;
             self.parts.insert(number, part);
         }
-        Ok(self.parts.get_mut(&number).expect("it is there"))
+        Ok(self.parts.get_mut(&number).expect("the part was read above"))
     }
 
     /// Reads bytes of the file, and zeros after those that count.
