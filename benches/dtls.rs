@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lwm2m_base::AssociationId;
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
-use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsOutput, DtlsServer, Term, WriteTerms};
+use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsEvent, DtlsOutput, DtlsServer, Term, WriteTerms};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVersion};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -211,10 +211,12 @@ impl Gateway {
                     DtlsOutput::Transmit { datagram, .. } | DtlsOutput::TransmitLastFlight { datagram, .. } => {
                         client.handle_datagram(self.now, &datagram);
                     }
-                    DtlsOutput::Established { peer, .. } => association = peer.association,
                     DtlsOutput::Report(_) => {}
                     other => panic!("not a handshake: {other:?}"),
                 }
+            }
+            if let Some(DtlsEvent::Established { peer, .. }) = self.server.poll_event() {
+                association = peer.association;
             }
         }
         (client, association.expect("it was looked for above"), address)
@@ -246,18 +248,12 @@ impl Gateway {
     fn echo(&mut self, client: &mut DtlsClient, association: AssociationId, address: SocketAddr) {
         client.send(DATA);
         let datagram = client.poll_transmit().expect("a record");
-        let outputs = self.hear(address, &datagram);
-        let plaintext = outputs.iter().find_map(|output| match output {
-            DtlsOutput::Plaintext { plaintext, .. } => Some(plaintext),
-            _ => None,
-        });
-        assert_eq!(plaintext.map(Vec::as_slice), Some(&DATA[..]));
+        self.hear(address, &datagram);
         let server = &mut self.server;
-        let answer = timed(&mut self.spent, || {
-            server.send(association, DATA);
-            server.poll_output()
-        });
-        let Some(DtlsOutput::Transmit { datagram, .. }) = answer else { panic!("not sent: {answer:?}") };
+        let event = timed(&mut self.spent, || server.poll_event());
+        let Some(DtlsEvent::Plaintext { plaintext, .. }) = event else { panic!("not read: {event:?}") };
+        assert_eq!(plaintext, DATA);
+        let (_, datagram) = timed(&mut self.spent, || server.seal(association, DATA)).expect("a record");
         client.handle_datagram(self.now, &datagram);
         assert!(client.poll_plaintext().is_some());
         // The store takes them, a few at a time.

@@ -12,7 +12,7 @@ use super::handshakes::PendingHandshake;
 use super::key_cache::KeyLookup;
 use super::record::{OwnCid, records};
 use super::report::{AssociationCloseReason, DtlsReport, HandshakeFailure};
-use super::{DtlsOutput, DtlsServer};
+use super::{DtlsEvent, DtlsOutput, DtlsServer};
 use lwm2m_base::identity::{Identity, PskIdentity};
 
 impl DtlsServer {
@@ -159,7 +159,7 @@ impl DtlsServer {
         self.associations.insert(association, self.config.idle);
         self.changed(id);
         self.report(DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed });
-        self.push(DtlsOutput::Established { peer, identity });
+        self.events.push_back(DtlsEvent::Established { peer, identity });
         if let Some(replaced) = replaced {
             self.closed(replaced, AssociationCloseReason::Replaced);
         }

@@ -12,11 +12,11 @@
 //!
 //! # How to use it
 //!
-//! [`DtlsServer`] takes datagrams, plaintexts, keys and the time, and queues [`DtlsOutput`]s. The owner calls
-//! [`DtlsServer::poll_output`] after every other call until it returns None, and [`DtlsServer::handle_timeout`] at
-//! [`DtlsServer::next_deadline`]. Time never runs backwards. The owner stores the changes of
-//! [`DtlsServer::take_changes`]; the changes that [`DtlsServer::restore`] returns have to be durable before anything is
-//! sent.
+//! [`DtlsServer`] takes datagrams, plaintexts, keys and the time, and queues [`DtlsOutput`]s and [`DtlsEvent`]s. The
+//! owner calls [`DtlsServer::poll_output`] and then [`DtlsServer::poll_event`] after every other call until both return
+//! None, and [`DtlsServer::handle_timeout`] at [`DtlsServer::next_deadline`]. Time never runs backwards. The owner
+//! stores the changes of [`DtlsServer::take_changes`]; the changes that [`DtlsServer::restore`] returns have to be
+//! durable before anything is sent.
 //!
 //! # What this crate guarantees
 //!
@@ -111,24 +111,29 @@ pub enum DtlsOutput {
         to: SocketAddr,
         datagram: Vec<u8>,
     },
-    /// Data of a device.
-    Plaintext {
-        peer: Peer,
-        plaintext: Vec<u8>,
-    },
     /// Asks for a key; [`DtlsServer::handle_key`] takes the answer. There is at most one lookup at a time for each
     /// identity of a realm.
     FindKey(KeyQuestion),
-    Established {
-        peer: Peer,
-        identity: Arc<Identity>,
-    },
     Closed {
         peer: Peer,
         reason: AssociationCloseReason,
     },
     /// A report for metrics and the log.
     Report(DtlsReport),
+}
+
+/// An event for the owner, which it handles when the server has no more outputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DtlsEvent {
+    /// Data of a device.
+    Plaintext {
+        peer: Peer,
+        plaintext: Vec<u8>,
+    },
+    Established {
+        peer: Peer,
+        identity: Arc<Identity>,
+    },
 }
 
 /// A DTLS server: handshakes, associations and the keys of PSK identities. See the documentation of the crate.
@@ -150,6 +155,7 @@ pub struct DtlsServer {
     /// The shards whose associations need a newer term, in a cluster.
     wanted_terms: ShardSet,
     outputs: VecDeque<DtlsOutput>,
+    events: VecDeque<DtlsEvent>,
 }
 
 /// The entries of each table: all of them are bounded.
@@ -161,7 +167,7 @@ pub struct DtlsTableSizes {
     pub cached_keys: usize,
     /// Identities whose key is being looked up.
     pub key_questions: usize,
-    /// Outputs that were not polled yet.
+    /// Outputs and events that were not polled yet.
     pub outputs: usize,
 }
 
@@ -214,32 +220,20 @@ impl DtlsServer {
             latest_term: WriteTerms::of_single_process().latest(now),
             wanted_terms: ShardSet::EMPTY,
             outputs: VecDeque::new(),
+            events: VecDeque::new(),
             config,
         }
     }
 
-    /// Sends a plaintext as one record in one datagram to the current address of the device.
-    pub fn send(&mut self, to: AssociationId, plaintext: &[u8]) {
-        let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT);
-        let Some(association) = association else { return self.report(DtlsReport::Unsent { association: to }) };
-        let turn = self.terms.turn(to.shard(), self.latest_term);
-        let sealed = association.seal(turn, plaintext);
-        if matches!(turn, TermTurn::OfShard(Some(_))) && association.needs_term() {
-            self.wanted_terms.insert(to.shard());
+    /// Returns a plaintext as one record in one datagram, which the owner sends to the current address of the device.
+    /// Where there is none, a report says why.
+    #[must_use]
+    pub fn seal(&mut self, to: AssociationId, plaintext: &[u8]) -> Option<(Peer, Vec<u8>)> {
+        let sealed = self.sealed(to, plaintext);
+        if sealed.is_none() {
+            self.report(DtlsReport::Unsent { association: to });
         }
-        let datagram = match sealed {
-            Ok(datagram) => datagram,
-            Err(NoRecord::Yet) => return self.report(DtlsReport::Unsent { association: to }),
-            Err(NoRecord::Never) => {
-                self.alert(to, Alert::CloseNotify);
-                self.close(to, AssociationCloseReason::SequenceExhausted);
-                return self.report(DtlsReport::Unsent { association: to });
-            }
-        };
-        if association.is_worn() {
-            self.changed(to);
-        }
-        self.transmit_to(to, datagram);
+        sealed
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -255,6 +249,11 @@ impl DtlsServer {
     /// Returns the next output. Call it after every other method until it returns `None`.
     pub fn poll_output(&mut self) -> Option<DtlsOutput> {
         self.outputs.pop_front()
+    }
+
+    /// Returns the next event.
+    pub fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
     }
 
     /// Handshakes under way go on with the one that they began with.
@@ -360,7 +359,7 @@ impl DtlsServer {
             associations: self.associations.len(),
             cached_keys: self.keys.remembered(),
             key_questions: self.keys.questions(),
-            outputs: self.outputs.len(),
+            outputs: self.outputs.len() + self.events.len(),
         }
     }
 
@@ -411,6 +410,30 @@ impl DtlsServer {
     fn changed(&mut self, id: AssociationId) {
         if let Some(association) = self.associations.get_mut(id) {
             self.changes.push(association);
+        }
+    }
+
+    fn sealed(&mut self, to: AssociationId, plaintext: &[u8]) -> Option<(Peer, Vec<u8>)> {
+        let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT)?;
+        let turn = self.terms.turn(to.shard(), self.latest_term);
+        let sealed = association.seal(turn, plaintext);
+        if matches!(turn, TermTurn::OfShard(Some(_))) && association.needs_term() {
+            self.wanted_terms.insert(to.shard());
+        }
+        let ((socket, address), is_worn) = (association.place, association.is_worn());
+        match sealed {
+            Ok(datagram) => {
+                if is_worn {
+                    self.changed(to);
+                }
+                Some((Peer::udp(socket, address), datagram))
+            }
+            Err(NoRecord::Yet) => None,
+            Err(NoRecord::Never) => {
+                self.alert(to, Alert::CloseNotify);
+                self.close(to, AssociationCloseReason::SequenceExhausted);
+                None
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::hello::{CLIENT_HELLO, ClientHello};
 use super::record::{ContentType, DtlsRecord, EPOCH, OwnCid, records};
 use super::replay_window::ReplayCheck;
 use super::report::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
-use super::{DtlsOutput, DtlsServer};
+use super::{DtlsEvent, DtlsServer};
 
 /// The outcome of a record and the association that it belongs to.
 type RecordOutcome = (DtlsDatagramOutcome, Option<AssociationId>);
@@ -175,7 +175,7 @@ impl DtlsServer {
         match received {
             ReceivedContent::Data(plaintext) => {
                 let Some(peer) = self.peer(id) else { return DtlsDatagramOutcome::Data };
-                self.push(DtlsOutput::Plaintext { peer, plaintext });
+                self.events.push_back(DtlsEvent::Plaintext { peer, plaintext });
                 DtlsDatagramOutcome::Data
             }
             ReceivedContent::LastFlightLost(flight) => {

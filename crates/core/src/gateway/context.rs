@@ -497,8 +497,11 @@ impl Context {
         }
         match (transmit.peer.association, &mut self.dtls) {
             (Some(association), Some(dtls)) => {
-                dtls.server.send(association, &transmit.datagram);
+                let record = dtls.server.seal(association, &transmit.datagram);
                 self.flush_dtls();
+                if let Some((peer, datagram)) = record {
+                    self.emit(Output::Transmit(Transmit { peer, datagram }));
+                }
             }
             // The device was restored, and DTLS is off now: its address may be another one's by now.
             (Some(association), None) => {

@@ -9,7 +9,6 @@
 //! The layer knows associations and their identities. Which registrations an identity may use is decided by
 //! [`super::access`].
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::coap;
@@ -20,56 +19,34 @@ use lwm2m_dtls::{DtlsOutput, DtlsServer};
 use super::output::Output;
 use super::report::Report;
 
-/// Owns the DTLS server, and the events that wait for the gateway.
+/// Owns the DTLS server.
 pub(super) struct DtlsLayer {
     pub server: DtlsServer,
     /// This socket and all after it speak DTLS.
     first_socket: u16,
-    events: VecDeque<DtlsEvent>,
-}
-
-/// An event that the gateway handles when the server has nothing more to send.
-pub(super) enum DtlsEvent {
-    Plaintext { peer: Peer, plaintext: Vec<u8> },
-    Established { peer: Peer, identity: Arc<Identity> },
 }
 
 impl DtlsLayer {
     pub(super) fn new(server: DtlsServer, first_socket: u16) -> Self {
-        Self { server, first_socket, events: VecDeque::new() }
+        Self { server, first_socket }
     }
 
     /// Returns what leaves the gateway, in order, with the association whose record it has to wait for, if there is
-    /// one. Events for the gateway itself wait for [`DtlsLayer::next_event`], or a message would be handled in the
-    /// middle of another.
+    /// one.
     pub(super) fn poll_output(&mut self) -> Option<(Option<AssociationId>, Output)> {
-        loop {
-            let output = match self.server.poll_output()? {
-                DtlsOutput::Transmit { socket, to, datagram } => {
-                    Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
-                }
-                DtlsOutput::TransmitLastFlight { association, socket, to, datagram } => {
-                    let transmit = coap::Transmit { peer: Peer::udp(socket, to), datagram };
-                    return Some((Some(association), Output::Transmit(transmit)));
-                }
-                DtlsOutput::FindKey(question) => Output::FindKey(question),
-                DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
-                DtlsOutput::Report(report) => Output::Report(Report::Dtls(report)),
-                DtlsOutput::Plaintext { peer, plaintext } => {
-                    self.events.push_back(DtlsEvent::Plaintext { peer, plaintext });
-                    continue;
-                }
-                DtlsOutput::Established { peer, identity } => {
-                    self.events.push_back(DtlsEvent::Established { peer, identity });
-                    continue;
-                }
-            };
-            return Some((None, output));
-        }
-    }
-
-    pub(super) fn next_event(&mut self) -> Option<DtlsEvent> {
-        self.events.pop_front()
+        let output = match self.server.poll_output()? {
+            DtlsOutput::Transmit { socket, to, datagram } => {
+                Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
+            }
+            DtlsOutput::TransmitLastFlight { association, socket, to, datagram } => {
+                let transmit = coap::Transmit { peer: Peer::udp(socket, to), datagram };
+                return Some((Some(association), Output::Transmit(transmit)));
+            }
+            DtlsOutput::FindKey(question) => Output::FindKey(question),
+            DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
+            DtlsOutput::Report(report) => Output::Report(Report::Dtls(report)),
+        };
+        Some((None, output))
     }
 
     /// Returns the first socket that speaks DTLS.

@@ -99,7 +99,7 @@ use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::{AssociationId, Peer, Shard};
 use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse};
 use lwm2m_dtls::handshake::Acceptor;
-use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
+use lwm2m_dtls::{DtlsEvent, DtlsServer, DtlsTableSizes};
 
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
 use broker::{BrokerCommand, BrokerEvent};
@@ -107,7 +107,7 @@ use claims::KeepResult;
 use command_scheduler::CommandScheduler;
 use config::{GatewayConfig, Limits, SocketRole};
 use context::Context;
-use dtls::{DtlsEvent, DtlsLayer};
+use dtls::DtlsLayer;
 use firmware::campaign_client;
 use firmware::campaigns::Campaigns;
 use firmware::image::{Image, ImageError, ImageRequestId};
@@ -519,7 +519,7 @@ impl Gateway {
     /// Carries out the outputs and events of the DTLS server until it has no more.
     fn handle_dtls(&mut self) {
         self.context.flush_dtls();
-        while let Some(event) = self.context.dtls.as_mut().and_then(DtlsLayer::next_event) {
+        while let Some(event) = self.context.dtls.as_mut().and_then(|dtls| dtls.server.poll_event()) {
             match event {
                 DtlsEvent::Plaintext { peer, plaintext } => self.handle_message(peer, &plaintext),
                 DtlsEvent::Established { peer, identity } => self.handle_established(peer, &identity),

@@ -220,12 +220,10 @@ impl Crowd {
                 DtlsOutput::Report(DtlsReport::HandshakeFailed { reason, .. }) => {
                     *self.failures.entry(reason).or_default() += 1;
                 }
-                DtlsOutput::Plaintext { .. }
-                | DtlsOutput::Established { .. }
-                | DtlsOutput::Closed { .. }
-                | DtlsOutput::Report(_) => {}
+                DtlsOutput::Closed { .. } | DtlsOutput::Report(_) => {}
             }
         }
+        while self.server.poll_event().is_some() {}
     }
 
     /// A client of an attack and the time of the next one.

@@ -12,8 +12,8 @@ use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
 use lwm2m_dtls::record::{ContentType, DtlsRecord, EPOCH, records};
 use lwm2m_dtls::{
-    AssociationChange, AssociationCloseReason, DtlsConfig, DtlsDatagramOutcome, DtlsOutput, DtlsReport, DtlsServer,
-    HandshakeFailure, SavedAssociation, Term, WriteTerms,
+    AssociationChange, AssociationCloseReason, DtlsConfig, DtlsDatagramOutcome, DtlsEvent, DtlsOutput, DtlsReport,
+    DtlsServer, HandshakeFailure, SavedAssociation, Term, WriteTerms,
 };
 
 use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
@@ -232,12 +232,8 @@ impl DtlsNetwork {
             match output {
                 DtlsOutput::Transmit { socket, to, datagram }
                 | DtlsOutput::TransmitLastFlight { socket, to, datagram, .. } => {
-                    assert_eq!(socket, SOCKET);
-                    self.watch(&datagram);
-                    self.transmitted.push((to, datagram.clone()));
-                    self.carry(Direction::Down, to, datagram);
+                    self.transmit(Peer::udp(socket, to), datagram);
                 }
-                DtlsOutput::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
                 DtlsOutput::FindKey(question) => {
                     self.asked.push(question.identity.clone());
                     if self.answers {
@@ -245,12 +241,24 @@ impl DtlsNetwork {
                         self.server.handle_key(self.now, &question, answer);
                     }
                 }
-                DtlsOutput::Established { peer, identity, .. } => self.established.push((peer, identity)),
                 DtlsOutput::Closed { peer, reason } => self.closed.push((peer, reason)),
                 DtlsOutput::Report(DtlsReport::Datagram { outcome, .. }) => self.outcomes.push(outcome),
                 DtlsOutput::Report(report) => self.reports.push(report),
             }
         }
+        while let Some(event) = self.server.poll_event() {
+            match event {
+                DtlsEvent::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
+                DtlsEvent::Established { peer, identity } => self.established.push((peer, identity)),
+            }
+        }
+    }
+
+    fn transmit(&mut self, Peer { socket, address, .. }: Peer, datagram: Vec<u8>) {
+        assert_eq!(socket, SOCKET);
+        self.watch(&datagram);
+        self.transmitted.push((address, datagram.clone()));
+        self.carry(Direction::Down, address, datagram);
     }
 
     pub(super) fn answer(&self, identity: &PskIdentity) -> KeyAnswer {
@@ -355,8 +363,11 @@ impl DtlsNetwork {
     }
 
     pub(super) fn server_sends(&mut self, to: Peer, plaintext: &[u8]) {
-        self.server.send(to.association.expect("an association"), plaintext);
+        let record = self.server.seal(to.association.expect("an association"), plaintext);
         self.drain();
+        if let Some((peer, datagram)) = record {
+            self.transmit(peer, datagram);
+        }
     }
 
     /// The network gives the device another address.
