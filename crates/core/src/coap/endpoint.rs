@@ -25,7 +25,9 @@ use super::block::{
     Begun, BlockError, BlockSize, Body, Download, DownloadStep, SuppliedBody, Upload, UploadStep, WantedPart,
     smaller_size,
 };
-use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId, RequestMessage};
+use super::exchange::{
+    CoapOutput, ExchangeEvent, ExchangeId, Exchanges, Handled, PendingAck, RequestId, RequestMessage,
+};
 use super::observe::Freshness;
 use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
@@ -35,8 +37,8 @@ use lwm2m_base::total::Total;
 use lwm2m_base::{Peer, Shard, ShardSet};
 
 use super::{
-    CoapTableSizes, Code, ExchangeError, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request,
-    Response, Token,
+    CoapTableSizes, Code, DatagramOutcome, ExchangeError, Message, MessageDecodeError, MessageId, Parameters,
+    PeerClass, Request, Response, Token,
 };
 
 use observations::{EndpointObservation, WaitingNotification};
@@ -85,11 +87,11 @@ impl Endpoint {
         }
     }
 
-    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        self.handle_decoded(now, peer, PeerClass::Registered, Message::decode(datagram), datagram);
+    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> DatagramOutcome {
+        self.handle_decoded(now, peer, PeerClass::Registered, Message::decode(datagram), datagram)
     }
 
-    /// Takes a datagram that was decoded already, of a peer of this class.
+    /// Takes a datagram that was decoded already, of a peer of this class. Returns what became of it.
     pub fn handle_decoded(
         &mut self,
         now: Instant,
@@ -97,10 +99,12 @@ impl Endpoint {
         class: PeerClass,
         decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
-    ) {
-        if let Some(event) = self.exchanges.handle_decoded(now, peer, class, decoded, datagram) {
+    ) -> DatagramOutcome {
+        let Handled { outcome, event } = self.exchanges.handle_decoded(now, peer, class, decoded, datagram);
+        if let Some(event) = event {
             self.follow(now, event);
         }
+        outcome
     }
 
     /// Returns whether this message is a duplicate of a remembered one.

@@ -16,8 +16,7 @@
 //! 2. `respond` answers: piggybacked, or, when the empty acknowledgement has left meanwhile, as a confirmable separate
 //!    response.
 //!
-//! Exactly one [`CoapOutput::Outcome`] comes out for each datagram, and at most one event: the call that takes the
-//! datagram returns it.
+//! Each datagram has exactly one outcome, and at most one event: the call that takes the datagram returns them.
 
 mod address_change;
 mod critical_options;
@@ -70,9 +69,9 @@ pub(crate) struct Exchanges {
 }
 
 /// Holds what became of a datagram, and the event that it means to the owner.
-struct Handled {
-    outcome: DatagramOutcome,
-    event: Option<ExchangeEvent>,
+pub(super) struct Handled {
+    pub outcome: DatagramOutcome,
+    pub event: Option<ExchangeEvent>,
 }
 
 impl Exchanges {
@@ -92,8 +91,7 @@ impl Exchanges {
         }
     }
 
-    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes. Returns what it
-    /// means to the owner.
+    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes.
     pub(super) fn handle_decoded(
         &mut self,
         now: Instant,
@@ -101,13 +99,11 @@ impl Exchanges {
         class: PeerClass,
         decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
-    ) -> Option<ExchangeEvent> {
-        let Handled { outcome, event } = match decoded {
+    ) -> Handled {
+        match decoded {
             Ok(message) => self.handle_message(now, peer, class, message, datagram),
             Err(error) => self.handle_malformed(now, peer, error, datagram),
-        };
-        self.outputs.push_back(CoapOutput::Outcome(peer, outcome));
-        event
+        }
     }
 
     /// Does what is due at this time. Returns the exchanges that have timed out, which are forgotten.
@@ -312,7 +308,6 @@ impl Exchanges {
             }
         };
         self.transmit(peer, response.encode(kind, id, request.token));
-        self.outputs.push_back(CoapOutput::Outcome(peer, DatagramOutcome::Refused));
     }
 
     fn handle_message(

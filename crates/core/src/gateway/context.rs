@@ -231,7 +231,6 @@ impl Context {
                     self.transmit(transmit);
                     continue;
                 }
-                CoapOutput::Outcome(peer, outcome) => Report::Datagram { peer, outcome },
                 CoapOutput::Retransmitted(peer) => Report::Retransmitted { peer },
                 CoapOutput::Evicted(peer) => Report::DuplicateForgotten { peer },
             };

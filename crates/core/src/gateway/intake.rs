@@ -66,14 +66,18 @@ impl MessageIntake {
         decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
     ) {
-        match (self.admission.decide(context, registrations, peer, &decoded, datagram), decoded) {
+        let outcome = match (self.admission.decide(context, registrations, peer, &decoded, datagram), decoded) {
             (Decision::Admit(class), decoded) => {
-                context.coap.handle_decoded(context.now, peer, class, decoded, datagram);
+                context.coap.handle_decoded(context.now, peer, class, decoded, datagram)
             }
-            (Decision::Refuse(exceeded), Ok(register)) => refuse_register(context, peer, &register, exceeded),
-            (Decision::Refuse(_), Err(_)) => drop_datagram(context, peer, DropReason::RateLimited),
-            (Decision::Drop(reason), _) => drop_datagram(context, peer, reason),
-        }
+            (Decision::Refuse(exceeded), Ok(register)) => {
+                refuse_register(context, peer, &register, exceeded);
+                DatagramOutcome::Refused
+            }
+            (Decision::Refuse(_), Err(_)) => DatagramOutcome::Dropped(DropReason::RateLimited),
+            (Decision::Drop(reason), _) => DatagramOutcome::Dropped(reason),
+        };
+        context.report(Report::Datagram { peer, outcome });
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

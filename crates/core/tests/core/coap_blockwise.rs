@@ -86,7 +86,7 @@ impl BlockwiseScene {
                 CoapOutput::Transmit(Transmit { datagram, .. }) => {
                     return Some(Message::decode(&datagram).expect("what leaves is a message"));
                 }
-                CoapOutput::Outcome(..) | CoapOutput::Retransmitted(_) | CoapOutput::Evicted(_) => {}
+                CoapOutput::Retransmitted(_) | CoapOutput::Evicted(_) => {}
             }
         }
     }

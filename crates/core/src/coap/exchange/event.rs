@@ -2,7 +2,7 @@
 
 use lwm2m_base::Peer;
 
-use crate::coap::{DatagramOutcome, ExchangeError, MessageId, PeerClass, Request, Response};
+use crate::coap::{ExchangeError, MessageId, PeerClass, Request, Response};
 
 /// Identifies a request of the gateway, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,11 +19,10 @@ pub struct Transmit {
     pub datagram: Vec<u8>,
 }
 
-/// Datagrams to send, and what is counted.
+/// Datagrams to send, and what is counted beside the outcomes of datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoapOutput {
     Transmit(Transmit),
-    Outcome(Peer, DatagramOutcome),
     Retransmitted(Peer),
     /// The oldest remembered message of this peer was evicted early to make room: its duplicate would pass for a new
     /// message.

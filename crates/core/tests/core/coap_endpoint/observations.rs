@@ -62,14 +62,14 @@ fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
             hex("4045003dc0ff"),
         ];
         for datagram in &forged {
-            scene.endpoint.handle_datagram(scene.now, scene.peer, datagram);
-            assert!(matches!(scene.output(), Some(CoapOutput::Outcome(..))), "{datagram:02x?}");
+            scene.receive_bytes(scene.peer, datagram);
+            assert!(scene.outcome.take().is_some(), "{datagram:02x?}");
             scene.expect_nothing_more();
         }
         // With another id, or when the device may use the id again, they are.
         scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 62, token(b"nobody"), &[]));
         assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(62)));
-        scene.output();
+        scene.outcome = None;
         scene.after(Parameters::default().exchange_lifetime().as_secs_f64());
         scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 61, token(b"nobody"), &[]));
         assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(61)));
