@@ -14,7 +14,8 @@ const PAGE: &str = "src/console/page";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTOCOL}");
     let descriptors = protox::compile([PROTOCOL], ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // The payload is shared with the queue of publications instead of copied into the message.
+    tonic_prost_build::configure().bytes(".emqx.exproto.v1.PublishRequest.payload").compile_fds(descriptors)?;
 
     println!("cargo::rerun-if-changed={DEFINITIONS}");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);

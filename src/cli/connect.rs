@@ -276,7 +276,7 @@ async fn try_publications(link: &mut UpstreamLink, name: &str, topics: Vec<Strin
         let publication = Publication {
             topic: topic.clone(),
             qos: 1,
-            payload: PAYLOAD.to_vec(),
+            payload: PAYLOAD.into(),
             class: UplinkClass::Answer,
             retain: false,
             expiry: None,

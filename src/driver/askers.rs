@@ -45,6 +45,8 @@ impl Askers {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use lwm2m_core::gateway::console_commands::AnswerOutcome;
 
@@ -57,7 +59,7 @@ mod tests {
         let (asker, mut waiting) = oneshot::channel();
         let ask = askers.add(asker);
         assert_eq!(askers.waiting.len(), 1);
-        let answer = ConsoleAnswer { ask, outcome: AnswerOutcome::Reset, took: None, payload: Vec::new() };
+        let answer = ConsoleAnswer { ask, outcome: AnswerOutcome::Reset, took: None, payload: Bytes::new() };
         askers.answer(answer.clone());
         assert_eq!((waiting.try_recv(), askers.waiting.len()), (Ok(answer), 0));
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -39,7 +40,7 @@ pub(crate) struct ModelBase<P: Protocol, S> {
     /// What the link tells the core.
     pub events: VecDeque<BrokerEvent>,
     /// The payloads that the broker took, in order.
-    pub published: Vec<Vec<u8>>,
+    pub published: Vec<Bytes>,
     /// The commands that the broker has delivered, or has to deliver: not all that are published.
     pub promised: BTreeSet<u64>,
     metrics: Arc<UpstreamMetrics>,
@@ -179,7 +180,7 @@ struct RaceWorld<B> {
     updated: Option<(Token, Option<Code>)>,
     seen: Vec<MessageId>,
     /// The payloads that the core asked the link to publish.
-    asked: Vec<Vec<u8>>,
+    asked: Vec<Bytes>,
     ended: Vec<LeaveReason>,
     /// Counts how often the core received each command.
     told: BTreeMap<u64, usize>,
@@ -254,7 +255,7 @@ impl<B: BrokerModel> RaceWorld<B> {
             assert!(self.told.contains_key(number), "command {number} is lost, {context}");
         }
         for (number, told) in &self.told {
-            let of_it = |payload: &&Vec<u8>| is_answer(payload) && number_of(payload) == *number;
+            let of_it = |payload: &&Bytes| is_answer(payload) && number_of(payload) == *number;
             let answers = self.asked.iter().filter(of_it).count();
             assert_eq!(answers, *told, "answers to command {number}, {context}");
             assert_eq!(*told, 1, "command {number} was told more than once, {context}");
@@ -438,7 +439,7 @@ fn number_of(payload: &[u8]) -> u64 {
     value["reqID"].as_u64().expect("the number of a command")
 }
 
-fn texts(payloads: &[Vec<u8>]) -> Vec<String> {
+fn texts(payloads: &[Bytes]) -> Vec<String> {
     payloads.iter().map(|payload| String::from_utf8_lossy(payload).into_owned()).collect()
 }
 

@@ -76,7 +76,7 @@ async fn publish(
     let mut pace = work.pace(number);
     while work.goes_on() {
         pace.tick().await;
-        let payload = PAYLOAD.to_vec();
+        let payload = PAYLOAD.into();
         let request = v1::PublishRequest { conn: conn.clone(), topic: topic.clone(), qos: 0, payload };
         let answer = client.publish(request).await?.into_inner();
         ensure!(answer.code == 0, "Publish: {}", answer.message);

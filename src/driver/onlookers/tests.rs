@@ -234,7 +234,7 @@ fn a_large_payload_is_cut() {
     let kind = EventKind::message(&Publication {
         topic: "t".to_owned(),
         qos: 0,
-        payload: vec![b'x'; PAYLOAD_BYTES + 1],
+        payload: vec![b'x'; PAYLOAD_BYTES + 1].into(),
         class: lwm2m_core::gateway::broker::UplinkClass::Notification,
         retain: false,
         expiry: None,

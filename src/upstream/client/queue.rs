@@ -238,6 +238,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use crate::upstream::client::clients::Clients;
 
     use super::*;
@@ -251,7 +253,7 @@ mod tests {
         let publication = Publication {
             topic: topic.to_owned(),
             qos: 0,
-            payload: Vec::new(),
+            payload: Bytes::new(),
             class,
             retain: false,
             expiry: None,

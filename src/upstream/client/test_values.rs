@@ -25,7 +25,7 @@ pub(crate) fn publication(topic: &str, qos: u8, class: UplinkClass) -> Publicati
     Publication {
         topic: topic.to_owned(),
         qos,
-        payload: b"{}".to_vec(),
+        payload: "{}".into(),
         class,
         retain: false,
         expiry: None,

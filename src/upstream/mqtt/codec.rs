@@ -3,11 +3,13 @@
 //! cannot express is left out, and its return codes are read as the reason codes of version 5.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::time::Duration;
 
 use mqtt_protocol_core::mqtt::packet::{
     ContentType, CorrelationData, MaximumPacketSize, MessageExpiryInterval, Property, Qos, ReceiveMaximum,
-    RetainHandling, SessionExpiryInterval, SubEntry, SubOpts, UserProperty, WillDelayInterval, v3_1_1, v5_0,
+    RetainHandling, SessionExpiryInterval, SubEntry, SubOpts, UserProperty, VariableByteInteger, WillDelayInterval,
+    v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use thiserror::Error;
@@ -207,26 +209,39 @@ pub fn publish(
                 .qos(quality(u8::from(sending.packet.is_some())))
                 .retain(sending.retain)
                 .dup(sending.again)
-                .payload(publication.payload.as_slice())
                 .props(properties(publication, sending.client)?);
             if let Some(PacketId(id)) = sending.packet {
                 packet = packet.packet_id(id);
             }
-            packet.build()?.to_continuous_buffer()
+            with_payload(&packet.build()?.to_buffers(), &publication.payload)?
         }
         ProtocolVersion::V311 => {
             let mut packet = v3_1_1::Publish::builder()
                 .topic_name(publication.topic.as_str())?
                 .qos(quality(u8::from(sending.packet.is_some())))
                 .retain(sending.retain)
-                .dup(sending.again)
-                .payload(publication.payload.as_slice());
+                .dup(sending.again);
             if let Some(PacketId(id)) = sending.packet {
                 packet = packet.packet_id(id);
             }
-            packet.build()?.to_continuous_buffer()
+            with_payload(&packet.build()?.to_buffers(), &publication.payload)?
         }
     })
+}
+
+/// Joins the parts of a PUBLISH without a payload, in their order, with its payload. The payload is copied once: the
+/// packet of the library would keep a copy of its own. It changes nothing but the length, which is the second part.
+fn with_payload(packet: &[IoSlice<'_>], payload: &[u8]) -> Result<Vec<u8>, EncodeError> {
+    let [header, _, parts @ ..] = packet else { return Err(EncodeError(MqttError::MalformedPacket)) };
+    let length = parts.iter().map(|part| part.len()).sum::<usize>() + payload.len();
+    let length = u32::try_from(length).ok().and_then(VariableByteInteger::from_u32);
+    let length = length.ok_or(EncodeError(MqttError::PacketTooLarge))?;
+    let mut bytes = Vec::with_capacity(header.len() + length.size() + length.to_u32() as usize);
+    bytes.extend_from_slice(header);
+    bytes.extend_from_slice(length.as_bytes());
+    parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes.extend_from_slice(payload);
+    Ok(bytes)
 }
 
 /// Encodes PUBACK. Without a reason code, which means success, it is the same in both versions.

@@ -277,7 +277,7 @@ impl AdapterClient {
     }
 
     pub(super) async fn publish(&mut self, conn: &str, topic: &str, qos: u32, payload: &[u8]) -> AdapterAnswer {
-        let (conn, topic, payload) = (conn.to_owned(), topic.to_owned(), payload.to_vec());
+        let (conn, topic, payload) = (conn.to_owned(), topic.to_owned(), payload.to_vec().into());
         answer(self.0.publish(PublishRequest { conn, topic, qos, payload }).await.expect("no gRPC error"))
     }
 

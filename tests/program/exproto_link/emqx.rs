@@ -401,7 +401,7 @@ impl ConnectionAdapter for Adapter {
         let v1::PublishRequest { conn, topic, payload, .. } = request.into_inner();
         self.with_client(&conn, &topic.clone(), |client, published| {
             let clientid = client.clientid.clone().expect("an authenticated client");
-            published.send(Published { clientid, topic, payload }).expect("a test that listens");
+            published.send(Published { clientid, topic, payload: payload.into() }).expect("a test that listens");
         })
     }
 

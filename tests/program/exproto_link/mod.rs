@@ -77,7 +77,7 @@ impl ExProtoLinkScene {
         let publication = Publication {
             topic: topic.to_owned(),
             qos: 1,
-            payload: payload.as_bytes().to_vec(),
+            payload: payload.to_owned().into(),
             class: UplinkClass::Answer,
             retain: false,
             expiry: None,

@@ -127,7 +127,7 @@ impl Player {
                     self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
                 }
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => {
-                    let payload = String::from_utf8(publication.payload).expect("JSON is text");
+                    let payload = String::from_utf8(publication.payload.into()).expect("JSON is text");
                     self.published.push((publication.topic, payload));
                 }
                 Output::Broker(_) | Output::Report(_) | Output::Answer(_) => {}

@@ -155,7 +155,7 @@ fn publication(topic: &str, payload: &str) -> Publication {
     Publication {
         topic: topic.to_owned(),
         qos: 1,
-        payload: payload.as_bytes().to_vec(),
+        payload: payload.to_owned().into(),
         class: UplinkClass::Registration,
         retain: false,
         expiry: None,
@@ -172,7 +172,7 @@ fn message(device: RegistrationId, topic: String, payload: &str) -> BrokerEvent 
     BrokerEvent::Message {
         registration: device,
         topic,
-        payload: payload.as_bytes().to_vec(),
+        payload: payload.to_owned().into(),
         properties: Default::default(),
     }
 }

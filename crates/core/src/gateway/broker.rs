@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::command::ResponseTopic;
 pub use crate::registry::RegistrationId;
 use crate::registry::Topic;
@@ -61,7 +63,8 @@ pub enum UplinkClass {
 pub struct Publication {
     pub topic: String,
     pub qos: u8,
-    pub payload: Vec<u8>,
+    /// The JSON. Clones share it.
+    pub payload: Bytes,
     pub class: UplinkClass,
     /// Whether the broker retains it for later subscribers. ExProto has no such flag.
     pub retain: bool,
@@ -78,7 +81,7 @@ pub struct Publication {
 
 impl Publication {
     /// Makes a publication that the broker does not retain and that nobody waits for.
-    pub(super) fn new(topic: Topic, payload: Vec<u8>, class: UplinkClass) -> Self {
+    pub(super) fn new(topic: Topic, payload: Bytes, class: UplinkClass) -> Self {
         let Topic { name: topic, qos } = topic;
         Self { topic, qos, payload, class, retain: false, expiry: None, correlation: None, ticket: None }
     }

@@ -97,7 +97,7 @@ fn names<'a>(
 /// Returns what the broker publishes when the connection of the device is lost, if its presence is published.
 fn will(topics: &Topics) -> Option<Will> {
     let topic = topics.status()?;
-    Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None) })
+    Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None).to_vec() })
 }
 
 /// Returns for how long the device may be silent: its lifetime, and the longest lifetime in place of zero.

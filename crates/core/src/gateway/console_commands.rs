@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::command::{AskId, ConsoleOrigin};
 
 use super::report::CommandOutcome;
@@ -65,7 +67,7 @@ pub struct ConsoleAnswer {
     /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
     pub took: Option<Duration>,
     /// The JSON that applications get.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
 /// The end of a command.

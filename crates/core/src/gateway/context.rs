@@ -9,6 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -357,7 +358,7 @@ impl Context {
 
     /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
     /// commands. Those to the commands of campaigns are nobody else's.
-    pub(crate) fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
+    pub(crate) fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Bytes) {
         if self.publishes_answers_to(origin) {
             let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
             self.publish(device.publishes_as, publication);
@@ -375,7 +376,10 @@ impl Context {
         let Recipient { reply, origin } = recipient;
         match reply {
             Some(Reply::Topic(reply)) => {
-                self.publish_kept(device, reply_publication(device.topics.response().qos, reply, &answer.payload));
+                self.publish_kept(
+                    device,
+                    reply_publication(device.topics.response().qos, reply, answer.payload.clone()),
+                );
             }
             Some(Reply::Asker(ask)) => self.answer_console(*ask, answer.clone()),
             None => {}
@@ -419,7 +423,7 @@ impl Context {
         registration: RegistrationId,
         qos: u8,
         reply: &ResponseTopic,
-        payload: &[u8],
+        payload: Bytes,
     ) {
         self.publish(registration, reply_publication(qos, reply, payload));
     }
@@ -553,8 +557,16 @@ impl Context {
 }
 
 /// Returns the publication of an answer to the topic that its command named.
-fn reply_publication(qos: u8, reply: &ResponseTopic, payload: &[u8]) -> Publication {
+fn reply_publication(qos: u8, reply: &ResponseTopic, payload: Bytes) -> Publication {
     let ResponseTopic { topic, correlation } = reply.clone();
-    let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
-    Publication { topic, qos, payload, class, retain: false, expiry: None, correlation, ticket: None }
+    Publication {
+        topic,
+        qos,
+        payload,
+        class: UplinkClass::Answer,
+        retain: false,
+        expiry: None,
+        correlation,
+        ticket: None,
+    }
 }

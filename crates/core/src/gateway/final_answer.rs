@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::command::{Command, Origin, Reply};
 
 use super::console_commands::AnswerOutcome;
@@ -21,7 +23,7 @@ pub(crate) struct FinalAnswer {
     /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
     pub took: Option<Duration>,
     /// The JSON that is published.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
 impl<'a> Recipient<'a> {
@@ -32,7 +34,7 @@ impl<'a> Recipient<'a> {
 
 impl FinalAnswer {
     /// Returns the answer to a command that the device did not answer.
-    pub(super) fn of(outcome: AnswerOutcome, payload: Vec<u8>) -> Self {
+    pub(super) fn of(outcome: AnswerOutcome, payload: Bytes) -> Self {
         Self { outcome, took: None, payload }
     }
 }

@@ -41,7 +41,7 @@ impl Outbox {
             return None;
         }
         let Publication { topic, qos, correlation, .. } = publication;
-        let payload = String::from_utf8(publication.payload.clone()).ok()?;
+        let payload = str::from_utf8(&publication.payload).ok()?.to_owned();
         let serial = ANSWER | (self.last + 1);
         let (topic, correlation) = (topic.clone(), correlation.clone());
         self.add(endpoint, AnswerRecord { serial, topic, qos: *qos, correlation, payload });
@@ -107,16 +107,18 @@ impl Outbox {
 
 fn publication(answer: &AnswerRecord) -> Publication {
     let AnswerRecord { serial, topic, qos, correlation, payload } = answer.clone();
-    let (payload, ticket) = (payload.into_bytes(), Some(Ticket(serial)));
+    let (payload, ticket) = (payload.into(), Some(Ticket(serial)));
     Publication { topic, qos, payload, class: UplinkClass::Answer, retain: false, expiry: None, correlation, ticket }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn answer(payload: &str) -> Publication {
-        let (topic, payload) = ("up/resp".to_owned(), payload.as_bytes().to_vec());
+        let (topic, payload) = ("up/resp".to_owned(), payload.to_owned().into());
         let class = UplinkClass::Answer;
         Publication { topic, qos: 1, payload, class, retain: false, expiry: None, correlation: None, ticket: None }
     }
@@ -142,7 +144,7 @@ mod tests {
         other.keep("b", &answer("of the other")).expect("room");
         one.restore("b", other.records("b"));
         let payloads = |endpoint| one.publications(endpoint).into_iter().map(|kept| kept.payload).collect::<Vec<_>>();
-        assert_eq!((payloads("a"), payloads("b")), (vec![b"of one".to_vec()], vec![b"of the other".to_vec()]));
+        assert_eq!((payloads("a"), payloads("b")), (vec![Bytes::from("of one")], vec!["of the other".into()]));
         assert_eq!(one.len(), 2);
     }
 

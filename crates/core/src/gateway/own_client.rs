@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rand::RngExt;
 
 use crate::registry::RegistrationId;
@@ -77,7 +78,7 @@ impl OwnClient {
     }
 
     /// Publishes a message, unless the client is not connected. With a ticket, an event tells what becomes of it.
-    pub(super) fn publish(&self, context: &mut Context, topic: String, payload: Vec<u8>, ticket: Option<Ticket>) {
+    pub(super) fn publish(&self, context: &mut Context, topic: String, payload: Bytes, ticket: Option<Ticket>) {
         if !self.is_connected {
             return;
         }

@@ -6,6 +6,7 @@ mod registration;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::json;
 
@@ -23,6 +24,9 @@ use self::registration::RegistrationMessage;
 
 use super::unanswered::UnansweredData;
 
+/// The number of bytes that most payloads fit into: they are written without a copy into a larger buffer.
+const USUAL_SIZE: usize = 256;
+
 /// Tells what a report contains about the identity that a device proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProvenIdentity<'a> {
@@ -33,17 +37,17 @@ pub enum ProvenIdentity<'a> {
 }
 
 /// Returns a `register` report.
-pub fn register(registration: &Registration, proven: ProvenIdentity<'_>) -> Vec<u8> {
+pub fn register(registration: &Registration, proven: ProvenIdentity<'_>) -> Bytes {
     written(&RegistrationMessage { msg_type: "register", registration, proven })
 }
 
 /// Returns an `update` report with the whole merged registration.
-pub fn update(registration: &Registration, proven: ProvenIdentity<'_>) -> Vec<u8> {
+pub fn update(registration: &Registration, proven: ProvenIdentity<'_>) -> Bytes {
     written(&RegistrationMessage { msg_type: "update", registration, proven })
 }
 
 /// Returns a presence message. `since` is the time since 1970; a will has none, because it is written in advance.
-pub fn status(presence: Presence, since: Option<Duration>) -> Vec<u8> {
+pub fn status(presence: Presence, since: Option<Duration>) -> Bytes {
     let status = match presence {
         Presence::Online => "online",
         Presence::Asleep => "asleep",
@@ -53,7 +57,7 @@ pub fn status(presence: Presence, since: Option<Duration>) -> Vec<u8> {
 }
 
 /// Returns the final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.
-pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
+pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Bytes {
     let data = Data::Answer { echo, outcome };
     // Zero says only that the observation begins.
     let seq_num = seq_num.filter(|number| *number != 0);
@@ -61,42 +65,42 @@ pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
 }
 
 /// Returns a notification of the observation that this command began.
-pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
+pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Bytes {
     let data = Data::Notification { echo, outcome };
     written(&Uplink { echo, msg_type: "notify", data: Some(data), seq_num })
 }
 
 /// Returns `ack` without `data`: the device has received the command and will answer later.
-pub fn acknowledged(echo: &Echo) -> Vec<u8> {
+pub fn acknowledged(echo: &Echo) -> Bytes {
     written(&Uplink { echo, msg_type: "ack", data: None, seq_num: None })
 }
 
 /// Returns `coap_reset` with the `data` of the command. A large value in it is replaced by its size.
-pub fn reset(command: &Command) -> Vec<u8> {
+pub fn reset(command: &Command) -> Bytes {
     written(&Uplink { echo: &command.echo, msg_type: "coap_reset", data: command_data(command), seq_num: None })
 }
 
 /// Returns `coap_timeout` with the `data` of the command. A large value in it is replaced by its size.
-pub fn timed_out(command: &Command) -> Vec<u8> {
+pub fn timed_out(command: &Command) -> Bytes {
     written(&Uplink { echo: &command.echo, msg_type: "coap_timeout", data: command_data(command), seq_num: None })
 }
 
 /// Returns 4.00 with the reason for a payload that is no command, or for a command that the gateway gave up.
-pub fn refused(echo: &Echo, reason: &str) -> Vec<u8> {
+pub fn refused(echo: &Echo, reason: &str) -> Bytes {
     answer(echo, &Outcome::refused(reason), None)
 }
 
 /// Returns the message for values that a device sent without having been asked (LwM2M 1.1 section 6.4.6).
-pub fn send(entries: Vec<Entry>) -> Vec<u8> {
+pub fn send(entries: Vec<Entry>) -> Bytes {
     send_outcome(&Outcome { content: Some(Content::Entries(entries)), ..Outcome::of(Code::CONTENT) })
 }
 
 /// Returns the message for a Send that cannot be decoded.
-pub fn send_refused(reason: &str) -> Vec<u8> {
+pub fn send_refused(reason: &str) -> Bytes {
     send_outcome(&Outcome::refused(reason))
 }
 
-fn send_outcome(outcome: &Outcome) -> Vec<u8> {
+fn send_outcome(outcome: &Outcome) -> Bytes {
     written(&Send { outcome })
 }
 
@@ -133,8 +137,10 @@ pub(crate) fn code_message(code: Code) -> &'static str {
     }
 }
 
-fn written(payload: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(payload).expect("members with text keys and finite numbers are JSON")
+fn written(payload: &impl Serialize) -> Bytes {
+    let mut json = Vec::with_capacity(USUAL_SIZE);
+    serde_json::to_writer(&mut json, payload).expect("members with text keys and finite numbers are JSON");
+    json.into()
 }
 
 fn command_data(command: &Command) -> Option<Data<'_>> {

@@ -126,7 +126,7 @@ fn what_cannot_be_begun_is_refused_before_anything_is_sent() {
         start(&mut scene, members).expect("its image is looked at");
         let answer = scene.expect_console_answer();
         assert_eq!(answer.outcome, AnswerOutcome::Refused);
-        let text = String::from_utf8(answer.payload).unwrap();
+        let text = String::from_utf8(answer.payload.into()).unwrap();
         assert!(text.contains(reason), "{text}");
     }
     scene.expect_nothing_more();

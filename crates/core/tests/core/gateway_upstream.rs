@@ -47,7 +47,7 @@ fn expect_status(scene: &mut Scene, status: &str, since: u64, expiry: Option<u64
     let publication = Publication {
         topic: "lwm2m/dev-7/up/status".to_owned(),
         qos: 1,
-        payload: json!({ "msgType": "status", "status": status, "since": since }).to_string().into_bytes(),
+        payload: json!({ "msgType": "status", "status": status, "since": since }).to_string().into(),
         class: UplinkClass::Registration,
         retain: true,
         expiry: expiry.map(Duration::from_secs),

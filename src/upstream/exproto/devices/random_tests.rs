@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use rand::SeedableRng;
 
@@ -132,7 +133,7 @@ impl RandomEmqx {
         let publication = Publication {
             topic: self.next_publication.to_string(),
             qos: 0,
-            payload: Vec::new(),
+            payload: Bytes::new(),
             class,
             retain: false,
             expiry: None,

@@ -135,6 +135,17 @@ fn what_no_broker_says_ends_the_connection() {
     assert_eq!(v5(&[0x30, 0xff, 0x07]), Err(Malformed::TooLarge(1_026)));
 }
 
+/// The length of a packet has 28 bits (MQTT 5.0 section 1.5.5).
+#[test]
+fn a_publication_that_no_packet_can_hold_is_an_error() {
+    let client = client("ep");
+    let publication = Publication { payload: vec![0; 1 << 28].into(), ..publication("a/b", 1) };
+    let sending = Sending { client: &client, packet: None, again: false, retain: false };
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
+        assert_eq!(publish(version, &publication, sending), Err(EncodeError(MqttError::PacketTooLarge)));
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), old in any::<bool>()) {
@@ -162,7 +173,7 @@ proptest! {
         let version = if old { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
         let client = client("ep");
         let expiry = expiry.map(Duration::from_secs);
-        let publication = Publication { payload: payload.clone(), expiry, correlation, ..publication("a/b", 1) };
+        let publication = Publication { payload: payload.clone().into(), expiry, correlation, ..publication("a/b", 1) };
         let sending = Sending { client: &client, packet: packet.map(PacketId), again: packet.is_some(), retain };
         let bytes = publish(version, &publication, sending).unwrap();
         let mut frames = Frames::new(version, 1_000);

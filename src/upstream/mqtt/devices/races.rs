@@ -98,7 +98,7 @@ impl SessionModel {
                 self.say(now, connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
             }
             SentPacket::Publish { id: packet, .. } => {
-                self.base.published.push(payloads.next().expect("a payload"));
+                self.base.published.push(payloads.next().expect("a payload").into());
                 if packet > 0 {
                     self.say(now, connection, Incoming::PubAck { packet: id(packet), reason: Reason::SUCCESS });
                 }

@@ -98,7 +98,7 @@ impl RandomBroker {
         let publication = Publication {
             topic: number.to_string(),
             qos: 1,
-            payload: b"{}".to_vec(),
+            payload: "{}".into(),
             class: UplinkClass::Registration,
             retain: false,
             expiry: None,

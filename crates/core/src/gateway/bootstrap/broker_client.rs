@@ -72,7 +72,7 @@ impl BrokerClient {
         self.connection.handle_timeout(context, login, PREFIX, format!("{PREFIX}/+/account"));
         if let Some(ticket) = self.arrival.handle_timeout(context.now) {
             let data = json!({ "accounts": accounts.endpoints() });
-            let payload = json!({ "msgType": "accounts", "data": data }).to_string().into_bytes();
+            let payload = json!({ "msgType": "accounts", "data": data }).to_string().into();
             self.connection.publish(context, OWN_STATUS.to_owned(), payload, Some(ticket));
         }
     }
@@ -150,7 +150,7 @@ impl BrokerClient {
             let endpoint = endpoint.to_owned();
             return context.report(Report::Bootstrap(BootstrapReport::StatusDropped { endpoint, peer }));
         }
-        let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into_bytes();
+        let payload = json!({ "msgType": "bootstrap", "data": data }).to_string().into();
         self.connection.publish(context, topic, payload, None);
     }
 }

@@ -51,7 +51,7 @@ pub(in crate::gateway) fn refuse_early(
     let (topic, endpoint) = (pending.topics.response(), pending.registration.endpoint.clone());
     let payload = uplink::refused(&echo, reason);
     if let Some(reply) = &properties.reply {
-        context.publish_reply(pending.id, topic.qos, reply, &payload);
+        context.publish_reply(pending.id, topic.qos, reply, payload.clone());
     }
     context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
     if let Some(receipt) = properties.receipt {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 
 use crate::coap::options::{format, number};
@@ -433,7 +434,7 @@ impl To<'_> {
         self.answer(context, device, CommandOutcome::Refused, payload);
     }
 
-    fn answer(&self, context: &mut Context, device: &Device, outcome: CommandOutcome, payload: Vec<u8>) {
+    fn answer(&self, context: &mut Context, device: &Device, outcome: CommandOutcome, payload: Bytes) {
         let Self { reply, origin, msg_type, .. } = *self;
         let answer = FinalAnswer::of(AnswerOutcome::of(outcome), payload);
         context.publish_final_answer(device, Recipient { reply, origin }, answer);

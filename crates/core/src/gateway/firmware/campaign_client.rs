@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -179,9 +180,9 @@ impl CampaignClient {
         if !asker.request.is_null() {
             answer["reqID"] = asker.request.clone();
         }
-        let payload = answer.to_string().into_bytes();
+        let payload = Bytes::from(answer.to_string());
         if let Some(reply) = &asker.reply {
-            context.publish_reply(SESSION, 1, reply, &payload);
+            context.publish_reply(SESSION, 1, reply, payload.clone());
         }
         self.connection.publish(context, ANSWERS.to_owned(), payload, None);
     }
@@ -231,7 +232,7 @@ impl CampaignClient {
     }
 
     fn tell(&self, context: &mut Context, name: &CampaignName, msg_type: &str, data: Value) {
-        let payload = json!({ "msgType": msg_type, "data": data }).to_string().into_bytes();
+        let payload = json!({ "msgType": msg_type, "data": data }).to_string().into();
         self.connection.publish(context, format!("{PREFIX}/campaigns/{name}"), payload, None);
     }
 }

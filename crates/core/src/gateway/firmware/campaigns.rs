@@ -139,14 +139,14 @@ impl Campaigns {
         let (_, spec, ask) = self.pending.swap_remove(position);
         let checked = result.map_err(|error| error.to_string()).and_then(|image| spec.check_image(&image));
         if let Err(reason) = checked {
-            let answer = FinalAnswer::of(AnswerOutcome::Refused, reason.into_bytes());
+            let answer = FinalAnswer::of(AnswerOutcome::Refused, reason.into());
             return context.answer_console(ask, answer);
         }
         self.make_room();
         let name = spec.name.clone();
         let mut campaign = Campaign::new(moment(context), spec);
         join(&mut campaign, devices);
-        let answer = campaign.view().to_json().to_string().into_bytes();
+        let answer = campaign.view().to_json().to_string().into();
         self.campaigns.insert(name, campaign);
         context.answer_console(ask, FinalAnswer::of(AnswerOutcome::Answered, answer));
         self.listen(context);

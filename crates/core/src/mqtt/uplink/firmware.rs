@@ -1,5 +1,6 @@
 //! The JSON of firmware updates: the answers to their commands, and the events.
 
+use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::coap::Code;
@@ -26,27 +27,27 @@ pub(super) enum FirmwareData<'a> {
 }
 
 /// Returns an event. It repeats the members of the command that began the update.
-pub(crate) fn event(echo: &Echo, status: &JobStatus) -> Vec<u8> {
+pub(crate) fn event(echo: &Echo, status: &JobStatus) -> Bytes {
     let data = Some(Data::Firmware(FirmwareData::Event(status)));
     written(&Uplink { echo, msg_type: "firmware-status", data, seq_num: None })
 }
 
 /// Returns the answer to a `firmware-update` that has begun, with the size and the SHA-256 of an image of this gateway.
-pub(crate) fn started(echo: &Echo, job: JobLabel, image: Option<(u64, String)>) -> Vec<u8> {
+pub(crate) fn started(echo: &Echo, job: JobLabel, image: Option<(u64, String)>) -> Bytes {
     answered(echo, FirmwareData::Started { echo, job, image })
 }
 
 /// Returns the answer to a `firmware-status`.
-pub(crate) fn status(echo: &Echo, status: &JobStatus) -> Vec<u8> {
+pub(crate) fn status(echo: &Echo, status: &JobStatus) -> Bytes {
     answered(echo, FirmwareData::Status { echo, status })
 }
 
 /// Returns an answer with nothing but a code, and the reason if it is an error.
-pub(crate) fn code(echo: &Echo, code: Code, reason: Option<&str>) -> Vec<u8> {
+pub(crate) fn code(echo: &Echo, code: Code, reason: Option<&str>) -> Bytes {
     answer(echo, &Outcome { reason: reason.map(str::to_owned), ..Outcome::of(code) }, None)
 }
 
-fn answered(echo: &Echo, data: FirmwareData<'_>) -> Vec<u8> {
+fn answered(echo: &Echo, data: FirmwareData<'_>) -> Bytes {
     written(&Uplink { echo, msg_type: echo.msg_type(), data: Some(Data::Firmware(data)), seq_num: None })
 }
 

@@ -29,7 +29,7 @@ fn read(path: &str) -> Command {
     command(&json!({ "reqID": 7, "msgType": "read", "cacheID": [1, null], "data": { "path": path } }))
 }
 
-fn shown(payload: Vec<u8>) -> serde_json::Value {
+fn shown(payload: Bytes) -> serde_json::Value {
     serde_json::from_slice(&payload).unwrap()
 }
 
@@ -166,10 +166,10 @@ fn numbers_come_back_as_they_were_written() {
     assert!(refused.is_err(), "what it means has to be read");
     let text = text.replace("1e400", "1.0e2");
     let command = read_command(text.as_bytes(), &registration).unwrap();
-    let payload = String::from_utf8(timed_out(&command)).unwrap();
+    let payload = String::from_utf8(timed_out(&command).into()).unwrap();
     assert!(payload.contains(r#""reqID":123456789012345678901234567890,"f":1.50E+3,"#), "{payload}");
     assert!(payload.contains(r#""data":{"path":"/3/0/9","n":1.0e2}"#), "{payload}");
-    let payload = String::from_utf8(answer(&command.echo, &entries(vec![]), Some(1))).unwrap();
+    let payload = String::from_utf8(answer(&command.echo, &entries(vec![]), Some(1)).into()).unwrap();
     assert!(payload.contains(r#""reqID":123456789012345678901234567890,"f":1.50E+3,"#), "{payload}");
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use lwm2m_core::coap::{Code, Kind, Message, Options};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, MessageProperties, MessageReceipt, RegistrationId, Ticket,
@@ -36,7 +37,7 @@ struct World {
     to_device: VecDeque<Vec<u8>>,
     to_gateway: VecDeque<Vec<u8>>,
     /// The final forms of each command that the broker has got.
-    forms: BTreeMap<u64, BTreeSet<Vec<u8>>>,
+    forms: BTreeMap<u64, BTreeSet<Bytes>>,
     unacknowledged: VecDeque<Ticket>,
     last_command: u64,
     /// The commands that the broker keeps, since the gateway has not confirmed them.

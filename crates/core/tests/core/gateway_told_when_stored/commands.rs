@@ -212,7 +212,7 @@ fn the_next_process_publishes_an_answer_that_the_broker_may_not_have_with_the_sa
     let payload = stored.answers[0].payload.clone();
     restart_before_connected(&mut scene, stored);
     let told = publication(&mut scene);
-    assert_eq!((told.payload, told.qos), (payload.into_bytes(), 0));
+    assert_eq!((told.payload, told.qos), (payload.into(), 0));
     scene.expect_nothing_more();
     published(&mut scene, told.ticket);
     assert_eq!(record(&mut scene).answers, []);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Request};
 use lwm2m_core::command::Command;
@@ -88,7 +89,7 @@ fn exchange(
     command: &Command,
     registration: &mut Registration,
     model: &Model,
-) -> Result<Vec<Vec<u8>>, String> {
+) -> Result<Vec<Bytes>, String> {
     let requests = listed(&case["coap_request"]);
     let responses = match &case["coap_request"] {
         Value::Array(_) => {
@@ -206,7 +207,7 @@ fn check_request(expected: &Value, request: &Request) -> Result<(), String> {
     same("payload", &json!(hex(&request.payload)), &json!(hex(&payload)))
 }
 
-fn check_published(case: &Value, published: &[Vec<u8>]) -> Result<(), String> {
+fn check_published(case: &Value, published: &[Bytes]) -> Result<(), String> {
     let expected = listed(&case["uplink"]);
     if published.len() != expected.len() {
         return Err(format!("{} messages are published, not {}", published.len(), expected.len()));

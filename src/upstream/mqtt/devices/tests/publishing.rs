@@ -47,7 +47,7 @@ fn what_is_larger_than_the_broker_takes_is_given_up_and_the_next_one_goes() {
     scene.hear(connection, Incoming::ConnAck(Box::new(ack)));
     scene.answer_subscribe(connection, 1);
     scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
-    scene.publish_with(ONE, Publication { payload: vec![b'x'; 100], ..publication("large", 1) });
+    scene.publish_with(ONE, Publication { payload: vec![b'x'; 100].into(), ..publication("large", 1) });
     scene.publish(ONE, "small");
     scene.expect_published(connection, &["small"], false);
     assert_eq!(scene.metrics.dropped_answers.get(), 1);
@@ -60,7 +60,7 @@ fn a_publication_of_qos_0_waits_for_nothing_but_room() {
         scene.publish_with(ONE, publication("a", 0));
     }
     assert_eq!(scene.expect_published(connection, &["a", "a", "a"], false), [0, 0, 0]);
-    let large = Publication { payload: vec![b'x'; 10_000], ..publication("large", 0) };
+    let large = Publication { payload: vec![b'x'; 10_000].into(), ..publication("large", 0) };
     for _ in 0..12 {
         scene.publish_with(ONE, large.clone());
     }
