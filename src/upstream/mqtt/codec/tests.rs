@@ -135,11 +135,11 @@ fn what_no_broker_says_ends_the_connection() {
     assert_eq!(v5(&[0x30, 0xff, 0x07]), Err(Malformed::TooLarge(1_026)));
 }
 
-/// The length of a packet has 28 bits (MQTT 5.0 section 1.5.5).
+/// The length of a packet has 28 bits (MQTT 5.0 section 1.5.5). That of this payload has, too.
 #[test]
 fn a_publication_that_no_packet_can_hold_is_an_error() {
     let client = client("ep");
-    let publication = Publication { payload: vec![0; 1 << 28].into(), ..publication("a/b", 1) };
+    let publication = Publication { payload: vec![0; (1 << 28) - 1].into(), ..publication("a/b", 1) };
     let sending = Sending { client: &client, packet: None, again: false, retain: false };
     for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         assert_eq!(publish(version, &publication, sending), Err(EncodeError(MqttError::PacketTooLarge)));
