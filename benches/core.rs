@@ -13,7 +13,7 @@ use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, Publication, RegistrationId};
-use lwm2m_core::gateway::view::{DeviceFilter, PAGE_ROWS, PageQuery};
+use lwm2m_core::gateway::operators::view::{DeviceFilter, PAGE_ROWS, PageQuery};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;

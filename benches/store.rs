@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Parser;
-use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_core::gateway::persistence::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::{ChangeBatch, Gateway};
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::config::Config;

@@ -38,7 +38,7 @@ use crate::firmware::{ImageAnswer, ImageReader, ImageRequest};
 use crate::observability::failures::{Failure, FailureKind, FailureLog};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
-use crate::service::Watchdog;
+use crate::process::service::Watchdog;
 use crate::store::{Store, StoreEvent};
 use crate::transport::{ReceiveBatch, UdpSockets};
 use crate::upstream::UpstreamLink;

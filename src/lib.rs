@@ -43,17 +43,14 @@ pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 mod demo;
-mod descriptors;
 pub mod driver;
 mod errors;
 mod file_snapshot;
 mod firmware;
 mod meters;
 pub mod observability;
-mod parent;
+pub mod process;
 mod reload;
-mod runtime_thread;
-pub mod service;
 #[cfg(feature = "embedded")]
 mod simulation;
 pub mod store;

@@ -9,7 +9,7 @@ use lwm2m_base::Peer;
 use lwm2m_core::coap::Transmit;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, RegistrationId};
 use lwm2m_core::gateway::config::AutoObserve;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::path::Path as ObjectPath;
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};

@@ -6,7 +6,7 @@ use std::num::NonZero;
 use crate::store::StoreContents;
 use lwm2m_base::{Shard, ThreadShards};
 use lwm2m_core::gateway::moves::newest_records;
-use lwm2m_core::gateway::record::DeviceRecord;
+use lwm2m_core::gateway::persistence::record::DeviceRecord;
 
 /// Returns the part of each thread: the devices and associations of its shards, and what belongs to these devices. What
 /// all threads need is of all. Several threads have no campaigns, because a campaign would take the devices of the
@@ -61,7 +61,7 @@ mod tests {
     use std::time::Duration;
 
     use lwm2m_base::AssociationId;
-    use lwm2m_core::gateway::record::{CampaignRecord, Change, ProfileRecord, RetainedCommandsRecord};
+    use lwm2m_core::gateway::persistence::record::{CampaignRecord, Change, ProfileRecord, RetainedCommandsRecord};
     use lwm2m_dtls::SavedAssociation;
     use lwm2m_testkit::scene::{QUERY, Scene};
 

@@ -19,7 +19,7 @@ use crate::store::OpenedStore;
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::ShardSet;
 use lwm2m_core::gateway::Gateway;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 use lwm2m_dtls::credentials::KeyKind;
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation, WriteTerms};

@@ -9,7 +9,7 @@ use anyhow::Context;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::console::tokens::{NewToken, Role};
+use crate::console::access::tokens::{NewToken, Role};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TokenArguments {

@@ -18,7 +18,7 @@ pub mod status;
 use crate::store::redis::shared::names::NameAnswer;
 use lwm2m_base::Shard;
 use lwm2m_cluster::{Handover, NodeNumber, Term};
-use lwm2m_core::gateway::shards::ShardContents;
+use lwm2m_core::gateway::moves::shards::ShardContents;
 
 /// A command of the member task to the driver.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lwm2m_base::{Peer, Shard};
 use lwm2m_cluster::endpoint_move::MoveNumber;
 use lwm2m_cluster::frame::{Fetch, FetchAnswer, FetchReason, FetchedDevice};
-use lwm2m_core::gateway::claims::{ClaimPurpose, ClaimQuestion, DeviceName};
-use lwm2m_core::gateway::record::IdentityRecord;
+use lwm2m_core::gateway::moves::claims::{ClaimPurpose, ClaimQuestion, DeviceName};
+use lwm2m_core::gateway::persistence::record::IdentityRecord;
 use lwm2m_core::gateway::report::Forbidden;
 
 /// The answer of a node that was asked for a device.

@@ -7,7 +7,7 @@ use crate::firmware::ImagesConfig;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::BrokerLogin;
 use lwm2m_core::gateway::firmware::config::FirmwareConfig;
-use lwm2m_core::gateway::firmware::pull_uri::{PublicUri, PublicUriError, PublicUris};
+use lwm2m_core::gateway::firmware::pulls::uri::{PublicUri, PublicUriError, PublicUris};
 
 use super::reader::ConfigReader;
 use super::value_parsers::{HOUR, SECOND, duration, list, switch, text, text_with_content, whole};

@@ -124,7 +124,6 @@ impl ConfigReader {
     }
 
     /// Marks a key or a section as known.
-    #[cfg(not(all(feature = "console", feature = "embedded")))]
     pub(crate) fn pass_over(&mut self, key: &str) {
         self.asked.insert(key.to_owned());
     }

@@ -76,11 +76,7 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     dtls.realms = gateway.roles.iter().map(|role| role.realm()).collect();
     check_status(reader, kind, &gateway);
     let threads = threads(reader, &gateway);
-    // One file fits every build: one without that broker or console knows the section, and does not look into it.
-    #[cfg(not(feature = "console"))]
-    reader.pass_over("console");
-    #[cfg(not(feature = "embedded"))]
-    reader.pass_over("embedded");
+    pass_over_other_builds(reader);
     let others = upstream_sections(&exproto, &mqtt);
     #[cfg(feature = "embedded")]
     let embedded = embedded(reader, exproto.handler_bind);
@@ -119,6 +115,16 @@ pub(super) fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
     };
     (config, others)
+}
+
+/// Passes over the sections of parts that are not in this build: one file fits every build.
+fn pass_over_other_builds(reader: &mut ConfigReader) {
+    if cfg!(not(feature = "console")) {
+        reader.pass_over("console");
+    }
+    if cfg!(not(feature = "embedded")) {
+        reader.pass_over("embedded");
+    }
 }
 
 /// Reads what the gateway does and where it listens, which depend on each other, and the files of bootstrap accounts.

@@ -12,12 +12,14 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::access::tokens::{Access, Role};
+use super::access::{audit, session, token_uses};
 use super::emqx::EmqxErrorDocument;
-use super::problem::{Problem, ProblemDocument, ProblemKind};
-use super::tokens::{Access, Role};
+use super::http::problem::{Problem, ProblemDocument, ProblemKind};
+use super::http::responses;
 use super::{
-    ConsoleServer, audit, campaigns, cluster, commands, devices, emqx, events, failures, generated_keys, objects,
-    overview, page, responses, session, token_uses, traces,
+    ConsoleServer, campaigns, cluster, commands, devices, emqx, events, failures, generated_keys, objects, overview,
+    page, traces,
 };
 
 /// The resources are below this path. A change that clients would notice gets another number.
@@ -118,7 +120,7 @@ async fn openapi() -> Response {
 
 /// Answers every other path: with a file of the page, or an error.
 async fn other(request: Request) -> Response {
-    if request.uri().path().starts_with(super::guard::API) {
+    if request.uri().path().starts_with(super::access::guard::API) {
         return ProblemKind::NotFound.because("the API has no such resource").into_response();
     }
     page::file(&request)

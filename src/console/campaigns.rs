@@ -15,18 +15,18 @@ use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::driver::campaign_ask::DevicesAsk;
-use lwm2m_core::gateway::console_commands::{AnswerOutcome, ConsoleAnswer};
 use lwm2m_core::gateway::firmware::campaign::member::MemberState;
 use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView, Counts};
-use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
+use lwm2m_core::gateway::firmware::campaigns::request::{CampaignAction, CampaignRefusal, RefusalKind};
+use lwm2m_core::gateway::operators::console_commands::{AnswerOutcome, ConsoleAnswer};
 
 use super::ConsoleServer;
-use super::audit::Author;
+use super::access::audit::Author;
+use super::access::tokens::Access;
 use super::commands::read_body;
-use super::problem::{Problem, ProblemKind, silent};
-use super::responses::Problems;
+use super::http::problem::{Problem, ProblemKind, silent};
+use super::http::responses::Problems;
 use super::time::Timestamp;
-use super::tokens::Access;
 
 /// The longest time until an image was looked at: its file is read once.
 const DESCRIPTION: Duration = Duration::from_secs(80);

@@ -17,10 +17,10 @@ use crate::store::redis::shared::StoreContact;
 use lwm2m_base::Shard;
 
 use super::ConsoleServer;
-use super::audit::Author;
-use super::problem::{Problem, ProblemKind};
-use super::responses::Problems;
-use super::tokens::Access;
+use super::access::audit::Author;
+use super::access::tokens::Access;
+use super::http::problem::{Problem, ProblemKind};
+use super::http::responses::Problems;
 
 /// The state of the cluster, as this node knows it.
 #[derive(Debug, Serialize, ToSchema)]

@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use crate::observability::failures::{CountedFailure, Failure};
 
 use super::ConsoleServer;
+use super::access::tokens::Access;
 use super::hide::HiddenPaths;
-use super::problem::Problem;
+use super::http::problem::Problem;
 use super::time::Timestamp;
-use super::tokens::Access;
 
 /// The newest failures.
 #[derive(Debug, Serialize, ToSchema)]

@@ -13,7 +13,7 @@ use crate::file_snapshot::FileSnapshot;
 use crate::tls;
 use lwm2m_base::secret::Secret;
 
-use super::tokens::{Access, ApiTokens};
+use super::access::tokens::{Access, ApiTokens};
 use super::{CertificateFiles, ConsoleConfig, ConsoleError, ConsoleServer};
 
 /// Interval at which the files are checked for changes: so long does a revoked token work.

@@ -10,9 +10,9 @@ use lwm2m_base::identity::PskIdentity;
 use crate::driver::control::DriverSilent;
 
 use super::ConsoleServer;
-use super::audit::Author;
-use super::problem::{Problem, ProblemKind, silent};
-use super::responses::Problems;
+use super::access::audit::Author;
+use super::http::problem::{Problem, ProblemKind, silent};
+use super::http::responses::Problems;
 
 /// Remove a generated key
 ///

@@ -1,12 +1,13 @@
 //! Serves the console over HTTP: a JSON API about the gateway and its devices, and a page that uses it.
 //!
-//! 1. `listener` accepts connections over TCP, with TLS if there is a certificate, and over a Unix socket.
-//! 2. `guard` rejects requests that a page of another site makes, and authenticates the others by a token (`tokens`).
+//! 1. `http::listener` accepts connections over TCP, with TLS if there is a certificate, and over a Unix socket.
+//! 2. `access::guard` rejects requests that a page of another site makes, and authenticates the others by a token
+//!    (`access::tokens`).
 //! 3. `api` answers: each resource is a module of its own and is described by the OpenAPI document.
 //! 4. Questions about devices go to the driver one by one, and rarely enough that devices do not notice (`gate`).
 //! 5. Traces copy the messages of a device, decoded and with their secrets covered (`traces`).
-//! 6. Whatever changes something is in the audit log (`audit`).
-//! 7. Every error is a `problem` document (RFC 9457).
+//! 6. Whatever changes something is in the audit log (`access::audit`).
+//! 7. Every error is a document of `http::problem` (RFC 9457).
 //!
 //! All of it runs on a thread of low priority: people who look on take no processor time from devices.
 //!
@@ -14,39 +15,24 @@
 //! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is
 //! used, so that a browser sends no credentials by itself. No answer contains a key, a password or a token.
 
+pub(crate) mod access;
 mod api;
-mod audit;
 mod campaigns;
 mod cluster;
-mod command_id;
 mod commands;
-mod device_documents;
 mod devices;
 mod emqx;
-mod endpoints;
-mod event_documents;
-mod event_feed;
 mod events;
 mod failures;
 mod files;
 mod gate;
 mod generated_keys;
-mod guard;
 pub(crate) mod hide;
-mod history;
-mod listener;
+mod http;
 mod objects;
 mod overview;
 mod page;
-mod parameters;
-mod polls;
-mod problem;
-mod responses;
-mod session;
-mod streams;
 mod time;
-mod token_uses;
-pub(crate) mod tokens;
 mod traces;
 
 use std::io;
@@ -66,24 +52,24 @@ use crate::clock::monotonic_now;
 use crate::cluster::status::ClusterHandle;
 use crate::driver::traced::{TraceReceiver, trace_queue};
 use crate::observability::failures::FailureLog;
+use crate::process::runtime_thread::{Priority, RuntimeThread};
 use crate::reload::status::ReloadStatus;
-use crate::runtime_thread::{Priority, RuntimeThread};
 use crate::tls::TlsError;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
 
-use audit::AuditLog;
+use access::audit::AuditLog;
+use access::guard::Guard;
+use access::token_uses::TokenUses;
+use access::tokens::TokensError;
 use commands::{CommandRates, GivenCommands, LARGE_BODIES};
+use events::polls::Polls;
+use events::streams::Streams;
 use files::ReloadedFiles;
 use gate::Gate;
-use guard::Guard;
 use hide::HiddenPaths;
-use history::History;
-use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
-use polls::Polls;
-use streams::Streams;
-use token_uses::TokenUses;
-use tokens::TokensError;
+use http::listener::{ConsoleListeners, ConsoleSocket, SocketFile};
+use overview::history::History;
 use traces::hub::TraceHub;
 
 pub(crate) use api::document;
@@ -249,7 +235,7 @@ impl Console {
         let runtime = thread.runtime();
         runtime.spawn(files::watch(Arc::clone(&server)));
         runtime.spawn(traces::hub::run(Arc::clone(&server), traced));
-        runtime.spawn(history::record(Arc::clone(&server)));
+        runtime.spawn(overview::history::record(Arc::clone(&server)));
         let listeners = ConsoleListeners::new(server);
         if let Some(tcp) = tcp {
             runtime.spawn(listeners.clone().serve_tcp(tcp));

@@ -15,8 +15,8 @@ use utoipa::{IntoParams, ToSchema};
 use lwm2m_core::lwm2m::model::{Object, Resource};
 
 use super::ConsoleServer;
-use super::problem::{Problem, ProblemKind};
-use super::responses::Problems;
+use super::http::problem::{Problem, ProblemKind};
+use super::http::responses::Problems;
 
 /// Length of a tag, in bytes.
 const TAG: usize = 16;

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use lwm2m_core::command::AskId;
-use lwm2m_core::gateway::console_commands::ConsoleAnswer;
+use lwm2m_core::gateway::operators::console_commands::ConsoleAnswer;
 
 /// Number of waiting requests above which those that nobody waits for any more are looked for.
 const MANY: usize = 2_048;
@@ -48,7 +48,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use lwm2m_core::gateway::console_commands::AnswerOutcome;
+    use lwm2m_core::gateway::operators::console_commands::AnswerOutcome;
 
     #[test]
     fn requests_that_nobody_waits_for_make_room() {

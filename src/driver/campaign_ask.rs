@@ -2,10 +2,10 @@
 
 use tokio::sync::oneshot;
 
-use lwm2m_core::gateway::console_commands::ConsoleAnswer;
 use lwm2m_core::gateway::firmware::campaign::member::MemberState;
 use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView};
-use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal};
+use lwm2m_core::gateway::firmware::campaigns::request::{CampaignAction, CampaignRefusal};
+use lwm2m_core::gateway::operators::console_commands::ConsoleAnswer;
 
 /// A request of the console about campaigns.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use lwm2m_core::gateway::console_commands::ConsoleAnswer;
 use lwm2m_core::gateway::firmware::campaign::view::{CampaignMember, CampaignView};
-use lwm2m_core::gateway::firmware::campaign_request::{CampaignAction, CampaignRefusal, RefusalKind};
+use lwm2m_core::gateway::firmware::campaigns::request::{CampaignAction, CampaignRefusal, RefusalKind};
+use lwm2m_core::gateway::operators::console_commands::ConsoleAnswer;
 
 use super::Driver;
 use super::campaign_ask::{CampaignAsk, DevicesAsk};

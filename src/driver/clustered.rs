@@ -16,7 +16,7 @@ use crate::store::redis::shared::EngineAsk;
 use lwm2m_base::ShardSet;
 use lwm2m_cluster::NodeNumber;
 use lwm2m_cluster::endpoint_move::Arrivals;
-use lwm2m_core::gateway::claims::ClaimQuestion;
+use lwm2m_core::gateway::moves::claims::ClaimQuestion;
 
 use super::Driver;
 use super::departures::LeavingDevices;
@@ -115,7 +115,7 @@ impl Driver {
     /// Waits until the gate or the shards of the node change. People who ask are answered meanwhile.
     async fn wait_for_gate(&mut self) {
         let Some(ClusterSeat { gate, commands, .. }) = &mut self.cluster else { return };
-        let watchdog = self.watchdog.as_ref().map(crate::service::Watchdog::next);
+        let watchdog = self.watchdog.as_ref().map(crate::process::service::Watchdog::next);
         let wake = watchdog.unwrap_or_else(|| monotonic_now() + super::LONGEST_SLEEP);
         tokio::select! {
             Some(command) = commands.recv() => self.obey(command),

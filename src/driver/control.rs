@@ -15,9 +15,11 @@ use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::bootstrap::account::PatternAccount;
 use lwm2m_core::gateway::config::Limits;
-use lwm2m_core::gateway::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
-use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
-use lwm2m_core::gateway::view::{DevicePage, DeviceView, PageQuery};
+use lwm2m_core::gateway::operators::console_commands::{
+    CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal,
+};
+use lwm2m_core::gateway::operators::trace::{TraceId, TraceTarget};
+use lwm2m_core::gateway::operators::view::{DevicePage, DeviceView, PageQuery};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::handshake::Acceptor;
 

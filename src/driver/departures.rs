@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lwm2m_cluster::NodeNumber;
 use lwm2m_cluster::endpoint_move::{Departures, MoveNumber, SourceStep};
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion, DeviceName, MovedDevice};
+use lwm2m_core::gateway::moves::claims::{ClaimAnswer, ClaimQuestion, DeviceName, MovedDevice};
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch};
 use tracing::debug;
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimQuestion};
+use lwm2m_core::gateway::moves::claims::{ClaimAnswer, ClaimQuestion};
 
 use crate::transport::BATCH;
 

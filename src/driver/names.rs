@@ -6,7 +6,7 @@ use std::time::Instant;
 use lwm2m_base::{AssociationId, Shard};
 use lwm2m_cluster::NodeNumber;
 use lwm2m_cluster::endpoint_move::MoveNumber;
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
+use lwm2m_core::gateway::moves::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_core::registry::Location;
 use tracing::debug;
 

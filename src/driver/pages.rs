@@ -1,6 +1,6 @@
 //! Makes one page of devices of the pages of all driver threads.
 
-use lwm2m_core::gateway::view::{DevicePage, DeviceRow, PAGE_ROWS, PageQuery};
+use lwm2m_core::gateway::operators::view::{DevicePage, DeviceRow, PAGE_ROWS, PageQuery};
 
 /// Returns the query for each thread. No thread knows how many devices of the others are to be passed over.
 pub(super) fn query_of_thread(query: &PageQuery) -> PageQuery {
@@ -32,7 +32,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
-    use lwm2m_core::gateway::view::{DeviceTransport, WakeState};
+    use lwm2m_core::gateway::operators::view::{DeviceTransport, WakeState};
 
     use super::*;
 

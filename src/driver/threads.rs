@@ -17,7 +17,7 @@ use tokio::sync::{Barrier, BarrierWaitResult};
 use crate::driver::owners::EndpointOwners;
 use lwm2m_base::{Peer, ThreadShards};
 use lwm2m_core::gateway::BatchNumber;
-use lwm2m_core::gateway::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
+use lwm2m_core::gateway::moves::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName};
 use lwm2m_router::{Claim, Flow, Route, Router, RouterConfig};
 
 use super::shares::ThreadShare;

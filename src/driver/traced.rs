@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use lwm2m_core::gateway::trace::{Traced, TracedEvent};
+use lwm2m_core::gateway::operators::trace::{Traced, TracedEvent};
 
 /// Maximum number of copies in the queue, and of the bytes of their messages.
 #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
@@ -72,7 +72,7 @@ mod tests {
     use std::time::Duration;
 
     use lwm2m_base::Peer;
-    use lwm2m_core::gateway::trace::{Direction, TracedMessage};
+    use lwm2m_core::gateway::operators::trace::{Direction, TracedMessage};
 
     use super::*;
 

@@ -17,7 +17,7 @@ mod reports;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 use lwm2m_core::gateway::report::Report;
 use lwm2m_dtls::AssociationChange;
 use prometheus_client::metrics::counter::Counter;

@@ -3,9 +3,9 @@
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigValues, takes_effect_at_once};
-use crate::descriptors::DeviceCapacity;
 use crate::driver::control::SettingsChange;
 use crate::observability::logging;
+use crate::process::descriptors::DeviceCapacity;
 
 /// The settings in force, and the messages about them that were logged.
 pub(crate) struct ReloadableSettings {

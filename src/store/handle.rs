@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use crate::clock::monotonic_now;
 use crate::observability::metrics::Metrics;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 use lwm2m_core::gateway::{BatchNumber, ChangeBatch, Gateway};
 
 use super::{StoreCommand, StoreEvent};

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::transport::{Security, UdpListener};
-use lwm2m_core::gateway::record::DeviceRecord;
+use lwm2m_core::gateway::persistence::record::DeviceRecord;
 
 pub(crate) struct ListenerNames(Vec<UdpListener>);
 

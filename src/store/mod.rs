@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use lwm2m_core::gateway::BatchNumber;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 
 use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;

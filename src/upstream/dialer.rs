@@ -14,8 +14,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_openssl::SslStream;
 
-use crate::descriptors::{self, Descriptors};
 use crate::errors::plain;
+use crate::process::descriptors::{self, Descriptors};
 use crate::tls::{Connector, TlsConfig, TlsConnectError};
 
 use super::source_port;

@@ -16,6 +16,7 @@ use lwm2m_testkit::scene::{model, path_of, reply};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::broker::embedded_broker::application::MqttClient;
 use crate::common::application::{Application, answer, done};
 use crate::common::broker::{TestBroker, Upstream};
 use crate::common::device::{Device, PATIENCE, request};
@@ -26,7 +27,6 @@ use crate::common::scene::LINKS;
 #[cfg(feature = "console")]
 use crate::console::{exchange, make_token};
 use crate::dtls_devices::program::SecuredDevice;
-use crate::embedded_broker::application::MqttClient;
 
 const BOOTSTRAP_KEY: &str = "planted-key-of-a-bootstrap-account";
 /// The secret of a given account, and its bytes as text.

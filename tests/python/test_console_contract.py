@@ -24,7 +24,7 @@ DOCUMENT = ROOT / "docs/openapi.json"
 STREAMS = "events$"
 CASES = 10
 # Problems that need more than a request: those of campaigns and of a silent driver have tests below, and the end of the
-# program has one in tests/program/console_commands.rs.
+# program has one in tests/program/console/commands.rs.
 PROVOKED_APART = {"driver-silent", "ending", "campaign-conflict", "too-many-campaigns"}
 # Problems of a cluster, which tests/program/cluster/operation.rs provokes.
 PROVOKED_APART |= {"device-elsewhere", "no-such-node", "last-node", "store-silent"}
@@ -92,7 +92,7 @@ def documented_problems():
 
 
 def test_the_documentation_has_each_problem():
-    source = (ROOT / "src/console/problem.rs").read_text()
+    source = (ROOT / "src/console/http/problem.rs").read_text()
     known = re.findall(r'\("([a-z-]+)", StatusCode::', source)
     assert set(known) - {"internal"} == set(documented_problems())
 

@@ -3,6 +3,7 @@
 //! - [`Peer`] names the other end of a datagram; [`AssociationId`] names a DTLS association.
 //! - [`Shard`] names one of the 256 parts into which devices are divided; [`ThreadShards`] are those of one thread,
 //!   and a [`ShardSet`] any of them.
+//! - [`add_fields!`] adds up structs of counts.
 //! - [`deadlines`] orders what is due, with one deadline for each key.
 //! - [`expiring_map`] holds entries that expire, with a bound on their number.
 //! - [`identity`] names what a device proved to be.
@@ -24,6 +25,7 @@
 //! DTLS, CoAP, LwM2M and MQTT.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod add_fields;
 pub mod deadlines;
 pub mod expiring_map;
 pub mod id_map;

@@ -174,12 +174,7 @@ pub struct DtlsTableSizes {
 /// Adds the sizes of the tables of another instance.
 impl std::ops::AddAssign for DtlsTableSizes {
     fn add_assign(&mut self, other: Self) {
-        let Self { handshakes, associations, cached_keys, key_questions, outputs } = other;
-        self.handshakes += handshakes;
-        self.associations += associations;
-        self.cached_keys += cached_keys;
-        self.key_questions += key_questions;
-        self.outputs += outputs;
+        lwm2m_base::add_fields!(self, other; handshakes, associations, cached_keys, key_questions, outputs);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lwm2m_core::gateway::Gateway;
-use lwm2m_core::gateway::record::{
+use lwm2m_core::gateway::persistence::record::{
     AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord,
     RetainedCommandsRecord,
 };

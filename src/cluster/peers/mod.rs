@@ -29,7 +29,7 @@ use lwm2m_cluster::endpoint_move::MoveNumber;
 use lwm2m_cluster::frame::{DeviceWays, ForwardReply};
 use lwm2m_cluster::frame::{Done, FetchResult, Forward, Frame, FrameClock, Hello, Learn, MAX_WAYS, NamedFlow, NotMine};
 use lwm2m_cluster::{Directory, NodeNumber, NodeProcess, NodeSet, PeerMessage};
-use lwm2m_core::gateway::claims::ClaimQuestion;
+use lwm2m_core::gateway::moves::claims::ClaimQuestion;
 use lwm2m_router::{Flow, Forwarded, Hop};
 use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;

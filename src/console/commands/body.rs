@@ -4,8 +4,8 @@ use axum::body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::super::guard::{BODY_BYTES, COMMAND_BYTES};
-use super::super::problem::{Problem, ProblemKind};
+use crate::console::access::guard::{BODY_BYTES, COMMAND_BYTES};
+use crate::console::http::problem::{Problem, ProblemKind};
 
 /// Maximum number of bodies of more than [`BODY_BYTES`] at a time.
 pub(crate) const LARGE_BODIES: usize = 2;

@@ -4,12 +4,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use lwm2m_core::gateway::console_commands::{AnswerOutcome, CommandState};
-use lwm2m_core::gateway::view::WakeState;
+use lwm2m_core::gateway::operators::console_commands::{AnswerOutcome, CommandState};
+use lwm2m_core::gateway::operators::view::WakeState;
 
-use super::super::device_documents::DeviceState;
 use super::super::time::Timestamp;
 use super::records::{CommandEnd, GivenCommand};
+use crate::console::devices::documents::DeviceState;
 
 /// A command as the API takes it: that of MQTT. Further members are echoed in the answer.
 #[derive(ToSchema)]

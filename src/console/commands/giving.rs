@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 use crate::clock::monotonic_now;
 use crate::driver::control::DriverSilent;
 use lwm2m_core::command::{ConsoleOrigin, MSG_TYPES};
-use lwm2m_core::gateway::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand};
+use lwm2m_core::gateway::operators::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand};
 use lwm2m_core::lwm2m::path::Path;
 
 use super::super::ConsoleServer;
-use super::super::audit::{AuditedCommand, Author};
-use super::super::command_id::CommandId;
-use super::super::endpoints::absent;
-use super::super::problem::{Problem, ProblemKind, silent};
+use super::command_id::CommandId;
 use super::records::{CommandEnd, GivenCommand};
+use crate::console::access::audit::{AuditedCommand, Author};
+use crate::console::devices::endpoints::absent;
+use crate::console::http::problem::{Problem, ProblemKind, silent};
 
 /// Maximum number of paths of a composite command in the audit log.
 const AUDITED_PATHS: usize = 8;

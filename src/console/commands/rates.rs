@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use lwm2m_base::rate::{Rate, TokenBuckets};
 
-use super::super::problem::{Problem, ProblemKind};
+use crate::console::http::problem::{Problem, ProblemKind};
 
 const OF_TOKEN: Rate = Rate { per_second: 10, burst: 20 };
 const OF_ALL: Rate = Rate { per_second: 50, burst: 50 };

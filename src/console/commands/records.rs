@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use lwm2m_core::gateway::console_commands::AnswerOutcome;
+use lwm2m_core::gateway::operators::console_commands::AnswerOutcome;
 
-use super::super::command_id::CommandId;
+use super::command_id::CommandId;
 
 /// Maximum number of records.
 const RECORDS: usize = 1_000;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::console::time::Timestamp;
-use lwm2m_core::gateway::view::DeviceRow;
+use lwm2m_core::gateway::operators::view::DeviceRow;
 
 /// The name of the node, which clients know.
 const NODE: &str = "lwm2m-gateway";

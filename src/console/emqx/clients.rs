@@ -11,16 +11,16 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use lwm2m_core::gateway::view::{DeviceFilter, DeviceRow, PAGE_ROWS, PageQuery};
+use lwm2m_core::gateway::operators::view::{DeviceFilter, DeviceRow, PAGE_ROWS, PageQuery};
 
 use super::client_document::ClientDocument;
 use super::error::EmqxError;
 use crate::console::ConsoleServer;
-use crate::console::audit::Author;
+use crate::console::access::audit::Author;
+use crate::console::access::tokens::Access;
 use crate::console::devices;
-use crate::console::parameters::{IpAddressText, Seconds};
-use crate::console::responses::EmqxErrors;
-use crate::console::tokens::Access;
+use crate::console::http::parameters::{IpAddressText, Seconds};
+use crate::console::http::responses::EmqxErrors;
 
 /// Number of clients without `limit`, and the maximum.
 const CLIENTS: usize = 100;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use lwm2m_core::gateway::view::DeviceFilter;
+use lwm2m_core::gateway::operators::view::DeviceFilter;
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_core::lwm2m::path::Path as ResourcePath;
 
@@ -20,11 +20,11 @@ use super::clients::{name, row};
 use super::error::EmqxError;
 use crate::clock::monotonic_now;
 use crate::console::ConsoleServer;
-use crate::console::audit::Author;
+use crate::console::access::audit::Author;
+use crate::console::access::tokens::Access;
 use crate::console::commands::{Order, give};
-use crate::console::problem::ProblemKind;
-use crate::console::responses::{EmqxCommandErrors, EmqxErrors};
-use crate::console::tokens::Access;
+use crate::console::http::problem::ProblemKind;
+use crate::console::http::responses::{EmqxCommandErrors, EmqxErrors};
 
 /// The code and the message of a command without an answer, as EMQX has them.
 const NO_REPLY: (&str, &str) = ("6.01", "reply_not_received");

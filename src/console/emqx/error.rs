@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::console::problem::Problem;
+use crate::console::http::problem::Problem;
 
 /// An error of these resources.
 #[derive(Clone, Debug, PartialEq, Eq)]

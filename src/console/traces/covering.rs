@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use lwm2m_core::coap::options::number;
-use lwm2m_core::gateway::firmware::pull_uri::{PullKey, cover_keys};
-use lwm2m_core::gateway::trace::Direction;
+use lwm2m_core::gateway::firmware::pulls::uri::{PullKey, cover_keys};
+use lwm2m_core::gateway::operators::trace::Direction;
 use lwm2m_core::lwm2m::register::PASSWORD_ITEM;
 
 /// Takes the place of each covered byte.

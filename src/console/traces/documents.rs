@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::console::parameters::IpAddressText;
+use crate::console::http::parameters::IpAddressText;
 use crate::console::time::Timestamp;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Header, Kind, Message, MessageDecodeError};
-use lwm2m_core::gateway::trace::{Direction, TraceId, TraceTarget};
+use lwm2m_core::gateway::operators::trace::{Direction, TraceId, TraceTarget};
 use lwm2m_core::lwm2m::model::Model;
 
 use super::covering::DatagramParts;

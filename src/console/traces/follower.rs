@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::clock::monotonic_now;
-use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
+use lwm2m_core::gateway::operators::trace::{TraceId, TraceTarget};
 
 use super::hub::TraceHub;
 use super::record::{TraceEntry, TraceRecord};

@@ -13,12 +13,12 @@ use tracing::debug;
 
 use crate::clock::monotonic_now;
 use crate::console::ConsoleServer;
-use crate::console::problem::{Problem, ProblemKind, silent};
+use crate::console::http::problem::{Problem, ProblemKind, silent};
 use crate::console::time::now;
 use crate::driver::control::Control;
 use crate::driver::traced::{TraceReceiver, TraceSender};
 use crate::observability::metrics::ConsoleMetrics;
-use lwm2m_core::gateway::trace::{TRACES, TraceId, TraceTarget, Traced, TracedEvent};
+use lwm2m_core::gateway::operators::trace::{TRACES, TraceId, TraceTarget, Traced, TracedEvent};
 
 use super::record::{CoveredMessage, TraceRecord};
 

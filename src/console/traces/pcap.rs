@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lwm2m_core::gateway::trace::Direction;
+use lwm2m_core::gateway::operators::trace::Direction;
 
 use super::record::{EntryContent, MessageEntry, TraceEntry};
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::console::hide::HiddenPaths;
 use lwm2m_core::coap::Message;
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::gateway::trace::{Direction, TracedSubject};
+use lwm2m_core::gateway::operators::trace::{Direction, TracedSubject};
 use lwm2m_core::lwm2m::codec::{self, DecodeContext, DecodeError, Entry, Requested, UndefinedResources};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_core::lwm2m::number::whole_of;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::observability::failures::CountedFailure;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::broker::Publication;
+use lwm2m_core::gateway::operators::view::{CommandProgress, DeviceRow};
 use lwm2m_core::gateway::report::{LeaveReason, Report};
-use lwm2m_core::gateway::view::{CommandProgress, DeviceRow};
 
 use super::PAYLOAD_BYTES;
 

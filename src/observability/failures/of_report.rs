@@ -19,36 +19,33 @@ const NOT_AUTHORIZED: &str = "the broker does not authorize this device for the 
 impl Failure {
     /// Returns the failure that a report tells of; `None` if it tells of none.
     pub fn of(report: &Report) -> Option<Self> {
-        match report {
+        let failure = match report {
+            Report::Bootstrap(report) => return Self::of_bootstrap(report),
+            Report::Dtls(report) => return Self::of_dtls(report),
             Report::RegisterRejected { peer, endpoint, code, reason } => {
-                let failure = Self::at(*peer, FailureKind::Register, reason.as_str());
-                Some(failure.answered(endpoint.as_deref(), *code))
+                Self::at(*peer, FailureKind::Register, reason.as_str()).answered(endpoint.as_deref(), *code)
             }
             Report::Forbidden { endpoint, peer, identity, reason } => {
                 let failure = Self::at(*peer, FailureKind::Forbidden, forbidden_reason(*reason));
-                Some(Self { identity: identity.clone(), ..failure.answered(Some(endpoint), Code::FORBIDDEN) })
+                Self { identity: identity.clone(), ..failure.answered(Some(endpoint), Code::FORBIDDEN) }
             }
-            Report::Bootstrap(report) => Self::of_bootstrap(report),
-            Report::Dtls(report) => Self::of_dtls(report),
             Report::NotRestored { endpoint, reason } => {
-                Some(Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason)))
+                Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason))
             }
             Report::Command { endpoint, msg_type, outcome: CommandOutcome::TimedOut, unanswered, .. } => {
-                Some(Self::of_unanswered(endpoint, msg_type, unanswered.as_deref()))
+                Self::of_unanswered(endpoint, msg_type, unanswered.as_deref())
             }
             Report::UndecodableContent { endpoint, path, reason } => {
-                Some(Self::of_device(endpoint, FailureKind::Undecodable, reason.as_str()).about(path))
+                Self::of_device(endpoint, FailureKind::Undecodable, reason.as_str()).about(path)
             }
             Report::Send { peer, endpoint: Some(endpoint), code: code @ Code::UNSUPPORTED_CONTENT_FORMAT } => {
-                let failure = Self::at(*peer, FailureKind::Undecodable, SEND_FORMAT);
-                Some(failure.answered(Some(endpoint), *code))
+                Self::at(*peer, FailureKind::Undecodable, SEND_FORMAT).answered(Some(endpoint), *code)
             }
             Report::TransferFailed { peer, endpoint, error } => {
-                let failure = Self::at(*peer, FailureKind::Transfer, error.to_string());
-                Some(Self { endpoint: endpoint.clone(), ..failure })
+                Self { endpoint: endpoint.clone(), ..Self::at(*peer, FailureKind::Transfer, error.to_string()) }
             }
             Report::PublishRefused { endpoint, topic, .. } => {
-                Some(Self::of_device(endpoint, FailureKind::Publish, NOT_AUTHORIZED).about(topic))
+                Self::of_device(endpoint, FailureKind::Publish, NOT_AUTHORIZED).about(topic)
             }
             Report::Datagram { .. }
             | Report::Retransmitted { .. }
@@ -72,8 +69,9 @@ impl Failure {
             | Report::UndefinedVersions { .. }
             | Report::FormatRejected { .. }
             | Report::ProfilesEvicted { .. }
-            | Report::SentBeforeStored { .. } => None,
-        }
+            | Report::SentBeforeStored { .. } => return None,
+        };
+        Some(failure)
     }
 
     fn of_unanswered(endpoint: &str, msg_type: &str, path: Option<&str>) -> Self {

@@ -173,12 +173,28 @@ impl BootstrapRejectionCounters {
 /// Returns one report for every counter.
 #[cfg(test)]
 pub(super) fn reports() -> Vec<BootstrapReport> {
-    use lwm2m_base::Peer;
     use lwm2m_base::identity::PskIdentity;
+
+    let (endpoint, peer) = (|| "ep1".to_owned(), test_peer());
+    let single = [
+        BootstrapReport::Started { endpoint: endpoint(), peer },
+        BootstrapReport::Finished { endpoint: endpoint(), peer, took: std::time::Duration::from_secs(1) },
+        BootstrapReport::Differs { endpoint: endpoint(), reason: String::new() },
+        BootstrapReport::AccountSet { endpoint: endpoint() },
+        BootstrapReport::AccountRemoved { endpoint: endpoint() },
+        BootstrapReport::AccountRejected { endpoint: endpoint(), reason: String::new() },
+        BootstrapReport::Pack { endpoint: endpoint(), peer },
+        BootstrapReport::StatusDropped { endpoint: endpoint(), peer },
+        BootstrapReport::KeyRemoved { identity: PskIdentity::new(b"dev-7").expect("an identity") },
+    ];
+    failures().chain(rejections()).chain(single).collect()
+}
+
+/// Returns a failed session for each step and code.
+#[cfg(test)]
+fn failures() -> impl Iterator<Item = BootstrapReport> {
     use lwm2m_core::lwm2m::path::Path;
 
-    let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
-    let endpoint = || "ep1".to_owned();
     let steps = [
         BootstrapStep::Discover,
         BootstrapStep::Delete(Path::ROOT),
@@ -188,13 +204,18 @@ pub(super) fn reports() -> Vec<BootstrapReport> {
     ];
     let codes = CODES.iter().map(|(_, code)| *code).chain([Some(Code::CONFLICT)]);
     let failed = steps.into_iter().flat_map(move |step| codes.clone().map(move |code| (step, code)));
-    let failed = failed.map(|(step, code)| BootstrapReport::Failed {
-        endpoint: endpoint(),
-        peer,
+    failed.map(|(step, code)| BootstrapReport::Failed {
+        endpoint: "ep1".to_owned(),
+        peer: test_peer(),
         step,
         code,
         reason: String::new(),
-    });
+    })
+}
+
+/// Returns a rejected request for each reason.
+#[cfg(test)]
+fn rejections() -> impl Iterator<Item = BootstrapReport> {
     let refusals = [
         BootstrapRefusal::Off,
         BootstrapRefusal::Method,
@@ -213,18 +234,15 @@ pub(super) fn reports() -> Vec<BootstrapReport> {
         BootstrapRefusal::Unstored,
         BootstrapRefusal::Stopping,
     ];
-    let rejected =
-        refusals.map(|refusal| BootstrapReport::Rejected { peer, endpoint: None, code: Code::BAD_REQUEST, refusal });
-    let single = [
-        BootstrapReport::Started { endpoint: endpoint(), peer },
-        BootstrapReport::Finished { endpoint: endpoint(), peer, took: std::time::Duration::from_secs(1) },
-        BootstrapReport::Differs { endpoint: endpoint(), reason: String::new() },
-        BootstrapReport::AccountSet { endpoint: endpoint() },
-        BootstrapReport::AccountRemoved { endpoint: endpoint() },
-        BootstrapReport::AccountRejected { endpoint: endpoint(), reason: String::new() },
-        BootstrapReport::Pack { endpoint: endpoint(), peer },
-        BootstrapReport::StatusDropped { endpoint: endpoint(), peer },
-        BootstrapReport::KeyRemoved { identity: PskIdentity::new(b"dev-7").expect("an identity") },
-    ];
-    failed.chain(rejected).chain(single).collect()
+    refusals.into_iter().map(|refusal| BootstrapReport::Rejected {
+        peer: test_peer(),
+        endpoint: None,
+        code: Code::BAD_REQUEST,
+        refusal,
+    })
+}
+
+#[cfg(test)]
+fn test_peer() -> lwm2m_base::Peer {
+    lwm2m_base::Peer::udp(0, ([192, 0, 2, 1], 56830).into())
 }

@@ -1,6 +1,6 @@
 //! Counts how driver threads find out which of them has a device.
 
-use lwm2m_core::gateway::claims::ClaimAnswer;
+use lwm2m_core::gateway::moves::claims::ClaimAnswer;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 

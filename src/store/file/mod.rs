@@ -19,7 +19,7 @@ use tracing::{error, info};
 use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 
 use super::handle::{HandleParts, Sleeper, Store};
 use super::{OpenedStore, StoreConfig, StoreError};

@@ -18,7 +18,7 @@ use tracing::{error, info};
 use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 
 use super::super::handle::{PendingWrite, WriterReply};
 use super::OpenedFile;

@@ -7,7 +7,7 @@ use rand::rngs::SysRng;
 
 use crate::observability::metrics::Metrics;
 use lwm2m_core::gateway::BatchNumber;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 
 use super::super::handle::{PendingWrite, WriterReply};
 use super::layout::BatchStep;

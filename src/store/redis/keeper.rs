@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::clock::monotonic_now;
 use crate::observability::metrics::Metrics;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 
 use super::super::StoreEvent;
 use super::super::handle::PendingWrite;

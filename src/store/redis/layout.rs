@@ -17,25 +17,28 @@
 //!
 //! All values below `about` and `lease` are sealed.
 
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use lwm2m_base::expiring_map::ExpiringMap;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::{AssociationId, Shard};
-use lwm2m_core::bootstrap::secret::SecretBytes;
-use lwm2m_core::gateway::record::{
-    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, KeyPairRecord,
-    ProfileRecord, RetainedCommandsRecord,
+use lwm2m_core::gateway::persistence::record::{
+    AwaitedBootstrapRecord, CampaignRecord, Change, DeviceRecord, FirmwareJobRecord, GeneratedKeyRecord, ProfileRecord,
+    RetainedCommandsRecord,
 };
-use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
-use serde::Serialize;
 use tracing::error;
 use zeroize::Zeroizing;
 
 use crate::store::StoreContents;
 use crate::store::listeners::ListenerNames;
+
+use values::{
+    association, association_parts, command_digests, command_field, command_field_parts, json, key_pair, key_pair_parts,
+};
 
 /// The number of the format. It counts up with each change that an older version could not read.
 pub(super) const FORMAT: &str = "1";
@@ -314,12 +317,13 @@ impl Layout {
     ) -> Option<()> {
         let RestoredContents { contents, commands } = restored;
         let name = || String::from_utf8(field.to_vec()).ok();
+        let text = || String::from_utf8(value.to_vec()).ok();
         match hash {
             RecordHash::Commands(shard) => {
                 let (endpoint, serial) = command_field_parts(field)?;
                 let stored = self.commands.entry((*shard, endpoint.clone())).or_default();
                 stored.insert(serial, self.generation);
-                commands.insert((*shard, endpoint, serial), String::from_utf8(value.to_vec()).ok()?);
+                commands.insert((*shard, endpoint, serial), text()?);
             }
             RecordHash::Devices(shard) => {
                 let record = self.device(*shard, value)?;
@@ -346,12 +350,11 @@ impl Layout {
                 contents.firmware_jobs.push(FirmwareJobRecord { endpoint: name()?, job });
             }
             RecordHash::Campaigns => {
-                let json = Some(String::from_utf8(value.to_vec()).ok()?);
-                contents.campaigns.push(CampaignRecord { campaign: name()?, endpoint: None, json });
+                contents.campaigns.push(CampaignRecord { campaign: name()?, endpoint: None, json: Some(text()?) });
             }
             RecordHash::Campaign(campaign) => {
-                let (campaign, json) = (campaign.clone(), Some(String::from_utf8(value.to_vec()).ok()?));
-                contents.campaigns.push(CampaignRecord { campaign, endpoint: Some(name()?), json });
+                let (campaign, endpoint) = (campaign.clone(), Some(name()?));
+                contents.campaigns.push(CampaignRecord { campaign, endpoint, json: Some(text()?) });
             }
         }
         Some(())
@@ -467,48 +470,6 @@ fn put_or_remove(hash: RecordHash, field: impl AsRef<[u8]>, value: Option<Vec<u8
         Some(value) => put(hash, field, value),
         None => remove(hash, field),
     }
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("keys are texts, and numbers are finite")
-}
-
-fn command_field(endpoint: &str, serial: u64) -> Vec<u8> {
-    [endpoint.as_bytes(), &[0], &serial.to_be_bytes()].concat()
-}
-
-fn command_digests(bytes: &[u8]) -> Vec<CommandDigest> {
-    bytes.as_chunks().0.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect()
-}
-
-fn command_field_parts(field: &[u8]) -> Option<(String, u64)> {
-    let (endpoint, serial) = field.split_at_checked(field.len().checked_sub(9)?)?;
-    Some((String::from_utf8(endpoint.to_vec()).ok()?, u64::from_be_bytes(*serial.last_chunk()?)))
-}
-
-/// The length of the first key in two bytes, the first key, and the one that is to replace it.
-fn key_pair(KeyPairRecord { key, next }: &KeyPairRecord) -> Vec<u8> {
-    let length = u16::try_from(key.reveal().len()).expect("a generated key is short");
-    let next = next.as_ref().map(SecretBytes::reveal).unwrap_or_default();
-    [&length.to_be_bytes(), key.reveal(), next].concat()
-}
-
-fn key_pair_parts(bytes: &[u8]) -> Option<KeyPairRecord> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    let (key, next) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    let next = (!next.is_empty()).then(|| SecretBytes::new(next));
-    Some(KeyPairRecord { key: SecretBytes::new(key), next })
-}
-
-/// The names of the listeners, each with a zero byte behind it, and what DTLS saved.
-fn association(made_at: &str, reached_by: &str, bytes: &[u8]) -> Vec<u8> {
-    [made_at.as_bytes(), &[0], reached_by.as_bytes(), &[0], bytes].concat()
-}
-
-fn association_parts(value: &[u8]) -> Option<(&str, &str, &[u8])> {
-    let mut parts = value.splitn(3, |byte| *byte == 0);
-    let name = |bytes| std::str::from_utf8(bytes).ok();
-    Some((name(parts.next()?)?, name(parts.next()?)?, parts.next()?))
 }
 
 #[cfg(test)]

@@ -43,13 +43,13 @@ use tracing::{info, warn};
 use crate::clock::monotonic_now;
 use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;
-use crate::runtime_thread::{Priority, RuntimeThread};
+use crate::process::runtime_thread::{Priority, RuntimeThread};
 use crate::tls::TlsError;
 use crate::transport::UdpListener;
 use lwm2m_base::secret::Secret;
 use lwm2m_cluster::{Term, WallTime};
 use lwm2m_core::gateway::BatchNumber;
-use lwm2m_core::gateway::record::Change;
+use lwm2m_core::gateway::persistence::record::Change;
 
 use super::handle::{HandleParts, PendingWrite, Sleeper, Store, WriterReply};
 use super::listeners::ListenerNames;

@@ -15,8 +15,8 @@ use hyper::http::uri::Authority;
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::descriptors;
 use crate::errors::with_causes;
+use crate::process::descriptors;
 
 use connection::{AdapterConnection, prefixed};
 

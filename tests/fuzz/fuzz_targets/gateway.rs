@@ -18,7 +18,7 @@ use lwm2m_core::gateway::broker::{
     UplinkClass,
 };
 use lwm2m_core::gateway::config::{AutoObserve, GatewayConfig};
-use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_core::gateway::persistence::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 

@@ -31,7 +31,7 @@ use crate::common::gateway::Gateway;
 use crate::common::scene::LINKS;
 use crate::dtls_devices::program::{CredentialsFolder, SecuredDevice};
 use crate::dtls_devices::scene::{register, update};
-use crate::redis_store::server::{RedisServer, until, until_within};
+use crate::store::redis_store::server::{RedisServer, until, until_within};
 use lwm2m_dtls::test_client::credentials::Certified;
 use lwm2m_testkit::scene::beginning as now;
 use tempfile::TempDir;

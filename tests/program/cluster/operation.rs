@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::common::ports::free_address;
+use crate::console::remote_commands::stub::{Run, program};
 use crate::console::{Answer, exchange, make_token};
-use crate::remote_commands::stub::{Run, program};
 
 /// A node whose console other machines reach.
 struct WatchedNode {

@@ -3,7 +3,7 @@
 
 use super::traffic::{ACK_TIMEOUT, Scene};
 use super::*;
-use crate::redis_store::{state, stored_devices};
+use crate::store::redis_store::{state, stored_devices};
 
 /// The time for which the store is away.
 const AWAY: Duration = Duration::from_secs(10);

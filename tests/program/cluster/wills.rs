@@ -7,8 +7,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::*;
-use crate::mqtt_link::application::Mqtt5Client;
-use crate::mqtt_link::broker::BrokerKind;
+use crate::broker::mqtt_link::application::Mqtt5Client;
+use crate::broker::mqtt_link::broker::BrokerKind;
 
 /// The time after which the broker publishes the will of a device without a connection (MQTT 5.0 section 3.1.3.2.2), and
 /// some more.

@@ -10,7 +10,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Message};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, MessageProperties, RegistrationId};
 use lwm2m_core::gateway::config::GatewayConfig;
-use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_core::gateway::persistence::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_core::gateway::config::SocketRole;
-use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_core::gateway::persistence::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_gateway::config::Config;

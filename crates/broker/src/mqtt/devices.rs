@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use super::listener::serve;
-use super::session::{ListenerContext, Sessions};
+use super::session::ListenerContext;
+use super::sessions::Sessions;
 use crate::bus::Bus;
 use crate::reserved::Reserved;
 use crate::rules::Rules;

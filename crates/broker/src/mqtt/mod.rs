@@ -7,6 +7,7 @@ mod devices;
 mod listener;
 mod packet;
 mod session;
+mod sessions;
 mod v311;
 mod v5;
 

@@ -1,9 +1,9 @@
 //! An MQTT client from CONNECT to the end of its connection.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::future::pending;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -12,12 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::codec::MqttVersion;
 use super::packet::{
     ClientPacket, ConnectPacket, DisconnectCause, Grant, MalformedClientPacket, PublishPacket, ServerPacket,
 };
+use super::sessions::{KeptSession, Sessions, UNPOISONED};
 use crate::bus::{Bus, BusMember, RoutedDelivery, RoutedMessage};
 use crate::clock;
 use crate::rules::Rules;
@@ -56,119 +56,6 @@ pub(crate) struct ListenerContext {
     pub(super) sessions: Arc<Sessions>,
     pub(super) rules: Arc<Rules>,
 }
-
-/// The sessions by their client ID: there is one of each (MQTT 5.0 section 3.1.4).
-#[derive(Default)]
-pub(crate) struct Sessions(Mutex<HashMap<String, SessionEntry>>);
-
-/// The entry of one client ID.
-enum SessionEntry {
-    Connected { filters: Arc<BusMember>, end: Arc<ConnectionStop> },
-    Kept(Box<KeptSession>),
-}
-
-/// Signals a connection to end, and signals back that it has ended.
-#[derive(Default)]
-struct ConnectionStop {
-    why: Mutex<Option<DisconnectCause>>,
-    told: CancellationToken,
-    done: CancellationToken,
-}
-
-/// The part of a session that outlives its connection.
-struct KeptSession {
-    member: Arc<BusMember>,
-    arriving: mpsc::Receiver<RoutedDelivery>,
-    in_flight: Vec<(u16, Option<PublishPacket>)>,
-    last_packet: u16,
-    until: Instant,
-}
-
-impl ConnectionStop {
-    fn tell(&self, why: DisconnectCause) {
-        self.why.lock().expect(UNPOISONED).get_or_insert(why);
-        self.told.cancel();
-    }
-}
-
-impl Sessions {
-    /// Ends the connection that has this client ID, and gives what it left, if there is still something. While it ends,
-    /// another one may take the client ID: that one is ended as well.
-    async fn take(&self, clientid: &str) -> Option<Box<KeptSession>> {
-        loop {
-            let older = {
-                let mut places = self.0.lock().expect(UNPOISONED);
-                match places.get(clientid)? {
-                    SessionEntry::Connected { end, .. } => end.clone(),
-                    SessionEntry::Kept(_) => {
-                        let Some(SessionEntry::Kept(kept)) = places.remove(clientid) else { return None };
-                        return Some(kept).filter(|kept| kept.until > clock::now());
-                    }
-                }
-            };
-            older.tell(DisconnectCause::TakenOver);
-            older.done.cancelled().await;
-        }
-    }
-
-    fn enter(&self, clientid: &str, filters: Arc<BusMember>) -> Arc<ConnectionStop> {
-        let end = Arc::new(ConnectionStop::default());
-        let place = SessionEntry::Connected { filters, end: end.clone() };
-        if let Some(SessionEntry::Connected { end, .. }) =
-            self.0.lock().expect(UNPOISONED).insert(clientid.to_owned(), place)
-        {
-            end.tell(DisconnectCause::TakenOver);
-        }
-        end
-    }
-
-    /// Removes the connection, unless another one has taken its place.
-    fn leave(&self, clientid: &str, end: &Arc<ConnectionStop>, kept: Option<KeptSession>) {
-        let mut places = self.0.lock().expect(UNPOISONED);
-        let mine = matches!(
-            places.get(clientid),
-            Some(SessionEntry::Connected { end: current, .. }) if Arc::ptr_eq(current, end)
-        );
-        if mine {
-            match kept {
-                Some(kept) => drop(places.insert(clientid.to_owned(), SessionEntry::Kept(Box::new(kept)))),
-                None => drop(places.remove(clientid)),
-            }
-            let now = clock::now();
-            places.retain(|_, place| !matches!(place, SessionEntry::Kept(kept) if kept.until <= now));
-        }
-        end.done.cancel();
-    }
-
-    /// Closes the connection of a client; returns `false` if there is none.
-    pub(crate) async fn kick(&self, clientid: &str) -> bool {
-        let end = match self.0.lock().expect(UNPOISONED).get(clientid) {
-            Some(SessionEntry::Connected { end, .. }) => end.clone(),
-            Some(SessionEntry::Kept(_)) | None => return false,
-        };
-        end.tell(DisconnectCause::Kicked);
-        end.done.cancelled().await;
-        true
-    }
-
-    /// Returns the client IDs of the connected clients in alphabetical order.
-    pub(crate) fn clients(&self) -> Vec<String> {
-        let places = self.0.lock().expect(UNPOISONED);
-        let connected = places.iter().filter(|(_, place)| matches!(place, SessionEntry::Connected { .. }));
-        let mut clients: Vec<String> = connected.map(|(clientid, _)| clientid.clone()).collect();
-        clients.sort();
-        clients
-    }
-
-    pub(crate) fn subscriptions(&self, clientid: &str) -> Vec<String> {
-        match self.0.lock().expect(UNPOISONED).get(clientid) {
-            Some(SessionEntry::Connected { filters, .. }) => filters.filters(),
-            Some(SessionEntry::Kept(_)) | None => Vec::new(),
-        }
-    }
-}
-
-const UNPOISONED: &str = "nobody panics while holding the sessions";
 
 pub(super) struct ClientConnection {
     socket: TcpStream,

@@ -31,33 +31,9 @@ pub struct CoapTableSizes {
 /// Adds the sizes of the tables of another instance.
 impl std::ops::AddAssign for CoapTableSizes {
     fn add_assign(&mut self, other: Self) {
-        let Self {
-            exchanges,
-            observations,
-            tokens,
-            transmissions,
-            pending_requests,
-            remembered_messages,
-            transfers,
-            assemblies,
-            concluded_bodies,
-            block_transfer_bytes,
-            waiting_notifications,
-            deadlines,
-            outputs,
-        } = other;
-        self.exchanges += exchanges;
-        self.observations += observations;
-        self.tokens += tokens;
-        self.transmissions += transmissions;
-        self.pending_requests += pending_requests;
-        self.remembered_messages += remembered_messages;
-        self.transfers += transfers;
-        self.assemblies += assemblies;
-        self.concluded_bodies += concluded_bodies;
-        self.block_transfer_bytes += block_transfer_bytes;
-        self.waiting_notifications += waiting_notifications;
-        self.deadlines += deadlines;
-        self.outputs += outputs;
+        lwm2m_base::add_fields!(self, other;
+            exchanges, observations, tokens, transmissions, pending_requests, remembered_messages, transfers,
+            assemblies, concluded_bodies, block_transfer_bytes, waiting_notifications, deadlines, outputs
+        );
     }
 }

@@ -11,7 +11,7 @@ use lwm2m_base::identity::Identity;
 
 use super::broker::{ClientInfo, Will};
 use super::config::{ClientTemplates, GatewayConfig, PasswordSource};
-use super::view::BrokerNames;
+use super::operators::view::BrokerNames;
 
 /// Returns what the device is to the broker, and its topics.
 pub(super) fn client(

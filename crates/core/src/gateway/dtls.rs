@@ -7,7 +7,7 @@
 //!    asleep.
 //!
 //! The layer knows associations and their identities. Which registrations an identity may use is decided by
-//! [`super::access`].
+//! [`super::registrations::access`].
 
 use std::sync::Arc;
 

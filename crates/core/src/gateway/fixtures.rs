@@ -16,8 +16,8 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::broker::{BrokerCommand, Publication};
 use super::config::GatewayConfig;
-use super::console_commands::ConsoleAnswer;
 use super::context::Context;
+use super::operators::console_commands::ConsoleAnswer;
 use super::output::Output;
 use super::report::Report;
 use super::wall_clock::WallClock;

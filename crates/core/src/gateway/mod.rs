@@ -8,120 +8,93 @@
 //! Gateway
 //!  |- Context                what all parts share: time, configuration, CoAP endpoint, DtlsLayer, firmware images,
 //!  |                         outputs, changes
-//!  |- MessageIntake          which messages are handled, and when
+//!  |- MessageIntake          which messages are handled, and when (`intake`)
 //!  |   |- AdmissionControl   how much a peer may send
 //!  |   \- DeferredPulls      requests for blocks of images that wait for their turn
-//!  |- Campaigns              firmware updates of many devices (`firmware::campaign`)
+//!  |- Campaigns              firmware updates of many devices (`firmware::campaigns`)
 //!  |- BootstrapServer        sessions that give devices their servers and keys (`bootstrap`)
-//!  \- Registrations          Register, Update, De-register; the broker's events
+//!  \- Registrations          Register, Update, De-register; the broker's events (`registrations`)
 //!      |- AccessControl      which peer may use which endpoint name
 //!      |- PendingRegistrations
-//!      \- RegisteredDevices
+//!      \- RegisteredDevices  (`devices`)
 //!          |- Registry           the devices, each with its pending commands and its observations
-//!          |- CommandScheduler   what applications ask of devices, with RetainedCommandDedup
-//!          |   \- FirmwareJobs   the firmware updates of devices
-//!          |- Notifications      what devices send by themselves: notifications, and Sends (`send`)
+//!          |- CommandScheduler   what applications ask of devices, with RetainedCommandDedup (`commands`)
+//!          |   \- FirmwareJobs   the firmware updates of devices (`firmware::jobs`)
+//!          |- Notifications      what devices send by themselves: notifications, and Sends (`notifications`)
 //!          |- QueueMode          which devices are asleep
 //!          |- StatusClient       the gateway's own client, which publishes `offline` for banned devices
 //!          \- SilentDevices      which device is evicted when there are too many
 //! ```
 //!
-//! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
-//! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `moves` gives devices to other gateways and takes theirs, after the questions of `claims`; `shards`
-//! takes over and gives back whole shards.
-//! `inspection` makes the views of devices, whose types are in `view`; `operators` has the methods for people who look
-//! at devices and command them. `trace` copies messages for people who look for a fault.
+//! Three folders have methods of [`Gateway`] for the shell: [`persistence`] makes the records of the store and restores
+//! devices from them, [`moves`] gives devices and whole shards to other gateways and takes theirs, and [`operators`]
+//! serves people, who look at devices, command them and trace their messages.
+//!
+//! What goes in and out is in [`config`], [`broker`], `output` and [`report`]; `settings` replaces parts of the
+//! configuration, and `table_sizes` has the gauges. `client` derives a device's client ID, username and topics, and
+//! `own_client` is a client of the gateway's own. [`identity`] has the rule by which identities are allowed endpoint
+//! names, and `diagnostic` the reasons in answers to devices.
 
-mod access;
-mod admission;
-mod auto_observe;
 mod bootstrap;
 pub mod broker;
-mod change_batch;
-pub mod claims;
 mod client;
-mod command_outcome;
-mod command_scheduler;
+mod commands;
 pub mod config;
-pub mod console_commands;
 mod context;
+mod devices;
 mod diagnostic;
 mod dtls;
-mod eviction;
-mod final_answer;
 pub mod firmware;
 #[cfg(test)]
 mod fixtures;
-mod held_outputs;
 pub mod identity;
-mod inspection;
 mod intake;
 pub mod moves;
-mod notification;
-mod operators;
-mod outbox;
+mod notifications;
+pub mod operators;
 mod output;
 mod own_client;
-mod pending_changes;
-mod pending_registrations;
-mod presence;
-mod profiles;
-mod queue_mode;
-mod received_request;
-pub mod record;
-mod register_messages;
-mod registered_devices;
+pub mod persistence;
 mod registrations;
 pub mod report;
-mod restart;
-mod retained_command_dedup;
-mod send;
-mod send_request;
-pub mod shards;
-mod status_client;
-mod stream_observations;
+mod settings;
 mod table_sizes;
-pub mod trace;
-mod undefined_versions;
-pub mod view;
 mod wall_clock;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::bootstrap::account::PatternAccount;
 use crate::coap::{EndpointEvent, Message, MessageDecodeError};
 use crate::lwm2m::model::Model;
 use crate::registry::RegistrationId;
-use lwm2m_base::identity::{Identity, PskIdentity};
-use lwm2m_base::{AssociationId, Peer, Shard};
-use lwm2m_dtls::credentials::{KeyAnswer, KeyKind, KeyQuestion, KeyUse};
-use lwm2m_dtls::handshake::Acceptor;
+use lwm2m_base::identity::Identity;
+use lwm2m_base::{Peer, Shard};
+use lwm2m_dtls::credentials::{KeyAnswer, KeyQuestion};
 use lwm2m_dtls::{DtlsEvent, DtlsServer, DtlsTableSizes};
 
 use bootstrap::{BootstrapServer, forbids_other, is_bootstrap, is_for_bootstrap};
 use broker::{BrokerCommand, BrokerEvent};
-use claims::KeepResult;
-use command_scheduler::CommandScheduler;
-use config::{GatewayConfig, Limits, SocketRole};
+use commands::CommandScheduler;
+use config::GatewayConfig;
 use context::Context;
+use devices::status_client;
 use dtls::DtlsLayer;
-use firmware::campaign_client;
-use firmware::campaigns::Campaigns;
+use firmware::ImageEvent;
+use firmware::campaigns::{Campaigns, client as campaign_client};
 use firmware::image::{Image, ImageError, ImageRequestId};
 use firmware::images::ImageConsumer;
-use firmware::{ImageEvent, serving};
+use firmware::pulls::serving;
 use intake::MessageIntake;
-use notification::ReceivedNotification;
-use received_request::ReceivedRequest;
+use intake::received_request::ReceivedRequest;
+use moves::claims::KeepResult;
+use notifications::ReceivedNotification;
 use registrations::Registrations;
 use report::{DropReason, Report};
 use wall_clock::WallClock;
 
-pub use change_batch::{BatchNumber, ChangeBatch};
 pub use output::Output;
+pub use persistence::change_batch::{BatchNumber, ChangeBatch};
 pub use table_sizes::TableSizes;
 
 /// The protocol logic of the gateway as a state machine without IO: LwM2M devices on one side, the broker on the other.
@@ -153,9 +126,9 @@ pub use table_sizes::TableSizes;
 /// - [`share_endpoints`](Self::share_endpoints), [`handle_claim`](Self::handle_claim), [`release`](Self::release) and
 ///   [`handed_over`](Self::handed_over) move devices between the gateways of several threads ([`moves`]).
 /// - [`restore_shard`](Self::restore_shard), [`forget_shard`](Self::forget_shard) and their like take and give back
-///   shards in a cluster ([`shards`]).
+///   shards in a cluster ([`moves::shards`]).
 /// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
-///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`console_commands`]).
+///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`operators::console_commands`]).
 /// - Methods that take `&self` send nothing and change nothing, such as [`table_sizes`](Self::table_sizes).
 ///
 /// # Order of calls
@@ -309,7 +282,7 @@ impl Gateway {
     }
 }
 
-/// Setup and configuration.
+/// Setup.
 impl Gateway {
     /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
     pub fn new(config: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
@@ -326,87 +299,6 @@ impl Gateway {
     pub fn with_dtls(mut self, server: DtlsServer, first_socket: u16) -> Self {
         self.context.dtls = Some(DtlsLayer::new(server, first_socket));
         self
-    }
-
-    /// Sets the wall clock time at `now`. The shell calls this now and then, since an operator may set the wall clock.
-    pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
-        self.context.wall_clock = WallClock::new(now, unix_time);
-    }
-
-    /// Replaces the object definitions that payloads and commands are read by.
-    pub fn set_model(&mut self, model: Arc<Model>) {
-        self.context.model = model;
-    }
-
-    /// Replaces the limits. Devices, commands and observations beyond the new limits are kept.
-    pub fn set_limits(&mut self, mut limits: Limits) {
-        let config = &mut self.context.config;
-        // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
-        limits.pending_registrations =
-            limits.pending_registrations.min(config.coap.pending_requests.saturating_sub(1)).max(1);
-        self.intake.set_limits(&limits);
-        config.limits = limits;
-    }
-
-    /// Replaces the gateway's own DTLS credentials. Without any, handshakes end and associations continue.
-    pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
-        if let Some(dtls) = &mut self.context.dtls {
-            dtls.server.set_acceptor(acceptor);
-        }
-    }
-
-    /// Clears the cache of the keys of devices: they may have changed.
-    pub fn forget_keys(&mut self) {
-        if let Some(dtls) = &mut self.context.dtls {
-            dtls.server.forget_keys();
-        }
-    }
-
-    /// Closes the associations whose key was changed or removed. The registrations stay, and their devices cannot use
-    /// them before they have the new keys.
-    pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(KeyUse<'_>) -> bool) {
-        self.with_dtls_server(now, |server| server.revoke(is_revoked));
-    }
-
-    /// Closes those of these associations whose key was changed or removed, as [`Gateway::revoke`] does.
-    pub fn revoke_among(&mut self, now: Instant, ids: &[AssociationId], is_revoked: impl Fn(KeyUse<'_>) -> bool) {
-        self.with_dtls_server(now, |server| server.revoke_among(ids, is_revoked));
-    }
-
-    /// Replaces the accounts of patterns of endpoint names. Sessions that run go on with the accounts of before.
-    /// The generated keys end that no account generates any more.
-    pub fn set_bootstrap_accounts(&mut self, now: Instant, accounts: Vec<PatternAccount>) {
-        self.context.now = now;
-        self.bootstrap.set_accounts(&mut self.context, accounts);
-        self.handle_dtls();
-    }
-
-    /// Removes the key that the bootstrap server generated for an identity, with its DTLS sessions. Returns whether
-    /// there was one.
-    pub fn remove_generated_key(&mut self, now: Instant, identity: &PskIdentity) -> bool {
-        self.context.now = now;
-        let was_there = self.bootstrap.remove_generated_key(&mut self.context, identity);
-        self.handle_dtls();
-        was_there
-    }
-
-    /// Replaces the list of identities that have a key for bootstrap. At a socket for both registrations and bootstrap
-    /// such an identity has no other key: the associations there that were made with another one are closed.
-    pub fn set_bootstrap_identities(&mut self, now: Instant, identities: HashSet<PskIdentity>) {
-        self.context.bootstrap_identities = identities;
-        self.context.now = now;
-        let Context { dtls: Some(dtls), bootstrap_identities, .. } = &mut self.context else { return };
-        dtls.server.forget_keys();
-        dtls.server.revoke(|KeyUse { identity, kind, realm, .. }| {
-            let is_shared = SocketRole::of_realm(realm) == SocketRole::All;
-            is_shared && kind != KeyKind::Bootstrap && bootstrap_identities.contains(identity)
-        });
-        self.handle_dtls();
-    }
-
-    /// Replaces the list of identities that have a key of their own: their devices need no plain UDP.
-    pub fn set_keyed_identities(&mut self, identities: HashSet<PskIdentity>) {
-        self.registrations.access_mut().set_keyed_identities(identities);
     }
 }
 

@@ -6,9 +6,9 @@ use crate::coap::Transmit;
 use lwm2m_dtls::credentials::KeyQuestion;
 
 use super::broker::BrokerCommand;
-use super::claims::ClaimQuestion;
-use super::console_commands::ConsoleAnswer;
 use super::firmware::image::{Image, ImageName, ImageRequestId};
+use super::moves::claims::ClaimQuestion;
+use super::operators::console_commands::ConsoleAnswer;
 use super::report::Report;
 
 /// An obligation of the shell. Changes for the store are apart from it:

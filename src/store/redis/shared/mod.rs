@@ -30,12 +30,12 @@ use tracing::{info, warn};
 
 use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;
-use crate::runtime_thread::{Priority, RuntimeThread};
+use crate::process::runtime_thread::{Priority, RuntimeThread};
 use crate::transport::UdpListener;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
 use lwm2m_cluster::{MemberEvent, NodeProcess, Term};
-use lwm2m_core::gateway::shards::ShardContents;
+use lwm2m_core::gateway::moves::shards::ShardContents;
 
 use super::super::handle::{HandleParts, PendingWrite, Sleeper, Store};
 use super::super::listeners::ListenerNames;

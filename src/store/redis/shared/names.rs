@@ -8,7 +8,7 @@ use ::redis::Cmd;
 use lwm2m_base::{Peer, Shard};
 use lwm2m_cluster::NodeNumber;
 use lwm2m_cluster::endpoint_move::{Frozen, MoveNumber, Thawed};
-use lwm2m_core::gateway::claims::{ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
+use lwm2m_core::gateway::moves::claims::{ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
 
 use super::super::layout::RecordHash;
 use super::super::lease::AnswerError;

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::super::broker::Ticket;
+use crate::gateway::broker::Ticket;
 
 /// The time without a retained message after which all have come. Brokers send them in batches, a second apart at most.
 const QUIET: Duration = Duration::from_secs(5);

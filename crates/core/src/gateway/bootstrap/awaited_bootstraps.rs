@@ -24,16 +24,16 @@ use crate::lwm2m::path::Path;
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::IdDeadlines;
 
-use super::super::record::{Change, milliseconds};
-use super::super::report::BootstrapStep;
-use super::super::wall_clock::WallClock;
+use crate::gateway::persistence::record::{Change, milliseconds};
+use crate::gateway::report::BootstrapStep;
+use crate::gateway::wall_clock::WallClock;
 
 /// The time in which a device has to ask for bootstrap, and to register afterwards. Hold-off times are short.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A command that waits for the session of its device, or for its registration after the session.
 #[derive(Debug)]
-pub(in super::super) struct AwaitedBootstrap {
+pub(in crate::gateway) struct AwaitedBootstrap {
     pub command: Command,
     /// The time at which the trigger was sent.
     pub sent: Instant,
@@ -81,7 +81,7 @@ struct OutcomeRecord {
 
 /// The awaited sessions by endpoint name, at most one for each.
 #[derive(Debug, Default)]
-pub(in super::super) struct AwaitedBootstraps {
+pub(in crate::gateway) struct AwaitedBootstraps {
     by_endpoint: HashMap<String, AwaitedBootstrap>,
     endpoints: HashMap<u64, String>,
     deadlines: IdDeadlines<u64>,

@@ -22,14 +22,14 @@ use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::rate::{Limiter, Rate, RateLimit, SourceNetwork};
 
-use super::super::broker::BrokerEvent;
-use super::super::context::Context;
-use super::super::own_client::OwnClient;
-use super::super::report::{BootstrapReport, BootstrapStep, Report};
 use super::AccountsChange;
 use super::account_arrival::AccountArrival;
+use crate::gateway::broker::BrokerEvent;
+use crate::gateway::context::Context;
+use crate::gateway::own_client::OwnClient;
+use crate::gateway::report::{BootstrapReport, BootstrapStep, Report};
 
-pub(in super::super) const SESSION: RegistrationId = RegistrationId::BOOTSTRAP;
+pub(in crate::gateway) const SESSION: RegistrationId = RegistrationId::BOOTSTRAP;
 
 const PREFIX: &str = "lwm2m-bootstrap";
 /// The topic of the message that asks the broker whether it has sent all accounts.

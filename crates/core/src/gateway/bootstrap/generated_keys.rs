@@ -17,8 +17,8 @@ use crate::bootstrap::secret::SecretBytes;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_dtls::credentials::{FoundKey, KeyAnswer, KeyKind, KeyUse, PskKey};
 
-use super::super::change_batch::BatchNumber;
-use super::super::record::{Change, GeneratedKeyRecord, KeyPairRecord};
+use crate::gateway::persistence::change_batch::BatchNumber;
+use crate::gateway::persistence::record::{Change, GeneratedKeyRecord, KeyPairRecord};
 
 /// The bytes of a generated key.
 const LENGTH: usize = 16;
@@ -30,7 +30,7 @@ const KEEP: Duration = Duration::from_secs(3600);
 const KEPT_WITHDRAWN: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
-pub(in super::super) struct GeneratedKeys {
+pub(in crate::gateway) struct GeneratedKeys {
     keys: BTreeMap<PskIdentity, GeneratedKey>,
     /// The keys that no account generates any more, by the time at which they are removed.
     withdrawn: BTreeSet<(Instant, PskIdentity)>,

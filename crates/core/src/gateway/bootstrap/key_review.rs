@@ -5,9 +5,9 @@
 
 use lwm2m_base::identity::PskIdentity;
 
-use super::super::context::Context;
-use super::super::report::{BootstrapReport, Report};
 use super::{AccountsChange, BootstrapServer, SessionId};
+use crate::gateway::context::Context;
+use crate::gateway::report::{BootstrapReport, Report};
 
 /// The reason of a session that ends because its key does.
 const KEY_ENDED: &str = "the generated key was removed";

@@ -36,7 +36,7 @@ use rand::rngs::StdRng;
 use crate::bootstrap::account::{Account, Accounts, PatternAccount};
 use crate::bootstrap::secret::SecretBytes;
 use crate::coap::options::number;
-use crate::coap::{Code, EndpointEvent, ExchangeId, Message, Request, Response};
+use crate::coap::{Code, EndpointEvent, ExchangeId, Request, Response};
 use crate::lwm2m::codec::{Assignment, Requested, decode};
 use crate::lwm2m::register::Registration;
 use lwm2m_base::Peer;
@@ -48,23 +48,18 @@ use super::broker::BrokerEvent;
 use super::config::BootstrapConfig;
 use super::context::Context;
 use super::diagnostic::{add_max_age, fitting, room};
-use super::received_request::ReceivedRequest;
+use super::intake::received_request::ReceivedRequest;
 use super::report::{BootstrapRefusal, BootstrapReport, BootstrapStep, Report};
-
-pub(super) use awaited_bootstraps::AwaitedBootstrap;
-pub(super) use broker_client::SESSION;
-pub(super) use request::{forbids_other, is_for_bootstrap};
 
 use broker_client::BrokerClient;
 use packs::Packs;
 use plain_sessions::PlainSessions;
-use request::{BootstrapRequest, UNSTORED, forbids};
+use request::{BootstrapRequest, UNSTORED, forbids, is_pack};
 use session::{Session, SessionProgress, path_of_servers};
 
-/// The path of requests for a session.
-const PATH: &str = "bs";
-/// The path of requests for a pack.
-const PACK_PATH: &str = "bspack";
+pub(super) use awaited_bootstraps::AwaitedBootstrap;
+pub(super) use broker_client::SESSION;
+pub(super) use request::{begins_session, forbids_other, is_bootstrap, is_for_bootstrap};
 
 /// The time in which a peer without DTLS has to answer the first request, in units of `ACK_TIMEOUT`. The first
 /// retransmission comes after 1 to 1.5 units and the second after 3 at least, so there is one: an answer and two
@@ -428,20 +423,6 @@ enum AccountsChange {
 
 /// A request that is refused, with the endpoint name if it is known.
 type Refused = (Option<String>, BootstrapRefusal);
-
-/// Returns whether a request is for bootstrap.
-pub(super) fn is_bootstrap(request: &Request) -> bool {
-    request.options.all(number::URI_PATH).eq([PATH.as_bytes()]) || is_pack(request)
-}
-
-/// Returns whether a message asks for a session.
-pub(super) fn begins_session(message: &Message) -> bool {
-    message.code == Code::POST && message.options.all(number::URI_PATH).eq([PATH.as_bytes()])
-}
-
-fn is_pack(request: &Request) -> bool {
-    request.options.all(number::URI_PATH).eq([PACK_PATH.as_bytes()])
-}
 
 /// Returns the settings, if the socket of this peer serves bootstrap.
 fn serving(context: &Context, peer: Peer) -> Result<BootstrapConfig, BootstrapRefusal> {

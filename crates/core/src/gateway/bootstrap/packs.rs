@@ -13,12 +13,12 @@ use crate::coap::options::number;
 use crate::coap::{Code, Request, RequestId, Response};
 use lwm2m_base::Peer;
 
-use super::super::context::Context;
-use super::super::diagnostic::add_max_age;
-use super::super::received_request::ReceivedRequest;
-use super::super::report::{BootstrapRefusal, BootstrapReport, Report};
 use super::request::accepted;
 use super::{BootstrapServer, Refused, awaited_bootstraps, issuing, refused, reject, serving, session};
+use crate::gateway::context::Context;
+use crate::gateway::diagnostic::add_max_age;
+use crate::gateway::intake::received_request::ReceivedRequest;
+use crate::gateway::report::{BootstrapRefusal, BootstrapReport, Report};
 
 /// The bytes of a block for a peer whose address may be forged.
 const UNPROVEN_BLOCK: usize = 16;

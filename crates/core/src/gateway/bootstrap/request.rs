@@ -2,22 +2,41 @@
 //! 6.1.8).
 
 use crate::coap::options::number;
-use crate::coap::{Code, Request};
+use crate::coap::{Code, Message, Request};
 use crate::lwm2m::content_format::ContentFormat;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 use lwm2m_dtls::credentials::KeyKind;
 
-use super::super::config::{BootstrapConfig, SocketRole};
-use super::super::context::Context;
-use super::super::identity::names;
-use super::super::report::{BootstrapRefusal, Forbidden};
+use crate::gateway::config::{BootstrapConfig, SocketRole};
+use crate::gateway::context::Context;
+use crate::gateway::identity::names;
+use crate::gateway::report::{BootstrapRefusal, Forbidden};
+
+/// The path of requests for a session.
+pub(super) const PATH: &str = "bs";
+/// The path of requests for a pack.
+const PACK_PATH: &str = "bspack";
 
 /// Limits the bytes of an endpoint name, as in a Register.
 const LONGEST_NAME: usize = 255;
 
 /// The generated key is not in the store, so that it cannot be given to a device.
 pub(super) const UNSTORED: &str = "the store has not written the generated key";
+
+/// Returns whether a request is for bootstrap.
+pub(in crate::gateway) fn is_bootstrap(request: &Request) -> bool {
+    request.options.all(number::URI_PATH).eq([PATH.as_bytes()]) || is_pack(request)
+}
+
+/// Returns whether a message asks for a session.
+pub(in crate::gateway) fn begins_session(message: &Message) -> bool {
+    message.code == Code::POST && message.options.all(number::URI_PATH).eq([PATH.as_bytes()])
+}
+
+pub(super) fn is_pack(request: &Request) -> bool {
+    request.options.all(number::URI_PATH).eq([PACK_PATH.as_bytes()])
+}
 
 /// A device's request for bootstrap, checked.
 pub(super) struct BootstrapRequest {
@@ -72,7 +91,7 @@ pub(super) fn forbids(
 
 /// Returns whether the credentials that a peer has proved are for bootstrap, and so for nothing else: a key of
 /// `bootstrap.psk_file`, or a certificate or raw public key that `bootstrap.certificates` names.
-pub(in super::super) fn is_for_bootstrap(context: &Context, peer: Peer, identity: &Identity) -> bool {
+pub(in crate::gateway) fn is_for_bootstrap(context: &Context, peer: Peer, identity: &Identity) -> bool {
     match identity {
         Identity::Psk(_) => context.key_kind(peer) == Some(KeyKind::Bootstrap),
         Identity::Certificate { .. } | Identity::RawPublicKey { .. } => {
@@ -85,7 +104,7 @@ pub(in super::super) fn is_for_bootstrap(context: &Context, peer: Peer, identity
 
 /// Returns why a peer may not send this request, which is not for bootstrap: its socket or its credentials are for
 /// bootstrap only.
-pub(in super::super) fn forbids_other(context: &Context, peer: Peer) -> Option<Forbidden> {
+pub(in crate::gateway) fn forbids_other(context: &Context, peer: Peer) -> Option<Forbidden> {
     let identity = context.identity(peer);
     let is_for_bootstrap = identity.is_some_and(|identity| is_for_bootstrap(context, peer, &identity));
     let is_elsewhere = context.config.role_of(peer.socket) == SocketRole::Bootstrap;

@@ -22,8 +22,8 @@ use crate::lwm2m::path::Path;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
 
-use super::super::report::BootstrapStep;
 use super::discovered::DiscoveredDevice;
+use crate::gateway::report::BootstrapStep;
 
 /// Issues the key of an identity that devices get generated keys for; `None` if there are too many keys.
 pub(super) type IssueKey<'a> = &'a mut dyn FnMut(&PskIdentity, bool) -> Option<SecretBytes>;
@@ -301,6 +301,6 @@ pub(super) fn path_of_servers() -> Path {
 
 fn finish() -> Request {
     let mut finish = Request::new(Code::POST);
-    finish.options.add_text(number::URI_PATH, super::PATH);
+    finish.options.add_text(number::URI_PATH, super::request::PATH);
     finish
 }

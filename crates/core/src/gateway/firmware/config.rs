@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pull_uri::PublicUris;
+use super::pulls::uri::PublicUris;
 use crate::gateway::broker::BrokerLogin;
 
 /// The settings that the core needs. The folder of the images, and the largest size of one, are the shell's.

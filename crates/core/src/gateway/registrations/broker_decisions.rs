@@ -7,18 +7,18 @@ use crate::gateway::broker::{BrokerCommand, CloseReason, ConnectError, MessagePr
 use crate::mqtt::uplink;
 use crate::registry::{Location, NewDevice, RegistrationId};
 
-use super::super::auto_observe;
-use super::super::client::client;
-use super::super::command_scheduler::refuse_early;
-use super::super::context::Context;
-use super::super::diagnostic::{fitting, unavailable};
-use super::super::held_outputs::Awaited;
-use super::super::pending_registrations::{EarlyCommand, PendingRegistration};
-use super::super::presence::publish_status;
-use super::super::register_messages::created;
-use super::super::report::{CommandOutcome, LeaveReason, Report};
-use super::super::undefined_versions::report_undefined_versions;
+use super::messages::created;
+use super::pending::{EarlyCommand, PendingRegistration};
+use super::undefined_versions::report_undefined_versions;
 use super::{Registrations, TOO_MANY_DEVICES, TurnedAway, disconnect, proven, report_left_out};
+use crate::gateway::client::client;
+use crate::gateway::commands::auto_observe;
+use crate::gateway::commands::refuse_early;
+use crate::gateway::context::Context;
+use crate::gateway::devices::presence::publish_status;
+use crate::gateway::diagnostic::{fitting, unavailable};
+use crate::gateway::persistence::held_outputs::Awaited;
+use crate::gateway::report::{CommandOutcome, LeaveReason, Report};
 
 impl Registrations {
     /// The broker has the device: it gets its 2.01, then the report is published, then whatever waits for it is sent. A

@@ -2,13 +2,13 @@
 
 use lwm2m_base::{AssociationId, Peer, Shard};
 
-use super::super::access::{forbidden, forbids_request};
-use super::super::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
-use super::super::context::Context;
-use super::super::pending_registrations::PendingRegistration;
-use super::super::report::Forbidden;
+use super::access::{forbidden, forbids_request};
+use super::pending::PendingRegistration;
 use super::{BUSY, MOVING, Registrations, SUPERSEDED, forbidding};
 use crate::gateway::broker::BrokerCommand;
+use crate::gateway::context::Context;
+use crate::gateway::moves::claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, MovedDevice};
+use crate::gateway::report::Forbidden;
 use crate::registry::RegistrationId;
 
 impl Registrations {

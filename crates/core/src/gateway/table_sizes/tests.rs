@@ -9,13 +9,13 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use super::super::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Ticket};
-use super::super::config::{AutoObserve, GatewayConfig};
-use super::super::fixtures::{YEAR_2026, address};
-use super::super::{Gateway, Output};
 use super::*;
 use crate::coap::options::{format, number};
 use crate::coap::{AckMode, Code, Kind, Message, MessageId, Options, Token};
+use crate::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Ticket};
+use crate::gateway::config::{AutoObserve, GatewayConfig};
+use crate::gateway::fixtures::{YEAR_2026, address};
+use crate::gateway::{Gateway, Output};
 use crate::lwm2m::model::Model;
 use crate::registry::{Device, RegistrationId};
 

@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use crate::clock::monotonic_now;
 use crate::store::StoreContents;
 use lwm2m_base::{AssociationId, Shard};
-use lwm2m_core::gateway::claims::MovedDevice;
-use lwm2m_core::gateway::record::{Change, RetainedCommandsRecord};
-use lwm2m_core::gateway::shards::ShardContents;
+use lwm2m_core::gateway::moves::claims::MovedDevice;
+use lwm2m_core::gateway::moves::shards::ShardContents;
+use lwm2m_core::gateway::persistence::record::{Change, RetainedCommandsRecord};
 
 use super::super::super::batch::{WriteInProgress, nonces};
 use super::super::super::layout::{RecordHash, RestoredContents};

@@ -16,7 +16,7 @@ use crate::mqtt::downlink;
 
 use super::window::{DailyWindow, WindowText};
 use crate::gateway::firmware::image::{Image, ImageDigest, ImageName};
-use crate::gateway::firmware::update;
+use crate::gateway::firmware::jobs::update;
 
 /// The endpoint names that a campaign may list.
 pub(crate) const MOST_LISTED: usize = 10_000;

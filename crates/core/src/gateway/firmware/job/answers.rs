@@ -8,9 +8,9 @@ use crate::lwm2m::codec::Entry;
 use crate::lwm2m::firmware::{Delivery, State, UpdateResult, firmware_version_path, instance_path, resource};
 use crate::lwm2m::path::Path;
 
-use super::super::config::FirmwareConfig;
 use super::told::{number, numbers, text};
 use super::{Job, MOST_UNANSWERED_DROPS, Package, PushFormat, Step};
+use crate::gateway::firmware::config::FirmwareConfig;
 
 /// Limits the protocols that are kept of a device. The object has six.
 const MOST_PROTOCOLS: usize = 16;

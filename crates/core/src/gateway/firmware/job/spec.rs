@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::firmware::{JobLabel, MethodChoice};
 
-use super::super::image::{Image, ImageName};
-use super::super::pull_uri::PullKey;
+use crate::gateway::firmware::image::{Image, ImageName};
+use crate::gateway::firmware::pulls::uri::PullKey;
 
 /// The request of an application, which the gateway keeps over a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use crate::coap::Code;
 use crate::command::firmware::{Phase, UpdateError};
 use crate::lwm2m::firmware::UpdateResult;
 
-use super::super::config::FirmwareConfig;
 use super::{Job, Step};
+use crate::gateway::firmware::config::FirmwareConfig;
 
 impl Job {
     /// Enters another phase, and tells it.

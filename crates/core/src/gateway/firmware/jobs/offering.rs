@@ -4,11 +4,11 @@ use crate::gateway::context::Context;
 use crate::lwm2m::firmware::protocol;
 use crate::registry::Device;
 
-use super::super::job::{JobSpec, Package, PullOffer};
-use super::super::job_id::JobId;
-use super::super::pull_uri::UriScheme;
-use super::super::pulls::{Pull, PullProgress, Resumption};
 use super::OwnedJob;
+use super::job_id::JobId;
+use crate::gateway::firmware::job::{JobSpec, Package, PullOffer};
+use crate::gateway::firmware::pulls::uri::UriScheme;
+use crate::gateway::firmware::pulls::{Pull, PullProgress, Resumption};
 
 /// Lets the device fetch the image while its job downloads by pull, and no longer.
 pub(super) fn offer(context: &mut Context, device: Option<&Device>, id: JobId, owned: &mut OwnedJob) {
