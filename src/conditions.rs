@@ -34,7 +34,7 @@ pub enum ConditionState {
     Degraded,
     /// The program cannot serve devices.
     Down,
-    /// This part is disabled.
+    /// The part is disabled.
     Off,
 }
 

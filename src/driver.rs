@@ -60,8 +60,8 @@ const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 const LINK_EVENTS: usize = 64;
 /// Upper bound on one sleep when no deadline is set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
-/// Maximum number of turns in a row for deadlines that are over. After them the loop waits for the next tick of the
-/// timer, 1 ms, so that a deadline that stays in the past cannot occupy the processor.
+/// Maximum number of turns in a row for overdue deadlines. After them the loop waits for the next tick of the timer, 1
+/// ms, so that a deadline that stays in the past cannot occupy the processor.
 const OVERDUE_TURNS: u32 = 64;
 /// Minimum interval between two entries for publications that were dropped.
 const DROPPED_EVERY: Duration = Duration::from_secs(1);
@@ -187,7 +187,7 @@ impl Driver {
     pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
         self.run_until(stop, |_| false).await;
         if self.is_fenced {
-            // The devices are those of another process: they and the broker are told nothing.
+            // The devices belong to another process now: neither they nor the broker are informed.
             return;
         }
         let end = monotonic_now() + patience;
@@ -196,7 +196,7 @@ impl Driver {
         let drained_by = end - patience / 2;
         self.run_until(sleep_until(drained_by.into()), Gateway::is_drained).await;
         if let Some(thread) = &self.thread {
-            // Their devices may be reached by the sockets of this thread.
+            // Devices of other threads may be reached by the sockets of this thread.
             let others = tokio::time::timeout_at(drained_by.into(), thread.all_drained());
             self.run_until(async { drop(others.await) }, |_| false).await;
         }
@@ -205,7 +205,7 @@ impl Driver {
         }
         let now = self.now();
         self.gateway.end(now);
-        // What the broker gets now need not be published again by the next process.
+        // Answers that the broker gets now need not be published again by the next process.
         self.run_until(sleep_until(drained_by.into()), |gateway| !gateway.has_unpublished_answers()).await;
         if self.is_fenced {
             return;
@@ -272,7 +272,7 @@ impl Driver {
         }
     }
 
-    /// Handles what the loop has waited for. Breaks if the driver ends.
+    /// Handles an input of the loop. Breaks if the driver ends.
     fn handle_input(&mut self, now: Instant, input: DriverInput) -> ControlFlow<()> {
         match input {
             DriverInput::Readable(index) => self.receive(now, index),
@@ -286,7 +286,7 @@ impl Driver {
             DriverInput::Store(event) => self.handle_store(now, event),
             DriverInput::Asked(request) => self.handle_request(now, request),
             DriverInput::Thread(input) => self.handle_thread(now, input),
-            DriverInput::Cluster(ClusterInput::Command(command)) => self.obey(command),
+            DriverInput::Cluster(ClusterInput::Command(command)) => self.handle_cluster_command(command),
             DriverInput::Cluster(ClusterInput::Peer(input)) => self.handle_peers(now, input),
             DriverInput::Deadline => self.gateway.handle_timeout(now),
             DriverInput::Stop => return ControlFlow::Break(()),
@@ -408,7 +408,7 @@ impl Driver {
             StoreEvent::Back => self.set_store_away(now, false),
             StoreEvent::Leased { until } => self.gateway.lease_until(until),
             StoreEvent::ContentsLost => self.gateway.rewrite_store(),
-            // It ends the loop.
+            // The event ends the loop.
             StoreEvent::Fenced => {}
         }
     }
@@ -467,7 +467,7 @@ impl Driver {
     /// Lists a failure and shows it to onlookers.
     fn list(&mut self, now: Instant, failure: Failure, count: u64) {
         self.metrics.failures.inc_by(count);
-        // While the clock is not set the failures are of 1970.
+        // While the clock is not set, failures have a time in 1970.
         let at = unix_time().unwrap_or_default();
         match self.failures.record(now, at, failure, count) {
             Some(failure) => self.onlookers.failure(now, &failure),
@@ -475,7 +475,7 @@ impl Driver {
         }
     }
 
-    /// Lists the publications that were dropped since the last look as one failure.
+    /// Lists the publications that were dropped since the last call as one failure.
     fn list_dropped(&mut self, now: Instant) {
         if now - self.dropped_listed < DROPPED_EVERY {
             return;
@@ -513,8 +513,8 @@ impl Driver {
                 }
             }
         });
-        // The error belongs to an earlier datagram of ours, such as an ICMP message. The device has deadlines of its
-        // own.
+        // The error belongs to an earlier datagram of the gateway, such as an ICMP message. The device has deadlines of
+        // its own.
         match received {
             Ok(ReceiveBatch::Emptied) => {}
             Ok(ReceiveBatch::Full) => {
@@ -537,14 +537,14 @@ impl Driver {
         metrics.transport.datagrams_sent.inc_by(sent as u64);
     }
 
-    /// Passes the wall clock time to the core. While the clock shows a time before 1970 the core counts on from the
+    /// Passes the wall clock time to the core. While the clock shows a time before 1970, the core continues from the
     /// last valid time.
     fn read_wall_clock(&mut self, now: Instant) {
         let unix_time = unix_time();
         let failed_before = std::mem::replace(&mut self.wall_clock_failed, unix_time.is_err());
         match unix_time {
             Ok(unix_time) => self.gateway.set_unix_time(now, unix_time),
-            Err(error) if !failed_before => warn!(%error, "the wall clock cannot be used"),
+            Err(error) if !failed_before => warn!(%error, "wall clock ignored: its last valid time is used"),
             Err(_) => {}
         }
     }

@@ -155,7 +155,7 @@ pub(crate) fn mutual_acceptor(config: &TlsConfig) -> Result<SslAcceptor, TlsErro
     identify(&mut builder, certificate, key)?;
     trust(&mut builder, authority)?;
     builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-    // Each connection proves its name anew.
+    // Each connection proves its name again.
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_options(SslOptions::NO_TICKET);
     Ok(builder.build())

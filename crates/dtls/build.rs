@@ -1,4 +1,4 @@
-//! Looks at what the OpenSSL can do that `openssl-sys` found or built.
+//! Finds out what the OpenSSL that `openssl-sys` found or built supports.
 
 use std::env;
 

@@ -163,7 +163,7 @@ impl AdminSources {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> HttpResponse {
-        // Of an answer to HEAD hyper leaves the body out.
+        // hyper omits the body of an answer to HEAD.
         let answer = match (request.method(), request.uri().path()) {
             (&(Method::GET | Method::HEAD), "/metrics") => self.metrics().await,
             (&(Method::GET | Method::HEAD), "/healthz") => self.health().await,
@@ -182,10 +182,9 @@ impl AdminSources {
         answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
     }
 
-    /// Returns a snapshot of the driver that is at most [`SNAPSHOT_REUSE`] old. The driver looks at every device for
-    /// it.
+    /// Returns a snapshot of the driver that is at most [`SNAPSHOT_REUSE`] old.
     pub(crate) async fn snapshot(&self) -> Option<DriverSnapshot> {
-        // Who comes meanwhile waits for the same answer.
+        // Requests that come meanwhile wait for the same answer.
         let mut cached = self.cached.lock().await;
         if let Some(CachedSnapshot { asked, snapshot }) = &*cached
             && monotonic_now() - *asked < SNAPSHOT_REUSE

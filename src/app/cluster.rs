@@ -75,7 +75,7 @@ impl ClusterNode {
         Ok(((OpenedStore::Shared(opened), contents), node))
     }
 
-    /// Returns what lets other tasks see the cluster.
+    /// Returns the handle of the cluster for other tasks.
     #[cfg(feature = "console")]
     pub(crate) fn handle(&self) -> ClusterHandle {
         ClusterHandle::new(self.status.subscribe(), self.engine.asks.clone())
@@ -95,7 +95,7 @@ impl ClusterNode {
             node: member.process.node,
             first_dtls_socket,
             flows: Router::FLOWS,
-            strangers: config.gateway.limits.unregistered,
+            unregistered: config.gateway.limits.unregistered,
         };
         let forwarding = Forwarding::new(
             routing,

@@ -1,4 +1,4 @@
-//! Divides what the store has among the driver threads. The number of threads may be another one than at the last run.
+//! Divides the contents of the store among the driver threads. Their number may have changed since the last run.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZero;

@@ -42,7 +42,7 @@ use super::division::{divided, suspended_campaigns};
 use super::prepared::{Prepared, PreparedAccounts};
 use super::random_seed;
 
-/// Holds what the drivers are made of.
+/// The parts of the drivers.
 pub(crate) struct DriverParts {
     threads: Vec<ThreadParts>,
     /// The addresses of the listeners.
@@ -56,7 +56,7 @@ pub(crate) struct DriverParts {
 }
 
 impl DriverParts {
-    /// Returns what lets other tasks see the cluster; `None` for a gateway by itself.
+    /// Returns the handle of the cluster for other tasks; `None` for a gateway without a cluster.
     #[cfg(feature = "console")]
     pub(crate) fn cluster(&self) -> Option<ClusterHandle> {
         self.node.as_ref().map(ClusterNode::handle)
@@ -112,7 +112,7 @@ pub(crate) async fn driver_parts(
         runtimes.into_iter().zip(sockets).zip(requests).zip(seats).zip(&prepared.metrics)
     {
         let (metrics, condition) = (Arc::clone(&metrics.upstream), prepared.conditions.add("broker"));
-        // All nodes are without the broker at the same time: a balancer that asks for it would have no node left.
+        // If the broker is unavailable, all nodes are without it: a balancer that checks it would have no node left.
         let condition = if config.cluster.is_some() { condition.never_down() } else { condition };
         let link = UpstreamLink::start_at(upstream.clone(), seat, metrics, condition);
         let link = runtime.runtime().spawn(link).await.context("the start of the upstream")??;
@@ -249,7 +249,7 @@ fn start_store(
     }
 }
 
-/// Tells each thread what the others have restored. The only thread has no others.
+/// Tells each thread which devices the others have restored. A single thread has no others.
 fn introduce(config: &Config, owners: &EndpointOwners, gateways: &[Gateway]) -> Vec<Option<DriverThread>> {
     if gateways.len() < 2 {
         return vec![None];
@@ -272,7 +272,7 @@ fn first_dtls_socket(config: &Config) -> u16 {
     u16::try_from(plain).expect("there are fewer listeners than ports")
 }
 
-/// Holds what the gateways are made of.
+/// The parts of the gateways.
 struct GatewayStart<'a> {
     config: &'a Config,
     prepared: &'a Prepared,

@@ -109,7 +109,7 @@ impl DtlsSetup {
                 // A later process would not know of the sequence numbers that this one uses.
                 error!(%error, "stored DTLS sessions not restored; devices must make new handshakes");
                 server = new();
-                // What it makes from now on is kept, once the store can be written again.
+                // Associations that it makes from now on are stored once the store can be written again.
                 let none = server.restore(now, terms, Vec::new());
                 debug_assert!(none.is_empty());
             }

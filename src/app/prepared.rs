@@ -21,7 +21,7 @@ use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
 use super::dtls::DtlsSetup;
 
-/// Holds what is known before the program listens anywhere.
+/// The results of all checks before the program opens a listener.
 pub(crate) struct Prepared {
     /// The state of the files that the configuration names, from before they were read.
     pub read_at: FileSnapshot,

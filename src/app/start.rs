@@ -65,7 +65,7 @@ pub(crate) async fn start(config: Config, embedded: bool) -> anyhow::Result<App>
     })
 }
 
-/// Holds the listeners for people and programs, which serve nobody yet.
+/// The listeners of admin and console, which serve nothing yet.
 struct Listeners {
     admin: Option<TcpListener>,
     sources: AdminSources,

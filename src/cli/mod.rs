@@ -104,10 +104,10 @@ enum Subcommand {
     Demo {
         #[command(flatten)]
         config: ConfigFile,
-        /// End after the conversation; without it the demonstration goes on until Ctrl-C at a terminal
+        /// End after the conversation; without it the demonstration continues until Ctrl-C at a terminal
         #[arg(long)]
         once: bool,
-        /// Let the bootstrap server give the first device its server
+        /// Bootstrap the first device: the bootstrap server gives it its server and its key
         #[arg(long)]
         bootstrap: bool,
     },
@@ -125,9 +125,9 @@ enum Subcommand {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Move the devices of a store in a file to a cluster whose nodes do not run: nobody registers again
+    /// Move the devices of a store in a file to a cluster whose nodes are stopped; no device has to register again
     Import(import::ImportArguments),
-    /// Seal the records at a Redis server with store.redis.seal_keyfile, which store.redis.other_seal_keyfile opens
+    /// Seal the records at a Redis server with store.redis.seal_keyfile in place of store.redis.other_seal_keyfile
     Rekey {
         #[command(flatten)]
         config: ConfigFile,

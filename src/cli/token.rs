@@ -18,11 +18,11 @@ pub(crate) struct TokenArguments {
     /// A viewer sees everything, an operator commands devices
     #[arg(long, value_enum, default_value_t = Role::Viewer)]
     role: Role,
-    /// Limit the token to devices whose endpoint name begins so
+    /// Limit the token to devices whose endpoint name begins with this text
     #[arg(long)]
     prefix: Option<String>,
-    /// Store the line in this file in place of the line with the same name: the token before it is not valid any more.
-    /// A file that is missing is created
+    /// Store the line in this file; it replaces the line with the same name, whose token is no longer valid. A missing
+    /// file is created
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }

@@ -10,9 +10,9 @@ use lwm2m_cluster::{Isolated, NodeNumber};
 /// The configuration of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// The name of the node, which no other one has.
+    /// The name of the node, which is unique in the cluster.
     pub node: String,
-    /// The number of the node, which no other one has.
+    /// The number of the node, which is unique in the cluster.
     pub number: NodeNumber,
     /// The share of shards that the node takes, relative to other nodes.
     pub weight: u16,
@@ -20,7 +20,7 @@ pub struct ClusterConfig {
     pub isolated: Isolated,
     /// The number of shards that are handed over at the same time.
     pub moves_at_once: usize,
-    /// The time for which a node forwards datagrams after it has given up its shards at its end.
+    /// The time for which a node that shuts down forwards datagrams after it has handed its shards over.
     pub linger: Duration,
     /// The address at which the other nodes connect.
     pub bind: SocketAddr,
@@ -28,6 +28,7 @@ pub struct ClusterConfig {
     pub advertise: String,
     /// The authority of the cluster, and the certificate of the node with its key.
     pub tls: TlsConfig,
-    /// Whether the node sends to a device by itself if the node at which the device came in is not reached.
+    /// Whether the node sends to a device from its own address if it cannot reach the node that received the last
+    /// datagram of the device.
     pub is_direct: bool,
 }

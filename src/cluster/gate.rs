@@ -35,7 +35,7 @@ impl ServiceGate {
         self.0.borrow().is_some_and(|until| now < until)
     }
 
-    /// Waits until the gate is opened, closed or opened for longer. Without a member task it stays as it is.
+    /// Waits until the gate is opened, closed or opened for longer. Without a member task it never changes.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending().await

@@ -35,8 +35,8 @@ use super::{ClusterCommand, DriverReport};
 const FIRST_SHARDS: Duration = Duration::from_secs(12);
 
 /// Maximum time in which a node leaves the list of nodes.
-const LEAVING: Duration = Duration::from_secs(2);
-/// The time after a handover for which the store's list of leases may not show it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time after a handover for which the store's list of leases may still be without it.
 const HANDED_OVER: Duration = Duration::from_secs(5);
 
 /// Holds what the task is made of.
@@ -51,15 +51,15 @@ pub struct MemberParts {
     pub gate: GateKeeper,
     pub condition: Condition,
     pub metrics: Arc<Metrics>,
-    /// The time for which the node forwards datagrams after it has given up its shards.
+    /// The time for which the node forwards datagrams after it has handed its shards over.
     pub linger: Duration,
-    /// Receives what people see of the cluster.
+    /// Receives the state of the cluster as it is shown to operators.
     pub status: watch::Sender<Arc<ClusterStatus>>,
     /// The URL of the console, if other machines may reach it.
     pub console: Option<String>,
 }
 
-/// Holds what connects the member task with the other nodes.
+/// The channels between the member task and the connections to the other nodes.
 pub struct MemberPeers {
     pub running: RunningPeers,
     pub messages: mpsc::Receiver<(NodeNumber, PeerMessage)>,
@@ -83,21 +83,21 @@ struct MemberTask {
     node: NodeNumber,
     parts: MemberParts,
     member: ClusterMember,
-    /// The shards that the driver was not told to serve yet.
+    /// The shards whose records are being read, so that the driver does not serve them yet.
     loading: HashMap<Shard, LoadingShard>,
-    /// The shards that the driver was told to drop, and has not yet. They are not read again before: batches of the
-    /// driver may still have records of theirs, which the keeper drops then.
+    /// The shards that the driver was told to drop, and has not dropped yet. Before that they are not read again:
+    /// batches of the driver may still have records of theirs, which the keeper then drops.
     dropping: ShardSet,
-    /// The shards that were handed over lately: to which node, and when.
+    /// The shards that were handed over recently, with their new node and the time.
     handed_over: HashMap<Shard, (NodeNumber, Instant)>,
-    /// Waits until all shards are given up.
+    /// Answers the caller that waits until all shards are handed over.
     draining: Option<oneshot::Sender<()>>,
     has_ended: bool,
     /// The state that was logged last.
     shown: Option<EngineContact>,
     /// Whether it was logged that an operator has drained the node.
     is_shown_drained: bool,
-    /// The nodes of the last round, the number of registered devices, and what people were shown last.
+    /// The nodes of the last round, the number of registered devices, and the status that was published last.
     nodes: Vec<AnnouncedNode>,
     devices: usize,
     status: ClusterStatus,
@@ -145,21 +145,21 @@ impl RunningMember {
         Self { task: tokio::spawn(task.run(asked_to_drain)), drain, peers, engine, linger }
     }
 
-    /// Gives up all shards, as far as that is done within `patience`: the other nodes serve them. The leases of the
-    /// rest run out. After that the node still forwards datagrams for a while, until the balancer has let go of it, and
-    /// leaves the list of nodes.
+    /// Hands all shards over, as far as that is possible within `patience`: the other nodes serve them. The leases of
+    /// the rest expire. After that the node still forwards datagrams for a while, until the balancer sends it no more,
+    /// and leaves the list of nodes.
     pub async fn drain(&self, patience: Duration) {
         let end = monotonic_now() + patience;
         let (done, drained) = oneshot::channel();
         let asked = async { self.drain.send(done).await.is_ok() && drained.await.is_ok() };
         match timeout_at(end.into(), asked).await {
-            Ok(true) => info!("all shards were given up"),
+            Ok(true) => info!("all shards were handed over"),
             // The task has ended.
             Ok(false) => return,
             Err(_) => {
                 return warn!(
                     ?patience,
-                    "not all shards were given up in time: the other nodes take the rest when its leases end"
+                    "not all shards were handed over in time: the other nodes take the rest when its leases expire"
                 );
             }
         }
@@ -167,8 +167,8 @@ impl RunningMember {
             sleep(self.linger).await;
         }
         let (done, left) = oneshot::channel();
-        if self.engine.send(EngineAsk::Leave(done)).is_ok() && timeout(LEAVING, left).await.is_err() {
-            warn!("the store does not answer: the other nodes list this one for a day");
+        if self.engine.send(EngineAsk::Leave(done)).is_ok() && timeout(LEAVE_TIMEOUT, left).await.is_err() {
+            warn!("the store does not answer: the other nodes show this node as silent for a day");
         }
     }
 
@@ -179,7 +179,7 @@ impl RunningMember {
 }
 
 impl Drop for MemberTask {
-    /// Also after a panic: without its leases the node serves nothing, and `/readyz` has to say so.
+    /// This runs also after a panic: without its leases the node serves nothing, and `/readyz` has to say so.
     fn drop(&mut self) {
         if !self.has_ended {
             self.parts.condition.set(ConditionState::Down, "the task of the leases has ended");
@@ -191,7 +191,7 @@ impl MemberTask {
     async fn run(mut self, mut asked_to_drain: mpsc::Receiver<oneshot::Sender<()>>) {
         while !self.has_ended {
             self.member.handle_timeout(now());
-            self.obey();
+            self.carry_out_commands();
             let deadline = self.member.next_deadline();
             let input = tokio::select! {
                 Some(answer) = self.parts.engine.answers.recv() => MemberInput::Engine(answer),
@@ -203,7 +203,8 @@ impl MemberTask {
             match input {
                 MemberInput::Engine(EngineAnswer::Event(event)) => {
                     if let MemberEvent::Round(answer) = &event {
-                        // Also if they are the same: the driver has changed its copy by what single nodes said.
+                        // They are published even if they are the same, because the driver has changed its copy by
+                        // messages of single nodes.
                         self.publish_owners(owners(answer));
                         self.note_round(answer);
                     }
@@ -236,7 +237,7 @@ impl MemberTask {
 
     fn message(&mut self, from: NodeNumber, message: PeerMessage) {
         if let PeerMessage::Yours { shard } = message {
-            // Its datagrams wait here until it is served.
+            // The datagrams of the shard wait here until it is served.
             self.set_owner(shard, self.node);
         }
         self.handle(MemberEvent::Message { from, message });
@@ -260,11 +261,11 @@ impl MemberTask {
 
     fn handle(&mut self, event: MemberEvent) {
         self.member.handle(event, now());
-        self.obey();
+        self.carry_out_commands();
     }
 
-    /// Carries out what the state machine commands, and opens the gate after that.
-    fn obey(&mut self) {
+    /// Carries out the commands of the state machine, and opens the gate after that.
+    fn carry_out_commands(&mut self) {
         while let Some(command) = self.member.poll_command() {
             match command {
                 MemberCommand::Ask(request) => {
@@ -312,12 +313,12 @@ impl MemberTask {
         match self.loading.get_mut(&shard) {
             Some(loading) if loading.is_handed_over => loading.unserved = Some(contents),
             Some(_) => self.serve(shard, contents),
-            // It was lost meanwhile.
+            // The shard was lost meanwhile.
             None => {}
         }
     }
 
-    /// Lets the driver serve a shard whose records were read.
+    /// Commands the driver to serve a shard whose records were read.
     fn serve(&mut self, shard: Shard, contents: Box<ShardContents>) {
         let Some(LoadingShard { term, acquired, .. }) = self.loading.remove(&shard) else { return };
         let took = monotonic_now().saturating_duration_since(acquired);
@@ -325,7 +326,7 @@ impl MemberTask {
         self.command(ClusterCommand::Serve { shard, term, contents });
     }
 
-    /// Lets the driver serve a shard again that is not handed over any more.
+    /// Commands the driver to serve a shard again that is not handed over any more.
     fn resume(&mut self, shard: Shard) {
         if let Some(loading) = self.loading.get_mut(&shard) {
             loading.is_handed_over = false;
@@ -340,7 +341,7 @@ impl MemberTask {
     fn hand_over(&mut self, shard: Shard, handover: Handover, to: Option<NodeNumber>) {
         match self.loading.get_mut(&shard) {
             Some(loading) => {
-                // The driver has nothing of it.
+                // The driver does not have the shard.
                 loading.is_handed_over = true;
                 self.member.handle(MemberEvent::WoundDown { shard, handover }, now());
             }
@@ -355,7 +356,7 @@ impl MemberTask {
             TenureEnd::Lost => cluster.lost.inc(),
         };
         if let TenureEnd::HandedOver { to: Some(to) } = end {
-            // What has come for its devices meanwhile is forwarded at once.
+            // Datagrams that have come for its devices meanwhile are forwarded at once.
             self.handed_over.insert(shard, (to, monotonic_now()));
             self.set_owner(shard, to);
         }
@@ -367,8 +368,8 @@ impl MemberTask {
         }
     }
 
-    /// Lets the keeper drop what the driver has handed over of a shard, and confirm the batches of that. If the node has
-    /// got the shard again, it is read now.
+    /// Makes the keeper drop the batches of a shard that the driver has handed over, and confirm them. If the node has
+    /// acquired the shard again, its records are read now.
     fn dropped(&mut self, shard: Shard) {
         self.dropping.remove(shard);
         self.ask(EngineAsk::Discard(shard));
@@ -377,10 +378,10 @@ impl MemberTask {
         }
     }
 
-    /// All shards are given up.
+    /// Reports that all shards are handed over.
     fn drained(&mut self) {
         if let Some(done) = self.draining.take() {
-            // Who waits may have given up.
+            // The caller may have given up.
             let (Ok(()) | Err(())) = done.send(());
         }
     }

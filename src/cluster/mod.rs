@@ -27,18 +27,19 @@ pub enum ClusterCommand {
     Serve { shard: Shard, term: Term, contents: Box<ShardContents> },
     /// Number the DTLS records of a shard in this term from now on.
     UseTerm { shard: Shard, term: Term },
-    /// End the commands in flight of a shard, write it completely, stop serving it, publish what is queued, tell the node that gets it where its devices were heard, and report
-    /// [`DriverReport::WoundDown`] with this number.
+    /// End the commands in flight of a shard, write all its records, stop serving it, publish its queued messages, tell
+    /// the next node through which nodes its devices are reached, and report [`DriverReport::WoundDown`] with this
+    /// number.
     HandOver { shard: Shard, handover: Handover, to: Option<NodeNumber> },
     /// Serve a shard in this term again, if it was to be handed over.
     Resume { shard: Shard, term: Term },
-    /// Forget a shard, without a word to devices or the broker, and report [`DriverReport::Dropped`].
+    /// Forget a shard, without informing devices or the broker, and report [`DriverReport::Dropped`].
     Drop(Shard),
     /// The answer of the store to a question about an endpoint name.
     Name(Box<NameAnswer>),
     /// Report [`DriverReport::Devices`].
     CountDevices,
-    /// End: another process of this node is alive.
+    /// Shut down, because another process of this node is alive.
     End,
 }
 

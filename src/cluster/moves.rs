@@ -1,4 +1,4 @@
-//! Moves of devices between nodes, as questions and answers of the core: what the frames of other nodes mean.
+//! Converts the frames about moves of devices between nodes to the questions and answers of the core.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub enum SourceAnswer {
     },
     /// The node does not have the device, or the device stays.
     Absent,
-    /// The node cannot tell now.
+    /// The node cannot answer now.
     Busy,
     Forbidden(Forbidden),
 }

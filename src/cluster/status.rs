@@ -1,4 +1,4 @@
-//! The state of the cluster as one node knows it, for people who look, and what they order.
+//! The state of the cluster as one node knows it, for operators, and their orders.
 //!
 //! The state is that of the last round at the store, so that any node that lives tells of all. It decides nothing.
 
@@ -16,16 +16,16 @@ use lwm2m_cluster::engine::LeaseState;
 use lwm2m_cluster::{NodeNumber, NodeProcess};
 
 /// Maximum time for an answer of the store.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state of the cluster, as one node knows it.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterStatus {
-    /// The number of the node that tells it; `None` before the first round.
+    /// The number of the node that reports; `None` before the first round.
     pub me: Option<NodeNumber>,
     /// The state of this node towards the store.
     pub contact: StoreContact,
-    /// When the last round was asked for that the store has answered.
+    /// The time at which the last answered round was asked for.
     pub asked: Option<Instant>,
     /// The number of shards whose lease no node renews.
     pub without_owner: usize,
@@ -41,7 +41,7 @@ pub struct NodeStatus {
     pub shards: usize,
 }
 
-/// Lets other tasks see the cluster, and order something.
+/// Gives other tasks the state of the cluster, and takes orders of operators.
 #[derive(Clone, Debug)]
 pub struct ClusterHandle {
     status: watch::Receiver<Arc<ClusterStatus>>,
@@ -127,6 +127,6 @@ impl ClusterHandle {
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> EngineAsk) -> Result<T, StoreSilent> {
         let (answer, answered) = oneshot::channel();
         self.asks.send(ask(answer)).map_err(|_| StoreSilent)?;
-        timeout(PATIENCE, answered).await.map_err(|_| StoreSilent)?.map_err(|_| StoreSilent)
+        timeout(ANSWER_TIMEOUT, answered).await.map_err(|_| StoreSilent)?.map_err(|_| StoreSilent)
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct ClusterSurroundings<'a> {
     pub threads: NonZero<u8>,
 }
 
-/// Reads the section; `None` if it is not enabled. What a cluster cannot share is refused.
+/// Reads the section; `None` if it is not enabled. Features that a cluster does not have are refused.
 pub(crate) fn read(reader: &mut ConfigReader, surroundings: &ClusterSurroundings) -> Option<ClusterConfig> {
     let is_enabled = reader.read("cluster.enable", false, switch);
     let node = reader.read("cluster.node", String::new(), name);
@@ -125,7 +125,7 @@ fn require_certificates(reader: &mut ConfigReader) {
     }
 }
 
-/// Refuses what the nodes of a cluster cannot share.
+/// Refuses features that a cluster does not have.
 fn refuse_combinations(reader: &mut ConfigReader, surroundings: &ClusterSurroundings) {
     let ClusterSurroundings { gateway, store, upstream, threads } = surroundings;
     let is_kept = store.kind == StoreKind::Redis && store.enable != Some(false);

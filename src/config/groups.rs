@@ -31,7 +31,7 @@ fn prefixed_rate(reader: &mut ConfigReader, section: &str, prefix: &str, default
     }
 }
 
-/// Reads what the sections of both upstreams have.
+/// Reads the keys that the sections of both upstreams have.
 pub(crate) fn link(reader: &mut ConfigReader, section: &str) -> LinkConfig {
     let key = |last: &str| format!("{section}.{last}");
     let link = LinkConfig {

@@ -180,7 +180,7 @@ fn check_status(reader: &mut ConfigReader, kind: UpstreamKind, gateway: &Gateway
     }
 }
 
-/// Returns the sections of both upstreams, and what they are without a file.
+/// Returns the sections of both upstreams, and their defaults.
 fn upstream_sections(
     exproto: &upstream::exproto::ExProtoConfig,
     mqtt: &upstream::mqtt::MqttConfig,

@@ -95,7 +95,7 @@ fn every_mistake_is_reported_at_once() {
         "translators.response.topic = \"up/${serial}\": unknown placeholder \"${serial}\"; \
          expected one of ${endpoint_name}, ${clientid}, ${username}, ${imei}, ${peerhost}, %e, %a",
         "translators.response.qos = 3: expected a whole number from 0 to 2",
-        "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is no whole number from 0 to \
+        "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is not a whole number from 0 to \
          65535",
         "update_msg_publish_condition = \"never\": expected \"object_list_changed\" or \"contains_object_list\" or \
          \"always\"",

@@ -209,7 +209,7 @@ pub(super) async fn begin_campaign(
     author.access.operator()?;
     author.access.unlimited()?;
     let payload = read_body(&server.large_bodies, body).await?.payload;
-    // It goes on, and is recorded, if the client does not wait for it.
+    // The action continues, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move {
         let name = serde_json::from_slice::<Value>(&payload).ok();
         let name = name.and_then(|campaign| campaign["name"].as_str().map(str::to_owned)).unwrap_or_default();
@@ -281,7 +281,7 @@ pub(super) async fn campaign_devices(
 
 /// Pause, resume or cancel a firmware campaign
 ///
-/// For operators. While it is paused no update begins, and those that run go on. Cancelled, it also cancels those.
+/// For operators. A paused campaign begins no update; updates in progress continue. A cancelled campaign cancels them, too.
 #[utoipa::path(
     post,
     path = "/firmware/campaigns/{name}/{action}",
@@ -345,7 +345,7 @@ fn problem_of(refusal: CampaignRefusal) -> Problem {
 }
 
 fn no_name() -> Problem {
-    ProblemKind::InvalidRequest.because("the name of the campaign is no percent-encoded text")
+    ProblemKind::InvalidRequest.because("the name of the campaign is not percent-encoded text")
 }
 
 /// Returns the part of a name that the audit log has.

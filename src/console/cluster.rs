@@ -89,7 +89,7 @@ enum NodeState {
 
 /// Get the state of the cluster
 ///
-/// Each node tells of all, as long as it reaches the store.
+/// Every node knows all nodes, as long as it reaches the store.
 #[utoipa::path(
     get,
     path = "/cluster",
@@ -129,7 +129,7 @@ pub(super) async fn drain(
     order_drain(server, author, node, true).await
 }
 
-/// Let a drained node take shards again
+/// Make a drained node take shards again
 ///
 /// For operators whose token is not limited to some devices.
 #[utoipa::path(
@@ -159,9 +159,9 @@ async fn order_drain(
     author.access.operator()?;
     author.access.unlimited()?;
     let Path(node) =
-        node.map_err(|_| ProblemKind::InvalidRequest.because("the name of the node is no percent-encoded text"))?;
+        node.map_err(|_| ProblemKind::InvalidRequest.because("the name of the node is not percent-encoded text"))?;
     let cluster = of_cluster(&server)?.clone();
-    // It goes on, and is recorded, if the client does not wait for it.
+    // The action continues, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move {
         let ordered = cluster.drain(&node, is_drained).await;
         let result = match &ordered {
@@ -179,7 +179,7 @@ async fn order_drain(
 
 fn of_cluster(server: &ConsoleServer) -> Result<&ClusterHandle, Problem> {
     let cluster = server.sources.cluster.as_ref();
-    cluster.ok_or_else(|| ProblemKind::NotFound.because("the gateway is no node of a cluster (cluster.enable)"))
+    cluster.ok_or_else(|| ProblemKind::NotFound.because("the gateway is not a node of a cluster (cluster.enable)"))
 }
 
 fn problem_of(error: DrainError) -> Problem {

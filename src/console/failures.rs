@@ -18,7 +18,7 @@ use super::time::Timestamp;
 /// The newest failures.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FailureList {
-    /// The one that occurred last comes first.
+    /// The failures; the one that occurred last comes first.
     failures: Vec<FailureDocument>,
 }
 

@@ -95,7 +95,7 @@ pub(super) async fn watch(server: Arc<ConsoleServer>) {
         });
         match looked.await {
             Ok(found) => known = found,
-            Err(error) => debug!(%error, "the files of the console were not looked at"),
+            Err(error) => debug!(%error, "the files of the console were not checked for changes"),
         }
         sleep(INTERVAL).await;
     }

@@ -18,7 +18,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// minutes afterwards. No answer of a running driver takes a hundredth of this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets one request at a time through, in the order in which they came.
+/// Admits one request at a time, in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Gate {
     /// The time at which the next request may pass.

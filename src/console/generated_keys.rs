@@ -36,10 +36,10 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Problem> {
     author.access.operator()?;
     author.access.unlimited()?;
-    let Path(text) = identity.map_err(|_| invalid("the identity is no percent-encoded text"))?;
+    let Path(text) = identity.map_err(|_| invalid("the identity is not percent-encoded text"))?;
     let identity = PskIdentity::new(text.as_bytes())
         .ok_or_else(|| invalid(format!("an identity has 1 to {} bytes, none of them 0", PskIdentity::MAX)))?;
-    // It goes on, and is recorded, if the client does not wait for it.
+    // The action continues, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move { remove_recorded(&server, &author, identity).await });
     match working.await.map_err(|error| ProblemKind::Internal.because(error.to_string()))?? {
         true => Ok(StatusCode::NO_CONTENT),

@@ -84,13 +84,13 @@ pub struct ConsoleConfig {
     pub bind: SocketAddr,
     pub tokens: Option<PathBuf>,
     pub socket: Option<PathBuf>,
-    /// Permissions of the socket: whoever may write to it is an operator.
+    /// Permissions of the socket. A process that may write to it is an operator.
     pub socket_mode: u32,
     /// Certificate with its chain, and its key, as PEM.
     pub certificate: Option<CertificateFiles>,
     /// Host names of the console, besides its address and `localhost`.
     pub hosts: Vec<String>,
-    /// A token of an operator that is in no file: the one that `run --embedded` makes for as long as it runs.
+    /// A token of an operator that is in no file: the one that `run --embedded` makes for its run.
     pub trial_token: Option<Secret>,
     /// The paths whose values are never shown.
     pub hide: HiddenPaths,
@@ -144,9 +144,9 @@ struct ConsoleServer {
     hidden: HiddenPaths,
     commands: GivenCommands,
     command_rates: CommandRates,
-    /// Lets few large bodies at a time be read.
+    /// Limits the number of large bodies that are read at a time.
     large_bodies: Semaphore,
-    /// Lets few large lists at a time be made: they need much memory.
+    /// Limits the number of large lists that are made at a time, because they need much memory.
     large_lists: Semaphore,
     traces: TraceHub,
     history: History,
@@ -225,7 +225,7 @@ impl Console {
         Ok(address.map(|address| (address, self.server.files.acceptor().is_some())))
     }
 
-    /// Serves until the result is dropped, on a thread that gives way to those of devices.
+    /// Serves until the result is dropped, on a thread of low priority.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
@@ -254,7 +254,7 @@ impl RunningConsole {
     pub(crate) async fn stop(self) {
         let Self { thread, listeners, .. } = &self;
         if let Err(error) = thread.runtime().spawn(listeners.clone().end()).await {
-            warn!(%error, "the console did not end well");
+            warn!(%error, "the console failed at its shutdown");
         }
     }
 }

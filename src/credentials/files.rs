@@ -101,7 +101,7 @@ impl CredentialsConfig {
             private_key_password: self.password.clone(),
             authorities: read("cacertfile", self.cacertfile.as_deref())?,
             pinned: self.load_pinned()?,
-            // Who has no key asks for no certificate.
+            // Without a key file the gateway asks for no certificate.
             verify: if self.keyfile.is_some() { self.verify } else { VerifyMode::None },
             psk: self.psk_file.is_some() || self.psk_http.is_some() || self.bootstrap,
             raw_public_keys: self.raw_public_keys,

@@ -21,7 +21,7 @@ use super::psk_file;
 use super::psk_http::{KeyServiceClient, KeyServiceError};
 
 /// Cache time of a key of the file. The cache is cleared when the file changes.
-const KEEP: Duration = Duration::from_secs(3600);
+const CACHE_TIME: Duration = Duration::from_secs(3600);
 
 /// The keys of the PSK file as it was read last. Clones share them.
 #[derive(Clone, Default)]
@@ -36,7 +36,7 @@ impl FileKeys {
         gone.map(|(identity, _)| identity).collect()
     }
 
-    /// Looks at all keys.
+    /// Calls `look` with all keys.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&psk_file::PskTable) -> T) -> T {
         look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -53,7 +53,7 @@ impl FileKeys {
 
     fn find(&self, identity: &PskIdentity, kind: KeyKind) -> Option<KeyAnswer> {
         let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(identity).map(|key| KeyAnswer::Found { key: FoundKey::new(key.clone(), kind), keep_for: KEEP })
+        keys.get(identity).map(|key| KeyAnswer::Found { key: FoundKey::new(key.clone(), kind), keep_for: CACHE_TIME })
     }
 }
 
@@ -121,7 +121,7 @@ impl KeyFinder {
         }
         let Some(asker) = self.asker.as_ref().filter(|_| role.serves_registrations()) else {
             counters.keys_unknown.inc();
-            return Some(KeyAnswer::Unknown { keep_for: KEEP });
+            return Some(KeyAnswer::Unknown { keep_for: CACHE_TIME });
         };
         if self.asked.len() >= self.most {
             counters.keys_refused.inc();

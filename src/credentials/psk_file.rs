@@ -49,9 +49,9 @@ pub enum LineProblem {
     Identity,
     #[error("a secret has 1 to {} bytes", PskKey::MAX)]
     Length,
-    #[error("the secret is not written in hexadecimal digits")]
+    #[error("the secret is not in hexadecimal digits")]
     Hex,
-    #[error("the secret is not written in base64")]
+    #[error("the secret is not in base64")]
     Base64,
 }
 
@@ -102,7 +102,7 @@ impl ParsedLines {
                  urn:imei:1 need another dtls.psk_separator, such as \"=\""
             )
         });
-        // Cut identities are all the same.
+        // Shortened identities are all the same.
         let again = at(&self.again).filter(|_| self.cut_urns.is_empty());
         let again = again.map(|at| format!("{at}: this identity stands in the file already; the last line counts"));
         cut_urns.into_iter().chain(again).collect()

@@ -67,7 +67,7 @@ struct Inner {
 pub enum KeyServiceSetUpError {
     #[error("dtls.psk_http.ssl: {0}")]
     Ssl(#[from] tls::TlsError),
-    #[error("dtls.psk_http.authorization: no text of a header")]
+    #[error("dtls.psk_http.authorization: expected printable ASCII characters")]
     Authorization,
     #[error("TLS: {0}")]
     Library(#[from] openssl::error::ErrorStack),
@@ -88,7 +88,7 @@ pub enum KeyServiceError {
     TooLong,
     #[error("the answer broke off: {0}")]
     BrokenOff(String),
-    #[error("the answer is no key: {0}")]
+    #[error("the answer is not a key: {0}")]
     NoKey(#[from] LineProblem),
 }
 

@@ -40,7 +40,7 @@ impl DemoAccounts {
 impl Drop for DemoAccounts {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(%error, "the file of the account is left");
+            tracing::debug!(%error, "the account file of the demo was not removed");
         }
     }
 }

@@ -35,7 +35,7 @@ impl DemoImages {
 impl Drop for DemoImages {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, "the folder of the image is left");
+            tracing::debug!(%error, "the image folder of the demo was not removed");
         }
     }
 }

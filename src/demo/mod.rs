@@ -35,7 +35,7 @@ use screen::Screen;
 use script::{DemoAction, DemoStep, DemoWait, TEMPERATURE};
 
 /// Maximum time until a command is answered; after it the demonstration fails.
-const PATIENCE: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Notifications that are shown before the observation is cancelled.
 const NOTIFICATIONS: usize = 3;
@@ -185,7 +185,8 @@ impl Conversation<'_> {
         let command = json!({ "reqID": id, "msgType": msg_type, "data": data });
         self.screen.show_message(&self.command_topic, &command)?;
         self.application.publish(&self.command_topic, &command).await?;
-        // The answer echoes the command; what has no code is the command itself, or the device's word that it has it.
+        // The answer echoes the command. A message without a code is the command itself, or the acknowledgement of the
+        // device.
         let answer = |happening| match happening {
             DemoHappening::Message(message) if message["reqID"] == id && !message["data"]["code"].is_null() => {
                 Some(message)
@@ -236,7 +237,7 @@ impl Conversation<'_> {
                 }
             }
         };
-        timeout(PATIENCE, search).await.unwrap_or_else(|_| bail!("no {what} came within {PATIENCE:?}"))
+        timeout(ANSWER_TIMEOUT, search).await.unwrap_or_else(|_| bail!("no {what} came within {ANSWER_TIMEOUT:?}"))
     }
 
     /// Pauses for the reader, and shows what the device does meanwhile.
@@ -255,7 +256,8 @@ impl Conversation<'_> {
         tokio::select! {
             message = self.application.next_message() => {
                 let (topic, payload) = message?;
-                // A command of our own was shown when it left; those of other applications are news.
+                // The demo's own commands were printed when they were sent; those of other applications are printed
+                // here.
                 if !topic.contains("/dn") || payload["reqID"] != self.last_request {
                     self.screen.show_message(&topic, &payload)?;
                 }

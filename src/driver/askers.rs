@@ -8,10 +8,10 @@ use tracing::debug;
 use lwm2m_core::command::AskId;
 use lwm2m_core::gateway::operators::console_commands::ConsoleAnswer;
 
-/// Number of waiting requests above which those that nobody waits for any more are looked for.
-const MANY: usize = 2_048;
+/// The number of waiting requests from which on abandoned ones are removed.
+const CLEANUP_FROM: usize = 2_048;
 
-/// Hands answers to who asked. The console bounds the number of its commands.
+/// Passes answers to the requests that wait for them. The console bounds the number of its commands.
 #[derive(Debug, Default)]
 pub(crate) struct Askers {
     waiting: HashMap<AskId, oneshot::Sender<ConsoleAnswer>>,
@@ -21,7 +21,7 @@ pub(crate) struct Askers {
 impl Askers {
     /// Adds a request, and returns the name of its command.
     pub(super) fn add(&mut self, asker: oneshot::Sender<ConsoleAnswer>) -> AskId {
-        if self.waiting.len() >= MANY {
+        if self.waiting.len() >= CLEANUP_FROM {
             self.waiting.retain(|_, asker| !asker.is_closed());
         }
         self.last += 1;
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn requests_that_nobody_waits_for_make_room() {
         let mut askers = Askers::default();
-        for _ in 0..MANY {
+        for _ in 0..CLEANUP_FROM {
             askers.add(oneshot::channel().0);
         }
         let (asker, mut waiting) = oneshot::channel();

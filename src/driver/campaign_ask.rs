@@ -10,7 +10,7 @@ use lwm2m_core::gateway::operators::console_commands::ConsoleAnswer;
 /// A request of the console about campaigns.
 #[derive(Debug)]
 pub enum CampaignAsk {
-    /// Begins a campaign. The answer of one that is not refused at once comes when its image was looked at.
+    /// Begins a campaign. If it is not refused at once, the answer comes when its image has been described.
     Start {
         json: Vec<u8>,
         admission: CampaignReply<()>,

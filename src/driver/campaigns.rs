@@ -39,7 +39,7 @@ impl Driver {
     }
 }
 
-/// Returns the refusal of a campaign by a program with several driver threads, or by a node of a cluster.
+/// Returns the refusal of campaigns in a program with several driver threads, and in a node of a cluster.
 fn not_with_threads() -> CampaignRefusal {
     let reason = "a campaign needs driver.threads = 1 and no cluster: each thread and each node knows its own devices \
                   only"
@@ -48,7 +48,7 @@ fn not_with_threads() -> CampaignRefusal {
 }
 
 impl Control {
-    /// Begins a campaign. Returns whether it is refused at once, and where its answer comes otherwise.
+    /// Begins a campaign. Returns whether it is refused at once, or else the receiver of its answer.
     pub async fn start_campaign(
         &self,
         json: Vec<u8>,

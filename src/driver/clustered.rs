@@ -30,10 +30,10 @@ pub struct ClusterSeat {
     reports: UnboundedSender<DriverReport>,
     asks: UnboundedSender<EngineAsk>,
     pub(super) forwarding: Forwarding,
-    /// The shards for which a newer term was asked.
+    /// The shards for which a newer term was requested.
     pub(super) wanted: ShardSet,
     pub(super) handovers: Handovers,
-    /// The questions for whose devices other nodes are asked.
+    /// The questions about devices that other nodes have.
     pub(super) arrivals: Arrivals<ClaimQuestion>,
     pub(super) departures: LeavingDevices,
 }
@@ -79,14 +79,14 @@ impl ClusterSeat {
         self.forwarding.node()
     }
 
-    /// Returns when held datagrams are tried again, or moves of devices have to go on.
+    /// Returns the time at which held datagrams are tried again, or moves of devices have to continue.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let (arrivals, departures) = (self.arrivals.next_deadline(), self.departures.next_deadline());
         [self.forwarding.next_deadline(), arrivals, departures].into_iter().flatten().min()
     }
 
     pub(super) fn report(&self, report: DriverReport) {
-        // The member task ends before the driver only if the whole node ends.
+        // The member task ends before the driver only if the whole node shuts down.
         let (Ok(()) | Err(_)) = self.reports.send(report);
     }
 
@@ -96,14 +96,14 @@ impl ClusterSeat {
 }
 
 impl Driver {
-    /// Returns once the node may serve its shards. A driver without a cluster may always. Returns early if the driver
+    /// Returns once the node may serve its shards, for a driver without a cluster at once. Returns early if the driver
     /// has to end. Cancel-safe.
     pub(super) async fn may_serve(&mut self) {
         while let Some(seat) = &mut self.cluster {
             // The member task opens the gate after its commands.
             let is_open = seat.gate.is_open(monotonic_now());
             while let Some(command) = self.cluster.as_mut().and_then(|seat| seat.commands.try_recv().ok()) {
-                self.obey(command);
+                self.handle_cluster_command(command);
             }
             if is_open || self.is_fenced {
                 return;
@@ -112,13 +112,13 @@ impl Driver {
         }
     }
 
-    /// Waits until the gate or the shards of the node change. People who ask are answered meanwhile.
+    /// Waits until the gate or the shards of the node change. Requests of the console are answered meanwhile.
     async fn wait_for_gate(&mut self) {
         let Some(ClusterSeat { gate, commands, .. }) = &mut self.cluster else { return };
         let watchdog = self.watchdog.as_ref().map(crate::process::service::Watchdog::next);
         let wake = watchdog.unwrap_or_else(|| monotonic_now() + super::LONGEST_SLEEP);
         tokio::select! {
-            Some(command) = commands.recv() => self.obey(command),
+            Some(command) = commands.recv() => self.handle_cluster_command(command),
             () = gate.changed() => {}
             Some(request) = self.requests.recv() => {
                 let now = self.now();
@@ -131,7 +131,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn obey(&mut self, command: ClusterCommand) {
+    pub(super) fn handle_cluster_command(&mut self, command: ClusterCommand) {
         let now = self.now();
         match command {
             ClusterCommand::Serve { shard, term, contents } => self.serve(now, (shard, term), *contents),
@@ -155,7 +155,7 @@ impl Driver {
         }
     }
 
-    /// Asks for the terms that DTLS associations need, each once.
+    /// Requests the terms that DTLS associations need, each once.
     pub(super) fn ask_for_terms(&mut self) {
         let Self { gateway, cluster: Some(seat), .. } = self else { return };
         for shard in gateway.take_wanted_terms().iter() {

@@ -28,7 +28,7 @@ use super::pages;
 use super::traced::TraceSender;
 
 /// Maximum time until the driver answers. It needs milliseconds for each input.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of queued requests.
 const WAITING: usize = 16;
 
@@ -50,7 +50,7 @@ pub enum DriverRequest {
     Command(Box<AskedCommand>),
     /// Asks for the state of a command by its endpoint name and number.
     CommandState(String, u64, oneshot::Sender<Option<CommandState>>),
-    /// Asks something of firmware campaigns.
+    /// Sends a request about firmware campaigns.
     Campaign(Box<CampaignAsk>),
     /// Takes a pending command out of the queue of this endpoint name.
     Withdraw(String, u64, oneshot::Sender<Withdrawal>),
@@ -60,9 +60,9 @@ pub enum DriverRequest {
     Trace { id: TraceId, target: TraceTarget, copies: TraceSender, reply: oneshot::Sender<bool> },
     /// Ends a trace.
     EndTrace(TraceId),
-    /// Shows the events of devices from the answer on.
+    /// Sends the events of devices, from the answer on.
     Watch(Watch, oneshot::Sender<()>),
-    /// Forgets the watches whose receivers have gone.
+    /// Removes the watches whose receivers have gone.
     Unwatch,
     /// Applies a change of the settings.
     Change(SettingsChange),
@@ -82,17 +82,17 @@ pub enum SettingsChange {
     BootstrapAccounts(Vec<PatternAccount>),
     /// Replaces the keys of bootstrap accounts, like [`SettingsChange::Keys`].
     BootstrapKeys { revoked: HashSet<PskIdentity>, identities: HashSet<PskIdentity> },
-    /// Replaces the limits of the whole program. What already exceeds them stays.
+    /// Replaces the limits of the whole program. Entries beyond the new limits are kept.
     Limits(Box<Limits>),
 }
 
-/// A command of the console, and who waits for it.
+/// A command of the console, with the recipients of its answers.
 #[derive(Debug)]
 pub struct AskedCommand {
     pub command: ConsoleCommand,
-    /// Learns whether the command is admitted. If nobody waits for that any more, the command is not given.
+    /// Receives whether the command is admitted. If this receiver has gone, the command is not given.
     pub admission: oneshot::Sender<Result<CommandState, CommandRefusal>>,
-    /// Gets the final answer to an admitted command.
+    /// Receives the final answer to an admitted command.
     pub answer: oneshot::Sender<ConsoleAnswer>,
 }
 
@@ -105,7 +105,7 @@ pub struct Control {
     patience: Duration,
 }
 
-/// The thread that has what no device has: the firmware campaigns, and requests about unknown devices.
+/// The thread that handles requests without a device: about firmware campaigns and unknown devices.
 const FIRST_THREAD: usize = 0;
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -116,14 +116,14 @@ pub struct DriverSilent;
 pub fn control() -> (Control, mpsc::Receiver<DriverRequest>) {
     let (requests, receiver) = mpsc::channel(WAITING);
     let owners = EndpointOwners::default();
-    (Control { threads: [requests].into(), owners, patience: PATIENCE }, receiver)
+    (Control { threads: [requests].into(), owners, patience: ANSWER_TIMEOUT }, receiver)
 }
 
 /// Creates the control of the drivers of several threads, and the receivers of their requests. `owners` tells which of
 /// them has a device.
 pub(crate) fn control_of_threads(threads: u8, owners: EndpointOwners) -> (Control, Vec<mpsc::Receiver<DriverRequest>>) {
     let (requests, receivers): (Vec<_>, _) = (0..threads.max(1)).map(|_| mpsc::channel(WAITING)).unzip();
-    (Control { threads: requests.into(), owners, patience: PATIENCE }, receivers)
+    (Control { threads: requests.into(), owners, patience: ANSWER_TIMEOUT }, receivers)
 }
 
 /// Requests to all threads.
@@ -174,7 +174,7 @@ impl Control {
         self.ask_all(|answer| DriverRequest::Watch(watch.clone(), answer)).await.map(|_| ())
     }
 
-    /// Forgets the watches whose receivers have gone.
+    /// Removes the watches whose receivers have gone.
     #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
     pub(crate) async fn unwatch(&self) -> Result<(), DriverSilent> {
         self.tell_all(|| DriverRequest::Unwatch).await
@@ -240,7 +240,7 @@ impl Control {
         self.ask_thread(thread, |answer| DriverRequest::Kick(endpoint, answer)).await
     }
 
-    /// Gives a command of the console. Returns whether it is admitted, and where its final answer comes.
+    /// Gives a command of the console. Returns whether it is admitted, and the receiver of its final answer.
     pub async fn command(
         &self,
         command: ConsoleCommand,
@@ -263,7 +263,7 @@ impl Control {
         self.ask_thread(thread, |answer| DriverRequest::Withdraw(endpoint, number, answer)).await
     }
 
-    /// Asks the first thread, which has what no device has.
+    /// Asks the first thread, which handles requests without a device.
     pub(super) async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> DriverRequest,

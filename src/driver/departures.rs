@@ -52,7 +52,7 @@ impl Driver {
         }
     }
 
-    /// Takes the word of a node that it has taken a device.
+    /// Takes the message of a node that it has taken a device.
     pub(super) fn handle_done(&mut self, now: Instant, endpoint: &str, version: u64) {
         let Some(seat) = &mut self.cluster else { return };
         let step = seat.departures.handle_done(endpoint, version);
@@ -80,7 +80,7 @@ impl Driver {
         let Some(seat) = &self.cluster else { return };
         let peers = seat.forwarding.peers();
         match step {
-            // Without a keeper the node ends.
+            // Without a keeper the node shuts down.
             SourceStep::Freeze(endpoint, shard) => {
                 let (Ok(()) | Err(_)) = seat.ask(EngineAsk::Name(NameAsk::Freeze(endpoint, shard)));
             }
@@ -93,7 +93,7 @@ impl Driver {
             SourceStep::Back(departure) => {
                 peers.fetched(departure.target, departure.number, &SourceAnswer::Busy);
                 self.metrics.cluster.endpoint_moves.returned.inc();
-                debug!(shard = %departure.shard, "a device that another node asked for is served again");
+                debug!(shard = %departure.shard, "the other node has not taken the device: it is served here again");
                 if self.gateway.shards().contains(departure.shard) {
                     self.gateway.take_back(now, departure.device);
                 } else {
@@ -104,7 +104,7 @@ impl Driver {
                 peers.fetched(departure.target, departure.number, &SourceAnswer::Absent);
                 self.metrics.cluster.endpoint_moves.left.inc();
                 debug!(endpoint, target = %departure.target, "the device has gone to another node");
-                // Who reads a shard that was handed over drops the record.
+                // The node that reads a shard that was handed over drops the record.
                 if self.gateway.shards().contains(departure.shard) {
                     self.gateway.remove_record(&endpoint, departure.shard);
                 }

@@ -1,5 +1,5 @@
-//! Forwards the datagrams of devices between the nodes of a cluster: to the node of their shard, and from there back to
-//! the node at which they came in.
+//! Forwards the datagrams of devices between the nodes of a cluster: to the node of their shard, and answers to their
+//! entry, the node that received them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use lwm2m_router::{ReleasedDatagram, Sender, ShardMap, Surroundings, WaitingRegi
 use super::Driver;
 use super::threads::flow_of;
 
-/// The interval at which some of the ways to devices are looked at.
+/// The interval at which some of the ways to devices are checked.
 const REVIEW: Duration = Duration::from_secs(1);
 
-/// The connections of a node to the other ones, and what it knows of their shards.
+/// The connections of a node to the other ones, and its knowledge of their shards.
 pub struct Forwarding {
     node: NodeNumber,
     router: NodeRouter,
@@ -35,9 +35,9 @@ pub struct Forwarding {
     pub(super) inputs: mpsc::Receiver<PeerInput>,
     owners: watch::Receiver<Arc<ShardMap>>,
     asks: UnboundedSender<EngineAsk>,
-    /// Whether this node sends to a device by itself whose datagrams came in at a node that is not reached.
+    /// Whether this node sends to a device from its own address if it cannot reach the device's entry.
     is_direct: bool,
-    /// The time at which some of the ways to devices are looked at.
+    /// The time at which some of the ways to devices are checked.
     next_review: Instant,
 }
 
@@ -52,7 +52,7 @@ impl Forwarding {
         Self { node, router: NodeRouter::new(config), peers, inputs, owners, asks, is_direct, next_review }
     }
 
-    /// Returns what the node serves and reaches now.
+    /// Returns the shards that the node serves, and the nodes that it reaches now.
     pub(super) fn surroundings(&self, gateway: &Gateway) -> Surroundings {
         Surroundings { served: gateway.shards(), connected: self.peers.connected() }
     }
@@ -71,12 +71,12 @@ impl Forwarding {
             self.follow(now, gateway, (peer, datagram), copy);
         }
         while let Some(name) = self.router.poll_name() {
-            // Without a keeper the node ends, and the Register is dropped when it has waited for too long.
+            // Without a keeper the node shuts down, and the Register is dropped when it has waited for too long.
             let (Ok(()) | Err(_)) = self.asks.send(EngineAsk::Name(NameAsk::Find(name)));
         }
     }
 
-    /// Takes the holder of an endpoint name: the Registers that have waited for it go on.
+    /// Takes the holder of an endpoint name, and continues with the Registers that have waited for it.
     pub(super) fn handle_name(&mut self, now: Instant, gateway: &mut Gateway, name: &str, holder: NameHolder) {
         let shard = match holder {
             NameHolder::Shard { shard, .. } => Some(shard),
@@ -100,7 +100,7 @@ impl Forwarding {
         }
     }
 
-    /// Sends a datagram to a device, through the node at which its datagrams come in.
+    /// Sends a datagram to a device through its entry.
     pub(super) fn transmit(
         &mut self,
         now: Instant,
@@ -119,14 +119,15 @@ impl Forwarding {
         }
     }
 
-    /// Notes a device of a shard that comes to this node. Returns whether this node can send to it before it is heard.
+    /// Notes a device of a shard that comes to this node. Returns whether this node can send to it before it sends a
+    /// message.
     pub(super) fn expect(&mut self, now: Instant, device: Peer) -> bool {
         let flow = flow_of(device);
         self.router.expect(flow);
         self.is_direct || self.router.entry(now, flow).is_some()
     }
 
-    /// Tells the node that gets a shard where the devices at these places were heard.
+    /// Tells the next node of a shard through which nodes the devices at these addresses are reached.
     pub(super) fn hand_ways_over(&mut self, now: Instant, to: NodeNumber, places: impl Iterator<Item = Peer>) {
         let mut by_entry: HashMap<NodeNumber, Vec<Flow>> = HashMap::new();
         for flow in places.map(flow_of) {
@@ -138,8 +139,8 @@ impl Forwarding {
     }
 
     /// Replaces the rate of forwarded datagrams from addresses without a device.
-    pub(super) fn set_strangers(&mut self, limit: RateLimit) {
-        self.router.set_strangers(limit);
+    pub(super) fn set_unregistered(&mut self, limit: RateLimit) {
+        self.router.set_unregistered(limit);
     }
 
     /// Returns the number of addresses that are remembered.
@@ -167,12 +168,12 @@ impl Forwarding {
         self.router.owner(shard)
     }
 
-    /// Returns when held datagrams are tried again, or ways are looked at.
+    /// Returns the time at which held datagrams are tried again, or ways are checked.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.router.next_deadline().into_iter().chain([self.next_review]).min()
     }
 
-    /// Reads the owners of shards if they have changed, and hands on what was held.
+    /// Reads the owners of shards if they have changed, and routes the held datagrams again.
     fn handle_timeout(&mut self, now: Instant, gateway: &mut Gateway) {
         if self.owners.has_changed().is_ok_and(|has_changed| has_changed) {
             self.router.set_owners(ShardMap::clone(&self.owners.borrow_and_update()));
@@ -199,7 +200,7 @@ impl Forwarding {
         }
     }
 
-    /// Takes what another node has sent.
+    /// Takes a message of another node.
     fn take(
         &mut self,
         now: Instant,
@@ -232,7 +233,7 @@ impl Forwarding {
         None
     }
 
-    /// Handles a datagram that came in at another node or was held, and tells that node of the devices.
+    /// Handles a datagram that came in at another node or was held, and tells that node which devices are here.
     fn handle(&mut self, now: Instant, gateway: &mut Gateway, forwarded: Forwarded, datagram: &[u8]) {
         let Forwarded { shard, entry, is_learned, flow, .. } = forwarded;
         self.hear(now, gateway, (flow, entry), datagram);
@@ -248,7 +249,7 @@ impl Forwarding {
         }
     }
 
-    /// Handles a datagram that came in at this node or at another one, and notes that as its way.
+    /// Handles a datagram that came in at this node or at another one, which becomes the way to its device.
     fn hear(&mut self, now: Instant, gateway: &mut Gateway, (flow, entry): (Flow, NodeNumber), datagram: &[u8]) {
         let peer = peer_of(flow);
         gateway.handle_datagram(now, peer, datagram);
@@ -256,7 +257,7 @@ impl Forwarding {
             return;
         }
         let sender = match gateway.last_heard_at(peer) {
-            None => Sender::Stranger,
+            None => Sender::Unregistered,
             Some(heard) if heard == now => Sender::Device,
             Some(_) => Sender::Unproven,
         };
@@ -292,7 +293,7 @@ impl LocalDevices for DevicesOf<'_> {
 }
 
 impl Driver {
-    /// Takes what other nodes have sent, at most one batch.
+    /// Takes the messages of other nodes, at most one batch.
     pub(super) fn handle_peers(&mut self, now: Instant, first: PeerInput) {
         let mut next = Some(first);
         for left in (0..BATCH).rev() {
@@ -313,7 +314,7 @@ impl Driver {
         }
     }
 
-    /// Hands on the datagrams that were held until their shard was known.
+    /// Routes the datagrams that were held until their shard was known.
     pub(super) fn hand_on_held(&mut self, now: Instant) {
         let Self { gateway, cluster: Some(seat), .. } = self else { return };
         seat.forwarding.handle_timeout(now, gateway);

@@ -1,4 +1,4 @@
-//! The shards that come to a node of a cluster, and those that leave it.
+//! The handover of shards: those that come to a node of a cluster, and those that leave it.
 //!
 //! 1. A shard that leaves winds down first: the commands in flight to its devices end, others wait.
 //! 2. It is parked: all its records are handed to the store, and it is not served any more. What comes for its devices
@@ -29,21 +29,20 @@ use super::Driver;
 
 /// Maximum number of changes in a batch of a shard that is handed over.
 const BATCH: usize = 64;
-/// Maximum time in which commands in flight end. Those that are left are sent again by the next node as the same
-/// messages.
+/// Maximum time in which commands in flight end. The next node sends the others again as the same messages.
 const COMMANDS_END: Duration = Duration::from_secs(5);
 /// Maximum time in which the devices of a shard connect to the broker.
 const CONNECTED: Duration = Duration::from_secs(8);
-/// The interval at which it is looked at what a shard waits for.
+/// The interval at which it is checked whether a shard can take its next step.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The shards on their way, and what each waits for.
+/// The shards that come and leave, and the step of each.
 #[derive(Default)]
 pub(super) struct Handovers {
     winding: Vec<WindingShard>,
-    /// The shards whose records are handed to the store, until the node has given up the lease.
+    /// The shards whose records are handed to the store, until the node has released the lease.
     parked: HashMap<Shard, ParkedShard>,
-    /// The shards that are served again, until the store has what was written of them for the handover.
+    /// The shards that are served again, until the store has the records that were written for the handover.
     resumed: Vec<(Shard, BatchNumber, ShardRecipients)>,
     settling: Vec<SettlingShard>,
     /// The last batch that the store has.
@@ -65,7 +64,7 @@ struct ParkedShard {
     contents: ShardContents,
     /// The batch with its last records.
     stored_by: BatchNumber,
-    /// Its devices. What they and the broker are to be told may still wait for the batch.
+    /// Its devices. Outputs for them and their sessions may still wait for the batch.
     recipients: ShardRecipients,
     is_reported: bool,
 }
@@ -78,13 +77,13 @@ struct SettlingShard {
 }
 
 impl Handovers {
-    /// Returns when [`Driver::advance_handovers`] has something to look at.
+    /// Returns the time of the next call of [`Driver::advance_handovers`].
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let waits = self.parked.values().any(|parked| !parked.is_reported);
         (waits || !self.winding.is_empty() || !self.settling.is_empty()).then(|| now + TICK)
     }
 
-    /// Takes the shards out whose commands have ended, or whose time is over.
+    /// Removes and returns the shards whose commands have ended, or whose time is over.
     fn wound_down(&mut self, now: Instant, gateway: &mut Gateway) -> Vec<WindingShard> {
         let is_over = |winding: &mut WindingShard| winding.until <= now || gateway.is_wound_down(winding.shard);
         self.winding.extract_if(.., is_over).collect()
@@ -165,7 +164,7 @@ impl Driver {
         handovers.winding.retain(|winding| winding.shard != shard);
         handovers.settling.retain(|settling| settling.shard != shard);
         match handovers.parked.remove(&shard) {
-            // What waited for its records has left.
+            // The outputs that waited for its records have left.
             Some(parked) if parked.stored_by <= handovers.stored => {}
             Some(ParkedShard { recipients, .. }) => {
                 debug!(%shard, "shard lost before its records were stored");
@@ -210,9 +209,9 @@ impl Driver {
         device.into_changes().iter().for_each(|change| keep(&mut parked.contents, shard, change));
     }
 
-    /// Hands all records of a shard to the store, and stops serving it. The store takes them also if it has no room for
-    /// more: they are bounded by the shards that are handed over at the same time, and what is left out now would have to
-    /// be handed over anew.
+    /// Hands all records of a shard to the store, and stops serving it. The store takes them even if it has no room for
+    /// more: their number is bounded by the number of shards that are handed over at the same time, and every record
+    /// has to be written before the handover.
     fn park(&mut self, now: Instant, WindingShard { shard, handover, to, .. }: WindingShard) {
         self.gateway.change_shard(shard);
         let Some((contents, stored_by)) = self.write_all(now, shard) else { return };
@@ -244,7 +243,7 @@ impl Driver {
     }
 }
 
-/// Keeps the record of a change, unless it is of another shard. The shard of some is that of their device.
+/// Keeps the record of a change, unless it is of another shard. Some records are of the shard of their device.
 fn keep(contents: &mut ShardContents, shard: Shard, change: &Change) {
     match change {
         Change::Put(record) if record.shard() == shard => contents.devices.push((**record).clone()),

@@ -1,4 +1,4 @@
-//! Handles what comes from other driver threads: datagrams of this thread's devices, and devices that move.
+//! Handles messages of other driver threads: datagrams of this thread's devices, and devices that move.
 
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ impl Driver {
         }
     }
 
-    /// Tells other threads which devices that came from them have a record of this thread in the store.
+    /// Tells other threads which of the devices that came from them have a stored record of this thread.
     pub(super) fn hand_over_records(&mut self) {
         let Self { gateway, store, thread: Some(thread), .. } = self else { return };
         match store {

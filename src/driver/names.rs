@@ -17,7 +17,8 @@ use crate::store::redis::shared::names::{NameAnswer, NameAsk, NameHolder, Taking
 use super::Driver;
 
 impl Driver {
-    /// Asks which shard has the device of a question. A location names the shard in which its device registered.
+    /// Asks the store which shard has the device of a question. A location names the shard in which its device
+    /// registered.
     pub(super) fn ask_for_name(&mut self, question: ClaimQuestion) {
         let Some(seat) = &self.cluster else { return };
         if let DeviceName::Location(location) = &question.device {
@@ -33,7 +34,7 @@ impl Driver {
     }
 
     pub(super) fn give_name_back(&self, endpoint: String) {
-        // A claim that cannot be given back runs out.
+        // A claim that cannot be returned expires.
         let (Some(Ok(()) | Err(_)) | None) = self.cluster.as_ref().map(|seat| seat.ask(EngineAsk::Unclaim(endpoint)));
     }
 
@@ -98,7 +99,7 @@ impl Driver {
         if let SourceAnswer::Frozen { shard, version, endpoint } = answer {
             let Some(question) = seat.arrivals.handle_frozen(number, from) else { return };
             let taking = Taking { number, endpoint, from: shard, version, peer: question.peer, device: None };
-            // Without a keeper the node ends.
+            // Without a keeper the node shuts down.
             let (Ok(()) | Err(_)) = seat.ask(EngineAsk::Name(NameAsk::Take(Box::new(taking))));
             return;
         }
@@ -129,12 +130,12 @@ impl Driver {
             debug!(endpoint, %source, "the device has come from another node");
             return self.take_answer(question, ClaimAnswer::Arrived(Box::new(device)));
         }
-        // Its shard was handed over or lost meanwhile. Who reads the shard has the device.
+        // The shard was handed over or lost meanwhile. The node that reads the shard gets the device.
         self.park_device(device);
         self.refuse(question);
     }
 
-    /// Answers the questions whose move takes too long, and asks for the devices that nobody has taken.
+    /// Answers the questions whose move takes too long, and asks about the devices that no node has taken.
     pub(super) fn handle_moves(&mut self, now: Instant) {
         let Some(seat) = &mut self.cluster else { return };
         let late = seat.arrivals.handle_timeout(now);
@@ -149,7 +150,8 @@ impl Driver {
         self.refuse(question);
     }
 
-    /// Answers a question whose device does not come: a Register 5.03. Other messages are handled without the device.
+    /// Answers a question whose device does not come: a Register with 5.03. Other messages are handled without the
+    /// device.
     fn refuse(&mut self, question: ClaimQuestion) {
         let answer = match question.purpose {
             ClaimPurpose::Register => ClaimAnswer::Unknown,

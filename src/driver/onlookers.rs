@@ -1,5 +1,5 @@
-//! Onlookers: streams that show what happens to devices. They get copies, and nothing waits for them: an event that
-//! finds no room is counted as lost. While nobody looks, nothing is copied.
+//! Onlookers: event streams of the console. They get copies, and the driver does not wait for them: an event without
+//! room in a stream is counted as lost. Without onlookers nothing is copied.
 //!
 //! 1. A [`Watch`] names a device, registered or not, or all devices.
 //! 2. Each report of the core and each publication comes here before it passes on.
@@ -66,8 +66,8 @@ pub(crate) struct EventReceiver {
 #[derive(Debug, Default)]
 pub(crate) struct Onlookers {
     watches: Vec<ActiveWatch>,
-    /// The endpoint names of the watched devices by the registrations as which they publish: a publication names no
-    /// device.
+    /// The endpoint names of the watched devices by the registrations in whose name they publish, because a publication
+    /// contains no endpoint name.
     publishers: HashMap<RegistrationId, String>,
     /// Counts the events that found no room.
     lost: Counter,
@@ -97,12 +97,12 @@ impl EventReceiver {
         self.events.recv().await
     }
 
-    /// Takes no more events.
+    /// Closes the stream: it takes no more events.
     pub(crate) fn close(&mut self) {
         self.events.close();
     }
 
-    /// Returns how many events were lost since the last call.
+    /// Returns the number of events that were lost since the last call.
     pub(crate) fn take_lost(&self) -> u64 {
         self.lost.swap(0, Ordering::Relaxed)
     }
@@ -129,7 +129,7 @@ impl Onlookers {
         self.watches.push(ActiveWatch { target, events, second: None, in_second: 0 });
     }
 
-    /// Forgets the watches whose receivers have gone.
+    /// Removes the watches whose receivers have gone.
     pub(crate) fn forget_closed(&mut self) {
         self.watches.retain(|watch| !watch.events.events.is_closed());
         let watches = &self.watches;
@@ -170,7 +170,7 @@ impl Onlookers {
         }
     }
 
-    /// Takes a failure, whoever caused it.
+    /// Takes a failure of any origin.
     pub(crate) fn failure(&mut self, now: Instant, failure: &CountedFailure) {
         if self.is_empty() {
             return;
@@ -186,7 +186,7 @@ impl Onlookers {
         self.deliver(Some(&endpoint), false, EventKind::message(publication));
     }
 
-    /// Returns whether a watch takes an event of this device. An event that is too much for a watch of all devices is
+    /// Returns whether a watch takes an event of this device. An event beyond the rate of a watch of all devices is
     /// lost for it.
     fn wants(&mut self, now: Instant, endpoint: &str, of_all: bool) -> bool {
         let lost = &self.lost;

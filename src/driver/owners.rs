@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lwm2m_router::Claims;
 
-/// Tells which driver thread has an endpoint name. Clones share the table; a program with one thread has none.
+/// The table of the driver threads that have the endpoint names. Clones share it; a program with one thread has no
+/// table.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointOwners(Option<Arc<Mutex<Claims>>>);
 

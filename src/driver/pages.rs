@@ -2,7 +2,7 @@
 
 use lwm2m_core::gateway::operators::view::{DevicePage, DeviceRow, PAGE_ROWS, PageQuery};
 
-/// Returns the query for each thread. No thread knows how many devices of the others are to be passed over.
+/// Returns the query for each thread. A thread does not know how many devices of the other threads are to be skipped.
 pub(super) fn query_of_thread(query: &PageQuery) -> PageQuery {
     let limit = if query.skip > 0 { PAGE_ROWS } else { query.limit };
     PageQuery { skip: 0, limit, ..query.clone() }
@@ -10,7 +10,7 @@ pub(super) fn query_of_thread(query: &PageQuery) -> PageQuery {
 
 /// Merges the pages of all threads, which answer the query of [`query_of_thread`].
 pub(super) fn merged(query: &PageQuery, pages: Vec<DevicePage>) -> DevicePage {
-    // Each thread has looked at its devices up to its `next`, so that all devices up to the first of them are known.
+    // Each thread has examined its devices up to its `next`, so all devices before the first of these are known.
     let mut next = pages.iter().filter_map(|page| page.next.clone()).min();
     let (examined, total) =
         pages.iter().fold((0, 0), |(examined, total), page| (examined + page.examined, total + page.total));

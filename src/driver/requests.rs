@@ -1,4 +1,4 @@
-//! Handles what other parts of the program ask of the driver.
+//! Handles the requests of other tasks to the driver.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -77,7 +77,7 @@ impl Driver {
                 let share = self.thread.as_ref().map_or(ThreadShare::WHOLE, DriverThread::share);
                 self.gateway.set_limits(share.limits(&limits));
                 if let Some(seat) = &mut self.cluster {
-                    seat.forwarding.set_strangers(limits.unregistered);
+                    seat.forwarding.set_unregistered(limits.unregistered);
                 }
                 if let Some(thread) = &self.thread {
                     thread.owners().set_most(limits.devices);
@@ -101,7 +101,7 @@ impl Driver {
         self.gateway.revoke(now, |KeyUse { identity, kind, .. }| kind == revoked_kind && revoked.contains(identity));
     }
 
-    /// Gives a command of the console, unless the one who asked has gone.
+    /// Gives a command of the console, unless its sender has gone.
     fn give_command(&mut self, now: Instant, asked: AskedCommand) {
         let AskedCommand { command, admission, answer: final_answer } = asked;
         if admission.is_closed() {

@@ -1,4 +1,4 @@
-//! The part of the limits of the program that each of its driver threads has.
+//! The shares of the driver threads in the limits of the program.
 
 use std::num::NonZero;
 
@@ -8,12 +8,12 @@ use lwm2m_core::coap::Parameters;
 use lwm2m_core::gateway::config::Limits;
 use lwm2m_dtls::DtlsConfig;
 
-/// Devices are not spread evenly over the threads, and some move: each thread has room for this part more than its
-/// share. The table of endpoint names holds the sum to the limit.
+/// The divisor for the extra room of each thread: devices are not distributed evenly over the threads, and some move.
+/// The table of endpoint names enforces the limit for all threads together.
 const SLACK: usize = 8;
 
-/// The share of one of several threads in what the configuration sets for the whole program. A limit for one device or
-/// one message is the same for all threads.
+/// The share of one of several threads in the limits of the whole program. A limit for one device or one message is the
+/// same for all threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadShare(NonZero<u8>);
 
@@ -44,7 +44,7 @@ impl ThreadShare {
     }
 
     pub fn coap(self, whole: Parameters) -> Parameters {
-        // Registers that wait for the broker must leave room for the requests of registered devices.
+        // Pending registrations must leave room for the requests of registered devices.
         let room = usize::from(self.0 > NonZero::<u8>::MIN);
         Parameters {
             deduplication_entries: self.part(whole.deduplication_entries),
@@ -91,7 +91,7 @@ impl ThreadShare {
         whole.div_ceil(u32::from(self.0.get()))
     }
 
-    // One address is spread over the threads by its ports.
+    // The kernel distributes the ports of one address over the threads.
     fn rate_limit(self, RateLimit { total, address }: RateLimit) -> RateLimit {
         RateLimit { total: self.rate(total), address: self.rate(address) }
     }

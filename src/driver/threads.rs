@@ -1,4 +1,4 @@
-//! The exchange between the drivers of several threads: datagrams that came to another thread than the one that has
+//! The messages between the drivers of several threads: datagrams that another thread received than the one that has
 //! their device, and devices that move from one thread to another.
 //!
 //! Each driver has two bounded queues, one for datagrams and one for moves, so that no flood of datagrams delays a
@@ -24,7 +24,7 @@ use super::shares::ThreadShare;
 
 /// Maximum number of datagrams in the queue of a driver.
 const DATAGRAMS: usize = 1_024;
-/// Maximum number of messages about moves in the queue of a driver, those to come included.
+/// Maximum number of messages about moves in the queue of a driver, including reserved places.
 const MOVES: usize = 1_024;
 
 /// Shows the driver its place among several driver threads.
@@ -38,7 +38,7 @@ pub struct DriverThread {
     moves: mpsc::Receiver<MoveMessage>,
     /// The devices that came from other threads and whose records are not stored yet.
     arrived: Vec<ArrivedDevice>,
-    /// Passed when all drivers have answered what was in flight.
+    /// The barrier that all drivers pass when they have the answers to all commands in flight.
     drained: Arc<Barrier>,
 }
 
@@ -130,7 +130,7 @@ impl DriverThread {
         self.router.flows()
     }
 
-    /// Returns how many addresses the router has forgotten because there were too many.
+    /// Returns the number of addresses that the router has evicted.
     pub fn evicted_flows(&self) -> u64 {
         self.router.evicted_flows()
     }
@@ -171,14 +171,14 @@ impl DriverThread {
         self.send_datagram(thread, DatagramMessage::Forwarded { peer, datagram: datagram.into(), from, is_learned })
     }
 
-    /// Tells the thread that received a datagram whether this thread has a device at its address. A message that finds
-    /// no room is repeated after the next datagram.
+    /// Tells the thread that received a datagram whether this thread has a device at its address. A message without
+    /// room is repeated after the next datagram.
     pub(super) fn teach(&self, thread: u8, peer: Peer, has_device: bool) {
         let message = DatagramMessage::Learn { flow: flow_of(peer), thread: self.number(), has_device };
         let (true | false) = self.send_datagram(thread, message);
     }
 
-    /// Takes what another thread says of an address.
+    /// Takes the message of another thread about an address.
     pub(super) fn learn(&mut self, now: Instant, flow: Flow, thread: u8, has_device: bool) {
         if has_device {
             self.router.learn(now, flow, thread);
@@ -240,7 +240,7 @@ impl DriverThread {
                 owners.place(&moved.record.registration.endpoint, &moved.record.location, asker);
                 ClaimAnswer::Arrived(moved)
             }
-            // The device left before the question came.
+            // The device has left before the question came.
             (ClaimAnswer::Absent, Some(mut owners)) if question.purpose == ClaimPurpose::Register => {
                 match &question.device {
                     DeviceName::Endpoint(endpoint) if owners.claim(endpoint, asker) == Claim::Mine => ClaimAnswer::Mine,
@@ -252,7 +252,7 @@ impl DriverThread {
         room.send(MoveMessage::Released { question, answer, from: self.number() });
     }
 
-    /// Gives the claim of an endpoint name back.
+    /// Returns the claim of an endpoint name.
     pub(super) fn unclaim(&self, endpoint: &str) {
         if let Some(mut owners) = self.owners.lock() {
             owners.unclaim(endpoint, self.number());
@@ -265,15 +265,15 @@ impl DriverThread {
     }
 
     /// Notes which batch has the records of devices that have come, after batches up to `last` were handed over.
-    /// `waits` tells whether the record of an endpoint is in none of them.
+    /// `waits` returns whether the record of an endpoint is in none of them.
     pub(super) fn note_flushed(&mut self, last: BatchNumber, waits: impl Fn(&str) -> bool) {
         for arrived in self.arrived.iter_mut().filter(|arrived| arrived.stored_by.is_none()) {
             arrived.stored_by = (!waits(&arrived.endpoint)).then_some(last);
         }
     }
 
-    /// Tells the former threads of devices that the store has the new records. Without a store there is nothing to
-    /// wait for.
+    /// Tells the threads that had devices before that the store has the new records. Without a store they are told at
+    /// once.
     pub(super) fn note_stored(&mut self, version: Option<BatchNumber>) {
         let queues = &self.queues;
         self.arrived.retain(|ArrivedDevice { endpoint, from, stored_by }| {
@@ -282,7 +282,7 @@ impl DriverThread {
                 None => true,
             };
             let message = MoveMessage::HandedOver { endpoint: endpoint.clone() };
-            // Without room the record of the former thread is removed later.
+            // Without room in the queue the record of the former thread is removed later.
             !is_stored || queues.get(usize::from(*from)).is_some_and(|queues| queues.moves.try_send(message).is_err())
         });
     }

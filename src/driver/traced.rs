@@ -1,4 +1,4 @@
-//! The way of traced messages from the drivers to the console: a bounded queue. No driver waits for the console.
+//! The bounded queue of traced messages from the drivers to the console. No driver waits for the console.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use lwm2m_core::gateway::operators::trace::{Traced, TracedEvent};
 const QUEUED: usize = 1_024;
 const QUEUED_BYTES: usize = 1024 * 1024;
 
-/// The end of the drivers.
+/// The sending end, for the drivers.
 #[derive(Clone, Debug)]
 pub struct TraceSender {
     copies: mpsc::Sender<Traced>,
@@ -21,7 +21,7 @@ pub struct TraceSender {
     lost: Counter,
 }
 
-/// The end of the console.
+/// The receiving end, for the console.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
 pub(crate) struct TraceReceiver {

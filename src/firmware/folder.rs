@@ -119,7 +119,7 @@ impl ImageFolder {
     /// Opens an image: a regular file in the folder. A symbolic link may stand for another file of the folder.
     fn open(&self, name: &ImageName) -> Result<(File, Metadata), ImageError> {
         let file = self.find(name)?;
-        // A pipe would block, and a link may have taken the place of the file meanwhile.
+        // A pipe would block, and a link may have replaced the file meanwhile.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(&file);
         let opened = opened.map_err(|error| not_opened(name, &error))?;

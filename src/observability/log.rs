@@ -148,11 +148,11 @@ fn log_once(report: &Report) {
             trace!(peer = %peer.address, "deduplication entry evicted early: the table is full")
         }
         Report::AutoObserveCut { paths, .. } => {
-            warn!(paths, "auto_observe skips paths: the device has its maximum of observations");
+            warn!(paths, "auto_observe skips paths: limits.observations is reached");
         }
         Report::FirmwareUpdate { status, .. } => log_firmware(status),
         Report::Campaign(report) => log_campaign(report),
-        Report::FirmwareJobsFull { .. } => warn!("firmware update refused: limits.firmware_jobs"),
+        Report::FirmwareJobsFull { .. } => warn!("firmware update refused: limits.firmware_jobs is reached"),
         Report::AutoObserveSplit { paths, .. } => {
             debug!(paths, "composite observation not accepted; auto_observe observes each path");
         }
@@ -173,7 +173,7 @@ fn log_once(report: &Report) {
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
         Report::SentBeforeStored { outputs } => debug!(outputs, "answers sent before they were stored"),
-        Report::ProfilesEvicted { profiles } => debug!(profiles, "object lists of profiles evicted: limits.profiles"),
+        Report::ProfilesEvicted { profiles } => debug!(profiles, "object lists evicted: limits.profiles is reached"),
         Report::UndefinedVersions { versions, .. } => {
             info!(objects = first_of(versions), "object version has no definition");
         }
@@ -214,19 +214,19 @@ fn log_bootstrap_once(report: &BootstrapReport) {
             info!(peer = %peer.address, %took, "bootstrap finished");
         }
         BootstrapReport::Differs { reason, .. } => {
-            warn!(reason, "the device has other values than bootstrap has written");
+            warn!(reason, "after its bootstrap the device does not have the values that were written");
         }
         BootstrapReport::AccountSet { .. } => info!("bootstrap account received"),
         BootstrapReport::AccountRemoved { .. } => info!("bootstrap account removed"),
         BootstrapReport::AccountRejected { reason, .. } => {
-            warn!(reason, "bootstrap account rejected; the former one stays in force");
+            warn!(reason, "bootstrap account rejected; the old one stays in force");
         }
         BootstrapReport::Pack { peer, .. } => info!(peer = %peer.address, "bootstrap pack sent"),
         BootstrapReport::KeyRemoved { identity } => {
             info!(identity = identity.as_str(), "generated key removed by an operator");
         }
         BootstrapReport::StatusDropped { peer, .. } => {
-            debug!(peer = %peer.address, "end of a bootstrap session not published: too many without DTLS");
+            debug!(peer = %peer.address, "result of a bootstrap session not published: too many without DTLS");
         }
         // These repeat: see `Log::log_bootstrap`.
         BootstrapReport::Rejected { .. } | BootstrapReport::Failed { .. } => {}
@@ -292,10 +292,10 @@ fn log_campaign(report: &CampaignReport) {
         }
         CampaignReport::Ended { campaign, outcome, .. } => {
             let (outcome, error) = (outcome.state().name(), outcome.error());
-            info!(campaign, outcome, error, "firmware campaign is done with a device");
+            info!(campaign, outcome, error, "firmware campaign completed a device");
         }
         CampaignReport::Full { campaign, .. } => {
-            warn!(campaign, "firmware campaign has its maximum of devices; others do not take part");
+            warn!(campaign, "firmware campaign reached its maximum number of devices; other devices are left out");
         }
     }
 }
@@ -344,7 +344,10 @@ fn log_dtls(report: &dtls::DtlsReport) {
             debug!(identity = identity.as_str(), "key lookup skipped: too many in flight");
         }
         dtls::DtlsReport::Unsent { association } => {
-            debug!(association = association.0, "message not sent: the DTLS association is closed");
+            debug!(
+                association = association.0,
+                "message not sent: DTLS association closed or without a free record number"
+            );
         }
     }
 }

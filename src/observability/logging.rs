@@ -41,10 +41,10 @@ pub enum LogFormat {
 #[derive(Debug, Error)]
 pub enum FilterError {
     #[error(
-        "{0:?} is no level; expected off, error, warn, info, debug, trace, or directives such as \"info,h2=debug\""
+        "{0:?} is not a level; expected off, error, warn, info, debug, trace, or directives such as \"info,h2=debug\""
     )]
     NoLevel(String),
-    #[error("no filter directive: {0}")]
+    #[error("not a filter directive: {0}")]
     NoDirective(#[from] ParseError),
 }
 
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_misspelt_level_is_no_filter() {
         let error = filter("info,debgu").unwrap_err().to_string();
-        assert!(error.starts_with("\"debgu\" is no level"), "{error}");
+        assert!(error.starts_with("\"debgu\" is not a level"), "{error}");
         assert!(filter("h2=loud").is_err());
         assert!(filter("").is_err());
     }

@@ -1,6 +1,8 @@
 //! Registers every counter and histogram of the program. The sizes of tables and queues are not kept here: the event
 //! loop reports them on request (`snapshot`).
 
+#[cfg(feature = "console")]
+mod activity;
 mod bootstrap;
 mod cluster;
 mod commands;
@@ -31,7 +33,9 @@ use crate::upstream::metrics::UpstreamMetrics;
 use images::ImageMetrics;
 use labels::{ChangeLabel, DirectionLabel};
 
-pub use cluster::{ClusterMetrics, EngineStateGauges};
+#[cfg(feature = "console")]
+pub(crate) use activity::ActivityCounts;
+pub use cluster::{ClusterMetrics, StoreContactGauges};
 pub use moves::MoveMetrics;
 pub use peers::PeerMetrics;
 pub use reloads::ReloadMetrics;
@@ -93,7 +97,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Makes the metrics of so many threads, at least one. Those of the first thread know the others.
+    /// Creates the metrics of so many threads, at least one. The metrics of the first thread include the others on the
+    /// page.
     pub fn of_threads(threads: usize) -> Vec<Arc<Self>> {
         let others: Vec<_> = (1..threads).map(|_| Arc::<Self>::default()).collect();
         let first = Self { others: others.clone(), ..Self::default() };
@@ -103,6 +108,17 @@ impl Metrics {
     /// Iterates over the registries of all threads, that of the first one first.
     pub(crate) fn registries(&self) -> impl Iterator<Item = &Registry> {
         std::iter::once(&self.registry).chain(self.others.iter().map(|other| &other.registry))
+    }
+
+    /// Returns the counts of all threads from which the console makes its rates.
+    #[cfg(feature = "console")]
+    pub(crate) fn activity(&self) -> ActivityCounts {
+        let mut sum = ActivityCounts::default();
+        for metrics in std::iter::once(self).chain(self.others.iter().map(Arc::as_ref)) {
+            let (failures, publications) = (metrics.failures.get(), metrics.upstream.publishes_ok.get());
+            sum += ActivityCounts { failures, publications, ..metrics.core.activity() };
+        }
+        sum
     }
 
     /// Counts a report of the core.
@@ -323,7 +339,7 @@ impl ConsoleMetrics {
             streams: gauge(registry, "lwm2m_console_streams", "Open event streams of the console"),
             events_lost: counter(registry, "lwm2m_console_events_lost", events_lost),
             driver_seconds,
-            traces: gauge(registry, "lwm2m_console_traces", "Traces that run"),
+            traces: gauge(registry, "lwm2m_console_traces", "Running traces of the console"),
             traced_lost: counter(registry, "lwm2m_console_traced_lost", lost),
         }
     }

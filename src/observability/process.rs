@@ -10,7 +10,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     match linux::Process::read() {
         Ok(process) => process.encode(encoder),
         Err(error) => {
-            tracing::debug!(%error, "the system does not tell about this process");
+            tracing::debug!(%error, "the system does not provide the figures of this process");
             Ok(())
         }
     }

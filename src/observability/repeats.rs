@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 
 /// Maximum number of lines that are counted by device. Devices beyond it share one line.
-const MOST: usize = 1_000;
+const MAX_DEVICES: usize = 1_000;
 
-/// Stands for all devices beyond [`MOST`].
+/// Stands for all devices beyond [`MAX_DEVICES`].
 const OTHERS: &str = "(other devices)";
 
 /// The repeated line, and the device that it is about.
@@ -46,8 +46,11 @@ impl Repeats {
     /// Returns whether the line has to be logged now; otherwise counts it.
     pub(super) fn is_first(&mut self, now: Instant, kind: &'static str, device: &str, reason: &str) -> bool {
         let key = (kind, device.to_owned());
-        let key =
-            if self.lines.len() < MOST || self.lines.contains_key(&key) { key } else { (kind, OTHERS.to_owned()) };
+        let key = if self.lines.len() < MAX_DEVICES || self.lines.contains_key(&key) {
+            key
+        } else {
+            (kind, OTHERS.to_owned())
+        };
         if let Some(line) = self.lines.get_mut(&key) {
             line.more += 1;
             reason.clone_into(&mut line.last);
@@ -115,8 +118,11 @@ mod tests {
     fn invented_names_fill_neither_the_memory_nor_the_log() {
         let (mut repeats, now) = (Repeats::default(), Instant::now());
         let logged = (0..20_000).filter(|name| repeats.is_first(now, "refused", &name.to_string(), "")).count();
-        assert_eq!((logged, repeats.lines.len(), repeats.ends.len()), (MOST + 1, MOST + 1, MOST + 1));
+        assert_eq!(
+            (logged, repeats.lines.len(), repeats.ends.len()),
+            (MAX_DEVICES + 1, MAX_DEVICES + 1, MAX_DEVICES + 1)
+        );
         let others = repeats.pop_ended(now + PERIOD).unwrap();
-        assert_eq!((others.device.as_str(), others.times), (OTHERS, 20_000 - MOST as u64 - 1));
+        assert_eq!((others.device.as_str(), others.times), (OTHERS, 20_000 - MAX_DEVICES as u64 - 1));
     }
 }

@@ -106,13 +106,9 @@ impl DriverSnapshot {
             ("unpublished_answers", gateway.unpublished_answers),
             ("forwarded_addresses", *forwarded_addresses),
         ];
-        let help = "Entries of the tables of the CoAP endpoint, the rate limits, the retained commands, the profiles, \
-                    the firmware updates and their images, the bootstrap server, the messages that wait for \
-                    the store, the stored answers that the broker may not have, the devices whose presence is taken \
-                    back, and the addresses whose datagrams go to another driver thread.";
+        let help = "Entries of the bounded tables of the gateway by table.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
-        let help =
-            "Addresses whose datagrams go to another driver thread that were forgotten because there were too many.";
+        let help = "Addresses of devices of other driver threads evicted because the table was full.";
         let name = "lwm2m_forwarded_addresses_evicted";
         ConstCounter::new(self.evicted_addresses).encode(page.encode_descriptor(
             name,

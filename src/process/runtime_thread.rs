@@ -20,7 +20,7 @@ const LOW: i32 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Priority {
     Normal,
-    /// The thread gives way to those of normal priority.
+    /// Threads of normal priority precede this one.
     #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "for the console"))]
     Low,
 }

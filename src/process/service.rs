@@ -98,7 +98,7 @@ impl Watchdog {
         turns.tell();
     }
 
-    /// Ends the loop of this thread, as at the shutdown: the others are watched without it.
+    /// Ends the watch of this thread's loop, as at the shutdown: the other threads are watched without it.
     pub fn end(self) {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.running &= !bit(self.thread);
@@ -109,14 +109,14 @@ impl Watchdog {
 }
 
 impl LoopTurns {
-    /// Tells the service manager if all threads have turned.
+    /// Notifies the service manager if the loops of all threads have turned.
     fn tell(&mut self) {
         if self.running & !self.turned > 0 {
             return;
         }
         self.turned = 0;
         if let Err(error) = self.socket.send_to(b"WATCHDOG=1", &self.place) {
-            debug!(%error, "the watchdog was not fed");
+            debug!(%error, "cannot notify the watchdog of the service manager");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reload of the accounts of the bootstrap server. Sessions that run go on.
+//! Reload of the accounts of the bootstrap server. Sessions in progress continue.
 
 use std::sync::Arc;
 

@@ -60,8 +60,7 @@ impl ReloadableKeys {
         }
     }
 
-    /// Reads both files. Returns what the driver has to apply: of the keys for registrations, and of those of bootstrap
-    /// accounts.
+    /// Reads both files. Returns the changes of the keys for registrations, and of those of bootstrap accounts.
     pub(super) fn read(&mut self, config: &CredentialsConfig) -> (KeysRead, KeysRead) {
         let registration = self.registration.read(config.psk_file.as_ref(), || config.load_keys());
         let registration = registration.map_err(|error| error.to_string());

@@ -53,7 +53,7 @@ pub(crate) struct Reloading {
     accounts: Option<ReloadableAccounts>,
     control: Control,
     failures: ReloadFailures,
-    /// The files before the program read them: what is edited from then on is a change.
+    /// The files before the program read them: an edit from then on is a change.
     beginning: FileSnapshot,
 }
 
@@ -125,7 +125,7 @@ impl Reloading {
         FileSnapshot::at(files_of(&self.config).into_iter().chain(named.cloned()))
     }
 
-    /// Reads everything, and returns what the driver has to apply, in this order.
+    /// Reads all files, and returns the changes that the driver has to apply, in this order.
     fn read(&mut self, reason: ReloadReason) -> Vec<SettingsChange> {
         let failures = &mut self.failures;
         match Config::load(self.config.file.as_deref(), env::vars_os()) {
@@ -183,7 +183,7 @@ impl ReloadFailures {
         }
     }
 
-    /// Logs a failure once, and again to an operator who asks again.
+    /// Logs a failure once, and again if an operator asks for another reload.
     fn failed(&mut self, part: ReloadPart, reason: ReloadReason, why: String) {
         self.metrics.reload.failed(part);
         self.status.note(unix_time().unwrap_or(Duration::ZERO), part, Some(why.clone()));
@@ -228,7 +228,7 @@ async fn pause(interval: Duration) {
 async fn apply(control: &Control, changes: Vec<SettingsChange>) {
     for change in changes {
         if let Err(silent) = control.change(change).await {
-            error!(%silent, "reloaded settings are not in force");
+            error!(%silent, "reloaded settings did not take effect: restart the gateway");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The results of the last reloads, for people who look at the program.
+//! The results of the last reloads, for the console.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

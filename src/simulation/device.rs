@@ -115,7 +115,7 @@ impl RunningDevice {
     fn receive(&mut self, received: io::Result<usize>) {
         match received {
             Ok(length) => self.device.handle_datagram(now(), self.buffer.get(..length).unwrap_or(&self.buffer)),
-            // What the network says of an earlier datagram: that nobody listens at the port.
+            // The network reports that the receiver of an earlier datagram did not listen at its port.
             Err(error) => tracing::debug!(%error, "the simulated device received nothing"),
         }
     }

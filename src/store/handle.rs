@@ -19,7 +19,7 @@ use super::{StoreCommand, StoreEvent};
 /// Maximum number of batches of one driver that wait for the writer.
 const BATCHES: usize = 64;
 
-/// A batch of one driver, and its receiver of the answer.
+/// A batch of one driver, with the receiver of the answer.
 pub(super) struct PendingWrite {
     pub version: BatchNumber,
     pub changes: Vec<Change>,
@@ -37,7 +37,7 @@ pub(super) enum WriterReply {
     Event(StoreEvent),
 }
 
-/// The writer, which sleeps after a failed write.
+/// Wakes the writer, which sleeps after a failed write.
 #[derive(Clone)]
 pub(super) enum Sleeper {
     Thread(Thread),
@@ -62,11 +62,11 @@ pub(super) struct HandleParts {
 /// The handle of the store that one driver has.
 pub struct Store {
     parts: HandleParts,
-    /// Given to the writer with each batch.
+    /// The sender that the writer gets with each batch.
     replies: mpsc::UnboundedSender<WriterReply>,
-    /// At most as many as there are batches that wait, and an event in each second.
+    /// The answers. There are at most as many as batches that wait, and one event per second.
     answers: mpsc::UnboundedReceiver<WriterReply>,
-    /// When each of the batches was handed over that the writer has not answered. It answers them in this order.
+    /// The times at which the unanswered batches were handed over. The writer answers them in this order.
     waiting: VecDeque<Instant>,
     /// The batch that was handed over last.
     last: BatchNumber,

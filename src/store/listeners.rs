@@ -44,8 +44,8 @@ impl ListenerNames {
         serde_json::to_vec(&StoredRecordRef { listener, record }).expect("keys are texts, and numbers are finite")
     }
 
-    /// Assigns a restored device to the listener of the stored name. If that listener is gone, the device is reached by
-    /// one of the same address family until it sends to another.
+    /// Assigns a restored device to the listener of the stored name. If that listener no longer exists, the device gets
+    /// one of the same address family until it sends to another one.
     pub(super) fn place(&self, StoredRecord { listener, mut record }: StoredRecord) -> DeviceRecord {
         if record.peer.association.is_some() {
             // As with its association, of which the socket is a part of the name.

@@ -47,9 +47,9 @@ pub struct StoreConfig {
     pub file: PathBuf,
     /// Maximum time that a change waits to be written together with others.
     pub flush_interval: Duration,
-    /// The moment at which devices and applications are told of a change.
+    /// Whether answers wait until their records are stored.
     pub confirm: Confirm,
-    /// Maximum time that a message to a device or an application waits for its write.
+    /// Maximum time that an answer waits for its record.
     pub patience: Duration,
 }
 
@@ -63,13 +63,13 @@ pub enum StoreKind {
     Redis,
 }
 
-/// The moment at which devices and applications are told of a change.
+/// Whether answers to devices and applications wait until their records are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Confirm {
-    /// They are told when the change is durable. A crash loses nothing that was told.
+    /// An answer is sent when its record is durable. A crash loses nothing that was answered.
     #[default]
     Stored,
-    /// They are told at once, and the change is written later. A crash loses what was told just before it.
+    /// An answer is sent at once, and its record is written later. A crash loses the records of the newest answers.
     Behind,
 }
 
@@ -83,7 +83,7 @@ pub enum StoreError {
     InUse(PathBuf),
     #[error("store.file = {}: {error} (`store.enable = false` runs without a store)", .file.display())]
     NotOpened { file: PathBuf, error: std::io::Error },
-    #[error("store.file = {}: it cannot be read ({problem}), and it cannot be put aside: {error}", .file.display())]
+    #[error("store.file = {}: it cannot be read ({problem}), and it cannot be renamed: {error}", .file.display())]
     NotPutAside { file: PathBuf, problem: String, error: std::io::Error },
     #[error(
         "store.file = {}: {problem}. A newer version of this program wrote it: use that version, or move the file \
@@ -110,16 +110,16 @@ pub enum StoreCommand {
 pub enum StoreEvent {
     /// All batches of this driver's gateway up to this one are durable.
     Stored { version: BatchNumber },
-    /// The store cannot be written. It retries, and tells when it has written again. A store in a file does not tell
-    /// this.
+    /// The store cannot be written. It retries, and reports when it has written again. A store in a file does not
+    /// report this.
     Away,
-    /// The store is written again.
+    /// The store can be written again.
     Back,
     /// No other process can use the store before this time. A store in a file has no such limit.
     Leased { until: Instant },
     /// The store has lost some or all of its records. The driver hands over all of them again.
     ContentsLost,
-    /// Another process has taken the store. The program ends without a word to devices or the broker.
+    /// Another process has taken the store. The program ends without informing devices or the broker.
     Fenced,
 }
 

@@ -52,7 +52,7 @@ pub(crate) enum DialError {
     Connect { target: String, address: SocketAddr, error: io::Error },
     #[error("{}: {error}", place(.target, .address))]
     Secure { target: String, address: SocketAddr, error: TlsConnectError },
-    #[error("{target} has no address that fits to the source addresses")]
+    #[error("{target} has no address of the IP version of source_addresses")]
     NoAddress { target: String },
     #[error("no address of the broker is configured")]
     NoTarget,

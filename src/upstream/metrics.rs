@@ -67,8 +67,7 @@ impl UpstreamMetrics {
         let closed = "Clients that the broker closed for good: kicked, discarded, expired or refused";
         let subscribe_refused = "Subscriptions to command topics that the broker refused";
         let handler_queue_waits = "Broker events delayed because the queue to the event loop was full";
-        let messages_dropped =
-            "Messages from the broker without a device, or too many before its subscription was confirmed";
+        let messages_dropped = "Broker messages dropped: no device, or too many before the subscription was confirmed";
         let changes = counters(registry, "lwm2m_node_changes", "Availability changes of broker nodes by new state");
         let authentications = counters(registry, "lwm2m_authentications", "Authentication results by outcome");
         let [publishes_ok, publishes_refused, publishes_failed] = publishes(registry);
@@ -127,7 +126,7 @@ fn publishes(registry: &mut Registry) -> [Counter; 3] {
 
 /// Registers the counters of dropped publications by class.
 fn dropped(registry: &mut Registry) -> [Counter; 4] {
-    let help = "Publications dropped: queue full, broker away for too long, or too many failures";
+    let help = "Publications dropped: queue full, broker unavailable for too long, or too many failures";
     let dropped = counters(registry, "lwm2m_publications_dropped", help);
     ["registration", "answer", "notification", "send"].map(|class| dropped(ClassLabel { class }))
 }

@@ -160,7 +160,7 @@ def test_a_definition_is_that_of_the_announced_version(leshan, gateway, tmp_path
     of_version_2 = leshan.application
     same(content(of_version_2.command("read", path="/26250/0/0", accept="text")), {"/26250/0/0": 9007199254740993})
     refused = of_version_2.command("write", path="/26250/1/0", value="soon")
-    assert (refused["code"], refused["reason"]) == ("4.00", 'value of /26250/1/0: "soon" is no Integer'), refused
+    assert (refused["code"], refused["reason"]) == ("4.00", 'value of /26250/1/0: "soon" is not a valid Integer'), refused
 
     device = device_of_version("1_0", gateway.uri, "leshan-1.0", tmp_path)
     with Application(gateway, "leshan-1.0") as of_version_1, device:

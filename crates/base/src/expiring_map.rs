@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use crate::sparse::ShrinkSparse;
 
-/// Holds at most a fixed number of entries, each until its time. A newcomer to a full map evicts the entry that expires
-/// first; of several that expire at one moment, the one that was inserted first.
+/// Holds at most a fixed number of entries, each until its time. A new entry in a full map evicts the entry that
+/// expires first; of several that expire at one moment, the one that was inserted first.
 #[derive(Debug)]
 pub struct ExpiringMap<K, V> {
     entries: HashMap<K, ExpiringEntry<V>>,

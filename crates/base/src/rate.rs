@@ -141,8 +141,8 @@ impl Limiter {
         Ok((total, address))
     }
 
-    /// Returns the number of buckets that are not full. It is at most the total burst, and what is refilled while one
-    /// address's token is.
+    /// Returns the number of buckets that are not full: at most the total burst, and the number of tokens that are
+    /// refilled in the time in which one address gets one.
     pub fn addresses(&self) -> usize {
         self.addresses.len()
     }

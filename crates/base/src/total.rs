@@ -1,4 +1,4 @@
-//! Sums over many owners that the owners keep themselves, so that nobody has to look at all of them to know the sum.
+//! Sums over many owners. Each owner adds its own contributions, so that reading a sum does not look at the owners.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,4 @@
-//! The routing of messages: who has subscribed what, and the retained messages. It knows neither MQTT's packets nor
-//! ExProto.
+//! Routes messages: it has the subscriptions and the retained messages. It knows neither MQTT's packets nor ExProto.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +13,7 @@ use super::clock;
 use super::filters::{self, FilterTree};
 use super::subscribers::{MemberId, Retained, SubscriptionOptions};
 
-/// Messages that wait for one member; what comes when it is full is lost to this member (EMQX: `max_mqueue_len`).
+/// Maximum number of messages that wait for one subscriber; further ones are lost to it (EMQX: `max_mqueue_len`).
 const INBOX: usize = 16_384;
 /// Filters of one member.
 const MAX_FILTERS: usize = 10_000;

@@ -11,7 +11,7 @@ pub(super) fn now() -> Instant {
 
 #[expect(clippy::disallowed_methods, reason = "the broker is shell; this is where it reads the clock")]
 pub(super) fn unix_milliseconds() -> u64 {
-    // The time of a message is for people: a clock before 1970 is no reason to stop.
+    // The time of a message is informative: a clock before 1970 is no reason to stop.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).expect("a time before the year 500,000,000")
 }

@@ -11,7 +11,7 @@ const BACKLOG: u32 = 1_024;
 /// An address that stays ours while nobody listens on it.
 pub(super) struct Reserved {
     pub(super) address: SocketAddr,
-    /// Bound, but not listening: whoever connects is refused, and the system gives the port to nobody else.
+    /// The socket, bound but not listening: connections are refused, and the system gives the port to no other socket.
     _socket: TcpSocket,
 }
 

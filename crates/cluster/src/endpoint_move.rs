@@ -29,7 +29,7 @@ use crate::node::NodeNumber;
 
 /// The time for which a target waits until the source has frozen the entry.
 pub const FETCH_TIME: Duration = Duration::from_secs(3);
-/// The time after which a source asks the engine who has the device.
+/// The time after which a source asks the engine which shard has the device.
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// The interval at which a source that the engine does not answer asks again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -82,19 +82,19 @@ impl<W> Arrivals<W> {
         Some(&arrival.waiting)
     }
 
-    /// The source does not give the device away. Returns what has waited.
+    /// Takes the refusal of the source. Returns the question that has waited.
     pub fn handle_refused(&mut self, number: MoveNumber, from: NodeNumber) -> Option<W> {
         let arrival = self.open.get(&number)?;
         let is_asked = arrival.source == from && arrival.deadline.is_some();
         is_asked.then(|| self.open.remove(&number)).flatten().map(|arrival| arrival.waiting)
     }
 
-    /// The engine has decided. Returns what has waited, and the source.
+    /// Takes the decision of the engine. Returns the question that has waited, and the source.
     pub fn handle_decided(&mut self, number: MoveNumber) -> Option<(W, NodeNumber)> {
         self.open.remove(&number).map(|arrival| (arrival.waiting, arrival.source))
     }
 
-    /// Returns what has waited in vain for its source.
+    /// Returns the questions whose source has not answered in time.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<W> {
         let is_late =
             |_: &MoveNumber, arrival: &mut Arrival<W>| arrival.deadline.is_some_and(|deadline| deadline <= now);
@@ -170,7 +170,7 @@ pub enum Thawed {
     Unknown,
 }
 
-/// What the source does next.
+/// The next step of the source.
 #[derive(Debug)]
 pub enum SourceStep<D, B> {
     /// Ask the engine to freeze the entry of this endpoint and shard.
@@ -179,10 +179,10 @@ pub enum SourceStep<D, B> {
     Tell { target: NodeNumber, number: MoveNumber, endpoint: String, shard: Shard, version: u64 },
     /// Ask the engine to thaw the entry of this endpoint and shard.
     Thaw(String, Shard),
-    /// Serve the device again. The target is told, if it waits.
+    /// Serve the device again. The target gets an answer, if it still waits for one.
     Back(Departure<D, B>),
-    /// Remove the record of the device, if the shard has one: another shard has the device. The target is told, if it
-    /// waits.
+    /// Remove the record of the device, if the shard has one, because another shard has the device. The target gets an
+    /// answer, if it still waits for one.
     Gone(String, Departure<D, B>),
 }
 
@@ -257,7 +257,7 @@ impl<D, B: Copy + PartialOrd> Departures<D, B> {
 
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<SourceStep<D, B>> {
         let is_late = |_: &String, departure: &mut Departure<D, B>| matches!(departure.stage, MoveStage::Writing { deadline } if deadline <= now);
-        // Its entry was not frozen.
+        // The entry of the device was not frozen.
         let mut steps: Vec<_> = self.leaving.extract_if(is_late).map(|(_, late)| SourceStep::Back(late)).collect();
         for (endpoint, departure) in &mut self.leaving {
             if departure.deadline().is_some_and(|deadline| deadline <= now) {

@@ -54,8 +54,8 @@ pub enum EngineRequest {
     ///    tick + [`Term::AHEAD`]. If it is above [`Term::last_at`] the engine answers [`Acquisition::Later`].
     /// 6. It writes owner, term, expiry and run, removes `unknown_until`, and answers [`Acquisition::Acquired`].
     Acquire { asked: Instant, shard: Shard, floor: Term, contact: Duration, not_after: WallTime },
-    /// Gives a lease up, if owner and term are those of the caller.
-    /// A request that is executed later than `not_after` by the engine's clock changes nothing.
+    /// Releases a lease, if owner and term are those of the caller. A request that is executed later than `not_after`
+    /// by the engine's clock changes nothing.
     Release { shard: Shard, term: Term, not_after: WallTime },
 }
 

@@ -8,7 +8,8 @@
 //! - [`endpoint_move`] moves a device from a shard of one node to a shard of another one.
 //! - [`Directory`] has the addresses of the nodes.
 //! - [`frame`] encodes what nodes send to each other: messages, forwarded datagrams and moves of devices.
-//! - [`engine`] has the requests to the store of leases, and what each does there.
+//! - [`engine`] has the requests to the engine, which is the store of leases, and the effect of each.
+//! - `model` (feature `model`) has models of the engine, for tests.
 //!
 //! # What this crate guarantees
 //!
@@ -36,6 +37,8 @@ mod floors;
 pub mod frame;
 mod member;
 mod message;
+#[cfg(feature = "model")]
+pub mod model;
 mod node;
 mod rendezvous;
 mod term;

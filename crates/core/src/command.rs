@@ -55,7 +55,7 @@ pub struct Command {
     pub origin: Origin,
 }
 
-/// Tells who gave a command. Members of its JSON do not tell it: an application may write any.
+/// The origin of a command. It does not follow from the members of its JSON, because an application may write any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -71,7 +71,7 @@ pub enum Origin {
     Console(Box<ConsoleOrigin>),
 }
 
-/// Tells which user of the console gave a command, and on which terms.
+/// The user of the console who gave a command, and the options of the command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleOrigin {
     /// The name of the token, or of the local user.
@@ -82,7 +82,7 @@ pub struct ConsoleOrigin {
     pub while_stream: bool,
 }
 
-/// Tells who gets the final answer to a command, besides the device's topic for answers.
+/// The recipient of the final answer to a command, besides the device's topic for answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Topic(ResponseTopic),
@@ -90,7 +90,7 @@ pub enum Reply {
     Asker(AskId),
 }
 
-/// Names a command for the console that gave it. The console chooses the number.
+/// Identifies a command for the console that gave it. The console chooses the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskId(pub u64);
 
@@ -107,7 +107,7 @@ impl Origin {
         *self == Self::Application
     }
 
-    /// Returns the user of the console that gave the command, and the terms; `None` for a command of somebody else.
+    /// Returns the user of the console who gave the command, and its options; `None` for a command of another origin.
     pub fn console(&self) -> Option<&ConsoleOrigin> {
         match self {
             Self::Console(console) => Some(console),

@@ -92,9 +92,9 @@ impl Associations {
         None
     }
 
-    /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that
-    /// one device that makes handshake after handshake drives out nobody else; or the one that was silent for the
-    /// longest time.
+    /// Removes an association to make room for one of this identity: the oldest one of the identity, if it has more
+    /// than a few, so that a device that makes handshake after handshake evicts no other device; otherwise the
+    /// association that was silent longest.
     pub(crate) fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
         let own = self
             .by_identity

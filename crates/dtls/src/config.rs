@@ -19,8 +19,8 @@ pub struct DtlsConfig {
     pub handshakes_per_address: usize,
     /// A handshake that is not finished after so long is given up: a wrong key is silent.
     pub handshake_deadline: Duration,
-    /// Associations. When a new one finds no room, the longest unheard one goes, or one of its own device if that has
-    /// many.
+    /// Associations. If there is no room for a new one, the association that was silent longest is evicted, or one of
+    /// the same device if it has more than a few.
     pub associations: usize,
     /// An association that nothing was heard on for so long is forgotten.
     pub idle: Duration,

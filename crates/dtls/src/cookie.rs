@@ -77,7 +77,7 @@ impl Cookies {
         }
         let next = Zeroizing::new(rng.random());
         let last = std::mem::replace(&mut self.secret, next);
-        // After two lifetimes nothing of before is believed.
+        // After two lifetimes the earlier secret is not accepted either.
         self.former = if age < 2 * self.lifetime { last } else { Zeroizing::new(rng.random()) };
         self.since = now;
     }

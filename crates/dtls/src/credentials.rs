@@ -69,7 +69,7 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// The list that a pre-shared key is from, which tells what the key is good for. An association keeps the kind of the
+/// The list that a pre-shared key is from, which decides how the key may be used. An association keeps the kind of the
 /// key that made it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KeyKind {
@@ -105,7 +105,7 @@ impl From<PskKey> for FoundKey {
     }
 }
 
-/// Describes the pre-shared key of an association or of a handshake that goes on.
+/// Describes the pre-shared key of an association or of a handshake in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyUse<'a> {
     pub identity: &'a PskIdentity,

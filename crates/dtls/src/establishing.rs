@@ -1,4 +1,4 @@
-//! Handshakes: what they want done, the keys that they wait for, and what they leave.
+//! Drives handshakes: carries out their actions, looks their keys up, and takes their associations over.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ impl DtlsServer {
         }
     }
 
-    /// Does what the handshake wants, until there is nothing more.
+    /// Carries out the actions of the handshake, until there are no more.
     pub(super) fn drive_handshake(&mut self, now: Instant, id: AssociationId) {
         let mut flight = Vec::new();
         while let Some(underway) = self.handshakes.get_mut(id) {
@@ -86,8 +86,8 @@ impl DtlsServer {
         self.report(DtlsReport::HandshakeFailed { peer, identity, reason });
     }
 
-    /// Takes the place of a handshake for another one. A client that has answered would repeat its answer for a minute:
-    /// it is told. One that has not repeats its hello, and so begins again by itself.
+    /// Evicts a handshake for another one. A client that has answered would repeat its answer for a minute, so it gets
+    /// an alert. A client that has not answered repeats its hello, and so begins again.
     pub(super) fn evict_handshake(&mut self, id: AssociationId) {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         let place = underway.place;
@@ -179,7 +179,7 @@ impl DtlsServer {
     fn make_room(&mut self, identity: &Identity) {
         while self.associations.len() >= self.config.associations {
             let Some(mut evicted) = self.associations.pop_for(identity, self.config.idle) else { return };
-            // So that the device knows, if it listens.
+            // The alert informs the device, if it listens.
             if let Some(datagram) = evicted.seal_alert(Alert::CloseNotify) {
                 self.transmit(evicted.place, datagram);
             }

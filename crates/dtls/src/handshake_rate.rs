@@ -30,8 +30,8 @@ impl HandshakeRate {
         }
     }
 
-    /// Counts one more handshake from this address, or tells whose rate is exceeded. `is_known` tells whether a device
-    /// has proved its key at this address.
+    /// Counts one more handshake from this address; an error tells which rate is exceeded. `is_known` tells whether a
+    /// device has proved its key at this address.
     pub(crate) fn take(&mut self, now: Instant, source: SourceNetwork, is_known: bool) -> Result<(), Exceeded> {
         self.limiter.check(now, source)?;
         if self.limiter.is_scarce(now) && !self.take_share(now, source, is_known) {

@@ -1,4 +1,4 @@
-//! The handshakes under way: how many there may be and from where, and when their flights are sent again.
+//! The handshakes in progress: their number in total and by address, and the retransmission of their flights.
 //!
 //! While less than half of the places are taken, one address may have all that are free: behind a carrier's NAT a whole
 //! fleet comes back from a power cut. Beyond that an address has a small share, unless devices have proved their keys
@@ -35,7 +35,7 @@ const OVERDUE_AFTER: Duration = Duration::from_secs(2);
 /// A handshake whose client has not answered for so long may make room for an address that has fewer handshakes.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
-/// A handshake, and what is known beside it.
+/// A handshake with its address, its times and its retransmissions.
 pub(crate) struct PendingHandshake {
     pub handshake: Handshake,
     pub place: PeerAddress,

@@ -39,7 +39,7 @@ impl<'a> ClientHello<'a> {
     }
 }
 
-/// Bytes with their number before them, and what is behind.
+/// Reads a vector: its length in one byte, and its bytes. Returns them and the bytes that follow.
 fn short_vector(bytes: &[u8], most: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first()?;
     if *length > most {

@@ -13,7 +13,8 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 pub(crate) struct KeyCache {
     found: ExpiringMap<KeyQuestion, FoundKey>,
-    /// Apart from the others: anybody can invent identities, and they must not evict the keys of devices.
+    /// The unknown identities. They are separate from the keys, because any client can invent identities, and these
+    /// must not evict the keys of devices.
     unknown: ExpiringMap<KeyQuestion, ()>,
     /// The handshakes that wait for the key of an identity.
     questions: HashMap<KeyQuestion, Vec<AssociationId>>,
@@ -58,7 +59,7 @@ impl KeyCache {
         KeyLookup::Ask
     }
 
-    /// Gives who waited for it.
+    /// Takes the answer to a question. Returns the handshakes that waited for it.
     pub(crate) fn answered(&mut self, now: Instant, question: &KeyQuestion, answer: &KeyAnswer) -> Vec<AssociationId> {
         let remembered = |keep_for: Duration| now.checked_add(keep_for.min(LONGEST)).filter(|until| *until > now);
         self.forget(question);

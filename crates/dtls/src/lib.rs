@@ -251,7 +251,8 @@ impl DtlsServer {
         self.events.pop_front()
     }
 
-    /// Handshakes under way go on with the one that they began with.
+    /// Replaces the credentials of new handshakes. Handshakes in progress continue with the credentials that they began
+    /// with.
     pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
         self.acceptor = acceptor;
     }
@@ -338,7 +339,7 @@ impl DtlsServer {
         self.associations.places_without_id()
     }
 
-    /// Returns what is to be told of an association; `None` if there is none.
+    /// Returns the facts about an association that may be shown; `None` if there is none.
     pub fn facts(&self, association: AssociationId) -> Option<AssociationFacts> {
         let association = self.associations.get(association)?;
         Some(AssociationFacts {

@@ -51,7 +51,7 @@ impl DtlsServer {
     fn handle_hello(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> DtlsDatagramOutcome {
         let under_way = self.handshakes.by_place(place);
         let Some(hello) = ClientHello::parse(record.fragment) else {
-            // A later fragment, that of the handshake that the first one began.
+            // It is a later fragment of the handshake that the first one began.
             let none = DtlsDatagramOutcome::Dropped(DtlsDropReason::NoHello);
             return under_way.map_or(none, |id| self.handle_by_handshake(now, Some(id), record));
         };
@@ -64,7 +64,7 @@ impl DtlsServer {
         if self.handshakes.get_mut(former).is_some_and(|under_way| under_way.random == *hello.random) {
             return self.handle_by_handshake(now, under_way, record);
         }
-        // The device began anew; what it began before, it forgot.
+        // The device has begun again, and has forgotten its earlier handshake.
         self.handshake_failed(former, HandshakeFailure::Restarted);
         self.begin_handshake(now, place, record, &hello)
     }

@@ -32,11 +32,11 @@ pub enum DtlsReport {
     },
     /// The device speaks from another address now.
     Moved { peer: Peer, from: SocketAddr, to: SocketAddr },
-    /// An association of before the restart goes on.
+    /// An association of an earlier process continues.
     Restored { peer: Peer },
-    /// A record of an association of before the restart that cannot be read.
+    /// The record of an association of an earlier process cannot be read.
     NotRestored { association: AssociationId },
-    /// There was nothing to send a plaintext by.
+    /// A plaintext was not sent, because its association is closed or has no free record number.
     Unsent { association: AssociationId },
     /// A key is needed, and cannot be asked for: too many others are asked for.
     KeyNotAsked { identity: PskIdentity },
@@ -115,7 +115,7 @@ pub enum AssociationCloseReason {
     /// The key that it was made by is not its device's any more.
     Revoked,
     Idle,
-    /// There was no room for a newer one, and this one was silent for the longest time, or one of many of its device.
+    /// The association was evicted for a newer one: it had been silent longest, or was one of many of its device.
     Evicted,
     TooManyForged,
     /// The sequence numbers of the association are exhausted.

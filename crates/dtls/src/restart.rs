@@ -1,4 +1,4 @@
-//! Associations outlive the process: what changed about them goes to the store, and comes back from there.
+//! Stores associations and restores them, so that they survive the process.
 //!
 //! No sequence number protects two records, however late the store was: [`super::write_terms`] tells why.
 //!
@@ -99,7 +99,7 @@ impl DtlsServer {
         !self.changes.queue.is_empty()
     }
 
-    /// Restores an association if there are fewer than `most`. Returns what is to be stored of it.
+    /// Restores an association if there are fewer than `most`. Returns the change to store.
     pub(super) fn restore_one(
         &mut self,
         now: Instant,

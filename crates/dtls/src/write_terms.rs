@@ -38,7 +38,7 @@ pub struct WriteTerms {
     /// In a cluster, the newest term of each shard that the node has.
     of_shards: Option<Box<[Option<Term>; Shard::COUNT]>>,
     first: Term,
-    /// `None` if no association outlives the process, so that it may use all terms.
+    /// The start of the process by both clocks; `None` if no association outlives it, so that it may use all terms.
     started: Option<(Instant, WallTime)>,
     /// The time from which another process may use the store; `None` if this process has it for good.
     leased_until: Option<Instant>,
@@ -47,18 +47,18 @@ pub struct WriteTerms {
 /// The term in which an association may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TermTurn {
-    /// It begins the next term by itself when it needs one, up to this one.
+    /// The association begins the next term itself when it needs one, up to this term.
     UpTo(Term),
-    /// It sends in the term of its shard; `None` if the shard has none.
+    /// The association sends in the term of its shard; `None` if the shard has none.
     OfShard(Option<Term>),
 }
 
-/// The record numbers that were used, as a stored record tells them.
+/// The record numbers that an association has used, by its stored record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UsedNumbers {
     /// The association was made in one term, and used numbers of another one.
     Terms { born: Term, term: Term },
-    /// A record of before there were terms: the next number, when the record was made.
+    /// A stored record from before there were terms: the next number at the time of the record.
     Sequence(u64),
 }
 
@@ -148,7 +148,7 @@ impl WriteTerms {
     /// Returns the numbers of a restored association of this shard; `None` if none are left.
     pub(crate) fn numbers_of_restored(&self, shard: Shard, used: UsedNumbers) -> Option<WriteNumbers> {
         if self.of_shards.is_some() {
-            // The store of a cluster is younger than terms.
+            // The format of a cluster's store has always had terms.
             let UsedNumbers::Terms { born, term } = used else { return None };
             let mut numbers = WriteNumbers::used_up(born, term, self.node);
             return match self.turn(shard, Term::NONE) {

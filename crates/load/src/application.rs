@@ -229,7 +229,7 @@ struct ApplicationReader {
 }
 
 impl ApplicationReader {
-    /// Takes a message; what is not of this load or is not understood is passed over.
+    /// Takes a message. Messages of other devices, and those that it cannot read, are ignored.
     fn take(&self, message: &Publish) {
         let Some((device, topic)) = self.device_and_topic(&message.topic) else { return };
         match topic {

@@ -1,4 +1,4 @@
-//! The account of numbered notifications: what was sent, what was received, and how long it took.
+//! The account of numbered notifications: which were sent and received, and the time that each took.
 
 use std::collections::VecDeque;
 use std::fmt;

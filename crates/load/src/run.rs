@@ -16,7 +16,7 @@ use crate::journal::{Journal, Latencies};
 use crate::report::{DownloadReport, LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
 
 /// A step of the preparation fails when nothing has moved for this time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time after which a read has no answer any more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,8 +27,8 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// Observe commands on their way at once.
 const COMMANDS_AT_ONCE: u64 = 64;
 
-/// The interval between two looks at the counts.
-const LOOK: Duration = Duration::from_millis(10);
+/// The interval at which the counts are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The interval between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -111,15 +111,17 @@ impl Run<'_> {
         let all = u64::from(self.devices);
         let (mut last, mut moved, mut printed) = (count(self), Instant::now(), Instant::now());
         while last < all {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             self.check_broker()?;
             let current = count(self);
             if current != last {
                 (last, moved) = (current, Instant::now());
             }
-            if moved.elapsed() > PATIENCE {
+            if moved.elapsed() > PROGRESS_TIMEOUT {
                 let refused = self.fleet.counts().refused.borrow();
-                bail!("{last} of {all} devices are {what}, and none more for {PATIENCE:?}; refused: {refused:?}");
+                bail!(
+                    "{last} of {all} devices are {what}, and none more for {PROGRESS_TIMEOUT:?}; refused: {refused:?}"
+                );
             }
             if printed.elapsed() >= PROGRESS {
                 printed = Instant::now();
@@ -136,7 +138,7 @@ impl Run<'_> {
                 for device in 0..self.devices {
                     self.application.command(device, u64::from(device), "observe", NOTIFIED_PATH).await?;
                     while self.fleet.counts().observed.get() + COMMANDS_AT_ONCE <= u64::from(device) {
-                        sleep(LOOK).await;
+                        sleep(CHECK_INTERVAL).await;
                     }
                 }
                 anyhow::Ok(())
@@ -170,7 +172,7 @@ impl Run<'_> {
         self.fleet.notify_every(each(rate, f64::from(self.devices)));
         let begin = Instant::now();
         let mut progress = interval_at((begin + PROGRESS).into(), PROGRESS);
-        let mut look = interval(LOOK);
+        let mut look = interval(CHECK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut interrupted = pin!(tokio::signal::ctrl_c());
         while begin.elapsed() < time {
@@ -215,7 +217,7 @@ impl Run<'_> {
         let outstanding = |run: &Self| (run.journal.borrow().totals().missing(), run.reads.under_way.len());
         let (mut before, mut moved) = (outstanding(self), Instant::now());
         while before != (0, 0) && moved.elapsed() < SETTLING {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             self.check_broker()?;
             self.read_until(self.reads.sent).await?;
             let now = outstanding(self);

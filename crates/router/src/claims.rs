@@ -12,8 +12,8 @@ use lwm2m_base::{Shard, ThreadShards};
 #[derive(Debug)]
 pub struct Claims {
     by_endpoint: HashMap<Box<str>, Held>,
-    /// The endpoint of each location whose shard is one of another thread than the one that has the device: its device
-    /// moved by a new handshake and has not registered since.
+    /// The endpoint of each location whose shard belongs to another thread than the one that has the device, because
+    /// the device has moved by a new handshake and has not registered since.
     displaced: HashMap<Box<str>, Box<str>>,
     shards: ThreadShards,
     most: usize,

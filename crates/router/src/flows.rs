@@ -87,7 +87,7 @@ impl<V: Copy + PartialEq> FlowTable<V> {
         }
     }
 
-    /// Removes an address, whoever owns it.
+    /// Removes an address of any owner.
     pub(crate) fn clear(&mut self, flow: Flow) {
         if !self.is_empty() {
             self.young.remove(&flow);
@@ -108,8 +108,8 @@ impl<V: Copy + PartialEq> FlowTable<V> {
         has_room
     }
 
-    /// Looks at so many kept addresses, and forgets those that are not to be kept any more. The next call looks at the
-    /// next ones.
+    /// Checks at most so many kept addresses, and removes those that need not be kept any more. The next call continues
+    /// with the next ones.
     pub(crate) fn review_kept(&mut self, most: usize, is_kept: impl Fn(Flow) -> bool) {
         for _ in 0..most.min(self.kept.len()) {
             if self.review >= self.kept.len() {

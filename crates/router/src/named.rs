@@ -1,8 +1,8 @@
-//! The id in a datagram that tells to which thread it belongs.
+//! Reads the id in a datagram that names its shard.
 
 use lwm2m_base::Shard;
 
-/// The id in a datagram that tells which thread it belongs to.
+/// The id in a datagram that names its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named<'d> {
     /// A connection ID, a location, a key of an image or a token of the gateway, in this shard.

@@ -23,16 +23,18 @@ const RETRY: Duration = Duration::from_millis(50);
 pub struct NodeRouterConfig {
     /// The node that owns the router.
     pub node: NodeNumber,
-    /// The listener with this index and all after it speak DTLS; the others speak plain CoAP.
+    /// The index of the first DTLS listener. All listeners after it are DTLS listeners, too; those before it are for
+    /// plain CoAP.
     pub first_dtls_socket: u16,
     /// The maximum number of addresses that the router remembers in each of its tables.
     pub flows: usize,
-    /// The rate of datagrams that are forwarded from addresses at which their shard has no device. Registers whose
-    /// endpoint name the store is asked for have the same rate, and those of addresses with a device have it once more.
-    pub strangers: RateLimit,
+    /// The rate limit of datagrams that are forwarded from addresses at which their shard has no device. Registers for
+    /// which the store is asked for the endpoint name have a limit of the same size, and those from addresses with a
+    /// device have another one.
+    pub unregistered: RateLimit,
 }
 
-/// What a node serves and reaches now.
+/// The shards that a node serves, and the nodes that it reaches now.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
     pub served: ShardSet,
@@ -81,9 +83,9 @@ pub struct NodeRouter {
     held: HeldDatagrams,
     retry: Option<Instant>,
     registers: WaitingRegisters,
-    strangers: Limiter,
-    /// The rate of Registers from addresses with a device that the store is asked for. It is not that of strangers, so
-    /// that a flood of those keeps no device from its Register.
+    unregistered: Limiter,
+    /// The rate of Registers from addresses with a device for which the store is asked. It is separate from that of
+    /// unregistered peers, so that a flood of those keeps no device from registering.
     known: Limiter,
 }
 
@@ -142,19 +144,19 @@ impl NodeRouter {
             held: HeldDatagrams::new(),
             retry: None,
             registers: WaitingRegisters::new(),
-            strangers: Limiter::new(config.strangers),
-            known: Limiter::new(config.strangers),
+            unregistered: Limiter::new(config.unregistered),
+            known: Limiter::new(config.unregistered),
         }
     }
 
-    /// Replaces what is known of the owners of shards.
+    /// Replaces the owners of shards.
     pub fn set_owners(&mut self, owners: ShardMap) {
         self.owners = owners;
     }
 
-    /// Replaces [`NodeRouterConfig::strangers`].
-    pub fn set_strangers(&mut self, limit: RateLimit) {
-        self.strangers.set_limit(limit);
+    /// Replaces [`NodeRouterConfig::unregistered`].
+    pub fn set_unregistered(&mut self, limit: RateLimit) {
+        self.unregistered.set_limit(limit);
         self.known.set_limit(limit);
     }
 
@@ -249,7 +251,7 @@ impl NodeRouter {
     fn wait_for_name(&mut self, now: Instant, flow: Flow, name: &str, datagram: &[u8]) -> NodeRoute {
         let limiter = match self.flows.get(now, flow) {
             Some(_) => &mut self.known,
-            None => &mut self.strangers,
+            None => &mut self.unregistered,
         };
         if limiter.take(now, SourceNetwork::of(flow.address)).is_err() {
             return NodeRoute::Dropped(ForwardDrop::RateLimited);
@@ -269,13 +271,13 @@ impl NodeRouter {
         around: &Surroundings,
     ) -> NodeRoute {
         let learned = self.flows.get(now, flow);
-        let is_stranger = named.is_none() && learned.is_none() && !around.served.is_empty();
+        let is_unregistered = named.is_none() && learned.is_none() && !around.served.is_empty();
         let shard = named.or(learned).unwrap_or_else(|| any_shard(flow));
-        if is_stranger || around.served.contains(shard) {
+        if is_unregistered || around.served.contains(shard) {
             return NodeRoute::Here;
         }
         let is_learned = self.flows.has(now, flow, shard);
-        if !is_learned && self.strangers.take(now, SourceNetwork::of(flow.address)).is_err() {
+        if !is_learned && self.unregistered.take(now, SourceNetwork::of(flow.address)).is_err() {
             return NodeRoute::Dropped(ForwardDrop::RateLimited);
         }
         let entry = self.config.node;
@@ -309,8 +311,8 @@ impl NodeRouter {
         self.owners.owner(shard)
     }
 
-    /// Takes the answer of a node that does not serve a shard. A node that knows no other owner may be about to serve it,
-    /// and holds what comes.
+    /// Takes the answer of a node that does not serve a shard. If that node knows no other owner, it may be about to
+    /// serve the shard, and holds the datagrams.
     pub fn handle_not_mine(&mut self, from: NodeNumber, shard: Shard, owner: Option<NodeNumber>) {
         // This node does not serve the shard: it has forwarded a datagram.
         if let Some(owner) = owner.filter(|owner| *owner != from && *owner != self.config.node)
@@ -364,7 +366,7 @@ impl NodeRouter {
         if !self.ways.has(flow) {
             return WayOut::Here;
         }
-        if self.ways.is_strangers(now, flow) && has_device() {
+        if self.ways.is_unregistered(now, flow) && has_device() {
             self.ways.registered(now, flow);
         }
         self.ways.out(now, flow, is_own(self.is_dtls(flow), datagram))
@@ -450,9 +452,9 @@ impl NodeRouter {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Released {
     pub datagrams: Vec<ReleasedDatagram>,
-    /// Those that waited for too long.
+    /// Datagrams that were held for too long.
     pub expired: u64,
-    /// Those that two nodes have forwarded, and whose shard a further node has.
+    /// Datagrams that two nodes have forwarded, and whose shard a further node has.
     pub too_far: u64,
 }
 

@@ -12,7 +12,8 @@ use crate::named::Named;
 pub struct RouterConfig {
     /// The shards of the thread that owns the router.
     pub shards: ThreadShards,
-    /// The listener with this index and all after it speak DTLS; the others speak plain CoAP.
+    /// The index of the first DTLS listener. All listeners after it are DTLS listeners, too; those before it are for
+    /// plain CoAP.
     pub first_dtls_socket: u16,
     /// The maximum number of addresses that the router remembers.
     pub flows: usize,
@@ -91,7 +92,7 @@ impl Router {
     }
 
     /// Notes at the start that another thread has restored an association without connection ID at this address. It is
-    /// remembered until [`Router::forget`], since nothing in its records tells whose they are.
+    /// remembered until [`Router::forget`], because its records name no shard.
     pub fn restore(&mut self, flow: Flow, thread: u8) {
         if thread != self.config.shards.thread() {
             let (true | false) = self.flows.keep(flow, thread);

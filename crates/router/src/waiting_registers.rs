@@ -11,7 +11,7 @@ use crate::flows::Flow;
 const WAITS_FOR: Duration = Duration::from_secs(3);
 /// Maximum number of names that are asked for at the same time.
 const NAMES: usize = 4_096;
-/// Maximum number of Registers of one name: those of a block-wise transfer and retransmissions.
+/// Maximum number of Registers of one name: the blocks of a transfer, and retransmissions.
 const PER_NAME: usize = 8;
 /// Maximum number of bytes of all Registers.
 const BYTES: usize = 1 << 20;

@@ -11,7 +11,7 @@ use lwm2m_cluster::NodeNumber;
 
 use crate::flows::{Flow, FlowTable};
 
-/// Maximum number of devices that one review looks at.
+/// Maximum number of devices that one review checks.
 const REVIEWED: usize = 1_024;
 
 /// Says whose datagram a node has handled.
@@ -19,9 +19,9 @@ const REVIEWED: usize = 1_024;
 pub enum Sender {
     /// The device at the address: the datagram was authentic, or was an expected message.
     Device,
-    /// There is no device at the address, or was none when the datagram came.
-    Stranger,
-    /// There is a device at the address, and nothing proves that it sent the datagram.
+    /// The address has no device, or had none when the datagram came.
+    Unregistered,
+    /// The address has a device, and nothing proves that it sent the datagram.
     Unproven,
 }
 
@@ -47,8 +47,8 @@ pub(crate) struct Ways {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AnswerWay {
     node: NodeNumber,
-    /// There was no device at the address: one that registers by this datagram is reached by this way.
-    is_strangers: bool,
+    /// Whether the address had no device: a device that registers by the datagram is reached through this node.
+    is_unregistered: bool,
 }
 
 impl Ways {
@@ -74,7 +74,7 @@ impl Ways {
         if is_usual {
             self.answers.clear(flow);
         } else {
-            self.answers.insert(now, flow, AnswerWay { node: entry, is_strangers: sender == Sender::Stranger });
+            self.answers.insert(now, flow, AnswerWay { node: entry, is_unregistered: sender == Sender::Unregistered });
         }
     }
 
@@ -88,7 +88,7 @@ impl Ways {
     /// Notes that another node heard the device at this address at `entry`: the device comes to this node.
     pub(crate) fn told(&mut self, now: Instant, flow: Flow, entry: NodeNumber) {
         self.devices.clear(flow);
-        self.answers.insert(now, flow, AnswerWay { node: entry, is_strangers: true });
+        self.answers.insert(now, flow, AnswerWay { node: entry, is_unregistered: true });
     }
 
     /// Returns the node at which the device at this address was heard; `None` if that is not known.
@@ -111,21 +111,21 @@ impl Ways {
         }
     }
 
-    /// Notes that there is a device at this address: if its Register was that of a stranger, the device is reached where
-    /// that came in.
+    /// Notes that there is a device at this address. If the Register came from an address without a device, the device
+    /// is reached through the node that received it.
     pub(crate) fn registered(&mut self, now: Instant, flow: Flow) {
-        if let Some(AnswerWay { node, is_strangers: true }) = self.answers.get(now, flow) {
+        if let Some(AnswerWay { node, is_unregistered: true }) = self.answers.get(now, flow) {
             self.answers.clear(flow);
             self.found(now, flow, node);
         }
     }
 
-    /// Returns whether the last datagram of this address was a stranger's.
-    pub(crate) fn is_strangers(&mut self, now: Instant, flow: Flow) -> bool {
-        self.answers.get(now, flow).is_some_and(|answer| answer.is_strangers)
+    /// Returns whether the address had no device when its last datagram came.
+    pub(crate) fn is_unregistered(&mut self, now: Instant, flow: Flow) -> bool {
+        self.answers.get(now, flow).is_some_and(|answer| answer.is_unregistered)
     }
 
-    /// Looks at some of the devices, and forgets those that are not there any more. All of them are looked at in turns.
+    /// Checks some of the devices, and removes those that have left. Successive calls check all of them in turn.
     pub(crate) fn review(&mut self, is_there: impl Fn(Flow) -> bool) {
         self.devices.review_kept(REVIEWED, is_there);
     }
@@ -202,7 +202,7 @@ mod tests {
     fn a_device_is_reached_where_its_register_came_in() {
         let (mut ways, now) = (Ways::new(node(0), 100), Instant::now());
         let later = now + Duration::from_secs(3_600);
-        for (host, sender) in [(1, Sender::Stranger), (2, Sender::Unproven)] {
+        for (host, sender) in [(1, Sender::Unregistered), (2, Sender::Unproven)] {
             ways.heard(now, flow(host), node(1), sender);
             assert_eq!(ways.out(now, flow(host), false), WayOut::Through(node(1)), "the answer");
             ways.registered(now, flow(host));
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(ways.out(later, flow(1), true), WayOut::Through(node(1)));
         assert_eq!(ways.out(later, flow(2), true), WayOut::Here);
         let mut ways = Ways::new(node(0), 100);
-        ways.heard(now, flow(3), node(1), Sender::Stranger);
+        ways.heard(now, flow(3), node(1), Sender::Unregistered);
         assert_eq!(ways.out(later, flow(3), false), WayOut::Here, "an answer does not take that long");
     }
 

@@ -1,4 +1,4 @@
-//! The device as a whole: its registration, its answers, its notifications and what it sends unasked.
+//! The device: its registration, its answers, its notifications, and its own messages.
 
 mod effect;
 mod notifications;

@@ -1,4 +1,4 @@
-//! A store in memory: what a process of the core leaves to the next one.
+//! A store in memory, which passes the records of one process of the core to the next one.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

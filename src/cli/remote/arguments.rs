@@ -45,7 +45,7 @@ pub(crate) struct OperationArguments {
 /// The devices to list.
 #[derive(Debug, Args)]
 pub(crate) struct SearchArguments {
-    /// Devices whose endpoint name begins so; this search is fast
+    /// Devices whose endpoint name begins with this text; this search is fast
     #[arg(long)]
     pub prefix: Option<String>,
     /// Devices whose endpoint name contains this

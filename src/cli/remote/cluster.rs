@@ -18,7 +18,7 @@ pub(crate) enum ClusterSubcommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// Let a node give its devices to the other nodes, and take none until `undrain` or its restart
+    /// Hand the devices of a node over to the other nodes; it takes none until `undrain` or its restart
     Drain {
         /// Name of the node
         #[arg(value_name = "NODE")]
@@ -26,7 +26,7 @@ pub(crate) enum ClusterSubcommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// Let a drained node take devices again
+    /// Make a drained node take devices again
     Undrain {
         /// Name of the node
         #[arg(value_name = "NODE")]

@@ -44,7 +44,7 @@ pub(crate) enum FirmwareSubcommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// Pause a campaign: no update begins, and those that run go on
+    /// Pause a campaign: no update begins, and updates in progress continue
     Pause {
         /// Name of the campaign
         name: String,

@@ -118,12 +118,12 @@ pub(crate) enum LookCommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// List what failed lately: registrations, handshakes, commands, publications
+    /// List recent failures: registrations, handshakes, commands, publications
     Failures {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// Show the state of the gateway: devices, broker, conditions, bounds
+    /// Show the state of the gateway: devices, broker, conditions, limits
     Overview {
         #[command(flatten)]
         connection: ConnectionArguments,

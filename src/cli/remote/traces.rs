@@ -121,7 +121,7 @@ impl TraceReader<'_> {
         let number = |message: &Value| message["n"].as_u64().unwrap_or_default();
         // The outcome of a message follows the message.
         let is_settled = |message: &Value| {
-            let awaits = message["direction"] == "in" && message["verdict"].is_null();
+            let awaits = message["direction"] == "in" && message["outcome"].is_null();
             is_last || !awaits || number(message) <= self.seen
         };
         let newest = new.last().map_or(self.seen, number);
@@ -188,7 +188,7 @@ fn details(message: &Value) -> String {
     if message["again"] == true {
         parts.push("(again)".to_owned());
     }
-    parts.extend(message["verdict"].as_str().map(|verdict| format!("({verdict})")));
+    parts.extend(message["outcome"].as_str().map(|outcome| format!("({outcome})")));
     parts.retain(|part| !part.is_empty());
     parts.join(" ")
 }
@@ -286,7 +286,7 @@ mod tests {
         let option = |name: &str, value: &str| json!({ "number": 6, "name": name, "value": value });
         let message = json!({ "name": "Content", "options": [option("Observe", "12"), option("Location-Path", "rd")],
             "payload": { "bytes": 12, "entries": [{ "path": "/3303/0/5700", "value": 21.5, "units": "Cel" }] },
-            "verdict": "notification", "again": true });
+            "outcome": "notification", "again": true });
         assert_eq!(details(&message), "Content Observe=12 /rd /3303/0/5700=21.5Cel (again) (notification)");
         let options = [("Uri-Path", "3"), ("Uri-Path", "0"), ("Uri-Query", "pmin=1"), ("Uri-Query", "pmax=2")];
         let options = options.map(|(name, value)| option(name, value));
@@ -297,7 +297,7 @@ mod tests {
         let hidden = json!({ "name": "POST", "options": [], "payload": { "bytes": 2, "hex": "2a2a", "hidden": true } });
         assert_eq!(details(&hidden), "POST 2 hidden bytes");
         assert_eq!(details(&json!({ "name": "Empty", "payload": null, "options": [] })), "Empty");
-        assert_eq!(details(&json!({ "options": [], "hex": "400212", "verdict": "no CoAP" })), "400212 (no CoAP)");
+        assert_eq!(details(&json!({ "options": [], "hex": "400212", "outcome": "no CoAP" })), "400212 (no CoAP)");
     }
 
     #[test]

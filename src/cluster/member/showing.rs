@@ -15,7 +15,7 @@ use crate::cluster::ClusterCommand;
 use crate::cluster::status::ClusterStatus;
 
 impl MemberTask {
-    /// Tells the other nodes and those who look at the store of this node, with the next round.
+    /// Sends the report of this node to the store with the next round, for the other nodes and for operators.
     pub(super) fn tell_of_itself(&mut self) {
         let now = monotonic_now();
         let peers = self.member.answering_peers(now);
@@ -38,7 +38,7 @@ impl MemberTask {
         self.ask(EngineAsk::Report(Box::new(report)));
     }
 
-    /// Notes what a round tells, for people.
+    /// Notes the answer to a round, for the status.
     pub(super) fn note_round(&mut self, answer: &RoundAnswer) {
         let (nodes, without_owner) = ClusterStatus::count(&self.nodes, &answer.leases);
         let me = Some(self.parts.config.process.node);

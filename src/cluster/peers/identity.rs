@@ -12,8 +12,8 @@ use tracing::warn;
 use crate::clock::monotonic_now;
 use crate::tls::{self, Connector, TlsConfig, TlsError};
 
-/// The time for which certificates are used that were read from files. Connections are long, so that reading them again
-/// costs nothing.
+/// The interval at which the certificates are read from their files again, if they are used. Connections are long, so
+/// that reading them costs nothing.
 const READ_EVERY: Duration = Duration::from_secs(60);
 
 /// The certificates of a node and of the cluster's authority, read again when they are used after some time.
@@ -61,7 +61,7 @@ impl PeerTls {
             match ReadTls::new(&self.config) {
                 Ok(newer) => *read = newer,
                 Err(error) if !read.has_failed => {
-                    warn!(%error, "the certificates of the cluster cannot be read again: the former ones are used");
+                    warn!(%error, "certificates of the cluster rejected; the old ones stay in force");
                     read.has_failed = true;
                 }
                 Err(_) => {}

@@ -33,7 +33,7 @@ const READ_SIZE: usize = 64 << 10;
 /// Pause after an error of the listening socket, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections. Never completes. A connection that is one too many ends the oldest of those that have not proved
+/// Accepts connections. Never completes. A connection beyond the maximum ends the oldest of those that have not proved
 /// a name: a node needs some milliseconds for that, so that silent connections do not keep it out.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let (mut handshakes, mut connections) = (JoinSet::new(), JoinSet::new());
@@ -103,7 +103,7 @@ async fn serve(shared: Arc<Shared>, connected: ConnectedNode) {
     debug!(%node, %address, problem, "the connection of a node has ended");
 }
 
-/// The nodes that have connected to this one, with the addresses that they told of themselves.
+/// The nodes that have connected to this one, with the addresses in their hellos.
 #[derive(Default)]
 pub(super) struct ToldNodes {
     pub(super) directory: Directory,
@@ -160,7 +160,7 @@ async fn welcome(shared: &Shared, stream: TcpStream, address: SocketAddr) -> Res
     Ok(ConnectedNode { node, told, stream, received: BytesMut::from(received.as_slice()), address })
 }
 
-/// Hands on what a node sends, until the connection ends. Returns the reason of its end.
+/// Passes the frames of a node on, until the connection ends. Returns the reason of its end.
 async fn read(shared: &Shared, node: NodeNumber, mut stream: SslStream<TcpStream>, mut received: BytesMut) -> String {
     loop {
         let mut rest = &received[..];
@@ -187,7 +187,7 @@ async fn read(shared: &Shared, node: NodeNumber, mut stream: SslStream<TcpStream
 }
 
 impl Shared {
-    /// Hands on a frame.
+    /// Passes a frame on.
     ///
     /// # Errors
     /// Returns an error for a frame that ends the connection.
@@ -202,18 +202,18 @@ impl Shared {
             }
             Ok(Frame::Learn(Learn { flow, shard, has_device })) => {
                 if let Some(flow) = self.flow(flow) {
-                    // It is repeated after the next datagram.
+                    // The message is repeated after the next datagram.
                     let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::Learn { flow, shard, has_device });
                 }
             }
             Ok(Frame::NotMine(NotMine { shard, owner })) => {
-                // The next round tells the owners, too.
+                // The next round brings the owners, too.
                 let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::NotMine { from, shard, owner });
             }
             Ok(Frame::Ways(DeviceWays { entry, listener, addresses })) => {
                 let named = addresses.into_iter().map(|address| NamedFlow { listener, address });
                 let flows = named.filter_map(|flow| self.flow(flow)).collect();
-                // Without it the devices are reached after their next datagrams.
+                // Without the message the devices are reached after their next datagrams.
                 let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::Ways { entry, flows });
             }
             Ok(Frame::Fetch(fetch)) => {
@@ -232,7 +232,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands on a step of a move. A move of which a step is lost ends when nobody answers.
+    /// Passes a step of a move on. A move of which a step is lost ends by its time limit.
     fn take_move(&self, input: MoveInput) {
         let (Ok(()) | Err(_)) = self.driver.try_send(PeerInput::Move(input));
     }
@@ -245,7 +245,7 @@ impl Shared {
         if sender != from {
             return Err(FrameError::Malformed);
         }
-        // A member that is too slow is asked again.
+        // The message of a member that is too slow is repeated.
         let (Ok(()) | Err(_)) = self.member.try_send((from, message));
         Ok(())
     }

@@ -59,7 +59,8 @@ pub struct PeerConfig {
     pub bind: SocketAddr,
     /// The host and port by which the other nodes reach that address.
     pub advertise: String,
-    /// The time for which a node is away before that is logged. A node that ends has left the list of nodes by then.
+    /// The length of an outage of a node from which on it is logged. A node that shuts down has left the list of nodes
+    /// by then.
     pub patience: Duration,
     /// The authority of the cluster, and the certificate of the node with its key.
     pub tls: TlsConfig,
@@ -92,7 +93,7 @@ pub struct RunningPeers {
 #[derive(Clone)]
 pub struct PeerHandle(Arc<Shared>);
 
-/// What another node has sent to the driver.
+/// A message of another node to the driver.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PeerInput {
     /// A datagram of a device. `from` is the node that forwarded it last.
@@ -106,7 +107,7 @@ pub enum PeerInput {
         flow: Flow,
         datagram: Box<[u8]>,
     },
-    /// Tells whether a shard of another node has a device at an address.
+    /// Reports whether a shard of another node has a device at an address.
     Learn {
         flow: Flow,
         shard: Shard,
@@ -117,7 +118,7 @@ pub enum PeerInput {
         shard: Shard,
         owner: Option<NodeNumber>,
     },
-    /// Tells at which node devices were heard whose shard comes to this node.
+    /// Reports through which node devices are reached whose shard comes to this node.
     Ways {
         entry: NodeNumber,
         flows: Vec<Flow>,
@@ -125,7 +126,7 @@ pub enum PeerInput {
     Move(MoveInput),
 }
 
-/// What another node has sent about the move of a device.
+/// A message of another node about the move of a device.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MoveInput {
     /// The node asks for a device.
@@ -136,7 +137,7 @@ pub enum MoveInput {
     Done { endpoint: String, version: u64 },
 }
 
-/// What all tasks of the connections share.
+/// The state that all tasks of the connections share.
 struct Shared {
     config: PeerConfig,
     tls: PeerTls,
@@ -146,13 +147,13 @@ struct Shared {
     outboxes: Vec<PeerOutbox>,
     connected: watch::Sender<NodeSet>,
     directory: watch::Receiver<Arc<Directory>>,
-    /// The nodes that have connected, by what they told in their hellos. A node may not be in the directory yet.
+    /// The nodes that have connected, with the addresses in their hellos. A node may not be in the directory yet.
     told: watch::Sender<ToldNodes>,
     member: mpsc::Sender<(NodeNumber, PeerMessage)>,
     driver: mpsc::Sender<PeerInput>,
 }
 
-/// The receivers of what other nodes send.
+/// The receivers of the messages of other nodes.
 pub struct PeerReceivers {
     pub member: mpsc::Sender<(NodeNumber, PeerMessage)>,
     pub driver: mpsc::Sender<PeerInput>,
@@ -219,7 +220,7 @@ impl PeerHandle {
         &self.0.metrics
     }
 
-    /// Sends a message of the member. It is lost if there is no connection: the member repeats what matters.
+    /// Sends a message of the member. It is lost if there is no connection: the member repeats important messages.
     pub fn send(&self, to: NodeNumber, message: PeerMessage) {
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &Frame::Message(message));
     }
@@ -232,23 +233,23 @@ impl PeerHandle {
         self.0.count(sent, &self.0.metrics.out);
     }
 
-    /// Sends a datagram to a device through the node at which its datagrams come in.
+    /// Sends a datagram to a device through its entry, the node that receives the device's datagrams.
     pub fn reply(&self, entry: NodeNumber, flow: Flow, datagram: &[u8]) {
         let Some(flow) = self.0.named(flow) else { return };
         let sent = self.0.push(entry, &Frame::Reply(ForwardReply { flow, datagram }));
         self.0.count(sent, &self.0.metrics.answers_out);
     }
 
-    /// Tells the node at which the datagrams of an address come in whether a shard has a device there. If it is lost it
-    /// is repeated after the next datagram.
+    /// Tells the entry of an address whether a shard has a device there. A lost message is repeated after the next
+    /// datagram.
     pub fn learn(&self, entry: NodeNumber, flow: Flow, shard: Shard, has_device: bool) {
         let Some(flow) = self.0.named(flow) else { return };
         let learn = Frame::Learn(Learn { flow, shard, has_device });
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(entry, &learn);
     }
 
-    /// Tells the node that gets a shard that these devices were heard at `entry`. If it is lost, they are reached after
-    /// their next datagrams.
+    /// Tells the next node of a shard that these devices are reached through `entry`. If the message is lost, they are
+    /// reached after their next datagrams.
     pub fn tell_ways(&self, to: NodeNumber, entry: NodeNumber, flows: &[Flow]) {
         let mut by_socket: BTreeMap<u16, Vec<SocketAddr>> = BTreeMap::new();
         for Flow { socket, address } in flows {
@@ -270,7 +271,7 @@ impl PeerHandle {
         fetch.is_some_and(|fetch| self.0.push(to, &Frame::Fetch(fetch)).is_ok())
     }
 
-    /// Answers the question for a device. If the answer is lost the node that asked waits in vain.
+    /// Answers the question for a device. If the answer is lost, the node that asked gives up after some seconds.
     pub fn fetched(&self, to: NodeNumber, number: MoveNumber, answer: &SourceAnswer) {
         let fetched = Frame::Fetched(FetchResult { number, answer: answer.to_frame() });
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &fetched);
@@ -282,7 +283,8 @@ impl PeerHandle {
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &done);
     }
 
-    /// Tells a node that forwarded a datagram that its shard is not here. If it is lost the node reads the map.
+    /// Tells a node that forwarded a datagram that its shard is not here. If the message is lost, the node learns it
+    /// from the next round.
     pub fn not_mine(&self, to: NodeNumber, shard: Shard, owner: Option<NodeNumber>) {
         let not_mine = Frame::NotMine(NotMine { shard, owner });
         let (Ok(()) | Err(NotSent::Away | NotSent::Full)) = self.0.push(to, &not_mine);

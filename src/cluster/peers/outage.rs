@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A row of failed attempts.
+/// A series of failed attempts.
 #[derive(Debug, Default)]
 pub(super) struct PeerOutage {
     since: Option<Instant>,
@@ -19,7 +19,7 @@ impl PeerOutage {
         is_first
     }
 
-    /// Notes an attempt that did not fail. Returns whether its outage was logged.
+    /// Notes an attempt that did not fail. Returns whether the outage before it was logged.
     pub(super) fn ended(&mut self) -> bool {
         std::mem::take(self).is_logged
     }

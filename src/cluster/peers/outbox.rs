@@ -6,12 +6,13 @@ use lwm2m_cluster::frame::{Frame, FrameClock};
 use tokio::sync::Notify;
 
 /// Maximum number of bytes that wait for a connection.
-const ROOM: usize = 4 << 20;
-/// Messages of members may exceed the room by so many bytes, so that a flood of datagrams does not make a node silent.
-const ROOM_FOR_MESSAGES: usize = 64 << 10;
+const MAX_BYTES: usize = 4 << 20;
+/// The number of bytes by which messages of members may exceed that, so that a flood of datagrams does not make a
+/// node silent.
+const EXTRA_BYTES_FOR_MESSAGES: usize = 64 << 10;
 
-/// The frames for one node, as the bytes of its connection. They are appended by whoever sends, and taken all at once by
-/// the task of the connection.
+/// The frames for one node, as the bytes of its connection. Senders append them, and the task of the connection takes
+/// them all at once.
 #[derive(Default)]
 pub(super) struct PeerOutbox {
     waiting: Mutex<Waiting>,
@@ -35,9 +36,9 @@ pub(super) struct Batch {
 /// The reason for which a frame is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotSent {
-    /// There is no connection to the node.
+    /// No connection to the node exists.
     Away,
-    /// The connection takes less than is sent.
+    /// The connection is slower than the senders.
     Full,
 }
 
@@ -49,10 +50,10 @@ impl PeerOutbox {
             return Err(NotSent::Away);
         }
         let (room, datagrams) = match frame {
-            Frame::Hello(_) | Frame::Message(_) => (ROOM + ROOM_FOR_MESSAGES, 0),
-            Frame::Forward(_) | Frame::Reply(_) => (ROOM, 1),
-            Frame::Learn(_) | Frame::NotMine(_) | Frame::Ways(_) => (ROOM, 0),
-            Frame::Fetch(_) | Frame::Fetched(_) | Frame::Done(_) => (ROOM, 0),
+            Frame::Hello(_) | Frame::Message(_) => (MAX_BYTES + EXTRA_BYTES_FOR_MESSAGES, 0),
+            Frame::Forward(_) | Frame::Reply(_) => (MAX_BYTES, 1),
+            Frame::Learn(_) | Frame::NotMine(_) | Frame::Ways(_) => (MAX_BYTES, 0),
+            Frame::Fetch(_) | Frame::Fetched(_) | Frame::Done(_) => (MAX_BYTES, 0),
         };
         let before = waiting.bytes.len();
         if frame.encode(clock, &mut waiting.bytes).is_err() || waiting.bytes.len() > room {

@@ -63,12 +63,12 @@ pub(super) async fn connect_all(shared: Arc<Shared>) {
     }
 }
 
-/// Joins what the engine lists and what nodes told of themselves. The list counts where it has a node.
+/// Joins the nodes of the engine's list and those that have connected. For a node in both, the list counts.
 fn all_nodes(listed: &Directory, told: &Directory) -> Directory {
     told.iter().chain(listed.iter()).map(|(node, address)| (node, address.clone())).collect()
 }
 
-/// Connects to a node again and again.
+/// Keeps a connection to a node, and opens it again when it ends.
 async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: NodeAddress) {
     let (mut back_off, mut outage) = (BACK_OFF_MIN, PeerOutage::default());
     let NodeAddress { name, address } = &peer;
@@ -87,7 +87,7 @@ async fn stay_connected(shared: Arc<Shared>, node: NodeNumber, peer: NodeAddress
             Err(problem) => problem,
         };
         if outage.failed(monotonic_now(), shared.config.patience) {
-            warn!(node = name, address, problem, "no connection to the node: it is tried again");
+            warn!(node = name, address, problem, "cannot connect to the node; retrying");
         }
         sleep(back_off).await;
         back_off = (back_off * 2).min(BACK_OFF_MAX);
@@ -111,7 +111,7 @@ async fn connect(shared: &Shared, node: NodeNumber, peer: &NodeAddress) -> Resul
     }
 }
 
-/// Sets what a connection between nodes needs: no delay of small frames, and probes that find a lost network.
+/// Sets the options of a connection between nodes: no delay of small frames, and probes that detect a lost network.
 pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let probes = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(1));
@@ -136,7 +136,7 @@ pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<
     }
 }
 
-/// A connection while it is open. What waits is dropped with it.
+/// An open connection. Frames that wait are dropped with it.
 struct OutgoingConnection<'s> {
     shared: &'s Shared,
     node: NodeNumber,
@@ -151,10 +151,10 @@ impl<'s> OutgoingConnection<'s> {
         Self { shared, node }
     }
 
-    /// Writes what waits until the connection ends, and returns the reason of its end.
+    /// Writes the frames that wait until the connection ends, and returns the reason of its end.
     async fn write(&self, stream: SslStream<TcpStream>) -> String {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        // The other node sends nothing more.
+        // The other node sends nothing after its hello.
         let mut nothing = [0];
         let closed = reader.read(&mut nothing);
         tokio::pin!(closed);

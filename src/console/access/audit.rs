@@ -1,4 +1,4 @@
-//! The audit log: who has changed something by the console. It never contains values.
+//! The audit log: the changes that users of the console made. It never contains values.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -138,7 +138,7 @@ impl Guard {
     }
 
     fn wrong_token(&self, now: Instant, peer: ConsolePeer) -> Problem {
-        let wrong = ProblemKind::NotAuthenticated.because("the token is not known");
+        let wrong = ProblemKind::NotAuthenticated.because("the token is unknown");
         let ConsolePeer::Tcp { remote, .. } = peer else { return wrong };
         let mut tokens = self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.count += 1;

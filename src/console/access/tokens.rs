@@ -47,7 +47,7 @@ pub(crate) struct Access {
     pub role: Role,
     /// The beginning of the endpoint names that are visible; `None` for all.
     pub prefix: Option<String>,
-    /// Tells tokens of the same name apart.
+    /// Distinguishes tokens of the same name.
     fingerprint: Option<Fingerprint>,
 }
 
@@ -171,7 +171,7 @@ impl NewToken {
 }
 
 impl Access {
-    /// Returns the operator that whoever tries the gateway with the embedded broker is.
+    /// Returns the access of the user who tries the gateway with the embedded broker: an operator.
     pub(crate) fn of_trial() -> Self {
         Self { name: "trial".to_owned(), role: Role::Operator, prefix: None, fingerprint: None }
     }

@@ -127,8 +127,8 @@ struct AuditedData {
     paths: Value,
 }
 
-/// Returns what the audit log tells of a command: only what is known to be a type and a path, so that no value is told
-/// by mistake.
+/// Returns the facts about a command for the audit log: only what is known to be a type and a path, so that no value is
+/// logged by mistake.
 fn audited(payload: &[u8], force: bool) -> AuditedCommand {
     let members: AuditedMembers<'_> = serde_json::from_slice(payload).unwrap_or_default();
     let data = members.data.and_then(|data| serde_json::from_str::<AuditedData>(data.get()).ok()).unwrap_or_default();

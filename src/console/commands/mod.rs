@@ -78,7 +78,7 @@ pub(crate) enum Lasts {
 /// Send a command to a device
 ///
 /// For operators. The body is a command of the MQTT interface. The answer has status 200 if the device has answered
-/// within `wait`, with whatever code, or if the command has ended otherwise. It has status 202 if the command goes on:
+/// within `wait`, with whatever code, or if the command has ended otherwise. It has status 202 if the command continues:
 /// `Location` is the path of the command.
 #[utoipa::path(
     post,
@@ -124,7 +124,7 @@ pub(super) async fn command(
 
 /// Get a command
 ///
-/// It is kept until ten minutes after its end, and forgotten at a restart, after which the command itself goes on.
+/// The record is kept until ten minutes after the end of the command. A restart drops the record, not the command.
 #[utoipa::path(
     get,
     path = "/commands/{id}",
@@ -175,7 +175,7 @@ pub(crate) async fn withdraw_given(
 
 /// Withdraw a pending command of a device
 ///
-/// For operators. Whoever gave the command gets its final answer: 4.00, withdrawn by an operator.
+/// For operators. The sender of the command gets its final answer: 4.00, withdrawn by an operator.
 #[utoipa::path(
     delete,
     path = "/devices/{endpoint}/queue/{number}",
@@ -235,7 +235,7 @@ fn order_without_body(
     Ok((wait, Order { endpoint, payload: Vec::new(), force, while_stream }))
 }
 
-/// Withdraws a command. It goes on, and is recorded, if the client does not wait for it.
+/// Withdraws a command. That continues, and is recorded, if the client does not wait for it.
 async fn withdraw(
     server: Arc<ConsoleServer>,
     author: Author,

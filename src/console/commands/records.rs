@@ -1,5 +1,5 @@
-//! The commands that were given by the API, with their answers. They are kept in memory only, within bounds: a command
-//! that is forgotten goes on all the same.
+//! The records of commands that were given by the API, with their answers. They are kept in memory only, within bounds;
+//! a command whose record is evicted continues.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -143,7 +143,7 @@ struct DeviceSession {
     suite: &'static str,
     /// Whether the device may change its address.
     connection_id: bool,
-    /// Time of the handshake; absent for a session of before the start of the gateway.
+    /// Time of the handshake; absent for a session from before the start of the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     /// Whether the handshake resumed an earlier session; absent together with `since`.
@@ -204,7 +204,7 @@ struct ObservationDocument {
     paths: Option<Vec<String>>,
     /// `mqtt`, `auto_observe`, or `console:` and the name of a token.
     by: String,
-    /// Time at which the device accepted it; absent for an observation of before the start of the gateway.
+    /// Time at which the device accepted it; absent for an observation from before the start of the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
 }
@@ -243,7 +243,7 @@ impl From<DeviceRow> for DeviceFacts {
 }
 
 impl DeviceDocument {
-    /// Adds the names of the definitions to what the core tells.
+    /// Adds the names of the definitions to the view of the core.
     pub(super) fn of(view: DeviceView, model: &Model) -> Self {
         Self {
             facts: view.row.into(),
@@ -349,7 +349,7 @@ fn topics(topics: TopicNames) -> BTreeMap<&'static str, String> {
     names
 }
 
-/// Returns who gave a command: `mqtt`, `auto_observe`, `firmware`, or `console:` and the name of a token.
+/// Returns the origin of a command: `mqtt`, `auto_observe`, `firmware`, or `console:` and the name of a token.
 pub(crate) fn author(origin: &Origin) -> String {
     match origin {
         Origin::Application => "mqtt".to_owned(),

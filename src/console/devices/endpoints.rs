@@ -15,7 +15,7 @@ pub(crate) fn visible_endpoint(
     endpoint: Result<Path<String>, PathRejection>,
 ) -> Result<String, Problem> {
     let Path(endpoint) =
-        endpoint.map_err(|_| ProblemKind::InvalidRequest.because("the endpoint name is no percent-encoded text"))?;
+        endpoint.map_err(|_| ProblemKind::InvalidRequest.because("the endpoint name is not percent-encoded text"))?;
     check_prefix(access, &endpoint)?;
     Ok(endpoint)
 }

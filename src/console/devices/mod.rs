@@ -179,7 +179,7 @@ pub(crate) async fn end_registration(
     author: Author,
     endpoint: String,
 ) -> Result<bool, Problem> {
-    // It goes on, and is recorded, if the client does not wait for it.
+    // The action continues, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move {
         let kicked = server.gate.pass(server.sources.admin.control.kick(endpoint.clone())).await;
         let result = match kicked {

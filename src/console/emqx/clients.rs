@@ -238,6 +238,6 @@ pub(super) async fn row(
 }
 
 pub(super) fn name(clientid: Result<Path<String>, PathRejection>) -> Result<String, EmqxError> {
-    let Path(name) = clientid.map_err(|_| EmqxError::bad_request("the client ID is no percent-encoded text"))?;
+    let Path(name) = clientid.map_err(|_| EmqxError::bad_request("the client ID is not percent-encoded text"))?;
     Ok(name)
 }

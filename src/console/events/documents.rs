@@ -44,7 +44,7 @@ pub(crate) enum EventData {
     Lost(LostEvent),
 }
 
-/// `hello`: the stream begins. Events of before are not repeated, so the device has to be fetched now.
+/// `hello`: the stream begins. Earlier events are not repeated, so the device has to be fetched now.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct HelloEvent {
     at: Timestamp,
@@ -164,7 +164,7 @@ impl Event {
         Self { name: "lost", data: EventData::Lost(LostEvent { count }) }
     }
 
-    /// Makes the document of what the driver has copied.
+    /// Makes the document of an event of the driver.
     pub(super) fn of(event: &OnlookerEvent, hidden: &HiddenPaths) -> Self {
         let at = Timestamp(event.at);
         let endpoint = event.endpoint.clone().unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::console::access::tokens::{Access, Role};
 use crate::console::http::problem::{Problem, silent};
 use crate::console::traces::follower::TraceFollower;
 
-/// Interval at which it is checked whether the token of the one who follows events is still valid.
+/// Interval at which it is checked whether the token of the reader of events is still valid.
 pub(crate) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The events of one watch, and the messages of traces, as documents.
@@ -111,7 +111,7 @@ impl Drop for EventFeed {
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             if let Err(silent) = server.sources.admin.control.unwatch().await {
-                debug!(%silent, "the event loop does not know of the end of an event stream");
+                debug!(%silent, "the event loop was not told that an event stream has ended");
             }
         });
     }

@@ -46,7 +46,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Interval of the comments that keep proxies from closing the connection.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
 /// Time in which a client has to read the end of its stream before its connection is cut.
-const FAREWELL: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of events that wait for the connection, besides those in the queue of the driver.
 const CHUNKS: usize = 4;
 /// Time that a poll waits for an event, without `max`, and the maximum.
@@ -173,7 +173,7 @@ pub(super) fn respond(access: Access, cut: ConnectionCut, open: OpenEventStream,
     tokio::spawn(async move {
         stream.run().await;
         // A client that does not read any more would keep the connection for ever.
-        if timeout(FAREWELL, reading).await.is_err() {
+        if timeout(END_TIMEOUT, reading).await.is_err() {
             cut.0.notify_one();
         }
     });
@@ -240,7 +240,7 @@ impl StreamDeadlines {
         Self { end: now + LONGEST, comment: now + COMMENT_EVERY }
     }
 
-    /// Notes that something was sent: silence begins anew.
+    /// Notes that something was sent, so that the time of silence begins again.
     fn sent(&mut self, now: Instant) {
         self.comment = now + COMMENT_EVERY;
     }

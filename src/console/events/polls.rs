@@ -29,7 +29,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Polls(tokio::sync::Mutex<HashMap<PollKey, Arc<PolledDevice>>>);
 
-/// The permissions of the one who polls, and the endpoint name: operators see the messages of traces, viewers do not.
+/// The permissions of the client, and the endpoint name: operators see the messages of traces, viewers do not.
 type PollKey = (Access, String);
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! Counts the event streams: their number is bounded, for all and for each token. The core learns which users look at
-//! which devices, because an observation may last as long as its user looks.
+//! Counts the event streams: their number is bounded, in total and for each token. The core is told which users have a
+//! stream of which device, because an observation may last as long as the streams of its user.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ const STREAMS_OF_TOKEN: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Streams {
     open: Mutex<HashMap<StreamKey, usize>>,
-    /// Orders what the core is told.
+    /// Orders the messages to the core.
     telling: tokio::sync::Mutex<()>,
     control: Control,
     gauge: Gauge,
@@ -88,14 +88,14 @@ impl Streams {
     /// Tells the core whether this user has a stream of the device. The last message has the last state.
     fn tell(self: &Arc<Self>, key: &StreamKey) {
         let StreamKey { user, endpoint } = key.clone();
-        // A stream may be dropped while the runtime shuts down: then nobody listens any more.
+        // A stream may be dropped while the runtime shuts down: then the core need not be told.
         let Some((endpoint, runtime)) = endpoint.zip(Handle::try_current().ok()) else { return };
         let (streams, key) = (Arc::clone(self), key.clone());
         runtime.spawn(async move {
             let _turn = streams.telling.lock().await;
             let is_open = streams.lock().contains_key(&key);
             if let Err(silent) = streams.control.stream_open(endpoint, user, is_open).await {
-                debug!(%silent, "the event loop does not know of an event stream");
+                debug!(%silent, "the event loop was not told of an event stream");
             }
         });
     }

@@ -30,7 +30,7 @@ struct Scope {
     is_cut: bool,
 }
 
-/// Tells what the paths in `content` are relative to.
+/// The base of the paths in `content`.
 #[derive(Clone, Copy, Debug)]
 enum ItemPaths {
     /// The names of an answer, which are whole paths.
@@ -270,8 +270,8 @@ mod tests {
             let refused = json!({ "data": { "reqPath": path, "code": "4.00", "reason": reason } });
             shown(&keys(), &refused)["data"]["reason"].clone()
         };
-        assert_eq!(reason(None, "value of /0/0/5: \"secret\" is no Opaque"), COVERED);
-        assert_eq!(reason(Some("/0/0"), "\"secret\" is no Opaque"), COVERED);
+        assert_eq!(reason(None, "value of /0/0/5: \"secret\" is not a valid Opaque"), COVERED);
+        assert_eq!(reason(Some("/0/0"), "\"secret\" is not a valid Opaque"), COVERED);
         assert_eq!(reason(None, "msgType is missing"), "msgType is missing");
         assert_eq!(reason(Some("/"), "value of /3/0/5: no"), "value of /3/0/5: no");
         assert_eq!(keys().reason("/0/0/5".parse().ok().as_ref(), "secret"), COVERED);

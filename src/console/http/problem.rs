@@ -118,13 +118,15 @@ impl ProblemKind {
             Self::NoSuchCommand => ("no-such-command", StatusCode::NOT_FOUND, "There is no such command"),
             Self::NoSuchKey => ("no-such-key", StatusCode::NOT_FOUND, "There is no such generated key"),
             Self::CommandInvalid => ("command-invalid", StatusCode::BAD_REQUEST, "The command is invalid"),
-            Self::ObservedAlready => ("observed-already", StatusCode::CONFLICT, "Others observe the path"),
+            Self::ObservedAlready => ("observed-already", StatusCode::CONFLICT, "The path is observed already"),
             Self::DeviceAsleep => ("device-asleep", StatusCode::CONFLICT, "The device cannot take the command now"),
-            Self::QueueFull => ("queue-full", StatusCode::CONFLICT, "No further command may wait"),
-            Self::NotPending => ("not-pending", StatusCode::CONFLICT, "The command does not wait any more"),
+            Self::QueueFull => ("queue-full", StatusCode::CONFLICT, "The queue of the device has no room"),
+            Self::NotPending => ("not-pending", StatusCode::CONFLICT, "The command is not pending any more"),
             Self::NoSuchCampaign => ("no-such-campaign", StatusCode::NOT_FOUND, "There is no such campaign"),
             Self::CampaignInvalid => ("campaign-invalid", StatusCode::BAD_REQUEST, "The campaign is invalid"),
-            Self::CampaignConflict => ("campaign-conflict", StatusCode::CONFLICT, "The campaign does not allow this"),
+            Self::CampaignConflict => {
+                ("campaign-conflict", StatusCode::CONFLICT, "The state of the campaigns does not allow this")
+            }
             Self::TooManyCampaigns => {
                 ("too-many-campaigns", StatusCode::SERVICE_UNAVAILABLE, "No further campaign can begin now")
             }
@@ -134,11 +136,11 @@ impl ProblemKind {
             Self::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::NotJson => ("not-json", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON"),
             Self::WrongHost => {
-                ("wrong-host", StatusCode::MISDIRECTED_REQUEST, "The gateway does not have this host name")
+                ("wrong-host", StatusCode::MISDIRECTED_REQUEST, "The host name is not one of the console")
             }
             Self::TooMany => ("too-many", StatusCode::TOO_MANY_REQUESTS, "There were too many requests"),
             Self::DriverSilent => ("driver-silent", StatusCode::SERVICE_UNAVAILABLE, "The event loop does not answer"),
-            Self::Ending => ("ending", StatusCode::SERVICE_UNAVAILABLE, "The gateway shuts down"),
+            Self::Ending => ("ending", StatusCode::SERVICE_UNAVAILABLE, "The gateway is shutting down"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
         }
     }

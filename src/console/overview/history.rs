@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
 use crate::clock::monotonic_now;
+use crate::observability::metrics::ActivityCounts;
 use crate::observability::page::MetricsPage;
 use crate::observability::snapshot::DriverSnapshot;
 
@@ -53,11 +54,10 @@ struct KeptSamples {
     end: Option<Timestamp>,
 }
 
-/// The counters that rates are made of.
+/// The counts that rates are made of.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Totals {
-    /// In the order of the series from `registersPerSecond`, without the latency.
-    counts: [f64; SERIES.len() - STATES - 1],
+    counts: ActivityCounts,
     /// The cumulative buckets of the answer times: upper bound in seconds, and count.
     answer_times: Vec<(f64, f64)>,
 }
@@ -86,20 +86,21 @@ pub(in crate::console) async fn record(server: Arc<ConsoleServer>) {
         let admin = &server.sources.admin;
         let snapshot = server.gate.pass(admin.snapshot()).await;
         let page = MetricsPage { metrics: Arc::clone(&admin.metrics), snapshot: None };
-        server.history.add(monotonic_now(), snapshot.as_ref(), &samples(&page.text()));
+        let totals = Totals { counts: admin.metrics.activity(), answer_times: answer_times(&page.text()) };
+        server.history.add(monotonic_now(), snapshot.as_ref(), totals);
     }
 }
 
 impl History {
-    /// Adds a sample. Without a snapshot, because the driver did not answer, the states are those of before.
-    fn add(&self, at: Instant, snapshot: Option<&DriverSnapshot>, metrics: &BTreeMap<String, f64>) {
+    /// Adds a sample. Without a snapshot, because the driver did not answer, the states of the last sample are
+    /// repeated.
+    fn add(&self, at: Instant, snapshot: Option<&DriverSnapshot>, totals: Totals) {
         let mut kept = self.lock();
         let before = kept.samples.back().copied().unwrap_or_default();
         let mut sample = before;
         if let Some(snapshot) = snapshot {
             sample[..STATES].copy_from_slice(&states(snapshot));
         }
-        let totals = Totals::of(metrics);
         sample[STATES..].copy_from_slice(&totals.rates_since(at, kept.counted.as_ref()));
         kept.counted = Some((at, totals));
         if kept.samples.len() >= SAMPLES {
@@ -123,35 +124,25 @@ impl History {
 }
 
 impl Totals {
-    fn of(metrics: &BTreeMap<String, f64>) -> Self {
-        let total = |name: &str| sum(metrics, name, |_| true);
-        let timed_out = sum(metrics, "lwm2m_commands_total", |labels| labels.contains("outcome=\"timed_out\""));
-        let published = sum(metrics, "lwm2m_publishes_total", |labels| labels.contains("result=\"ok\""));
-        let completed = |labels: &str| ["full", "resumed"].iter().any(|word| labels.contains(&format!("\"{word}\"")));
-        let counts = [
-            total("lwm2m_registrations_total"),
-            total("lwm2m_updates_total"),
-            total("lwm2m_notifications_total"),
-            total("lwm2m_commands_total"),
-            timed_out,
-            total("lwm2m_failures_total"),
-            published,
-            sum(metrics, "lwm2m_dtls_handshakes_total", completed),
-            sum(metrics, "lwm2m_dtls_handshakes_total", |labels| !completed(labels)),
-        ];
-        Self { counts, answer_times: buckets(metrics, "lwm2m_exchange_seconds_bucket") }
-    }
-
     /// Returns the values of the series from `registersPerSecond`.
     fn rates_since(&self, at: Instant, before: Option<&(Instant, Self)>) -> [f64; SERIES.len() - STATES] {
         let Some((then, before)) = before else { return Default::default() };
         let seconds = at.saturating_duration_since(*then).as_secs_f64().max(0.001);
-        let rate = |index: usize| {
-            let count = |totals: &Self| totals.counts.get(index).copied().unwrap_or_default();
-            (count(self) - count(before)).max(0.0) / seconds
+        let rate = |count: fn(&ActivityCounts) -> u64| {
+            count(&self.counts).saturating_sub(count(&before.counts)) as f64 / seconds
         };
-        let latency = percentile_95(&self.answer_times, &before.answer_times);
-        [rate(0), rate(1), rate(2), rate(3), rate(4), latency, rate(5), rate(6), rate(7), rate(8)]
+        [
+            rate(|counts| counts.registrations),
+            rate(|counts| counts.updates),
+            rate(|counts| counts.notifications),
+            rate(|counts| counts.commands),
+            rate(|counts| counts.commands_timed_out),
+            percentile_95(&self.answer_times, &before.answer_times),
+            rate(|counts| counts.failures),
+            rate(|counts| counts.publications),
+            rate(|counts| counts.handshakes),
+            rate(|counts| counts.handshakes_failed),
+        ]
     }
 }
 
@@ -163,27 +154,16 @@ fn states(snapshot: &DriverSnapshot) -> [f64; STATES] {
     [gateway.devices, awake, *asleep, commands, publications, associations].map(|count| count as f64)
 }
 
-/// Returns the sum of the samples of a name whose labels are chosen.
-fn sum(metrics: &BTreeMap<String, f64>, name: &str, is_chosen: impl Fn(&str) -> bool) -> f64 {
-    labelled(metrics, name).filter(|(labels, _)| is_chosen(labels)).map(|(_, value)| value).sum()
-}
-
-/// Returns the samples of a name with their labels.
-fn labelled<'a>(metrics: &'a BTreeMap<String, f64>, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
-    let of_name = metrics.range(name.to_owned()..).take_while(move |(sample, _)| sample.starts_with(name));
-    of_name.filter_map(move |(sample, value)| {
-        let labels = &sample[name.len()..];
-        (labels.is_empty() || labels.starts_with('{')).then_some((labels, *value))
-    })
-}
-
-/// Returns the buckets of a histogram, the smallest first. The last bound is infinite.
-fn buckets(metrics: &BTreeMap<String, f64>, name: &str) -> Vec<(f64, f64)> {
-    let bound = |labels: &str| labels.split("le=\"").nth(1)?.split('"').next()?.replace("+Inf", "inf").parse().ok();
-    let mut buckets: Vec<(f64, f64)> =
-        labelled(metrics, name).filter_map(|(labels, count)| Some((bound(labels)?, count))).collect();
-    buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    buckets
+/// Returns the buckets of the answer times of devices on a page of metrics, the smallest first. The last bound is
+/// infinite. The library shows the buckets of a histogram in no other way than as text.
+fn answer_times(page: &str) -> Vec<(f64, f64)> {
+    let lines =
+        page.lines().filter_map(|line| line.strip_prefix("lwm2m_exchange_seconds_bucket{le=\"")?.split_once("\"} "));
+    let bucket = |(bound, count): (&str, &str)| {
+        let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+        Some((bound, count.parse().ok()?))
+    };
+    lines.filter_map(bucket).collect()
 }
 
 /// Estimates the time within which 95 % of the answers since `before` came; 0 without answers.
@@ -221,10 +201,13 @@ pub(super) fn samples(page: &str) -> BTreeMap<String, f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use lwm2m_core::gateway::report::{CommandOutcome, Report};
 
-    fn metrics(samples: &[(&str, f64)]) -> BTreeMap<String, f64> {
-        samples.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    use super::*;
+    use crate::observability::metrics::Metrics;
+
+    fn totals(counts: ActivityCounts) -> Totals {
+        Totals { counts, ..Totals::default() }
     }
 
     fn last(history: &History, name: &str) -> f64 {
@@ -240,20 +223,15 @@ mod tests {
     #[test]
     fn a_rate_is_what_was_counted_in_a_step_by_its_seconds() {
         let (history, start) = (History::default(), Instant::now());
-        let counted = |registrations, timed_out, failed| {
-            metrics(&[
-                ("lwm2m_registrations_total", registrations),
-                ("lwm2m_registrations_ended_total{reason=\"operator\"}", 1_000.0),
-                ("lwm2m_commands_total{type=\"read\",outcome=\"answered\"}", 7.0),
-                ("lwm2m_commands_total{type=\"read\",outcome=\"timed_out\"}", timed_out),
-                ("lwm2m_dtls_handshakes_total{result=\"full\"}", 3.0),
-                ("lwm2m_dtls_handshakes_total{result=\"wrong_key\"}", failed),
-            ])
+        let counted = |registrations, commands_timed_out, handshakes_failed| {
+            let commands = 7 + commands_timed_out;
+            let counts = ActivityCounts { registrations, commands, commands_timed_out, ..ActivityCounts::default() };
+            totals(ActivityCounts { handshakes: 3, handshakes_failed, ..counts })
         };
         let snapshot = DriverSnapshot { asleep: 2, ..DriverSnapshot::default() };
-        history.add(start, Some(&snapshot), &counted(100.0, 1.0, 0.0));
+        history.add(start, Some(&snapshot), counted(100, 1, 0));
         assert_eq!(last(&history, "registersPerSecond"), 0.0);
-        history.add(start + STEP, None, &counted(150.0, 3.0, 40.0));
+        history.add(start + STEP, None, counted(150, 3, 40));
         assert_eq!(last(&history, "registersPerSecond"), 5.0);
         assert_eq!((last(&history, "commandsPerSecond"), last(&history, "commandsTimedOutPerSecond")), (0.2, 0.2));
         assert_eq!((last(&history, "handshakesPerSecond"), last(&history, "handshakesFailedPerSecond")), (0.0, 4.0));
@@ -265,8 +243,8 @@ mod tests {
     fn an_hour_is_kept() {
         let (history, start) = (History::default(), Instant::now());
         for number in 0..400_u32 {
-            let metrics = metrics(&[("lwm2m_updates_total", f64::from(number * number))]);
-            history.add(start + STEP * number, None, &metrics);
+            let updates = u64::from(number * number);
+            history.add(start + STEP * number, None, totals(ActivityCounts { updates, ..ActivityCounts::default() }));
         }
         let document = history.document();
         assert_eq!(document.series.len(), 16);
@@ -283,7 +261,21 @@ mod tests {
         assert_eq!(percentile_95(&buckets([1_090.0, 1_100.0, 1_100.0, 1_100.0]), &before), 0.55);
         assert_eq!(percentile_95(&buckets([1_100.0; 4]), &before), 0.095);
         assert_eq!(percentile_95(&buckets([1_000.0, 1_000.0, 1_000.0, 1_001.0]), &before), 10.0);
-        let read = metrics(&[("b{le=\"+Inf\"}", 3.0), ("b{le=\"0.5\"}", 1.0), ("b{le=\"10.0\"}", 2.0)]);
-        assert_eq!(super::buckets(&read, "b"), [(0.5, 1.0), (10.0, 2.0), (f64::INFINITY, 3.0)]);
+    }
+
+    #[test]
+    fn the_answer_times_are_those_of_the_page() {
+        let report = Report::Command {
+            endpoint: "ep1".to_owned(),
+            msg_type: "read",
+            outcome: CommandOutcome::Answered,
+            took: Some(Duration::from_millis(20)),
+            unanswered: None,
+        };
+        let metrics = Arc::new(Metrics::default());
+        metrics.record(&report);
+        let buckets = answer_times(&MetricsPage { metrics, snapshot: None }.text());
+        assert_eq!(buckets[..3], [(0.005, 0.0), (0.01, 0.0), (0.025, 1.0)]);
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1.0)));
     }
 }

@@ -173,7 +173,7 @@ function line(m) {
     h("b", m.type ? `${m.code} ${m.name ?? ""}` : "no CoAP message"),
     h("span.muted.mono", { title: "Message ID and token" }, mid),
     h("span.values", valuesOf(m) || pathOf(options), m.again && h("span.tag", "again")),
-    h("span.muted", m.verdict),
+    h("span.muted", m.outcome),
   );
   const details = facts([
     ...options.map(

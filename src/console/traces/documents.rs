@@ -83,7 +83,7 @@ pub(crate) struct CoapDocument {
     secured: bool,
     /// Length of the message.
     bytes: usize,
-    /// `CON`, `NON`, `ACK` or `RST`; absent, as are the code and the message ID, if the bytes are no CoAP message.
+    /// `CON`, `NON`, `ACK` or `RST`; absent, as are the code and the message ID, if the bytes are not a CoAP message.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     #[schema(example = "CON")]
     kind: Option<&'static str>,
@@ -102,13 +102,13 @@ pub(crate) struct CoapDocument {
     options: Vec<OptionDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<PayloadDocument>,
-    /// The bytes of what is no CoAP message, in hexadecimal digits.
+    /// The bytes of a datagram that is not a CoAP message, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     hex: Option<String>,
     /// Outcome of a message of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "notification")]
-    verdict: Option<String>,
+    outcome: Option<String>,
     /// The `n` of the request, or of the message that is acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     answers: Option<u64>,
@@ -258,7 +258,7 @@ impl CoapDocument {
             options: options.unwrap_or_default(),
             payload: message.and_then(|message| PayloadDocument::of(entry, message, at, model)),
             hex: message.is_none().then(|| hex(&entry.datagram)),
-            verdict: entry.verdict.clone(),
+            outcome: entry.outcome.clone(),
             answers: entry.answers,
             again: entry.again,
         }

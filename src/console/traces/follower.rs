@@ -1,5 +1,5 @@
-//! Follows a trace while its messages come. A follower keeps nothing: it reads what the trace has, and tells how many
-//! messages had gone before it came to them.
+//! Follows a trace while its messages come. A follower keeps nothing: it reads the entries of the trace, and reports
+//! how many were evicted before it read them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use super::hub::TraceHub;
 use super::record::{TraceEntry, TraceRecord};
 
 /// Time in which the outcome of a message comes.
-const SETTLED: Duration = Duration::from_millis(100);
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 /// Maximum number of messages that are read at once.
 const BATCH: usize = 64;
 
-/// Tells which trace is followed.
+/// The trace that is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FollowedTrace {
-    /// This one, to its end.
+    /// The trace with this ID, to its end.
     Id(TraceId),
     /// Each one by this endpoint name.
     Endpoint(String),
@@ -77,14 +77,14 @@ impl TraceFollower {
                 None if self.is_over(hub) => return None,
                 None => {
                     self.changes.changed().await.ok()?;
-                    monotonic_now() + SETTLED
+                    monotonic_now() + SETTLE_TIME
                 }
             };
             // It is kept if this call is cancelled: other events must not delay it again and again.
             self.due = Some(due);
             sleep_until(due.into()).await;
             self.changes.borrow_and_update();
-            self.due = self.read(hub).then(|| monotonic_now() + SETTLED);
+            self.due = self.read(hub).then(|| monotonic_now() + SETTLE_TIME);
         }
     }
 

@@ -27,7 +27,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Time for which the messages of a trace that has ended are kept.
 const KEPT: Duration = Duration::from_secs(3_600);
 
-/// The traces, those that run and those that have ended.
+/// The traces, both running and ended ones.
 #[derive(Debug)]
 pub(crate) struct TraceHub {
     records: Mutex<Vec<TraceRecord>>,
@@ -129,7 +129,7 @@ impl TraceHub {
         self.changed.send_replace(());
     }
 
-    /// Ends the traces whose time is over, and returns them. Those that ended long ago are forgotten.
+    /// Ends the traces whose time is over, and returns them. Traces that ended long ago are removed.
     fn expire(&self, now: Instant) -> Vec<TraceId> {
         let mut records = self.lock();
         records.retain(|record| now < record.deadline + KEPT);

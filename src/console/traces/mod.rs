@@ -199,8 +199,8 @@ pub(super) async fn file(
 
 /// Follow a trace
 ///
-/// For operators. A stream of server-sent events: `coap` and `dtls` with the messages, `lost` with the number of those
-/// that had gone before they were read. It ends with the trace.
+/// For operators. A stream of server-sent events: `coap` and `dtls` with the messages, `lost` with the number of
+/// messages that were evicted before they were read. It ends with the trace.
 #[utoipa::path(
     get,
     path = "/traces/{id}/events",
@@ -246,7 +246,7 @@ pub(super) async fn end(
 ) -> Result<StatusCode, Problem> {
     let id = visible_trace(&server, &author.access, id)?;
     let words = server.traces.read(id, |record| words(&record.target)).ok_or_else(no_such_trace)?;
-    // It goes on if the client does not wait for it.
+    // The action continues if the client does not wait for it.
     let working = tokio::spawn(async move {
         server.traces.remove(&server.sources.admin.control, id).await;
         server.audit.record(&author, "endTrace", &words, "done");

@@ -118,7 +118,7 @@ mod tests {
             hidden: false,
             header: None,
             subject: None,
-            verdict: None,
+            outcome: None,
             answers: None,
             again: false,
         };

@@ -1,4 +1,4 @@
-//! The values in the payload of a traced message: whether they may be shown, and what they are.
+//! Reads the values in the payload of a traced message, and decides whether they may be shown.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const PACKAGE_URI: u16 = 1;
 /// Maximum number of values of one payload.
 const ENTRIES: usize = 256;
 
-/// Tells whether a payload is shown.
+/// Whether a payload is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PayloadRule {
     Shown,

@@ -17,7 +17,7 @@ const SEND_FORMAT: &str = "the content format of a Send is not supported";
 const NOT_AUTHORIZED: &str = "the broker does not authorize this device for the topic";
 
 impl Failure {
-    /// Returns the failure that a report tells of; `None` if it tells of none.
+    /// Returns the failure that a report contains; `None` if it contains none.
     pub fn of(report: &Report) -> Option<Self> {
         let failure = match report {
             Report::Bootstrap(report) => return Self::of_bootstrap(report),
@@ -104,7 +104,8 @@ impl Failure {
         }
     }
 
-    /// Wrong credentials are told apart: an unknown identity, another key, no common cipher suite, a certificate.
+    /// Returns the failure of a DTLS report. Its reason distinguishes an unknown identity, a wrong key, no common
+    /// cipher suite and a bad certificate.
     fn of_dtls(report: &DtlsReport) -> Option<Self> {
         let named = |identity: &PskIdentity| Some(identity.as_str().to_owned());
         match report {

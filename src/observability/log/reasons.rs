@@ -105,7 +105,7 @@ fn credential_problem_of(failure: HandshakeError) -> Option<&'static str> {
             CertificateFault::Expired => "the certificate of the device has expired",
             CertificateFault::NotYetValid => "the certificate of the device is not valid yet",
             CertificateFault::UnknownAuthority => "the certificate of the device is from an unknown authority",
-            CertificateFault::UnknownKey => "the public key of the device is not known (dtls.pinned)",
+            CertificateFault::UnknownKey => "the public key of the device is unknown (dtls.pinned)",
             CertificateFault::BadSignature => "the signature of the device's certificate is wrong",
             CertificateFault::Purpose => "the certificate of the device is not for clients",
             CertificateFault::Revoked => "the certificate of the device is revoked",
@@ -119,7 +119,7 @@ fn credential_problem_of(failure: HandshakeError) -> Option<&'static str> {
     }
 }
 
-/// Returns why a handshake failed, whoever caused it.
+/// Returns the reason of a failed handshake, whichever side caused it.
 pub(crate) fn handshake_failure(failure: HandshakeFailure) -> String {
     let words = match failure {
         HandshakeFailure::Deadline => "timed out",

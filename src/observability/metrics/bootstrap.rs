@@ -37,7 +37,7 @@ struct FailureLabels {
 pub(crate) struct BootstrapMetrics {
     started: Counter,
     finished: Counter,
-    /// By step and code, in the order of [`STEPS`] and of [`CODES`] with [`OTHER`] behind.
+    /// The failed sessions by step and code, in the order of [`STEPS`] and of [`CODES`], after which comes [`OTHER`].
     failed: Vec<(FailureLabels, Counter)>,
     rejected: BootstrapRejectionCounters,
     differences: Counter,
@@ -61,9 +61,9 @@ impl BootstrapMetrics {
         let failed = labels.map(|labels| (labels.clone(), failed(labels))).collect();
         let accounts = "Bootstrap accounts that applications published, by result";
         let accounts = counters(registry, "lwm2m_bootstrap_accounts", accounts);
-        let differences = "Bootstrap sessions after which the device had other values than were written";
-        let packs = "Devices that were given everything in one answer (bootstrap pack)";
-        let statuses_dropped = "Ends of bootstrap sessions without DTLS that were not published: there were too many";
+        let differences = "Bootstrap sessions after which the device did not have the values that were written";
+        let packs = "Bootstrap packs sent: the whole account of a device in one answer";
+        let statuses_dropped = "Results of bootstrap sessions without DTLS not published: there were too many";
         Self {
             started: counter(registry, "lwm2m_bootstrap_sessions_started", "Bootstrap sessions started"),
             finished: counter(registry, "lwm2m_bootstrap_sessions_finished", "Bootstrap sessions finished"),

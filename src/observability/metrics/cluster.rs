@@ -17,14 +17,14 @@ const TAKEOVERS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]
 /// The metrics of a node. Without a cluster all of them are zero.
 #[derive(Debug)]
 pub struct ClusterMetrics {
-    /// The shards that the node serves.
+    /// The shards that the node has, served or suspended.
     pub shards: Gauge,
     pub acquired: Counter,
     pub handed_over: Counter,
     pub lost: Counter,
     /// Time from the lease of a shard until its devices are served.
     pub takeover: Histogram,
-    pub state: EngineStateGauges,
+    pub state: StoreContactGauges,
     /// Time since the request that renewed the leases last, in seconds.
     pub lease_age: Gauge<f64, AtomicU64>,
     /// Newer terms of shards that the node has.
@@ -49,9 +49,9 @@ pub struct EndpointMoveCounters {
     pub failed: Counter,
 }
 
-/// Of these the one of the present state is 1.
+/// One gauge for each state of the contact with the store; that of the current state is 1, the others are 0.
 #[derive(Debug)]
-pub struct EngineStateGauges {
+pub struct StoreContactGauges {
     pub sure: Gauge,
     pub all_without: Gauge,
     pub alone: Gauge,
@@ -60,21 +60,21 @@ pub struct EngineStateGauges {
 
 impl ClusterMetrics {
     pub fn register(registry: &mut Registry) -> Self {
-        let shards = "Shards that this node of a cluster holds with their records, served or suspended";
-        let moves = "Shards that this node of a cluster took or gave up, by reason";
+        let shards = "Shards of this cluster node, served or suspended";
+        let moves = "Shards that this cluster node acquired, handed over or lost, by reason";
         let takeovers = "Time from the lease of a shard until its devices are served";
-        let states = "1 for the present state of this node of a cluster towards the server of the store";
-        let age = "Time since the request by which this node of a cluster renewed its leases last";
-        let terms = "Newer terms for the DTLS record numbers of shards that this node of a cluster has";
-        let fenced = "Batches that the store of a cluster refused, because another node may have one of their shards";
+        let states = "Contact of this cluster node with the server of the store: 1 for the current state";
+        let age = "Time since this cluster node last renewed its leases";
+        let terms = "Terms begun for the DTLS record numbers of the shards of this cluster node";
+        let fenced = "Writes that the store of a cluster refused because another node may have the shard";
         let lease_age = Gauge::<f64, AtomicU64>::default();
         registry.register_with_unit("lwm2m_lease_age", age, Unit::Seconds, lease_age.clone());
         let moves = counters(registry, "lwm2m_shard_moves", moves);
         let moves = |reason| moves(ReasonLabel { reason });
-        let endpoint_moves = "Moves of devices between the nodes of a cluster, by outcome at this node";
+        let endpoint_moves = "Moves of devices between cluster nodes, by outcome at this node";
         let endpoint_moves = counters(registry, "lwm2m_endpoint_moves", endpoint_moves);
         let endpoint_moves = |outcome| endpoint_moves(OutcomeLabel { outcome });
-        let states = gauges(registry, "lwm2m_engine_state", states);
+        let states = gauges(registry, "lwm2m_store_contact", states);
         let states = |state| states(StateLabel { state });
         Self {
             shards: gauge(registry, "lwm2m_shards", shards),
@@ -82,7 +82,7 @@ impl ClusterMetrics {
             handed_over: moves("handed_over"),
             lost: moves("lost"),
             takeover: histogram(registry, "lwm2m_takeover", takeovers, TAKEOVERS),
-            state: EngineStateGauges {
+            state: StoreContactGauges {
                 sure: states("sure"),
                 all_without: states("all_without"),
                 alone: states("alone"),

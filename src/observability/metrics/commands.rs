@@ -57,6 +57,13 @@ impl CommandMetrics {
             self.exchange.observe(took.as_secs_f64());
         }
     }
+
+    /// Returns the number of all commands, and of those that timed out.
+    #[cfg(feature = "console")]
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let all = || self.by_type.iter().chain([&self.unreadable]);
+        (all().map(OutcomeCounters::total).sum(), all().map(|outcomes| outcomes.timed_out.get()).sum())
+    }
 }
 
 impl OutcomeCounters {
@@ -90,5 +97,15 @@ impl OutcomeCounters {
             CommandOutcome::TransferFailed => &self.transfer_failed,
             CommandOutcome::MalformedAnswer => &self.malformed_answer,
         }
+    }
+
+    /// Returns the number of commands with any outcome.
+    #[cfg(feature = "console")]
+    fn total(&self) -> u64 {
+        let Self { answered, reset, timed_out, refused, expired, queue_full, .. } = self;
+        let Self { withdrawn, duplicate_retained, redelivered, transfer_failed, malformed_answer, .. } = self;
+        let sent = [answered, reset, timed_out, transfer_failed, malformed_answer];
+        let others = [refused, expired, queue_full, withdrawn, duplicate_retained, redelivered];
+        sent.into_iter().chain(others).map(Counter::get).sum()
     }
 }

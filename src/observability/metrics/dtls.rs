@@ -30,7 +30,7 @@ impl DtlsMetrics {
         let flights = "Retransmitted flights of DTLS handshakes";
         let not_restored = "DTLS associations that could not be restored after a restart";
         let unsent =
-            "Messages not sent because the DTLS association of the device is closed or has to wait for its next term";
+            "Messages not sent because the DTLS association of the device is closed or has no free record number";
         let skipped = "Pre-shared key lookups skipped because too many were in flight";
         Self {
             datagrams: DtlsDatagramCounters::register(registry),
@@ -65,6 +65,12 @@ impl DtlsMetrics {
             DtlsReport::Unsent { .. } => &self.messages_unsent,
             DtlsReport::KeyNotAsked { .. } => &self.key_lookups_skipped,
         }
+    }
+
+    /// Returns the numbers of completed and of failed handshakes.
+    #[cfg(feature = "console")]
+    pub(super) fn handshake_totals(&self) -> (u64, u64) {
+        self.handshakes.totals()
     }
 
     /// Returns the counter of associations that were closed for this reason.
@@ -206,6 +212,19 @@ impl HandshakeCounters {
             protocol: result("protocol"),
             internal: result("internal"),
         }
+    }
+
+    /// Returns the numbers of completed and of failed handshakes.
+    #[cfg(feature = "console")]
+    fn totals(&self) -> (u64, u64) {
+        let Self { full, resumed, timed_out, wrong_key, restarted, evicted, revoked, unknown_identity, .. } = self;
+        let Self { key_unavailable, no_common_suite, no_certificate, certificate_refused, .. } = self;
+        let Self { certificate_verify_failed, alert, protocol, internal, .. } = self;
+        let ended = [timed_out, restarted, evicted, revoked, alert, protocol, internal];
+        let keys = [wrong_key, unknown_identity, key_unavailable, no_common_suite];
+        let certificates = [no_certificate, certificate_refused, certificate_verify_failed];
+        let failed = ended.into_iter().chain(keys).chain(certificates);
+        (full.get() + resumed.get(), failed.map(Counter::get).sum())
     }
 
     fn failed(&self, reason: HandshakeFailure) -> &Counter {

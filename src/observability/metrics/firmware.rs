@@ -55,7 +55,7 @@ impl FirmwareMetrics {
     }
 }
 
-/// Counts the devices that campaigns are done with, by outcome, and the changes of their status.
+/// Counts the devices that campaigns have completed, by outcome, and the changes of the campaigns' status.
 #[derive(Debug)]
 pub(crate) struct CampaignMetrics {
     outcomes: [Counter; MemberState::ALL.len()],
@@ -65,11 +65,11 @@ pub(crate) struct CampaignMetrics {
 
 impl CampaignMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let devices = "Devices that firmware campaigns are done with, by outcome";
+        let devices = "Devices completed by firmware campaigns, by outcome";
         let devices = counters(registry, "lwm2m_firmware_campaign_devices", devices);
         let statuses = "Status changes of firmware campaigns";
         let statuses = counters(registry, "lwm2m_firmware_campaign_changes", statuses);
-        let full = "Firmware campaigns that left devices out because they have their maximum";
+        let full = "Firmware campaigns that reached their maximum number of devices and left others out";
         Self {
             outcomes: MemberState::ALL.map(|state| match state {
                 // A device in one of these states has no outcome.

@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 
 use crate::meters::{ResultLabel, counter, counters};
 
-/// Counts what the threads that read images did.
+/// Counts the work of the threads that read images.
 #[derive(Debug)]
 pub struct ImageMetrics {
     /// Images whose size and digest were determined.
@@ -23,7 +23,7 @@ pub struct ImageMetrics {
 
 impl ImageMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let errors = counters(registry, "lwm2m_image_errors", "Firmware images that could not be read by reason");
+        let errors = counters(registry, "lwm2m_image_errors", "Firmware images that could not be read, by reason");
         let error = |result| errors(ResultLabel { result });
         Self {
             described: counter(registry, "lwm2m_image_descriptions", "Firmware images whose digest was determined"),

@@ -18,7 +18,7 @@ pub struct MoveMetrics {
 
 impl MoveMetrics {
     pub fn register(registry: &mut Registry) -> Self {
-        let help = "Questions of a driver thread about a device that it does not have, by result";
+        let help = "Requests of a driver thread for a device that another thread may have, by result";
         let answers = counters(registry, "lwm2m_thread_claims", help);
         let answers = |result| answers(ResultLabel { result });
         Self {

@@ -1,4 +1,4 @@
-//! Counts what the nodes of a cluster send to each other.
+//! Counts the datagrams and connections between the nodes of a cluster.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -29,7 +29,7 @@ pub struct PeerMetrics {
 /// The datagrams that were dropped on the way between nodes, by reason.
 #[derive(Clone, Debug)]
 pub struct ForwardDrops {
-    /// There was no connection to the node.
+    /// Datagrams that were dropped because there was no connection to the node.
     pub peer_away: Counter,
     /// Too much waited for the connection to the node.
     pub queue_full: Counter,

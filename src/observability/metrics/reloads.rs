@@ -1,4 +1,4 @@
-//! The counters of what was reloaded while the program ran.
+//! Counts reloads.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The counters of what the core reports.
+//! Counts the reports of the core.
 
 use lwm2m_core::coap::{BlockError, Code};
 use lwm2m_core::gateway::broker::CloseReason;
@@ -16,7 +16,7 @@ use super::dtls::DtlsMetrics;
 use super::firmware::{CampaignMetrics, FirmwareMetrics};
 use super::labels::{CodeLabel, FormatLabel, OutcomeLabel, ReasonLabel};
 
-/// Counts what the core reports, each report in exactly one counter.
+/// Counts the reports of the core, each report in exactly one counter.
 #[derive(Debug)]
 pub struct CoreMetrics {
     datagrams: DatagramCounters,
@@ -53,11 +53,11 @@ impl CoreMetrics {
     /// Registers the metrics, every series with the value 0.
     pub fn register(registry: &mut Registry) -> Self {
         let evictions = "Deduplication entries evicted early because the table was full";
-        let skipped = "Paths that auto_observe skipped because the device has its maximum of observations";
+        let skipped = "Paths that auto_observe skipped because the device has limits.observations observations";
         let splits = "Composite observations of auto_observe that the device did not accept";
         let links = "Link lists of devices with malformed parts, which were ignored";
         let undefined = "Objects that devices announced in a version without definition";
-        let evicted = "Object lists by profile ID that were evicted for a new one (limit: limits.profiles)";
+        let evicted = "Object lists by profile ID evicted because there were limits.profiles of them";
         let refused = "Publications that the broker did not authorize";
         let unstored = "Messages sent before their record was stored: the store took longer than store.patience, or was \
                         unavailable";
@@ -90,6 +90,23 @@ impl CoreMetrics {
             sent_before_stored: counter(registry, "lwm2m_store_waits_missed", unstored),
             transfers_failed: TransferFailureCounters::register(registry),
             publications_refused: counter(registry, "lwm2m_publications_refused", refused),
+        }
+    }
+
+    /// Returns the counts of this thread's core from which the console makes its rates.
+    #[cfg(feature = "console")]
+    pub(super) fn activity(&self) -> super::ActivityCounts {
+        let (commands, commands_timed_out) = self.commands.totals();
+        let (handshakes, handshakes_failed) = self.dtls.handshake_totals();
+        super::ActivityCounts {
+            registrations: self.registrations.get(),
+            updates: self.updates.get(),
+            notifications: self.notifications.total(),
+            commands,
+            commands_timed_out,
+            handshakes,
+            handshakes_failed,
+            ..super::ActivityCounts::default()
         }
     }
 
@@ -321,6 +338,13 @@ impl NotificationCounters {
             NotificationOutcome::Ended => &self.ended,
             NotificationOutcome::Superseded => &self.superseded,
         }
+    }
+
+    /// Returns the number of notifications with any outcome.
+    #[cfg(feature = "console")]
+    fn total(&self) -> u64 {
+        let Self { published, ended, superseded } = self;
+        [published, ended, superseded].into_iter().map(Counter::get).sum()
     }
 }
 

@@ -104,7 +104,7 @@ pub(crate) fn read_copy(file: &Path, listeners: &[UdpListener]) -> Result<(Store
     Database::read_copy(file, listeners)
 }
 
-/// Tests whether the file could be opened and written; it is neither read nor changed nor created.
+/// Tests whether the file could be opened and written. The file is neither read nor changed nor created.
 ///
 /// # Errors
 /// If another process uses it, or the system does not allow it.

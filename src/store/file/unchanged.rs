@@ -1,5 +1,5 @@
-//! A file that is opened as a database and does not change: what the database writes, such as the repair after a kill or
-//! the tables of a newer format, is kept in memory.
+//! A file that is opened as a database without being changed: writes of the database, such as the repair after a kill
+//! or the tables of a newer format, are kept in memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,10 +21,10 @@ pub(super) struct UnchangedFile(Mutex<Written>);
 #[derive(Debug)]
 struct Written {
     file: File,
-    /// The length up to which the bytes of the file count. After it come zeros.
+    /// The length of the part of the file that is valid. Zeros follow it.
     of_file: u64,
     length: u64,
-    /// The parts that are not as in the file, by number.
+    /// The parts that differ from the file, by number.
     parts: BTreeMap<u64, FilePart>,
 }
 
@@ -94,7 +94,7 @@ impl Written {
 
     fn set_length(&mut self, length: u64) -> io::Result<()> {
         if length < self.length {
-            // What is cut off is zero if the length grows again.
+            // The part that is cut off is zero if the length grows again.
             let within = (length % PART) as usize;
             if within > 0 {
                 self.part(length / PART)?[within..].fill(0);

@@ -25,10 +25,10 @@ use super::OpenedFile;
 use super::database::{Database, StoreOpenError};
 
 /// Maximum number of batches in one transaction.
-const TOGETHER: usize = 64;
+const MAX_BATCHES: usize = 64;
 
 /// Pause after a failed write.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) struct StoreWriter {
     /// `None` after an error: redb accepts no writes until the file is opened again.
@@ -70,7 +70,7 @@ impl StoreWriter {
     /// Writes batches until all drivers have closed their ends.
     pub(super) fn run(mut self) {
         while let Some(first) = self.batches.blocking_recv() {
-            let waiting = std::iter::from_fn(|| self.batches.try_recv().ok()).take(TOGETHER - 1);
+            let waiting = std::iter::from_fn(|| self.batches.try_recv().ok()).take(MAX_BATCHES - 1);
             let batches: Vec<PendingWrite> = std::iter::once(first).chain(waiting).collect();
             let is_written = self.write_until_closing(&batches);
             for PendingWrite { version, replies, .. } in batches {
@@ -88,14 +88,13 @@ impl StoreWriter {
             if self.closing.load(Ordering::Relaxed) {
                 return false;
             }
-            thread::park_timeout(PAUSE);
+            thread::park_timeout(RETRY_PAUSE);
         }
         true
     }
 
     fn write(&mut self, batches: &[PendingWrite]) -> Result<(), WriteError> {
-        // redb asserts what a file of its own cannot contain. The gateway goes on without a store rather than not at
-        // all.
+        // redb asserts what a file of its own cannot contain. The gateway continues without a store rather than end.
         let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(batches)));
         written.unwrap_or(Err(WriteError::Senseless))?;
         self.metrics.store.written(changes(batches));
@@ -108,7 +107,7 @@ impl StoreWriter {
     }
 
     fn try_to_write(&mut self, batches: &[PendingWrite]) -> Result<(), WriteError> {
-        // Put back only when it went well.
+        // The database is put back only after a success.
         let database = match self.database.take() {
             Some(database) => database,
             None => Database::reopen(&self.file, &self.listeners)?,

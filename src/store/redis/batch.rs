@@ -17,14 +17,14 @@ use super::{BATCH, RedisError};
 #[derive(Default)]
 pub(super) struct WriteInProgress {
     pub steps: Vec<BatchStep>,
-    /// Kept to be counted when they are durable.
+    /// The changes, which are counted when they are durable.
     changes: Vec<Change>,
     replies: Vec<(BatchNumber, UnboundedSender<WriterReply>)>,
 }
 
 impl WriteInProgress {
-    /// Takes a batch and those that have come meanwhile, of about [`BATCH`] changes together. `steps` says what is
-    /// written for the changes of one batch.
+    /// Takes a batch and those that have come meanwhile, of about [`BATCH`] changes together. `steps` returns the steps
+    /// for the changes of one batch.
     pub(super) fn collect(
         first: PendingWrite,
         waiting: &mut UnboundedReceiver<PendingWrite>,
@@ -41,7 +41,7 @@ impl WriteInProgress {
         write
     }
 
-    /// Puts these removals before what is written, so that records which are written anew are not removed.
+    /// Puts these removals before the other writes, so that records which are written again are not removed.
     pub(super) fn remove_before(current: &mut Option<Self>, removals: Vec<BatchStep>) {
         if !removals.is_empty() {
             current.get_or_insert_default().steps.splice(0..0, removals).for_each(drop);

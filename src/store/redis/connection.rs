@@ -28,7 +28,7 @@ pub enum ConnectionError {
     Silent(String),
     #[error("{server}: {problem}")]
     Failed { server: String, problem: String },
-    #[error("{0}: it is no primary")]
+    #[error("{0}: it is not a primary; name the primary in urls, or use sentinels")]
     Replica(String),
     #[error("{0}: version {1} is older than {OLDEST}")]
     TooOld(String, String),
@@ -36,7 +36,7 @@ pub enum ConnectionError {
     Evicts(String, String),
     #[error("{0}: Redis Cluster is not supported; use one primary with replicas and Sentinel")]
     Cluster(String),
-    #[error("{0}: it does not know a primary of the name {1:?}")]
+    #[error("{0}: it does not know a primary with the name {1:?} (store.redis.master)")]
     NoPrimary(String, String),
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct RedisDialer {
     connector: Connector,
 }
 
-/// An open connection. Dropped, it is closed.
+/// An open connection. It is closed when it is dropped.
 pub(crate) struct RedisConnection {
     /// The address, for people.
     pub server: String,
@@ -58,7 +58,7 @@ pub(crate) struct RedisConnection {
     task: JoinHandle<()>,
 }
 
-/// Returns the connection that a request goes by.
+/// Returns the connection for a request.
 ///
 /// # Errors
 ///
@@ -190,7 +190,7 @@ impl Drop for RedisConnection {
     }
 }
 
-/// Checks what `INFO` tells. Returns whether the server writes an append-only file.
+/// Checks the answer to `INFO`. Returns whether the server writes an append-only file.
 fn check(server: &str, info: &str) -> Result<bool, ConnectionError> {
     let value = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(check("s", &INFO.replace("aof_enabled:0", "aof_enabled:1")).ok(), Some(true));
         for (of, to, said) in [
             ("7.0.15", "6.2.1", "s: version 6.2.1 is older than 7"),
-            ("role:master", "role:slave", "s: it is no primary"),
+            ("role:master", "role:slave", "s: it is not a primary; name the primary in urls, or use sentinels"),
             ("noeviction", "allkeys-lru", "maxmemory-policy is allkeys-lru"),
             ("cluster_enabled:0", "cluster_enabled:1", "Redis Cluster is not supported"),
         ] {

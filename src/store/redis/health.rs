@@ -12,17 +12,17 @@ use crate::observability::metrics::Metrics;
 use super::super::StoreEvent;
 use super::super::handle::WriterReply;
 
-/// Holds what a keeper is given when the drivers start.
+/// The ends of the drivers, and the condition of the store, which a keeper gets when the drivers start.
 pub(crate) struct KeeperStart {
     pub ends: Vec<UnboundedSender<WriterReply>>,
     pub condition: Condition,
 }
 
-/// Tells whoever has to know how the store is. What the drivers have to know is kept until they start.
+/// Reports the health of the store. Events for the drivers are kept until the drivers start.
 pub(super) struct StoreHealth {
     drivers: Option<KeeperStart>,
     is_failing: bool,
-    /// The store has lost records before the drivers started.
+    /// Whether the store lost records before the drivers started.
     lost_before_start: bool,
     metrics: Arc<Metrics>,
 }

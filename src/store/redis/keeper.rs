@@ -86,7 +86,7 @@ impl Keeper {
                     },
                     start = started(starting.as_mut()) => {
                         starting = None;
-                        // A program that ends before its drivers start has dropped the other end, and closes the
+                        // A program that shuts down before its drivers start has dropped the other end, and closes the
                         // channel of writes too.
                         if let Some(start) = start {
                             self.health.start(start, server(&self.parts.connection));
@@ -167,7 +167,7 @@ impl Keeper {
         Ok(true)
     }
 
-    /// The drivers write all records again. What was removed lately is removed again.
+    /// Makes the drivers write all records again. Recent removals are repeated.
     fn contents_lost(&mut self) {
         self.health.contents_lost(server(&self.parts.connection));
         WriteInProgress::remove_before(&mut self.current, self.parts.layout.contents_lost(monotonic_now()));
@@ -184,7 +184,7 @@ impl Keeper {
         if self.closing.load(Ordering::Relaxed)
             && let Some(given_up) = self.current.take()
         {
-            // The server may have written it.
+            // The server may have written the batch.
             self.parts.lease.seq += 1;
             given_up.given_up();
             return;
@@ -198,12 +198,12 @@ impl Keeper {
         }
     }
 
-    /// Gives the lease up, so that the next process need not wait for its end.
+    /// Releases the lease, so that the next process need not wait until it expires.
     async fn release(&mut self) {
         let request = self.parts.identity.release();
         let Some(connection) = &mut self.parts.connection else { return };
         if let Err(error) = connection.ask::<String>(&request).await {
-            warn!(%error, "the lease of the store was not given up: the next start waits for its end");
+            warn!(%error, "the lease of the store was not released: the next start waits until it expires");
         }
     }
 }

@@ -178,7 +178,7 @@ impl Layout {
         Self { listeners, commands: HashMap::new(), generation: 0, removed, homes: None }
     }
 
-    /// Makes the layout of a store that the nodes of a cluster share.
+    /// Creates the layout of a store that the nodes of a cluster share.
     pub(super) fn shared(listeners: ListenerNames) -> Self {
         Self { homes: Some(HashMap::new()), ..Self::new(listeners) }
     }
@@ -193,7 +193,7 @@ impl Layout {
         }
     }
 
-    /// Forgets what is known of a shard that the node does not have any more.
+    /// Forgets the stored commands of a shard that the node does not have any more.
     pub(super) fn forget_shard(&mut self, shard: Shard) {
         self.commands.retain(|(home, _), _| *home != shard);
         self.homes.iter_mut().for_each(|homes| homes.retain(|_, home| *home != shard));
@@ -291,7 +291,7 @@ impl Layout {
         serials.map(|serial| command_field(&registration.endpoint, serial)).collect()
     }
 
-    /// Forgets what is known of a device that is not in this shard.
+    /// Forgets the stored commands of a device that is not in this shard.
     pub(crate) fn forget_device(&mut self, shard: Shard, endpoint: &str) {
         self.commands.remove(&(shard, endpoint.to_owned()));
         if let Some(homes) = &mut self.homes
@@ -398,7 +398,7 @@ impl Layout {
             }
             BatchStep::Put { .. } | BatchStep::Clear { .. } => {}
             BatchStep::Remove { hash, field } => {
-                // Of too many the oldest is forgotten, which the server is least likely to have lost.
+                // If there are too many, the oldest is forgotten, which the server is least likely to have lost.
                 let (None | Some(_)) = self.removed.insert((hash.clone(), field.clone()), now + REMEMBERED, ());
             }
         }

@@ -70,7 +70,7 @@ pub(crate) enum RenewAnswer {
     },
 }
 
-/// An answer that no script gives.
+/// An answer that none of the scripts gives.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the answer {0:?} is of no script of this version")]
 pub struct AnswerError(Vec<String>);

@@ -93,8 +93,8 @@ pub enum RedisError {
     #[error("{key} = {}: expected 64 hexadecimal digits (openssl rand -hex 32)", .file.display())]
     NoSealKey { key: &'static str, file: PathBuf },
     #[error(
-        "store.redis.seal_keyfile: the records in the store are sealed with another key. While the key is changed, \
-         store.redis.other_seal_keyfile is the other one"
+        "store.redis.seal_keyfile: the records in the store are sealed with another key. Set it to their key; while the \
+         key is changed, set store.redis.other_seal_keyfile to the second key"
     )]
     OtherSealKey,
     #[error(
@@ -159,7 +159,7 @@ pub(super) async fn open(
     Ok((OpenedRedis { writes, started, sleeper, closing, closed, interval, metrics }, contents))
 }
 
-/// Holds what the keeper begins with.
+/// The state with which the keeper begins.
 struct KeeperParts {
     dialer: RedisDialer,
     connection: Option<RedisConnection>,

@@ -1,4 +1,4 @@
-//! Seals all records anew with another key, also while gateways use the store.
+//! Seals all records with another key, also while gateways use the store.
 //!
 //! 1. Each gateway that uses the store notes the key with which it seals in `about`. A gateway that does not know all
 //!    noted keys cannot use the store, so that each reads what the others write.
@@ -63,20 +63,20 @@ return 'ended'
 /// Fields of a hash, each with its sealed value.
 type SealedFields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// What was done, in numbers of records.
+/// The result, in numbers of records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RekeyReport {
-    /// Those that were sealed anew.
+    /// Records that were sealed with the new key now.
     pub replaced: usize,
-    /// Those that were sealed with the new key already.
+    /// Records that were sealed with the new key before.
     pub new: usize,
-    /// Those that neither key opens.
+    /// Records that neither key opens.
     pub unreadable: usize,
-    /// The nodes that do not run, and had no new key to seal with when they did.
+    /// The nodes that do not run, and did not seal with the new key when they ran last.
     pub behind: Vec<String>,
 }
 
-/// Reasons why the records cannot be sealed anew. None contains a secret.
+/// Reasons why the records cannot be sealed with another key. None contains a secret.
 #[derive(Debug, Error)]
 pub(crate) enum RekeyError {
     #[error(transparent)]
@@ -128,7 +128,7 @@ pub(crate) async fn rekey(config: &RedisConfig) -> Result<RekeyReport, RekeyErro
     if begun != "begun" {
         return Err(RedisError::OtherSealKey.into());
     }
-    // One may have started in between. A later one removes what was noted if it seals with another key.
+    // A gateway may have started in between. A later one removes the note if it seals with another key.
     let (users, _) = users(&mut connection, &config.prefix).await?;
     check_users(&users, new)?;
     let seal = Seal::new(keys.sealing.clone(), 0);
@@ -169,7 +169,7 @@ fn seals_with(user: &StoreUser, key: &str) -> bool {
     user.keys.as_ref().is_some_and(|keys| keys.seals_with == key)
 }
 
-/// Holds what a pass needs.
+/// The connection and the keys of a pass.
 struct Rekeying<'a> {
     connection: RedisConnection,
     prefix: &'a str,
@@ -178,7 +178,7 @@ struct Rekeying<'a> {
 }
 
 impl Rekeying<'_> {
-    /// Looks at all records until the old key opens none.
+    /// Repeats passes over all records until the old key opens none.
     async fn all_passes(&mut self) -> Result<RekeyReport, RekeyError> {
         let mut replaced = 0;
         for _ in 0..PASSES {
@@ -191,7 +191,7 @@ impl Rekeying<'_> {
         Err(RekeyError::StillUsed)
     }
 
-    /// Looks at all records once. Returns how many the old key opened, and what was done.
+    /// Makes one pass over all records. Returns how many the old key opened, and the result.
     async fn pass(&mut self) -> Result<(usize, RekeyReport), RekeyError> {
         let campaigns = RecordHash::Campaigns.key(self.prefix);
         let campaigns: Vec<String> = self.connection.ask(cmd("HKEYS").arg(campaigns)).await?;

@@ -75,7 +75,7 @@ impl Seal {
         Some(key)
     }
 
-    /// Returns what tells one key from another, without revealing it.
+    /// Returns the fingerprint of a key, which distinguishes keys without revealing them.
     fn fingerprint(key: &SealKey) -> Result<String, ErrorStack> {
         let derived = derive(key, b"fingerprint")?;
         Ok(derived[..8].iter().map(|byte| format!("{byte:02x}")).collect())
@@ -116,7 +116,7 @@ impl Seal {
         Ok(bytes)
     }
 
-    /// Returns the term in which a value was sealed; `None` if it is none.
+    /// Returns the term in which a value was sealed; `None` if the value is not sealed.
     pub(super) fn term(bytes: &[u8]) -> Option<u64> {
         bytes.get(1..)?.first_chunk().map(|term| u64::from_be_bytes(*term))
     }

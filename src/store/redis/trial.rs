@@ -4,7 +4,7 @@ use super::config::RedisConfig;
 use super::users::{StoreUser, check_new_key, users};
 use super::{RedisError, check_about, dialer, layout, seal_keys, shared};
 
-/// Holds what a server that can be used tells.
+/// The answers of a server that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RedisTrial {
     /// The address, for people.
@@ -21,13 +21,13 @@ pub(crate) struct RedisTrial {
 /// The keys with which records are sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SealingState {
-    /// One key, which is the sealing one of the configuration, or there are no records.
+    /// All records have the sealing key of the configuration, or there are no records.
     OneKey,
-    /// One key, and the configuration has another one to open records, which none needs.
+    /// All records have the sealing key of the configuration, which also has a second key that is not needed.
     OtherUnused,
-    /// One key, which the configuration has to open records only.
+    /// All records have the second key of the configuration, which opens records but seals none.
     OtherOnly,
-    /// Two keys: the key is being changed.
+    /// Records have either key: the key is being changed.
     Both,
 }
 

@@ -1,5 +1,5 @@
-//! The processes that use a store, for commands that use it beside them: the gateway without a cluster that has the
-//! lease, and the nodes that have announced themselves.
+//! The processes that use a store: the gateway without a cluster that has the lease, and the nodes that have announced
+//! themselves.
 
 use ::redis::{Cmd, Pipeline, cmd};
 
@@ -13,9 +13,9 @@ pub(crate) struct StoreUser {
     /// The name of the node, or that of the gateway without a cluster.
     pub name: String,
     pub is_node: bool,
-    /// Whether its lease or its entry holds.
+    /// Whether its lease or its entry is valid.
     pub lives: bool,
-    /// `None` for a version that does not tell its keys.
+    /// The keys of the process; `None` for a version that does not report them.
     pub keys: Option<UserKeys>,
 }
 
@@ -80,8 +80,8 @@ fn milliseconds(time: &[u64]) -> u64 {
     seconds.saturating_mul(1_000).saturating_add(microseconds / 1_000)
 }
 
-/// Reads the lease: its owner, its end, and the owner with the keys that it knows, which a version of before keys were
-/// noted leaves as they are.
+/// Reads the lease: its owner, its end, and the owner with the keys that it knows. Versions that did not report keys
+/// leave the last one out of date.
 fn gateway(lease: Vec<Option<String>>, now: u64) -> Option<StoreUser> {
     let [owner, until, keys]: [Option<String>; 3] = lease.try_into().ok()?;
     let name = owner.filter(|owner| !owner.is_empty())?;

@@ -330,7 +330,7 @@ impl<P: Protocol> Devices<P> {
     fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
         match self.state(id) {
             Some(UpstreamState::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
-            Some(UpstreamState::Held) => self.gave_up(now, id, "the registration before it is still under way"),
+            Some(UpstreamState::Held) => self.gave_up(now, id, "an earlier registration is still in progress"),
             Some(UpstreamState::Connecting(_)) => P::attempt_timed_out(self, now, id),
             Some(UpstreamState::Ready(_)) => P::connection_due(self, now, id),
             None => {}

@@ -107,7 +107,7 @@ pub struct MqttMessage {
 /// Says how a packet of the broker violates the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Malformed {
-    #[error("a packet that is malformed: {0}")]
+    #[error("a malformed packet: {0}")]
     Packet(MqttError),
     #[error("a packet of {0} bytes")]
     TooLarge(usize),
@@ -117,7 +117,7 @@ pub enum Malformed {
 
 /// Says that MQTT has no packet for a value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("it cannot be said in MQTT: {0}")]
+#[error("the broker's MQTT version cannot express it: {0}")]
 pub struct EncodeError(MqttError);
 
 impl fmt::Display for Incoming {

@@ -126,7 +126,7 @@ enum Event<'a> {
     /// What became of one of the last publications with a ticket.
     Ticket {
         before: u8,
-        verdict: u8,
+        outcome: u8,
     },
     TakeChanges,
     Pass {
@@ -260,7 +260,7 @@ impl Run {
             Event::Reconnected { device } => {
                 self.broker(BrokerEvent::Reconnected { registration: self.device(device) })
             }
-            Event::Ticket { before, verdict } => self.conclude(before, verdict),
+            Event::Ticket { before, outcome } => self.conclude(before, outcome),
             Event::TakeChanges => self.take_changes(),
             Event::PublishRefused { device } => {
                 self.broker(BrokerEvent::PublishRefused { registration: self.device(device), topic: String::new() });
@@ -279,10 +279,10 @@ impl Run {
     }
 
     /// Tells what became of a publication, which may be told before.
-    fn conclude(&mut self, before: u8, verdict: u8) {
+    fn conclude(&mut self, before: u8, outcome: u8) {
         let Some(at) = self.tickets.len().checked_sub(1 + usize::from(before % 8)) else { return };
         let (registration, ticket) = self.tickets[at];
-        self.broker(match verdict % 3 {
+        self.broker(match outcome % 3 {
             0 => BrokerEvent::Queued { registration, ticket },
             1 => BrokerEvent::Published { registration, ticket },
             _ => BrokerEvent::Unpublished { registration, ticket },

@@ -254,7 +254,7 @@ async fn a_node_that_was_stopped_gives_its_devices_up_and_one_that_ends_hands_th
 
     assert_eq!(nodes[0].gateway.stop("TERM").code(), Some(0));
     let output = nodes[0].gateway.output();
-    assert!(output.contains("all shards were given up"), "{output}");
+    assert!(output.contains("all shards were handed over"), "{output}");
     let ended = now();
     for device in &mut devices {
         device.reaches(&nodes[1]);
@@ -290,7 +290,7 @@ async fn an_endpoint_is_registered_at_one_node_and_nodes_serve_without_the_store
     let mut device = Registered::Plain(other);
 
     server.signal("STOP");
-    let all_without = |node: &Node| node.metric("lwm2m_engine_state{state=\"all_without\"}") == 1.0;
+    let all_without = |node: &Node| node.metric("lwm2m_store_contact{state=\"all_without\"}") == 1.0;
     until("the nodes know that none reaches the store", || nodes.iter().all(all_without));
     assert!(device.updates(), "the nodes serve from memory");
     let unknown = Device::new(nodes[0].gateway.address()).try_register("ep=two&lt=3000", LINKS);
@@ -301,7 +301,7 @@ async fn an_endpoint_is_registered_at_one_node_and_nodes_serve_without_the_store
     nodes[0].gateway.signal("CONT");
     until("the node serves again", || device.updates());
     server.signal("CONT");
-    until("the node reaches the store", || nodes[1].metric("lwm2m_engine_state{state=\"sure\"}") == 1.0);
+    until("the node reaches the store", || nodes[1].metric("lwm2m_store_contact{state=\"sure\"}") == 1.0);
     until_divided(&[&nodes[0], &nodes[1]]);
     let registered = |node: &Node| node.gateway.output().matches("device registered").count();
     assert_eq!(nodes.each_ref().map(registered), [2, 0], "the node that has the name registers the device again");

@@ -395,12 +395,12 @@ async fn a_device_is_in_one_shard_when_a_node_is_lost_while_it_moves() {
     // Without the store nobody knows who has the device.
     server.signal("STOP");
     until("the nodes know that none reaches the store", || {
-        nodes.iter().all(|node| node.metric("lwm2m_engine_state{state=\"all_without\"}") == 1.0)
+        nodes.iter().all(|node| node.metric("lwm2m_store_contact{state=\"all_without\"}") == 1.0)
     });
     assert_eq!(device.updates(), Code::CHANGED, "its node serves it from memory");
     server.signal("CONT");
     until("the nodes reach the store", || {
-        nodes.iter().all(|node| node.metric("lwm2m_engine_state{state=\"sure\"}") == 1.0)
+        nodes.iter().all(|node| node.metric("lwm2m_store_contact{state=\"sure\"}") == 1.0)
     });
     assert_eq!(shards_with(&server, "secured-0").len(), 1);
 }

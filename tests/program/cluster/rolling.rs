@@ -23,7 +23,7 @@ impl Scene {
         until_within(ENDED, "the node ends", || self.nodes[victim].gateway.has_ended());
         println!("node {victim} has ended after {:?}", now() - signalled);
         let output = self.nodes[victim].gateway.output();
-        assert!(output.contains("all shards were given up"), "{output}");
+        assert!(output.contains("all shards were handed over"), "{output}");
         let others = self.nodes.len() - 1;
         until("the others know that it has left", || {
             self.logged_by_others(victim, "left the cluster") == before[0] + others

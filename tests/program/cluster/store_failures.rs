@@ -17,7 +17,7 @@ fn rounds() -> usize {
 impl Scene {
     /// Waits until all nodes are sure of their leases, and all that they know is written.
     fn until_store_is_written(&self, server: &RedisServer, devices: usize) {
-        let is_sure = |node: &Node| node.metric("lwm2m_engine_state{state=\"sure\"}") == 1.0;
+        let is_sure = |node: &Node| node.metric("lwm2m_store_contact{state=\"sure\"}") == 1.0;
         until("the nodes are sure of their leases", || self.nodes.iter().all(is_sure));
         let is_written = |node: &Node| state(&node.gateway) == ("up".to_owned(), 0.0);
         until("the nodes can write the store", || self.nodes.iter().all(is_written));
@@ -53,7 +53,7 @@ async fn nobody_notices_that_the_store_is_away_or_emptied() {
     for round in 1..=rounds() {
         server.signal("STOP");
         let stopped = now();
-        let is_without = |node: &Node| node.metric("lwm2m_engine_state{state=\"all_without\"}") == 1.0;
+        let is_without = |node: &Node| node.metric("lwm2m_store_contact{state=\"all_without\"}") == 1.0;
         until("the nodes know that none reaches the store", || scene.nodes.iter().all(is_without));
         thread::park_timeout(AWAY.saturating_sub(now() - stopped));
         server.signal("CONT");

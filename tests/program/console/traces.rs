@@ -89,7 +89,7 @@ impl TracedScene {
         for _ in 0..200 {
             messages = self.ask(&format!("GET {trace}")).json()["messages"].as_array().expect("messages").clone();
             // Its outcome follows each message.
-            let judged = messages.last().is_none_or(|last| last["direction"] != "in" || last.get("verdict").is_some());
+            let judged = messages.last().is_none_or(|last| last["direction"] != "in" || last.get("outcome").is_some());
             if messages.len() >= count && judged {
                 break;
             }
@@ -154,9 +154,9 @@ async fn a_trace_by_endpoint_name_has_each_message_decoded_with_names_and_units(
     assert_eq!(messages[4]["token"], messages[2]["token"]);
     let payload = messages[0]["payload"].take();
     assert_eq!(payload["bytes"], LINKS.len());
-    let answer = |n, direction, kind: &str, code, name, bytes: &Value, options: Value, verdict, answers: Value| {
+    let answer = |n, direction, kind: &str, code, name, bytes: &Value, options: Value, outcome, answers: Value| {
         json!({ "n": n, "direction": direction, "secured": false, "bytes": bytes, "type": kind, "code": code,
-            "name": name, "options": options, "verdict": verdict, "answers": answers, "again": false })
+            "name": name, "options": options, "outcome": outcome, "answers": answers, "again": false })
     };
     let created = answer(
         2,
@@ -170,7 +170,7 @@ async fn a_trace_by_endpoint_name_has_each_message_decoded_with_names_and_units(
         json!(1),
     );
     let mut created = created;
-    created.as_object_mut().expect("an object").remove("verdict");
+    created.as_object_mut().expect("an object").remove("outcome");
     assert_eq!(without_varying(messages[1].clone()), created);
     let value = |value: f64, text: &str| {
         let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -211,11 +211,11 @@ async fn a_trace_by_address_tells_why_a_register_is_refused_and_what_is_no_messa
 
     let messages = traced.messages(&trace, 3);
 
-    assert_eq!(messages[0]["verdict"], "refused 4.00: the query item ep is missing");
+    assert_eq!(messages[0]["outcome"], "refused 4.00: the query item ep is missing");
     assert_eq!((&messages[1]["code"], &messages[1]["answers"]), (&json!("4.00"), &json!(1)));
     assert_eq!(messages[2]["hex"], "50020007".to_owned() + &"2a".repeat(4));
-    let verdict = messages[2]["verdict"].as_str().expect("a verdict");
-    assert!(verdict.contains("no CoAP message: an option, or the token, is cut short"), "{verdict}");
+    let outcome = messages[2]["outcome"].as_str().expect("a outcome");
+    assert!(outcome.contains("no CoAP message: an option, or the token, is cut short"), "{outcome}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

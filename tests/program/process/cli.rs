@@ -57,7 +57,7 @@ fn check_names_every_mistake_of_a_bad_configuration() {
     for part in [
         "coap.token_length = 9: expected a whole number from 1 to 8\n",
         "lifetime_max = \"soon\": expected a duration",
-        "log.level = \"loud\": \"loud\" is no level",
+        "log.level = \"loud\": \"loud\" is not a level",
         "mountpiont: unknown key; did you mean mountpoint?\n",
     ] {
         assert!(complaint.contains(&format!("\n  {part}")), "{part} is not in {complaint}");

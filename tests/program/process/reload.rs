@@ -28,7 +28,7 @@ fn limits_that_become_narrower_keep_the_devices_that_are_there() {
     let request = scene.expect_request(Code::GET, "/3/0/0");
     scene.command(&read(2));
     scene.command(&read(3));
-    assert_eq!(scene.expect_refused(&read(3)), "too many commands wait for this device (limits.pending_commands)");
+    assert_eq!(scene.expect_refused(&read(3)), "this device has too many pending commands (limits.pending_commands)");
     scene.answer_text(&request, "Acme");
     scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
     scene.expect_request(Code::GET, "/3/0/0");

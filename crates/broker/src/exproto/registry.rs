@@ -99,7 +99,7 @@ impl ConnectionRegistry {
         self.with(|entries| entries.connections.remove(conn));
     }
 
-    /// Gives a client ID to a connection. Who had it before has to be discarded.
+    /// Gives a client ID to a connection. The connection that had it before has to be discarded.
     pub(super) fn claim(&self, clientid: &str, conn: &str, member: Arc<BusMember>) -> Option<ConnectionHandle> {
         self.with(|entries| {
             let caller = entries.connections.get(conn)?.clone();

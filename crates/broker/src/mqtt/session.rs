@@ -130,7 +130,7 @@ impl ClientConnection {
     async fn disconnect(&mut self, cause: DisconnectCause) -> Result<(), SessionError> {
         let mut disconnect = BytesMut::new();
         MqttVersion::V5.encode(ServerPacket::Disconnect(cause), &mut disconnect)?;
-        // Nobody waits for a client that does not read.
+        // The broker does not wait for a client that does not read.
         let sent = timeout(DISCONNECT_TIMEOUT, self.socket.write_all(&disconnect)).await;
         tracing::trace!(?sent, "DISCONNECT");
         Ok(())
@@ -212,7 +212,7 @@ impl ConnectedClient {
         client
     }
 
-    /// Sends again what the previous connection left unacknowledged (MQTT 5.0 section 4.4).
+    /// Sends the messages again that the previous connection left unacknowledged (MQTT 5.0 section 4.4).
     fn send_again(&mut self) -> Result<(), MalformedClientPacket> {
         for (packet, publish) in self.in_flight.clone() {
             match publish {

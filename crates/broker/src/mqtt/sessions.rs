@@ -48,8 +48,8 @@ impl ConnectionStop {
 }
 
 impl Sessions {
-    /// Ends the connection that has this client ID, and gives what it left, if there is still something. While it ends,
-    /// another one may take the client ID: that one is ended as well.
+    /// Ends the connection that has this client ID, and returns its session, if it was kept. While it ends, another
+    /// connection may take the client ID; that one is ended as well.
     pub(super) async fn take(&self, clientid: &str) -> Option<Box<KeptSession>> {
         loop {
             let older = {

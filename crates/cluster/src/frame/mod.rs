@@ -96,7 +96,7 @@ pub struct NotMine {
     pub owner: Option<NodeNumber>,
 }
 
-/// Tells the node that gets a shard where datagrams of the shard's devices came in.
+/// Tells the next node of a shard through which nodes the shard's devices are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceWays<'d> {
     pub entry: NodeNumber,
@@ -187,8 +187,8 @@ pub enum FrameError {
     Malformed,
 }
 
-/// Maps the times in messages to numbers that other nodes repeat, and back. Another node's number is opaque: it has no
-/// meaning as a time there, but comes back exactly.
+/// Maps the times in messages to numbers that other nodes repeat, and back. The number of another node is opaque: it is
+/// not a time here, and is returned unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameClock {
     start: Instant,

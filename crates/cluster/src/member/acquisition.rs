@@ -143,7 +143,7 @@ impl ClusterMember {
     pub(super) fn handle_acquisition(&mut self, asked: Instant, shard: Shard, answer: Acquisition, now: Now) {
         match answer {
             Acquisition::Acquired { term, run } => self.handle_acquired(asked, shard, term, run, now),
-            // The next round tells who has it. A shard that is released for this node may still be busy.
+            // The next round has the owner. A shard that is released for this node may still be busy.
             Acquisition::Busy | Acquisition::Later => {}
         }
     }
@@ -160,7 +160,7 @@ impl ClusterMember {
         let unused = !self.tenures.contains_key(&shard)
             && self.floors.as_mut().is_some_and(|floors| in_time && floors.use_term(shard, term));
         if !unused {
-            // It is never too late for that.
+            // A request for that is never too late.
             let not_after = WallTime(u64::MAX);
             self.commands.push_back(MemberCommand::Ask(EngineRequest::Release { shard, term, not_after }));
             return;

@@ -1,4 +1,4 @@
-//! A node's knowledge of the other nodes: who is there, who answers, and who reaches the engine.
+//! A node's knowledge of the other nodes: which of them exist, answer and reach the engine.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ struct PeerEvidence {
     entry: NodeEntry,
     /// The time of the first ping that no pong has followed.
     unanswered_since: Option<Instant>,
-    /// When the ping was sent that was answered last, and whether the peer reached the engine then.
+    /// The time of the ping that was answered last, and whether the peer reached the engine then.
     heard: Option<(Instant, bool)>,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum Evidence {
 }
 
 impl Peers {
-    /// Replaces the peers by those of the engine's list. Who stays keeps what is known of it.
+    /// Replaces the peers by those of the engine's list. Knowledge of a peer that was listed before is kept.
     pub(super) fn list(&mut self, me: NodeNumber, nodes: &[NodeEntry], members: &[NodeNumber]) {
         let mut before = std::mem::take(&mut self.peers);
         for &entry in nodes {
@@ -84,7 +84,7 @@ impl Peers {
         }
     }
 
-    /// Forgets who answered: after a pause of this process what it heard proves nothing.
+    /// Forgets which peers have answered: after a pause of this process earlier answers prove nothing.
     pub(super) fn forget_answers(&mut self, now: Instant) {
         self.forgotten = Some(now);
         for peer in self.peers.values_mut() {

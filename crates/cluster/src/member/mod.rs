@@ -47,8 +47,8 @@ pub struct MemberConfig {
 /// Behaviour of a node that reaches neither the engine nor all of its peers, while no peer reaches the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolated {
-    /// The node serves its shards: most likely the engine is away and the silent peers restart. If they reach the
-    /// engine by another way, a shard may have two owners.
+    /// The node serves its shards: most likely the engine is unavailable and the silent peers restart. If they do reach
+    /// the engine, a shard may have two owners.
     Serve,
     /// The node suspends its shards.
     Suspend,
@@ -116,7 +116,7 @@ pub enum MemberCommand {
     Suspend(Shard),
     /// Serve the shard again. A handover that has begun is given up.
     Resume(Shard),
-    /// End what is in flight, write everything, and report [`MemberEvent::WoundDown`].
+    /// End the commands in flight, write all records, and report [`MemberEvent::WoundDown`].
     HandOver {
         shard: Shard,
         to: Option<NodeNumber>,
@@ -260,7 +260,7 @@ impl ClusterMember {
         }
     }
 
-    /// Does what is due. The caller calls it before each turn of its loop, and obeys the commands before it sends
+    /// Does what is due. The caller calls it before each turn of its loop, and carries out the commands before it sends
     /// anything: a process that was stopped learns here that it may have lost its shards.
     pub fn handle_timeout(&mut self, now: Now) {
         if self.ended {
@@ -313,8 +313,8 @@ impl ClusterMember {
         self.state
     }
 
-    /// Returns until when the node may serve its shards, as a whole, if this is not called again; `None` if it may not
-    /// now. A process that was stopped and goes on later finds that this time is over.
+    /// Returns the time until which the node may serve its shards, as a whole, if this is not called again; `None` if
+    /// it may not serve now. A process that was stopped and continues later finds that this time is over.
     pub fn may_serve_until(&self) -> Option<Instant> {
         let is_settled = self.tenures.values().all(|tenure| tenure.settles.is_none());
         match self.state {

@@ -34,7 +34,7 @@ pub(super) struct Tenure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TenurePhase {
     Held,
-    /// The caller ends what is in flight, and writes everything.
+    /// The caller ends the commands in flight, and writes all records.
     WindingDown {
         handover: Handover,
         to: Option<NodeNumber>,

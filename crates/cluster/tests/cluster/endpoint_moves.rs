@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Shard;
 use lwm2m_cluster::NodeNumber;
 use lwm2m_cluster::endpoint_move::{Arrivals, Departures, Frozen, MoveNumber, SourceStep, Thawed};
+use lwm2m_cluster::model::names::{self, Flaw, Names};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-use crate::names::{self, Flaw, Names};
 
 const RUNS: u64 = 2_000;
 const NODES: usize = names::SHARDS;

@@ -1,9 +1,9 @@
 //! Single failures, each with what devices notice of it.
 
 use lwm2m_base::Shard;
+use lwm2m_cluster::model::engine::Rules;
 use lwm2m_cluster::{Ended, EngineContact, Incarnation, Isolated};
 
-use crate::engine::Rules;
 use crate::world::{Away, SHARDS, World};
 
 fn three_nodes(isolated: Isolated) -> World {

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{Acquisition, NodeEntry, Renewal, Timing};
+use lwm2m_cluster::model::engine::{Acquire, Engine, Rules};
 use lwm2m_cluster::{EngineContact, Incarnation, Isolated, NodeNumber, NodeProcess, Term, WallTime};
 
-use crate::engine::{Acquire, Engine, Rules};
 use crate::world::{SHARDS, World};
 
 const SHARD: Shard = Shard::new(3);

@@ -3,10 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at the clock's")]
 
 mod endpoint_moves;
-mod engine;
 mod failures;
 mod forgetful_engine;
-mod names;
 mod random_schedules;
 mod terms;
 mod world;

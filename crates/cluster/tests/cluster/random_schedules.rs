@@ -3,10 +3,10 @@
 use std::env;
 
 use lwm2m_cluster::Isolated;
+use lwm2m_cluster::model::engine::Rules;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::engine::Rules;
 use crate::world::{Away, World};
 
 const NODES: u8 = 3;

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{EngineRequest, Timing};
+use lwm2m_cluster::model::engine::{Acquire, Engine, Rules};
 use lwm2m_cluster::{
     ClusterMember, Ended, EngineContact, Handover, Incarnation, Isolated, MemberCommand, MemberConfig, MemberEvent,
     NodeNumber, NodeProcess, Now, PeerMessage, Term, WallTime, WriteNumbers,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-use crate::engine::{Acquire, Engine, Rules};
 
 pub(crate) const SHARDS: u8 = 8;
 const TURN: u64 = 200;

@@ -33,7 +33,7 @@ pub struct PatternAccount {
     pub account: Arc<Account>,
 }
 
-/// The servers, keys and objects that a device is given, and the way in which it gets them.
+/// The servers, keys and objects of a device, and how they are written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Account {
     /// Whether the session begins with Bootstrap-Discover.
@@ -42,7 +42,7 @@ pub struct Account {
     pub delete: Vec<Path>,
     /// Whether the session reads back the servers that it has written.
     pub verify: bool,
-    /// The format of what is written, if the device names none.
+    /// The format of the written objects, if the device names none.
     pub format: Option<ContentFormat>,
     /// Whether each bootstrap generates a new key.
     pub rotate: bool,
@@ -279,8 +279,8 @@ impl PatternAccount {
 }
 
 impl ObjectInstance {
-    /// Returns whether a resource of the object may be secret. The core objects but Security (0) and Firmware Update
-    /// (5, whose URI may have a password) and the sensors of IPSO have none; of others it is not known.
+    /// Returns whether a resource of the object may be secret. The core objects except Security (0) and Firmware Update
+    /// (5, whose URI may have a password), and the sensors of IPSO, have no secrets; other objects may have some.
     fn may_be_secret(&self) -> bool {
         !matches!(self.path.object(), Some(1..=4 | 6 | 7 | 3200..=3350))
     }

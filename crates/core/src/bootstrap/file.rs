@@ -89,7 +89,7 @@ pub enum AccountProblem {
     Scheme { scheme: String, security: &'static str },
     #[error("{binding:?} does not name the transport of the URI ({transport})")]
     Binding { binding: String, transport: char },
-    #[error("is no URI such as \"coaps://gateway.example.com:5684\"")]
+    #[error("expected a URI such as \"coaps://gateway.example.com:5684\"")]
     Uri,
     #[error(
         "a generated key needs an identity with {ENDPOINT_NAME} in it, or else all devices that match have one identity"
@@ -161,7 +161,7 @@ impl AccountPlace {
 }
 
 /// The maximum number of servers, of objects, and of resources of an object.
-const MOST: usize = 64;
+const MAX_COUNT: usize = 64;
 
 fn account(
     text: AccountText,
@@ -170,8 +170,8 @@ fn account(
     reading: AccountReading<'_>,
 ) -> Result<Account, AccountError> {
     for (name, count) in [("server", text.server.len()), ("object", text.object.len()), ("delete", text.delete.len())] {
-        if count > MOST {
-            return Err(place.member(name).error(AccountProblem::TooMany(MOST)));
+        if count > MAX_COUNT {
+            return Err(place.member(name).error(AccountProblem::TooMany(MAX_COUNT)));
         }
     }
     let servers = text.server.into_iter().zip(1..);
@@ -335,7 +335,7 @@ fn of_pem(bytes: &[u8]) -> Option<(&str, Vec<u8>)> {
     Some((label, STANDARD.decode(body).ok()?))
 }
 
-/// A text file ends with a line break, which belongs to no key.
+/// Removes the line break at the end of a text file, which is not part of the key.
 fn without_line_break(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     bytes.strip_suffix(b"\r").unwrap_or(bytes)
@@ -353,8 +353,8 @@ fn instance(
         let problem = AccountProblem::Expected("the path of an instance of another object than 0 and 1");
         return Err(place.error(problem));
     }
-    if resources.len() > MOST {
-        return Err(place.error(AccountProblem::TooMany(MOST)));
+    if resources.len() > MAX_COUNT {
+        return Err(place.error(AccountProblem::TooMany(MAX_COUNT)));
     }
     let mut values = Vec::new();
     for (id, written) in numbered(resources, place)? {

@@ -1,4 +1,5 @@
-//! Bootstrap accounts: what a device is given in a bootstrap session (OMA LwM2M Core 1.1 section 6.1).
+//! Bootstrap accounts: the servers, keys and objects that a device gets in a bootstrap session (OMA LwM2M Core 1.1
+//! section 6.1).
 //!
 //! - [`account`] has the accounts by endpoint name.
 //! - [`mod@file`] reads them from TOML and from JSON, and checks that a device can use them.

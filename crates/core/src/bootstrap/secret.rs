@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A pre-shared key or a private key. It has no `Display`, and its `Debug` says nothing.
+/// A pre-shared key or a private key. It has no `Display`, and its `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretBytes(Box<[u8]>);
 

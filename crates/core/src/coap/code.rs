@@ -58,12 +58,12 @@ impl Code {
         self.0 & 0x1f
     }
 
-    /// Class 0 without the empty code (RFC 7252 section 12.1.1).
+    /// Returns whether it is the code of a request: class 0 without the empty code (RFC 7252 section 12.1.1).
     pub const fn is_request(self) -> bool {
         self.class() == 0 && self.0 != 0
     }
 
-    /// Classes 2, 4 and 5 (RFC 7252 section 12.1.2).
+    /// Returns whether it is the code of a response: the classes 2, 4 and 5 (RFC 7252 section 12.1.2).
     pub const fn is_response(self) -> bool {
         matches!(self.class(), 2 | 4 | 5)
     }

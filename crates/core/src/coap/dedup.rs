@@ -16,7 +16,7 @@ use lwm2m_base::sparse::ShrinkSparse;
 
 use super::{Kind, Message, MessageId, Parameters, PeerClass};
 
-/// Unregistered peers get one of this many parts of the limit.
+/// The divisor for the share of unregistered peers in the limit.
 const UNREGISTERED_SHARE: usize = 4;
 
 /// The reply to a received message, which a duplicate of the message gets again.
@@ -130,7 +130,7 @@ impl Deduplicator {
 #[derive(Debug)]
 struct ReceivedMessages {
     by_peer: HashMap<Peer, PeerMessages>,
-    /// The peers in the order in which their messages are looked at: [`PeerMessages::deadline`].
+    /// The peers in the order in which their messages are checked: [`PeerMessages::deadline`].
     looks: BTreeSet<(Instant, Peer)>,
     total: usize,
     exchange_lifetime: Duration,
@@ -143,7 +143,7 @@ struct ReceivedMessages {
 #[derive(Debug, Default)]
 struct PeerMessages {
     received: VecDeque<RememberedMessage>,
-    /// The time at which they are looked at: that of the message that expires first, or earlier.
+    /// The time at which the messages are checked: that of the message that expires first, or earlier.
     deadline: Option<Instant>,
 }
 
@@ -216,7 +216,7 @@ impl ReceivedMessages {
             self.looks.remove(&(deadline, from));
         }
         let messages = self.by_peer.entry(to).or_default();
-        // What came from the new address already is newer.
+        // The messages from the new address are newer.
         moved.received.append(&mut messages.received);
         let too_many = moved.received.len().saturating_sub(self.per_peer);
         moved.received.drain(..too_many);

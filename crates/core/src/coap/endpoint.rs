@@ -91,7 +91,7 @@ impl Endpoint {
         self.handle_decoded(now, peer, PeerClass::Registered, Message::decode(datagram), datagram)
     }
 
-    /// Takes a datagram that was decoded already, of a peer of this class. Returns what became of it.
+    /// Takes a decoded datagram of a peer of this class. Returns its outcome.
     pub fn handle_decoded(
         &mut self,
         now: Instant,
@@ -198,14 +198,14 @@ impl Endpoint {
         let kept = Request { payload: Vec::new(), ..request.clone() };
         let upload = Upload::of(request, Body::Supplied(SuppliedBody::new(head, size)), block_size);
         self.begin(id, peer, kept, Stage::Upload(upload));
-        // No message of this id is on the way.
+        // No message of this id is in transfer.
         self.steps.remove(&id);
         self.want_again(id);
         id
     }
 
     /// Takes the bytes of a supplied body that were wanted from this offset, and sends the next block if they are
-    /// enough for it. Other bytes than those that are wanted now have no effect.
+    /// enough for it. Bytes that are not wanted now have no effect.
     pub(crate) fn supply(&mut self, now: Instant, id: ExchangeId, offset: usize, bytes: &[u8]) {
         let Some(mut transfer) = self.transfers.remove(id) else { return };
         let Stage::Upload(upload) = &mut transfer.stage else { return self.transfers.insert(id, transfer) };
@@ -237,7 +237,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns how many bytes of a supplied body the peer has.
+    /// Returns the number of bytes of a supplied body that the peer has.
     pub fn uploaded(&self, id: ExchangeId) -> Option<usize> {
         match &self.transfers.get(id)?.stage {
             Stage::Upload(upload) => Some(upload.sent()),
@@ -271,7 +271,7 @@ impl Endpoint {
         self.exchanges.observation(id)
     }
 
-    /// Takes up an observation that an earlier process had with this peer; `request` is what began it.
+    /// Restores an observation that an earlier process had with this peer; `request` is the one that began it.
     pub(crate) fn restore_observation(
         &mut self,
         peer: Peer,
@@ -327,7 +327,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns how many requests of peers wait for their answer.
+    /// Returns the number of requests of peers that wait for their answer.
     pub fn pending_requests(&self) -> usize {
         self.exchanges.pending_requests()
     }
@@ -362,7 +362,7 @@ impl Endpoint {
         self.exchanges.acknowledge_pending(pending_ack);
     }
 
-    /// Recognises what this peer has sent when it repeats it from its other address.
+    /// Makes messages of this peer duplicates also if they are repeated from its other address.
     pub(crate) fn readdress_received(&mut self, from: Peer, to: Peer) {
         self.exchanges.readdress_received(from, to);
     }
@@ -383,8 +383,8 @@ impl Endpoint {
         }
     }
 
-    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
-    /// with a reset.
+    /// Forgets an exchange or an observation: it has no further events, and a notification of it is answered with a
+    /// reset.
     pub fn forget(&mut self, id: ExchangeId) {
         let fetching = self.observations.remove(&id).and_then(|observation| observation.fetching);
         self.observations.shrink_sparse();
@@ -415,7 +415,7 @@ impl Endpoint {
         id
     }
 
-    /// Begins with a request that goes in one message.
+    /// Begins a transfer whose request is one message.
     fn begin_whole(&mut self, id: ExchangeId, peer: Peer, request: Request) {
         let Request { method, options, payload } = request;
         self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
@@ -427,7 +427,7 @@ impl Endpoint {
         self.transfers.insert(id, Transfer { peer, request, stage, step: id, purpose, acknowledged: false });
     }
 
-    /// Takes what a message means, and continues the transfer that it belongs to.
+    /// Takes an event of the exchanges, and continues the transfer that it belongs to.
     fn follow(&mut self, now: Instant, event: ExchangeEvent) {
         match event {
             ExchangeEvent::Request { id, peer, class, request } => {
@@ -442,7 +442,7 @@ impl Endpoint {
             }
             ExchangeEvent::Failed { exchange, error } => self.failed(now, exchange, error),
             ExchangeEvent::Notification { observation, number, response, pending_ack } => {
-                // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+                // RFC 7641 section 4.2: an error, or a response without the option, is the last notification.
                 let over = number.is_none() || !response.code.is_success();
                 let received = Ok(response);
                 self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
@@ -551,7 +551,7 @@ impl Endpoint {
         self.report_refused();
         let held = asked_for + self.received_bodies.held();
         let fits = held <= self.block_transfer_bytes && self.transfers.has_room_for(transfer);
-        // A body that is discarded holds nothing.
+        // A discarded body takes no room.
         if fits || transfer.held() == 0 { Ok(()) } else { Err(BlockError::NoRoom) }
     }
 
@@ -613,8 +613,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the next block of the request's body, or what is needed for it, if this response asks for more of it:
-/// another block, or the first one of a body that was too large for one message (RFC 7959 section 2.9.3).
+/// Returns the next block of the request's body, or the bytes that it needs, if this response asks for one: for the
+/// next block, or for the first one of a body that was too large for one message (RFC 7959 section 2.9.3).
 fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<UploadStep, BlockError> {
     match &mut transfer.stage {
         Stage::Upload(upload) => upload.answered(response),
@@ -626,7 +626,7 @@ fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Uplo
             transfer.stage = Stage::Upload(upload);
             Ok(first)
         }
-        // Nothing is left to continue with: the device has not taken the request for a whole one.
+        // No block is left to send, so the device has not recognized the request as complete.
         Stage::Whole(_) if response.code == Code::CONTINUE => Err(BlockError::Unfinished),
         Stage::Whole(_) | Stage::Download(_) => Ok(UploadStep::Answer),
     }

@@ -55,7 +55,7 @@ pub use event::{CoapOutput, ExchangeId, PendingAck, RequestId, Transmit};
 pub(crate) use pending_requests::RequestMessage;
 pub use repeated::RequestIds;
 
-/// The layer below block-wise transfer.
+/// Owns the state of all messages, exchanges and observations.
 #[derive(Debug)]
 pub(crate) struct Exchanges {
     parameters: Parameters,
@@ -69,7 +69,7 @@ pub(crate) struct Exchanges {
     outputs: VecDeque<CoapOutput>,
 }
 
-/// Holds what became of a datagram, and the event that it means to the owner.
+/// The outcome of a datagram, and its event for the owner.
 pub(super) struct Handled {
     pub outcome: DatagramOutcome,
     pub event: Option<ExchangeEvent>,
@@ -92,7 +92,7 @@ impl Exchanges {
         }
     }
 
-    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes.
+    /// Takes a decoded datagram, and its bytes, by which a duplicate is recognized. Returns its outcome, and its event for the owner.
     pub(super) fn handle_decoded(
         &mut self,
         now: Instant,
@@ -223,7 +223,7 @@ impl Exchanges {
         expected.exchange.or(expected.observation)
     }
 
-    /// Returns how many requests of peers wait for their answer.
+    /// Returns the number of requests of peers that wait for their answer.
     pub(super) fn pending_requests(&self) -> usize {
         self.requests.len()
     }
@@ -277,14 +277,14 @@ impl Exchanges {
         self.acknowledge(pending_ack.peer, pending_ack.id, Kind::Confirmable);
     }
 
-    /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces one that
-    /// an earlier block began: notifications have the token of the last block.
+    /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces an
+    /// observation that an earlier block began: notifications have the token of the last block.
     pub(crate) fn adopt_observation(&mut self, step: ExchangeId, whole: ExchangeId) {
         self.open.rename_observation(step, whole);
     }
 
-    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
-    /// with a reset.
+    /// Forgets an exchange or an observation: it has no further events, and a notification of it is answered with a
+    /// reset.
     pub(super) fn forget(&mut self, id: ExchangeId) {
         self.end_exchange(id);
         self.open.forget_observation(id);
@@ -419,7 +419,7 @@ impl Handled {
 }
 
 impl From<DatagramOutcome> for Handled {
-    /// Makes it of a datagram that means nothing to the owner.
+    /// Makes it of a datagram without an event for the owner.
     fn from(outcome: DatagramOutcome) -> Self {
         Self { outcome, event: None }
     }

@@ -11,11 +11,11 @@ pub enum ExchangeError {
     Transfer(#[from] BlockError),
     /// The whole body was fetched, because some devices take no other request before, and nothing of it was kept.
     #[error(
-        "the body is larger than is allowed: it has {size} bytes, coap.received_body_size is {limit}; it was fetched \
+        "the body is larger than the limit: it has {size} bytes, coap.received_body_size is {limit}; it was fetched \
          to its end and discarded"
     )]
     Discarded { size: usize, limit: usize },
-    /// The header and the token say which request was answered; the rest cannot be read.
+    /// The header and the token name the answered request; the rest cannot be read.
     #[error("the answer of the device is not a well-formed CoAP message: {0}")]
     Malformed(MessageDecodeError),
     /// RFC 7252 section 5.4.1: such a response has to be rejected.

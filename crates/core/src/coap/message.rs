@@ -11,7 +11,7 @@ use lwm2m_base::Shard;
 use super::code::Code;
 use super::options::{Options, first_option};
 
-/// The type of a message (RFC 7252 section 4), which says how the message layer treats it.
+/// The type of a message (RFC 7252 section 4), which decides how the message layer treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Confirmable,
@@ -24,7 +24,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub u16);
 
-/// Matches a response to its request (RFC 7252 section 5.3.1). At most eight bytes.
+/// Matches a response to its request (RFC 7252 section 5.3.1). It has at most eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Token {
     length: u8,
@@ -35,7 +35,7 @@ impl Token {
     pub(crate) const MAX_LENGTH: usize = 8;
     pub const EMPTY: Token = Token { length: 0, bytes: [0; Token::MAX_LENGTH] };
 
-    /// Takes the first eight bytes at most: a longer token cannot be decoded in the first place.
+    /// Makes a token of the first eight bytes. A longer token cannot be decoded in the first place.
     pub fn new(value: &[u8]) -> Self {
         let length = value.len().min(Self::MAX_LENGTH);
         let mut bytes = [0; Self::MAX_LENGTH];

@@ -1,4 +1,4 @@
-//! The message ids of what leaves (RFC 7252 section 4.4). Peers share a fixed number of Message ID variables, as that
+//! The message ids of sent messages (RFC 7252 section 4.4). Peers share a fixed number of Message ID variables, as that
 //! section proposes, so that a peer costs no memory.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,8 +10,8 @@ use lwm2m_base::Peer;
 
 use super::MessageId;
 
-/// With so many variables each of a million messages in EXCHANGE_LIFETIME, evenly over the peers, has an id that its
-/// peer was not sent before.
+/// The number of variables. With it a million messages in EXCHANGE_LIFETIME, evenly distributed over the peers, have
+/// ids that are new to their peers.
 const VARIABLES: usize = 4_096;
 
 /// Counts up each variable from a random start. A secret decides which variable a peer has.

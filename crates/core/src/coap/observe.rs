@@ -10,7 +10,7 @@ use super::options::number;
 const NUMBER_LIFETIME: Duration = Duration::from_secs(128);
 /// Half of the 24-bit space of Observe numbers.
 const HALF: u32 = 1 << 23;
-/// The numbers have 24 bits.
+/// The largest Observe number: it has 24 bits.
 const NUMBERS: u32 = (1 << 24) - 1;
 
 /// The newest notification of an observation: its number, when it came, and the digest of its body.
@@ -18,7 +18,7 @@ const NUMBERS: u32 = (1 << 24) - 1;
 pub struct Freshness {
     number: u32,
     at: Instant,
-    /// `None` for an observation that was restored: a record does not have it.
+    /// The digest of the body; `None` for an observation that was restored, because a record does not contain it.
     body: Option<u64>,
 }
 
@@ -59,8 +59,8 @@ impl Freshness {
     }
 }
 
-/// Returns the digest of what a response says: its payload and, of a body in blocks, the ETag and the size of the
-/// whole.
+/// Returns the digest of the content of a response: its payload and, for a body in blocks, the ETag and the size of the
+/// whole body.
 pub(super) fn digest(options: &Options, payload: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     payload.hash(&mut hasher);

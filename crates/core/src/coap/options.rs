@@ -43,15 +43,16 @@ pub mod format {
     pub const LWM2M_CBOR: u16 = 11544;
 }
 
-/// Options in the order of their numbers; those of one number in the order in which they were given. Each observation
-/// keeps those of its request: so they are kept in the compact form of RFC 7252 section 3.1, in one piece of memory.
+/// The options of a message in the order of their numbers; options of one number are in the order in which they were
+/// given. Each observation keeps the options of its request, so they are kept in the compact form of RFC 7252 section
+/// 3.1, in one piece of memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Options(EncodedOptions);
 
 /// Differences of option numbers, lengths and values. Those of most messages need no memory of their own.
 type EncodedOptions = SmallVec<[u8; 24]>;
 
-/// An option value that is not of its format (RFC 7252 section 3.2).
+/// An option value that does not have its format (RFC 7252 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum OptionError {
     #[error("option {0} is longer than its format allows")]
@@ -142,7 +143,7 @@ impl Options {
 
     /// Writes an option behind the last one, whose number is smaller by `delta`.
     fn append(&mut self, delta: u16, value: &[u8]) {
-        // No value is longer: all of them come from datagrams, or have limits of their own.
+        // No value is longer: all values come from datagrams, or have limits of their own.
         let value = &value[..value.len().min(usize::from(u16::MAX))];
         let (delta, delta_extension) = shortened(delta);
         let (length, length_extension) = shortened(value.len() as u16);

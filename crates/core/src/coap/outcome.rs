@@ -2,7 +2,7 @@
 
 use super::MessageDecodeError;
 
-/// The outcome of one datagram; every datagram has exactly one.
+/// The outcome of a received datagram; every datagram has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DatagramOutcome {
     Request,

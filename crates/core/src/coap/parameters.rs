@@ -7,11 +7,11 @@ use lwm2m_base::ShardSet;
 /// Says when a confirmable notification is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AckMode {
-    /// On receipt.
+    /// A notification is acknowledged on receipt.
     OnReceipt,
-    /// The endpoint acknowledges it when [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called. Until then
-    /// the peer repeats the notification, and the repetitions have no effect. If the first answer to an observe request
-    /// was lost, the next notification counts as that answer and is acknowledged at once.
+    /// A notification is acknowledged when [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called. Until
+    /// then the peer repeats the notification, and the repetitions have no effect. If the first answer to an observe
+    /// request was lost, the next notification counts as that answer and is acknowledged at once.
     Deferred,
 }
 
@@ -25,7 +25,7 @@ pub struct Parameters {
     pub max_latency: Duration,
     pub processing_delay: Duration,
     pub acknowledge_notifications: AckMode,
-    /// Bytes of a token of ours: 1 to 8.
+    /// The length of a token of the gateway in bytes, 1 to 8.
     pub token_length: usize,
     /// The shards whose tokens the endpoint gives out.
     pub shards: ShardSet,
@@ -34,16 +34,16 @@ pub struct Parameters {
     /// Limits the messages that are remembered for duplicate detection, for each peer and for all peers.
     pub deduplication_entries_per_peer: usize,
     pub deduplication_entries: usize,
-    /// Requests of devices that wait for our answer at once.
+    /// The maximum number of requests of devices that wait for the answer of the gateway.
     pub pending_requests: usize,
-    /// Bytes of a block of ours: 16 to 1024. A body that is larger goes block by block.
+    /// The size of a block of the gateway, 16 to 1024 bytes. A larger body is sent block by block.
     pub block_size: usize,
-    /// Bytes of a body that comes in blocks. A peer that the layer above does not know may send 64 KiB of them.
+    /// The maximum size of a body that comes in blocks. Unregistered peers may send 64 KiB of them.
     pub received_body_size: usize,
-    /// Bodies that peers send in blocks at once, over DTLS and over plain UDP apart. Peers that the layer above does
-    /// not know have half as many for themselves.
+    /// The maximum number of bodies that peers send in blocks at a time, separately over DTLS and over plain UDP.
+    /// Unregistered peers may send half as many in addition.
     pub block_uploads: usize,
-    /// Bytes of all bodies together that come in blocks, asked for or not.
+    /// The maximum size of all bodies together that come in blocks, whether the gateway asked for them or not.
     pub block_transfer_bytes: usize,
 }
 

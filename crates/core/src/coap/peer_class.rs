@@ -1,7 +1,7 @@
 //! Classes of peers, which decide what state the endpoint keeps for a message.
 
-/// The class of the peer that sent a message, as the layer above knows it. Unregistered peers have limits of their own,
-/// so that they cannot take the room of registered devices.
+/// The class of the peer that sent a message, as the owner of the endpoint knows it. Unregistered peers have limits of
+/// their own, so that they cannot take the room of registered devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerClass {
     /// Registered device: its messages are deduplicated and its block-wise bodies assembled.

@@ -1,4 +1,4 @@
-//! The requests of ours that are under way, and the bytes that they hold of bodies which come in blocks.
+//! The requests of the gateway that are in transfer, and the memory that their bodies take.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::{Code, Parameters, Request};
 #[derive(Debug)]
 pub(super) struct Transfer {
     pub peer: Peer,
-    /// Has no payload: the stage has it.
+    /// The request without its payload, which is in the stage.
     pub request: Request,
     pub stage: Stage,
     pub step: ExchangeId,
@@ -24,7 +24,7 @@ pub(super) struct Transfer {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// The body fits into the request: this one.
+    /// The body, which fits into one message.
     Whole(Vec<u8>),
     Upload(Upload),
     Download(Download),
@@ -32,7 +32,7 @@ pub(super) enum Stage {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
-    /// `observing`: the number of the first answer, while the rest of its body is fetched.
+    /// A request of the gateway. `observing` is the number of the first answer, while the rest of its body is fetched.
     Request {
         observing: Option<u32>,
     },
@@ -57,7 +57,7 @@ pub(crate) struct Transfers {
 const PEER_SHARE: usize = 8;
 
 impl Transfer {
-    /// Returns the bytes that have come of its body.
+    /// Returns the number of bytes that have arrived of its body.
     pub(super) fn held(&self) -> usize {
         match &self.stage {
             Stage::Whole(_) | Stage::Upload(_) => 0,
@@ -76,7 +76,7 @@ impl Transfer {
         Request { payload, ..self.request.clone() }
     }
 
-    /// Returns whether blocks of another state of the resource would pass for blocks of this body.
+    /// Returns whether blocks of another state of the resource could be taken for blocks of this body.
     pub(crate) fn may_mix(&self) -> bool {
         match &self.stage {
             Stage::Whole(_) | Stage::Upload(_) => false,
@@ -130,7 +130,7 @@ impl Transfers {
         Some(step)
     }
 
-    /// Returns the bytes that have come of all bodies.
+    /// Returns the number of bytes that have arrived of all bodies.
     pub(super) fn held(&self) -> usize {
         self.held
     }

@@ -63,7 +63,7 @@ impl SentMessage {
     }
 }
 
-/// Says how many times a message is retransmitted.
+/// The number of retransmissions of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Persistence {
     /// MAX_RETRANSMIT times.
@@ -82,7 +82,7 @@ pub(super) enum Expired {
 }
 
 impl Transmissions {
-    /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
+    /// Begins the transmission of a message that is sent now. The first timeout is ACK_TIMEOUT times a random factor.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -97,7 +97,7 @@ impl Transmissions {
         self.waiting.insert(key, Transmission { owner, sent, timeout, retransmissions: 0, due: false });
     }
 
-    /// Begins anew with a message that was on its way to another address: it is due now.
+    /// Begins the transmission again of a message that was sent to another address: it is due now.
     pub(crate) fn begin_anew(
         &mut self,
         now: Instant,
@@ -118,7 +118,7 @@ impl Transmissions {
         self.waiting.contains_key(&key)
     }
 
-    /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
+    /// Ends a transmission, because the message was acknowledged or reset, or is not needed any more.
     pub(super) fn end(&mut self, key: MessageKey) -> Option<Owner> {
         self.take(key).map(|(owner, _)| owner)
     }

@@ -30,7 +30,7 @@ struct WrittenCommand {
     target: RequestTarget,
 }
 
-/// Holds what a command is about, as it is written.
+/// The path or the paths of a command, as written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RequestTarget {
     /// Holds the path without the query.

@@ -1,4 +1,4 @@
-//! Firmware updates as applications see them: the commands, and the events that tell how far an update has come.
+//! Firmware updates as applications see them: the commands, and the events that report the progress of an update.
 
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ pub enum Method {
     Pull,
 }
 
-/// The part of an update that a device is in.
+/// The phase of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -117,7 +117,7 @@ pub enum UpdateError {
     ImageUnreadable,
 }
 
-/// The content of an event: how far an update has come.
+/// The content of an event: the progress of an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
     pub job: JobLabel,
@@ -138,7 +138,7 @@ pub struct JobStatus {
     pub code: Option<Code>,
 }
 
-/// A short name of a job for people. It is no secret, and gives no access.
+/// A short name of a job for operators. It is not a secret, and gives no access.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobLabel([u8; JobLabel::LENGTH]);
@@ -249,7 +249,7 @@ impl JobStatus {
 
 impl JobLabel {
     pub const LENGTH: usize = 6;
-    /// Has no letters or digits that people take for others.
+    /// The characters of a label, without letters and digits that look alike.
     const ALPHABET: &[u8; 32] = b"23456789abcdefghjkmnpqrstuvwxyzA";
 
     /// Makes a label of random bytes. Five bits of each byte are used.
@@ -268,7 +268,7 @@ impl TryFrom<String> for JobLabel {
     fn try_from(text: String) -> Result<Self, String> {
         let label: Option<[u8; Self::LENGTH]> = text.as_bytes().try_into().ok();
         let label = label.filter(|label| label.iter().all(|byte| Self::ALPHABET.contains(byte)));
-        label.map(Self).ok_or_else(|| format!("{text:?} is no label of a job"))
+        label.map(Self).ok_or_else(|| format!("{text:?} is not a label of a job"))
     }
 }
 

@@ -55,7 +55,7 @@ pub enum UplinkClass {
     /// An answer to a command: `ack`, `coap_reset` and `coap_timeout` too.
     Answer,
     Notification,
-    /// A Send: it is kept once it is in the queue, and takes the place of nothing.
+    /// A Send. Once it is queued it is not evicted, and it evicts no other publication.
     Send,
 }
 
@@ -112,8 +112,9 @@ pub enum BrokerCommand {
     /// has it now and connects it by the same client ID. The session at the broker stays. No event of this registration
     /// follows.
     HandOver { registration: RegistrationId },
-    /// Closes the connection of a device that another gateway has taken over, without a word: its queued publications
-    /// are dropped, and the broker may hear from the other one already. No event of this registration follows.
+    /// Closes the connection of a device that another gateway has taken over, without a DISCONNECT: its queued
+    /// publications are dropped, and the broker may be connected to the other gateway already. No event of this
+    /// registration follows.
     Abandon { registration: RegistrationId },
     /// Disconnects the device after its queued publications, or at a deadline. No event of this device follows.
     Disconnect { registration: RegistrationId },
@@ -225,7 +226,7 @@ pub struct MessageProperties {
     pub reply: Option<ResponseTopic>,
     /// Whether it is a retained message: it may be delivered again.
     pub retained: bool,
-    /// What [`BrokerCommand::Confirm`] returns, if the broker keeps the message until then (QoS 1).
+    /// The receipt for [`BrokerCommand::Confirm`], if the broker keeps the message until then (QoS 1).
     pub receipt: Option<MessageReceipt>,
 }
 

@@ -13,7 +13,7 @@ use super::broker::{ClientInfo, Will};
 use super::config::{ClientTemplates, GatewayConfig, PasswordSource};
 use super::operators::view::BrokerNames;
 
-/// Returns what the device is to the broker, and its topics.
+/// Returns the client of the broker that stands for the device, and its topics.
 pub(super) fn client(
     config: &GatewayConfig,
     registration: &Registration,
@@ -71,7 +71,7 @@ fn rendered_names(
     (clientid, username)
 }
 
-/// Returns what the placeholders of templates stand for.
+/// Returns the values of the placeholders of templates.
 fn names<'a>(
     registration: &'a Registration,
     peer: Peer,
@@ -94,7 +94,8 @@ fn names<'a>(
     }
 }
 
-/// Returns what the broker publishes when the connection of the device is lost, if its presence is published.
+/// Returns the will, which the broker publishes when the connection of the device is lost; `None` if its presence is
+/// not published.
 fn will(topics: &Topics) -> Option<Will> {
     let topic = topics.status()?;
     Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None).to_vec() })

@@ -19,11 +19,11 @@ use super::identity::IdentityRule;
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The part of the requests of devices that may wait for the shell to read an image: one in this many of those that the
-/// endpoint holds.
+/// The divisor for the requests that may wait until the shell has read an image: one in this many of the requests that
+/// the CoAP endpoint holds.
 const IMAGE_READERS_SHARE: usize = 4;
 
-/// The `apn` values of the devices that EMQX's gateway knows as sleeping.
+/// The `apn` values of devices that EMQX's gateway treats as devices in queue mode.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct GatewayConfig {
     /// there is none.
     pub status_login: Option<BrokerLogin>,
     pub client: ClientTemplates,
-    /// A sleeping device counts as awake for so long after its last message.
+    /// The time for which a device in queue mode counts as awake after its last message.
     pub awake_window: Duration,
     /// Values of the query item `apn` that mean queue mode.
     pub qmode_apn: Vec<String>,
@@ -85,9 +85,9 @@ pub struct BootstrapConfig {
     pub generated_keys: usize,
     /// The endpoint names that a DTLS identity may ask bootstrap for.
     pub identity: IdentityRule,
-    /// The names of the certificates and raw public keys that are for bootstrap, and so for nothing else.
+    /// The names of the certificates and raw public keys that are for bootstrap only.
     pub certificates: Vec<EndpointPattern>,
-    /// The client at the broker by which accounts come; `None` if they are those of the file only.
+    /// The client at the broker that receives accounts; `None` if all accounts are in the file.
     pub login: Option<BrokerLogin>,
 }
 
@@ -221,10 +221,10 @@ pub enum UpdatePublish {
 /// Bounds on what devices and unregistered peers can make grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Registered devices and Registers under way.
+    /// Registered devices and pending registrations.
     pub devices: usize,
-    /// Registers that wait for the broker at once. Fewer than [`Parameters::pending_requests`], so that the requests of
-    /// registered devices always have room.
+    /// Pending registrations. The number is below [`Parameters::pending_requests`], so that the requests of registered
+    /// devices always have room.
     pub pending_registrations: usize,
     /// Registers of devices that are not registered at the address they come from.
     pub registers: RateLimit,
@@ -238,13 +238,13 @@ pub struct Limits {
     pub registered: Rate,
     /// Commands that wait for one device.
     pub pending_commands: usize,
-    /// Bytes of the commands that wait for one device. One always has room where none waits.
+    /// Bytes of the commands that wait for one device. A device without a pending command can always get one.
     pub pending_command_bytes: usize,
     /// Bytes of the commands of all devices: those that wait and those that are in flight. Beyond it none may wait.
     pub pending_command_bytes_total: usize,
     /// The time that a command without `ttl` may wait.
     pub command_expiry: Duration,
-    /// Firmware updates of all devices, those that are over included until their device registers again.
+    /// Firmware updates of all devices, including those that have ended but whose device has not registered again.
     pub firmware_jobs: usize,
     /// Observations of one device.
     pub observations: usize,

@@ -8,18 +8,18 @@ use std::time::Duration;
 use crate::coap::options::number;
 use crate::coap::{Code, Request, Response};
 
-/// Bytes of a reason that fit into every answer: a few words.
-const LEAST: usize = 12;
-/// Nobody reads more.
-const MOST: usize = 128;
-/// Options of the answer (Max-Age), and the marker in front of the payload.
+/// The length of a reason that fits into every answer, in bytes.
+const MIN_REASON: usize = 12;
+/// The maximum length of a reason, in bytes.
+const MAX_REASON: usize = 128;
+/// The length of the options of the answer (Max-Age) and of the payload marker, in bytes.
 const OVERHEAD: usize = 6;
 
 /// Returns how many bytes of a reason the answer to this request may have. It counts the options of the request as
 /// short as they can be encoded.
 pub(super) fn room(request: &Request) -> usize {
     let options: usize = request.options.iter().map(|(_, value)| value.len() + 1).sum();
-    (options + request.payload.len()).saturating_sub(OVERHEAD).clamp(LEAST, MOST)
+    (options + request.payload.len()).saturating_sub(OVERHEAD).clamp(MIN_REASON, MAX_REASON)
 }
 
 /// Returns the whole reason where it fits, or else the word that stands for it, or else the beginning of the reason.
@@ -54,12 +54,12 @@ mod tests {
     #[test]
     fn a_reason_has_as_much_room_as_the_request_took() {
         let mut request = Request::new(Code::POST);
-        assert_eq!(room(&request), LEAST);
+        assert_eq!(room(&request), MIN_REASON);
         request.options.add_text(number::URI_PATH, "rd");
         request.options.add_text(number::URI_QUERY, "ep=urn:imei:123456789012345");
         assert_eq!(room(&request), 3 + 28 - OVERHEAD);
         request.payload = vec![b'x'; 1000];
-        assert_eq!(room(&request), MOST);
+        assert_eq!(room(&request), MAX_REASON);
     }
 
     #[test]

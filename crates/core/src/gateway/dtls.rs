@@ -22,7 +22,7 @@ use super::report::Report;
 /// Owns the DTLS server.
 pub(super) struct DtlsLayer {
     pub server: DtlsServer,
-    /// This socket and all after it speak DTLS.
+    /// The number of the first DTLS socket. All sockets after it are DTLS sockets, too.
     first_socket: u16,
 }
 
@@ -31,8 +31,8 @@ impl DtlsLayer {
         Self { server, first_socket }
     }
 
-    /// Returns what leaves the gateway, in order, with the association whose record it has to wait for, if there is
-    /// one.
+    /// Returns the next output that leaves the gateway, in order, with the association whose record it has to wait for,
+    /// if there is one.
     pub(super) fn poll_output(&mut self) -> Option<(Option<AssociationId>, Output)> {
         let output = match self.server.poll_output()? {
             DtlsOutput::Transmit { socket, to, datagram } => {

@@ -12,16 +12,16 @@ const PLACEHOLDER: &str = "${endpoint_name}";
 /// or an alternative name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum IdentityRule {
-    /// Anything: who has any credentials may use any endpoint name.
+    /// Any identity may use any endpoint name.
     None,
-    /// The same text.
+    /// The identity has to be equal to the endpoint name.
     #[default]
     Equals,
-    /// This text around it.
+    /// The identity has to be the pattern with the endpoint name in it.
     Pattern(Pattern),
 }
 
-/// `device-${endpoint_name}.example`.
+/// A text around an endpoint name, such as `device-${endpoint_name}.example`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     before: String,

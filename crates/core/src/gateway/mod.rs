@@ -101,32 +101,33 @@ pub use table_sizes::TableSizes;
 ///
 /// # Kinds of methods
 ///
-/// - The entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
-///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that
-///   time has passed, [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for, and
-///   [`image_described`](Self::image_described) and [`image_read`](Self::image_read) what is known of a firmware image.
-/// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
-/// - [`take_batch`](Self::take_batch) and [`take_changes`](Self::take_changes) return what the store has to write, for
-///   those who keep one; they produce nothing before [`restore`](Self::restore) was called. After
-///   [`tell_when_stored`](Self::tell_when_stored), [`handle_stored`](Self::handle_stored) takes what the store
-///   confirms. [`set_store_away`](Self::set_store_away), [`lease_until`](Self::lease_until) and
-///   [`rewrite_store`](Self::rewrite_store) take what a store on another machine goes through.
+/// - The entry points take events: [`handle_datagram`](Self::handle_datagram) a datagram of a device,
+///   [`handle_broker`](Self::handle_broker) an event of the broker connections,
+///   [`handle_timeout`](Self::handle_timeout) the end of a deadline, [`handle_key`](Self::handle_key) the key that a
+///   DTLS handshake asked for, [`image_described`](Self::image_described) and [`image_read`](Self::image_read) the
+///   description and the bytes of a firmware image.
+/// - [`poll_output`](Self::poll_output) returns the next instruction for the shell.
+/// - [`take_batch`](Self::take_batch) and [`take_changes`](Self::take_changes) return the changes that the store has to
+///   write. They return nothing before [`restore`](Self::restore) was called, which a shell without a store never does.
+///   After [`tell_when_stored`](Self::tell_when_stored), [`handle_stored`](Self::handle_stored) takes the confirmations
+///   of the store. [`set_store_away`](Self::set_store_away), [`lease_until`](Self::lease_until) and
+///   [`rewrite_store`](Self::rewrite_store) take outages, leases and losses of a store on another machine.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
 ///   [`set_keyed_identities`](Self::set_keyed_identities),
 ///   [`set_bootstrap_accounts`](Self::set_bootstrap_accounts), [`set_unix_time`](Self::set_unix_time), ...) replace a
-///   part of the configuration. They hold for what comes after.
+///   part of the configuration. They apply to later events.
 /// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this
 ///   order.
-/// - [`page`](Self::page) and [`device`](Self::device) copy what onlookers see of devices, and send nothing;
-///   [`kick`](Self::kick) ends a registration for an operator.
+/// - [`page`](Self::page) and [`device`](Self::device) return copies of the state of devices for onlookers (users of the
+///   console), and send nothing; [`kick`](Self::kick) ends a registration for an operator.
 /// - [`trace`](Self::trace) begins to copy the messages of a device, an address or an identity, which
 ///   [`poll_trace`](Self::poll_trace) returns, until [`end_trace`](Self::end_trace).
 /// - [`start_campaign`](Self::start_campaign), [`control_campaign`](Self::control_campaign) and their like serve
 ///   firmware campaigns.
 /// - [`share_endpoints`](Self::share_endpoints), [`handle_claim`](Self::handle_claim), [`release`](Self::release) and
-///   [`handed_over`](Self::handed_over) move devices between the gateways of several threads ([`moves`]).
-/// - [`restore_shard`](Self::restore_shard), [`forget_shard`](Self::forget_shard) and their like take and give back
-///   shards in a cluster ([`moves::shards`]).
+///   [`handed_over`](Self::handed_over) move devices between the gateways of several threads or nodes ([`moves`]).
+/// - [`restore_shard`](Self::restore_shard), [`forget_shard`](Self::forget_shard) and their like acquire and
+///   release shards in a cluster ([`moves::shards`]).
 /// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
 ///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`operators::console_commands`]).
 /// - Methods that take `&self` send nothing and change nothing, such as [`table_sizes`](Self::table_sizes).
@@ -145,8 +146,8 @@ pub use table_sizes::TableSizes;
 /// # Time
 ///
 /// `now` is monotonic: no call may have an earlier `now` than the call before. The core reads no clock. Times that
-/// outlive the process are those of the wall clock, which [`set_unix_time`](Self::set_unix_time) compares with `now`; a
-/// step of the wall clock moves no deadline.
+/// are stored are those of the wall clock, which [`set_unix_time`](Self::set_unix_time) compares with `now`; a step of
+/// the wall clock moves no deadline.
 ///
 /// # Randomness
 ///
@@ -158,7 +159,7 @@ pub struct Gateway {
     bootstrap: BootstrapServer,
     registrations: Registrations,
     campaigns: Campaigns,
-    /// The devices with a command in flight of the shards that are about to be handed over.
+    /// The devices that have a command in flight, for each shard that is about to be handed over.
     busy: HashMap<Shard, Vec<RegistrationId>>,
 }
 
@@ -176,7 +177,8 @@ impl Gateway {
         }
     }
 
-    /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
+    /// Takes an event of the broker connection of a registration. An event of a registration that has ended has no
+    /// effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         self.context.now = now;
         if let BrokerEvent::Message { registration, properties, .. } = &event
@@ -284,7 +286,8 @@ impl Gateway {
 
 /// Setup.
 impl Gateway {
-    /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
+    /// Creates a gateway without devices. `seed` is the source of all randomness; `unix_time` is the time of the wall
+    /// clock (since 1970) at `now`.
     pub fn new(config: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
         let intake = MessageIntake::new(&config.limits);
         let campaigns = Campaigns::new(&config.firmware, now);
@@ -304,8 +307,8 @@ impl Gateway {
 
 /// Shutdown.
 impl Gateway {
-    /// Accepts no new work: Registers are answered 5.03 from now on, the pending ones too, and commands wait, whatever
-    /// their device does. Messages of devices, and answers to commands in flight, are handled as before.
+    /// Stops accepting work: Registers are answered 5.03 from now on, the pending ones too, and commands wait. Messages
+    /// of devices, and answers to commands in flight, are handled as before.
     pub fn drain(&mut self, now: Instant) {
         self.context.now = now;
         self.context.draining = true;
@@ -324,8 +327,8 @@ impl Gateway {
         self.context.outbox.len() > 0
     }
 
-    /// Ends the commands that are still in flight, each with its final answer. The registrations stay: they survive the
-    /// process.
+    /// Ends the commands that are still in flight, each with its final answer. The registrations are kept: they survive
+    /// the process.
     pub fn end(&mut self, now: Instant) {
         self.context.now = now;
         self.registrations.devices_mut().give_up_in_flight(&mut self.context);
@@ -365,7 +368,7 @@ impl Gateway {
     }
 }
 
-/// Delivers the events of one part to another.
+/// Passes events from one part to another.
 impl Gateway {
     /// Handles a message of a peer: a datagram, or what a DTLS record held.
     fn handle_message(&mut self, peer: Peer, datagram: &[u8]) {
@@ -421,7 +424,8 @@ impl Gateway {
         self.context.flush_coap();
     }
 
-    /// Gives the registrations of an identity to its new association. One that is for bootstrap has none.
+    /// Moves the registrations of an identity to its new association. An association for bootstrap has no
+    /// registrations.
     fn handle_established(&mut self, peer: Peer, identity: &Arc<Identity>) {
         let Self { context, registrations, .. } = self;
         if is_for_bootstrap(context, peer, identity) {
@@ -441,12 +445,12 @@ impl Gateway {
         self.context.flush_coap();
     }
 
-    /// Gives campaigns what has happened, and carries out what they ask for.
+    /// Passes the events of devices to campaigns, and carries out the actions of campaigns.
     fn run_campaigns(&mut self) {
         self.campaigns.run(&mut self.context, self.registrations.devices_mut());
     }
 
-    /// Tells a job what happened to its image.
+    /// Passes the result of reading an image to its firmware update.
     fn handle_image_event(&mut self, event: ImageEvent) {
         self.registrations.handle_image_event(&mut self.context, event);
     }

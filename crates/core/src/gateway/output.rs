@@ -40,12 +40,12 @@ pub enum Output {
         name: ImageName,
         image: Image,
         offset: u64,
-        /// Bytes, all of them before the end of the image.
+        /// The number of bytes. All of them are before the end of the image.
         length: usize,
     },
-    /// The console gets the final answer to its command.
+    /// The shell passes the final answer to a command of the console to the console.
     Answer(ConsoleAnswer),
-    /// The shell counts this, and logs it.
+    /// The shell counts and logs the report.
     Report(Report),
     /// No output is left. The shell calls [`Gateway::handle_timeout`](super::Gateway::handle_timeout) at this time, if
     /// nothing comes before; `None` asks for no call.

@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(30);
 /// Time for which the broker keeps messages for the client while it is not connected.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The connection of the client, which exists or is to be made at a time.
+/// The client, which is connected, or connects at a given time.
 #[derive(Debug)]
 pub(in crate::gateway) struct OwnClient {
     registration: RegistrationId,
@@ -27,7 +27,7 @@ pub(in crate::gateway) struct OwnClient {
 }
 
 impl OwnClient {
-    /// Creates a client that connects at this time; never, if there is none.
+    /// Creates a client that connects at this time; with `None` it never connects.
     pub(super) fn new(registration: RegistrationId, connects_at: Option<Instant>) -> Self {
         Self { registration, connects_at, is_connected: false }
     }
@@ -71,13 +71,13 @@ impl OwnClient {
         context.command_broker(BrokerCommand::Resume { registration: self.registration, client });
     }
 
-    /// Takes that the broker has closed the session, or refused it.
+    /// Takes the event that the broker has closed the session, or refused it.
     pub(super) fn closed(&mut self, now: Instant) {
         self.is_connected = false;
         self.connects_at = Some(now + RETRY);
     }
 
-    /// Publishes a message, unless the client is not connected. With a ticket, an event tells what becomes of it.
+    /// Publishes a message if the client is connected. With a ticket, an event reports whether the broker accepted it.
     pub(super) fn publish(&self, context: &mut Context, topic: String, payload: Bytes, ticket: Option<Ticket>) {
         if !self.is_connected {
             return;

@@ -17,7 +17,8 @@ use super::context::Context;
 use super::wall_clock::WallClock;
 
 impl Gateway {
-    /// Sets the wall clock time at `now`. The shell calls this now and then, since an operator may set the wall clock.
+    /// Sets the wall clock time at `now`. The shell calls this from time to time, because an operator may set the wall
+    /// clock.
     pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
         self.context.wall_clock = WallClock::new(now, unix_time);
     }
@@ -30,14 +31,15 @@ impl Gateway {
     /// Replaces the limits. Devices, commands and observations beyond the new limits are kept.
     pub fn set_limits(&mut self, mut limits: Limits) {
         let config = &mut self.context.config;
-        // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
+        // The size of the endpoint's table is fixed at the start. The requests of registered devices keep their room in
+        // it.
         limits.pending_registrations =
             limits.pending_registrations.min(config.coap.pending_requests.saturating_sub(1)).max(1);
         self.intake.set_limits(&limits);
         config.limits = limits;
     }
 
-    /// Replaces the gateway's own DTLS credentials. Without any, handshakes end and associations continue.
+    /// Replaces the gateway's own DTLS credentials. Without credentials handshakes are rejected; associations continue.
     pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
         if let Some(dtls) = &mut self.context.dtls {
             dtls.server.set_acceptor(acceptor);
@@ -62,8 +64,8 @@ impl Gateway {
         self.with_dtls_server(now, |server| server.revoke_among(ids, is_revoked));
     }
 
-    /// Replaces the accounts of patterns of endpoint names. Sessions that run go on with the accounts of before.
-    /// The generated keys end that no account generates any more.
+    /// Replaces the accounts of patterns of endpoint names. Sessions in progress continue with the old accounts. A
+    /// generated key that no account generates any more is removed.
     pub fn set_bootstrap_accounts(&mut self, now: Instant, accounts: Vec<PatternAccount>) {
         self.context.now = now;
         self.bootstrap.set_accounts(&mut self.context, accounts);
@@ -80,7 +82,7 @@ impl Gateway {
     }
 
     /// Replaces the list of identities that have a key for bootstrap. At a socket for both registrations and bootstrap
-    /// such an identity has no other key: the associations there that were made with another one are closed.
+    /// such an identity has no other key: its associations that were made there with another key are closed.
     pub fn set_bootstrap_identities(&mut self, now: Instant, identities: HashSet<PskIdentity>) {
         self.context.bootstrap_identities = identities;
         self.context.now = now;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// No time in a record is further ahead than that: a file may be damaged in a way that can still be read, and no clock
-/// counts further.
-pub(super) const FURTHEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The latest time in a record, as a bound: a damaged file may contain any number, and the monotonic clock cannot
+/// represent later times.
+pub(super) const LATEST_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Holds one moment by both clocks, and converts between them.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ impl WallClock {
     /// the last comparison, so that a lifetime ends too late rather than too early.
     pub(super) fn moment(&self, unix_time: Duration) -> Instant {
         let moved = match unix_time.checked_sub(self.unix_time) {
-            Some(later) => self.moment.checked_add(later.min(FURTHEST)),
+            Some(later) => self.moment.checked_add(later.min(LATEST_TIME)),
             None => self.moment.checked_sub(self.unix_time - unix_time),
         };
         moved.unwrap_or(self.moment)
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_time_that_no_clock_counts_is_bounded() {
         let (moment, clock) = clock();
-        assert_eq!(clock.moment(Duration::MAX), moment + FURTHEST);
+        assert_eq!(clock.moment(Duration::MAX), moment + LATEST_TIME);
         assert_eq!(WallClock::new(moment, Duration::ZERO).unix_time(moment - Duration::from_secs(1)), Duration::ZERO);
     }
 }

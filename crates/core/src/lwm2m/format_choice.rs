@@ -68,9 +68,9 @@ impl Attempts {
         self.formats
     }
 
-    /// Looks at the code of a response. Returns the format that the device rejected if one more request is to be sent,
+    /// Takes the code of a response. Returns the format that the device rejected if one more request is to be sent,
     /// with other formats, and `None` if the response is the answer to the command. In either case the registration
-    /// keeps what the code told.
+    /// keeps what the code shows about the formats of the device.
     pub fn next(
         &mut self,
         operation: &Operation,
@@ -120,7 +120,7 @@ pub(crate) fn can_hold(format: ContentFormat, target: Path, values: &[Assignment
     }
 }
 
-/// Joins an operation and the device that it is for.
+/// An operation and the device that it is for.
 struct Choice<'a> {
     operation: &'a Operation,
     registration: &'a Registration,

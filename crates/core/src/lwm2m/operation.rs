@@ -321,7 +321,7 @@ fn location(response: &Response, registration: &Registration) -> Option<String> 
 
 fn content_format(response: &Response) -> Result<Option<u16>, String> {
     let number = response.options.uint(number::CONTENT_FORMAT).map_err(|error| error.to_string())?;
-    number.map(u16::try_from).transpose().map_err(|_| "the content format is no number of two bytes".to_owned())
+    number.map(u16::try_from).transpose().map_err(|_| "the content format is not a number of two bytes".to_owned())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub struct Path {
 pub enum PathError {
     #[error("{0:?} has more than four segments")]
     TooDeep(String),
-    #[error("{0:?} has a segment that is no whole number from 0 to 65535")]
+    #[error("{0:?} has a segment that is not a whole number from 0 to 65535")]
     NotAnId(String),
     #[error("{0:?} names a device behind a gateway; the LwM2M gateway object (25) is not supported")]
     BehindGateway(String),

@@ -1,4 +1,4 @@
-//! The registration interface: what a device says of itself in Register and Update (LwM2M 1.0 section 5.3, 1.1 section
+//! The registration interface: what a device announces in Register and Update (LwM2M 1.0 section 5.3, 1.1 section 6.2).
 //! 6.2).
 
 mod object_list;
@@ -216,7 +216,7 @@ impl Registration {
             + objects.map_or(0, ObjectList::size)
     }
 
-    /// Returns a copy with what payloads are decoded by: the endpoint name, the alternate path, and the versions of
+    /// Returns a copy with the parts that decoding needs: the endpoint name, the alternate path, and the versions of
     /// LwM2M and of the objects. It has no password, no query items and no links.
     pub(crate) fn for_decoding(&self) -> Self {
         Self {

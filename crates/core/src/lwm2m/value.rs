@@ -46,13 +46,13 @@ pub struct ObjectLink {
 /// Tells why a value is not of its type.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ValueError {
-    #[error("{value} is no {expected}")]
+    #[error("{value} is not a valid {expected}")]
     Type { expected: ResourceType, value: String },
-    #[error("{length} bytes are no {expected}")]
+    #[error("{length} bytes are not a valid {expected}")]
     Length { expected: ResourceType, length: usize },
     #[error("the text is not UTF-8")]
     NotText,
-    #[error("NaN and infinities are no values")]
+    #[error("NaN and infinities are not values")]
     NotFinite,
     #[error("the text is not base64")]
     NotBase64,

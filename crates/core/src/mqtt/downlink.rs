@@ -1,4 +1,4 @@
-//! Reads the JSON of an application as a command, or finds the reason why it is none.
+//! Reads the JSON of an application as a command, or returns the reason why it is not one.
 
 mod attributes;
 mod composite;

@@ -27,7 +27,7 @@ use super::unanswered::UnansweredData;
 /// The number of bytes that most payloads fit into: they are written without a copy into a larger buffer.
 const USUAL_SIZE: usize = 256;
 
-/// Tells what a report contains about the identity that a device proved.
+/// The identity in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProvenIdentity<'a> {
     /// Leaves the identity out.
@@ -85,7 +85,7 @@ pub fn timed_out(command: &Command) -> Bytes {
     written(&Uplink { echo: &command.echo, msg_type: "coap_timeout", data: command_data(command), seq_num: None })
 }
 
-/// Returns 4.00 with the reason for a payload that is no command, or for a command that the gateway gave up.
+/// Returns 4.00 with the reason, for a payload that is not a command, or for a command that the gateway gave up.
 pub fn refused(echo: &Echo, reason: &str) -> Bytes {
     answer(echo, &Outcome::refused(reason), None)
 }

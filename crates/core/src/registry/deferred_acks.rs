@@ -1,10 +1,11 @@
-//! Acknowledgements and answers that a device waits for until the broker's side has what it sent.
+//! Deferred acknowledgements: those of notifications, and answers to Sends, that wait until the broker has the
+//! publication.
 
 use crate::coap::{PendingAck, RequestId};
 use lwm2m_base::small_map::SmallMap;
 use lwm2m_base::total::{Contribution, Total};
 
-/// The answer that a device waits for until the broker's side has what the device sent.
+/// An acknowledgement or answer that a device waits for until the broker has the publication of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeferredAck {
     /// The acknowledgement of a confirmable notification.

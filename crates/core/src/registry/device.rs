@@ -23,7 +23,7 @@ const RECORD_AGE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Device {
     pub id: RegistrationId,
-    /// The registration as whose client of the broker the device publishes: its own one, until the broker ends that
+    /// The registration whose client at the broker publishes for the device: its own one, until the broker ends that
     /// client and a newer registration of the device is pending.
     pub publishes_as: RegistrationId,
     pub registration: Registration,
@@ -44,7 +44,7 @@ pub struct Device {
     pub observations: DeviceObservations,
     pub waiting: CommandQueue,
     pub deferred_acks: DeferredAcks,
-    /// Boxed, because few devices have a command in flight at any time.
+    /// The command in flight. Boxed, because few devices have one at any time.
     in_flight: Option<Box<InFlight>>,
     /// The awake window of queue mode (`qmode_time_window`): how long the device is awake after each of its messages.
     /// `None` for a device that never sleeps.
@@ -57,7 +57,7 @@ pub struct Device {
     /// The shard of the newest stored record.
     stored_in: Option<Shard>,
     registration_bytes: Contribution,
-    /// Contributes 1 if the device is counted among those that are asleep.
+    /// The contribution of the device to the number of those that are asleep: 1 or 0.
     asleep: Contribution,
 }
 
@@ -97,7 +97,7 @@ pub struct InFlight {
     pub serial: Option<u64>,
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
-    /// Its bytes count until it is answered.
+    /// The bytes of the command, which count until it is answered.
     pub room: ByteReservation,
 }
 
@@ -108,7 +108,7 @@ pub enum AdmitOutcome {
     /// The command waits for its turn, or for the device to wake up.
     Waits,
     QueueFull(Box<Command>, QueueFull),
-    /// The command may not wait (`ttl` 0) and cannot be sent now.
+    /// The command may not wait (`ttl` 0), and cannot be sent now.
     NowOrNever(Box<Command>),
 }
 
@@ -179,7 +179,8 @@ impl Device {
         self.held_until_heard = false;
     }
 
-    /// Lets commands wait until the next message of the device, whether it sleeps or not: nothing reaches it before.
+    /// Makes commands wait until the next message of the device, even if it is awake, because the gateway cannot reach
+    /// it before.
     pub(crate) fn hold_until_heard(&mut self) {
         self.held_until_heard = true;
     }
@@ -217,8 +218,8 @@ impl Device {
         self.awake_window = window;
     }
 
-    /// Binds the registration to the identity that its device has proved, unless it is bound. Returns whether it was
-    /// not.
+    /// Binds the registration to the identity that its device has proved, unless it is bound already. Returns whether
+    /// it was bound now.
     pub fn bind(&mut self, identity: Option<Arc<Identity>>) -> bool {
         let is_news = self.identity.is_none() && identity.is_some();
         if is_news {

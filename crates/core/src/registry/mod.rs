@@ -31,8 +31,8 @@ use lwm2m_base::id_map::IdMap;
 use lwm2m_base::index::Index;
 use lwm2m_base::{AssociationId, Peer, Shard, ShardSet};
 
-/// Names one registration of one device to both sides of the gateway. No other registration gets it while the process
-/// lives.
+/// Identifies one registration of one device, for both the core and the upstream. No other registration gets the same
+/// id while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationId(pub u64);
 
@@ -61,8 +61,8 @@ impl Location {
         Self(shards.text(bytes).into_iter().map(char::from).collect())
     }
 
-    /// Returns the shard that the text of a location names ([`Shard::of_text`]). Returns `None` if no gateway gives out
-    /// such a text.
+    /// Returns the shard that the text of a location names ([`Shard::of_text`]); `None` for a text that is not a
+    /// location of a gateway.
     pub fn shard_of(text: &str) -> Option<Shard> {
         Shard::of_text(text.as_bytes())
     }
@@ -74,7 +74,7 @@ impl Location {
         of_association.or_else(|| Self::shard_of(text)).unwrap_or(Shard::new(0))
     }
 
-    /// Returns whether a text may be a location that a gateway gave out.
+    /// Returns whether a text has the form of the locations that a gateway assigns.
     pub(crate) fn is_one(text: &str) -> bool {
         text.len() == Self::LENGTH && Self::shard_of(text).is_some()
     }
@@ -95,7 +95,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// The devices that speak from one peer. There is one, unless a proxy speaks for several.
+/// The devices with one address: usually one, several behind a proxy.
 type DevicesAtPeer = SmallVec<[RegistrationId; 2]>;
 
 /// Holds all registered devices.
@@ -103,12 +103,12 @@ type DevicesAtPeer = SmallVec<[RegistrationId; 2]>;
 pub struct Registry {
     /// Boxed, so that the free places of the table are small.
     devices: IdMap<RegistrationId, Box<Device>>,
-    /// In the order of the names, by which onlookers page through the devices.
+    /// The registrations in the order of the endpoint names, in which onlookers page through the devices.
     by_endpoint: BTreeMap<String, RegistrationId>,
     by_location: Index<RegistrationId>,
-    /// The devices that speak from there: a proxy may speak for several.
+    /// The devices at each address: a proxy may have several.
     at_peer: Index<DevicesAtPeer>,
-    /// The ends of topics that the last device had.
+    /// The ends of topics of the last device, which most devices share.
     topic_ends: Arc<TopicEnds>,
     totals: RegistryTotals,
 }
@@ -149,12 +149,12 @@ impl Registry {
         self.devices_at(peer) > 0
     }
 
-    /// Returns how many registered devices speak from there.
+    /// Returns the number of registered devices with this address.
     pub(crate) fn devices_at(&self, peer: Peer) -> usize {
         self.ids_at(peer).map_or(0, SmallVec::len)
     }
 
-    /// Returns the registered devices that speak from there.
+    /// Returns the registered devices with this address.
     pub fn at(&self, peer: Peer) -> impl Iterator<Item = &Device> {
         self.ids_at(peer).into_iter().flatten().filter_map(|id| self.device(*id))
     }
@@ -163,8 +163,8 @@ impl Registry {
         self.devices.values().map(AsRef::as_ref)
     }
 
-    /// Returns the names with this prefix and their devices, in the order of the names. They begin after the name
-    /// `after`. Whoever chooses by the name need not look at the other devices.
+    /// Returns the names with this prefix and their devices, in the order of the names, from the first name after
+    /// `after` on. A caller that chooses by the name need not look at the devices.
     pub(crate) fn names_in_order<'a>(
         &'a self,
         after: Option<&'a str>,
@@ -207,7 +207,7 @@ impl Registry {
         self.by_location.candidates(location).copied().find(has_location)
     }
 
-    /// Returns what all devices have together.
+    /// Returns the sums over all devices.
     pub fn totals(&self) -> &RegistryTotals {
         &self.totals
     }
@@ -245,7 +245,7 @@ impl Registry {
     }
 }
 
-/// Returns whether these devices, which have one address, have this one.
+/// Returns whether these devices, which have one common address, have this address.
 fn are_at(devices: &IdMap<RegistrationId, Box<Device>>, ids: &DevicesAtPeer, peer: Peer) -> bool {
     ids.first().and_then(|id| devices.get(id)).is_some_and(|device| device.peer == peer)
 }

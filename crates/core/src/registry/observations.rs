@@ -1,4 +1,4 @@
-//! The observations of one device: those that it has accepted, and those that `auto_observe` has still to ask for.
+//! The observations of one device: those that it has accepted, and those that `auto_observe` has not begun yet.
 //!
 //! A device has at most one observation of the same paths, and none that the gateway does not know: the exchange that
 //! began an observation is its name towards CoAP, its paths are its name towards applications.
@@ -16,20 +16,20 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use lwm2m_base::total::{Contribution, Total};
 
-/// Names an observation by what it observes. A composite observation of one path is another observation than that of
-/// the path itself.
+/// Identifies an observation of a device by its paths. A composite observation of one path differs from an observation
+/// of the path itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ObservedPaths {
     /// An Observe operation (LwM2M Core 1.1 section 6.4.1).
     Single(Path),
     /// An Observe-Composite operation (LwM2M Core 1.1 section 6.4.4). The order of its paths does not matter.
     Composite(BTreeSet<Path>),
-    /// An Observe operation of a firmware update. It is another observation than one of an application.
+    /// An Observe operation of a firmware update. It differs from one of an application.
     Firmware(Path),
 }
 
 impl ObservedPaths {
-    /// Returns what a command is about. Observations of firmware updates are apart from all others.
+    /// Returns the observed paths of a command. Observations of firmware updates are separate from all others.
     pub(crate) fn of_command(command: &Command) -> Self {
         match command.origin {
             Origin::Firmware => Self::Firmware(command.operation.path),
@@ -39,7 +39,7 @@ impl ObservedPaths {
         }
     }
 
-    /// Returns what an observe command, or the command that cancels it, is about.
+    /// Returns the observed paths of an observe command, or of the command that cancels it.
     pub fn of(operation: &Operation) -> Self {
         match operation.kind.observed_paths() {
             Some(paths) => Self::Composite(paths.iter().copied().collect()),
@@ -52,7 +52,7 @@ impl ObservedPaths {
 #[derive(Debug)]
 pub struct Observation {
     pub paths: ObservedPaths,
-    /// The observe command: each notification echoes it.
+    /// The observe command, of which each notification repeats the [`Echo`](crate::command::Echo).
     pub command: Command,
     /// The formats of its request.
     pub formats: Formats,
@@ -78,7 +78,7 @@ impl Observation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grouping {
-    /// Each by an observation of its own.
+    /// One observation for each path.
     #[default]
     Single,
     /// Composite observations, each with as many paths as one composite operation may have.
@@ -101,10 +101,10 @@ pub(crate) enum ScheduledObservation {
 /// The observations of one device.
 #[derive(Debug, Default)]
 pub struct DeviceObservations {
-    /// In the order of the exchanges. Most devices have one or two observations, for which a map would need several
-    /// times the memory.
+    /// The accepted observations in the order of the exchanges. Most devices have one or two, for which a map would
+    /// need several times the memory.
     accepted: Vec<(ExchangeId, Box<Observation>)>,
-    /// The paths that `auto_observe` has still to observe. Commands of applications come first.
+    /// The paths that `auto_observe` has not observed yet. Commands of applications come first.
     pending: VecDeque<Path>,
     grouping: Grouping,
     counted: Contribution,
@@ -142,8 +142,8 @@ impl DeviceObservations {
         Some(exchange)
     }
 
-    /// Schedules these paths in front of those that `auto_observe` has still to ask for, and has all of them asked for
-    /// in this way. Returns how many paths are left out beyond `limit`.
+    /// Schedules these paths before those that are scheduled already, and makes all of them requested with this
+    /// grouping. Returns the number of paths that are left out beyond `limit`.
     pub fn schedule(&mut self, paths: impl IntoIterator<Item = Path>, grouping: Grouping, limit: usize) -> usize {
         let mut listed = HashSet::new();
         let later = std::mem::take(&mut self.pending);
@@ -155,8 +155,8 @@ impl DeviceObservations {
         left_out
     }
 
-    /// Takes what `auto_observe` has to ask for next. A composite observation has at most `composite_paths` paths. What
-    /// an application observes meanwhile is skipped.
+    /// Takes the next request of `auto_observe`. A composite observation has at most `composite_paths` paths. Paths
+    /// that an application observes meanwhile are skipped.
     pub(crate) fn next_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
         if self.pending.is_empty() {
             return None;

@@ -41,12 +41,12 @@ pub struct QueueLimits {
     pub bytes_of_all: usize,
 }
 
-/// The limit that keeps a command from waiting.
+/// The limit because of which a command cannot wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QueueFull {
-    #[error("too many commands wait for this device (limits.pending_commands)")]
+    #[error("this device has too many pending commands (limits.pending_commands)")]
     Commands,
-    #[error("the commands that wait for this device have too many bytes (limits.pending_command_bytes)")]
+    #[error("the pending commands of this device have too many bytes (limits.pending_command_bytes)")]
     Bytes,
     #[error("the commands of all devices have too many bytes (limits.pending_command_bytes_total)")]
     BytesOfAll,
@@ -67,7 +67,7 @@ impl PendingCommand {
 }
 
 impl CommandQueue {
-    /// Adds a command, unless the queue is full: then it comes back.
+    /// Adds a command, unless the queue is full: then the command is returned.
     pub fn push(&mut self, waiting: PendingCommand, limits: QueueLimits) -> Result<(), (Box<Command>, QueueFull)> {
         match limits.check(self.commands.len(), self.bytes(), &waiting.room) {
             Ok(()) => {
@@ -148,8 +148,8 @@ impl CommandQueue {
 }
 
 impl QueueLimits {
-    /// Checks whether a command has room in a queue of so many commands with so many bytes. Its own bytes are counted
-    /// among those of all already.
+    /// Checks whether a command has room in a queue of this many commands with this many bytes. Its own bytes are
+    /// counted among those of all already.
     pub fn check(&self, commands: usize, bytes: usize, command: &ByteReservation) -> Result<(), QueueFull> {
         if commands >= self.commands {
             Err(QueueFull::Commands)

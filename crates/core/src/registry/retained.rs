@@ -1,9 +1,9 @@
-//! The name of a retained command.
+//! The digest of a retained command.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Tells a retained command from others, by its payload. It is the same in every process.
+/// Identifies a retained command by a digest of its payload, which is the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CommandDigest(pub u64);
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// A topic of one device, or the end of one, and its quality of service.
+/// A topic of one device, or the end of one, with its quality of service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topic {
     pub name: String,

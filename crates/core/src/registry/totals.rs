@@ -1,4 +1,4 @@
-//! Sums over the registered devices. Every part of a device counts itself, so that a look at the sums costs the same
+//! Sums over the registered devices. Every device adds its own contributions, so that reading the sums costs the same
 //! for any number of devices.
 
 use lwm2m_base::total::Total;
@@ -10,7 +10,7 @@ pub struct RegistryTotals {
     pub registration_bytes: Total,
     pub pending_commands: Total,
     pub deferred_acks: Total,
-    /// Paths that `auto_observe` has still to ask for.
+    /// Paths that `auto_observe` has not observed yet.
     pub scheduled_observations: Total,
     /// Devices in queue mode whose awake window was over when it was checked last.
     pub asleep: Total,

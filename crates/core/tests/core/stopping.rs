@@ -82,7 +82,7 @@ fn an_early_command_beyond_the_limit_is_answered_at_once() {
     scene.expect_connect();
     scene.command(&read(1));
     scene.command(&read(2));
-    assert_eq!(scene.expect_refused(&read(2)), "too many commands wait for this device (limits.pending_commands)");
+    assert_eq!(scene.expect_refused(&read(2)), "this device has too many pending commands (limits.pending_commands)");
     scene.expect_nothing_more();
     assert_eq!(scene.gateway.table_sizes().early_commands, 1);
     let full = |report: &Report| matches!(report, Report::Command { outcome: CommandOutcome::QueueFull, .. });

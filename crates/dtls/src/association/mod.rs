@@ -113,7 +113,7 @@ pub(super) struct RestoredAssociation {
 }
 
 impl Association {
-    /// Makes the association that a handshake leaves. It numbers its records by `numbers`, after those of the
+    /// Creates the association of a finished handshake. It numbers its records by `numbers`, after those of the
     /// handshake.
     pub(crate) fn new(
         id: AssociationId,

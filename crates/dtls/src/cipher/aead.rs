@@ -104,7 +104,7 @@ impl AeadCall<'_> {
         tag.expect("a record is shorter than an AEAD allows").to_vec()
     }
 
-    /// Decrypts in place, and tells whether it is authentic.
+    /// Decrypts in place, and returns whether the record is authentic.
     fn open<A: AeadInOut<NonceSize = U12> + KeyInit>(&self, ciphertext: &mut [u8], tag: &[u8]) -> bool {
         let Ok(tag) = tag.try_into() else { return false };
         let cipher = self.cipher::<A>();

@@ -1,5 +1,5 @@
-//! CBC with encrypt-then-MAC (RFC 7366): IV, ciphertext, MAC of both. MAC-then-encrypt is not there: its padding tells
-//! by its timing what it hides.
+//! CBC with encrypt-then-MAC (RFC 7366): IV, ciphertext, MAC of both. MAC-then-encrypt is not supported: the timing of
+//! its padding check reveals plaintext.
 
 use aes::cipher::{Block, BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use aes::{Aes128, Aes256};

@@ -1,5 +1,6 @@
 //! The protection of records: RFC 5246 section 6.2.3 as RFC 6347 section 4.1.2 changes it, RFC 7366, RFC 9146 section
 //! 5.
+//! 5.
 //!
 //! The key schedule is made anew for each record: to keep it would cost 700 bytes for each direction, to make it costs
 //! less than a tenth of a microsecond.

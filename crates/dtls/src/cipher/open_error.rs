@@ -4,7 +4,7 @@ use thiserror::Error;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RecordOpenError {
-    /// Nobody who has the keys made the record.
+    /// The record was not made with the keys of the association.
     #[error("the record is not authentic")]
     Forged,
     /// A peer that has the keys made the record, and broke the rules of its format.

@@ -71,7 +71,7 @@ pub enum CredentialError {
     Nothing,
     #[error("no certificate in PEM in the certificate file (certfile)")]
     NoCertificate,
-    #[error("the certificate file (certfile) has an unreadable certificate: {0}")]
+    #[error("the certificate file (certfile) contains an unreadable certificate: {0}")]
     Certificate(#[source] ErrorStack),
     #[error("a certificate (certfile) without its private key (keyfile)")]
     CertificateWithoutKey,
@@ -93,13 +93,13 @@ pub enum CredentialError {
         names.join(", ")
     )]
     CipherSuites { names: Vec<String> },
-    #[error("none of the cipher suites goes with the credentials")]
+    #[error("none of the cipher suites (ciphers, psk_ciphers) can be used with the credentials")]
     NoCipherSuite,
     #[error("raw public keys need OpenSSL 3.2, and this is {version}")]
     RawPublicKeys { version: &'static str },
     #[error("raw public keys need a private key (keyfile)")]
     RawPublicKeysWithoutKey,
-    #[error("an MTU of {mtu} bytes: OpenSSL needs at least {min}", min = AcceptorConfig::MIN_MTU)]
+    #[error("mtu is {mtu} bytes: OpenSSL needs at least {min}", min = AcceptorConfig::MIN_MTU)]
     Mtu { mtu: u16 },
     #[error("OpenSSL refused: {0}")]
     Library(#[from] ErrorStack),

@@ -119,7 +119,7 @@ impl OpenSslHandshake {
         if let Some(identity) = ssl.psk_identity() {
             return PskIdentity::new(identity).map(ResumedBy::Psk);
         }
-        // When OpenSSL cannot tell the time, no certificate is taken for one that still holds.
+        // If OpenSSL cannot tell the time, every certificate counts as expired.
         let now = Asn1Time::days_from_now(0).ok();
         let is_over = |certificate: X509| now.is_none_or(|now| *certificate.not_after() < *now);
         let expired = ssl.peer_certificate().is_some_and(is_over);

@@ -24,12 +24,12 @@ pub enum HandshakeError {
     Alert(u8),
     /// The hello is too large, or not one.
     BadHello,
-    /// The client had to be asked for a cookie twice, as its first one was of another process or of two minutes ago.
-    /// OpenSSL cannot count on from there; the client is told, so that it begins anew at once.
+    /// The client had to be asked for a cookie twice, because its first cookie was of another process or two minutes
+    /// old. OpenSSL cannot continue its numbers from there; the client gets an alert, so that it begins again at once.
     LateCookie,
     /// The client violated the protocol.
     Protocol,
-    /// The library could not go on, by no fault of the client.
+    /// OpenSSL failed, through no fault of the client.
     Internal,
 }
 

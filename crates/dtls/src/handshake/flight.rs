@@ -32,8 +32,8 @@ impl Flight {
         self.records.extend(records);
     }
 
-    /// Numbers the records anew and packs them into datagrams of at most this size; a larger record has a datagram of
-    /// its own.
+    /// Renumbers the records and packs them into datagrams of at most this size; a larger record has a datagram of its
+    /// own.
     pub(super) fn datagrams(&mut self, mtu: usize) -> Vec<Vec<u8>> {
         for record in &mut self.records {
             number(record, &mut self.next_sequence);

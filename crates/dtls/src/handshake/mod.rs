@@ -124,7 +124,7 @@ pub enum HandshakeRecordOutcome {
 enum HandshakeStage {
     /// Waits for the rest of the hello.
     Hello,
-    /// Asks whether the key of a ticket's session is the key of today; nothing was sent.
+    /// Asks whether the key of a ticket's session is still the current key; nothing was sent.
     Resuming {
         connection: Box<OpenSslHandshake>,
         identity: PskIdentity,
@@ -213,7 +213,7 @@ impl Handshake {
         }
     }
 
-    /// Tells a client that has answered that its handshake ends here.
+    /// Informs a client that has answered, by an alert, that its handshake ends here.
     pub fn abandon(&mut self) {
         if self.answered && matches!(self.stage, HandshakeStage::Exchanging { .. }) {
             self.transmit_alert(alert::INTERNAL_ERROR);
@@ -236,8 +236,8 @@ impl Handshake {
         }
     }
 
-    /// Returns whether the client has answered the first flight. Until the handshake is finished that is no proof of
-    /// who it is, but a client that only floods hellos does not do it.
+    /// Returns whether the client has answered the first flight. That does not prove its identity before the handshake
+    /// is finished, but a client that only floods hellos does not do it.
     pub(crate) fn is_answered(&self) -> bool {
         self.answered
     }

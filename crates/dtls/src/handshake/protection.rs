@@ -1,4 +1,4 @@
-//! Records of epoch 1 between what is on the wire and what OpenSSL knows.
+//! Converts records of epoch 1 between the form of the network and the form that OpenSSL knows.
 
 use crate::cipher::{OpenedRecord, RecordKeys, RecordWriter, Sealing};
 use crate::record::{ContentType, DtlsRecord, OwnCid, PeerCid};

@@ -1,4 +1,4 @@
-//! The cipher suites of a handshake: those that our records can do, by the names of OpenSSL and of IANA.
+//! The cipher suites of a handshake: those that the record layer supports, by the names of OpenSSL and of IANA.
 
 use crate::cipher::Suite;
 

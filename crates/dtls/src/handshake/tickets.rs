@@ -16,7 +16,7 @@ use lwm2m_base::identity::PskIdentity;
 
 use super::negotiation::SharedNegotiation;
 
-/// The key of those digests: without it a ticket that is broken into would give the key to who can guess it.
+/// The key of those digests: without it a stolen ticket would reveal a guessable key.
 pub(super) struct TicketKey(Zeroizing<[u8; 32]>);
 
 impl TicketKey {

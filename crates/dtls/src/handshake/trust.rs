@@ -26,7 +26,7 @@ const MAX_ALTERNATIVE_NAMES: usize = 8;
 pub(super) struct Trust {
     /// Whole certificates.
     certificates: HashSet<Sha256Fingerprint>,
-    /// Public keys (SubjectPublicKeyInfo), with what the configuration calls them.
+    /// The pinned public keys (SubjectPublicKeyInfo), with their names in the configuration.
     keys: HashMap<Sha256Fingerprint, String>,
 }
 

@@ -37,7 +37,7 @@ impl fmt::Debug for SavedAssociation {
     }
 }
 
-/// What the record of an association tells of the numbers of the records that it has sent.
+/// The record numbers that an association has used, as its stored record tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SavedNumbers {
     /// None is of a later term than this one.
@@ -49,7 +49,7 @@ pub enum SavedNumbers {
 }
 
 impl SavedAssociation {
-    /// Returns what the record tells of the numbers of the records that the association has sent.
+    /// Returns the record numbers that the association has used.
     pub fn numbers(&self) -> SavedNumbers {
         match load(self).map(|loaded| loaded.used_numbers) {
             Some(UsedNumbers::Terms { born, term }) => SavedNumbers::UpTo(born.max(term)),

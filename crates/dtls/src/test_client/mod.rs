@@ -202,7 +202,7 @@ impl DtlsClient {
         self.take_written();
     }
 
-    /// Says goodbye.
+    /// Sends a close_notify alert.
     pub fn close(&mut self) {
         self.stream.shutdown().expect("a close_notify can be written");
         self.take_written();

@@ -53,14 +53,14 @@ impl LocalDevices for Own {
 impl World {
     /// Makes nodes that reach each other. Shard `s` is served by node `s % nodes`, and all of them know it.
     fn new(nodes: u64) -> Self {
-        Self::with_strangers(nodes, RateLimit { total: GENEROUS, address: GENEROUS })
+        Self::with_unregistered(nodes, RateLimit { total: GENEROUS, address: GENEROUS })
     }
 
-    fn with_strangers(nodes: u64, strangers: RateLimit) -> Self {
+    fn with_unregistered(nodes: u64, unregistered: RateLimit) -> Self {
         let all = (0..nodes).fold(NodeSet::default(), |all, number| all.with(node(number)));
         let owners: ShardMap = Shard::all().map(|shard| (shard, owner_of(shard, nodes))).collect();
         let make = |number| {
-            let config = NodeRouterConfig { node: node(number), first_dtls_socket: 1, flows: 100, strangers };
+            let config = NodeRouterConfig { node: node(number), first_dtls_socket: 1, flows: 100, unregistered };
             let mut router = NodeRouter::new(config);
             router.set_owners(owners.clone());
             let served = Shard::all().filter(|shard| owner_of(*shard, nodes) == node(number)).collect();
@@ -265,7 +265,7 @@ fn registers_that_wait_have_a_bound_a_rate_and_an_end() {
     assert_eq!(world.router(0).next_deadline(), None);
 
     let few = Rate { per_second: 1, burst: 2 };
-    let mut world = World::with_strangers(2, RateLimit { total: few, address: few });
+    let mut world = World::with_unregistered(2, RateLimit { total: few, address: few });
     let fates: Vec<_> = ["a", "b", "c"].map(|name| world.receives(0, flow(1), &register(name))).into();
     assert_eq!(fates.last(), Some(&Fate::Dropped(ForwardDrop::RateLimited)), "each name is a request to the store");
 }
@@ -273,14 +273,14 @@ fn registers_that_wait_have_a_bound_a_rate_and_an_end() {
 #[test]
 fn registers_of_ever_new_names_have_a_rate_also_from_an_address_with_a_device_of_another_node() {
     let few = Rate { per_second: 1, burst: 2 };
-    let mut world = World::with_strangers(2, RateLimit { total: few, address: few });
+    let mut world = World::with_unregistered(2, RateLimit { total: few, address: few });
     let now = world.now;
     for name in ["a", "b", "c"] {
         world.receives(0, flow(1), &register(name));
     }
     world.router(0).learn(now, flow(2), Shard::new(1));
     let fates: Vec<_> = ["d", "e", "f"].map(|name| world.receives(0, flow(2), &register(name))).into();
-    assert_eq!(fates[..2], [Fate::HeldBy(node(0)), Fate::HeldBy(node(0))], "strangers do not use its rate up");
+    assert_eq!(fates[..2], [Fate::HeldBy(node(0)), Fate::HeldBy(node(0))], "unregistered do not use its rate up");
     assert_eq!(fates[2], Fate::Dropped(ForwardDrop::RateLimited));
     assert_eq!(world.receives(0, flow(2), &notification(1)), Fate::Handled { by: node(1), forwarded: 1 });
 }
@@ -417,7 +417,7 @@ fn a_request_leaves_where_the_device_was_heard_and_an_answer_where_the_last_data
     let [request, answer] = [GET, EMPTY].map(|datagram| router.way_out(now, flow(1), datagram, || true));
     assert_eq!((request, answer), (WayOut::Through(node(0)), WayOut::Through(node(2))));
     // A Register comes in at another node, and a command follows its answer.
-    router.heard(now, flow(2), node(0), Sender::Stranger);
+    router.heard(now, flow(2), node(0), Sender::Unregistered);
     assert_eq!(router.way_out(now, flow(2), EMPTY, || false), WayOut::Through(node(0)));
     assert_eq!(router.way_out(now, flow(2), EMPTY, || true), WayOut::Through(node(0)));
     assert_eq!(router.way_out(now, flow(2), GET, || true), WayOut::Through(node(0)));
@@ -455,7 +455,7 @@ fn tables_of_addresses_are_bounded() {
 #[test]
 fn strangers_are_limited_where_they_come_in_and_devices_are_not() {
     let few = Rate { per_second: 1, burst: 3 };
-    let mut world = World::with_strangers(2, RateLimit { total: GENEROUS, address: few });
+    let mut world = World::with_unregistered(2, RateLimit { total: GENEROUS, address: few });
     let now = world.now;
     let fates: Vec<_> = (0..4).map(|_| world.receives(0, flow(1), &notification(1))).collect();
     assert_eq!(fates[3], Fate::Dropped(ForwardDrop::RateLimited));

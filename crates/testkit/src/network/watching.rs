@@ -7,7 +7,7 @@ use lwm2m_core::coap::{Code, Header, Kind, Message};
 use super::{DeviceNumber, Network, OutstandingDatagram};
 
 impl Network {
-    /// Keeps what a test wants to know of a datagram of a device.
+    /// Keeps the facts about a datagram of a device that tests ask for.
     pub(super) fn watch(&mut self, number: DeviceNumber, datagram: &[u8]) {
         let message = Message::decode(datagram).expect("devices send messages");
         self.watch_send(number, &message);
@@ -30,7 +30,7 @@ impl Network {
         }
     }
 
-    /// Keeps what a test wants to know of a datagram of the core.
+    /// Keeps the facts about a datagram of the core that tests ask for.
     pub(super) fn watch_gateway(&mut self, to: Peer, datagram: &[u8]) {
         self.watch_answer(datagram);
         // Most are neither, and a thousand devices get many.

@@ -72,7 +72,7 @@ pub(crate) struct MessageEntry {
     pub hidden: bool,
     pub header: Option<Header>,
     pub subject: Option<Arc<TracedSubject>>,
-    pub verdict: Option<String>,
+    pub outcome: Option<String>,
     /// The number of the entry with the request, or with the message that is acknowledged.
     pub answers: Option<u64>,
     /// Whether the message is a retransmission or a duplicate.
@@ -163,25 +163,25 @@ impl TraceRecord {
         let is_repeated = repeated.is_some();
         let (datagram, hidden) = match (shown, covered) {
             (Some(shown), None) => (shown, false),
-            // What was shown before is no secret.
+            // A value that was shown before is not hidden now.
             (Some(shown), Some(_)) if is_repeated => (shown, false),
             (_, Some(covered)) => (covered, true),
             (None, None) => return,
         };
         let again = is_repeated || hidden && self.same(direction, address, &datagram).is_some();
         let answers = header.and_then(|header| self.answered(direction, address, header, subject.as_deref()));
-        let (verdict, answers) = (None, answers);
+        let (outcome, answers) = (None, answers);
         let entry =
-            MessageEntry { direction, peer, address, datagram, hidden, header, subject, verdict, answers, again };
+            MessageEntry { direction, peer, address, datagram, hidden, header, subject, outcome, answers, again };
         self.push(at, EntryContent::Message(entry));
     }
 
-    /// Adds what a report says to the message that it is about, or as an entry of its own.
+    /// Adds a report to the message that it is about, or as an entry of its own.
     pub(crate) fn note(&mut self, at: Duration, peer: Option<Peer>, identity: Option<String>, report: &Report) {
         match report {
             Report::Datagram { outcome, .. } => {
-                if let Some(message) = self.newest_of(peer, |message| message.verdict.is_none()) {
-                    message.verdict = Some(datagram_outcome(*outcome));
+                if let Some(message) = self.newest_of(peer, |message| message.outcome.is_none()) {
+                    message.outcome = Some(datagram_outcome(*outcome));
                     message.again |= *outcome == DatagramOutcome::Duplicate;
                 }
             }
@@ -189,24 +189,24 @@ impl TraceRecord {
                 if let Some(message) = self.newest_of(peer, |_| true) {
                     // The reason may quote the payload.
                     let reason = if message.hidden { "" } else { reason.as_str() };
-                    message.verdict = Some(format!("payload not understood: {reason}"));
+                    message.outcome = Some(format!("payload not understood: {reason}"));
                 }
             }
             Report::RegisterRejected { code, reason, .. } => {
-                self.judge_request(peer, format!("refused {code}: {reason}"));
+                self.note_request_outcome(peer, format!("refused {code}: {reason}"));
             }
             Report::Forbidden { reason, .. } => {
-                self.judge_request(peer, format!("refused {}: {}", Code::FORBIDDEN, forbidden_reason(*reason)));
+                self.note_request_outcome(peer, format!("refused {}: {}", Code::FORBIDDEN, forbidden_reason(*reason)));
             }
             Report::TransferFailed { error, .. } => {
                 if let Some(message) = self.newest_of(peer, |_| true) {
-                    message.verdict = Some(format!("block-wise transfer failed: {error}"));
+                    message.outcome = Some(format!("block-wise transfer failed: {error}"));
                 }
             }
             Report::Dtls(DtlsReport::Unsent { .. }) => {
                 let sent = self.messages_mut().find(|message| message.direction == Direction::Out);
                 if let Some(message) = sent {
-                    message.verdict = Some("not sent: the DTLS association is closed".to_owned());
+                    message.outcome = Some("not sent: the DTLS association is closed".to_owned());
                 }
             }
             other => {
@@ -283,12 +283,12 @@ impl TraceRecord {
         of_the_other_side().find(|(_, message)| acknowledged(message)).map(|(n, _)| n)
     }
 
-    /// Sets the verdict of the newest Register or Update of this peer.
-    fn judge_request(&mut self, peer: Option<Peer>, verdict: String) {
+    /// Sets the outcome of the newest Register or Update of this peer.
+    fn note_request_outcome(&mut self, peer: Option<Peer>, outcome: String) {
         let is_request =
             |message: &MessageEntry| message.header.is_some_and(|header| matches!(header.code, Code::POST | Code::PUT));
         if let Some(message) = self.newest_of(peer, is_request) {
-            message.verdict = Some(verdict);
+            message.outcome = Some(outcome);
         }
     }
 

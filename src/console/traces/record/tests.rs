@@ -40,14 +40,14 @@ impl TestRecord {
         self.record.note(AT, Some(peer), None, report);
     }
 
-    fn verdicts(&self) -> Vec<Option<&str>> {
-        fn verdict(entry: &TraceEntry) -> Option<&str> {
+    fn outcomes(&self) -> Vec<Option<&str>> {
+        fn outcome(entry: &TraceEntry) -> Option<&str> {
             match &entry.content {
-                EntryContent::Message(message) => message.verdict.as_deref(),
+                EntryContent::Message(message) => message.outcome.as_deref(),
                 EntryContent::Dtls(dtls) => dtls.reason.as_deref(),
             }
         }
-        self.record.entries(0).map(verdict).collect()
+        self.record.entries(0).map(outcome).collect()
     }
 }
 
@@ -150,21 +150,21 @@ fn the_outcome_of_a_message_becomes_its_verdict() {
     record.note(&wrong_key);
     let association = AssociationId(1);
     record.note(&Report::Dtls(DtlsReport::Unsent { association }));
-    let verdicts = record.verdicts();
+    let outcomes = record.outcomes();
     assert_eq!(
-        verdicts[..3],
+        outcomes[..3],
         [
             Some("request"),
             Some("not sent: the DTLS association is closed"),
             Some("duplicate, the reply was sent again")
         ]
     );
-    assert!(verdicts[3].is_some_and(|verdict| verdict.starts_with("rate limit of unregistered peers")));
-    assert_eq!(verdicts[4], Some("the device has another key for this identity"));
+    assert!(outcomes[3].is_some_and(|outcome| outcome.starts_with("rate limit of unregistered peers")));
+    assert_eq!(outcomes[4], Some("the device has another key for this identity"));
 
     let reason = "wrong password".to_owned();
     record.note(&Report::RegisterRejected { peer, endpoint: None, code: Code::FORBIDDEN, reason });
-    assert_eq!(record.verdicts()[2], Some("refused 4.03: wrong password"), "the newest Register");
+    assert_eq!(record.outcomes()[2], Some("refused 4.03: wrong password"), "the newest Register");
 }
 
 #[test]

@@ -41,9 +41,9 @@ use lwm2m_core::gateway::persistence::record::{
 };
 use lwm2m_dtls::{SavedAssociation, Term, WriteTerms};
 
-/// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program
-/// that knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice. 3:
-/// an object list has its paths only once, as the texts of its links. 4: terms, and shards in the keys.
+/// The number of the format. It counts up with each change of the tables that an older version could not read. 2:
+/// associations of DTLS; an older version would leave them as they are, and a later one would then use sequence numbers
+/// twice. 3: an object list has its paths only once, as the texts of its links. 4: terms, and shards in the keys.
 const FORMAT: u64 = 4;
 
 /// Formats that this program can read.
@@ -53,7 +53,7 @@ const READABLE: std::ops::RangeInclusive<u64> = 1..=FORMAT;
 const CACHE: usize = 16 * 1024 * 1024;
 
 /// Permissions of the file: it contains passwords and keys.
-const MODE: u32 = 0o600;
+const FILE_MODE: u32 = 0o600;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// Lists by profile ID. An older program leaves them as they are: a profile ID stands for one list.
@@ -125,7 +125,8 @@ impl Database {
         listeners: &[UdpListener],
         unix_time: Duration,
     ) -> Result<(Self, StoreContents), StoreOpenError> {
-        // Checksums do not prove that pages make sense; redb asserts it, and a file may not stop the program.
+        // Checksums do not prove that the pages make sense; redb asserts it, and a damaged file must not stop the
+        // program.
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, listeners, unix_time)));
         opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
     }
@@ -240,7 +241,7 @@ fn open_database(file: &Path) -> Result<redb::Database, StoreOpenError> {
     })
 }
 
-/// Tells damaged files from errors of the system, which redb reports alike.
+/// Distinguishes damaged files from errors of the system, which redb reports alike.
 fn damage(error: redb::Error) -> StoreOpenError {
     match error {
         redb::Error::Io(error)
@@ -254,14 +255,14 @@ fn damage(error: redb::Error) -> StoreOpenError {
 
 /// Creates the file, or corrects its permissions, so that only its owner can read it.
 fn make_private(file: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(MODE).open(file) {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(file) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let mut permissions = fs::metadata(file)?.permissions();
             if permissions.mode() & 0o077 == 0 {
                 return Ok(());
             }
-            permissions.set_mode(MODE);
+            permissions.set_mode(FILE_MODE);
             fs::set_permissions(file, permissions)
         }
         Err(error) => Err(error),

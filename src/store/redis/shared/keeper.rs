@@ -46,7 +46,7 @@ const FENCED_PAUSE: Duration = Duration::from_millis(20);
 /// Maximum number of requests in one pipeline.
 const AT_ONCE: usize = 64;
 
-/// Holds what the keeper begins with.
+/// The state with which the keeper begins.
 pub(crate) struct SharedParts {
     pub dialer: RedisDialer,
     pub connection: Option<RedisConnection>,

@@ -214,7 +214,7 @@ async fn read<Answer: Message + Default>(answer: Response<RecvStream>) -> Result
 fn decode<Answer: Message + Default>(bytes: &[u8]) -> Result<Answer, Status> {
     let message = match bytes {
         [0, a, b, c, d, message @ ..] if message.len() == u32::from_be_bytes([*a, *b, *c, *d]) as usize => message,
-        _ => return Err(Status::internal("an answer that is no uncompressed message")),
+        _ => return Err(Status::internal("the answer is not an uncompressed message")),
     };
     Answer::decode(message).map_err(|error| Status::internal(format!("an answer that is malformed: {error}")))
 }

@@ -74,14 +74,14 @@ fn an_observation_that_the_device_refuses_is_not_followed() {
 }
 
 /// A message of a trace, with its outcome if that is known.
-fn message(n: u64, verdict: Option<&str>) -> Value {
+fn message(n: u64, outcome: Option<&str>) -> Value {
     let mut message = json!({ "n": n, "at": "2026-11-27T20:31:05.120Z", "direction": "in", "peer": "10.0.0.9:56830",
         "type": "CON", "code": "2.05", "name": "Content", "mid": n, "token": "5f01",
         "options": [{ "number": 6, "name": "Observe", "value": "12" }],
         "payload": { "bytes": 12, "hex": "c4",
         "entries": [{ "path": "/3303/0/5700", "value": 21.5, "units": "Cel" }] } });
-    if let Some(verdict) = verdict {
-        message["verdict"] = verdict.into();
+    if let Some(outcome) = outcome {
+        message["outcome"] = outcome.into();
     }
     message
 }

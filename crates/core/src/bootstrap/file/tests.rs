@@ -104,10 +104,10 @@ fn what_a_client_would_refuse_at_the_end_of_bootstrap_is_refused_when_the_accoun
         (json!({ "short_server_id": 65535 }), "short_server_id: expected a number from 1 to 65534"),
         (json!({ "short_server_id": null }), "short_server_id: is missing"),
         (json!({ "uri": null }), "uri: is missing"),
-        (json!({ "uri": "gw.example.com" }), "uri: is no URI"),
-        (json!({ "uri": "coaps://" }), "uri: is no URI"),
-        (json!({ "uri": "coaps://gw:0" }), "uri: is no URI"),
-        (json!({ "uri": "coaps://gw:x" }), "uri: is no URI"),
+        (json!({ "uri": "gw.example.com" }), "uri: expected a URI"),
+        (json!({ "uri": "coaps://" }), "uri: expected a URI"),
+        (json!({ "uri": "coaps://gw:0" }), "uri: expected a URI"),
+        (json!({ "uri": "coaps://gw:x" }), "uri: expected a URI"),
         (json!({ "uri": "coap://gw" }), "the scheme \"coap\" does not fit security \"psk\""),
         (json!({ "uri": "coaps+tcp://gw" }), "\"U\" does not name the transport of the URI (T)"),
         (json!({ "binding": "X" }), "binding: expected letters"),
@@ -208,7 +208,7 @@ fn an_object_is_written_by_its_definition() {
         ("/2", json!({}), "the path of an instance"),
         ("/2/0", json!({ "9": 1 }), "/2/0/9 has no definition"),
         ("/7/0", json!({ "0": 1 }), "/7/0/0 has no definition"),
-        ("/2/0", json!({ "0": "planted" }), "/2/0/0: the value is no Integer"),
+        ("/2/0", json!({ "0": "planted" }), "/2/0/0: the value is not a valid Integer"),
         ("/2/0", json!({ "x": 1 }), "a number from 0 to 65535 as key"),
     ] {
         account["object"] = json!([{ "path": path, "resources": resources }]);

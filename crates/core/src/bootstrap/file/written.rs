@@ -1,4 +1,4 @@
-//! The members of an account as they are written.
+//! The members of an account as TOML and JSON have them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -175,7 +175,7 @@ impl<'de> Deserialize<'de> for BytesText {
     }
 }
 
-/// Takes a text, and shows nothing of anything else: it may be a key.
+/// Reads a text. Its errors show no other value either, because that may be a key.
 struct BytesVisitor;
 
 const NO_TEXT: &str = "expected a text: \"generate\", \"hex:...\" or \"file:...\"";

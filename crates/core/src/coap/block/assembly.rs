@@ -18,7 +18,7 @@ const UNREGISTERED_LIFETIME: Duration = Duration::from_secs(30);
 /// Limits each class of unregistered peers to one part of so many of the bytes of all bodies.
 const UNREGISTERED_SHARE: usize = 8;
 
-/// A peer has one body under way at the most; what it is for tells whether the next block belongs to it.
+/// Owns the incomplete bodies: at most one for each peer. Its request tells whether the next block belongs to it.
 #[derive(Debug)]
 pub(crate) struct Assemblies {
     by_peer: HashMap<Peer, Assembly>,
@@ -34,7 +34,7 @@ pub(crate) struct Assemblies {
 
 #[derive(Debug)]
 struct Assembly {
-    /// The request with what has come of its body.
+    /// The request with the part of its body that has arrived.
     request: Request,
     blocks: usize,
     class: ClassId,
@@ -43,7 +43,7 @@ struct Assembly {
 /// The result of a request with a Block1 option.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Assembled {
-    /// Whole now: the response to it carries this block.
+    /// The request is complete. The response to it carries this block.
     Complete(Request, Block),
     /// The caller answers the request with this response.
     Answer(Response, Option<BlockError>),
@@ -111,12 +111,12 @@ impl Assemblies {
         Assembled::Answer(self.go_on(block), None)
     }
 
-    /// Returns a peer whose body made room for another one.
+    /// Returns a peer whose body was evicted for another one.
     pub(crate) fn poll_evicted(&mut self) -> Option<Peer> {
         self.evicted.pop()
     }
 
-    /// Gives up bodies of unregistered peers, the oldest first, until all bodies have so many bytes at the most.
+    /// Drops bodies of unregistered peers, the oldest first, until all bodies have at most this many bytes.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         while self.held > bytes
             && let Some(oldest) = self.oldest_of_unregistered()
@@ -153,7 +153,7 @@ impl Assemblies {
         if class.is_known() { self.body_limit } else { self.body_limit.min(LONGEST_UNREGISTERED_BODY) }
     }
 
-    /// Makes room for one more body of this class, of so many bytes.
+    /// Makes room for one more body of this class, of this many bytes.
     fn make_room(&mut self, peer: Peer, class: ClassId, bytes: usize, room: usize) -> Result<(), BlockError> {
         let index = class.index();
         if !self.classes[index].has_room(peer) {

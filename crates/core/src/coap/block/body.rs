@@ -1,4 +1,5 @@
-//! The body of a request of ours that goes block by block: it is held whole, or its owner supplies it part by part.
+//! The body of a request of the gateway that is sent block by block: it is held whole, or its owner supplies it part by
+//! part.
 
 /// The bytes of a body.
 #[derive(Debug)]
@@ -7,7 +8,7 @@ pub(crate) enum Body {
     Supplied(SuppliedBody),
 }
 
-/// A body that somebody else has, such as a file. Only the part for the next block is held.
+/// A body that its owner supplies part by part, such as a file. Only the part for the next block is held.
 #[derive(Debug)]
 pub(crate) struct SuppliedBody {
     /// The bytes in front of the supplied ones.
@@ -33,7 +34,7 @@ impl Body {
         }
     }
 
-    /// Returns the bytes of this range, or where the first that is missing is, among those that are supplied.
+    /// Returns the bytes of this range; an error is the offset of the first missing byte among those that are supplied.
     pub(crate) fn get(&self, begin: usize, end: usize) -> Result<Vec<u8>, usize> {
         match self {
             Self::Whole(bytes) => Ok(bytes.get(begin..end).unwrap_or_default().to_vec()),
@@ -53,7 +54,7 @@ impl Body {
         }
     }
 
-    /// Takes the bytes that come from this place on. Those before `needed`, a place in the whole body, are let go.
+    /// Takes the bytes from this offset on. Those before `needed`, an offset in the whole body, are dropped.
     pub(crate) fn supply(&mut self, place: usize, bytes: &[u8], needed: usize) {
         let Self::Supplied(SuppliedBody { head, size, begin, part }) = self else { return };
         if place != *begin + part.len() {

@@ -1,5 +1,5 @@
-//! The room for bodies that peers send by Block1, in classes apart: for registered and for
-//! unregistered peers, over DTLS and over plain UDP. What one class takes is not missing in another.
+//! The limits on bodies that peers send by Block1, in separate classes: registered and unregistered peers, over DTLS
+//! and over plain UDP. One class does not use the room of another.
 //!
 //! An unregistered peer always gets room, for anybody can claim to be many peers over plain UDP: the oldest body of the
 //! class is evicted, one that was never continued before one that was. While less than half of a class is taken, an
@@ -41,7 +41,7 @@ impl ClassId {
     }
 }
 
-/// The peers of one class that have a body under way, in the order in which their bodies expire.
+/// The peers of one class that have an incomplete body, in the order in which their bodies expire.
 #[derive(Debug)]
 pub(crate) struct Class {
     known: bool,
@@ -64,14 +64,14 @@ impl Class {
         self.known
     }
 
-    /// Returns whether there is room for one more peer. If not, [`Class::victim`] may make room.
+    /// Returns whether there is room for one more peer. If not, [`Class::victim`] returns the peer to evict.
     pub(super) fn has_room(&self, peer: Peer) -> bool {
         let crowded = self.len() >= self.limit.div_ceil(2);
         let too_many = !self.known && crowded && self.of_address(peer) >= self.address_share();
         self.len() < self.limit && !too_many
     }
 
-    /// Returns the peer that makes room for this one; `None` where nobody has to: those that are known keep their room.
+    /// Returns the peer whose body is evicted for this one; `None` if none is: registered peers keep their room.
     pub(super) fn victim(&self, peer: Peer) -> Option<Peer> {
         if self.known {
             return None;
@@ -83,7 +83,7 @@ impl Class {
         self.oldest()
     }
 
-    /// Returns the peer whose body is given up first.
+    /// Returns the peer whose body is evicted first.
     pub(super) fn oldest(&self) -> Option<Peer> {
         self.in_order().next()
     }

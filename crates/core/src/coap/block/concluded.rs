@@ -1,5 +1,6 @@
-//! The last blocks of bodies that peers have sent by Block1, and what they were answered. A peer that did not get the
-//! answer may send its last block again in a message of its own: it gets the same answer, and nothing is done twice.
+//! The last blocks of bodies that peers have sent by Block1, and the answers to them. A peer that did not get the
+//! answer may send its last block again in another message: it gets the same answer, and the request is not executed
+//! twice.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use lwm2m_base::id_map::IdMap;
 
 use super::{Block, without_blocks};
 
-/// A longer answer is not remembered.
+/// The maximum length of an answer that is remembered, in bytes.
 const LONGEST_ANSWER: usize = 1024;
 
 /// Remembers the newest complete body of each peer. The number of bodies is bounded; the oldest one is evicted.
@@ -31,8 +32,8 @@ struct Conclusion {
 
 #[derive(Debug)]
 enum ConclusionAnswer {
-    /// The request is not answered yet. The answer goes to the first message with this block, and to its newest
-    /// repetition.
+    /// The request is not answered yet. Its answer goes to the first message with this block, and to the newest
+    /// repetition of it.
     Pending {
         first: RequestId,
         again: Option<RequestId>,
@@ -87,7 +88,7 @@ impl Concluded {
         }
     }
 
-    /// Looks whether this last block came before in another message.
+    /// Returns how to treat a last block that came before in another message.
     pub(crate) fn repeated(&mut self, peer: Peer, last: &LastBlock, request: RequestId) -> Option<Repeated> {
         let conclusion = self.by_peer.get_mut(&peer).filter(|conclusion| conclusion.last == *last)?;
         Some(match &mut conclusion.answer {
@@ -126,7 +127,7 @@ impl Concluded {
         self.by_peer.len().max(self.by_request.len())
     }
 
-    /// Returns a repetition that nothing will answer any more.
+    /// Returns a repetition whose first message will get no answer.
     pub(crate) fn poll_orphan(&mut self) -> Option<RequestId> {
         self.orphans.pop()
     }

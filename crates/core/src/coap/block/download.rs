@@ -17,7 +17,7 @@ use crate::coap::{ExchangeError, Options, Request, Response};
 
 use super::{Block, BlockError, without_blocks};
 
-/// The bytes after which a body that is discarded is given up.
+/// The number of bytes after which a discarded body is given up.
 const LONGEST_DISCARDED: usize = 16 * 1024 * 1024;
 
 /// A body that is not complete.
@@ -25,9 +25,9 @@ const LONGEST_DISCARDED: usize = 16 * 1024 * 1024;
 pub(crate) struct Download {
     /// The request of every further block: that of the first one, without Observe (RFC 7959 section 2.6).
     request: Request,
-    /// The first response; its body is what has come up to now, and empty once that is more than the limit.
+    /// The first response. Its body is what has arrived so far, and empty once that exceeds the limit.
     response: Response,
-    /// The bytes that have come up to now.
+    /// The number of bytes that have arrived so far.
     received: usize,
     limit: usize,
     begun_again: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Download {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum DownloadStep {
-    /// Ask for the next block so.
+    /// Ask for the next block by this request.
     Next(Request),
     /// The whole response, as if it had come in one message.
     Complete(Response),
@@ -80,7 +80,7 @@ impl Download {
     /// Takes the response to the request of the next block.
     pub(crate) fn answered(&mut self, response: Response) -> Result<DownloadStep, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
-            // The whole body in one message after all, or an error in the place of a block.
+            // The device sends the whole body in one message after all, or an error instead of a block.
             return Ok(DownloadStep::Complete(response));
         };
         if !response.code.is_success() {
@@ -106,7 +106,7 @@ impl Download {
         self.response.payload.len()
     }
 
-    /// Returns whether a block of another state of the resource would be noticed: the blocks have an ETag.
+    /// Returns whether the blocks have an ETag, so that a block of another state of the resource would be noticed.
     pub(crate) fn has_etag(&self) -> bool {
         self.response.options.contains(number::ETAG)
     }
@@ -116,7 +116,7 @@ impl Download {
         earlier.zip(later).is_some_and(|(earlier, later)| earlier != later)
     }
 
-    /// Takes over what the first block did not state.
+    /// Adds the options that only a later block states.
     fn learn(&mut self, later: &Options) {
         for option in [number::ETAG, number::CONTENT_FORMAT] {
             if let (None, Some(value)) = (self.response.options.first(option), later.first(option)) {

@@ -44,18 +44,18 @@ pub(crate) struct BlockSize(u8);
 pub enum BlockError {
     #[error("a block option is malformed")]
     Malformed,
-    #[error("a block is missing, or of another size than it says")]
+    #[error("a block is missing, or does not have the size that its option states")]
     OutOfOrder,
     #[error("the body changed while it was fetched, twice")]
     Changed,
-    #[error("the body is larger than is allowed")]
+    #[error("the body is larger than the limit")]
     TooLarge,
-    #[error("too many block-wise transfers are under way")]
+    #[error("too many block-wise transfers are in progress")]
     TooMany,
-    #[error("the bodies that are received from devices have more bytes together than coap.block_transfer_bytes allows")]
+    #[error("the bodies in transfer from all devices exceed coap.block_transfer_bytes")]
     NoRoom,
     /// The oldest body of a peer that is not registered makes room for a newer one.
-    #[error("the body made room for a newer one")]
+    #[error("the body was evicted for a newer one")]
     Evicted,
     #[error("the device answered before it had the whole body")]
     Unfinished,

@@ -1,5 +1,5 @@
-//! Our answers, cut for Block2 (RFC 7959 section 2.4). The whole answer is made anew for each block, so nothing is
-//! kept.
+//! Cuts responses of the gateway for Block2 (RFC 7959 section 2.4). The whole response is made again for each block, so
+//! no state is kept.
 
 use crate::coap::options::number;
 use crate::coap::{Code, Response};

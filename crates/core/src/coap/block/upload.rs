@@ -1,4 +1,4 @@
-//! A large body of ours, sent by Block1 (RFC 7959 section 2.3 and 2.9).
+//! A large body of the gateway, sent by Block1 (RFC 7959 section 2.3 and 2.9).
 //!
 //! 1. The first block, with the size of the whole as Size1.
 //! 2. 2.31 asks for the next one; the peer may ask for smaller blocks from there on.
@@ -17,10 +17,10 @@ use crate::coap::{Code, Request, Response};
 use super::body::Body;
 use super::{Block, BlockError, BlockSize, without_blocks};
 
-/// The body is kept once, or not at all; each block is a copy of its part.
+/// A body that is sent. It is kept once, or supplied part by part; each block is a copy of its part.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    /// Has no payload.
+    /// The request, without a payload.
     request: Request,
     body: Body,
     /// The offset of the block in flight, in bytes.
@@ -32,7 +32,7 @@ pub(crate) struct Upload {
 /// The next step after a response to a block.
 #[derive(Debug, PartialEq)]
 pub(crate) enum UploadStep {
-    /// Send this one next.
+    /// Send this request next.
     Next(Request),
     /// The bytes of the next block are needed first.
     Wait(WantedPart),
@@ -58,7 +58,7 @@ impl Upload {
         Self { request, body, offset: 0, size, begun_again: false }
     }
 
-    /// Returns the request that carries the block at the offset, or what is needed for it.
+    /// Returns the request that carries the block at the offset, or the bytes that are needed for it.
     pub(crate) fn block(&self) -> UploadStep {
         let end = self.end();
         let payload = match self.body.get(self.offset, end) {
@@ -90,7 +90,7 @@ impl Upload {
         self.body.get(self.offset, self.end()).is_err_and(|missing| missing == offset)
     }
 
-    /// Returns how many bytes of a supplied body the peer has.
+    /// Returns the number of bytes of a supplied body that the peer has.
     pub(crate) fn sent(&self) -> usize {
         self.body.supplied_before(self.offset)
     }
@@ -137,9 +137,9 @@ impl Upload {
     }
 }
 
-/// Returns the size of the blocks for a body of so many bytes that was too large for one message: that of the hint in
-/// the response, or half of what was sent. Returns `None` where blocks do not help: the body is as small as the
-/// smallest block, or the peer says by Size1 that it cannot take so much in blocks either.
+/// Returns the block size for a body of this many bytes that was too large for one message: the one that the response
+/// proposes, or half of the size that was sent. Returns `None` if blocks do not help: the body is as small as the
+/// smallest block, or the peer states by Size1 that it cannot take this many bytes in blocks either.
 pub(crate) fn smaller_size(length: usize, response: &Response) -> Option<BlockSize> {
     let fits = |size: &BlockSize| size.bytes() < length;
     let hint = Block::of(&response.options, number::BLOCK1).ok().flatten().map(|block| block.size);

@@ -30,7 +30,8 @@ pub enum EndpointEvent {
     TimedOut {
         exchange: ExchangeId,
     },
-    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    /// Takes the failure of an exchange: the response cannot be read, or the body of the request or of the response
+    /// could not be transferred.
     Failed {
         exchange: ExchangeId,
         error: ExchangeError,
@@ -62,7 +63,7 @@ pub enum EndpointEvent {
         exchange: ExchangeId,
         offset: usize,
         length: usize,
-        /// The peer has just answered the block before.
+        /// Whether the peer has just answered the block before.
         is_answered: bool,
     },
     /// A body of a peer was refused. The answer to the peer has the reason.

@@ -1,5 +1,4 @@
-//! The observations of the endpoint: their notifications keep their order, although the bodies of some are fetched
-//! first.
+//! The observations of the endpoint. Notifications keep their order, although the bodies of some are fetched first.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -18,7 +17,7 @@ use lwm2m_base::total::{Contribution, Total};
 #[derive(Debug)]
 pub(super) struct EndpointObservation {
     pub(super) peer: Peer,
-    /// Has a payload only if the requests of further blocks repeat it.
+    /// The request. It has a payload only if the requests of further blocks repeat it.
     pub(super) request: Request,
     pub(super) fetching: Option<ExchangeId>,
     /// Whether the owner has received the first answer.
@@ -99,8 +98,8 @@ impl Endpoint {
         }
     }
 
-    /// Reports a notification that a newer one has superseded. If that happens many times in a row it is reported as
-    /// failed, since applications then see no value at all.
+    /// Reports a notification that a newer one has superseded. After many superseded ones in a row it is reported as
+    /// failed, because applications see no value at all.
     fn superseded(&mut self, id: ExchangeId, number: Option<u32>, pending_ack: Option<PendingAck>) {
         self.acknowledge_undelivered(pending_ack);
         let Some(observation) = self.observations.get_mut(&id) else { return };
@@ -215,7 +214,7 @@ impl EndpointObservation {
         Self { peer, request, fetching: None, answered: false, waiting: WaitingNotifications::default(), superseded: 0 }
     }
 
-    /// Returns whether a notification that comes now has to wait for no other.
+    /// Returns whether a notification that comes now has to wait for no earlier one.
     fn is_idle(&self) -> bool {
         self.answered && self.fetching.is_none() && self.waiting.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Requests that an earlier process has sent and this one sends once more.
+//! Sends requests again that an earlier process has sent.
 
 use std::time::Instant;
 
@@ -11,16 +11,16 @@ use crate::coap::{ExchangeId, Request};
 use super::Endpoint;
 
 impl Endpoint {
-    /// Returns what names a request to its peer; `None` once it was answered, or if it goes in blocks, each of which
-    /// has names of its own.
+    /// Returns the message ID and the token of a request; `None` once it was answered, or if it is sent in blocks, each
+    /// of which has its own.
     pub(crate) fn request_ids(&self, id: ExchangeId) -> Option<RequestIds> {
         let transfer = self.transfers.get(id)?;
         let is_whole = matches!(transfer.stage, Stage::Whole(_)) && transfer.step == id;
         if is_whole { self.exchanges.request_ids(id) } else { None }
     }
 
-    /// Sends a confirmable request as an earlier process has sent it. A request with a large body, which goes block by
-    /// block, begins anew.
+    /// Sends a confirmable request as an earlier process has sent it. A request with a large body, which is sent block
+    /// by block, starts over.
     pub(crate) fn send_request_again(
         &mut self,
         now: Instant,

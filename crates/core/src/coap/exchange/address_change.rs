@@ -1,4 +1,4 @@
-//! Exchanges and observations of a device that has another address now.
+//! Moves the exchanges and observations of a device whose address has changed.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use lwm2m_base::Peer;
 use super::{ExchangeId, Exchanges, MessageKey, Owner};
 
 impl Exchanges {
-    /// Recognises what this peer has sent when it repeats it from its other address.
+    /// Makes messages of this peer duplicates also if they are repeated from its other address.
     pub(crate) fn readdress_received(&mut self, from: Peer, to: Peer) {
         self.dedup.readdress(from, to);
     }

@@ -15,7 +15,7 @@ const REQUEST_OPTIONS: &[u16] = &[
 ];
 /// The critical options that a response may have here.
 const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
-/// Proxy-Uri and Proxy-Scheme: this is no proxy (RFC 7252 section 5.10.2).
+/// The options Proxy-Uri and Proxy-Scheme: the gateway is not a proxy (RFC 7252 section 5.10.2).
 const PROXY_OPTIONS: &[u16] = &[35, 39];
 
 /// Returns the first critical option of a request that is not understood.
@@ -33,7 +33,7 @@ pub(crate) fn refusal_of(option: u16) -> Code {
     if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION }
 }
 
-/// A critical option has an odd number.
+/// Returns the first critical option that is not known. The number of a critical option is odd.
 fn unknown(message: &Message, known: &[u16]) -> Option<u16> {
     message.options.iter().map(|(number, _)| number).find(|number| number % 2 == 1 && !known.contains(number))
 }

@@ -1,4 +1,4 @@
-//! The output of the exchanges: datagrams to send, and counts. And the events of single messages.
+//! The outputs of the exchanges, which are datagrams and counts, and the events of single messages.
 
 use lwm2m_base::Peer;
 
@@ -19,7 +19,7 @@ pub struct Transmit {
     pub datagram: Vec<u8>,
 }
 
-/// Datagrams to send, and what is counted beside the outcomes of datagrams.
+/// A datagram to send, or an event to count beside the outcomes of datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoapOutput {
     Transmit(Transmit),

@@ -16,8 +16,8 @@ enum Answered {
 }
 
 impl Exchanges {
-    /// RFC 7252 sections 4.2 and 4.3: a confirmable message with a format error is reset, any other is ignored. When it
-    /// answers a request of ours, the request fails at once.
+    /// Handles a message with a format error. RFC 7252 sections 4.2 and 4.3: a confirmable one is reset, any other is
+    /// ignored. When it answers a request of the gateway, the request fails at once.
     pub(super) fn handle_malformed(
         &mut self,
         now: Instant,
@@ -33,7 +33,7 @@ impl Exchanges {
                 Answered::Observation(id) => self.notification_failed(id, ExchangeError::Malformed(error), confirmable),
             });
             if confirmable {
-                // It is no answer to a well-formed message that came with this id.
+                // The reset concerns this message only, and no well-formed message with its id.
                 self.reset_unremembered(now, peer, header.id);
             }
         }
@@ -43,7 +43,7 @@ impl Exchanges {
     /// Finds what the peer meant to answer with a message of which only this can be read.
     fn malformed_answer(&self, peer: Peer, header: Header) -> Option<Answered> {
         match header.kind {
-            // An empty acknowledgement with bytes behind it is no answer: that is still to come.
+            // An empty acknowledgement with further bytes is not an answer, which may still come.
             Kind::Acknowledgement if header.code == Code::EMPTY => None,
             Kind::Acknowledgement => self.acknowledged_by(peer, header.id, header.token?).map(Answered::Exchange),
             Kind::Reset => self.transmitted(peer, header.id).map(Answered::Exchange),

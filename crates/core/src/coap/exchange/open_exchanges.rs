@@ -137,7 +137,7 @@ impl OpenExchanges {
         self.observations.get(&id).map(AsRef::as_ref)
     }
 
-    /// Returns what a message of this peer with this token belongs to.
+    /// Returns the exchange and the observation that a message of this peer with this token belongs to.
     pub(super) fn expected(&self, peer: Peer, token: Token) -> Expected {
         let (exchange, observation) = (self.exchange_of(peer, token), self.observation_of(peer, token));
         Expected { exchange, observation }
@@ -157,8 +157,8 @@ impl OpenExchanges {
         self.observations_by_token.candidates(&(peer, token)).copied().filter(has_token).max()
     }
 
-    /// Returns a random token that is unused with this peer, in this shard, or else in one of the parameters. It is as
-    /// long as they say; if a token of this length is taken, a longer one is tried.
+    /// Returns a random token that is unused with this peer, in this shard, or else in one of the shards of the
+    /// parameters. It has the length of the parameters; if a token of this length is taken, a longer one is tried.
     pub(crate) fn unused_token(
         &self,
         (peer, shard): (Peer, Option<Shard>),

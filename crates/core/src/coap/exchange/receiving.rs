@@ -38,7 +38,7 @@ impl Exchanges {
                     return self.handle_empty(now, peer, &message).into();
                 }
                 if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
-                    // It is not remembered: when it comes again there may be room.
+                    // The message is not remembered: when it is repeated there may be room.
                     return DatagramOutcome::Dropped(DropReason::TooManyRequests).into();
                 }
                 let evicted = self.dedup.remember(now, (peer, class), (message.id, message.kind), datagram);

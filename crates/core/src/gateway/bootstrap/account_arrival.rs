@@ -20,10 +20,10 @@ const QUIET: Duration = Duration::from_secs(5);
 /// The accounts that have come since the last subscription.
 #[derive(Debug)]
 pub(super) struct AccountArrival {
-    /// All accounts have come once since the start.
+    /// Whether all accounts have come once since the start.
     is_complete: bool,
     phase: ArrivalPhase,
-    /// The message was published since the last subscription.
+    /// Whether the message was published since the last subscription.
     has_asked: bool,
     arrived: HashSet<String>,
     last_ticket: u64,
@@ -31,9 +31,9 @@ pub(super) struct AccountArrival {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ArrivalPhase {
-    /// No account is expected to come again.
+    /// All accounts have come.
     Settled,
-    /// Accounts come. If none comes until this time, all have come.
+    /// Accounts are arriving. If none arrives until this time, all have come.
     Arriving(Instant),
     /// The acknowledgement of the publication with this ticket is awaited.
     Confirming(Ticket),
@@ -90,18 +90,18 @@ impl AccountArrival {
         Some(ticket)
     }
 
-    /// Takes that the broker has acknowledged the message. Returns the endpoint names whose account has come.
+    /// Takes the acknowledgement of the message. Returns the endpoint names whose account has come.
     pub(super) fn confirmed(&mut self, ticket: Ticket) -> Option<HashSet<String>> {
         if self.phase == ArrivalPhase::Confirming(ticket) { self.complete() } else { None }
     }
 
-    /// Takes that the broker has refused the message, which is an answer as well. Returns the endpoint names whose
+    /// Takes the refusal of the message, which proves the same as an acknowledgement. Returns the endpoint names whose
     /// account has come.
     pub(super) fn refused(&mut self) -> Option<HashSet<String>> {
         if self.has_asked && self.phase != ArrivalPhase::Settled { self.complete() } else { None }
     }
 
-    /// Takes that the message was not published, and waits once more.
+    /// Takes the event that the message was not published, and waits once more.
     pub(super) fn unpublished(&mut self, now: Instant, ticket: Ticket) {
         if self.phase == ArrivalPhase::Confirming(ticket) {
             self.phase = ArrivalPhase::Arriving(now + QUIET);

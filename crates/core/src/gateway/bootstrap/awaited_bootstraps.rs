@@ -1,4 +1,5 @@
-//! `bootstrap` commands whose device has executed the bootstrap trigger, and whose session is awaited.
+//! Awaited bootstrap sessions: each `bootstrap` command whose device has executed the bootstrap trigger waits for the
+//! session of the device.
 //!
 //! 1. The device answers the execution of `/1/x/9`. The command waits for the session of the device.
 //! 2. The session finishes or fails, or none comes in time. The outcome is the final answer to the command.
@@ -28,8 +29,9 @@ use crate::gateway::persistence::record::{Change, milliseconds};
 use crate::gateway::report::BootstrapStep;
 use crate::gateway::wall_clock::WallClock;
 
-/// The time in which a device has to ask for bootstrap, and to register afterwards. Hold-off times are short.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest time from the trigger to the request for bootstrap, and from the session to the registration. Hold-off
+/// times are short.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A command that waits for the session of its device, or for its registration after the session.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(in crate::gateway) struct AwaitedBootstrap {
     address: Option<IpAddr>,
     id: u64,
     outcome: Option<Outcome>,
-    /// An earlier process got the command.
+    /// Whether an earlier process received the command.
     is_restored: bool,
 }
 
@@ -49,7 +51,7 @@ pub(in crate::gateway) struct AwaitedBootstrap {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AwaitedBootstrapRecord {
     pub endpoint: String,
-    /// `None`: none is awaited any more.
+    /// The command; `None` removes the record.
     pub awaited: Option<Box<AwaitedCommandRecord>>,
 }
 
@@ -95,8 +97,8 @@ pub(in crate::gateway) struct AwaitedBootstraps {
 }
 
 impl AwaitedBootstraps {
-    /// Waits for the session of the device that was sent the trigger at this address and time. A command that waits
-    /// already is returned with its outcome.
+    /// Waits for the session of the device to which the trigger was sent at this address and time. A command of the
+    /// endpoint that waits already is returned with its outcome.
     pub(crate) fn expect(
         &mut self,
         now: Instant,
@@ -105,7 +107,8 @@ impl AwaitedBootstraps {
         sent: Instant,
     ) -> Option<(AwaitedBootstrap, Outcome)> {
         let former = self.take(endpoint);
-        // The process ended between the record of this command and that of its device, which executed it twice.
+        // The process ended between the records of this command and of its device, so that the device executed the
+        // trigger twice.
         let is_same = |former: &AwaitedBootstrap| former.is_restored && former.command.echo == command.echo;
         let former = former.filter(|former| !is_same(former));
         let address = Some(address_of(peer));
@@ -168,7 +171,7 @@ impl AwaitedBootstraps {
     }
 
     /// Notes how the session or pack of an endpoint has ended, and gives the device time to register. A peer without
-    /// DTLS at another address than that of the trigger ends nothing.
+    /// DTLS at another address than that of the trigger does not end the wait.
     pub(crate) fn ended(&mut self, now: Instant, (endpoint, peer): (&str, Peer), outcome: impl FnOnce() -> Outcome) {
         if self.by_endpoint.get(endpoint).is_some_and(|awaited| awaited.may_be_ended_by(peer)) {
             self.end(now, endpoint, outcome);
@@ -180,7 +183,7 @@ impl AwaitedBootstraps {
         if awaited.outcome.replace(outcome()).is_none() {
             self.ended.push_back(endpoint.to_owned());
         }
-        self.deadlines.set(awaited.id, now + PATIENCE);
+        self.deadlines.set(awaited.id, now + BOOTSTRAP_TIMEOUT);
         self.changed(endpoint);
     }
 
@@ -219,7 +222,7 @@ impl AwaitedBootstraps {
 
     fn insert(&mut self, now: Instant, endpoint: &str, awaited: AwaitedBootstrap) {
         self.last_id += 1;
-        self.deadlines.set(self.last_id, now + PATIENCE);
+        self.deadlines.set(self.last_id, now + BOOTSTRAP_TIMEOUT);
         self.endpoints.insert(self.last_id, endpoint.to_owned());
         self.by_endpoint.insert(endpoint.to_owned(), AwaitedBootstrap { id: self.last_id, ..awaited });
         self.changed(endpoint);

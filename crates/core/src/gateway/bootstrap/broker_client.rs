@@ -37,11 +37,11 @@ const OWN_STATUS: &str = "lwm2m-bootstrap/gateway/status";
 /// The largest account, in bytes.
 const LARGEST: usize = 64 * 1024;
 
-/// The rate of published ends of sessions without DTLS: strangers can begin such sessions, under any name.
+/// The rate limit of published results of sessions without DTLS: any peer can begin such sessions, under any name.
 const PLAIN_STATUSES: RateLimit =
     RateLimit { total: Rate { per_second: 100, burst: 1_000 }, address: Rate { per_second: 50, burst: 500 } };
 
-/// The client by which accounts come and the ends of sessions are published.
+/// The client that receives accounts and publishes the results of sessions.
 #[derive(Debug)]
 pub(super) struct BrokerClient {
     connection: OwnClient,
@@ -50,7 +50,7 @@ pub(super) struct BrokerClient {
 }
 
 impl BrokerClient {
-    /// Creates a client that connects at this time; never, if there is none.
+    /// Creates a client that connects at this time; with `None` it never connects.
     pub(super) fn new(connects_at: Option<Instant>) -> Self {
         let arrival = AccountArrival::new(connects_at.is_some());
         let connection = OwnClient::new(SESSION, connects_at);
@@ -140,7 +140,7 @@ impl BrokerClient {
 
     fn publish(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), data: serde_json::Value) {
         let topic = format!("{PREFIX}/{endpoint}/status");
-        // The name of a device may be no level of a topic.
+        // Not every name of a device can be a level of a topic.
         let is_level = !endpoint.contains(['/', '+', '#']) && is_allowed(&topic);
         if !is_level || !self.connection.is_connected() {
             return;
@@ -174,7 +174,7 @@ fn endpoint_of(topic: &str) -> Option<&str> {
     (!endpoint.is_empty() && !endpoint.contains('/')).then_some(endpoint)
 }
 
-/// Takes an account. One that cannot be used leaves the former in force.
+/// Takes an account. If it is invalid, the old one stays in force.
 fn receive(context: &mut Context, accounts: &mut Accounts, endpoint: &str, payload: &[u8]) {
     let name = endpoint.to_owned();
     let report = match read(context, accounts, endpoint, payload) {

@@ -30,7 +30,7 @@ impl Default for DiscoveredDevice {
 }
 
 impl DiscoveredDevice {
-    /// Describes a device that asks for a pack, and so does not tell where its bootstrap account is.
+    /// Describes a device that asks for a pack, so that the instance of its bootstrap account is unknown.
     pub(crate) fn not_asked() -> Self {
         Self { lowest: FIRST_PACKED, ..Self::default() }
     }

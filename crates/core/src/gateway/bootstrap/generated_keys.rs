@@ -23,8 +23,8 @@ use crate::gateway::persistence::record::{Change, GeneratedKeyRecord, KeyPairRec
 /// The bytes of a generated key.
 const LENGTH: usize = 16;
 
-/// The cache time of a key. The cache is cleared when a next one is generated, and when the former one holds no longer.
-const KEEP: Duration = Duration::from_secs(3600);
+/// The cache time of a key. The cache is cleared when a next key is generated, and when the former one ends.
+const CACHE_TIME: Duration = Duration::from_secs(3600);
 
 /// The time for which a key is kept that no account generates any more.
 const KEPT_WITHDRAWN: Duration = Duration::from_secs(3600);
@@ -32,7 +32,7 @@ const KEPT_WITHDRAWN: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct GeneratedKeys {
     keys: BTreeMap<PskIdentity, GeneratedKey>,
-    /// The keys that no account generates any more, by the time at which they are removed.
+    /// The keys that no account generates any more, by the time of their removal.
     withdrawn: BTreeSet<(Instant, PskIdentity)>,
     /// Whether there is a store.
     keeps_changes: bool,
@@ -78,7 +78,7 @@ impl GeneratedKeys {
         }
     }
 
-    /// Returns the key that a device is given now, and generates it if it has to; `None` if there are `most` already.
+    /// Returns the key for a device, which is generated if there is none; `None` if there are `most` keys already.
     pub(crate) fn issue(
         &mut self,
         identity: &PskIdentity,
@@ -110,7 +110,7 @@ impl GeneratedKeys {
         }
     }
 
-    /// Returns the key of this identity, and the former one while it holds; `None` if none was generated.
+    /// Returns the key of this identity, and the former one while it is valid; `None` if none was generated.
     pub(crate) fn answer(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
         let known = self.in_force(identity)?;
         let current = PskKey::new(known.key.reveal())?;
@@ -118,11 +118,11 @@ impl GeneratedKeys {
             Some(next) => (PskKey::new(next.reveal())?, Some(current)),
             None => (current, None),
         };
-        Some(KeyAnswer::Found { key: FoundKey { key, former, kind: KeyKind::Generated }, keep_for: KEEP })
+        Some(KeyAnswer::Found { key: FoundKey { key, former, kind: KeyKind::Generated }, keep_for: CACHE_TIME })
     }
 
     /// Notes that a device has registered over an association that was made with this key. If it is the next key, the
-    /// former one holds no longer; returns whether it is so.
+    /// former one ends; returns whether that is so.
     pub(crate) fn registered(&mut self, used: KeyUse<'_>) -> bool {
         let Some(known) = self.keys.get_mut(used.identity) else { return false };
         let is_of_next = |next: &mut SecretBytes| is_of(used, next) == Some(true);
@@ -132,11 +132,11 @@ impl GeneratedKeys {
         true
     }
 
-    /// Returns whether an association was made with a generated key that holds no longer.
+    /// Returns whether an association was made with a generated key that is no longer valid.
     pub(crate) fn is_former(&self, used: KeyUse<'_>) -> bool {
         let is_known = |known: &GeneratedKey| {
             let mut keys = [Some(&known.key), known.next.as_ref()].into_iter().flatten();
-            // An association of an earlier version does not tell its key.
+            // The record of an association of an earlier version does not contain the kind of its key.
             keys.any(|key| is_of(used, key) != Some(false))
         };
         used.kind == KeyKind::Generated && !self.in_force(used.identity).is_some_and(is_known)
@@ -176,12 +176,12 @@ impl GeneratedKeys {
         self.withdrawn.first().map(|(at, _)| *at)
     }
 
-    /// Returns the identities that have a key, those included whose key no account generates any more.
+    /// Returns all identities that have a key, also those whose key no account generates any more.
     pub(crate) fn identities(&self) -> impl Iterator<Item = &PskIdentity> {
         self.keys.keys()
     }
 
-    /// Returns whether an identity has a key that holds.
+    /// Returns whether an identity has a valid key.
     pub(crate) fn contains(&self, identity: &PskIdentity) -> bool {
         self.in_force(identity).is_some()
     }
@@ -190,7 +190,7 @@ impl GeneratedKeys {
         self.keys.len()
     }
 
-    /// Returns whether the store has the present key of an identity. Without a store it need not.
+    /// Returns whether the store has the current key of an identity. Without a store this is always true.
     pub(crate) fn is_stored(&self, identity: &PskIdentity) -> bool {
         !self.changes.contains(identity) && !self.unconfirmed.contains_key(identity)
     }
@@ -245,7 +245,7 @@ impl GeneratedKeys {
     }
 }
 
-/// Returns whether a key in use is this one; `None` if it is not known.
+/// Returns whether this key made an association; `None` if that is unknown.
 fn is_of(used: KeyUse<'_>, secret: &SecretBytes) -> Option<bool> {
     used.is_of(&PskKey::new(secret.reveal())?)
 }

@@ -9,7 +9,7 @@ use super::{AccountsChange, BootstrapServer, SessionId};
 use crate::gateway::context::Context;
 use crate::gateway::report::{BootstrapReport, Report};
 
-/// The reason of a session that ends because its key does.
+/// The reason of a session that ends because its key was removed.
 const KEY_ENDED: &str = "the generated key was removed";
 
 impl BootstrapServer {
@@ -28,7 +28,7 @@ impl BootstrapServer {
             if context.generated_keys.review(context.now, &identity, is_generated) {
                 self.key_ended(context, &identity);
             } else if is_generated {
-                // It may have ended before, and then another key was found for its identity.
+                // The key may have ended before, and another key of the identity may be cached.
                 context.forget_key(&identity);
             }
         }

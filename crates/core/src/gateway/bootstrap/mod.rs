@@ -76,7 +76,7 @@ struct SessionId(u64);
 /// Owns the accounts and the sessions.
 pub(super) struct BootstrapServer {
     accounts: Accounts,
-    /// The accounts of patterns were set once.
+    /// Whether the accounts of patterns have been set.
     knows_patterns: bool,
     client: BrokerClient,
     sessions: IdMap<SessionId, RunningSession>,
@@ -92,12 +92,12 @@ pub(super) struct BootstrapServer {
 
 struct RunningSession {
     session: Session,
-    /// The request that is under way.
+    /// The request that was sent and is not answered.
     exchange: Option<ExchangeId>,
     /// The next request, which waits until the store has the generated keys.
     held: Option<Request>,
     began: Instant,
-    /// The device has answered, or its DTLS association proves its address.
+    /// Whether the device has answered, or its DTLS association proves its address.
     is_proven: bool,
 }
 
@@ -134,7 +134,7 @@ impl BootstrapServer {
         self.review_keys(context, AccountsChange::Any);
     }
 
-    /// Takes that the store has written generated keys.
+    /// Takes the event that the store has written generated keys.
     pub(crate) fn handle_stored_keys(&mut self, context: &mut Context) {
         for id in self.held.clone() {
             let Some(request) = self.sessions.get_mut(&id).and_then(|running| running.held.take()) else { continue };
@@ -163,7 +163,7 @@ impl BootstrapServer {
         self.exchanges.contains_key(&exchange)
     }
 
-    /// Takes what became of a request of a session.
+    /// Takes the event of a request of a session.
     pub(crate) fn handle_event(&mut self, context: &mut Context, exchange: ExchangeId, event: EndpointEvent) {
         let Some(id) = self.exchanges.get(&exchange).copied() else { return };
         match event {
@@ -175,7 +175,7 @@ impl BootstrapServer {
             EndpointEvent::TimedOut { .. } => self.fail(context, id, None, "the device did not answer"),
             EndpointEvent::Failed { error, .. } => self.fail(context, id, None, &error.to_string()),
             EndpointEvent::Acknowledged { .. } => self.acknowledged(context, id),
-            // These are no events of requests.
+            // These events do not belong to requests.
             EndpointEvent::BodyWanted { .. }
             | EndpointEvent::Request { .. }
             | EndpointEvent::Notification { .. }
@@ -235,7 +235,7 @@ impl BootstrapServer {
             session::PlanError::Identity | session::PlanError::BootstrapAccount => named(BootstrapRefusal::Unwritable),
         })?;
         if let Some(former) = former {
-            // A command that awaits the session awaits the next one.
+            // A command that awaits this session awaits the next one.
             self.end_failed(context, former, None, "the device asked for another session");
         }
         context.respond(id, Response::new(Code::CHANGED));
@@ -252,7 +252,7 @@ impl BootstrapServer {
         Ok(())
     }
 
-    /// Returns what a device asks for and the account that it is given, if it may have it.
+    /// Returns the request of a device and the account that it gets, if it may have it.
     fn authorize(
         &self,
         context: &Context,
@@ -283,7 +283,7 @@ impl BootstrapServer {
         Ok((asked, account))
     }
 
-    /// Makes sure that there is room for a session. Returns the session of the endpoint that ends for it.
+    /// Checks that there is room for a session. Returns the session of the endpoint that ends for the new one.
     fn check_room(
         &self,
         config: &BootstrapConfig,
@@ -416,7 +416,7 @@ impl BootstrapServer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AccountsChange {
     None,
-    /// Accounts that generate the keys of these identities, or generated them before.
+    /// Accounts have changed that generate the keys of these identities, or generated them before.
     Of(Vec<PskIdentity>),
     Any,
 }
@@ -431,7 +431,7 @@ fn serving(context: &Context, peer: Peer) -> Result<BootstrapConfig, BootstrapRe
     config.filter(|_| serves).ok_or(BootstrapRefusal::Off)
 }
 
-/// Returns what issues the keys of devices.
+/// Returns the function that issues the keys of devices.
 fn issuing<'c>(
     context: &'c mut Context,
     config: &BootstrapConfig,
@@ -467,7 +467,7 @@ fn reject(
     context.report(Report::Bootstrap(BootstrapReport::Rejected { peer: received.peer, endpoint, code, refusal }));
 }
 
-/// Compares the answer to Verify with what was written. Returns what differs, without the values.
+/// Compares the answer to Verify with the written values. Returns the differences, without the values.
 fn difference(context: &Context, session: &Session, response: &Response) -> Option<String> {
     let mut register = Request::new(Code::POST);
     register.options.add_text(number::URI_QUERY, &format!("ep={}", session.endpoint));

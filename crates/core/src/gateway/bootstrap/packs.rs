@@ -1,4 +1,4 @@
-//! Bootstrap-Packs (OMA LwM2M Core 1.2 section 6.1.8): everything that a device is given, in one answer.
+//! Bootstrap-Packs (OMA LwM2M Core 1.2 section 6.1.8): the whole account of a device in one answer.
 //!
 //! A pack with a generated key waits until the store has the key. Its request is handled again then.
 
@@ -23,8 +23,9 @@ use crate::gateway::report::{BootstrapRefusal, BootstrapReport, Report};
 /// The bytes of a block for a peer whose address may be forged.
 const UNPROVEN_BLOCK: usize = 16;
 
-/// The maximum time that a pack waits for the store. Devices wait longer for an answer (RFC 7252 section 4.8.2).
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The maximum time that a pack waits for the store. It is shorter than devices wait for an answer (RFC 7252 section
+/// 4.8.2).
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The requests for packs that wait for the store.
 pub(super) struct Packs {
@@ -97,7 +98,7 @@ impl BootstrapServer {
             return Err(BootstrapRefusal::Busy);
         }
         let ReceivedRequest { id, peer, request } = received;
-        let deadline = context.now + PATIENCE;
+        let deadline = context.now + STORE_TIMEOUT;
         self.packs.waiting.push_back(WaitingPack { id, peer, request: request.clone(), deadline });
         Ok(())
     }
@@ -160,7 +161,7 @@ impl BootstrapServer {
 /// The answer to a request for a pack.
 struct PackAnswer {
     endpoint: String,
-    /// `None`: the store has not written a key that is in the pack.
+    /// The response; `None` while the store has not written a key that is in the pack.
     response: Option<Response>,
 }
 

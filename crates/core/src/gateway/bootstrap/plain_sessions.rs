@@ -1,5 +1,5 @@
-//! The sessions over plain UDP. Anybody can begin one, so that they have a part of the places, and each address has a
-//! share of it.
+//! The sessions over plain UDP. Any peer can begin one, so they may take only a part of the places, and each address
+//! has a share of that.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use lwm2m_base::rate::SourceNetwork;
 /// them. Below that, one address may have all: many devices may be behind one NAT.
 const ADDRESS_SHARE: usize = 50;
 
-/// Counts the sessions over plain UDP by address. Those of devices with DTLS are not in it.
+/// Counts the sessions over plain UDP by address.
 #[derive(Debug, Default)]
 pub(super) struct PlainSessions {
     total: usize,

@@ -3,7 +3,8 @@
 use crate::coap::options::number;
 use crate::coap::{Code, Message};
 
-/// Returns a message as traces may show it: what a bootstrap server writes or packs may hold keys, and is left out.
+/// Returns a message as traces may show it, without the bytes that a bootstrap server writes or packs, because they may
+/// contain keys.
 pub(in crate::gateway) fn without_secrets(datagram: &[u8]) -> Option<Vec<u8>> {
     let mut message = Message::decode(datagram).ok()?;
     let writes_instance = message.code == Code::PUT && message.options.all(number::URI_PATH).count() == 2;

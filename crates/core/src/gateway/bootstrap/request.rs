@@ -1,4 +1,4 @@
-//! Requests for bootstrap: whose they are, and what they ask for (OMA LwM2M Core 1.1 section 6.1.6.1, 1.2 section
+//! Reads and authorizes requests for bootstrap (OMA LwM2M Core 1.1 section 6.1.6.1, 1.2 section 6.1.8).
 //! 6.1.8).
 
 use crate::coap::options::number;
@@ -18,10 +18,10 @@ pub(super) const PATH: &str = "bs";
 /// The path of requests for a pack.
 const PACK_PATH: &str = "bspack";
 
-/// Limits the bytes of an endpoint name, as in a Register.
+/// The maximum length of an endpoint name in bytes, as in a Register.
 const LONGEST_NAME: usize = 255;
 
-/// The generated key is not in the store, so that it cannot be given to a device.
+/// The reason of a session that failed because the store does not have its generated key.
 pub(super) const UNSTORED: &str = "the store has not written the generated key";
 
 /// Returns whether a request is for bootstrap.
@@ -81,7 +81,7 @@ pub(super) fn forbids(
     (context, peer, identity): (&Context, Peer, Option<&Identity>),
 ) -> Option<BootstrapRefusal> {
     let Some(identity) = identity else {
-        // Closed between its last record and this answer.
+        // The association was closed between its last record and this answer.
         return peer.association.map(|_| BootstrapRefusal::OtherIdentity);
     };
     let is_for_bootstrap = is_for_bootstrap(context, peer, identity);
@@ -89,8 +89,8 @@ pub(super) fn forbids(
     (!is_allowed).then_some(BootstrapRefusal::OtherIdentity)
 }
 
-/// Returns whether the credentials that a peer has proved are for bootstrap, and so for nothing else: a key of
-/// `bootstrap.psk_file`, or a certificate or raw public key that `bootstrap.certificates` names.
+/// Returns whether the credentials of a peer are for bootstrap only: a key of `bootstrap.psk_file`, or a certificate or
+/// raw public key that `bootstrap.certificates` names.
 pub(in crate::gateway) fn is_for_bootstrap(context: &Context, peer: Peer, identity: &Identity) -> bool {
     match identity {
         Identity::Psk(_) => context.key_kind(peer) == Some(KeyKind::Bootstrap),
@@ -144,13 +144,13 @@ impl BootstrapRefusal {
         }
     }
 
-    /// Returns the reason for people.
+    /// Returns the reason as a text for the device and the log.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Off => "bootstrap is off",
             Self::Method => "the method is not allowed",
             Self::NotAcceptable => "a pack is SenML CBOR, SenML JSON or LwM2M CBOR",
-            Self::Format => "pct is no format of bootstrap",
+            Self::Format => "pct is not a format of bootstrap",
             Self::Malformed => "the query is malformed",
             Self::NoEndpoint => "the query item ep is missing",
             Self::AccountsAwaited => "the accounts have not come from the broker yet",

@@ -25,7 +25,7 @@ use lwm2m_base::identity::PskIdentity;
 use super::discovered::DiscoveredDevice;
 use crate::gateway::report::BootstrapStep;
 
-/// Issues the key of an identity that devices get generated keys for; `None` if there are too many keys.
+/// Issues the generated key of an identity; `None` if there are too many keys.
 pub(super) type IssueKey<'a> = &'a mut dyn FnMut(&PskIdentity, bool) -> Option<SecretBytes>;
 
 /// A session with one device. It may hold keys, so there is no `Debug`.
@@ -36,7 +36,7 @@ pub(super) struct Session {
     format: ContentFormat,
     /// The step whose answer is awaited.
     step: BootstrapStep,
-    /// The steps behind it, each with its request.
+    /// The later steps, each with its request.
     rest: VecDeque<(BootstrapStep, Request)>,
     /// The resources of the object 1 that were written.
     written: Vec<Assignment>,
@@ -44,11 +44,11 @@ pub(super) struct Session {
     generated: Vec<PskIdentity>,
 }
 
-/// The consequence of an answer of the device.
+/// The next action after an answer of the device.
 pub(super) enum SessionProgress {
-    /// The next request leaves.
+    /// Send the next request.
     Send(Request),
-    /// The answer to Verify is to be compared with what was written; then the next request leaves.
+    /// Compare the answer to Verify with the written values, then send the next request.
     Compare(Request),
     Finished,
     Failed {
@@ -69,8 +69,8 @@ pub(super) enum PlanError {
 }
 
 impl Session {
-    /// Begins a session, and returns it with its first request. `format` is the one that the device prefers. If
-    /// `must_discover` the session begins with a Discover also if the account has none.
+    /// Begins a session, and returns it with its first request. `format` is the format that the device prefers. With
+    /// `must_discover` the session begins with a Discover even if the account does not ask for one.
     pub(super) fn begin(
         (endpoint, peer): (Arc<str>, Peer),
         account: Arc<Account>,
@@ -103,9 +103,9 @@ impl Session {
         let code = response.code;
         match self.step {
             BootstrapStep::Discover => self.discovered(response, issue),
-            // OMA LwM2M Core 1.1 section 6.1.6.4: what is not there need not be deleted.
+            // OMA LwM2M Core 1.1 section 6.1.6.4: a missing instance need not be deleted.
             BootstrapStep::Delete(_) if code == Code::DELETED || code == Code::NOT_FOUND => self.proceed(),
-            // Some clients answer the write of an instance that they had not like a create.
+            // Some clients answer the write of a new instance like a create.
             BootstrapStep::Write(_) if code == Code::CHANGED || code == Code::CREATED => self.proceed(),
             BootstrapStep::Verify if code == Code::CONTENT => {
                 let next = self.advance();
@@ -151,7 +151,7 @@ impl Session {
                 Ok(device) => device,
                 Err(error) => return SessionProgress::Failed { code: Some(response.code), reason: error.to_string() },
             },
-            // LwM2M 1.0 knows it as an option, and some clients not at all.
+            // In LwM2M 1.0 Discover is optional, and some clients do not have it at all.
             Code::NOT_FOUND | Code::METHOD_NOT_ALLOWED | Code::NOT_IMPLEMENTED => DiscoveredDevice::default(),
             other => return refused(other, "the device refused the request"),
         };
@@ -172,7 +172,7 @@ impl Session {
         Some(request)
     }
 
-    /// Plans the steps behind Discover.
+    /// Plans the steps after Discover.
     fn plan(&mut self, mut device: DiscoveredDevice, issue: IssueKey<'_>) -> Result<(), PlanError> {
         let account = Arc::clone(&self.account);
         device.delete(&account.delete);
@@ -195,8 +195,9 @@ impl Session {
     }
 }
 
-/// Returns everything that an account writes in one payload: a Bootstrap-Pack (OMA LwM2M Core 1.2 section 6.1.8). Its
-/// device has not told its accounts, so the first instances of the object 0 are left to the bootstrap account.
+/// Returns a Bootstrap-Pack (OMA LwM2M Core 1.2 section 6.1.8): all instances of an account in one payload. The
+/// instances of the device's accounts are unknown, so the first instances of the object 0 are left to its bootstrap
+/// account.
 pub(super) fn pack(
     account: &Account,
     endpoint: &str,

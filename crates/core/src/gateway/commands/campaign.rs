@@ -14,8 +14,8 @@ use super::command_expiry::expiry_of;
 use super::sending::admit;
 use crate::gateway::context::Context;
 
-/// The time that a read may wait for its turn. The device was awake a moment ago.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest time that a read may wait. The device was awake a moment ago.
+const READ_EXPIRY: Duration = Duration::from_secs(60);
 
 impl CommandScheduler {
     /// Takes a command of a campaign. Returns whether an answer with this `ask` follows.
@@ -34,8 +34,8 @@ impl CommandScheduler {
         let (reply, origin) = (Some(Box::new(Reply::Asker(ask))), Origin::Campaign);
         match parsed {
             Ok(ReadCommand::Operation(command)) => {
-                let command = Command { reply, origin, expiry: Some(PATIENCE), ..command };
-                let expires = expiry_of(context.now, &command, PATIENCE);
+                let command = Command { reply, origin, expiry: Some(READ_EXPIRY), ..command };
+                let expires = expiry_of(context.now, &command, READ_EXPIRY);
                 let number = self.next_number();
                 let waiting = PendingCommand::new(number, command, expires, self.bytes.take(payload.len()));
                 let admission = admit(context, device, waiting);

@@ -24,7 +24,8 @@ use crate::gateway::persistence::restart;
 use crate::gateway::report::CommandOutcome;
 
 impl CommandScheduler {
-    /// Takes a command of the console. A command that is refused has no other answer, and nobody else is told.
+    /// Takes a command of the console. A command that is refused has no other answer, and applications do not see the
+    /// refusal.
     pub(crate) fn handle_console(
         &mut self,
         context: &mut Context,
@@ -94,7 +95,7 @@ impl CommandScheduler {
 
 /// Moves of devices to other gateways.
 impl CommandScheduler {
-    /// Returns the record of a device without the commands whose answer somebody of this gateway waits for.
+    /// Returns the record of a device without the commands whose answer goes to a user of this gateway's console.
     pub(crate) fn record_without_asked(&mut self, context: &Context, device: &mut Device) -> DeviceRecord {
         let mut record = restart::record(context, self, device);
         let is_asked = |serial: Option<u64>, command: &Command| {

@@ -33,7 +33,7 @@ impl CommandScheduler {
     }
 }
 
-/// Refuses a command whose device is not registered yet: it has its final answer.
+/// Refuses a command whose device is not registered yet, with its final answer.
 pub(in crate::gateway) fn refuse_early(
     context: &mut Context,
     pending: &PendingRegistration,

@@ -90,7 +90,7 @@ impl CommandScheduler {
         self.send_next(context, device);
     }
 
-    /// Begins the job of an update whose image is described, or refuses it.
+    /// Begins the job of an update whose image has been described, or refuses it.
     pub(crate) fn begin_described(
         &mut self,
         context: &mut Context,
@@ -111,7 +111,7 @@ impl CommandScheduler {
         }
     }
 
-    /// Returns what a job is about that can begin at once; `None` if its image has to be described first.
+    /// Returns the specification of a job that can begin at once; `None` if its image has to be described first.
     fn update_firmware(
         &mut self,
         context: &mut Context,
@@ -246,7 +246,7 @@ impl CommandScheduler {
         device.in_flight().is_some_and(|in_flight| in_flight.command.origin == Origin::Firmware)
     }
 
-    /// The device has answered the request of its job.
+    /// Takes the answer of the device to a request of its job.
     pub(super) fn job_answered(
         &mut self,
         context: &mut Context,
@@ -274,7 +274,7 @@ impl CommandScheduler {
         self.send_next(context, device);
     }
 
-    /// The request of a job has no answer.
+    /// Takes that a request of a job got no answer.
     pub(super) fn job_unanswered(
         &mut self,
         context: &mut Context,
@@ -354,7 +354,7 @@ impl CommandScheduler {
         }
     }
 
-    /// Takes the bytes that a push has waited for. Those of a push that is over have no effect.
+    /// Takes the bytes that a push has waited for. The bytes of a push that has ended have no effect.
     pub(crate) fn image_read(
         &mut self,
         context: &mut Context,
@@ -386,7 +386,7 @@ impl CommandScheduler {
         }
     }
 
-    /// Publishes what a job tells. One that has just ended lets go of its observations and of its request.
+    /// Publishes the events of a job. A job that has just ended releases its observations and its request.
     pub(crate) fn settle_job(&mut self, context: &mut Context, device: &mut Device) {
         let Some(id) = self.jobs.id_of(device.id) else { return };
         if !self.jobs.settle(context, Some(device), id) {
@@ -472,8 +472,8 @@ fn command_of(request: &JobRequest) -> Command {
     Command { number: 0, echo, operation, expiry: None, reply: None, origin: Origin::Firmware }
 }
 
-/// Returns what a response means for a job. It needs a few resources that it knows: what else is undefined does not
-/// matter.
+/// Returns the meaning of a response for a job. A job reads only a few resources, which it knows, so that undefined
+/// ones do no harm.
 fn outcome(context: &Context, device: &Device, operation: &Operation, response: &Response) -> Outcome {
     let known = context.decode_context(&device.registration);
     operation.outcome(response, DecodeContext { undefined: UndefinedResources::Opaque, ..known })

@@ -59,7 +59,7 @@ pub(super) use early::refuse_early;
 pub(super) use firmware::answer_left;
 pub(super) use restart::{NotTaken, refuse_restored};
 
-/// The reason of a refusal.
+/// The reason of a refusal if the device has left.
 const LEFT: &str = "the device is not registered any more";
 
 /// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`].
@@ -86,7 +86,8 @@ pub(super) struct CommandScheduler {
 }
 
 impl CommandScheduler {
-    /// Takes a command for a registered device. The broker keeps it until the store has it, or what has become of it.
+    /// Takes a command for a registered device. The broker keeps the command until the store has it or its final
+    /// answer.
     pub(super) fn handle(
         &mut self,
         context: &mut Context,
@@ -157,7 +158,7 @@ impl CommandScheduler {
                 self.jobs.passed_over(device.id);
                 self.send(context, device, waiting);
             } else if self.send_for_job(context, device) {
-                // It is in flight, or answered already.
+                // The command is in flight, or answered already.
             } else if let Some(waiting) = self.next_auto_observation(context, device) {
                 self.send(context, device, waiting);
             } else {
@@ -171,7 +172,7 @@ impl CommandScheduler {
         self.last_number
     }
 
-    /// The device has the request and will answer later.
+    /// Takes the acknowledgement of a request: the device will answer later.
     pub(super) fn acknowledged(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         if Self::is_of_job(device) {
             return;
@@ -182,7 +183,7 @@ impl CommandScheduler {
         }
     }
 
-    /// The device has answered; `observing` has the Observe number if the exchange lives on as an observation.
+    /// Takes the answer of the device; `observing` has the Observe number if the exchange continues as an observation.
     pub(super) fn answered(
         &mut self,
         context: &mut Context,
@@ -264,7 +265,8 @@ impl CommandScheduler {
         self.send_next(context, device);
     }
 
-    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    /// Takes the failure of an exchange: the response cannot be read, or the body of the request or of the response
+    /// could not be transferred.
     pub(super) fn failed(
         &mut self,
         context: &mut Context,
@@ -290,7 +292,7 @@ impl CommandScheduler {
         self.send_next(context, device);
     }
 
-    /// Gives up the command in flight: it has its last answer.
+    /// Gives up the command in flight with a last answer.
     pub(crate) fn give_up_in_flight(&mut self, context: &mut Context, device: &mut Device) {
         self.give_up_in_flight_as(context, device, AnswerOutcome::TimedOut);
     }
@@ -308,7 +310,7 @@ impl CommandScheduler {
         }
     }
 
-    /// The device leaves: its command in flight is given up, its pending commands are refused.
+    /// Gives up the command in flight of a device that leaves, and refuses its pending commands.
     pub(crate) fn give_up_all(&mut self, context: &mut Context, device: &mut Device) {
         let waiting: Vec<Command> = device.waiting.drain().collect();
         self.give_up_in_flight_as(context, device, AnswerOutcome::Left);
@@ -319,7 +321,8 @@ impl CommandScheduler {
         }
     }
 
-    /// Gives a device the commands of its registration before this one: that in flight is given up, the others wait.
+    /// Gives a device that has registered again the commands of its earlier registration: the one in flight is given
+    /// up, the others wait.
     pub(crate) fn inherit(&mut self, context: &mut Context, device: &mut Device, mut former: Device) {
         let in_flight = former.take_in_flight();
         if let Some(in_flight) = in_flight.filter(|in_flight| in_flight.command.origin != Origin::Firmware) {
@@ -391,8 +394,8 @@ impl CommandScheduler {
         Some(in_flight)
     }
 
-    /// An `observe` that was accepted replaces the observation of the same paths; the answer to `cancel-observe` ends
-    /// it.
+    /// Notes what an answered command does to observations: an accepted `observe` replaces the observation of the same
+    /// paths, and the answer to `cancel-observe` ends it.
     fn follow_observation(
         &mut self,
         context: &mut Context,
@@ -431,7 +434,7 @@ pub(super) fn report_transfer(context: &mut Context, device: &Device, error: Blo
     context.report(Report::TransferFailed { peer: device.peer, endpoint, error });
 }
 
-/// Reports that links or attributes of a list of the device make no sense.
+/// Reports malformed links or attributes in a list of the device, which are ignored.
 pub(super) fn report_links_left_out(context: &mut Context, device: &mut Device, reason: String) {
     let first = !std::mem::replace(&mut device.links_left_out, true);
     let endpoint = device.registration.endpoint.clone();

@@ -67,8 +67,7 @@ impl CommandScheduler {
         device: &mut Device,
         record: ObservationRecord,
     ) {
-        // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to
-        // observe.
+        // The record is that of an observe command. If it can no longer be read as one, there is nothing to observe.
         let interpreted = downlink::interpret(record.command, context.command_context(&device.registration));
         let Ok(command) = interpreted else { return };
         let mut command = Command { origin: record.origin, ..command };
@@ -96,7 +95,7 @@ impl CommandScheduler {
         records: Vec<CommandRecord>,
     ) -> Vec<NotTaken> {
         let mut limits = queue_limits(&context.config.limits);
-        // The first one may have been in flight, outside of these bounds.
+        // The first command may have been in flight, where these limits do not apply.
         limits.commands = limits.commands.saturating_add(1);
         limits.bytes = limits.bytes.saturating_add(context.config.limits.command_size);
         let mut not_taken = Vec::new();
@@ -112,12 +111,12 @@ impl CommandScheduler {
             };
             self.restored.restored(device.id, &command.echo, &command.origin);
             let mut expires = context.wall_clock.moment(expires);
-            // Sent as the same message, it is executed once only as long as the device remembers the message. It may
-            // wait for a device that sleeps, or that has to be heard first.
+            // The device executes a repeated message once only as long as it remembers the message. The command may
+            // have to wait until a sleeping device wakes, or until the address of the device is known.
             let forgotten = context.now + remembered_after_restart(&context.config.coap);
             if sent_as.is_some() && forgotten < expires {
                 expires = forgotten;
-                // A further restart must not begin this time anew.
+                // Without this mark a further restart would begin this time again.
                 context.changed(device);
             }
             let waiting = PendingCommand::new(self.next_number(), command, expires, room);
@@ -143,7 +142,7 @@ fn remembered_after_restart(parameters: &Parameters) -> Duration {
     parameters.exchange_lifetime().saturating_sub(parameters.max_transmit_wait())
 }
 
-/// Refuses a restored command: it has its final answer.
+/// Refuses a restored command, with its final answer.
 pub(crate) fn refuse_restored(context: &mut Context, device: &Device, refused: NotTaken) {
     let NotTaken { echo, reply, origin, outcome, reason } = refused;
     let recipient = Recipient { reply: reply.as_ref(), origin: &origin };

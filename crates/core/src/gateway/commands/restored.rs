@@ -21,8 +21,8 @@ impl RestoredCommands {
         }
     }
 
-    /// Returns whether a command that is delivered again was restored. Each restored one is recognized once: the same
-    /// command may have been given several times.
+    /// Returns whether a command that is delivered again was restored. Each restored command is recognized once,
+    /// because an application may have sent the same command several times.
     pub(super) fn recognizes(&mut self, device: RegistrationId, command: &Echo) -> bool {
         let Some(of_device) = self.of_devices.get_mut(&device) else { return false };
         let digest = digest(command);

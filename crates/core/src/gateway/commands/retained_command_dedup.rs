@@ -120,7 +120,7 @@ impl RetainedCommandDedup {
         self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
     }
 
-    /// Takes what is remembered of an endpoint that another gateway has now.
+    /// Takes the memory of an endpoint that another gateway has now.
     pub(in crate::gateway) fn release(&mut self, endpoint: &str) -> RetainedCommandsRecord {
         let record = self.record(endpoint);
         let departure = self.by_endpoint.remove(endpoint).and_then(|memory| memory.departure);
@@ -132,7 +132,7 @@ impl RetainedCommandDedup {
         record
     }
 
-    /// Takes what another gateway remembered of an endpoint.
+    /// Adds the memory that another gateway had of an endpoint.
     pub(crate) fn adopt(&mut self, record: RetainedCommandsRecord) {
         self.release(&record.endpoint);
         if !record.commands.is_empty() {

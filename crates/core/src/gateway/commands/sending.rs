@@ -18,13 +18,13 @@ use crate::gateway::operators::view::CommandStage;
 use crate::gateway::persistence::held_outputs::Awaited;
 use crate::gateway::report::{CommandOutcome, Report};
 
-/// The reason of a refusal.
+/// The reason of a refusal of a command that may not wait.
 pub(super) const NOW_OR_NEVER: &str = "the device is asleep or busy, and the command may not wait";
 
 /// A command that can neither be sent nor wait.
 pub(super) enum NotAdmitted {
     QueueFull(Box<Command>, QueueFull),
-    /// The command may not wait (`ttl` 0) and cannot be sent now.
+    /// The command may not wait (`ttl` 0), and cannot be sent now.
     NowOrNever(Box<Command>),
 }
 
@@ -90,7 +90,8 @@ impl CommandScheduler {
         if let Some(digest) = waiting.retained {
             self.retained.remember(&device.registration.endpoint, digest);
         }
-        // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
+        // While the gateway waits for the answer, the request may be sent in another format, whatever the `ttl` of the
+        // command.
         waiting.expires = waiting.expires.max(context.now + context.config.coap.max_transmit_wait());
         device.sent(context.now, exchange, waiting, attempts);
         if let Some(in_flight) = device.in_flight() {
@@ -171,8 +172,8 @@ fn send_first(
 }
 
 /// Sends the request of a command. Its first datagram leaves when the store has the command as one in flight, with the
-/// names of the request: after a crash the next process sends the same message, so that a device that had it does not
-/// obey twice. What `auto_observe` asks may be asked twice.
+/// message ID and token of the request. After a crash the next process sends the same message, so that a device that
+/// has received it does not execute it twice. A request of `auto_observe` may be sent twice.
 fn send_marked(
     context: &mut Context,
     device: &Device,
@@ -185,8 +186,8 @@ fn send_marked(
     context.tell_when_stored(Awaited::Device(&device.registration.endpoint), |context| send(&mut context.coap))
 }
 
-/// Admits a command: while the program shuts down, or the shard is about to be handed over, it waits, whatever its device
-/// does.
+/// Admits a command. While the program shuts down, or while the shard is about to be handed over, the command waits in
+/// any case.
 pub(super) fn admit(context: &Context, device: &mut Device, waiting: PendingCommand) -> AdmitOutcome {
     let limits = queue_limits(&context.config.limits);
     if context.keeps_commands_of(device) {

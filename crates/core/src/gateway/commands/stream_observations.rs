@@ -1,5 +1,6 @@
-//! Observations that last as long as somebody looks: they end some time after the last event stream of their user and
-//! device was closed.
+//! Observations that last as long as a user looks: they end some time after the last event stream of their user and
+//! device was closed. They end by being forgotten: the gateway answers the next notification with a Reset (RFC 7641
+//! section 3.6), so that nothing is sent to a sleeping device.
 //!
 //! They end by being forgotten: the gateway answers the next notification with a Reset (RFC 7641 section 3.6), so that
 //! nothing is sent to a sleeping device.

@@ -34,7 +34,7 @@ impl Context {
     }
 
     /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
-    /// commands. Those to the commands of campaigns are nobody else's.
+    /// commands. Answers to the commands of campaigns are never published.
     pub(crate) fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Bytes) {
         if self.publishes_answers_to(origin) {
             let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
@@ -66,8 +66,8 @@ impl Context {
         }
     }
 
-    /// Publishes a final answer when the store has it and no longer has the command. The store has it until the broker
-    /// does.
+    /// Publishes a final answer when the store has it in place of the command. The store keeps it until the broker has
+    /// accepted it.
     fn publish_kept(&mut self, device: &Device, publication: Publication) {
         if !self.held.is_enabled() {
             return self.publish(device.publishes_as, publication);
@@ -79,7 +79,7 @@ impl Context {
         });
     }
 
-    /// Notes that the broker's side has a publication, or never will. Returns whether it was a final answer.
+    /// Notes that the broker has accepted a publication, or never will. Returns whether it was a final answer.
     pub(crate) fn answer_is_done(&mut self, ticket: Ticket) -> bool {
         let endpoint = self.outbox.done(ticket);
         endpoint.as_ref().inspect(|endpoint| self.changes.mark(endpoint)).is_some()

@@ -43,7 +43,7 @@ impl Context {
         }
     }
 
-    /// Closes the associations of an identity that were made with a generated key which holds no longer.
+    /// Closes the associations of an identity that were made with a generated key which is no longer valid.
     pub(in crate::gateway) fn close_former_associations(&mut self, identity: &PskIdentity) {
         let Some(dtls) = &mut self.dtls else { return };
         dtls.server.revoke_of(identity, |used| self.generated_keys.is_former(used));
@@ -55,7 +55,7 @@ impl Context {
         self.dtls.as_ref()?.server.key_kind(peer.association?)
     }
 
-    /// Makes the DTLS server look up the key of an identity anew.
+    /// Makes the DTLS server look up the key of an identity again.
     pub(in crate::gateway) fn forget_key(&mut self, identity: &PskIdentity) {
         let Some(dtls) = &mut self.dtls else { return };
         for role in [SocketRole::All, SocketRole::Registration] {

@@ -56,7 +56,7 @@ pub(super) struct Context {
     pub rng: StdRng,
     pub coap: Endpoint,
     pub dtls: Option<DtlsLayer>,
-    /// The keys that the bootstrap server generated. They are good for registrations.
+    /// The keys that the bootstrap server generated, for registrations.
     pub generated_keys: GeneratedKeys,
     /// The `bootstrap` commands whose session is awaited.
     pub awaited_bootstraps: AwaitedBootstraps,
@@ -75,12 +75,12 @@ pub(super) struct Context {
     pub draining: bool,
     /// The shards that are about to be handed over: commands for their devices wait.
     pub winding: ShardSet,
-    /// Somebody looks at devices: the stages of commands are reported.
+    /// Whether a user looks at devices: then the stages of commands are reported.
     pub has_onlookers: bool,
     pub traces: Traces,
     pub images: Images,
     pub pulls: Pulls,
-    /// The news about devices that firmware campaigns have not taken yet.
+    /// The events of devices that firmware campaigns have not handled yet.
     pub campaign_inbox: CampaignInbox,
     outputs: VecDeque<Output>,
 }
@@ -122,8 +122,9 @@ impl Context {
         self.emit(output);
     }
 
-    /// Sends and publishes what is true only if it survives a crash: after the store has confirmed the present record
-    /// of `awaited`, which is marked as changed. Without a store, or if outputs are not held, it leaves at once.
+    /// Holds what `tell` sends and publishes until the store has confirmed the present record of `awaited`, which is
+    /// marked as changed, because after a crash the gateway has to know what it has sent. Without a store, or if
+    /// outputs are not held, they leave at once.
     pub(super) fn tell_when_stored<T>(&mut self, awaited: Awaited<'_>, tell: impl FnOnce(&mut Self) -> T) -> T {
         self.flush_coap();
         match awaited {
@@ -145,7 +146,7 @@ impl Context {
         told
     }
 
-    /// Confirms a command: at once, or when the record of its device is stored that it has changed.
+    /// Confirms a command to the broker: at once, or when the changed record of its device is stored.
     pub(super) fn confirm(&mut self, device: &Device, receipt: MessageReceipt) {
         let (registration, endpoint) = (device.id, &device.registration.endpoint);
         let confirmation = BrokerCommand::Confirm { registration, receipt };
@@ -181,7 +182,7 @@ impl Context {
         self.released(outputs, missed);
     }
 
-    /// Drops all outputs for these.
+    /// Drops all outputs for these recipients.
     pub(crate) fn withdraw(&mut self, recipients: &Recipients) {
         self.flush_coap();
         self.held.withdraw(recipients);
@@ -203,7 +204,7 @@ impl Context {
         self.emit(Output::Report(report));
     }
 
-    /// Returns whether commands for a device wait, whatever the device does.
+    /// Returns whether commands for a device have to wait, even if it is awake.
     pub(crate) fn keeps_commands_of(&self, device: &Device) -> bool {
         self.draining || !self.winding.is_empty() && self.winding.contains(device.shard())
     }
@@ -317,7 +318,7 @@ impl Context {
         }
     }
 
-    /// Returns what a response of this device means for an operation, now.
+    /// Returns the meaning of a response of this device for an operation, by the current definitions.
     pub(super) fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
         let mut outcome = operation.outcome(response, self.decode_context(&device.registration));
         if let Some(Content::Entries(entries)) = &mut outcome.content {
@@ -351,7 +352,7 @@ impl Context {
                     self.emit(Output::Transmit(Transmit { peer, datagram }));
                 }
             }
-            // The device was restored, and DTLS is off now: its address may be another one's by now.
+            // The device was restored, and DTLS is off now. Another device may have its address.
             (Some(association), None) => {
                 self.push_report(Report::Dtls(DtlsReport::Unsent { association }));
             }

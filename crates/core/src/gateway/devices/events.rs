@@ -96,7 +96,7 @@ impl RegisteredDevices {
         }
     }
 
-    /// The broker has the publication of a notification, of a Send or of a final answer.
+    /// Takes the event that the broker has accepted a notification, a Send or a final answer.
     pub(in crate::gateway) fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         if context.answer_is_done(ticket) {
             return;
@@ -106,14 +106,14 @@ impl RegisteredDevices {
         });
     }
 
-    /// The publication of a Send is queued.
+    /// Takes the event that the publication of a Send is queued.
     pub(in crate::gateway) fn queued(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         self.with_notifications(context, id, |notifications, context, device| {
             notifications.queued(context, device, ticket);
         });
     }
 
-    /// The notification, the Send or the final answer with this ticket is not published.
+    /// Takes the event that a notification, a Send or a final answer is not published.
     pub(in crate::gateway) fn unpublished(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         if context.answer_is_done(ticket) {
             return;
@@ -123,7 +123,7 @@ impl RegisteredDevices {
         });
     }
 
-    /// Lets the device hear of a publication, and sends it the command that waits for its turn.
+    /// Passes the result of a publication to the notifications of the device, and sends its next pending command.
     fn with_notifications(
         &mut self,
         context: &mut Context,

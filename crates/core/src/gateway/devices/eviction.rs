@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use crate::registry::{Device, RegistrationId, Registry};
 use lwm2m_base::deadlines::IdDeadlines;
 
-/// A device that was silent for less than this is not evicted.
+/// The shortest silence after which a device may be evicted.
 const LEAST_SILENCE: Duration = Duration::from_secs(24 * 3600);
-/// Devices that are looked at for one Register: each look at one that was heard meanwhile puts it off by a day.
-const LOOKS: usize = 1_000;
+/// The maximum number of devices that are examined for one Register. A device that has sent a message meanwhile is not
+/// examined again for a day.
+const MAX_EXAMINED: usize = 1_000;
 
 /// Orders the devices of plain UDP by the time of their last message, as of the last look at each.
 #[derive(Debug, Default)]
 pub(super) struct SilentDevices(IdDeadlines<RegistrationId>);
 
 impl SilentDevices {
-    /// Adds a device. One that speaks DTLS is never evicted: it proved who it is.
+    /// Adds a device. A device that uses DTLS is never evicted, because it has proved its identity.
     pub(super) fn watch(&mut self, device: &Device) {
         if device.identity.is_none() {
             self.0.set(device.id, device.last_heard());
@@ -33,7 +34,7 @@ impl SilentDevices {
 
     /// Returns the device that may be evicted now.
     pub(crate) fn evictable(&mut self, now: Instant, registry: &Registry) -> Option<RegistrationId> {
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_EXAMINED {
             let (heard, id) = self.0.first().filter(|(heard, _)| *heard + LEAST_SILENCE <= now)?;
             match registry.device(id).map(Device::last_heard) {
                 Some(last) if last > heard => self.0.set(id, last),

@@ -12,7 +12,7 @@ use crate::gateway::firmware::jobs::record::FirmwareJobRecord;
 
 /// Firmware updates.
 impl RegisteredDevices {
-    /// Takes what happened to the image of a job.
+    /// Passes the result of reading an image to its firmware update.
     pub(crate) fn image_event(&mut self, context: &mut Context, event: ImageEvent) {
         match event {
             ImageEvent::Described { request, result } => {
@@ -37,7 +37,7 @@ impl RegisteredDevices {
                     return commands.jobs.pulled(context, None, job, fetched);
                 };
                 let was_awake = device.is_awake(context.now);
-                // Whoever knows the secret of the URI is the device.
+                // A peer that knows the secret of the URI is the device.
                 heard_from(context, queue_mode, commands, device);
                 commands.jobs.pulled(context, Some(device), job, fetched);
                 if !was_awake {
@@ -46,7 +46,7 @@ impl RegisteredDevices {
             }
             ImageEvent::PullFailed { job, error } => {
                 match error {
-                    // A disk may work again, and the device asks again.
+                    // The disk may recover, and the device asks again.
                     ImageError::Unreadable => self.commands.jobs.image_unreadable(context, job),
                     ImageError::NotFound
                     | ImageError::NotRegular
@@ -78,7 +78,7 @@ impl RegisteredDevices {
         commands.body_wanted(context, device, (exchange, offset, length));
     }
 
-    /// The device has registered: its firmware update goes on.
+    /// Continues the firmware update of a device that has registered.
     pub(crate) fn resume_job(&mut self, context: &mut Context, id: RegistrationId) {
         if let Some(device) = self.registry.device(id) {
             self.commands.jobs.registered(context, device);

@@ -60,8 +60,8 @@ enum RegistrationTimer {
 }
 
 impl RegisteredDevices {
-    /// Creates a gateway's devices, of which there are none. The client for presence connects at this time; never, if
-    /// there is none.
+    /// Creates the table of a gateway without devices. The client for presence connects at this time; with `None` it
+    /// never connects.
     pub(super) fn new(status_client_connects_at: Option<Instant>) -> Self {
         Self { status_client: StatusClient::new(status_client_connects_at), ..Self::default() }
     }
@@ -150,8 +150,8 @@ impl RegisteredDevices {
         Some(device)
     }
 
-    /// Removes a device that another gateway has from now on, without a final answer to its commands: they move with
-    /// it. The console is told that its commands have left, since nobody could give it their answers.
+    /// Removes a device that another gateway has from now on. Its commands move with it, without a final answer here.
+    /// The console is told that they have left, because this gateway cannot pass it their answers.
     pub(super) fn release(&mut self, context: &mut Context, id: RegistrationId) -> Option<MovedDevice> {
         let moved = self.take_out(context, id)?;
         context.command_broker(BrokerCommand::HandOver { registration: id });
@@ -344,7 +344,7 @@ impl RegisteredDevices {
         let Some(device) = self.registry.device(id) else { return };
         context.changed(device);
         context.coap.readdress(context.now, device.exchanges(), to);
-        // A device that makes a new handshake begins its message ids anew: what it sends is never a repetition.
+        // A device may begin its message ids again with a new handshake, so none of its messages counts as a duplicate.
         let is_plain = from.association.is_none() && to.association.is_none();
         if is_plain && !self.registry.is_known(from) {
             context.coap.readdress_received(from, to);
@@ -401,7 +401,7 @@ fn device_of<'d>(
     registry.device_mut(commands.registration_of(exchange)?)
 }
 
-/// A valid message of the device has come: it is awake, and its lifetime begins again.
+/// Takes a valid message of the device: the device is awake, and its lifetime begins again.
 fn heard_from(context: &mut Context, queue_mode: &mut QueueMode, commands: &mut CommandScheduler, device: &mut Device) {
     device.heard_from(context.now);
     if device.needs_new_record() {

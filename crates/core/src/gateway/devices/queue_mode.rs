@@ -48,8 +48,8 @@ impl QueueMode {
         }
     }
 
-    /// Counts a device as asleep if its awake time is over, and publishes it. Every message of the device moves that
-    /// time, so it is checked only when the time of the last check has come.
+    /// Counts a device as asleep if its awake time is over, and publishes that. Every message of the device prolongs
+    /// its awake time, so the device is checked only at the time of its earlier check.
     pub(super) fn check(&mut self, context: &mut Context, device: &mut Device) {
         let Some(until) = device.awake_until() else { return };
         if until > context.now {

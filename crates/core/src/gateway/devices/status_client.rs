@@ -27,7 +27,7 @@ const PREFIX: &str = "lwm2m-status";
 /// Publications that the broker has not acknowledged. It is less than the queue of a client may hold.
 const WINDOW: usize = 16;
 
-/// The client by which the presence of devices is taken back, and the presences that are to be taken back.
+/// The client that withdraws the presence of devices, and the presences to be withdrawn.
 #[derive(Debug)]
 pub(in crate::gateway) struct StatusClient {
     connection: OwnClient,
@@ -44,15 +44,15 @@ pub(in crate::gateway) struct StatusClient {
 #[derive(Debug)]
 struct PresenceWithdrawal {
     topic: String,
-    /// When the device left, by the wall clock since 1970.
+    /// The time since 1970 at which the device left.
     since: Duration,
-    /// Whether the device left once more since the publication that is on its way was made.
+    /// Whether the device has left once more since the publication in flight was made.
     is_due_again: bool,
 }
 
 /// The connection.
 impl StatusClient {
-    /// Creates a client that connects at this time; never, if there is none.
+    /// Creates a client that connects at this time; with `None` it never connects.
     pub(super) fn new(connects_at: Option<Instant>) -> Self {
         Self {
             connection: OwnClient::new(SESSION, connects_at),
@@ -74,12 +74,13 @@ impl StatusClient {
         self.connection.handle_timeout(context, login, PREFIX, String::new());
     }
 
-    /// Returns how many presences are to be taken back.
+    /// Returns the number of presences to be withdrawn.
     pub(in crate::gateway) fn len(&self) -> usize {
         self.withdrawals.len()
     }
 
-    /// Returns whether the presence of this endpoint is to be taken back, so that no other gateway may publish it yet.
+    /// Returns whether the presence of this endpoint is still to be withdrawn, so that no other gateway may publish it
+    /// yet.
     pub(in crate::gateway) fn awaits(&self, endpoint: &str) -> bool {
         self.withdrawals.contains_key(endpoint)
     }
@@ -87,8 +88,8 @@ impl StatusClient {
 
 /// Presence.
 impl StatusClient {
-    /// Takes back the presence of a device that leaves because the broker ended its session. Where another client took
-    /// over the session, this client may publish a presence of its own, which stays.
+    /// Withdraws the presence of a device that leaves because the broker ended its session. If another client took over
+    /// the session, its presence is kept.
     pub(super) fn withdraw(&mut self, context: &mut Context, device: &Device, reason: CloseReason) {
         let Some(topic) = device.topics.status().map(|topic| topic.name) else { return };
         if context.config.status_login.is_none() || reason == CloseReason::Discarded {
@@ -110,7 +111,7 @@ impl StatusClient {
         self.waiting.push_back(endpoint);
     }
 
-    /// Publishes what waits, as far as the broker has acknowledged what was published. A device that is registered
+    /// Publishes the next presences, as far as the broker has acknowledged earlier ones. A device that is registered
     /// again keeps its presence.
     pub(super) fn publish_next(&mut self, context: &mut Context, is_registered: impl Fn(&str) -> bool) {
         while self.connection.is_connected() && self.in_flight.len() < WINDOW {
@@ -124,7 +125,7 @@ impl StatusClient {
             self.last_ticket += 1;
             let ticket = Ticket(self.last_ticket);
             let payload = uplink::status(Presence::Offline, Some(withdrawal.since));
-            // With QoS 0 nobody would know when it is at the broker.
+            // With QoS 0 the gateway would not know when the broker has it.
             let publication = Publication {
                 topic: withdrawal.topic.clone(),
                 qos: 1,
@@ -154,7 +155,7 @@ impl StatusClient {
                 context.report(Report::PublishRefused { endpoint: PREFIX.to_owned(), topic, first });
                 Vec::new()
             }
-            // What was on its way may have arrived or not: it is published again after the next connection.
+            // A publication in flight may have arrived or not: it is published again after the next connection.
             BrokerEvent::Closed { .. } | BrokerEvent::ConnectFailed { .. } => {
                 self.connection.closed(context.now);
                 let endpoints: Vec<String> = self.in_flight.drain().map(|(_, endpoint)| endpoint).collect();
@@ -168,7 +169,7 @@ impl StatusClient {
         }
     }
 
-    /// The publication with this ticket is at the broker, or never will be. Returns its endpoint.
+    /// Removes the publication with this ticket, which the broker has accepted or never will. Returns its endpoint.
     fn concluded(&mut self, ticket: Ticket) -> Option<String> {
         let endpoint = self.in_flight.remove(&ticket)?;
         let is_due_again = self.withdrawals.get(&endpoint).is_some_and(|withdrawal| withdrawal.is_due_again);

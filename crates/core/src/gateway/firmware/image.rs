@@ -56,15 +56,16 @@ pub struct Image {
 }
 
 /// Tells whether a file is the one that was described: the same inode, not written since. Together with the size of
-/// [`Image`] it is what the digest was computed for. A file of another identity is the same image if it has the same
-/// digest. The number of the file system is no part of it, because it changes when the file system is mounted again.
+/// [`Image`] it identifies the content of which the digest was computed. A file with another identity is the same image
+/// if it has the same digest. The number of the file system is not included, because it changes when the file system is
+/// mounted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileIdentity {
     pub inode: u64,
     /// Time of the last modification: seconds since 1970, and nanoseconds.
     pub modified: (i64, i64),
-    /// Time of the last change of the file or of its inode. Programs can set the time of the modification back, and not
-    /// this one.
+    /// Time of the last change of the file or of its inode. Programs can set the time of the modification, but not this
+    /// one.
     #[serde(default)]
     pub changed: (i64, i64),
 }
@@ -84,7 +85,7 @@ pub struct ImageDigestError;
 pub enum ImageError {
     #[error("there is no such image in firmware.dir")]
     NotFound,
-    #[error("the image is no regular file in firmware.dir")]
+    #[error("the image is not a regular file in firmware.dir")]
     NotRegular,
     #[error("the image is empty")]
     Empty,
@@ -168,7 +169,7 @@ impl FromStr for ImageDigest {
         }
         for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
             let digits = std::str::from_utf8(digits).map_err(|_| ImageDigestError)?;
-            // A sign is no digit, though the parser takes it.
+            // The parser of numbers accepts a sign, which is not a digit.
             if digits.starts_with('+') {
                 return Err(ImageDigestError);
             }

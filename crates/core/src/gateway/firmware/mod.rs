@@ -25,7 +25,7 @@ use images::PendingPart;
 use jobs::job_id::JobId;
 use pulls::Fetched;
 
-/// News about images for jobs.
+/// Events of images for jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum ImageEvent {
     /// The shell has answered [`images::Images::describe`].

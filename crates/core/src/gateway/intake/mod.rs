@@ -21,7 +21,7 @@ use super::report::{DatagramOutcome, DropReason, Report};
 
 use admission::{AdmissionControl, Decision, refuse_register};
 
-/// Owns what stands between the messages of peers and the CoAP endpoint.
+/// Owns the checks and queues that a message passes before it reaches the CoAP endpoint.
 #[derive(Debug)]
 pub(super) struct MessageIntake {
     admission: AdmissionControl,

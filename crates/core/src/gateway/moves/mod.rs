@@ -1,24 +1,24 @@
-//! Moves of devices between the gateways of one program, each of which has the devices of one thread.
+//! Moves of devices between gateways: those of the driver threads of one program, and those of the nodes of a cluster.
 //!
 //! A device that makes a new handshake, or registers again from another address, may reach another gateway than the one
 //! that has it. It moves there, with its observations and its pending commands:
 //!
-//! 1. The new gateway asks who has the device, by [`Output::Claim`]. Meanwhile the Register
-//!    waits, as it does for the broker; other messages of the peer are kept.
+//! 1. The new gateway asks which gateway has the device, by [`Output::Claim`]. Meanwhile the Register is pending, as
+//!    while it waits for the broker; other messages of the peer are kept.
 //! 2. The shell looks into the table of endpoint names. If no gateway has the device, or if the new one has it, it
 //!    answers at once. Otherwise it passes the question to the gateway that has the device: [`Gateway::release`].
-//! 3. That gateway checks that the peer may have the device, and gives it away: from now on it knows the device no
-//!    more. It tells neither the device nor the broker that the device leaves.
+//! 3. That gateway checks that the peer may have the device, and removes it. It informs neither the device nor the
+//!    broker of that.
 //! 4. The shell writes the new gateway into the table of endpoint names and passes the device on:
 //!    [`Gateway::handle_claim`]. The new gateway continues the device as after a restart, and handles what has waited.
-//! 5. The new gateway's record of the device is stored. Then the former gateway removes its own, by
-//!    [`Gateway::handed_over`]. If the program ends before, there are two records: the one of the device that was heard
-//!    from last is right ([`newest_records`]).
+//! 5. The new gateway's record of the device is stored. Then the old gateway removes its own, by
+//!    [`Gateway::handed_over`]. If the program ends before, there are two records: the one with the latest message of
+//!    the device is valid ([`newest_records`]).
 //!
-//! Between the gateways of one process no message is lost, if the shell reserves the place in the channel before step
-//! 3. So a device is always with one gateway or on its way to one: it is neither frozen nor has to thaw.
+//! Between the gateways of one process no device is lost if the shell reserves the place in the channel before step 3:
+//! at any time a device is at one gateway, or on its way to one.
 //!
-//! A gateway that has all devices asks nobody: [`Gateway::share_endpoints`] switches the questions on.
+//! A gateway that is the only one asks no questions: [`Gateway::share_endpoints`] switches them on.
 
 pub mod claims;
 pub mod shards;
@@ -47,7 +47,8 @@ use claims::{ClaimAnswer, ClaimPurpose, ClaimQuestion, DeviceName, KeepResult, M
 
 /// Moves of devices.
 impl Gateway {
-    /// Makes the gateway ask for each device that it does not have. A shell with one gateway does not call this.
+    /// Makes the gateway ask the shell for each device that it does not have. A shell with one gateway does not call
+    /// this.
     pub fn share_endpoints(&mut self) {
         self.context.claims.enabled = true;
     }
@@ -81,8 +82,8 @@ impl Gateway {
         self.handle_coap();
     }
 
-    /// Gives a device away, if this gateway has it and the peer of the question may have it. From then on the gateway
-    /// does not know it. The shell carries out all outputs before it passes the device on.
+    /// Gives a device away, if this gateway has it and the peer of the question may have it. Afterwards the gateway
+    /// does not know the device. The shell carries out all outputs before it passes the device on.
     pub fn release(&mut self, now: Instant, question: &ClaimQuestion) -> ClaimAnswer {
         self.context.now = now;
         let Self { context, registrations, .. } = self;
@@ -142,7 +143,7 @@ impl Gateway {
         match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {
             Some(dtls) => dtls.server.shard_at(peer.socket, peer.address),
             None => self.registrations.devices().registry().at(peer).find_map(|device| {
-                // The gateway gives out locations that name a shard.
+                // The locations that the gateway assigns name a shard.
                 Shard::of_text(device.location.as_str().as_bytes())
             }),
         }
@@ -157,9 +158,9 @@ impl Gateway {
         }
     }
 
-    /// Returns when a device was heard last from this address: by an authentic record of a DTLS association, or over
-    /// plain UDP by a message that nobody else is expected to send, such as a notification with its token. Who only
-    /// forges the address is not heard.
+    /// Returns when the last message that cannot be forged came from this address: an authentic record of a DTLS
+    /// association, or over plain UDP a message that only the device is expected to send, such as a notification with
+    /// its token.
     pub fn last_heard_at(&self, peer: Peer) -> Option<Instant> {
         match self.context.dtls.as_ref().filter(|dtls| dtls.serves(peer)) {
             Some(dtls) => dtls.server.last_heard_at(peer.socket, peer.address),
@@ -217,7 +218,7 @@ impl Gateway {
         }
     }
 
-    /// Returns an endpoint name whose claim is to be given back, because its device has left or its Register was
+    /// Returns an endpoint name that this gateway no longer claims, because its device has left or its Register was
     /// rejected.
     pub(super) fn next_unclaimed(&mut self) -> Option<String> {
         loop {
@@ -229,7 +230,7 @@ impl Gateway {
         }
     }
 
-    /// Returns the device that a message is about, if this gateway does not have it.
+    /// Returns the name of the device that a message is about, if this gateway does not have it.
     fn named_elsewhere(&self, peer: Peer, message: &Message) -> Option<DeviceName> {
         let registry = self.registrations.devices().registry();
         let mut path = message.options.all(number::URI_PATH);
@@ -253,7 +254,7 @@ impl Gateway {
 }
 
 impl Context {
-    /// Asks for the device of a Register, which waits by itself.
+    /// Asks for the device of a Register. The Register itself waits as a pending registration.
     pub(super) fn ask_for_register(&mut self, endpoint: &str, peer: Peer, identity: Option<Arc<Identity>>) {
         let device = DeviceName::Endpoint(endpoint.to_owned());
         self.push(Output::Claim(ClaimQuestion { device, purpose: ClaimPurpose::Register, peer, identity }));
@@ -287,7 +288,7 @@ fn adopt(
 ) -> Option<Restoration> {
     let MovedDevice { mut record, retained, job } = moved;
     let (endpoint, from) = (record.registration.endpoint.clone(), std::mem::replace(&mut record.peer, peer));
-    // It has just spoken, so its record is newer than that of the gateway that had it.
+    // The device has just sent a message, so this record is newer than that of the other gateway.
     record.last_heard = context.wall_clock.unix_time(context.now);
     registrations.devices_mut().commands_mut().retained.adopt(retained);
     let restoration = match take_up(context, registrations, record) {
@@ -306,8 +307,8 @@ fn adopt(
     Some(restoration)
 }
 
-/// Separates the records of devices from those that are out of date: of several records of one endpoint the one whose
-/// device was heard from last is right. Returns the right ones and the others.
+/// Separates the records of devices from those that are out of date: of several records of one endpoint the one with
+/// the latest message of its device is valid. Returns the valid records and the others.
 pub fn newest_records(records: Vec<DeviceRecord>) -> (Vec<DeviceRecord>, Vec<DeviceRecord>) {
     let mut newest: HashMap<String, DeviceRecord> = HashMap::with_capacity(records.len());
     let mut older = Vec::new();

@@ -1,4 +1,4 @@
-//! Shards that come and go, in a cluster of gateways.
+//! Shards that a node of a cluster acquires and releases.
 //!
 //! Each node of a cluster serves some of the 256 shards. There is one gateway for each driver thread, whose set of
 //! shards changes, and not one for each shard: limits, sessions at the broker and the object model are those of the
@@ -81,7 +81,7 @@ impl Gateway {
         self.handle_coap();
     }
 
-    /// Lets commands for a device wait until it is heard: the node does not know how it is reached.
+    /// Makes commands for a device wait until it sends a message, because the node does not know how to reach it.
     pub fn hold_until_heard(&mut self, endpoint: &str) {
         let devices = self.registrations.devices_mut();
         if let Some(id) = devices.registry().id_by_endpoint(endpoint)
@@ -103,7 +103,7 @@ impl Gateway {
         }
     }
 
-    /// Returns the shards that need a newer term, each once after each use.
+    /// Returns the shards that need a newer term; each shard is returned once for each term.
     pub fn take_wanted_terms(&mut self) -> ShardSet {
         self.context.dtls.as_mut().map_or(ShardSet::EMPTY, |dtls| dtls.server.take_wanted_terms())
     }
@@ -140,7 +140,7 @@ impl Gateway {
         busy.is_empty()
     }
 
-    /// Sends commands to the devices of a shard again, which is not handed over.
+    /// Sends commands to the devices of a shard again that is not handed over after all.
     pub fn go_on(&mut self, now: Instant, shard: Shard) {
         self.context.now = now;
         self.busy.remove(&shard);
@@ -164,7 +164,7 @@ impl Gateway {
         self.context.now = now;
         let pending = self.registrations.pending_of(shard, self.is_only_shard(shard));
         self.registrations.hand_over_pending(&mut self.context, pending);
-        // The answers leave while their associations are there.
+        // The answers have to leave before their associations are forgotten.
         self.handle_coap();
         let (devices, recipients) = self.take_out_shard(shard);
         for id in devices {

@@ -24,7 +24,7 @@ pub(super) struct ReceivedNotification<'r> {
     pub received: Result<&'r Response, ExchangeError>,
     /// The acknowledgement that the device waits for until the notification is published.
     pub pending_ack: Option<PendingAck>,
-    /// True for the last notification of its observation.
+    /// Whether it is the last notification of its observation.
     pub over: bool,
 }
 
@@ -66,7 +66,7 @@ impl Notifications {
         context.report(Report::Notification { endpoint, outcome });
     }
 
-    /// Sends what waited for this publication: the broker has it, so the device may forget it.
+    /// Sends the response or acknowledgement that waited for this publication, which the broker has accepted.
     pub(super) fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         match device.deferred_acks.remove(ticket.0) {
             Some(DeferredAck::Notification(pending_ack)) => context.coap.acknowledge(pending_ack),
@@ -90,15 +90,15 @@ impl Notifications {
         deferred.into_iter().for_each(|deferred| give_up(context, device, deferred));
     }
 
-    /// Gives up everything that a device that leaves waits for.
+    /// Drops all acknowledgements and responses that a device that leaves waits for.
     pub(super) fn forget(&mut self, context: &mut Context, device: &mut Device) {
         for deferred in device.deferred_acks.drain() {
             give_up(context, device, deferred);
         }
     }
 
-    /// Keeps what a device waits for until the publication with this ticket is done. The oldest one of a device that
-    /// has too many of them is given up: the device repeats its notification until it gives up itself.
+    /// Keeps an acknowledgement or response until the publication with this ticket is done. If the device has too many
+    /// of them, the oldest is dropped: the device then retransmits its notification.
     pub(crate) fn defer(&mut self, context: &mut Context, device: &mut Device, deferred: DeferredAck) -> Ticket {
         self.last_ticket += 1;
         if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE

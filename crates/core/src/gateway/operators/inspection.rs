@@ -48,7 +48,7 @@ pub(super) fn page(context: &Context, registry: &Registry, query: &PageQuery) ->
 
 pub(super) fn device(context: &Context, device: &Device) -> DeviceView {
     let registration = &device.registration;
-    // The names of a registered device were valid when it registered. Those of its present address may not be.
+    // The names of a device were valid when it registered. With its present address they may be invalid.
     let names = client(&context.config, registration, device.peer, device.identity.as_deref());
     let (clientid, username) = match names {
         Ok((client, _)) => (client.clientid, client.username),
@@ -98,7 +98,7 @@ pub(super) fn row(context: &Context, device: &Device) -> DeviceRow {
 }
 
 fn is_chosen(filter: &DeviceFilter, context: &Context, device: &Device) -> bool {
-    // Prefix and parts have chosen by the name already.
+    // Prefix and name parts were applied to the endpoint name before.
     let DeviceFilter { prefix: _, name_parts: _, username, username_part, state: awake, transport: by, .. } = filter;
     let DeviceFilter { lwm2m, binding, lifetime, object, address, identity, silent, waiting, .. } = filter;
     let (registration, now) = (&device.registration, context.now);
@@ -199,7 +199,7 @@ fn command_view(command: &Command, bytes: usize) -> CommandView {
     CommandView { number: command.number, msg_type: command.msg_type(), paths, origin: command.origin.clone(), bytes }
 }
 
-/// Returns what onlookers are told of a command that has reached this stage.
+/// Returns the report for onlookers that a command has reached this stage.
 pub(in crate::gateway) fn progress(command: &Command, stage: CommandStage) -> CommandProgress {
     CommandProgress {
         number: command.number,

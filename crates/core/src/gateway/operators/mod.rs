@@ -35,7 +35,7 @@ impl Gateway {
         Some(inspection::device(&self.context, device))
     }
 
-    /// Notes whether somebody looks at devices. Without onlookers the stages of commands are not reported.
+    /// Notes whether a user looks at devices. Without onlookers the stages of commands are not reported.
     pub fn set_onlookers(&mut self, has_onlookers: bool) {
         self.context.has_onlookers = has_onlookers;
     }
@@ -71,9 +71,9 @@ impl Gateway {
 
 /// Firmware campaigns.
 impl Gateway {
-    /// Begins a campaign, whose members are those of its file, in JSON. One that is not refused here is answered by an
-    /// [`Output::Answer`](super::Output::Answer) with this `ask`, when its image was looked at: with the campaign, or
-    /// with the reason of the refusal ([`AnswerOutcome::Refused`](console_commands::AnswerOutcome::Refused)).
+    /// Begins a campaign, given as JSON. If it is not refused here, an [`Output::Answer`](super::Output::Answer) with
+    /// this `ask` follows when its image has been described: with the campaign, or with the reason of the refusal
+    /// ([`AnswerOutcome::Refused`](console_commands::AnswerOutcome::Refused)).
     pub fn start_campaign(&mut self, now: Instant, ask: AskId, json: &[u8]) -> Result<(), CampaignRefusal> {
         self.context.now = now;
         self.campaigns.start(&mut self.context, ask, json)
@@ -140,7 +140,7 @@ impl Gateway {
         commands::state(&self.context, device, number)
     }
 
-    /// Takes a pending command of whomever out of the queue, and gives it its final answer.
+    /// Removes a pending command of any origin from the queue, and gives it its final answer.
     pub fn withdraw(&mut self, now: Instant, endpoint: &str, number: u64) -> Withdrawal {
         self.context.now = now;
         let devices = self.registrations.devices_mut();

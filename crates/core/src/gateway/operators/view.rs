@@ -70,9 +70,9 @@ pub struct DeviceFilter {
 /// Some devices, in the order of their endpoint names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePage {
-    /// The page may have fewer rows than asked for, and none, although there are more: `next` tells.
+    /// The rows. They may be fewer than asked for, or none, although there are more: see [`DevicePage::next`].
     pub rows: Vec<DeviceRow>,
-    /// The endpoint name to go on after; `None` if no device is left.
+    /// The endpoint name after which the next page begins; `None` if no device is left.
     pub next: Option<String>,
     /// The number of chosen devices that were passed over, [`PageQuery::skip`] at most.
     pub skipped: usize,
@@ -147,7 +147,7 @@ pub struct DeviceView {
     pub items: Vec<(String, String)>,
     /// The client ID at the broker. It follows from the present address if its template has `${peerhost}`.
     pub clientid: String,
-    /// The username at the broker, of which the same is true.
+    /// The username at the broker. It follows from the present address if its template has `${peerhost}`.
     pub username: String,
     pub topics: TopicNames,
     /// The objects of the object list, in the order of their ids.
@@ -199,13 +199,13 @@ pub struct DtlsView {
     pub resumed: Option<bool>,
 }
 
-/// Tells by what a device has proved its identity.
+/// The credentials by which a device has proved its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityKind {
     PreSharedKey,
     Certificate,
     RawPublicKey,
-    /// The device has proved none, which the configuration allows.
+    /// The device has proved no identity, which the configuration allows.
     Unproved,
 }
 
@@ -223,7 +223,7 @@ pub struct CommandView {
     pub bytes: usize,
 }
 
-/// A step of a command.
+/// The stage that a command has reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandProgress {
     /// The number of its [`CommandView`].
@@ -264,7 +264,7 @@ pub struct InFlightView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingView {
     pub command: CommandView,
-    /// The time at which it is refused if it was not sent by then.
+    /// The time at which it expires.
     pub expires: Duration,
 }
 

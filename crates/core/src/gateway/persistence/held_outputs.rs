@@ -28,7 +28,7 @@ use crate::gateway::broker::BrokerCommand;
 use crate::gateway::output::Output;
 
 /// The maximum number of outputs that wait. At the next one all of them leave.
-const MOST: usize = 20_000;
+const MAX_HELD: usize = 20_000;
 
 /// The record that an output waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ enum Lane {
 pub(in crate::gateway) struct HeldOutputs {
     /// The maximum time that an output waits; `None` if no output waits.
     patience: Option<Duration>,
-    /// Whether the outputs that are made now wait.
+    /// Whether the outputs that are made now have to wait.
     is_telling: bool,
     /// The store cannot be written: no output waits.
     is_away: bool,
@@ -130,7 +130,7 @@ impl HeldOutputs {
         self.is_telling = was_telling;
     }
 
-    /// Returns the output if it does not have to wait.
+    /// Returns the output if it does not have to wait; otherwise holds it.
     pub(in crate::gateway) fn pass(&mut self, now: Instant, output: Output) -> Option<Output> {
         if self.lanes.is_empty() && !self.is_telling {
             return Some(output);
@@ -155,7 +155,7 @@ impl HeldOutputs {
 
     /// Returns whether so many outputs wait that all of them have to leave.
     pub(in crate::gateway) fn is_full(&self) -> bool {
-        self.len > MOST
+        self.len > MAX_HELD
     }
 
     /// Returns the number of the next batch, which the store is given now.
@@ -194,7 +194,7 @@ impl HeldOutputs {
         }
     }
 
-    /// Returns whether outputs leave that would wait if the store could be written.
+    /// Returns whether outputs leave unstored that would wait if the store could be written.
     pub(crate) fn is_missed(&self) -> bool {
         self.is_away && self.patience.is_some()
     }
@@ -209,7 +209,7 @@ impl HeldOutputs {
         self.overdue(|_| true)
     }
 
-    /// Drops the outputs that wait for these, and returns how many they were.
+    /// Drops the held outputs for these recipients, and returns their number.
     pub(in crate::gateway) fn withdraw(&mut self, recipients: &Recipients) -> usize {
         let before = self.len;
         self.lanes.retain(|lane, held| {
@@ -240,8 +240,8 @@ impl HeldOutputs {
         (in_order(released), missed)
     }
 
-    /// Moves the first outputs of a lane out, up to the first one that has to wait. `is_over`: the first one that waits
-    /// for a batch waits no longer.
+    /// Moves the first outputs of a lane out, up to the first one that has to wait. With `is_over` the first one that
+    /// waits for a batch does not have to wait any longer.
     fn release(&mut self, lane: Lane, is_over: bool, released: &mut Vec<HeldOutput>) {
         let Entry::Occupied(mut entry) = self.lanes.entry(lane) else { return };
         let mut is_over = is_over;

@@ -62,7 +62,7 @@ impl Gateway {
         self.restore_devices(records, most);
     }
 
-    /// Restores devices, those first that were heard from last.
+    /// Restores devices, those with the latest messages first.
     pub(super) fn restore_devices(&mut self, mut records: Vec<DeviceRecord>, most: usize) {
         let Self { context, registrations, .. } = self;
         records.sort_by_key(|record| Reverse(record.last_heard));
@@ -70,7 +70,7 @@ impl Gateway {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
             let shard = record.shard();
             if registrations.devices().registry().id_by_endpoint(&endpoint).is_some() {
-                // The program ended while the device moved to another shard. The newer record is right.
+                // The program ended while the device moved to another shard. The newer record is valid.
                 context.changes.mark_left(&endpoint, Some(shard));
                 continue;
             }
@@ -119,8 +119,8 @@ impl Gateway {
         self.deliver_bootstraps();
     }
 
-    /// Closes the associations of an earlier process that were made with a generated key which holds no longer, after
-    /// [`Gateway::restore_generated_keys`] and [`Gateway::with_dtls`].
+    /// Closes the associations of an earlier process that were made with a generated key which is no longer valid,
+    /// after [`Gateway::restore_generated_keys`] and [`Gateway::with_dtls`].
     pub fn close_former_associations(&mut self, now: Instant) {
         self.context.now = now;
         let Context { dtls, generated_keys, .. } = &mut self.context;
@@ -130,8 +130,8 @@ impl Gateway {
         self.handle_dtls();
     }
 
-    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each goes on when its device
-    /// can be asked how far it is.
+    /// Restores the firmware updates of an earlier process, after [`Gateway::restore`]. Each continues when the gateway
+    /// can ask its device for its state.
     pub fn restore_firmware_jobs(&mut self, now: Instant, records: Vec<FirmwareJobRecord>) {
         self.context.now = now;
         for record in records {
@@ -158,8 +158,8 @@ impl Gateway {
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
-    /// Holds what the gateway tells devices and applications until the store has confirmed the record behind it with
-    /// [`Gateway::handle_stored`], but no longer than `patience`. Without this call it leaves at once.
+    /// Holds answers and publications until the store has confirmed the records behind them with
+    /// [`Gateway::handle_stored`], but no longer than `patience`. Without this call they leave at once.
     pub fn tell_when_stored(&mut self, patience: Duration) {
         self.context.held.enable(patience);
     }
@@ -173,7 +173,7 @@ impl Gateway {
         ChangeBatch { version, changes: self.changes(version, most) }
     }
 
-    /// Takes the confirmation of the store that it has this batch and all before it, and will have them after a crash.
+    /// Takes the confirmation of the store that this batch and all before it are written and would survive a crash.
     pub fn handle_stored(&mut self, now: Instant, version: BatchNumber) {
         self.context.now = now;
         self.context.handle_stored(version);
@@ -183,8 +183,8 @@ impl Gateway {
         }
     }
 
-    /// Notes whether the store can be written. While it cannot, what the gateway tells devices and applications leaves
-    /// at once, as if the patience of [`Gateway::tell_when_stored`] were over, and is counted in the same way.
+    /// Notes whether the store can be written. While it cannot, outputs leave at once, as if the patience of
+    /// [`Gateway::tell_when_stored`] were over, and are counted in the same way.
     pub fn set_store_away(&mut self, now: Instant, is_away: bool) {
         self.context.now = now;
         self.context.set_store_away(is_away);
@@ -202,12 +202,12 @@ impl Gateway {
     }
 
     fn changes(&mut self, version: BatchNumber, most: usize) -> Vec<Change> {
-        // Not after the devices whose command in flight becomes one that is awaited: a crash between the two would lose
-        // it.
+        // Not after the devices: if the command in flight becomes an awaited bootstrap command, a crash between the two
+        // would lose it.
         let clock = self.context.wall_clock;
         let mut changes = self.context.awaited_bootstraps.take_changes(clock, most);
         changes.extend(take_urgent(&mut self.context, &mut self.registrations));
-        // Devices wait for them.
+        // Devices wait for these records.
         let rest = most.saturating_sub(changes.len());
         changes.extend(self.context.generated_keys.take_changes(version, rest));
         let rest = most.saturating_sub(changes.len());
@@ -228,7 +228,7 @@ impl Gateway {
     }
 }
 
-/// A store that others may change or lose.
+/// A store that other processes may change or lose.
 impl Gateway {
     /// Marks every record as changed, because the store has lost some or all of them.
     pub fn rewrite_store(&mut self) {
@@ -270,9 +270,9 @@ fn take_urgent(context: &mut Context, registrations: &mut Registrations) -> Vec<
     changes
 }
 
-/// Returns what has changed since the changes were taken last, at most so many, the longest changed first.
+/// Returns at most `most` of the changes since the last call, those that were marked first before the others.
 fn take_changes(context: &mut Context, registrations: &mut Registrations, most: usize) -> Vec<Change> {
-    // Associations first: a device whose association is not in the store yet could not be spoken to.
+    // Associations first: a restored device without its association could not be reached.
     let associations = context.dtls.as_mut().map(|dtls| dtls.server.take_changes(most)).unwrap_or_default();
     let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
     changes.extend(registrations.profiles_mut().take_changes(most - changes.len()));
@@ -288,8 +288,8 @@ fn take_changes(context: &mut Context, registrations: &mut Registrations, most: 
     changes
 }
 
-/// Returns the changes of an endpoint: its record is removed from each shard in which it is stored, unless it stays
-/// there, and put into its shard of now.
+/// Returns the changes of an endpoint. Its record is put into its current shard, and removed from every other shard in
+/// which it is stored.
 fn device_changes(context: &mut Context, registrations: &mut Registrations, endpoint: &str) -> Vec<Change> {
     let left = context.changes.take_left(endpoint);
     let devices = registrations.devices_mut();

@@ -16,12 +16,13 @@ use std::sync::Arc;
 use super::record::AnswerRecord;
 use crate::gateway::broker::{Publication, Ticket, UplinkClass};
 
-/// Maximum number of answers that are kept for one endpoint. Others are published, and lost if a crash comes before the
-/// broker has them.
+/// Maximum number of answers that are kept for one endpoint. Further answers are published at once, and lost if a crash
+/// comes before the broker has them.
 const OF_ENDPOINT: usize = 64;
-/// Maximum number of bytes of all answers that are kept, after which others are treated in the same way.
+/// Maximum number of bytes of all answers that are kept. Further answers are published at once, as beyond
+/// [`OF_ENDPOINT`].
 const BYTES: usize = 32 * 1024 * 1024;
-/// The serials of answers, which are also their tickets, have this bit, and others do not.
+/// The bit that the serials of answers have, and other tickets do not. The serial of an answer is its ticket.
 const ANSWER: u64 = 1 << 63;
 
 #[derive(Debug, Default)]
@@ -48,8 +49,8 @@ impl Outbox {
         Some(Ticket(serial))
     }
 
-    /// Takes the answers of an earlier process, or of another gateway. One whose serial is that of another answer here
-    /// gets a new one.
+    /// Takes the answers of an earlier process, or of another gateway. An answer whose serial is in use here gets a new
+    /// one.
     pub(super) fn restore(&mut self, endpoint: &str, answers: Vec<AnswerRecord>) {
         for mut answer in answers.into_iter().filter(|answer| answer.serial & ANSWER != 0) {
             if self.endpoints.contains_key(&answer.serial) {

@@ -8,7 +8,7 @@ use lwm2m_base::Shard;
 /// The endpoints whose stored record is out of date, each once, in the order of their first mark.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct PendingChanges {
-    /// Marks are kept: somebody takes them.
+    /// Whether marks are kept, because there is a store.
     kept: bool,
     marked: HashSet<Arc<str>>,
     order: VecDeque<Arc<str>>,
@@ -43,14 +43,14 @@ impl PendingChanges {
         self.left.remove(endpoint)
     }
 
-    /// Forgets the records of a shard that is another gateway's now: it removes none of them.
+    /// Forgets the records of a shard that another gateway has now, so that none of them is removed.
     pub(in crate::gateway) fn forget_shard(&mut self, shard: Shard) {
         self.left.retain(|_, stored_in| *stored_in != shard);
     }
 
     /// Takes the endpoint that was marked first.
     pub(in crate::gateway) fn take(&mut self) -> Option<Arc<str>> {
-        // Those that were taken out of turn are still in the order.
+        // Endpoints that were taken out of turn are still in the order.
         std::iter::from_fn(|| self.order.pop_front()).find(|endpoint| self.marked.remove(endpoint))
     }
 

@@ -91,12 +91,12 @@ pub struct DeviceRecord {
     #[serde(with = "milliseconds")]
     pub last_heard: Duration,
     pub observations: Vec<ObservationRecord>,
-    /// The one in flight first, then those that wait, in their order.
+    /// The commands: the one in flight first, then the pending ones in their order.
     pub commands: Vec<CommandRecord>,
     /// The final answers that the broker may not have yet, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<AnswerRecord>,
-    /// Paths that `auto_observe` has still to ask for.
+    /// Paths that `auto_observe` has not observed yet.
     pub to_observe: Vec<Path>,
     /// The grouping of `auto_observe` requests. Records of older versions have none, which means single requests.
     #[serde(default, skip_serializing_if = "Grouping::is_single")]
@@ -115,7 +115,7 @@ impl DeviceRecord {
 pub struct ObservationRecord {
     #[serde(with = "token")]
     pub token: Token,
-    /// The observe command: its path, and what each notification echoes.
+    /// The observe command, of which each notification repeats the [`Echo`].
     pub command: Echo,
     /// The formats of its request, which a request to cancel the observation repeats. Older records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,7 +212,7 @@ impl From<&Identity> for IdentityRecord {
 impl IdentityRecord {
     pub fn into_identity(self) -> Identity {
         match self {
-            // What is no identity is nobody's.
+            // An invalid identity is bound to no device.
             Self::Psk(identity) => PskIdentity::new(identity.as_bytes()).map_or(Identity::Unknown, Identity::Psk),
             Self::Certificate { common_name, alternative_names } => {
                 Identity::Certificate { common_name, alternative_names }

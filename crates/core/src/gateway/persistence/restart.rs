@@ -13,9 +13,9 @@ use crate::gateway::context::Context;
 use crate::gateway::registrations::Registrations;
 use crate::gateway::registrations::undefined_versions::note_undefined_versions;
 use crate::gateway::report::NotRestored;
-use crate::gateway::wall_clock::FURTHEST;
+use crate::gateway::wall_clock::LATEST_TIME;
 
-/// A device that was restored from its record, and what is still to be done for it.
+/// A device that was restored from its record, and the steps that are left to do for it.
 pub(in crate::gateway) struct Restoration {
     pub id: RegistrationId,
     pub client: ClientInfo,
@@ -23,7 +23,7 @@ pub(in crate::gateway) struct Restoration {
     refused: Vec<NotTaken>,
 }
 
-/// Restores the device of a record, unless the configuration of today rejects it or there are `most` devices.
+/// Restores the device of a record, unless the current configuration rejects it or there are `most` devices.
 pub(super) fn restore(
     context: &mut Context,
     registrations: &mut Registrations,
@@ -54,7 +54,7 @@ pub(in crate::gateway) fn take_up(
     if !context.config.report_attributes {
         registration.forget_attributes();
     }
-    registration.lifetime = registration.lifetime.min(FURTHEST);
+    registration.lifetime = registration.lifetime.min(LATEST_TIME);
     let limits = &context.config.limits;
     let observations_limit = limits.observations;
     if registration.size() > limits.registration_size {
@@ -64,7 +64,7 @@ pub(in crate::gateway) fn take_up(
     let identity = record.identity.map(|identity| Arc::new(identity.into_identity()));
     let client = client(&context.config, &registration, peer, identity.as_deref());
     let (client, topics) = client.map_err(|_| NotRestored::NoTopics)?;
-    // A clock that was set back since must not make the device younger than now.
+    // If the clock was set back, the time must not be later than now.
     let last_heard = context.wall_clock.moment(record.last_heard).min(context.now);
     if last_heard + allowed_silence(&context.config, &registration) <= context.now {
         return Err(NotRestored::LifetimeOver);

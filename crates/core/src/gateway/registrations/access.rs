@@ -3,7 +3,7 @@
 //! A registration belongs to the identity that made it. Only associations of that identity may use it; a request from a
 //! new association of the identity moves the registration there. A peer without that identity cannot replace it.
 //!
-//! The identity of a peer comes as an argument: who calls knows the DTLS server, and `None` means plain UDP.
+//! The identity of a peer comes as an argument: the caller asks the DTLS server, and `None` means plain UDP.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl AccessControl {
             return (!rule.allows(identity, endpoint)).then_some(Forbidden::OtherName);
         }
         if peer.association.is_some() {
-            // Closed between its last record and this answer.
+            // The association was closed between its last record and this answer.
             return Some(Forbidden::OtherName);
         }
         if taken_over_dtls {

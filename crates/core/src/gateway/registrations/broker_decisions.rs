@@ -21,8 +21,8 @@ use crate::gateway::persistence::held_outputs::Awaited;
 use crate::gateway::report::{CommandOutcome, LeaveReason, Report};
 
 impl Registrations {
-    /// The broker has the device: it gets its 2.01, then the report is published, then whatever waits for it is sent. A
-    /// device of before a restart has had the first two.
+    /// Takes the event that the broker has accepted a device: the device gets its 2.01, then the report is published,
+    /// then the commands that wait are sent. A restored device has had the first two.
     pub(super) fn connected(&mut self, context: &mut Context, id: RegistrationId) {
         let Some(pending) = self.pending.get(id) else { return self.resumed(context, id) };
         let endpoint = pending.registration.endpoint.clone();
@@ -47,7 +47,7 @@ impl Registrations {
         }
         report_undefined_versions(context, device);
         for EarlyCommand { payload, properties, room, counted } in early {
-            // It counts anew from here on.
+            // The contribution is counted again below.
             drop((room, counted));
             commands.handle(context, device, payload, properties);
         }
@@ -121,7 +121,7 @@ impl Registrations {
                 let told = fitting(&reason, "refused", room);
                 (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
             }
-            // The answer must not show the addresses of the broker: anybody can ask.
+            // The answer must not show the addresses of the broker, because any peer can register.
             ConnectError::Unavailable(reason) => (unavailable("no broker", context.config.limits.retry_after), reason),
         };
         let predecessor = self.devices.registry().id_by_endpoint(&registration.endpoint).zip(predecessor_closed);
@@ -131,14 +131,15 @@ impl Registrations {
         }
     }
 
-    /// The broker ended a session for good: the next Update is answered 4.04, so that the device registers again.
+    /// Takes the event that the broker has ended a session for good: the next Update is answered 4.04, so that the
+    /// device registers again.
     pub(super) fn closed(&mut self, context: &mut Context, id: RegistrationId, reason: CloseReason) {
         if self.pending.get(id).is_some() {
             let error = ConnectError::Refused("closed by the broker".to_owned());
             return self.connect_failed(context, id, error);
         }
         let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
-        // Its commands wait for the registration that is under way.
+        // Its commands wait for the pending registration.
         if let Some(successor) = self.pending.by_endpoint_mut(&device.registration.endpoint) {
             successor.predecessor_closed = Some(reason);
             device.publishes_as = successor.id;

@@ -32,7 +32,7 @@ pub(super) fn reject(
     context.report(Report::RegisterRejected { peer, endpoint, code, reason });
 }
 
-/// Returns the endpoint name of a Register that cannot be read otherwise, so that people find its device.
+/// Returns the endpoint name of a Register that is otherwise malformed, so that the log names its device.
 pub(super) fn written_name(request: &Request) -> Option<String> {
     let items = request.options.texts(number::URI_QUERY).ok()?;
     let name = items.into_iter().find_map(|item| item.strip_prefix("ep="))?;

@@ -69,8 +69,8 @@ pub(super) struct Registrations {
 }
 
 impl Registrations {
-    /// Creates the registrations of a gateway without devices. Its client for presence connects at this time; never, if
-    /// there is none.
+    /// Creates the registrations of a gateway without devices. The client for presence connects at this time; with
+    /// `None` it never connects.
     pub(super) fn new(status_client_connects_at: Option<Instant>) -> Self {
         Self { devices: RegisteredDevices::new(status_client_connects_at), ..Self::default() }
     }
@@ -108,7 +108,8 @@ impl Registrations {
         self.forbid(context, received, &endpoint, reason);
     }
 
-    /// Takes what the broker's side reports of a registration. One that has left is not known any more.
+    /// Takes an event of the broker connection of a registration. An event of a registration that has ended has no
+    /// effect.
     pub(super) fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
         match event {
             BrokerEvent::Connected { registration } => self.connected(context, registration),
@@ -141,18 +142,19 @@ impl Registrations {
         }
     }
 
-    /// Takes what happened to the image of a job.
+    /// Passes the result of reading an image to its firmware update.
     pub(crate) fn handle_image_event(&mut self, context: &mut Context, event: ImageEvent) {
         self.devices.image_event(context, event);
     }
 
-    /// Returns the registration whose publications this one carries: an older one while its device registers again.
+    /// Returns the registration in whose name the client of this one publishes: an older one while its device registers
+    /// again.
     fn publishing_device(&self, registration: RegistrationId) -> RegistrationId {
         let successor = self.pending.get(registration).map(|pending| pending.registration.endpoint.as_str());
         successor.and_then(|endpoint| self.devices.registry().id_by_endpoint(endpoint)).unwrap_or(registration)
     }
 
-    /// Answers the pending Registers 5.03: the gateway stops, and their devices come back when it runs again.
+    /// Answers the pending Registers 5.03, because the gateway shuts down. Their devices register again later.
     pub(crate) fn turn_all_away(&mut self, context: &mut Context) {
         for id in self.pending.ids() {
             self.turn_away(context, id, STOPPING);
@@ -260,12 +262,12 @@ impl Registrations {
         }
         let response = unavailable("superseded", context.config.limits.retry_after);
         self.respond_to_register(context, superseded.peer, superseded.request, response);
-        // The newer one is asked for first: it inherits what waits for the earlier one.
+        // The newer Register is passed to the broker first: it inherits the commands that wait for the earlier one.
         connect.into_iter().for_each(|connect| context.command_broker(connect));
         disconnect(context, &superseded);
     }
 
-    /// Returns whether this gateway has the endpoint name, so that no other one has it.
+    /// Returns whether this gateway has claimed the endpoint name, so that no other gateway has it.
     fn is_claimed(&self, endpoint: &str) -> bool {
         self.devices.registry().id_by_endpoint(endpoint).is_some()
             || self.pending.by_endpoint(endpoint).is_some_and(|pending| pending.unclaimed.is_none())
@@ -301,8 +303,8 @@ impl Registrations {
         }
     }
 
-    /// Answers an Update. One that brings nothing new costs nothing that grows with the registration: a device may send
-    /// many of them.
+    /// Answers an Update. The cost of an Update without changes does not depend on the size of the registration,
+    /// because a device may send many of them.
     fn update(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
         let Some(device) = self.devices.registry().device(id) else { return };
         let update = match read_update(&context.config, device, received.request) {
@@ -325,7 +327,7 @@ impl Registrations {
         };
         match is_news {
             true => context.tell_when_stored(Awaited::Device(&device.registration.endpoint), answer),
-            // What the store learns late of such an Update is the time at which the device was heard.
+            // Only the time of the last message has changed, which may be stored later.
             false => answer(context),
         }
         context.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
@@ -342,7 +344,7 @@ impl Registrations {
     }
 }
 
-/// Returns the answer 4.03 to a request, whose diagnostic may have so many bytes.
+/// Returns a 4.03, with a diagnostic payload of at most `room` bytes.
 fn forbidding(reason: Forbidden, room: usize) -> Response {
     let why = match reason {
         Forbidden::OtherName => "the identity stands for another endpoint name",
@@ -356,8 +358,7 @@ fn forbidding(reason: Forbidden, room: usize) -> Response {
 
 /// Answers to Registers.
 impl Registrations {
-    /// Reads a Register. What the gateway keeps of a device has a bound in bytes, since the peer decides
-    /// how much that is.
+    /// Reads a Register. The registration has a maximum size in bytes, because the peer decides what it contains.
     fn read_register(
         &mut self,
         context: &Context,
@@ -448,7 +449,7 @@ fn is_published(config: &GatewayConfig, change: ObjectListChange) -> bool {
     }
 }
 
-/// Returns what the reports say of an identity.
+/// Returns the identity as the reports show it.
 fn proven<'i>(config: &GatewayConfig, identity: Option<&'i Identity>) -> ProvenIdentity<'i> {
     if config.report_identity {
         ProvenIdentity::Included(identity.and_then(Identity::name))
@@ -457,7 +458,7 @@ fn proven<'i>(config: &GatewayConfig, identity: Option<&'i Identity>) -> ProvenI
     }
 }
 
-/// Reports what makes no sense in the link list of a Register or an Update.
+/// Reports malformed parts in the link list of a Register or an Update.
 fn report_left_out(context: &mut Context, device: &mut Device) {
     if let Some(left_out) = device.registration.take_left_out() {
         report_links_left_out(context, device, left_out.to_string());

@@ -12,7 +12,7 @@ use crate::gateway::report::Forbidden;
 use crate::registry::RegistrationId;
 
 impl Registrations {
-    /// Takes the answer to the question who has the endpoint name of a Register from this peer.
+    /// Takes the answer to the question which gateway has the endpoint name of a Register from this peer.
     pub(crate) fn claimed(&mut self, context: &mut Context, (endpoint, peer): (&str, Peer), answer: ClaimAnswer) {
         let Some(pending) = self.pending.by_endpoint_mut(endpoint) else {
             return context.claims.mark_unclaimed(endpoint);
@@ -26,7 +26,7 @@ impl Registrations {
             }
             ClaimAnswer::Forbidden(reason) if is_asked => self.forbid_pending(context, id, reason),
             ClaimAnswer::Absent | ClaimAnswer::Unknown if is_asked => self.turn_away(context, id, BUSY),
-            // A newer Register asks by itself.
+            // A newer Register asks its own question.
             ClaimAnswer::Forbidden(_) | ClaimAnswer::Absent | ClaimAnswer::Unknown => {}
         }
     }
@@ -56,7 +56,7 @@ impl Registrations {
             (ClaimPurpose::Request | ClaimPurpose::Handshake, _) => {
                 let device = id.and_then(|id| registry.device(id)).ok_or(None)?;
                 if self.pending.by_endpoint(&device.registration.endpoint).is_some() {
-                    // Its next registration is here.
+                    // Its next registration is pending here.
                     return Err(None);
                 }
                 let of_identity = device.identity.is_some() && device.identity == *identity;

@@ -18,7 +18,7 @@ use crate::gateway::broker::{ClientInfo, CloseReason, MessageProperties};
 pub(in crate::gateway) struct PendingRegistration {
     pub id: RegistrationId,
     pub request: RequestId,
-    /// Bytes of a reason that its answer may have.
+    /// The maximum length of the reason in its answer, in bytes.
     pub room: usize,
     pub registration: Registration,
     pub peer: Peer,
@@ -27,11 +27,11 @@ pub(in crate::gateway) struct PendingRegistration {
     pub topics: Topics,
     /// Commands that came before the answer to Register: retained ones come at once.
     pub early: VecDeque<EarlyCommand>,
-    /// The broker has ended the session of the registration before this one already.
+    /// The reason if the broker has already ended the session of the earlier registration of the endpoint.
     pub predecessor_closed: Option<CloseReason>,
     /// The client for the broker, until it is known that no other gateway has the endpoint name.
     pub unclaimed: Option<ClientInfo>,
-    /// The registration before this one came from another gateway, and has no session of its own.
+    /// Whether the earlier registration came from another gateway, and has no session of its own.
     pub predecessor_adopted: bool,
 }
 
@@ -41,7 +41,7 @@ pub(in crate::gateway) struct EarlyCommand {
     pub payload: Vec<u8>,
     pub properties: MessageProperties,
     pub room: ByteReservation,
-    /// Counts it among the early commands.
+    /// The contribution of the command to the number of early commands.
     pub counted: Contribution,
 }
 
@@ -111,7 +111,7 @@ impl PendingRegistrations {
         self.by_id.len()
     }
 
-    /// Returns the ids of all of them, the oldest first.
+    /// Returns the ids of all pending registrations, the oldest first.
     pub(in crate::gateway) fn ids(&self) -> Vec<RegistrationId> {
         let mut ids: Vec<RegistrationId> = self.by_id.keys().copied().collect();
         ids.sort();

@@ -1,4 +1,5 @@
-//! Requests to the Send resource: whose they are, and whether there is room for them ([`crate::gateway::notifications::send`] publishes them).
+//! Finds the device that a request to the Send resource comes from, and checks whether there is room for it
+//! ([`send`](crate::gateway::notifications::send) publishes it).
 
 use crate::coap::{Code, RequestId, Response};
 use crate::registry::{RegistrationId, Registry};
@@ -28,9 +29,9 @@ pub(super) fn handle(
     devices.send(context, device, received, has_room);
 }
 
-/// Returns the registration that sends from this peer. Over plain UDP it is one that speaks from this address. Over
-/// DTLS it is one of the same identity, wherever the device spoke from before. If there are several, it is the one that
-/// was heard last.
+/// Returns the registration that sends from this peer. Over plain UDP it is one whose device has this address. Over
+/// DTLS it is one of the same identity, whatever the address of its device. If there are several, it is the one with
+/// the latest message.
 pub(in crate::gateway) fn sender(registry: &Registry, context: &Context, peer: Peer) -> Option<RegistrationId> {
     let identity = context.identity(peer);
     let there = registry.at(peer).filter(|device| device.identity == identity);

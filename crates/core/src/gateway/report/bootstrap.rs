@@ -15,7 +15,7 @@ pub enum BootstrapReport {
         endpoint: String,
         peer: Peer,
     },
-    /// The device took everything.
+    /// The device accepted all requests of the session.
     Finished {
         endpoint: String,
         peer: Peer,
@@ -49,7 +49,7 @@ pub enum BootstrapReport {
     AccountRemoved {
         endpoint: String,
     },
-    /// The account that an application published cannot be used. The former stays in force.
+    /// The account that an application published is invalid. The old account stays in force.
     AccountRejected {
         endpoint: String,
         reason: String,
@@ -63,7 +63,7 @@ pub enum BootstrapReport {
     KeyRemoved {
         identity: PskIdentity,
     },
-    /// A device was given everything in one answer.
+    /// A device got its whole account in one answer.
     Pack {
         endpoint: String,
         peer: Peer,
@@ -83,12 +83,12 @@ pub enum BootstrapStep {
 /// The reason why a request for bootstrap is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BootstrapRefusal {
-    /// There is no bootstrap server at this socket.
+    /// The socket does not serve bootstrap.
     Off,
     Method,
-    /// `Accept` is no format of packs.
+    /// The content format in `Accept` is not a format of packs.
     NotAcceptable,
-    /// `pct` is no format of bootstrap.
+    /// The content format in `pct` is not a format of bootstrap.
     Format,
     Malformed,
     NoEndpoint,
@@ -105,9 +105,9 @@ pub enum BootstrapRefusal {
     Secured,
     /// The account does not fit the endpoint name, or the instances of the device.
     Unwritable,
-    /// There are too many sessions.
+    /// The maximum number of sessions is reached.
     Busy,
-    /// There are too many generated keys.
+    /// The maximum number of generated keys is reached.
     TooManyKeys,
     /// The store has not written the generated key in time.
     Unstored,

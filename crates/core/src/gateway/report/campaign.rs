@@ -8,7 +8,7 @@ use crate::gateway::firmware::campaign::view::Counts;
 pub enum CampaignReport {
     /// The campaign has another status. The first one is reported as well.
     Status { campaign: String, status: CampaignStatus, counts: Counts },
-    /// The campaign is done with a device.
+    /// The campaign has completed a device: its outcome is final.
     Ended { campaign: String, endpoint: String, outcome: MemberOutcome },
     /// A device does not take part because the campaign has too many. Only the first one is reported.
     Full { campaign: String, endpoint: String },

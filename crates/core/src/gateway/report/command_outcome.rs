@@ -14,7 +14,7 @@ pub enum CommandOutcome {
     Withdrawn,
     /// A retained command that this device was sent before.
     DuplicateRetained,
-    /// The broker delivered it again after a restart, and the store had it: it goes on as it was.
+    /// The broker delivered it again after a restart, and the store had it: the restored command continues.
     Redelivered,
     /// Its body, or that of its answer, could not be transferred in blocks.
     TransferFailed,

@@ -73,7 +73,7 @@ pub enum Report {
         endpoint: String,
         peer: Peer,
     },
-    /// Outputs left before the store had confirmed what they tell, because it took longer than `store.patience`, or
+    /// Outputs left before the store had confirmed their records, because it took longer than `store.patience`, or
     /// could not be written.
     SentBeforeStored {
         outputs: usize,
@@ -123,12 +123,12 @@ pub enum Report {
         endpoint: Option<String>,
         code: Code,
     },
-    /// `auto_observe` skipped this many paths because a device may not have more observations.
+    /// `auto_observe` skipped this many paths because the device has `limits.observations` observations.
     AutoObserveCut {
         endpoint: String,
         paths: usize,
     },
-    /// A firmware update has come further.
+    /// A firmware update has made progress.
     FirmwareUpdate {
         endpoint: String,
         status: Box<JobStatus>,
@@ -161,7 +161,7 @@ pub enum Report {
         endpoint: String,
         format: ContentFormat,
     },
-    /// This many object lists by profile ID were evicted for a new one, beyond `limits.profiles`.
+    /// Object lists by profile ID were evicted because there were more than `limits.profiles`.
     ProfilesEvicted {
         profiles: usize,
     },
@@ -245,7 +245,7 @@ pub enum LeaveReason {
     LifetimeOver,
     /// The endpoint registered again.
     Replaced,
-    /// The device was silent longest when another device needed its place.
+    /// The device had been silent longest when another device needed its place.
     Evicted,
     /// An operator ended the registration.
     Operator,
@@ -256,7 +256,7 @@ pub enum LeaveReason {
 pub enum NotRestored {
     /// Its lifetime ended while the program did not run.
     LifetimeOver,
-    /// The configuration has changed, and no valid topics follow from the names of the device.
+    /// The names of the device give invalid topics, because the configuration has changed.
     NoTopics,
     /// There are more devices than `limits.devices`, and the others were active more recently.
     TooMany,

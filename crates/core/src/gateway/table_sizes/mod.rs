@@ -36,11 +36,11 @@ pub struct TableSizes {
     pub exchanges: usize,
     /// Notifications whose acknowledgement waits for the broker.
     pub deferred_acks: usize,
-    /// Paths that `auto_observe` has still to ask for.
+    /// Paths that `auto_observe` has not observed yet.
     pub to_observe: usize,
-    /// Addresses of unregistered peers that sent lately.
+    /// Addresses of unregistered peers in the tables of the rate limits.
     pub addresses: usize,
-    /// Registered devices that sent lately.
+    /// Registered devices in the tables of the rate limits.
     pub senders: usize,
     /// Readers of firmware images that wait for the shell, and images that are described.
     pub image_requests: usize,
@@ -63,7 +63,7 @@ pub struct TableSizes {
     pub held_outputs: usize,
     /// Final answers that the broker may not have yet.
     pub unpublished_answers: usize,
-    /// Devices whose presence is taken back.
+    /// Devices whose presence is to be withdrawn.
     pub status_withdrawals: usize,
     pub coap: coap::CoapTableSizes,
     pub dtls: dtls::DtlsTableSizes,

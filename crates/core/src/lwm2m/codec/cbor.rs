@@ -93,7 +93,7 @@ pub(super) fn number(decoder: &mut Decoder<'_>) -> Result<Number, Error> {
         Scalar::Number(number) => Ok(number),
         Scalar::Date(seconds) => Ok(Number::Whole(seconds.into())),
         Scalar::Text(_) | Scalar::Boolean(_) | Scalar::Bytes(_) | Scalar::Link(_) => {
-            Err(Error::message("the item is no number").at(at))
+            Err(Error::message("the item is not a number").at(at))
         }
     }
 }
@@ -112,7 +112,7 @@ enum NumberTag {
 
 impl NumberTag {
     fn of(tag: Tag) -> Option<Self> {
-        /// Rational numbers, and decimal fractions and bigfloats with exponents of any size.
+        /// The tags of rational numbers, and of decimal fractions and bigfloats with exponents of any size.
         const OTHERS: [u64; 4] = [30, 264, 265, 268];
         let known = [
             (IanaTag::DateTime, Self::Date),
@@ -132,7 +132,7 @@ impl NumberTag {
         let number = match self {
             Self::Date => {
                 let seconds = date::parse(&text(decoder)?);
-                return seconds.map(Scalar::Date).ok_or_else(|| Error::message("the text is no date").at(at));
+                return seconds.map(Scalar::Date).ok_or_else(|| Error::message("the text is not a date").at(at));
             }
             Self::Timestamp => timestamp(decoder)?,
             Self::PositiveBignum => bignum(&bytes(decoder)?, false),

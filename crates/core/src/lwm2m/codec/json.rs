@@ -148,7 +148,7 @@ impl<'de> Deserialize<'de> for ExactNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let written = <&RawValue>::deserialize(deserializer)?.get();
         let number = Number::parse(written).map(Self);
-        number.ok_or_else(|| de::Error::custom("the value of \"v\" is no number that can be read"))
+        number.ok_or_else(|| de::Error::custom("the value of \"v\" is not a readable number"))
     }
 }
 

@@ -29,7 +29,7 @@ use super::value::{ResourceType, Value, ValueError};
 
 /// Limits the bytes of a name, which is a path and perhaps has the alternate path in front.
 const MAX_NAME: usize = 1024;
-/// The least time that is absolute. A smaller one is relative to now (RFC 8428 section 4.5.3).
+/// The smallest absolute time. A smaller one is relative to now (RFC 8428 section 4.5.3).
 const ABSOLUTE_TIME: f64 = 268_435_456.0;
 
 /// Holds one resource or resource instance of a payload.
@@ -58,7 +58,7 @@ pub struct Patch {
     pub value: Option<Value>,
 }
 
-/// Tells what to do with an entry that has no definition, if its format does not carry types.
+/// The treatment of an entry that has no definition, if its format does not carry types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum UndefinedResources {
     /// The answer is 4.00 with a reason.
@@ -68,7 +68,7 @@ pub enum UndefinedResources {
     Opaque,
 }
 
-/// Names what a payload answers.
+/// The request that a payload answers.
 #[derive(Clone, Copy, Debug)]
 pub enum Requested<'a> {
     /// The path of the request.
@@ -102,19 +102,19 @@ pub enum DecodeError {
     NoValue(Path),
     #[error("the payload names {path}, which is not at or below {requested}")]
     Elsewhere { path: Path, requested: String },
-    #[error("{0} is no resource")]
+    #[error("{0} is not a resource")]
     NoResource(Path),
-    #[error("{0:?} is no path")]
+    #[error("{0:?} is not a path")]
     Name(String),
     #[error("{path}: {error}")]
     Value { path: Path, error: ValueError },
-    #[error("NaN and infinities are no times")]
+    #[error("NaN and infinities are not times")]
     Time,
     #[error("more than {0} entries")]
     TooMany(usize),
     #[error("the payload is empty")]
     Empty,
-    #[error("{0} bytes are left over behind the value")]
+    #[error("{0} bytes follow the value")]
     LeftOver(usize),
     #[error("TLV: {0}")]
     Tlv(#[from] tlv::TlvError),

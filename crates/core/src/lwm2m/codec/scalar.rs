@@ -1,5 +1,5 @@
-//! The values of the formats that carry types of their own: what a format says about a value, and what the definition
-//! of its resource makes of it. This is the one table of both.
+//! The values of the formats that carry types of their own, and how they convert to the types of the definitions. This
+//! is the one table for both.
 
 use std::borrow::Cow;
 

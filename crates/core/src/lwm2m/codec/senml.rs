@@ -94,11 +94,11 @@ pub(super) struct Record<'a> {
 /// Tells why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RecordError {
-    #[error("version {0} is not read")]
+    #[error("SenML version {0} is not supported")]
     Version(String),
     #[error("a record has the label {0:?} twice")]
     LabelTwice(String),
-    #[error("the label {0:?} must be understood, and is not known")]
+    #[error("the label {0:?} must be understood, and is unknown")]
     MustUnderstand(String),
     #[error("the value of the label {0:?} is of another type")]
     Type(&'static str),

@@ -106,7 +106,7 @@ fn scalar<'de, A: MapAccess<'de>>(label: Label, members: &mut A) -> Result<Optio
         Label::BaseTime | Label::Time | Label::BaseValue | Label::BaseVersion | Label::Value => {
             let written = members.next_value::<&RawValue>()?.get();
             let number = Some(written).filter(|text| !text.starts_with('"')).and_then(Number::parse);
-            let wrong = || de::Error::custom(format!("the value of {:?} is no number that can be read", label.text()));
+            let wrong = || de::Error::custom(format!("the value of {:?} is not a readable number", label.text()));
             Scalar::Number(number.ok_or_else(wrong)?)
         }
         Label::Boolean => Scalar::Boolean(members.next_value()?),

@@ -38,7 +38,7 @@ pub enum TlvError {
     InInstance,
     #[error("a multiple resource can hold resource instances only")]
     InResource,
-    #[error("element {0} says nothing of the instance or resource that it belongs to")]
+    #[error("element {0} does not name the instance or resource that it belongs to")]
     NoPlace(u16),
 }
 

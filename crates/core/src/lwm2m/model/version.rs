@@ -39,7 +39,7 @@ pub struct OtherVersions(pub(super) Option<UndefinedVersion>);
 
 /// Reports a text that is no version. A version is `major.minor` in digits.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no version")]
+#[error("{0:?} is not a version")]
 pub struct VersionError(pub String);
 
 /// Lists the core objects whose version depends on that of LwM2M, with their versions in LwM2M 1.0, 1.1 and 1.2 (LwM2M

@@ -22,13 +22,13 @@ pub enum XmlError {
     TooLarge,
     #[error("not UTF-8")]
     NotText,
-    #[error("declares the encoding {0:?}; only UTF-8 is read")]
+    #[error("declares the encoding {0:?}; only UTF-8 is supported")]
     Encoding(String),
     #[error("not well-formed XML: {0}")]
     Malformed(#[from] quick_xml::Error),
-    #[error("a document type is not read")]
+    #[error("a document type declaration is not supported")]
     DocumentType,
-    #[error("the entity {0:?} is not known")]
+    #[error("the entity {0:?} is unknown")]
     Entity(String),
     #[error("elements are nested deeper than {MAX_DEPTH}")]
     TooDeep,

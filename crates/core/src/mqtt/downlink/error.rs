@@ -19,8 +19,8 @@ pub(super) enum CommandError {
     NoPackage,
     #[error("an update has either image or uri, and it has both")]
     TwoPackages,
-    /// The command is about firmware. Stored commands are read without these.
-    #[error("{0} is carried out by the gateway, and is no operation on a device")]
+    /// The command is about firmware where an operation on a device is expected, such as in a stored command.
+    #[error("the gateway itself executes {0}; it is not an operation on a device")]
     NoOperation(String),
     #[error("{0} is missing")]
     Missing(&'static str),
@@ -41,13 +41,15 @@ pub(super) enum CommandError {
     NoAttribute,
     #[error("{0}")]
     Format(#[from] UnknownFormat),
-    #[error("{member} {format} cannot hold what the command is about")]
+    #[error("{member} {format} cannot hold the paths or values of the command")]
     CannotHold { member: &'static str, format: ContentFormat },
-    #[error("no format that the device announced can leave the instance id to it; TLV can (\"format\":\"tlv\")")]
+    #[error(
+        "only TLV leaves the instance id to the device, which did not announce it: give an id, or \"format\":\"tlv\""
+    )]
     NoFormatWithoutId,
     #[error("either all paths of content begin with *, or none does")]
     SomeWithoutId,
-    #[error("mode update keeps other instances, and {0} has none below it")]
+    #[error("mode update is only for paths with instances below them, and {0} has none")]
     NothingToUpdate(Path),
     #[error("null removes a resource instance, and {0} is none")]
     NoInstance(Path),
@@ -65,11 +67,11 @@ pub(super) enum CommandError {
     NotExecutable(Path),
     #[error("value of {path}: {error}")]
     Value { path: Path, error: ValueError },
-    #[error("value of {path}: {range} is allowed")]
+    #[error("value of {path}: expected {range}")]
     Range { path: Path, range: Range },
     #[error("value of {0} is not hex")]
     Hex(Path),
-    #[error("{0} is given a value, and so is an instance of it")]
+    #[error("{0} and one of its instances are both given a value")]
     Twofold(Path),
     #[error("more than {limit} {what}")]
     TooMany { limit: usize, what: &'static str },

@@ -61,8 +61,8 @@ fn an_answer_that_cannot_be_read_ends_the_command_at_once_and_the_next_one_leave
         scene.command(&read(1));
         scene.command(&read(2));
         let request = scene.expect_request(Code::GET, MANUFACTURER);
-        let verdict = scene.device_sends_bytes(&answer_bytes(&request, first, code, rest));
-        assert!(matches!(verdict, DatagramOutcome::Dropped(_)), "{verdict:?}");
+        let outcome = scene.device_sends_bytes(&answer_bytes(&request, first, code, rest));
+        assert!(matches!(outcome, DatagramOutcome::Dropped(_)), "{outcome:?}");
         if first == 0x48 {
             scene.expect_reset(&request);
         }
@@ -117,8 +117,8 @@ fn a_confirmable_message_with_a_format_error_is_reset() {
     for (datagram, id, error) in cases {
         // From the device, and from an unregistered peer.
         for from in [scene.peer, peer(99)] {
-            let verdict = scene.device_sends_bytes_from(from, &hex(datagram));
-            assert_eq!(verdict, DatagramOutcome::Dropped(DropReason::NoMessage(error)));
+            let outcome = scene.device_sends_bytes_from(from, &hex(datagram));
+            assert_eq!(outcome, DatagramOutcome::Dropped(DropReason::NoMessage(error)));
             scene.expect_message_to(from, &Message::empty(Kind::Reset, MessageId(id)));
             scene.expect_nothing_more();
         }

@@ -227,7 +227,7 @@ fn a_register_too_many_from_one_address_is_answered_4_29_and_then_not_at_all() {
     assert_eq!(codes[8..], [None, None, None, None]);
     let limited = DatagramOutcome::Dropped(DropReason::RateLimited);
     assert_eq!(
-        world.verdicts(),
+        world.outcomes(),
         BTreeMap::from([(key(DatagramOutcome::Request), 4), (key(DatagramOutcome::Refused), 4), (key(limited), 4)])
     );
 }
@@ -254,7 +254,7 @@ fn the_same_register_again_is_no_other_one() {
     }
     assert_eq!((world.connects, world.sent.len()), (1, 0));
     assert_eq!(
-        world.verdicts(),
+        world.outcomes(),
         BTreeMap::from([(key(DatagramOutcome::Request), 1), (key(DatagramOutcome::Duplicate), 2)])
     );
 }
@@ -371,9 +371,9 @@ fn a_reset_of_what_is_no_message_counts_as_an_answer_to_an_unregistered_peer() {
     let resets = |scene: &mut Scene, from: &dyn Fn(u32) -> Peer| {
         (0..40)
             .filter(|number| {
-                let verdict = scene.device_sends_bytes_from(from(*number), &datagram);
+                let outcome = scene.device_sends_bytes_from(from(*number), &datagram);
                 let reset = scene.next_said().is_some();
-                assert_eq!(verdict == DatagramOutcome::Dropped(DropReason::RateLimited), !reset, "{verdict:?}");
+                assert_eq!(outcome == DatagramOutcome::Dropped(DropReason::RateLimited), !reset, "{outcome:?}");
                 reset
             })
             .count()
@@ -626,7 +626,7 @@ impl World {
         let before = self.said.len();
         self.gateway.handle_datagram(self.now, from, datagram);
         self.poll();
-        assert_eq!(self.said.len(), before + 1, "one verdict for each datagram");
+        assert_eq!(self.said.len(), before + 1, "one outcome for each datagram");
     }
 
     /// Sends a Register of an endpoint of its own; gives the code and the Max-Age of the answer, if there is one at
@@ -662,7 +662,7 @@ impl World {
                     self.joining.push(device);
                 }
                 Output::Broker(_) => {}
-                Output::Report(Report::Datagram { outcome: verdict, .. }) => self.said.push(verdict),
+                Output::Report(Report::Datagram { outcome, .. }) => self.said.push(outcome),
                 Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(question) => panic!("nobody speaks DTLS here, {question}"),
                 Output::Claim(_) | Output::Unclaim { .. } => panic!("this gateway has all devices"),
@@ -675,15 +675,15 @@ impl World {
         }
     }
 
-    fn verdicts(&self) -> BTreeMap<String, usize> {
+    fn outcomes(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        self.said.iter().for_each(|verdict| *counts.entry(key(*verdict)).or_default() += 1);
+        self.said.iter().for_each(|outcome| *counts.entry(key(*outcome)).or_default() += 1);
         counts
     }
 }
 
-fn key(verdict: DatagramOutcome) -> String {
-    format!("{verdict:?}")
+fn key(outcome: DatagramOutcome) -> String {
+    format!("{outcome:?}")
 }
 
 fn request(method: Code, path: &[&str], query: &str, id: MessageId) -> Message {

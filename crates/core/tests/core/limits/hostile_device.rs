@@ -175,7 +175,7 @@ fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
     };
     // One always has room in an empty queue, and then no other.
     assert_eq!(refused(&mut scene, sleepers[0], 12_000), None);
-    let of_device = "the commands that wait for this device have too many bytes (limits.pending_command_bytes)";
+    let of_device = "the pending commands of this device have too many bytes (limits.pending_command_bytes)";
     assert_eq!(refused(&mut scene, sleepers[0], 1).as_deref(), Some(of_device));
     assert_eq!(refused(&mut scene, sleepers[1], 5_000), None);
     assert_eq!(refused(&mut scene, sleepers[1], 4_000), None);

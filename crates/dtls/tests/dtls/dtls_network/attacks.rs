@@ -16,7 +16,7 @@ fn hellos_from_everywhere_leave_nothing_and_are_answered_with_less() {
     let hello = scene.devices[device].client.poll_transmit().unwrap();
     for number in 0..10_000u32 {
         let from = SocketAddr::from(([10, (number >> 8) as u8, number as u8, 1], 5000));
-        assert_eq!(scene.verdict_of(from, &hello), DtlsDatagramOutcome::CookieAsked);
+        assert_eq!(scene.outcome_of(from, &hello), DtlsDatagramOutcome::CookieAsked);
     }
     assert_eq!(scene.server.table_sizes(), Default::default());
     assert_eq!(scene.server.next_deadline(), None);
@@ -36,9 +36,9 @@ fn a_cookie_of_another_address_or_another_time_begins_nothing() {
         scene.devices[device].client.retransmit();
         scene.devices[device].client.poll_transmit().unwrap()
     };
-    assert_eq!(scene.verdict_of("198.51.100.1:5000".parse().unwrap(), &with_cookie), DtlsDatagramOutcome::CookieAsked);
+    assert_eq!(scene.outcome_of("198.51.100.1:5000".parse().unwrap(), &with_cookie), DtlsDatagramOutcome::CookieAsked);
     scene.run_for(Duration::from_secs(180));
-    assert_eq!(scene.verdict_of(address, &with_cookie), DtlsDatagramOutcome::CookieAsked);
+    assert_eq!(scene.outcome_of(address, &with_cookie), DtlsDatagramOutcome::CookieAsked);
 }
 
 #[test]
@@ -56,13 +56,13 @@ fn what_is_not_protected_does_nothing_to_an_association() {
         ] {
             let record = write_plain(content_type, VERSION, 7, fragment);
             assert_eq!(
-                scene.verdict_of(address, &record),
+                scene.outcome_of(address, &record),
                 DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown),
                 "{content_type:?}"
             );
         }
         assert_eq!(
-            scene.verdict_of(address, &write_plain(ContentType::Handshake, VERSION, 7, &[1])),
+            scene.outcome_of(address, &write_plain(ContentType::Handshake, VERSION, 7, &[1])),
             DtlsDatagramOutcome::Dropped(DtlsDropReason::NoHello)
         );
         assert_eq!(scene.closed, []);
@@ -104,11 +104,11 @@ fn a_record_is_not_taken_twice_wherever_it_comes_from() {
         let (peer, address) = (scene.peer(), scene.devices[device].address);
         let records: Vec<_> = (0..100u8).map(|number| scene.device_makes(device, &[number])).collect();
         for record in &records {
-            assert_eq!(scene.verdict_of(address, record), DtlsDatagramOutcome::Data);
+            assert_eq!(scene.outcome_of(address, record), DtlsDatagramOutcome::Data);
         }
         for from in [address, "203.0.113.1:1".parse().unwrap()] {
             for record in &records {
-                assert!(matches!(scene.verdict_of(from, record), DtlsDatagramOutcome::Dropped(_)));
+                assert!(matches!(scene.outcome_of(from, record), DtlsDatagramOutcome::Dropped(_)));
             }
         }
         assert_eq!(scene.plaintexts.len(), 100);
@@ -135,13 +135,13 @@ proptest! {
             if cut {
                 mutated.truncate(at);
             }
-            prop_assert!(matches!(scene.verdict_of(address, &mutated), DtlsDatagramOutcome::Dropped(_)));
+            prop_assert!(matches!(scene.outcome_of(address, &mutated), DtlsDatagramOutcome::Dropped(_)));
         }
         for datagram in junk {
-            prop_assert!(matches!(scene.verdict_of(address, &datagram), DtlsDatagramOutcome::Dropped(_)));
+            prop_assert!(matches!(scene.outcome_of(address, &datagram), DtlsDatagramOutcome::Dropped(_)));
         }
         prop_assert_eq!((scene.plaintexts.len(), scene.closed.len()), (0, 0));
-        prop_assert_eq!(scene.verdict_of(address, &genuine), DtlsDatagramOutcome::Data);
+        prop_assert_eq!(scene.outcome_of(address, &genuine), DtlsDatagramOutcome::Data);
         scene.assert_data_flows(device, peer);
     }
 }

@@ -182,7 +182,7 @@ fn records_that_are_not_authentic_are_counted_and_end_an_association_at_the_limi
         let mut forged = scene.device_makes(device, b"data");
         *forged.last_mut().unwrap() ^= 1;
         for _ in 0..500 {
-            assert_eq!(scene.verdict_of(address, &forged), DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged));
+            assert_eq!(scene.outcome_of(address, &forged), DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged));
         }
         // They are counted over a restart.
         scene.server.change_all();

@@ -393,10 +393,10 @@ fn a_fatal_alert_ends_an_association_and_a_warning_does_not() {
     let (mut scene, device) = DtlsNetwork::established(psk());
     let (peer, address) = (scene.peer(), scene.devices[device].address);
     let warning = scene.device_seals(device, ContentType::Alert, 5, &[1, 90]);
-    assert_eq!(scene.verdict_of(address, &warning), DtlsDatagramOutcome::Alert);
+    assert_eq!(scene.outcome_of(address, &warning), DtlsDatagramOutcome::Alert);
     assert_eq!(scene.closed, []);
     let fatal = scene.device_seals(device, ContentType::Alert, 6, &[2, 80]);
-    assert_eq!(scene.verdict_of(address, &fatal), DtlsDatagramOutcome::Alert);
+    assert_eq!(scene.outcome_of(address, &fatal), DtlsDatagramOutcome::Alert);
     assert_eq!(scene.closed, [(peer, AssociationCloseReason::Alert(80))]);
 }
 
@@ -406,33 +406,33 @@ fn a_wish_to_renegotiate_is_refused_and_the_association_goes_on() {
         let (mut scene, device) = DtlsNetwork::established(client);
         let address = scene.devices[device].address;
         let hello = scene.device_seals(device, ContentType::Handshake, 9, &[1, 0, 0, 40, 0, 0]);
-        assert_eq!(scene.verdict_of(address, &hello), DtlsDatagramOutcome::RenegotiationRefused);
+        assert_eq!(scene.outcome_of(address, &hello), DtlsDatagramOutcome::RenegotiationRefused);
         assert_eq!(scene.last_sealed(device), Some((ContentType::Alert, vec![1, 100])));
         let hello_request = scene.device_seals(device, ContentType::Handshake, 10, &[0, 0, 0, 0]);
         let sent = scene.transmitted.len();
-        assert_eq!(scene.verdict_of(address, &hello_request), DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected));
+        assert_eq!(scene.outcome_of(address, &hello_request), DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected));
         assert_eq!((scene.transmitted.len(), scene.closed.len()), (sent, 0));
         let data = scene.device_seals(device, ContentType::ApplicationData, 11, b"still here");
-        assert_eq!(scene.verdict_of(address, &data), DtlsDatagramOutcome::Data);
+        assert_eq!(scene.outcome_of(address, &data), DtlsDatagramOutcome::Data);
     }
 }
 
 #[test]
-fn several_records_in_a_datagram_have_one_verdict() {
+fn several_records_in_a_datagram_have_one_outcome() {
     let (mut scene, device) = DtlsNetwork::established(psk());
     let address = scene.devices[device].address;
     let [one, two] = [scene.device_makes(device, b"one"), scene.device_makes(device, b"two")];
     let junk = [&one[..one.len() - 1], &[one[one.len() - 1] ^ 1]].concat();
     assert_eq!(
-        scene.verdict_of(address, &[junk, one.clone(), two, b"rest".to_vec()].concat()),
+        scene.outcome_of(address, &[junk, one.clone(), two, b"rest".to_vec()].concat()),
         DtlsDatagramOutcome::Data
     );
     let plaintexts: Vec<_> = scene.plaintexts.iter().map(|(_, plaintext)| plaintext.as_slice()).collect();
     assert_eq!(plaintexts, [b"one", b"two"]);
     assert_eq!(
-        scene.verdict_of(address, &[one.clone(), one].concat()),
+        scene.outcome_of(address, &[one.clone(), one].concat()),
         DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed)
     );
     assert!(records(&[], 8).next().is_none());
-    assert_eq!(scene.verdict_of(address, &[]), DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord));
+    assert_eq!(scene.outcome_of(address, &[]), DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord));
 }

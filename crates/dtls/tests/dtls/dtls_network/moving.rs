@@ -54,14 +54,14 @@ fn only_the_newest_record_tells_where_a_device_is() {
     let (peer, home) = (scene.peer(), scene.devices[device].address);
     let elsewhere = "203.0.113.9:9".parse().unwrap();
     let [late, seen] = [scene.device_makes(device, b"late"), scene.device_makes(device, b"seen")];
-    assert_eq!(scene.verdict_of(home, &seen), DtlsDatagramOutcome::Data);
+    assert_eq!(scene.outcome_of(home, &seen), DtlsDatagramOutcome::Data);
 
     // Replayed, forged, and late: from where somebody wants the answers to go.
-    assert_eq!(scene.verdict_of(elsewhere, &seen), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
+    assert_eq!(scene.outcome_of(elsewhere, &seen), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
     let mut forged = scene.device_makes(device, b"newer");
     *forged.last_mut().unwrap() ^= 1;
-    assert_eq!(scene.verdict_of(elsewhere, &forged), DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged));
-    assert_eq!(scene.verdict_of(elsewhere, &late), DtlsDatagramOutcome::Data, "late, but its own");
+    assert_eq!(scene.outcome_of(elsewhere, &forged), DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged));
+    assert_eq!(scene.outcome_of(elsewhere, &late), DtlsDatagramOutcome::Data, "late, but its own");
     assert_eq!(moves(&scene), 0);
     scene.server_sends(peer, b"down");
     assert_eq!(scene.transmitted.last().unwrap().0, home);
@@ -122,7 +122,7 @@ fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_witho
     let (resident_peer, mover_peer) = (at(&scene, address), at(&scene, home));
 
     let record = scene.device_makes(mover, b"from there");
-    assert_eq!(scene.verdict_of(address, &record), DtlsDatagramOutcome::Data);
+    assert_eq!(scene.outcome_of(address, &record), DtlsDatagramOutcome::Data);
     assert_eq!(moves(&scene), 1);
 
     scene.assert_data_flows(resident, resident_peer);
@@ -194,6 +194,6 @@ fn a_record_without_the_connection_id_that_was_agreed_on_is_not_taken() {
         cid: &[],
     };
     let bare = keys.seal(sealing, b"without");
-    assert_eq!(scene.verdict_of(address, &bare), DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown));
+    assert_eq!(scene.outcome_of(address, &bare), DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown));
     scene.assert_data_flows(device, scene.peer());
 }

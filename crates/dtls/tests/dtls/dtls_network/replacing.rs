@@ -60,7 +60,7 @@ fn a_hello_without_a_cookie_or_with_a_false_one_changes_nothing() {
         let other = scene.add(client);
         let hello = scene.devices[other].client.poll_transmit().unwrap();
         for _ in 0..100 {
-            assert_eq!(scene.verdict_of(address, &hello), DtlsDatagramOutcome::CookieAsked);
+            assert_eq!(scene.outcome_of(address, &hello), DtlsDatagramOutcome::CookieAsked);
         }
         assert_eq!(scene.server.table_sizes().handshakes, 0);
         assert_eq!(scene.take_begun(), 1, "its own");
@@ -127,7 +127,7 @@ fn records_of_the_association_that_was_replaced_are_not_taken() {
         scene.settle();
         scene.assert_established(device);
         let reason = if has_cid { DtlsDropReason::UnknownConnectionId } else { DtlsDropReason::Forged };
-        assert_eq!(scene.verdict_of(address, &late), DtlsDatagramOutcome::Dropped(reason));
+        assert_eq!(scene.outcome_of(address, &late), DtlsDatagramOutcome::Dropped(reason));
         scene.assert_data_flows(device, scene.peer());
     }
 }

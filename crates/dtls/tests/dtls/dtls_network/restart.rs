@@ -155,13 +155,13 @@ fn what_was_received_before_the_save_is_not_taken_again_and_what_came_after_it_a
     let (mut scene, device) = DtlsNetwork::established(psk_cid());
     let (peer, address) = (scene.peer(), scene.devices[device].address);
     let [before, after] = [scene.device_makes(device, b"before"), scene.device_makes(device, b"after")];
-    assert_eq!(scene.verdict_of(address, &before), DtlsDatagramOutcome::Data);
+    assert_eq!(scene.outcome_of(address, &before), DtlsDatagramOutcome::Data);
     scene.save();
-    assert_eq!(scene.verdict_of(address, &after), DtlsDatagramOutcome::Data);
+    assert_eq!(scene.outcome_of(address, &after), DtlsDatagramOutcome::Data);
     scene.restart();
-    assert_eq!(scene.verdict_of(address, &before), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
-    assert_eq!(scene.verdict_of(address, &after), DtlsDatagramOutcome::Data);
-    assert_eq!(scene.verdict_of(address, &after), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
+    assert_eq!(scene.outcome_of(address, &before), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
+    assert_eq!(scene.outcome_of(address, &after), DtlsDatagramOutcome::Data);
+    assert_eq!(scene.outcome_of(address, &after), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
     scene.assert_data_flows(device, peer);
 }
 

@@ -213,7 +213,7 @@ impl DtlsNetwork {
     }
 
     /// The same, and what became of it.
-    pub(super) fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> DtlsDatagramOutcome {
+    pub(super) fn outcome_of(&mut self, from: SocketAddr, datagram: &[u8]) -> DtlsDatagramOutcome {
         self.give_server(from, datagram);
         *self.outcomes.last().expect("it has an outcome")
     }

@@ -8,12 +8,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::requests::{NodeIdentity, RoundLists, SharedRound, parse_acquisition};
-use super::engine::{Acquire, Engine, Rules, Stored};
 use super::server::ModelledServer;
 use lwm2m_base::Shard;
 use lwm2m_cluster::engine::{
     Acquisition, Announced, EngineRequest, LeaseState, NodeEntry, Renewal, RoundAnswer, RunId, Timing,
 };
+use lwm2m_cluster::model::engine::{Acquire, Engine, Rules, Stored};
 use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, Term, WallTime};
 use lwm2m_testkit::scene::beginning as now;
 

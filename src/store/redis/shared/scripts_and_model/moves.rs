@@ -11,11 +11,11 @@ use super::super::super::seal::Seal;
 use super::super::names::{self as names_at_store, NameAnswer, NameAsk, Taking, superseded};
 use super::super::requests::NodeIdentity;
 use super::super::scripts::SharedScript;
-use super::names::{Flaw, Names, SHARDS};
 use super::server::ModelledServer;
 use lwm2m_base::{AssociationId, Peer, Shard};
 use lwm2m_cluster::endpoint_move::{Frozen, MoveNumber, Thawed};
 use lwm2m_cluster::engine::{RunId, Timing};
+use lwm2m_cluster::model::names::{Flaw, Names, SHARDS};
 use lwm2m_cluster::{Incarnation, NodeNumber, NodeProcess, Term, WallTime};
 
 const ENDPOINT: &str = "a";

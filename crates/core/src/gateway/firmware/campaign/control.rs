@@ -14,7 +14,7 @@ use super::{Campaign, CampaignEvent, CampaignProgress, CampaignStatus};
 pub(crate) type ControlRefusal = &'static str;
 
 impl Campaign {
-    /// Begins no further updates. Those that run go on.
+    /// Stops beginning updates. Updates in progress continue.
     pub fn pause(&mut self) -> Result<(), ControlRefusal> {
         match self.status {
             CampaignStatus::Running => {
@@ -27,7 +27,7 @@ impl Campaign {
         }
     }
 
-    /// Goes on after a pause, or after too many failures, which are counted from zero again.
+    /// Resumes the campaign after a pause, or after too many failures, which are counted from zero again.
     pub fn resume(&mut self) -> Result<(), ControlRefusal> {
         match self.status {
             CampaignStatus::Paused | CampaignStatus::Stopped => {
@@ -40,8 +40,8 @@ impl Campaign {
         }
     }
 
-    /// Ends the campaign: nothing begins, and the updates that run are cancelled. A device that installs already goes
-    /// on.
+    /// Ends the campaign: no update begins, and updates in progress are cancelled, except of devices that install
+    /// already.
     pub fn cancel(&mut self) -> Result<(), ControlRefusal> {
         if self.is_over() {
             return Err(OVER);
@@ -54,8 +54,8 @@ impl Campaign {
         Ok(())
     }
 
-    /// The update of a device could not be cancelled because the device was not registered: it is tried again with its
-    /// next message.
+    /// Notes that the update of a device could not be cancelled because the device was not registered: it is tried
+    /// again with its next message.
     pub(crate) fn not_cancelled(&mut self, endpoint: &str) {
         if let Some((key, Member::Updating { job, is_away, .. })) = self.member(endpoint) {
             self.set(&key, Member::Updating { job, is_away, is_cancelled: false });
@@ -84,7 +84,7 @@ impl Campaign {
         matches!(self.status, CampaignStatus::Cancelled | CampaignStatus::Completed)
     }
 
-    /// Returns whether messages of devices matter to the campaign.
+    /// Returns whether the campaign has to be told of the messages of devices.
     pub fn listens(&self) -> bool {
         !self.is_over() || self.counts.of(MemberState::Updating) > 0
     }
@@ -93,12 +93,12 @@ impl Campaign {
         &self.counts
     }
 
-    /// Returns the campaign with what it is to do.
+    /// Returns the campaign with its specification.
     pub fn details(&self) -> CampaignView {
         CampaignView { spec: serde_json::to_value(&self.spec).unwrap_or_default(), ..self.view() }
     }
 
-    /// Returns the campaign without what it is to do, which may be long.
+    /// Returns the campaign without its specification, which may be long.
     pub fn view(&self) -> CampaignView {
         let spec = &self.spec;
         CampaignView {

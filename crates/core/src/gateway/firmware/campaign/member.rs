@@ -1,4 +1,4 @@
-//! The part of one device in a campaign.
+//! One device in a campaign.
 
 use std::fmt;
 
@@ -10,17 +10,18 @@ use crate::command::firmware::{JobLabel, Phase, UpdateError};
 /// The state of a device in a campaign. It is small: a campaign has many thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Member {
-    /// Nothing has begun. `is_queued` if the device has sent a message since, and waits for its turn.
+    /// The device has not been asked. `is_queued` tells that it has sent a message since, and waits for its turn.
     Waiting { is_queued: bool },
-    /// The campaign reads what it must know of the device; `step` counts the resources.
+    /// The campaign reads the resources of the filter and the version; `step` counts them.
     Asking { step: u8 },
-    /// The device is to be updated. `is_queued` if it waits for its turn, else it sleeps.
+    /// The device is to be updated. With `is_queued` it waits for its turn, otherwise it sleeps.
     Ready { is_queued: bool },
     /// The `firmware-update` was given.
     Starting,
-    /// The update runs. `is_away` while it waits for a message of the device, and `is_cancelled` if it was told to end.
+    /// The update runs. `is_away` is set while it waits for a message of the device, `is_cancelled` if it was
+    /// cancelled.
     Updating { job: JobLabel, is_away: bool, is_cancelled: bool },
-    /// The campaign is done with the device.
+    /// The outcome of the device is final.
     Ended(MemberOutcome),
 }
 
@@ -37,15 +38,15 @@ pub enum MemberOutcome {
     Failed(UpdateError),
     /// The update was refused before anything was sent.
     Refused(#[serde(with = "code")] Code),
-    /// Somebody cancelled the update or the campaign.
+    /// The update or the campaign was cancelled.
     Cancelled,
-    /// The device has put the update off.
+    /// The device has deferred the update.
     Deferred,
     /// The campaign ended before the device could take part.
     Absent,
 }
 
-/// The states as people see and count them.
+/// The states as they are shown and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberState {
     Waiting,
@@ -68,7 +69,7 @@ impl Member {
         }
     }
 
-    /// Returns whether the device takes one of the places of those that are updated at once.
+    /// Returns whether the device counts among those that are updated at once.
     pub(crate) fn is_active(self) -> bool {
         matches!(self, Self::Starting | Self::Updating { is_away: false, .. })
     }
@@ -86,7 +87,7 @@ impl Member {
 }
 
 impl MemberOutcome {
-    /// Returns the outcome of an update that has ended in this phase; `None` if it goes on.
+    /// Returns the outcome of an update that has ended in this phase; `None` if the update continues.
     pub fn of(phase: Phase, error: Option<UpdateError>) -> Option<Self> {
         match phase {
             Phase::Succeeded => Some(Self::Succeeded),

@@ -39,8 +39,8 @@ use view::Counts;
 pub(crate) const MOST_MEMBERS: usize = 100_000;
 /// The devices that are asked at once, and those that have been asked and wait for their turn.
 const LOOK_AHEAD: usize = 16;
-/// The time after which a device is tried again that could not be updated because another update runs, or because the
-/// gateway had no room.
+/// The time after which a device is tried again if another update of it runs, or if the gateway had no room for its
+/// update.
 const RETRY: Duration = Duration::from_secs(60);
 /// Device: Firmware Version (LwM2M Core 1.1 appendix E.4).
 const FIRMWARE_VERSION: [u16; 3] = [3, 0, 3];
@@ -58,9 +58,9 @@ pub struct Moment {
 #[serde(rename_all = "snake_case")]
 pub enum CampaignStatus {
     Running,
-    /// An operator paused it. What runs goes on.
+    /// An operator paused it. Updates in progress continue.
     Paused,
-    /// Too many updates failed. What runs goes on.
+    /// Too many updates failed. Updates in progress continue.
     Stopped,
     Cancelled,
     Completed,
@@ -105,9 +105,9 @@ struct CampaignProgress {
 pub(crate) enum CampaignEvent {
     /// The status of the campaign has changed. The first status is an event as well.
     Status(CampaignStatus),
-    /// The campaign is done with a device.
+    /// The campaign has completed a device: its outcome is final.
     Ended { endpoint: Arc<str>, outcome: MemberOutcome },
-    /// A device does not take part, because there are [`MOST_MEMBERS`]. Only the first one is told.
+    /// A device is left out because there are [`MOST_MEMBERS`]. Only the first such device has an event.
     Full { endpoint: Arc<str> },
 }
 
@@ -123,7 +123,7 @@ pub struct Campaign {
     /// The members that take a place of those that are updated at once.
     active: usize,
     asking: usize,
-    /// The progress when the campaign was resumed. What failed before is not counted any more.
+    /// The progress when the campaign was resumed. Earlier failures do not count any more.
     resumed_at: CampaignProgress,
     /// Members that can be reached, and have not been asked.
     reachable: VecDeque<Arc<str>>,
@@ -142,7 +142,7 @@ pub struct Campaign {
     changed: Vec<Arc<str>>,
     has_changed: bool,
     is_full: bool,
-    /// Its duration is over, and nothing begins any more.
+    /// Whether its duration is over, so that no update begins any more.
     has_expired: bool,
 }
 
@@ -168,7 +168,7 @@ impl Campaign {
         campaign
     }
 
-    /// A device can be reached: it has registered, or sent a message.
+    /// Notes that a device can be reached: it has registered, or sent a message.
     pub(crate) fn heard_from(&mut self, endpoint: &str) {
         let Some((key, member)) = self.members.get_key_value(endpoint) else { return self.join(endpoint) };
         let (key, member) = (Arc::clone(key), *member);
@@ -264,7 +264,7 @@ impl Campaign {
         self.complete();
     }
 
-    /// Returns what is to be done next. `is_awake` tells of an endpoint name whether its device can take a request.
+    /// Returns the next action. `is_awake` tells of an endpoint name whether its device can take a request.
     pub(crate) fn next_action(&mut self, moment: Moment, is_awake: impl Fn(&str) -> bool) -> Option<Action> {
         if let Some(endpoint) = self.to_cancel.pop_front() {
             return Some(Action::Cancel { endpoint });
@@ -339,7 +339,7 @@ impl Campaign {
         self.reachable.push_back(key);
     }
 
-    /// Returns what a value means for the device; `None` if it takes part so far.
+    /// Returns the outcome of a device because of a value; `None` if the device still takes part.
     fn judge(&self, path: Path, value: Option<&str>) -> Option<MemberOutcome> {
         if self.versions().contains(&Some(path)) && value == Some(self.spec.version.as_str()) {
             return Some(MemberOutcome::UpToDate);
@@ -368,7 +368,7 @@ impl Campaign {
         self.to_cancel.push_back(Arc::clone(key));
     }
 
-    /// Ends the part of all devices that have not begun.
+    /// Ends the participation of all devices whose update has not begun.
     fn end_waiting(&mut self, outcome: MemberOutcome) {
         let waiting = |member: &Member| matches!(member, Member::Waiting { .. } | Member::Ready { .. });
         let keys: Vec<Arc<str>> =
@@ -404,7 +404,7 @@ impl Campaign {
             && self.spec.window.is_none_or(|window| window.is_open(moment.unix))
     }
 
-    /// Returns whether no device takes part any more that does not do so already.
+    /// Returns whether no further device can begin.
     fn begins_nothing(&self) -> bool {
         self.has_expired || self.is_over()
     }
@@ -433,7 +433,7 @@ impl Campaign {
         self.members.insert(key, member);
     }
 
-    /// Replaces the state of a member, and keeps what is counted.
+    /// Replaces the state of a member, and updates the numbers of members by state.
     fn set(&mut self, key: &Arc<str>, member: Member) {
         let Some(former) = self.members.insert(Arc::clone(key), member) else { return };
         self.counts.remove(former.state());

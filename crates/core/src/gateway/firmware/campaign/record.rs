@@ -1,5 +1,5 @@
-//! Records of campaigns for the store: one of the campaign, and one of each device that is being updated or is done
-//! with. What a device is without a record follows from the campaign.
+//! Records of campaigns for the store: one of the campaign, and one of each device that is being updated or has a final
+//! outcome. The state of a device without a record follows from the campaign.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Campaign {
         Some(campaign)
     }
 
-    /// Restores a device from the text of its record. One that was being updated is told later how its job is.
+    /// Restores a device from the text of its record. The state of an update in progress comes later from its job.
     pub(crate) fn restore_member(&mut self, endpoint: &str, json: &str) {
         let Ok(stored) = serde_json::from_str(json) else { return };
         let member = match stored {
@@ -88,7 +88,7 @@ impl Campaign {
         self.members.iter().filter_map(|(key, member)| Some((Arc::clone(key), job(member)?))).collect()
     }
 
-    /// The store has no job of a device that was being updated: it takes part again.
+    /// Notes that the store has no job of a device that was being updated: the device takes part again.
     pub(crate) fn lost_job(&mut self, endpoint: &str) {
         let Some((key, Member::Updating { .. })) = self.member(endpoint) else { return };
         if self.begins_nothing() {
@@ -128,7 +128,7 @@ impl Campaign {
         self.has_changed || !self.changed.is_empty()
     }
 
-    /// Forgets what has changed, for a gateway without a store.
+    /// Clears the marks of changes, for a gateway without a store.
     pub(crate) fn forget_changes(&mut self) {
         self.has_changed = false;
         self.changed.clear();

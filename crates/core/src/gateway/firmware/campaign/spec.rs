@@ -40,7 +40,7 @@ const DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CampaignName(Arc<str>);
 
-/// A campaign that can be begun, but for its image.
+/// A campaign that can begin when its image has been described.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "CampaignText", into = "CampaignText")]
 pub struct CampaignSpec {
@@ -74,11 +74,11 @@ pub enum Selection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureLimit {
     Number(u32),
-    /// Percent of the updates that have ended, as soon as `FailureLimit::SAMPLE` have.
+    /// Percent of the ended updates, once at least [`FailureLimit::SAMPLE`] have ended.
     Percent(u8),
 }
 
-/// A campaign as it is written.
+/// A campaign as its JSON has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CampaignText {
@@ -157,7 +157,7 @@ pub enum SpecError {
     Endpoints,
     #[error("endpoints: {0:?} is listed twice")]
     Twice(String),
-    #[error("filter: {0:?} is no path of a resource, such as \"/3/0/1\"")]
+    #[error("filter: {0:?} is not the path of a resource, such as \"/3/0/1\"")]
     Resource(String),
     #[error("filter: expected at most {MOST_FILTERS} resources, and 1 to {MOST_VALUES} values of each")]
     Filter,
@@ -193,7 +193,7 @@ impl fmt::Display for CampaignName {
 }
 
 impl FailureLimit {
-    /// The updates that have to have ended before a percentage means something.
+    /// The number of ended updates from which a percentage is compared.
     pub(crate) const SAMPLE: usize = 10;
 
     /// Returns whether so many failures among so many updates that have ended are too many.
@@ -353,7 +353,7 @@ impl From<CampaignSpec> for CampaignText {
     }
 }
 
-/// Reads who takes part. A filter without pattern and list is for all devices.
+/// Reads which devices take part. A filter without pattern and list is for all devices.
 fn selection(
     pattern: Option<String>,
     endpoints: Option<Vec<String>>,
@@ -433,7 +433,7 @@ mod tests {
             (json!({ "pattern": null, "endpoints": ["a", ""] }), "endpoints: "),
             (json!({ "pattern": null, "endpoints": ["a", "b", "a"] }), "\"a\" is listed twice"),
             (json!({ "pattern": null, "endpoints": vec!["a"; MOST_LISTED + 1] }), "1 to 10000"),
-            (json!({ "filter": { "/3/0": "x" } }), "\"/3/0\" is no path of a resource"),
+            (json!({ "filter": { "/3/0": "x" } }), "\"/3/0\" is not the path of a resource"),
             (json!({ "filter": { "/3/0/1": [] } }), "filter: "),
             (json!({ "concurrency": 0 }), "concurrency: "),
             (json!({ "pace": 0 }), "pace: "),

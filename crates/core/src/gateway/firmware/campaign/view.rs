@@ -17,7 +17,7 @@ pub struct CampaignView {
     /// The time since 1970 after which no update begins.
     pub ends: Duration,
     pub counts: Counts,
-    /// The campaign as it was written, with its defaults; null in a list and in events.
+    /// The specification with its defaults; null in a list and in events.
     pub spec: Value,
 }
 

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const MINUTES_OF_DAY: i64 = 24 * 60;
-/// The largest distance of a time zone from UTC.
+/// The largest offset of a time zone from UTC.
 const FURTHEST_ZONE: i64 = 14 * 60;
 
-/// A window that opens and closes once a day, at a fixed distance from UTC. It may include midnight.
+/// A window that opens and closes once a day, at a fixed offset from UTC. It may include midnight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "WindowText", into = "WindowText")]
 pub struct DailyWindow {
@@ -21,7 +21,7 @@ pub struct DailyWindow {
     zone: i64,
 }
 
-/// A window as it is written.
+/// A window as its JSON has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WindowText {
@@ -31,12 +31,12 @@ pub(crate) struct WindowText {
     pub zone: String,
 }
 
-/// The reason why a text is no window.
+/// The reason why a text is not a window.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WindowError {
-    #[error("window: {0:?} is no time of the day; expected one such as \"22:30\"")]
+    #[error("window: {0:?} is not a time of the day; expected one such as \"22:30\"")]
     Time(String),
-    #[error("window.zone: {0:?} is no zone; expected \"UTC\" or a distance from UTC such as \"+02:00\"")]
+    #[error("window.zone: {0:?} is not a zone; expected \"UTC\" or an offset from UTC such as \"+02:00\"")]
     Zone(String),
     #[error("window: it has no length, because start and end are the same time")]
     Empty,

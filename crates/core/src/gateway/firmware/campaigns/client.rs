@@ -36,11 +36,11 @@ const ANSWERS: &str = "lwm2m-firmware/answer";
 /// The largest message, in bytes: a campaign with a long list of devices.
 const LARGEST: usize = 4 * 1024 * 1024;
 
-/// The client by which applications control campaigns and learn how they go.
+/// The client by which applications control campaigns and receive their progress.
 #[derive(Debug)]
 pub(in crate::gateway) struct CampaignClient {
     connection: OwnClient,
-    /// The requests that are answered when an image was looked at.
+    /// The requests that are answered when an image has been described.
     asked: HashMap<AskId, Asker>,
     /// The progress of each campaign that was published last.
     told: BTreeMap<CampaignName, (Instant, Counts)>,
@@ -80,7 +80,7 @@ struct CommandText<'a> {
 
 /// The connection.
 impl CampaignClient {
-    /// Creates a client that connects at this time; never, if there is none.
+    /// Creates a client that connects at this time; with `None` it never connects.
     pub(crate) fn new(connects_at: Option<Instant>) -> Self {
         let connection = OwnClient::new(SESSION, connects_at);
         Self { connection, asked: HashMap::new(), told: BTreeMap::new(), last_ask: 0 }
@@ -132,16 +132,16 @@ impl CampaignClient {
 
 /// Answers.
 impl CampaignClient {
-    /// Remembers who is answered when the image of a campaign was looked at.
+    /// Remembers the recipient of the answer that follows when the image of a campaign has been described.
     pub(crate) fn expect(&mut self, asker: Asker) -> AskId {
         self.last_ask += 1;
-        // Apart from the commands of campaigns, which count up from 1.
+        // These numbers count down, so that they differ from those of the commands of campaigns, which count up from 1.
         let ask = ask_of_campaign(u64::MAX / 2 - self.last_ask);
         self.asked.insert(ask, asker);
         ask
     }
 
-    /// Forgets who asked, because the campaign was refused at once.
+    /// Forgets the recipient, because the campaign was refused at once.
     pub(crate) fn forget(&mut self, ask: AskId) {
         self.asked.remove(&ask);
     }
@@ -196,8 +196,7 @@ impl CampaignClient {
         self.tell(context, name, "campaign", view.to_json());
     }
 
-    /// Publishes how far a campaign is, if that has changed, at most once per
-    /// `firmware.progress_interval`.
+    /// Publishes the progress of a campaign, if it has changed, at most once per `firmware.progress_interval`.
     pub(crate) fn tell_progress(&mut self, context: &mut Context, name: &CampaignName, campaign: &Campaign) {
         let interval = context.config.firmware.progress_interval;
         let is_due = |told: &(Instant, Counts)| told.1 != *campaign.counts() && context.now >= told.0 + interval;

@@ -1,4 +1,5 @@
-//! News about devices for campaigns. Other parts put it here, and campaigns take it after each event of the gateway.
+//! Events of devices for campaigns. Other parts of the gateway add them, and campaigns take them after each event of
+//! the gateway.
 
 use crate::command::AskId;
 use crate::command::firmware::JobStatus;
@@ -7,7 +8,7 @@ use crate::gateway::commands::final_answer::FinalAnswer;
 /// Tells the commands of campaigns from those of the console, which count from 1.
 const OF_CAMPAIGN: u64 = 1 << 63;
 
-/// Holds what campaigns have not taken. It stays empty while no campaign listens.
+/// Holds the events that campaigns have not taken. It stays empty while no campaign needs them.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct CampaignInbox {
     is_open: bool,
@@ -18,7 +19,7 @@ pub(in crate::gateway) struct CampaignInbox {
 pub(in crate::gateway) enum CampaignInput {
     /// The device has registered, or sent a message.
     Heard { endpoint: String },
-    /// The firmware update of a device has come further.
+    /// The firmware update of a device has made progress.
     Job { endpoint: String, status: Box<JobStatus> },
     /// The final answer to a command of a campaign.
     Answer { ask: AskId, answer: FinalAnswer },

@@ -46,7 +46,7 @@ pub(crate) const MOST_CAMPAIGNS: usize = 32;
 #[derive(Debug)]
 pub(in crate::gateway) struct Campaigns {
     campaigns: BTreeMap<CampaignName, Campaign>,
-    /// The campaigns whose image is being described, and who is to be answered.
+    /// The campaigns whose image is being described, with the recipients of the answers.
     pending: Vec<(ImageRequestId, CampaignSpec, AskId)>,
     /// The commands without final answer.
     asked: HashMap<AskId, Asked>,
@@ -216,7 +216,7 @@ impl Campaigns {
 
 /// Events of devices, and time.
 impl Campaigns {
-    /// Gives campaigns what has happened, and carries out what they ask for.
+    /// Passes the events of devices to campaigns, and carries out the actions of campaigns.
     pub(crate) fn run(&mut self, context: &mut Context, devices: &mut RegisteredDevices) {
         if self.campaigns.is_empty() && context.campaign_inbox.is_empty() {
             return;
@@ -240,7 +240,7 @@ impl Campaigns {
     pub(crate) fn next_deadline(&self, context: &Context) -> Option<Instant> {
         let moment = moment(context);
         let interval = context.config.firmware.progress_interval;
-        // A gateway that stops begins nothing.
+        // A gateway that shuts down begins nothing.
         let campaigns = self.campaigns.iter().filter(|_| !context.draining);
         let deadlines = campaigns.flat_map(|(name, campaign)| {
             let progress = self.client.progress_due(name, campaign.counts(), interval);
@@ -290,12 +290,12 @@ impl Campaigns {
             AskedKind::Cancel if answer.is_none_or(|answer| answer.outcome == AnswerOutcome::Left) => {
                 campaign.not_cancelled(endpoint);
             }
-            // An update that installs already goes on, and tells its end.
+            // An update that installs already continues, and its end is reported.
             AskedKind::Cancel => {}
         }
     }
 
-    /// Returns what a campaign wants to be done.
+    /// Returns the next action of a campaign.
     fn next_action(&mut self, context: &Context, devices: &RegisteredDevices) -> Option<(CampaignName, Action)> {
         if context.draining {
             return None;
@@ -330,7 +330,7 @@ impl Campaigns {
         }
     }
 
-    /// Reports and publishes what campaigns tell.
+    /// Reports and publishes the events of campaigns.
     fn tell(&mut self, context: &mut Context) {
         let Self { campaigns, client, .. } = self;
         for (name, campaign) in campaigns {

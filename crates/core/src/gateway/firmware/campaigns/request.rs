@@ -3,11 +3,11 @@
 /// A request to change the state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CampaignAction {
-    /// No update begins. Those that run go on.
+    /// Begin no further updates. Updates in progress continue.
     Pause,
-    /// Updates begin again, and failures are counted from zero.
+    /// Begin updates again, and count failures from zero.
     Resume,
-    /// Nothing begins any more, and the updates that run are cancelled.
+    /// Begin no further updates, and cancel those in progress.
     Cancel,
 }
 
@@ -20,12 +20,12 @@ pub struct CampaignRefusal {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// The campaign is no JSON, or a member of it is wrong.
+    /// The campaign is not JSON, or one of its members is invalid.
     Invalid,
     NotFound,
     /// The name is taken, or the state of the campaign does not allow it.
     Conflict,
-    /// There are too many, or the gateway stops.
+    /// There are too many campaigns, or the gateway shuts down.
     Busy,
 }
 

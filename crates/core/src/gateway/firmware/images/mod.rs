@@ -31,7 +31,7 @@ pub(in crate::gateway) struct Images {
     queued: VecDeque<ImagePart>,
     /// The consumers that wait for the parts that are being read or queued.
     waiting: HashMap<ImagePart, Vec<(ImageConsumer, Span)>>,
-    /// The sum of those who wait.
+    /// The number of all waiting consumers.
     readers: usize,
     /// The messages of the requests of devices that wait.
     messages: HashSet<RequestMessage>,
@@ -63,7 +63,7 @@ pub(in crate::gateway) struct PendingPart {
     pub offset: usize,
 }
 
-/// Bytes of an image that somebody needs.
+/// The bytes of an image that a consumer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct Wanted {
     pub name: ImageName,
@@ -78,7 +78,7 @@ pub(in crate::gateway) struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum ImageBytes {
     Here(Vec<u8>),
-    /// The reader gets them when the shell has read them.
+    /// The consumer gets them when the shell has read them.
     Later,
     /// Too many readers wait.
     Busy,
@@ -98,7 +98,7 @@ impl Images {
         Some((request, Output::DescribeImage { request, name }))
     }
 
-    /// Takes note that a description has come. Returns whether it was asked for.
+    /// Notes that a description has come. Returns whether it was asked for.
     pub(crate) fn described(&mut self, request: ImageRequestId) -> bool {
         self.descriptions.remove(&request)
     }

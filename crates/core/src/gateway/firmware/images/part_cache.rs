@@ -8,13 +8,13 @@ use super::image_part::ImagePart;
 /// Parts that are kept, at the most: 8 MiB.
 const MOST_PARTS: usize = 256;
 
-/// Keeps parts. A new one takes the place of one that was not used since the last look at it ("clock"), so that a
-/// device that reads an image once from its beginning to its end does not evict what others use.
+/// Keeps parts. A new part replaces one that was not used since the last check ("clock" algorithm), so that a device
+/// that reads an image once from its beginning to its end does not evict what others use.
 #[derive(Debug, Default)]
 pub(super) struct PartCache {
     places: Vec<CachedPart>,
     by_part: HashMap<ImagePart, usize>,
-    /// The place that is looked at next.
+    /// The place that is checked next.
     hand: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The consequences of the device's answers and notifications for its job.
+//! How the answers and notifications of a device change its job.
 
 use std::time::Instant;
 
@@ -83,7 +83,7 @@ impl Job {
         }
     }
 
-    /// An observation of the job has ended.
+    /// Notes that an observation of the job has ended.
     pub(crate) fn observation_ended(&mut self, now: Instant, path: Path, config: &FirmwareConfig) {
         match path.resource() {
             Some(resource::STATE) => self.watching.state = false,
@@ -126,13 +126,13 @@ impl Job {
                     self.moved(now, size, config);
                 }
                 self.clock.reset(now);
-                // The state may be told already, or its notification may be lost.
+                // The state may be known already, or its notification may be lost.
                 self.step = Step::ReadState;
             }
         }
     }
 
-    /// The request on the way has no answer: the job waits for the next message of the device.
+    /// Takes that the request got no answer: the job waits for the next message of the device.
     fn unanswered(&mut self) {
         match self.step {
             Step::CancelDownload | Step::ClearUri | Step::ClearPackage if self.is_over() => self.drop_later(),
@@ -156,13 +156,13 @@ impl Job {
         }
     }
 
-    /// The device has been told to drop what it holds.
+    /// Notes that the device was told to drop the part of the package that it holds.
     fn dropped(&mut self) {
         self.progress.owes_drop = false;
         self.step = Step::Done;
     }
 
-    /// Tells the device to drop what it holds when it has sent a message.
+    /// Tells the device, after its next message, to drop the part of the package that it holds.
     fn drop_later(&mut self) {
         self.unanswered_drops += 1;
         if self.unanswered_drops >= MOST_UNANSWERED_DROPS {
@@ -176,7 +176,7 @@ impl Job {
         self.step = if self.step == Step::CancelDownload { Step::ClearUri } else { Step::ClearPackage };
     }
 
-    /// Goes on from what the whole object tells.
+    /// Continues the job by the values of the whole object.
     fn object_read(&mut self, now: Instant, entries: &[Entry], config: &FirmwareConfig) {
         let instance = instance_path(self.spec.instance);
         self.delivery = Delivery::of(number(entries, instance, resource::DELIVERY_METHOD));
@@ -212,7 +212,7 @@ impl Job {
         }
     }
 
-    /// Returns whether the package that the device has is the one of this job: it was fetched, or written to its end.
+    /// Returns whether the package of the device is the one of this job: fetched, or written to its end.
     fn has_whole_package(&self, was_restored: bool) -> bool {
         match self.progress.method {
             Some(Method::Pull) => true,
@@ -226,7 +226,7 @@ impl Job {
         self.step = if state == State::Idle { Step::ObserveState } else { Step::ClearUri };
     }
 
-    /// The device is idle, although the job had begun something.
+    /// Handles that the device is idle although the job had begun.
     fn idle_again(&mut self, now: Instant, was_restored: bool, config: &FirmwareConfig) {
         match self.progress.told.new_result() {
             Some(UpdateResult::Success) if self.progress.executed => self.verify(),
@@ -235,7 +235,7 @@ impl Job {
             }
             Some(UpdateResult::Success) => self.verify(),
             Some(result) => self.end_by(result),
-            // It has rebooted and does not tell a result yet.
+            // The device has rebooted and does not report a result yet.
             None if self.watching.state => self.watch(now, config),
             None => self.step = Step::ObserveState,
         }
@@ -281,7 +281,7 @@ impl Job {
         true
     }
 
-    /// Goes on after the observations were begun.
+    /// Continues after the observations have begun.
     fn go_on(&mut self, now: Instant, config: &FirmwareConfig) {
         match self.progress.phase {
             Phase::Waiting | Phase::Preparing | Phase::Downloading | Phase::Downloaded | Phase::Updating => {
@@ -324,7 +324,7 @@ impl Job {
         self.watched(now, config);
     }
 
-    /// Does what State and Update Result ask for, or waits for others.
+    /// Acts on State and Update Result, or waits for other values.
     fn watched(&mut self, now: Instant, config: &FirmwareConfig) {
         self.watch(now, config);
         self.evaluate(now, config);
@@ -340,12 +340,12 @@ impl Job {
         }
     }
 
-    /// Does what the newest State and Update Result ask for.
+    /// Acts on the newest State and Update Result.
     fn evaluate(&mut self, now: Instant, config: &FirmwareConfig) {
         let state = self.progress.told.state();
         if (self.progress.phase, state) == (Phase::Updating, Some(State::Idle)) {
             if self.progress.told.is_stale() {
-                // Its result may follow: the object tells both.
+                // The result may follow: the whole object is read, which has both.
                 self.step = Step::ReadObject;
                 return;
             }
@@ -367,7 +367,7 @@ impl Job {
                 self.seen_downloading = true;
                 self.fail_by(result);
             }
-            // It has dropped the package, and its result may follow: the object tells both.
+            // The device has dropped the package, and its result may follow: the whole object is read, which has both.
             (Phase::Downloading, Some(State::Idle)) if self.seen_downloading && !has_fault => {
                 self.step = Step::ReadObject;
             }
@@ -388,7 +388,7 @@ impl Job {
         }
     }
 
-    /// The device installs the package, with the Update command or by itself.
+    /// Notes that the device installs the package, by the Update command or on its own.
     fn installs(&mut self, now: Instant, config: &FirmwareConfig) {
         if self.progress.phase != Phase::Updating {
             self.progress.executed = true;
@@ -397,7 +397,7 @@ impl Job {
         }
     }
 
-    /// The device has the package.
+    /// Notes that the device has the package.
     fn downloaded(&mut self) {
         self.enter(Phase::Downloaded);
         self.poll_at = None;
@@ -406,7 +406,7 @@ impl Job {
         }
     }
 
-    /// Fails by a result that tells a fault. Success is none that a download can have.
+    /// Fails by a result that reports a fault. Success is not a result that a download can have.
     fn fail_by(&mut self, result: Option<UpdateResult>) {
         if let Some(result) = result {
             self.end_by(result);
@@ -420,7 +420,8 @@ impl Job {
         }
     }
 
-    /// The device has installed the package: it runs the version that the application wants, or the job fails.
+    /// Checks, after the device has installed the package, that it runs the version that the application wants;
+    /// otherwise the job fails.
     fn verify(&mut self) {
         self.update_ends = None;
         self.poll_at = None;

@@ -1,4 +1,4 @@
-//! The time that a device was awake since something moved last.
+//! The awake time of a device since its last progress.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ impl AwakeClock {
         self.counted + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Returns when so much time will have passed, if the device stays awake; `None` while it sleeps.
+    /// Returns the time at which the device will have been awake for this long, if it stays awake; `None` while it
+    /// sleeps.
     pub(super) fn reaches(&self, time: Duration) -> Option<Instant> {
         Some(self.since? + time.saturating_sub(self.counted))
     }

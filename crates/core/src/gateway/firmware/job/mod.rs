@@ -54,23 +54,23 @@ pub(in crate::gateway) struct JobProgress {
     attempt: u32,
     /// Bytes of the image that the device has.
     bytes: u64,
-    /// Bytes that the device had fetched without a gap in the attempt in which it came furthest.
+    /// Bytes that the device had fetched without a gap in its most successful attempt.
     #[serde(default)]
     fetched_before: u64,
-    /// The job is over, and the device may hold a part of the package that it was not told to drop.
+    /// Whether the job is over, but the device may hold a part of the package and was not told to drop it.
     #[serde(default)]
     owes_drop: bool,
-    /// The changes of the state since bytes moved last.
+    /// The changes of the state since the last byte was transferred.
     #[serde(default)]
     state_changes: u32,
     told: Told,
-    /// The device has accepted the URI, or the push was begun.
+    /// Whether the device has accepted the URI, or the push has begun.
     begun: bool,
-    /// The device has accepted the last block of a push.
+    /// Whether the device has accepted the last block of a push.
     pushed: bool,
-    /// The Update command was sent.
+    /// Whether the Update command was sent.
     executed: bool,
-    /// The application wants the package to be installed.
+    /// Whether the application has ordered the installation of the package.
     activated: bool,
     /// The content of the last event.
     last: JobStatus,
@@ -90,14 +90,14 @@ enum Step {
     Push(PushFormat),
     ReadState,
     ReadResult,
-    /// Asks for the Update Result after the device has refused a request with this code.
+    /// Reads the Update Result after the device has refused a request with this code.
     Explain(Code),
     Execute,
     ReadFirmwareVersion,
     ReadPackageVersion,
     /// Executes Cancel. The job is over, and the device may still hold a part of the package.
     CancelDownload,
-    /// Waits for what the device tells, or for the application.
+    /// Waits for an event of the device or of the application.
     Watch,
     Done,
 }
@@ -122,7 +122,7 @@ pub(in crate::gateway) struct Job {
     protocols: Vec<i64>,
     /// Whether the object has the resource Cancel.
     can_cancel: bool,
-    /// Whether the next start-over is due to a restart of the gateway, which is no attempt of the device.
+    /// Whether the next start-over is due to a restart of the gateway, which does not count as an attempt.
     was_restored: bool,
     /// Whether the state has been Downloading since the transfer began.
     seen_downloading: bool,
@@ -133,7 +133,7 @@ pub(in crate::gateway) struct Job {
     unreadable_since: Option<Instant>,
     poll_at: Option<Instant>,
     update_ends: Option<Instant>,
-    /// When the progress was told last, and of how many bytes.
+    /// The time at which progress was published last, and the bytes that it named.
     told_progress: (Instant, u64),
     /// The time at which the owner checks the progress of a push.
     look_at: Option<Instant>,
@@ -186,7 +186,7 @@ impl Job {
         job
     }
 
-    /// Takes up a job of an earlier process. Its device may be registered, or not.
+    /// Restores a job of an earlier process, whether or not its device is registered.
     pub(crate) fn restored(now: Instant, spec: JobSpec, progress: JobProgress, update_ends: Option<Instant>) -> Self {
         let mut job = Self::of(now, spec, progress, false);
         job.was_restored = true;
@@ -222,8 +222,8 @@ impl Job {
         }
     }
 
-    /// Takes note of what the registration of the device allows. A device that has registered again has forgotten its
-    /// observations, and what it was asked for.
+    /// Takes the registration of the device, with what it allows. A device that has registered again has lost its
+    /// observations and the request in flight.
     pub(crate) fn registered(&mut self, now: Instant, offer: Option<PullOffer>, can_cancel: bool, awake: bool) {
         self.offer = offer;
         self.can_cancel = can_cancel;
@@ -234,7 +234,7 @@ impl Job {
         self.step = if self.is_over() { self.step_after_end() } else { Step::ReadObject };
     }
 
-    /// The registration of the device has ended.
+    /// Notes that the registration of the device has ended.
     pub(crate) fn left(&mut self, now: Instant) {
         self.clock.set_awake(now, false);
         self.asked = false;
@@ -242,19 +242,19 @@ impl Job {
         self.step = if self.is_over() && !self.progress.owes_drop { Step::Done } else { Step::Await };
     }
 
-    /// The device has fallen asleep, or has woken up.
+    /// Notes that the device has fallen asleep, or has woken up.
     pub(crate) fn set_awake(&mut self, now: Instant, awake: bool) {
         self.clock.set_awake(now, awake);
     }
 
-    /// The device has sent a message of its own.
+    /// Notes that the device has sent a message of its own.
     pub(crate) fn heard(&mut self) {
         if self.step == Step::Await {
             self.step = if self.is_over() { self.step_after_end() } else { Step::ReadObject };
         }
     }
 
-    /// The job did not come to a request: its exchange was given up.
+    /// Notes that the exchange of the request was given up.
     pub(crate) fn given_up(&mut self) {
         self.asked = false;
         if !self.is_over() {
@@ -262,7 +262,8 @@ impl Job {
         }
     }
 
-    /// Returns the next request to the device, if there is one now. The owner sends it, and tells the answer.
+    /// Returns the next request to the device, if there is one now. The owner sends it, and passes the answer to
+    /// [`Job::answered`].
     pub(crate) fn next_request(&mut self, now: Instant, config: &FirmwareConfig) -> Option<JobRequest> {
         if self.asked {
             return None;
@@ -301,7 +302,7 @@ impl Job {
         Ok(())
     }
 
-    /// Ends the job. Its exchange is to be given up. A device that may hold a part of the package is asked to drop it.
+    /// Ends the job. Its exchange is given up. A device that may hold a part of the package is asked to drop it.
     pub(crate) fn cancel(&mut self) -> Result<(), JobRefusal> {
         let is_updating = self.progress.told.state() == Some(State::Updating);
         // The answer to Execute may be lost while the device installs.
@@ -316,7 +317,7 @@ impl Job {
         Ok(())
     }
 
-    /// The device has fetched a block of the image. A block that closes no gap is progress, too.
+    /// Notes that the device has fetched a block of the image. A block that closes no gap is progress, too.
     pub(crate) fn fetched(&mut self, now: Instant, fetched: Fetched, config: &FirmwareConfig) {
         if fetched.is_new && self.pulls().is_some() {
             self.bytes_moved(now);
@@ -324,7 +325,7 @@ impl Job {
         self.moved(now, fetched.bytes, config);
     }
 
-    /// The device has so many bytes of the image, without a gap.
+    /// Notes that the device has this many bytes of the image, without a gap.
     pub(crate) fn moved(&mut self, now: Instant, bytes: u64, config: &FirmwareConfig) {
         if self.progress.phase != Phase::Downloading || bytes <= self.progress.bytes {
             return;
@@ -332,20 +333,20 @@ impl Job {
         self.progress.bytes = bytes;
         self.bytes_moved(now);
         if Some(bytes) == self.size() && self.progress.method == Some(Method::Pull) {
-            // The device has everything and should tell. Its notification may be lost.
+            // The device has all bytes, and should report it. Its notification may be lost.
             self.poll_at = Some(now + config.poll_interval);
         }
         self.tell_progress(now, config);
     }
 
-    /// The file of the image is not the one that the job is about.
+    /// Fails the job because the file of the image has changed.
     pub(crate) fn lost_image(&mut self) {
         if matches!(self.progress.phase, Phase::Waiting | Phase::Preparing | Phase::Downloading) {
             self.fail(UpdateError::ImageChanged, None);
         }
     }
 
-    /// The file of the image cannot be read now. The job fails if that lasts for as long as a device may stall.
+    /// Notes that the file of the image cannot be read now. The job fails if that lasts for `firmware.stall_timeout`.
     pub(crate) fn image_unreadable(&mut self, now: Instant, config: &FirmwareConfig) {
         let since = *self.unreadable_since.get_or_insert(now);
         if self.progress.phase == Phase::Downloading && now.saturating_duration_since(since) >= config.stall_timeout {
@@ -353,7 +354,7 @@ impl Job {
         }
     }
 
-    /// The device has not come back, although its lifetime has passed twice.
+    /// Fails the job because the device has not come back, although its lifetime has passed twice.
     pub(crate) fn lost_device(&mut self) {
         self.fail(UpdateError::Lost, None);
     }
@@ -417,7 +418,7 @@ impl Job {
         pulls.then_some(self.progress.bytes)
     }
 
-    /// Returns how many bytes of the image the device had fetched without a gap in an earlier attempt.
+    /// Returns the number of bytes of the image that the device had fetched without a gap in an earlier attempt.
     pub(crate) fn fetched_before(&self) -> u64 {
         self.progress.fetched_before
     }
@@ -442,7 +443,7 @@ impl Job {
         self.progress.phase.is_end()
     }
 
-    /// Returns whether nothing is left to ask the device either.
+    /// Returns whether the job needs nothing from the device any more.
     #[cfg(test)]
     pub(crate) fn is_done(&self) -> bool {
         self.step == Step::Done
@@ -457,8 +458,8 @@ impl Job {
         self.update_ends
     }
 
-    /// Returns whether time without progress makes the job fail now: not while it waits for the application, and not
-    /// while the device installs, which has a time of its own.
+    /// Returns whether time without progress makes the job fail now. It does not while the job waits for the
+    /// application, or while the device installs, which has its own time limit.
     fn can_stall(&self) -> bool {
         match self.progress.phase {
             Phase::Waiting | Phase::Preparing | Phase::Downloading | Phase::Verifying => true,
@@ -467,13 +468,14 @@ impl Job {
         }
     }
 
-    /// Takes note that the request of this step is sent.
+    /// Notes that the request of this step is sent.
     fn sends(&mut self, now: Instant, config: &FirmwareConfig) {
         self.asked = true;
         match self.step {
             Step::ReadObject if self.progress.phase == Phase::Waiting => self.enter(Phase::Preparing),
             Step::WriteUri | Step::Push(_) => {
-                // The device forgets its last result when a transfer begins. Until it tells another one, it is the old.
+                // The device clears its last result when a transfer begins. Until it reports another one, the known
+                // result is the old one.
                 self.progress.told.begin();
                 self.progress.begun = true;
                 self.seen_downloading = false;
@@ -508,7 +510,7 @@ impl Job {
         }
     }
 
-    /// Returns how a device that may hold a part of the package is told to drop it.
+    /// Returns the step that tells a device to drop the part of the package that it may hold.
     fn step_after_end(&self) -> Step {
         match (self.progress.owes_drop, self.can_cancel) {
             (true, true) => Step::CancelDownload,
@@ -517,15 +519,15 @@ impl Job {
         }
     }
 
-    /// Takes note that the device has got bytes of the image.
+    /// Notes that the device has got bytes of the image.
     fn bytes_moved(&mut self, now: Instant) {
         self.clock.reset(now);
         self.progress.state_changes = 0;
         self.unreadable_since = None;
     }
 
-    /// Takes note that the device tells another state. That is progress for so many times only: a device may change its
-    /// state without end.
+    /// Notes that the device reports another state. That counts as progress only a limited number of times, because a
+    /// device may change its state without end.
     fn state_changed(&mut self, now: Instant) {
         self.progress.state_changes = self.progress.state_changes.saturating_add(1);
         if self.progress.state_changes <= MOST_STATE_CHANGES {

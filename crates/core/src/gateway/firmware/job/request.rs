@@ -1,4 +1,4 @@
-//! The requests of a job to its device, and the reasons for which it refuses commands.
+//! The requests of a job to its device, and the reasons for which a job refuses commands.
 
 use lwm2m_base::secret::Secret;
 

@@ -1,4 +1,4 @@
-//! The task of a job: the package, and the way in which the device is to get it.
+//! The specification of a job: the package, and how the device gets it.
 
 use lwm2m_base::secret::Secret;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The phases and the ends of a job, and the events that tell them.
+//! The phases and the end of a job, and the events that report them.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::{Job, Step};
 use crate::gateway::firmware::config::FirmwareConfig;
 
 impl Job {
-    /// Enters another phase, and tells it.
+    /// Enters another phase, and reports it.
     pub(super) fn enter(&mut self, phase: Phase) {
         if self.progress.phase != phase {
             self.progress.phase = phase;
@@ -22,7 +22,7 @@ impl Job {
         self.end(Phase::Failed, Some(error), code);
     }
 
-    /// Ends by the result that the device tells.
+    /// Ends by the result that the device reports.
     pub(super) fn end_by(&mut self, result: UpdateResult) {
         let error = match result {
             UpdateResult::Cancelled => return self.end(Phase::Cancelled, None, None),
@@ -51,7 +51,7 @@ impl Job {
         self.tell();
     }
 
-    /// Tells the progress of the download, if it has changed and the last event is long enough ago.
+    /// Reports the progress of the download, if it has changed and the last report is old enough.
     pub(super) fn tell_progress(&mut self, now: Instant, config: &FirmwareConfig) {
         let ((told_at, told), bytes) = (self.told_progress, self.progress.bytes);
         let is_due = told < bytes && told_at + config.progress_interval <= now;

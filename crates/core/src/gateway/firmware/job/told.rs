@@ -7,7 +7,7 @@ use crate::lwm2m::firmware::{State, UpdateResult, resource};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::Value;
 
-/// State and Update Result as the device told them last.
+/// State and Update Result as the device reported them last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Told {
     state: Option<State>,
@@ -33,7 +33,7 @@ impl Told {
         has_changed
     }
 
-    /// Regards the result that is known as one of before.
+    /// Marks the known result as that of an earlier update.
     pub(super) fn begin(&mut self) {
         self.stale = self.result;
     }
@@ -43,7 +43,7 @@ impl Told {
         self.state = None;
     }
 
-    /// Regards the result as that of this update: the device has ended what it did.
+    /// Marks the known result as that of this update, which the device has ended.
     pub(super) fn conclude(&mut self) {
         self.stale = None;
     }
@@ -61,12 +61,12 @@ impl Told {
         self.result
     }
 
-    /// Returns the result, if it is one of this update.
+    /// Returns the result, if it is that of this update.
     pub(crate) fn new_result(&self) -> Option<UpdateResult> {
         self.result.filter(|result| self.stale != Some(*result) && *result != UpdateResult::Initial)
     }
 
-    /// Returns the result, if it is one of this update and tells why the update has ended without success.
+    /// Returns the result, if it is that of this update and reports a fault.
     pub(crate) fn new_fault(&self) -> Option<UpdateResult> {
         self.new_result().filter(|result| *result != UpdateResult::Success)
     }

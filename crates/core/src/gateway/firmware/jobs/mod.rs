@@ -46,7 +46,7 @@ pub(in crate::gateway) struct FirmwareJobs {
     jobs: IdMap<JobId, OwnedJob>,
     by_endpoint: HashMap<Arc<str>, JobId>,
     by_registration: IdMap<RegistrationId, JobId>,
-    /// The jobs that are over, in the order of their ends.
+    /// The ended jobs, in the order of their ends.
     ended: BTreeMap<u64, JobId>,
     last_ended: u64,
     deadlines: IdDeadlines<JobId>,
@@ -63,7 +63,7 @@ pub(in crate::gateway) struct FirmwareJobs {
 /// update for ever.
 const MOST_PASSED_OVER: u32 = 8;
 
-/// A job, and whom it belongs to.
+/// A job and its device.
 #[derive(Debug)]
 struct OwnedJob {
     endpoint: Arc<str>,
@@ -75,15 +75,16 @@ struct OwnedJob {
     silence: Duration,
     /// The time at which the job ends if the device does not register again.
     ends: Option<Instant>,
-    /// The place of a job that is over among those that are over.
+    /// The place of an ended job among the ended jobs.
     ended: Option<u64>,
-    /// Whether the job was over at the last Register: it is kept only to tell the device to drop what it holds.
+    /// Whether the job had ended before the last Register: it is kept only to tell the device to drop the part of the
+    /// package that it holds.
     is_left_over: bool,
     /// The commands of applications that went to the device while the job wanted to send a request.
     passed_over: u32,
     /// Whether the device may fetch the image now.
     is_offered: bool,
-    /// When the next bytes of a push are asked for again, because too many wanted some.
+    /// The time at which the next bytes of a push are asked for again, because too many consumers wanted some.
     read_again: Option<Instant>,
 }
 
@@ -106,7 +107,7 @@ impl FirmwareJobs {
         id
     }
 
-    /// The device has registered: its job goes on with it. A job that was over is forgotten.
+    /// Continues the job of a device that has registered. A job that had ended is forgotten.
     pub(crate) fn registered(&mut self, context: &mut Context, device: &Device) {
         let Some(id) = self.by_endpoint.get(device.registration.endpoint.as_str()).copied() else { return };
         if let Some(owned) = self.jobs.get_mut(&id)
@@ -120,7 +121,7 @@ impl FirmwareJobs {
         self.attach(context, device, id);
     }
 
-    /// The registration has ended. The job waits for another one.
+    /// Notes that the registration has ended. The job waits for another one.
     pub(crate) fn left(&mut self, context: &mut Context, device: &Device) {
         let Some(id) = self.by_registration.remove(&device.id) else { return };
         let Some(owned) = self.jobs.get_mut(&id) else { return };
@@ -147,7 +148,7 @@ impl FirmwareJobs {
         self.schedule(context, id);
     }
 
-    /// The device has fallen asleep.
+    /// Notes that the device has fallen asleep.
     pub(crate) fn fell_asleep(&mut self, now: Instant, device: &Device) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.set_awake(now, false);
@@ -179,8 +180,8 @@ impl FirmwareJobs {
         }
     }
 
-    /// Does what is due for the job of this device. `uploaded` is how far a push has come. Returns whether its next
-    /// bytes are to be asked for again.
+    /// Does what is due for the job of this device. `uploaded` is the number of bytes that a push has transferred.
+    /// Returns whether its next bytes are to be asked for again.
     pub(crate) fn handle_timeout(&mut self, context: &Context, device: &Device, uploaded: Option<u64>) -> bool {
         let Some(owned) = self.of_mut(device.id) else { return false };
         let (now, config) = (context.now, &context.config.firmware);
@@ -195,8 +196,8 @@ impl FirmwareJobs {
         reads_again
     }
 
-    /// Publishes the events of a job, and brings everything else that depends on it up to date. Returns whether it has
-    /// just ended.
+    /// Publishes the events of a job, and updates everything that depends on the job. Returns whether it has just
+    /// ended.
     pub(crate) fn settle(&mut self, context: &mut Context, device: Option<&Device>, id: JobId) -> bool {
         let Some(owned) = self.jobs.get_mut(&id) else { return false };
         let events = owned.job.take_events();
@@ -282,8 +283,8 @@ impl FirmwareJobs {
         self.changes.mark(&owned.endpoint);
     }
 
-    /// Sets when something is due. A deadline that has moved to a later time is noticed when the former one has come,
-    /// so that a block which a device fetches costs little.
+    /// Sets the next deadline. A deadline that moves to a later time is moved when the old one is reached, so that a
+    /// block which a device fetches costs little.
     fn schedule(&mut self, context: &Context, id: JobId) {
         let Some(owned) = self.jobs.get(&id) else { return };
         let due = [owned.job.next_deadline(&context.config.firmware), owned.ends, owned.read_again];
@@ -321,7 +322,7 @@ impl FirmwareJobs {
         Some(request)
     }
 
-    /// Takes note that a command of an application is sent to this device before the request of its job.
+    /// Notes that a command of an application is sent to this device before the request of its job.
     pub(crate) fn passed_over(&mut self, registration: RegistrationId) {
         if let Some(owned) = self.of_mut(registration)
             && owned.job.wants_request()
@@ -330,8 +331,8 @@ impl FirmwareJobs {
         }
     }
 
-    /// Returns whether the request of the job of this device comes before the commands of applications: they were sent
-    /// before it often enough.
+    /// Returns whether the request of the job of this device precedes the commands of applications, because enough of
+    /// them were sent before it.
     pub(crate) fn is_due(&self, registration: RegistrationId) -> bool {
         self.of(registration).is_some_and(|owned| owned.passed_over >= MOST_PASSED_OVER && owned.job.wants_request())
     }
@@ -354,14 +355,14 @@ impl FirmwareJobs {
         }
     }
 
-    /// The exchange of the job was given up.
+    /// Notes that the exchange of the job was given up.
     pub(crate) fn given_up(&mut self, device: &Device) {
         if let Some(owned) = self.of_mut(device.id) {
             owned.job.given_up();
         }
     }
 
-    /// A device has fetched a block of its image.
+    /// Notes that a device has fetched a block of its image.
     pub(crate) fn pulled(&mut self, context: &mut Context, device: Option<&Device>, id: JobId, fetched: Fetched) {
         let Some(owned) = self.jobs.get_mut(&id) else { return };
         owned.job.fetched(context.now, fetched, &context.config.firmware);
@@ -376,14 +377,14 @@ impl FirmwareJobs {
         self.schedule(context, id);
     }
 
-    /// The file of the image of a job cannot be read now.
+    /// Notes that the file of the image of a job cannot be read now.
     pub(crate) fn image_unreadable(&mut self, context: &Context, id: JobId) {
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.job.image_unreadable(context.now, &context.config.firmware);
         }
     }
 
-    /// The file of the image of a job is another one now.
+    /// Fails a job because the file of its image has changed.
     pub(crate) fn lost_image(&mut self, id: JobId) {
         if let Some(owned) = self.jobs.get_mut(&id) {
             owned.job.lost_image();
@@ -434,12 +435,12 @@ impl FirmwareJobs {
         self.of(registration).is_some_and(|owned| !owned.job.is_over())
     }
 
-    /// Returns the number of jobs, those that are over included, and of updates that wait for their image.
+    /// Returns the number of jobs, including ended ones, and of updates that wait for their image.
     pub(crate) fn len(&self) -> usize {
         self.jobs.len() + self.pending_endpoints.len()
     }
 
-    /// Returns the number of jobs that are not over, and of updates that wait for their image.
+    /// Returns the number of jobs that have not ended, and of updates that wait for their image.
     pub(crate) fn running(&self) -> usize {
         self.len() - self.ended.len()
     }

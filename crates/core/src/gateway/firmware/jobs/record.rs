@@ -1,4 +1,5 @@
-//! Records of jobs for the store. They are apart from those of devices: a job outlives the registration of its device.
+//! Records of jobs for the store. They are separate from those of devices, because a job continues after its device has
+//! registered again.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::gateway::firmware::job::{JobProgress, JobSpec};
 #[derive(Clone, Debug, PartialEq)]
 pub struct FirmwareJobRecord {
     pub endpoint: String,
-    /// `None`: the endpoint has none any more.
+    /// The job; `None` removes the record.
     pub job: Option<Box<JobRecord>>,
 }
 
@@ -23,7 +24,7 @@ pub struct JobRecord {
     pub(super) progress: JobProgress,
     /// The `firmware-update`.
     pub(super) echo: Echo,
-    /// When an update without result fails. Times are those of the wall clock, since 1970.
+    /// The time at which an update without result fails. Times are those of the wall clock, since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) update_ends: Option<Duration>,
     /// The longest silence of the registered device: its lifetime, and the time that the gateway allows beyond it.

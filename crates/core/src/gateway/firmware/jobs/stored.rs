@@ -63,7 +63,7 @@ impl FirmwareJobs {
         record: JobRecord,
     ) {
         let JobRecord { spec, progress, echo, update_ends, silence, ends } = record;
-        // The device may have ended its update while nobody listened: it gets the time to be asked.
+        // The device may have ended its update while the gateway did not run: there is time to ask it.
         let soonest = context.now + context.config.firmware.stall_timeout;
         let update_ends = update_ends.map(|at| context.wall_clock.moment(at).max(soonest));
         let job = Job::restored(context.now, spec, progress, update_ends);

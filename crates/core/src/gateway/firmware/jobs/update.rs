@@ -1,4 +1,4 @@
-//! A `firmware-update` before its job begins: what is wrong with it is answered before anything is sent to the device.
+//! Checks a `firmware-update` before its job begins: mistakes are answered before a message is sent to the device.
 
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ pub(in crate::gateway) fn check_request(request: &UpdateRequest) -> Result<Resul
     }
 }
 
-/// Checks the image, and returns what the job is about.
+/// Checks the image, and returns the specification of the job.
 pub(in crate::gateway) fn spec_of_image(
     context: &mut Context,
     device: &Device,
@@ -138,7 +138,7 @@ pub(in crate::gateway) fn spec_of_image(
     Ok(spec)
 }
 
-/// Returns what a job is about whose package the device fetches from elsewhere.
+/// Returns the specification of a job whose device fetches the package from elsewhere.
 pub(in crate::gateway) fn spec_of_uri(
     context: &mut Context,
     instance: u16,

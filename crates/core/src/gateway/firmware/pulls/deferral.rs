@@ -1,4 +1,4 @@
-//! Requests for blocks of images that wait until everything else is done.
+//! Deferred requests for blocks of images: they wait until all other messages are handled.
 //!
 //! Thousands of devices may fetch an image at the same time, each as fast as it gets blocks. The gateway answers a few
 //! requests at once, and the others in turns, between which it reads its sockets: a message of another device never
@@ -10,7 +10,7 @@ use std::time::Instant;
 use lwm2m_base::Peer;
 
 /// Requests that are answered in one turn.
-const TURN: usize = 32;
+const REQUESTS_PER_TURN: usize = 32;
 
 /// Requests that wait, at the most. A device repeats a request that is dropped, some seconds later (RFC 7252 section
 /// 4.2).
@@ -30,7 +30,7 @@ pub(in crate::gateway) struct DeferredPulls {
 pub(in crate::gateway) enum PullTurn {
     Now,
     Later,
-    /// Too many wait already.
+    /// Too many requests wait already.
     Never,
 }
 
@@ -41,7 +41,7 @@ impl DeferredPulls {
         if self.turn != Some(now) {
             (self.turn, self.answered) = (Some(now), 0);
         }
-        if self.waiting.is_empty() && self.answered < TURN {
+        if self.waiting.is_empty() && self.answered < REQUESTS_PER_TURN {
             self.answered += 1;
             return PullTurn::Now;
         }
@@ -54,7 +54,7 @@ impl DeferredPulls {
 
     /// Returns the requests of the next turn.
     pub(crate) fn take_turn(&mut self) -> Vec<(Peer, Box<[u8]>)> {
-        let count = self.waiting.len().min(TURN);
+        let count = self.waiting.len().min(REQUESTS_PER_TURN);
         self.waiting.drain(..count).collect()
     }
 
@@ -79,7 +79,10 @@ mod tests {
         let (mut pulls, mut now) = (DeferredPulls::default(), Instant::now());
         let admit = |pulls: &mut DeferredPulls, now, number: usize| pulls.admit(now, address(1), &number.to_be_bytes());
         let decided: Vec<_> = (0..100).map(|number| admit(&mut pulls, now, number)).collect();
-        assert_eq!((&decided[..TURN], &decided[TURN..]), (&[PullTurn::Now; TURN][..], &[PullTurn::Later; 68][..]));
+        assert_eq!(
+            (&decided[..REQUESTS_PER_TURN], &decided[REQUESTS_PER_TURN..]),
+            (&[PullTurn::Now; REQUESTS_PER_TURN][..], &[PullTurn::Later; 68][..])
+        );
         now += Duration::from_millis(1);
         assert_eq!(admit(&mut pulls, now, 100), PullTurn::Later, "others wait already");
         let numbers = |turn: Vec<(Peer, Box<[u8]>)>| -> Vec<usize> {
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn requests_beyond_the_bound_are_dropped() {
         let (mut pulls, now) = (DeferredPulls::default(), Instant::now());
-        let last = (0..=TURN + MOST_DEFERRED).map(|_| pulls.admit(now, address(1), b"")).last();
+        let last = (0..=REQUESTS_PER_TURN + MOST_DEFERRED).map(|_| pulls.admit(now, address(1), b"")).last();
         assert_eq!((last, pulls.len()), (Some(PullTurn::Never), MOST_DEFERRED));
     }
 }

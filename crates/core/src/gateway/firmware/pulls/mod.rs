@@ -33,8 +33,8 @@ pub(in crate::gateway) struct Pull {
     pub job: JobId,
     pub name: ImageName,
     pub image: Image,
-    /// The identity that the device proved when it registered; `None` if it registered over plain UDP. Over DTLS nobody
-    /// else may fetch the image.
+    /// The identity that the device proved when it registered; `None` if it registered over plain UDP. With an
+    /// identity, only a peer of that identity may fetch the image.
     pub identity: Option<Arc<Identity>>,
     pub progress: PullProgress,
 }
@@ -110,8 +110,8 @@ impl Pulls {
 }
 
 impl Pulls {
-    /// Returns the offer with this key, if the peer that asks may fetch it: one with the identity of the job, or one
-    /// without DTLS if the device of the job has registered so.
+    /// Returns the offer with this key, if the peer may fetch it: the peer has the identity of the job, or no DTLS if
+    /// the device of the job registered without.
     pub(crate) fn get(&self, key: &str, identity: Option<&Identity>) -> Option<&Pull> {
         let pull = self.by_key.get(&key.parse::<PullKey>().ok()?)?;
         (pull.identity.as_deref() == identity).then_some(pull)
@@ -128,7 +128,7 @@ impl Pulls {
         key.is_some_and(|key| self.by_key.contains_key(&key))
     }
 
-    /// Takes note that a device gets these bytes. Returns `None` if the job offers nothing any more.
+    /// Notes that a device gets these bytes. Returns `None` if the job has no offer any more.
     pub(crate) fn fetched(&mut self, job: JobId, begin: u64, length: u64) -> Option<Fetched> {
         let pull = self.by_key.get_mut(self.by_job.get(&job)?)?;
         Some(pull.progress.fetched(begin, length))
@@ -145,7 +145,7 @@ impl PullProgress {
         Self { bytes, beyond: Vec::new(), resumes }
     }
 
-    /// Takes note of a block that was fetched.
+    /// Notes that a block was fetched.
     pub(crate) fn fetched(&mut self, begin: u64, length: u64) -> Fetched {
         let resumes = match self.resumes.take() {
             Some(Resumption::Anywhere) => true,

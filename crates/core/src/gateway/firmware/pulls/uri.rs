@@ -1,5 +1,5 @@
-//! The URI at which a device fetches its image from this gateway: `coap://HOST:PORT/fw/KEY/NAME`. Whoever knows the key
-//! may fetch the image, so that it is a secret.
+//! The URI at which a device fetches its image from this gateway: `coap://HOST:PORT/fw/KEY/NAME`. A peer that knows the
+//! key may fetch the image, so the key is a secret.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -27,7 +27,7 @@ pub(in crate::gateway) const PATH: &str = "fw";
 #[serde(try_from = "String", into = "String")]
 pub struct PullKey([u8; PullKey::LENGTH]);
 
-/// A text that is no key of a URI.
+/// A text that is not a key of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the key of a URI has 16 letters, digits, '-' and '_'")]
 pub struct PullKeyError;
@@ -47,7 +47,7 @@ pub struct PublicUri {
     authority: String,
 }
 
-/// A text that is no beginning of a URI.
+/// A text that is not the beginning of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected coap://HOST:PORT or coaps://HOST:PORT, such as \"coap://gw.example.com:5683\"")]
 pub struct PublicUriError;

@@ -42,18 +42,18 @@ pub struct TraceId(pub u64);
 /// Chooses the messages of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceTarget {
-    /// The device of this endpoint name, and each Register of the name.
+    /// The device of this endpoint name, and each Register with the name.
     Endpoint(String),
-    /// This IP address, at any port.
+    /// All peers at this IP address, at any port.
     Address(IpAddr),
     /// The handshakes of this identity, and the messages of its associations.
     Identity(String),
 }
 
-/// Something that one or several traces have.
+/// A copy that one or several traces have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traced {
-    /// The traces, each with the number of messages that it left out until now, beyond a bound.
+    /// The traces, each with the number of messages that it has skipped so far because of its limits.
     pub traces: Vec<(TraceId, u64)>,
     /// The wall clock time, since 1970.
     pub at: Duration,
@@ -80,7 +80,8 @@ pub struct TracedMessage {
     /// The address of the device. That of `peer` is older if the device has moved with its DTLS association.
     pub address: SocketAddr,
     pub datagram: Vec<u8>,
-    /// `None` for a message without values of a registered device, or with values that nobody asked for.
+    /// The resources of the message; `None` for a message without values of a registered device, or with values that
+    /// were not asked for.
     pub subject: Option<TracedSubject>,
 }
 
@@ -161,7 +162,7 @@ impl Traces {
         }
     }
 
-    /// Copies a report for the traces that it belongs to, and lets traces by endpoint name follow their devices.
+    /// Copies a report for the traces that it belongs to, and updates the devices that traces by endpoint name follow.
     pub(in crate::gateway) fn report(
         &mut self,
         (now, at): (Instant, Duration),
@@ -193,7 +194,7 @@ impl Traces {
         Some(traced)
     }
 
-    /// Leaves a message out of the traces by endpoint name of other devices. Returns whether a trace is left that has
+    /// Removes a message from the traces by endpoint name of other devices. Returns whether a trace is left that has
     /// it.
     pub(crate) fn keep_own(&self, traced: &mut Traced, endpoint: &str) -> bool {
         let is_others = |id| self.traces.iter().any(|trace| trace.id == id && trace.is_of_other_device(endpoint));
@@ -229,7 +230,7 @@ impl Traces {
         self.push(Traced { traces, at, event: TracedEvent::Message(Box::new(message)) }, datagram.len());
     }
 
-    /// Appends a copy. Reports have no bytes of devices, and there is at most one for each message or handshake.
+    /// Appends a copy. Reports count no bytes, and there is at most one for each message or handshake.
     fn push(&mut self, traced: Traced, bytes: usize) {
         if self.waiting.len() >= 2 * WAITING {
             self.leave_out(&ids(&traced.traces));
@@ -244,16 +245,16 @@ impl Traces {
     }
 }
 
-/// Tells how the traces of a report are found.
+/// Tells by what the traces of a report are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TracedBy {
     /// No trace has it.
     Nothing,
-    /// By the newest received message, of which it is the outcome.
+    /// The newest received message, whose outcome the report tells.
     Received,
-    /// By the newest message for this association, which was not sent.
+    /// The newest message for this association, which was not sent.
     Sealed(AssociationId),
-    /// The message was found by its peer.
+    /// The peer of the report.
     Peer,
 }
 

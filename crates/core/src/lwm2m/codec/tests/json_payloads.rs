@@ -6,7 +6,7 @@ fn a_time_that_is_no_number_is_refused() {
     for time in ["f97e00", "f97c00"] {
         let payload = hex(&format!("81 a3 00 662f332f302f39 02 01 06 {time}"));
         let error = scene.values("/3/0/9", format::SENML_CBOR, &payload).unwrap_err();
-        assert!(error.contains("no times"), "{error}");
+        assert!(error.contains("are not times"), "{error}");
     }
     let too_large = br#"[{"n":"/3/0/9","v":1,"bt":1e308,"t":1e308}]"#;
     assert!(scene.values("/3/0/9", format::SENML_JSON, too_large).is_err());
@@ -56,15 +56,15 @@ fn json_names_are_joined_with_one_slash() {
 fn json_that_says_something_else_is_refused() {
     let scene = CodecScene::new();
     for (payload, reason) in [
-        (r#"{"bn":"/3/0","e":[{"n":"9","sv":"77"}]}"#, "a text is no Integer"),
-        (r#"{"bn":"/3/0","e":[{"n":"9","v":7.5}]}"#, "7.5 is no Integer"),
-        (r#"{"bn":"/3/0","e":[{"n":"9","v":9223372036854775808}]}"#, "is no Integer"),
-        (r#"{"bn":"/3/0","e":[{"n":"12","v":1}]}"#, "1 is no Boolean"),
+        (r#"{"bn":"/3/0","e":[{"n":"9","sv":"77"}]}"#, "a text is not a valid Integer"),
+        (r#"{"bn":"/3/0","e":[{"n":"9","v":7.5}]}"#, "7.5 is not a valid Integer"),
+        (r#"{"bn":"/3/0","e":[{"n":"9","v":9223372036854775808}]}"#, "is not a valid Integer"),
+        (r#"{"bn":"/3/0","e":[{"n":"12","v":1}]}"#, "1 is not a valid Boolean"),
         (r#"{"bn":"/3/0","e":[{"n":"9"}]}"#, "no value"),
         (r#"{"bn":"/3/0","e":[{"n":"9","v":1,"sv":"1"}]}"#, "more than one value"),
         (r#"{"bn":"/3/1","e":[{"n":"9","v":1}]}"#, "not at or below"),
-        (r#"{"bn":"/3/0","e":[{"n":"x","v":1}]}"#, "is no path"),
-        (r#"{"bn":"/3/0","e":[{"v":1}]}"#, "is no resource"),
+        (r#"{"bn":"/3/0","e":[{"n":"x","v":1}]}"#, "is not a path"),
+        (r#"{"bn":"/3/0","e":[{"v":1}]}"#, "is not a resource"),
         (r#"{"bn":"/3/0","e":[{"n":"4","v":1}]}"#, "executed"),
         (r#"{"bn":"/3/0","e":[{"n":"14","sv":"x"}]}"#, "base64"),
         (r#"{"bn":"/3/0"}"#, "missing field"),

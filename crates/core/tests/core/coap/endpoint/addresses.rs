@@ -13,12 +13,12 @@ fn what_is_under_way_follows_the_device_to_its_new_address() {
     scene.endpoint.handle_timeout(scene.now);
     scene.expect_retransmission_of(&request, new);
     scene.receive_from(new, piggybacked(&request, Code::CONTENT, &[]));
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(EndpointEvent::Response { .. })));
 
     let notification = message(Kind::NonConfirmable, Code::CONTENT, 95, token, &[(number::OBSERVE, 9)]);
     scene.receive_from(new, notification.clone());
-    scene.expect_verdict(DatagramOutcome::Notification);
+    scene.expect_outcome(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(EndpointEvent::Notification { .. })));
     scene.receive_from(old, notification);
     assert_eq!(scene.sent_to(old).kind, Kind::Reset);
@@ -59,22 +59,22 @@ fn an_acknowledged_request_is_sent_again_to_the_new_address() {
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(DatagramOutcome::Acknowledgement);
+    scene.expect_outcome(DatagramOutcome::Acknowledgement);
     assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange }));
     let new = peer(7000);
     let answer = message(Kind::Confirmable, Code::CONTENT, 90, request.token, &[]);
     scene.receive_from(new, answer);
     assert_eq!(scene.sent_to(new).kind, Kind::Reset);
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
 
     scene.endpoint.readdress(scene.now, [exchange], new);
     assert_eq!(scene.wait_for_deadline(), Duration::ZERO);
     scene.expect_retransmission_of(&request, new);
     scene.receive_from(new, Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(DatagramOutcome::Acknowledgement);
+    scene.expect_outcome(DatagramOutcome::Acknowledgement);
     scene.receive_from(new, message(Kind::Confirmable, Code::CONTENT, 91, request.token, &[]));
     assert_eq!(scene.sent_to(new).kind, Kind::Acknowledgement);
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(EndpointEvent::Response { exchange: answered, .. }) if answered == exchange));
     scene.expect_nothing_more();
 }
@@ -121,7 +121,7 @@ fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
 
     // The end of the exchange whose message is not on its way any more is not the end of the one that came.
     scene.endpoint.forget(acknowledged);
-    scene.expect_verdict(DatagramOutcome::Acknowledgement);
+    scene.expect_outcome(DatagramOutcome::Acknowledgement);
     scene.endpoint.handle_timeout(scene.now);
     scene.expect_retransmission_of(&request, to);
     scene.receive_from(to, piggybacked(&request, Code::CONTENT, &[]));

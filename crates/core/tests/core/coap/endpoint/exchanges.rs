@@ -22,7 +22,7 @@ fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
     assert_eq!(scene.endpoint.next_deadline(), None);
 
     scene.receive(piggybacked(&first, Code::CONTENT, &[]));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -51,11 +51,11 @@ fn a_piggybacked_response_ends_the_exchange_and_its_duplicate_is_dropped() {
     scene.receive(answer.clone());
     let response = Response::new(Code::CONTENT);
     assert_eq!(scene.event(), Some(EndpointEvent::Response { exchange, response, observing: None }));
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     assert_eq!(scene.endpoint.next_deadline(), None);
 
     scene.receive(answer);
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -66,9 +66,9 @@ fn a_response_counts_only_with_its_token_and_from_its_peer() {
     let request = scene.sent();
 
     scene.receive(message(Kind::Acknowledgement, Code::CONTENT, request.id.0, token(b"other"), &[]));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.receive_from(peer(6000), piggybacked(&request, Code::CONTENT, &[]));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
     scene.wait_for_deadline();
     scene.expect_retransmission_of(&request, scene.peer);
@@ -82,7 +82,7 @@ fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged
 
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
     assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange }));
-    scene.expect_verdict(DatagramOutcome::Acknowledgement);
+    scene.expect_outcome(DatagramOutcome::Acknowledgement);
     scene.after(30.0);
     scene.expect_nothing_more();
 
@@ -90,11 +90,11 @@ fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged
     scene.receive(separate.clone());
     assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: None, .. })));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
 
     scene.receive(separate);
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 }
 
@@ -107,9 +107,9 @@ fn a_separate_response_may_overtake_the_acknowledgement() {
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 901, request.token, &[]));
     let response = Response::new(Code::CONTENT);
     assert_eq!(scene.event(), Some(EndpointEvent::Response { exchange, response, observing: None }));
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -119,7 +119,7 @@ fn a_separate_response_that_never_comes_is_given_up() {
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(DatagramOutcome::Acknowledgement);
+    scene.expect_outcome(DatagramOutcome::Acknowledgement);
     scene.event();
 
     assert_eq!(scene.wait_for_deadline(), Parameters::default().max_transmit_wait());
@@ -134,7 +134,7 @@ fn a_reset_ends_the_exchange() {
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Reset, request.id));
     assert_eq!(scene.event(), Some(EndpointEvent::Reset { exchange }));
-    scene.expect_verdict(DatagramOutcome::Reset);
+    scene.expect_outcome(DatagramOutcome::Reset);
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
 }

@@ -29,7 +29,7 @@ fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answe
                 let id = MessageId(u16::from_str_radix(&datagram[4..8], 16).expect("hex"));
                 assert_eq!(scene.sent(), Message::empty(Kind::Reset, id), "{datagram}");
             }
-            scene.expect_verdict(DatagramOutcome::Dropped(DropReason::NoMessage(error)));
+            scene.expect_outcome(DatagramOutcome::Dropped(DropReason::NoMessage(error)));
             scene.expect_nothing_more();
         }
         assert_eq!(scene.endpoint.table_sizes().remembered_messages, 0);
@@ -47,7 +47,7 @@ fn the_reset_of_a_malformed_message_is_not_the_answer_to_a_well_formed_one_with_
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(0x2002)));
     scene.receive(register);
     assert_eq!(scene.sent(), created);
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 }
 
@@ -83,7 +83,7 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
         if first == 0x48 {
             assert_eq!(scene.sent(), Message::empty(Kind::Reset, request.id), "{datagram:02x?}");
         }
-        scene.expect_verdict(DatagramOutcome::Dropped(reason));
+        scene.expect_outcome(DatagramOutcome::Dropped(reason));
         assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error }), "{datagram:02x?}");
         scene.expect_nothing_more();
         let occupancy = scene.endpoint.table_sizes();

@@ -37,7 +37,7 @@ impl EndpointScene {
         let id = scene.send(observe());
         let request = scene.sent();
         scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 5)]));
-        scene.expect_verdict(DatagramOutcome::Response);
+        scene.expect_outcome(DatagramOutcome::Response);
         assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: Some(5), .. })));
         scene.expect_nothing_more();
         (scene, id, request.token)
@@ -63,7 +63,7 @@ impl EndpointScene {
     fn request(&mut self, message: Message) -> RequestId {
         self.receive(message);
         let Some(EndpointEvent::Request { id, .. }) = self.event() else { panic!("no request was told") };
-        self.expect_verdict(DatagramOutcome::Request);
+        self.expect_outcome(DatagramOutcome::Request);
         id
     }
 
@@ -101,8 +101,8 @@ impl EndpointScene {
         }
     }
 
-    fn expect_verdict(&mut self, verdict: DatagramOutcome) {
-        assert_eq!(self.outcome.take(), Some(verdict));
+    fn expect_outcome(&mut self, outcome: DatagramOutcome) {
+        assert_eq!(self.outcome.take(), Some(outcome));
     }
 
     fn expect_retransmission_of(&mut self, message: &Message, to: Peer) {

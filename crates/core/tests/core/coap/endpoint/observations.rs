@@ -9,7 +9,7 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
 
     scene.receive(notify(Kind::Confirmable, 50, 7));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(50)));
-    scene.expect_verdict(DatagramOutcome::Notification);
+    scene.expect_outcome(DatagramOutcome::Notification);
     let told = scene.event();
     assert!(
         matches!(told, Some(EndpointEvent::Notification { observation: id, number: Some(7), .. }) if id == observation),
@@ -18,12 +18,12 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
 
     scene.receive(notify(Kind::Confirmable, 49, 6));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(49)));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::StaleNotification));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::StaleNotification));
     scene.receive(notify(Kind::NonConfirmable, 51, 8));
-    scene.expect_verdict(DatagramOutcome::Notification);
+    scene.expect_outcome(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(8), .. })));
     scene.receive(notify(Kind::NonConfirmable, 51, 8));
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 }
 
@@ -34,10 +34,10 @@ fn a_notification_of_nothing_is_answered_with_a_reset_each_time() {
         let notification = message(kind, Code::CONTENT, 60, token(b"nobody"), &[(number::OBSERVE, 3)]);
         scene.receive(notification.clone());
         assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(60)));
-        scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+        scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
         scene.receive(notification);
         assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(60)));
-        scene.expect_verdict(DatagramOutcome::Duplicate);
+        scene.expect_outcome(DatagramOutcome::Duplicate);
     }
     scene.expect_nothing_more();
 }
@@ -51,7 +51,7 @@ fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
         if kind == Kind::Confirmable {
             assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(61)));
         }
-        scene.expect_verdict(DatagramOutcome::Notification);
+        scene.expect_outcome(DatagramOutcome::Notification);
         assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(6), .. })));
 
         let forged = [
@@ -81,12 +81,12 @@ fn an_error_is_the_last_notification() {
     let (mut scene, _, token) = EndpointScene::with_observation();
     scene.receive(message(Kind::Confirmable, Code::NOT_FOUND, 70, token, &[]));
     scene.sent();
-    scene.expect_verdict(DatagramOutcome::Notification);
+    scene.expect_outcome(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: None, .. })));
 
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 71, token, &[(number::OBSERVE, 9)]));
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(71)));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -97,11 +97,11 @@ fn a_notification_in_the_place_of_a_lost_answer_is_the_answer() {
     let request = scene.sent();
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 80, request.token, &[(number::OBSERVE, 12)]));
     scene.sent();
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: Some(12), .. })));
 
     scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 11)]));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -111,7 +111,7 @@ fn an_answer_without_observe_number_begins_no_observation() {
     scene.send(observe());
     let request = scene.sent();
     scene.receive(piggybacked(&request, Code::CONTENT, &[]));
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: None, .. })));
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 81, request.token, &[(number::OBSERVE, 2)]));
     assert_eq!(scene.sent().kind, Kind::Reset);
@@ -126,10 +126,10 @@ fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_unt
     assert_eq!((sent.code, sent.options.iter().count()), (Code::GET, 1));
 
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 90, token, &[(number::OBSERVE, 6)]));
-    scene.expect_verdict(DatagramOutcome::Notification);
+    scene.expect_outcome(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(EndpointEvent::Notification { .. })));
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 91, token, &[]));
-    scene.expect_verdict(DatagramOutcome::Response);
+    scene.expect_outcome(DatagramOutcome::Response);
     let told = scene.event();
     assert!(
         matches!(told, Some(EndpointEvent::Response { exchange, observing: None, .. }) if exchange == cancellation),
@@ -139,7 +139,7 @@ fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_unt
     scene.endpoint.forget(observation);
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 92, token, &[(number::OBSERVE, 7)]));
     assert_eq!(scene.sent().kind, Kind::Reset);
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -158,11 +158,11 @@ fn the_same_observe_number_is_news_with_another_body() {
             Some(EndpointEvent::Notification { observation: of, number: Some(5), response, .. })
                 if of == observation =>
             {
-                scene.expect_verdict(DatagramOutcome::Notification);
+                scene.expect_outcome(DatagramOutcome::Notification);
                 told.push((id, response.payload));
             }
-            None if id == 83 => scene.expect_verdict(DatagramOutcome::Duplicate),
-            None => scene.expect_verdict(DatagramOutcome::Dropped(DropReason::StaleNotification)),
+            None if id == 83 => scene.expect_outcome(DatagramOutcome::Duplicate),
+            None => scene.expect_outcome(DatagramOutcome::Dropped(DropReason::StaleNotification)),
             other => panic!("{other:?}"),
         }
     }

@@ -9,14 +9,14 @@ fn a_request_that_comes_again_gets_its_stored_reply_until_its_lifetime_is_over()
     let id = scene.request(post.clone());
 
     scene.receive(post.clone());
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     let answer = scene.sent();
     assert_eq!(answer, message(Kind::Acknowledgement, Code::CREATED, 1, token(b"a"), &[]));
 
     scene.receive(post.clone());
     assert_eq!(scene.sent(), answer);
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 
     scene.after(247.0);
@@ -42,7 +42,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
     scene.receive(post);
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
 
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     let separate = scene.sent();
@@ -50,7 +50,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     scene.wait_for_deadline();
     scene.expect_retransmission_of(&separate, scene.peer);
     scene.receive(Message::empty(Kind::Acknowledgement, separate.id));
-    scene.expect_verdict(DatagramOutcome::Acknowledgement);
+    scene.expect_outcome(DatagramOutcome::Acknowledgement);
     scene.after(100.0);
     scene.expect_nothing_more();
 }
@@ -78,12 +78,12 @@ fn unknown_critical_options_are_refused_by_kind() {
             DatagramOutcome::Dropped(DropReason::CriticalOption),
         ),
     ];
-    for (kind, option, answer, verdict) in cases {
+    for (kind, option, answer, outcome) in cases {
         let mut scene = EndpointScene::new();
         scene.receive(message(kind, Code::POST, 4, token(b"c"), &[(option, 1)]));
         let sent = scene.sent();
         assert_eq!(Some((sent.kind, sent.code)), answer, "{kind:?} {option}");
-        scene.expect_verdict(verdict);
+        scene.expect_outcome(outcome);
         scene.expect_nothing_more();
     }
 }
@@ -99,11 +99,11 @@ fn an_empty_confirmable_message_is_answered_with_a_reset() {
     let mut scene = EndpointScene::new();
     scene.receive(Message::empty(Kind::Confirmable, MessageId(6)));
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(6)));
-    scene.expect_verdict(DatagramOutcome::Ping);
+    scene.expect_outcome(DatagramOutcome::Ping);
     scene.receive(Message::empty(Kind::NonConfirmable, MessageId(7)));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::InvalidCodeForType));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::InvalidCodeForType));
     scene.receive(message(Kind::Reset, Code::GET, 8, Token::EMPTY, &[]));
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::InvalidCodeForType));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::InvalidCodeForType));
     scene.expect_nothing_more();
 }
 
@@ -114,7 +114,7 @@ fn requests_that_wait_for_an_answer_are_bounded() {
     let [first, _] = [0, 1].map(|id| scene.request(message(Kind::Confirmable, Code::POST, id, Token::EMPTY, &[])));
     let refused = message(Kind::Confirmable, Code::POST, 9, Token::EMPTY, &[]);
     scene.receive(refused.clone());
-    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::TooManyRequests));
+    scene.expect_outcome(DatagramOutcome::Dropped(DropReason::TooManyRequests));
     scene.expect_nothing_more();
 
     scene.endpoint.respond(scene.now, first, Response::new(Code::CREATED));
@@ -135,7 +135,7 @@ fn a_peer_that_sends_without_end_pushes_out_only_its_own_past() {
     while scene.output().is_some() {}
     scene.receive_from(peer(1), quiet);
     assert_eq!(scene.sent_to(peer(1)).kind, Kind::Reset);
-    scene.expect_verdict(DatagramOutcome::Duplicate);
+    scene.expect_outcome(DatagramOutcome::Duplicate);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Serves images to devices: `GET /fw/KEY/NAME`, block by block (RFC 7959 section 2.4).
 //!
-//! 1. A device asks for a block, any one at any time. Nobody learns whether a key exists that he does not know: 4.04.
+//! 1. A device asks for a block, any one at any time. An unknown key is answered 4.04, as everything unknown is.
 //! 2. If the part of the image was read lately, the block is answered at once; else when the shell has read it. The
 //!    endpoint acknowledges a request that waits long, and its response is then a separate one.
 //! 3. Each block has an ETag, which is the same as long as the image is, and the size of the image (Size2).
@@ -37,7 +37,7 @@ pub(in crate::gateway) fn is_pull(context: &Context, message: &Message) -> bool 
     message.code == Code::GET && first == PATH.as_bytes() && context.pulls.has(key)
 }
 
-/// Answers a request for a block, now or when the shell has read it. Returns what the job learns.
+/// Answers a request for a block, now or when the shell has read it. Returns the event for the job.
 pub(in crate::gateway) fn handle(
     context: &mut Context,
     received: ReceivedRequest,
@@ -72,7 +72,7 @@ pub(in crate::gateway) fn handle(
     }
 }
 
-/// Answers a request whose block the shell has read, or cannot read. Returns what the job learns.
+/// Answers a request whose block the shell has read, or cannot read. Returns the event for the job.
 pub(in crate::gateway) fn have_read(
     context: &mut Context,
     pending: PendingBlock,
@@ -94,7 +94,7 @@ pub(in crate::gateway) fn have_read(
     Some(ImageEvent::PullFailed { job: pending.job, error })
 }
 
-/// Answers with a block, unless the image was withdrawn meanwhile.
+/// Answers with a block, unless the offer was withdrawn meanwhile.
 fn serve(context: &mut Context, pending: PendingBlock, bytes: Vec<u8>) -> Option<ImageEvent> {
     let PendingBlock { request, job, block, image, .. } = pending;
     let Some(fetched) = context.pulls.fetched(job, block.offset() as u64, bytes.len() as u64) else {

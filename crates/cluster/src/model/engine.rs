@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::engine::{Acquisition, Announced, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing};
+use crate::{NodeNumber, NodeProcess, Term, WallTime};
 use lwm2m_base::Shard;
-use lwm2m_cluster::engine::{
-    Acquisition, Announced, LeaseState, NodeEntry, Renewal, Renewed, RoundAnswer, RunId, Timing,
-};
-use lwm2m_cluster::{NodeNumber, NodeProcess, Term, WallTime};
 
 /// The scripts of the engine, as they are or without one of their rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rules {
+pub enum Rules {
     Correct,
     /// A renewal takes the lease back from everybody with a lower term.
     RenewalByTermOnly,
@@ -22,7 +20,7 @@ pub(crate) enum Rules {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Stored {
+pub struct Stored {
     nodes: BTreeMap<NodeNumber, (NodeEntry, u64)>,
     pub leases: BTreeMap<Shard, Lease>,
     /// The processes that an operator has drained.
@@ -30,7 +28,7 @@ pub(crate) struct Stored {
 }
 
 #[derive(Clone)]
-pub(crate) struct Lease {
+pub struct Lease {
     pub owner: Option<NodeProcess>,
     pub term: Term,
     until: u64,
@@ -38,7 +36,7 @@ pub(crate) struct Lease {
     unknown_until: Option<u64>,
 }
 
-pub(crate) struct Engine {
+pub struct Engine {
     rules: Rules,
     timing: Timing,
     shards: u8,
@@ -52,7 +50,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(shards: u8, timing: Timing, rules: Rules) -> Self {
+    pub fn new(shards: u8, timing: Timing, rules: Rules) -> Self {
         let (stored, history) = (Stored::default(), VecDeque::new());
         let mut engine = Self { rules, timing, shards, stored, history, writes: 0, run: RunId(1), offset: 0 };
         engine.add_leases();
@@ -67,7 +65,7 @@ impl Engine {
     }
 
     /// Restarts with the state of so many writes ago.
-    pub(crate) fn fail_over(&mut self, lost: usize, offset: i64) {
+    pub fn fail_over(&mut self, lost: usize, offset: i64) {
         for _ in 0..lost {
             if let Some(earlier) = self.history.pop_back() {
                 self.stored = earlier;
@@ -77,14 +75,14 @@ impl Engine {
         self.offset = offset;
     }
 
-    pub(crate) fn empty(&mut self) {
+    pub fn empty(&mut self) {
         self.keep();
         self.stored = Stored::default();
         self.add_leases();
     }
 
     /// Returns the number of writes since the first start.
-    pub(crate) fn writes(&self) -> usize {
+    pub fn writes(&self) -> usize {
         self.writes
     }
 
@@ -96,11 +94,11 @@ impl Engine {
         }
     }
 
-    pub(crate) fn time(&self, world: u64) -> WallTime {
+    pub fn time(&self, world: u64) -> WallTime {
         WallTime((Term::EPOCH.0 + 1_000_000_000 + world).saturating_add_signed(self.offset))
     }
 
-    pub(crate) fn round(&mut self, asked: Instant, entry: NodeEntry, renewals: &[Renewal], world: u64) -> RoundAnswer {
+    pub fn round(&mut self, asked: Instant, entry: NodeEntry, renewals: &[Renewal], world: u64) -> RoundAnswer {
         let now = self.time(world).0;
         let process = entry.process;
         let announced = match self.stored.nodes.get(&process.node) {
@@ -170,7 +168,7 @@ impl Engine {
         renewed
     }
 
-    pub(crate) fn acquire(&mut self, me: NodeProcess, ask: &Acquire, world: u64) -> Acquisition {
+    pub fn acquire(&mut self, me: NodeProcess, ask: &Acquire, world: u64) -> Acquisition {
         let time = self.time(world);
         let (now, run, rules) = (time.0, self.run, self.rules);
         let Some(lease) = self.stored.leases.get(&ask.shard).cloned() else { return Acquisition::Later };
@@ -207,13 +205,7 @@ impl Engine {
     }
 
     /// Returns whether the release was not too late.
-    pub(crate) fn release(
-        &mut self,
-        me: NodeProcess,
-        (shard, term): (Shard, Term),
-        not_after: WallTime,
-        now: u64,
-    ) -> bool {
+    pub fn release(&mut self, me: NodeProcess, (shard, term): (Shard, Term), not_after: WallTime, now: u64) -> bool {
         if self.time(now) > not_after {
             return false;
         }
@@ -230,14 +222,14 @@ impl Engine {
     }
 
     /// Executes a write that is fenced by owner and term, and returns whether it came through.
-    pub(crate) fn write(&self, me: NodeProcess, shard: Shard, term: Term) -> bool {
+    pub fn write(&self, me: NodeProcess, shard: Shard, term: Term) -> bool {
         self.stored.leases.get(&shard).is_some_and(|lease| lease.owner == Some(me) && lease.term == term)
     }
 }
 
 /// The arguments of an acquisition.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Acquire {
+pub struct Acquire {
     pub shard: Shard,
     pub floor: Term,
     pub contact: Duration,

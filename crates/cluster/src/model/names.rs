@@ -1,13 +1,13 @@
 //! A model of the engine's entry of an endpoint name, and of the records of its device: what the scripts of a move do.
 
-use lwm2m_cluster::endpoint_move::{Frozen, Thawed};
+use crate::endpoint_move::{Frozen, Thawed};
 
 /// Number of shards. Each belongs to the node of its number.
-pub(crate) const SHARDS: usize = 3;
+pub const SHARDS: usize = 3;
 
 /// A rule of the engine that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub enum Flaw {
     None,
     /// An entry keeps its version when it is thawed.
     SameVersion,
@@ -19,13 +19,13 @@ pub(crate) enum Flaw {
 
 /// The engine's entry of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     pub shard: usize,
     pub version: u64,
     pub is_frozen: bool,
 }
 
-pub(crate) struct Names {
+pub struct Names {
     pub flaw: Flaw,
     pub entry: Entry,
     /// Whether each shard has a record.
@@ -34,12 +34,12 @@ pub(crate) struct Names {
 
 impl Names {
     /// Returns the state in which the first shard has the device.
-    pub(crate) fn new(flaw: Flaw) -> Self {
+    pub fn new(flaw: Flaw) -> Self {
         Self { flaw, entry: Entry { shard: 0, version: 1, is_frozen: false }, records: [true, false, false] }
     }
 
     /// A new process acquires a shard, and reads it. Returns whether it has the device.
-    pub(crate) fn load(&mut self, shard: usize) -> bool {
+    pub fn load(&mut self, shard: usize) -> bool {
         if self.records[shard]
             && self.entry.shard == shard
             && self.entry.is_frozen
@@ -52,11 +52,11 @@ impl Names {
     }
 
     /// Removes the record of a shard if another one has the device.
-    pub(crate) fn remove_superseded(&mut self, shard: usize) {
+    pub fn remove_superseded(&mut self, shard: usize) {
         self.records[shard] &= self.entry.shard == shard;
     }
 
-    pub(crate) fn freeze(&mut self, shard: usize, has_lease: bool) -> Frozen {
+    pub fn freeze(&mut self, shard: usize, has_lease: bool) -> Frozen {
         if !has_lease {
             return Frozen::Fenced;
         }
@@ -67,7 +67,7 @@ impl Names {
         Frozen::Version(self.entry.version)
     }
 
-    pub(crate) fn thaw(&mut self, shard: usize, has_lease: bool) -> Thawed {
+    pub fn thaw(&mut self, shard: usize, has_lease: bool) -> Thawed {
         if !has_lease {
             return Thawed::Fenced;
         }
@@ -80,7 +80,7 @@ impl Names {
 
     /// Takes the device into a shard, from the shard and the version in which it was frozen. Returns whether the shard
     /// has it.
-    pub(crate) fn take(&mut self, shard: usize, has_lease: bool, source: usize, version: u64) -> bool {
+    pub fn take(&mut self, shard: usize, has_lease: bool, source: usize, version: u64) -> bool {
         if !has_lease && self.flaw != Flaw::TakeIsNotFenced {
             return false;
         }
