@@ -27,6 +27,7 @@ use lwm2m_core::gateway::moves::shards::ShardContents;
 use lwm2m_router::ShardMap;
 
 use super::gate::GateKeeper;
+use super::owners::RecentMoves;
 use super::peers::{PeerHandle, RunningPeers};
 use super::status::ClusterStatus;
 use super::{ClusterCommand, DriverReport};
@@ -36,8 +37,6 @@ const FIRST_SHARDS: Duration = Duration::from_secs(12);
 
 /// Maximum time in which a node leaves the list of nodes.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The time after a handover for which the store's list of leases may still be without it.
-const HANDED_OVER: Duration = Duration::from_secs(5);
 
 /// Holds what the task is made of.
 pub struct MemberParts {
@@ -88,8 +87,8 @@ struct MemberTask {
     /// The shards that the driver was told to drop, and has not dropped yet. Before that they are not read again:
     /// batches of the driver may still have records of theirs, which the keeper then drops.
     dropping: ShardSet,
-    /// The shards that were handed over recently, with their new node and the time.
-    handed_over: HashMap<Shard, (NodeNumber, Instant)>,
+    /// The moves of shards that the list of a round may not show yet.
+    recent: RecentMoves,
     /// Answers the caller that waits until all shards are handed over.
     draining: Option<oneshot::Sender<()>>,
     has_ended: bool,
@@ -125,15 +124,15 @@ impl RunningMember {
     /// Starts the task on the current runtime.
     pub fn start(parts: MemberParts) -> Self {
         let (drain, asked_to_drain) = mpsc::channel(1);
-        let member = ClusterMember::new(parts.config, now());
+        let (member, node) = (ClusterMember::new(parts.config, now()), parts.config.process.node);
         let (peers, engine, linger) = (parts.peers.running.handle(), parts.engine.asks.clone(), parts.linger);
         let task = MemberTask {
-            node: parts.config.process.node,
+            node,
             parts,
             member,
             loading: HashMap::new(),
             dropping: ShardSet::EMPTY,
-            handed_over: HashMap::new(),
+            recent: RecentMoves::new(node),
             draining: None,
             has_ended: false,
             shown: None,
@@ -205,7 +204,7 @@ impl MemberTask {
                     if let MemberEvent::Round(answer) = &event {
                         // They are published even if they are the same, because the driver has changed its copy by
                         // messages of single nodes.
-                        self.publish_owners(owners(answer));
+                        self.publish_owners(answer.asked, owners(answer));
                         self.note_round(answer);
                     }
                     self.handle(event);
@@ -237,26 +236,21 @@ impl MemberTask {
 
     fn message(&mut self, from: NodeNumber, message: PeerMessage) {
         if let PeerMessage::Yours { shard } = message {
-            // The datagrams of the shard wait here until it is served.
-            self.set_owner(shard, self.node);
+            self.comes(shard);
         }
         self.handle(MemberEvent::Message { from, message });
     }
 
-    /// Publishes the owners of shards of a round, which may be older than what this node has handed over since.
-    fn publish_owners(&mut self, mut owners: ShardMap) {
-        let now = monotonic_now();
-        self.handed_over.retain(|_, (_, at)| now.saturating_duration_since(*at) < HANDED_OVER);
-        for (&shard, &(to, _)) in &self.handed_over {
-            if owners.owner(shard) == Some(self.node) && self.member.holds(shard).is_none() {
-                owners.set_owner(shard, Some(to));
-            }
-        }
+    /// Publishes the owners of shards of a round.
+    fn publish_owners(&mut self, asked: Instant, mut owners: ShardMap) {
+        self.recent.correct(monotonic_now(), asked, &mut owners, |shard| self.member.holds(shard).is_some());
         self.parts.peers.owners.send_replace(Arc::new(owners));
     }
 
-    fn set_owner(&self, shard: Shard, owner: NodeNumber) {
-        self.parts.peers.owners.send_modify(|owners| Arc::make_mut(owners).set_owner(shard, Some(owner)));
+    /// Notes that a shard comes to this node. Its datagrams wait here until it is served.
+    fn comes(&mut self, shard: Shard) {
+        self.recent.comes(monotonic_now(), shard);
+        self.parts.peers.owners.send_modify(|owners| Arc::make_mut(owners).set_owner(shard, Some(self.node)));
     }
 
     fn handle(&mut self, event: MemberEvent) {
@@ -280,6 +274,7 @@ impl MemberTask {
                     let acquired = monotonic_now();
                     let loading = LoadingShard { term, acquired, unserved: None, is_handed_over: false };
                     self.loading.insert(shard, loading);
+                    self.comes(shard);
                     if !self.dropping.contains(shard) {
                         self.ask(EngineAsk::Load { shard, term });
                     }
@@ -357,8 +352,8 @@ impl MemberTask {
         };
         if let TenureEnd::HandedOver { to: Some(to) } = end {
             // Datagrams that have come for its devices meanwhile are forwarded at once.
-            self.handed_over.insert(shard, (to, monotonic_now()));
-            self.set_owner(shard, to);
+            self.recent.given(monotonic_now(), shard, to);
+            self.parts.peers.owners.send_modify(|owners| Arc::make_mut(owners).give(shard, to));
         }
         if self.loading.remove(&shard).is_none() {
             self.dropping.insert(shard);

@@ -12,6 +12,7 @@ pub mod config;
 pub mod gate;
 pub mod member;
 pub mod moves;
+mod owners;
 pub mod peers;
 pub mod status;
 

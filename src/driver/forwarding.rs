@@ -188,7 +188,6 @@ impl Forwarding {
         let around = self.surroundings(gateway);
         let released = self.router.handle_timeout(now, &around);
         self.metrics().drops.expired.inc_by(released.expired);
-        self.metrics().drops.hops.inc_by(released.too_far);
         for ReleasedDatagram { held, shard, hop } in released.datagrams {
             match hop {
                 Some(hop) => self.peers.forward(hop, held.flow, &held.datagram),

@@ -26,6 +26,8 @@ pub struct HeldDatagram {
     pub hops: u8,
     /// Whether the entry has learned that the shard has a device at this address.
     pub is_learned: bool,
+    /// The node that has forwarded it to this one.
+    pub from: Option<NodeNumber>,
 }
 
 /// The held datagrams of all shards, those of one shard in the order in which they came.
@@ -57,11 +59,14 @@ impl HeldDatagrams {
         Shard::all().zip(&self.by_shard).filter(|(_, queue)| !queue.is_empty()).map(|(shard, _)| shard)
     }
 
-    /// Takes the datagrams of a shard.
-    pub(crate) fn take(&mut self, shard: Shard) -> impl Iterator<Item = HeldDatagram> {
-        let queue = std::mem::take(&mut self.by_shard[usize::from(shard)]);
-        self.bytes -= queue.iter().map(|(_, held)| held.datagram.len()).sum::<usize>();
-        queue.into_iter().map(|(_, held)| held)
+    /// Takes those datagrams of a shard that can be handed on. The others wait on.
+    pub(crate) fn take(&mut self, shard: Shard, can_go_on: impl Fn(&HeldDatagram) -> bool) -> Vec<HeldDatagram> {
+        let queue = &mut self.by_shard[usize::from(shard)];
+        let (taken, left): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(queue).into_iter().partition(|(_, held)| can_go_on(held));
+        *queue = left;
+        self.bytes -= taken.iter().map(|(_, held)| held.datagram.len()).sum::<usize>();
+        taken.into_iter().map(|(_, held)| held).collect()
     }
 
     /// Drops the datagrams that have waited for too long, and returns their number.

@@ -29,7 +29,8 @@
 //!    the endpoint name;
 //! 3. a datagram of another node's shard is forwarded to the node that the [`ShardMap`] names. A node that has just
 //!    lost the shard forwards it once more; there is no third time;
-//! 4. a datagram whose shard has no known owner is held for some seconds;
+//! 4. a datagram whose shard has no known owner is held for some seconds. So is one that comes from the node that is
+//!    taken for the owner: the shard may be about to come here;
 //! 5. answers leave through the entry, because only its flow passes the balancer;
 //! 6. an empty acknowledgement or Reset names nothing. If several nodes have devices at its address, such as behind a
 //!    proxy, it goes to all of them: the node that has sent the message with this message ID takes it.

@@ -301,8 +301,8 @@ impl NodeRouter {
         let owner = self.owners.owner(forwarded.shard).filter(|owner| *owner != self.config.node && *owner != from);
         match owner {
             Some(_) if forwarded.hops >= MAX_HOPS => NodeRoute::Dropped(ForwardDrop::Hops),
-            Some(_) => self.hand_on(now, forwarded, datagram, around),
-            None => self.hold(now, forwarded, datagram),
+            Some(to) if around.connected.contains(to) => self.forward(to, forwarded),
+            Some(_) | None => self.hold(now, (Some(from), forwarded), datagram),
         }
     }
 
@@ -378,22 +378,28 @@ impl NodeRouter {
     }
 
     /// Returns the held datagrams whose place is known now: they are handled here, or forwarded.
+    ///
+    /// A datagram waits on that would go back to the node from which it came: that node does not have the shard, so
+    /// what is known here is older. It does go back if this node has handed the shard over to that node, which does
+    /// not know it yet. One that two nodes have forwarded waits for its shard, too.
     pub fn handle_timeout(&mut self, now: Instant, around: &Surroundings) -> Released {
         let expired = self.held.drop_expired(now) + self.registers.drop_expired(now);
         let mut released = Released { expired, ..Released::default() };
         for shard in self.held.shards().collect::<Vec<_>>() {
             let here = around.served.contains(shard);
             let to = self.reached_owner(shard, around);
-            if !here && to.is_none() {
-                continue;
-            }
-            for held in self.held.take(shard) {
-                let (entry, hops, is_learned) = (held.entry, held.hops + 1, held.is_learned);
+            let is_given = self.owners.is_given(shard);
+            let can_go_on = |held: &HeldDatagram| match to {
+                _ if here => true,
+                Some(to) if held.from == Some(to) => is_given,
+                Some(_) => held.hops < MAX_HOPS,
+                None => false,
+            };
+            for held in self.held.take(shard, can_go_on) {
+                let (entry, is_learned) = (held.entry, held.is_learned);
+                // The way back is no further node.
+                let hops = held.hops + u8::from(held.from != to);
                 let hop = to.filter(|_| !here).map(|to| Hop { to, shard, entry, hops, is_learned });
-                if hop.is_some_and(|hop| hop.hops > MAX_HOPS) {
-                    released.too_far += 1;
-                    continue;
-                }
                 released.datagrams.push(ReleasedDatagram { held, shard, hop });
             }
         }
@@ -426,16 +432,20 @@ impl NodeRouter {
     }
 
     fn hand_on(&mut self, now: Instant, forwarded: Forwarded, datagram: &[u8], around: &Surroundings) -> NodeRoute {
-        let Forwarded { shard, entry, hops, is_learned, .. } = forwarded;
-        match self.reached_owner(shard, around) {
-            Some(to) => NodeRoute::Forward(Hop { to, shard, entry, hops: hops + 1, is_learned }),
-            None => self.hold(now, forwarded, datagram),
+        match self.reached_owner(forwarded.shard, around) {
+            Some(to) => self.forward(to, forwarded),
+            None => self.hold(now, (None, forwarded), datagram),
         }
     }
 
-    fn hold(&mut self, now: Instant, forwarded: Forwarded, datagram: &[u8]) -> NodeRoute {
+    fn forward(&self, to: NodeNumber, forwarded: Forwarded) -> NodeRoute {
+        let Forwarded { shard, entry, hops, is_learned, .. } = forwarded;
+        NodeRoute::Forward(Hop { to, shard, entry, hops: hops + 1, is_learned })
+    }
+
+    fn hold(&mut self, now: Instant, (from, forwarded): (Option<NodeNumber>, Forwarded), datagram: &[u8]) -> NodeRoute {
         let Forwarded { shard, entry, hops, is_learned, flow } = forwarded;
-        let held = HeldDatagram { flow, datagram: datagram.into(), entry, hops, is_learned };
+        let held = HeldDatagram { flow, datagram: datagram.into(), entry, hops, is_learned, from };
         if !self.held.hold(now, shard, held) {
             return NodeRoute::Dropped(ForwardDrop::NotHeld);
         }
@@ -448,14 +458,12 @@ impl NodeRouter {
     }
 }
 
-/// The held datagrams that can be handed on, and the numbers of those that are dropped.
+/// The held datagrams that can be handed on, and the number of those that are dropped.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Released {
     pub datagrams: Vec<ReleasedDatagram>,
     /// Datagrams that were held for too long.
     pub expired: u64,
-    /// Datagrams that two nodes have forwarded, and whose shard a further node has.
-    pub too_far: u64,
 }
 
 /// A datagram that was held.

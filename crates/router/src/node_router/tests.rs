@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod handover;
+
 /// An empty message (RFC 7252 section 4.1): it names nothing.
 const EMPTY: &[u8] = &[0x40, 0, 0, 1];
 const GENEROUS: Rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
@@ -309,15 +311,17 @@ fn a_third_node_does_not_forward() {
 #[test]
 fn a_datagram_that_comes_before_its_shard_is_held_whoever_has_forwarded_it() {
     let shard = Shard::new(1);
-    // Node 2 may know already that the shard comes.
-    for (entry, expected) in [(1, [None, Some(node(2))]), (0, [Some(node(1)), Some(node(2))])] {
-        for believed in expected {
+    // Node 2 may know already that the shard comes, or may have read an old list of leases.
+    for entry in [0, 1] {
+        for believed in [None, Some(node(1)), Some(node(2))] {
             let mut world = World::new(3);
             world.nodes[1].1.served.remove(shard);
-            world.nodes[1].0.owners.set_owner(shard, Some(node(2)));
+            world.nodes[1].0.owners.give(shard, node(2));
             world.nodes[2].0.owners.set_owner(shard, believed);
             assert_eq!(world.receives(entry, flow(1), &notification(1)), Fate::HeldBy(node(2)), "entry {entry}");
             assert_eq!(world.router(1).owner(shard), Some(node(2)), "the last owner still knows it");
+            world.now += RETRY;
+            assert_eq!(world.released(2), Released::default(), "it does not go back");
             world.moves(shard, 2);
             let [released] = world.released(2).datagrams.try_into().expect("one datagram");
             assert_eq!(released.hop, None);
@@ -325,8 +329,24 @@ fn a_datagram_that_comes_before_its_shard_is_held_whoever_has_forwarded_it() {
     }
 }
 
+/// Node 0 has been told of the next owner of the shard, which has not, and asks the last one.
 #[test]
-fn a_datagram_that_two_nodes_have_forwarded_is_dropped_if_its_shard_goes_to_a_further_one() {
+fn the_last_owner_gives_a_datagram_back_to_the_node_to_which_it_has_handed_the_shard_over() {
+    let mut world = World::new(3);
+    let shard = Shard::new(1);
+    world.nodes[1].1.served.remove(shard);
+    world.nodes[0].0.owners.set_owner(shard, Some(node(2)));
+    world.nodes[1].0.owners.set_owner(shard, Some(node(2)));
+    assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(1)));
+    assert_eq!(world.released(1), Released::default(), "the other node may have handed the shard over to this one");
+    world.nodes[1].0.owners.give(shard, node(2));
+    let [released] = world.released(1).datagrams.try_into().expect("one datagram");
+    let hop = Hop { to: node(2), shard, entry: node(0), hops: 2, is_learned: false };
+    assert_eq!(released.hop, Some(hop));
+}
+
+#[test]
+fn a_datagram_that_two_nodes_have_forwarded_waits_if_its_shard_goes_to_a_further_one() {
     let mut world = World::new(4);
     let shard = Shard::new(1);
     world.nodes[1].1.served.remove(shard);
@@ -334,7 +354,9 @@ fn a_datagram_that_two_nodes_have_forwarded_is_dropped_if_its_shard_goes_to_a_fu
     world.nodes[2].0.owners.set_owner(shard, None);
     assert_eq!(world.receives(0, flow(1), &notification(1)), Fate::HeldBy(node(2)));
     world.all_learn_owner(shard, Some(node(3)));
-    assert_eq!(world.released(2), Released { too_far: 1, ..Released::default() });
+    assert_eq!(world.released(2), Released::default());
+    world.now += Duration::from_secs(3);
+    assert_eq!(world.released(2), Released { expired: 1, ..Released::default() });
     assert_eq!(world.router(2).held(), 0);
 }
 
@@ -549,15 +571,17 @@ proptest! {
         let owners = true_owners(&world);
         (0..4).for_each(|at| world.router(at).set_owners(owners.clone()));
         for at in 0..4 {
-            let held = world.router(at).held();
-            let Released { datagrams, too_far, .. } = world.released(at);
-            prop_assert_eq!(datagrams.len() + too_far as usize, held);
-            for ReleasedDatagram { held, shard, hop } in datagrams {
+            for ReleasedDatagram { held, shard, hop } in world.released(at).datagrams {
                 let served = world.nodes[at].1.served.contains(shard);
                 let next = owners.owner(shard).filter(|_| !served);
                 prop_assert_eq!(hop.map(|hop| hop.to), next);
                 prop_assert!(hop.is_none_or(|hop| hop.hops <= MAX_HOPS && hop.entry == held.entry));
             }
+        }
+        // What two nodes have forwarded, or what its owner has forwarded, may wait for a shard that does not come.
+        world.now += Duration::from_secs(3);
+        for at in 0..4 {
+            prop_assert_eq!(world.released(at).datagrams, []);
             prop_assert_eq!(world.router(at).held(), 0);
         }
     }
