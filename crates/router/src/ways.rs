@@ -67,9 +67,10 @@ impl Ways {
             self.answers.clear(flow);
             return self.found(now, flow, entry);
         }
+        // The way to a device that has just left is forgotten at the next review, maybe before the answer has left.
         let is_usual = match self.devices.get(now, flow) {
             None => entry == self.node,
-            Some(way) => way == WayOut::Through(entry),
+            Some(way) => way == WayOut::Through(entry) && sender != Sender::Unregistered,
         };
         if is_usual {
             self.answers.clear(flow);
@@ -235,6 +236,16 @@ mod tests {
         }
         ways.expect(flow(3));
         assert_eq!(ways.entry(now, flow(3)), None);
+    }
+
+    #[test]
+    fn the_answer_to_a_device_that_leaves_takes_the_way_of_its_request() {
+        let (mut ways, now) = (Ways::new(node(0), 100), Instant::now());
+        ways.heard(now, flow(1), node(1), Sender::Device);
+        // Its De-register: there is no device any more.
+        ways.heard(now, flow(1), node(1), Sender::Unregistered);
+        ways.review(|_| false);
+        assert_eq!(both(&mut ways, now, flow(1)), (WayOut::Here, WayOut::Through(node(1))));
     }
 
     #[test]
