@@ -96,6 +96,13 @@ impl Node {
         sum(&self.gateway.ask_admin("/metrics").1, series)
     }
 
+    /// The metrics of what was dropped between the nodes; `None` if it has ended.
+    fn drops(&mut self) -> Option<String> {
+        let is_drop = |line: &&str| line.starts_with("lwm2m_forward_drops_total") && !line.ends_with(" 0");
+        let of = |metrics: &str| metrics.lines().filter(is_drop).map(|line| format!("{line}\n")).collect();
+        (!self.gateway.has_ended()).then(|| of(&self.gateway.ask_admin("/metrics").1))
+    }
+
     fn shards(&self) -> f64 {
         self.metric("lwm2m_shards")
     }

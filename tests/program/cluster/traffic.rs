@@ -230,6 +230,8 @@ pub(super) struct Seen {
     strays: u64,
     /// Notifications that came after a newer one of their observation, since a node had held them for a moving shard.
     overtaken: usize,
+    /// What the nodes that still run have dropped between them, by reason.
+    drops: String,
 }
 
 impl Scene {
@@ -281,7 +283,8 @@ impl Scene {
         let strays = self.udp.strays() + self.dtls.strays();
         let outputs: String = self.nodes.iter().map(|node| node.gateway.output()).collect();
         let overtaken = outputs.matches("a newer notification was received before").count();
-        Seen { devices, accounts, application, strays, overtaken }
+        let drops = self.nodes.iter_mut().filter_map(Node::drops).collect();
+        Seen { devices, accounts, application, strays, overtaken, drops }
     }
 
     /// Takes a further node, to which the balancer gives datagrams from now on.
@@ -375,8 +378,11 @@ impl Seen {
         self.expect_one_form_of_each_answer();
         self.print_lost();
         let sum = |of: fn(&DeviceAccount) -> usize| -> usize { self.accounts.iter().map(of).sum() };
-        let (again, strays) = (sum(|account| account.retransmissions), self.strays);
-        assert!(again as u64 <= strays, "{again} Updates were sent again, the balancers have dropped {strays} answers");
+        let (again, strays, drops) = (sum(|account| account.retransmissions), self.strays, &self.drops);
+        assert!(
+            again as u64 <= strays,
+            "{again} Updates were sent again, the balancers have dropped {strays} answers, the nodes:\n{drops}"
+        );
         assert_eq!(sum(|account| account.repeated), 0, "requests that came again");
         let notified = sum(|account| account.notified.len());
         assert_eq!(self.published() + self.overtaken, notified, "notifications, with {} overtaken", self.overtaken);

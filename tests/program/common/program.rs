@@ -48,10 +48,24 @@ impl Program {
     }
 }
 
-/// Sends a signal, by its name without SIG, to a process.
+/// Sends a signal, by its name without SIG, to a process. A process that is to be stopped does nothing more when this
+/// returns: on a busy machine its threads run for some milliseconds after the signal, and answer what comes.
 pub(crate) fn send_signal(signal: &str, process: u32) {
     let done = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status();
     assert!(done.expect("there is a kill").success());
+    while signal == "STOP" && !is_stopped(process) {
+        thread::yield_now();
+    }
+}
+
+/// Returns whether all threads of a process are stopped (proc_pid_stat(5)).
+fn is_stopped(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("a process of ours");
+    threads.map(|thread| thread.expect("a thread").path().join("stat")).all(|stat| {
+        // A thread may have ended meanwhile. Its name, in parentheses, may contain anything.
+        fs::read_to_string(stat)
+            .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')))
+    })
 }
 
 impl Drop for Program {
