@@ -37,15 +37,21 @@ pub struct UpstreamMetrics {
     pub dropped_answers: Counter,
     pub dropped_notifications: Counter,
     pub dropped_sends: Counter,
-    pub events_socket_created: Counter,
-    pub events_socket_closed: Counter,
-    pub events_received_bytes: Counter,
-    pub events_timer_timeout: Counter,
-    pub events_received_messages: Counter,
+    pub events: HandlerEvents,
     pub handler_queue_waits: Counter,
     pub messages_dropped: Counter,
     pub unknown_tokens: Counter,
     pub times: CallTimes,
+}
+
+/// The calls from EMQX to the ExProto handler.
+#[derive(Debug)]
+pub struct HandlerEvents {
+    pub socket_created: Counter,
+    pub socket_closed: Counter,
+    pub received_bytes: Counter,
+    pub timer_timeout: Counter,
+    pub received_messages: Counter,
 }
 
 /// The time from a call to the broker to its answer, whatever the answer is.
@@ -65,6 +71,7 @@ impl UpstreamMetrics {
         let not_opened = "Broker connections that this machine could not open: no file descriptor, port or memory left";
         let lost = "Established broker connections that ended unexpectedly";
         let closed = "Clients that the broker closed for good: kicked, discarded, expired or refused";
+        let referrals = "Referrals of clients to another server by the broker";
         let subscribe_refused = "Subscriptions to command topics that the broker refused";
         let handler_queue_waits = "Broker events delayed because the queue to the event loop was full";
         let messages_dropped = "Broker messages dropped: no device, or too many before the subscription was confirmed";
@@ -72,10 +79,8 @@ impl UpstreamMetrics {
         let authentications = counters(registry, "lwm2m_authentications", "Authentication results by outcome");
         let [publishes_ok, publishes_refused, publishes_failed] = publishes(registry);
         let [dropped_registrations, dropped_answers, dropped_notifications, dropped_sends] = dropped(registry);
-        let events = counters(registry, "lwm2m_broker_events", "Calls from EMQX to the ExProto handler by event");
         let change = |state| changes(StateLabel { state });
         let authentication = |result| authentications(ResultLabel { result });
-        let event = |event| events(EventLabel { event });
         Self {
             connections_attempted: counter(registry, "lwm2m_broker_connections_attempted", attempted),
             connections_failed: counter(registry, "lwm2m_broker_connections_failed", failed),
@@ -85,11 +90,7 @@ impl UpstreamMetrics {
             reconnected: counter(registry, "lwm2m_clients_reconnected", "Clients reconnected after a lost connection"),
             moved: counter(registry, "lwm2m_clients_moved", "Clients reconnected at another broker node"),
             closed: counter(registry, "lwm2m_clients_closed", closed),
-            referrals: counter(
-                registry,
-                "lwm2m_broker_referrals",
-                "Referrals of clients to another server by the broker",
-            ),
+            referrals: counter(registry, "lwm2m_broker_referrals", referrals),
             nodes_failed: change("down"),
             nodes_recovered: change("up"),
             probes: counter(registry, "lwm2m_node_probes", "Health probes of broker nodes"),
@@ -104,11 +105,7 @@ impl UpstreamMetrics {
             dropped_answers,
             dropped_notifications,
             dropped_sends,
-            events_socket_created: event("socket_created"),
-            events_socket_closed: event("socket_closed"),
-            events_received_bytes: event("received_bytes"),
-            events_timer_timeout: event("timer_timeout"),
-            events_received_messages: event("received_messages"),
+            events: HandlerEvents::register(registry),
             handler_queue_waits: counter(registry, "lwm2m_broker_event_waits", handler_queue_waits),
             messages_dropped: counter(registry, "lwm2m_broker_messages_dropped", messages_dropped),
             unknown_tokens: counter(registry, "lwm2m_unknown_tokens", "Unknown tokens received on ExProto connections"),
@@ -135,6 +132,20 @@ impl Default for UpstreamMetrics {
     /// Metrics that no page shows.
     fn default() -> Self {
         Self::register(&mut Registry::default())
+    }
+}
+
+impl HandlerEvents {
+    fn register(registry: &mut Registry) -> Self {
+        let events = counters(registry, "lwm2m_broker_events", "Calls from EMQX to the ExProto handler by event");
+        let event = |event| events(EventLabel { event });
+        Self {
+            socket_created: event("socket_created"),
+            socket_closed: event("socket_closed"),
+            received_bytes: event("received_bytes"),
+            timer_timeout: event("timer_timeout"),
+            received_messages: event("received_messages"),
+        }
     }
 }
 

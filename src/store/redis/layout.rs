@@ -321,8 +321,7 @@ impl Layout {
         match hash {
             RecordHash::Commands(shard) => {
                 let (endpoint, serial) = command_field_parts(field)?;
-                let stored = self.commands.entry((*shard, endpoint.clone())).or_default();
-                stored.insert(serial, self.generation);
+                self.commands.entry((*shard, endpoint.clone())).or_default().insert(serial, self.generation);
                 commands.insert((*shard, endpoint, serial), text()?);
             }
             RecordHash::Devices(shard) => {

@@ -281,21 +281,21 @@ impl ExProtoDevices {
         let counters = self.counters();
         match event {
             ExProtoEvent::SocketCreated => {
-                counters.events_socket_created.inc();
+                counters.events.socket_created.inc();
             }
             ExProtoEvent::SocketClosed { conn, reason } => {
-                counters.events_socket_closed.inc();
+                counters.events.socket_closed.inc();
                 self.socket_closed(now, &conn, &reason);
             }
             ExProtoEvent::ReceivedBytes { conn, bytes } => {
-                counters.events_received_bytes.inc();
+                counters.events.received_bytes.inc();
                 self.bytes_received(now, conn, &bytes);
             }
             ExProtoEvent::TimerTimeout => {
-                counters.events_timer_timeout.inc();
+                counters.events.timer_timeout.inc();
             }
             ExProtoEvent::ReceivedMessages { conn, messages } => {
-                counters.events_received_messages.inc();
+                counters.events.received_messages.inc();
                 self.messages_received(now, &conn, messages);
             }
         }
