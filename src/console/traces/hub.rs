@@ -22,9 +22,9 @@ use lwm2m_core::gateway::operators::trace::{TRACES, TraceId, TraceTarget, Traced
 
 use super::record::{CoveredMessage, TraceRecord};
 
-/// Interval at which is looked whether a trace has to end.
+/// The interval at which traces are checked for one that has to end.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// Time for which the messages of a trace that has ended are kept.
+/// The time for which the messages of a trace that has ended are kept.
 const KEPT: Duration = Duration::from_secs(3_600);
 
 /// The traces, both running and ended ones.
