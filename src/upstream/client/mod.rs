@@ -20,8 +20,8 @@ pub(crate) mod disturbances;
 pub(crate) mod lifecycle_tests;
 pub(super) mod pace;
 pub(super) mod probing;
+pub(super) mod publication_queues;
 mod publishing;
-pub(super) mod queue;
 mod reconnecting;
 pub(crate) mod returning;
 mod superseding;
@@ -50,7 +50,7 @@ use device::{ClientShared, ConnectionId, Destination, Leaving, UpstreamDevice, U
 use disturbances::Disturbances;
 use pace::Turns;
 use probing::TargetFaults;
-use queue::Queues;
+use publication_queues::PublicationQueues;
 use returning::Returning;
 use targets::{TargetId, Targets, TargetsHealth};
 
@@ -153,7 +153,7 @@ pub struct Devices<P: Protocol> {
     pub(super) clients: Clients<ClientShared<P::SharedRecord>>,
     /// Lists the devices that wait for a target that is available.
     pub(super) parked: BTreeSet<RegistrationId>,
-    pub(super) queues: Queues,
+    pub(super) queues: PublicationQueues,
     pub(super) targets: Targets<P::Faults>,
     pub(super) disturbances: Disturbances,
     /// Holds the devices that wait for their turn to be reconnected, and paces them.
@@ -198,7 +198,7 @@ impl<P: Protocol> Devices<P> {
             ready: Total::default(),
             clients: Clients::default(),
             parked: BTreeSet::new(),
-            queues: Queues::new(link.queue_per_device, link.queue_total),
+            queues: PublicationQueues::new(link.queue_per_device, link.queue_total),
             targets,
             disturbances: Disturbances::default(),
             turns: Turns::per_second(link.connections_per_second),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use lwm2m_core::gateway::broker::{BrokerEvent, Publication, RegistrationId, UplinkClass};
 
 use super::clients::ClientKey;
-use super::queue::Queued;
+use super::publication_queues::Queued;
 use super::{Devices, Protocol};
 
 impl<P: Protocol> Devices<P> {

@@ -13,11 +13,12 @@ pub(super) fn addresses(nodes: &[Node], of: impl Fn(&Node) -> SocketAddr) -> Vec
 }
 
 /// Waits until the nodes have divided the shards, and hand none over for ten rounds.
-pub(super) fn until_settled(nodes: &[Node]) {
-    until_divided(&nodes.iter().collect::<Vec<_>>());
+pub(super) fn until_settled<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
+    let nodes: Vec<&Node> = nodes.into_iter().collect();
+    until_divided(&nodes);
     let mut last = (now(), -1.0);
     until("no shard is handed over", || {
-        let moved = sum_of(nodes, "lwm2m_shard_moves_total");
+        let moved: f64 = nodes.iter().map(|node| node.metric("lwm2m_shard_moves_total")).sum();
         if last.1 != moved {
             last = (now(), moved);
         }

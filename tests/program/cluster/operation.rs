@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::forwarding::until_settled;
 use super::*;
 use crate::common::ports::free_address;
 use crate::console::remote_commands::stub::{Run, program};
@@ -66,7 +67,7 @@ async fn each_node_tells_of_all_and_a_node_is_drained_and_undrained_by_another_o
     let Some(server) = RedisServer::start() else { return };
     let broker = TestBroker::start().await;
     let mut nodes = [0, 1, 2].map(|number| WatchedNode::start(number, &broker, &server));
-    until_divided(&[&nodes[0].node, &nodes[1].node, &nodes[2].node]);
+    until_settled(nodes.iter().map(|node| &node.node));
     let mut devices: Vec<Registered> = (0..DEVICES).map(|number| plain(&nodes[number % 3].node, number)).collect();
 
     let shown = |node: &WatchedNode| {
@@ -92,7 +93,7 @@ async fn each_node_tells_of_all_and_a_node_is_drained_and_undrained_by_another_o
         until("a drained node forwards", || device.updates());
     }
     assert_eq!(nodes[2].run(&["cluster", "undrain", "gw-1"]).code, Some(0));
-    until_divided(&[&nodes[0].node, &nodes[1].node, &nodes[2].node]);
+    until_settled(nodes.iter().map(|node| &node.node));
     until("the node is up again", || nodes[0].state_of("gw-1") == "up");
 
     // One node that lives tells of all, and is not drained.

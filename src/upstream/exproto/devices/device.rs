@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::upstream::client::device::ConnectionId;
-use crate::upstream::client::queue::Serial;
+use crate::upstream::client::publication_queues::Serial;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::exproto::announcements::AnchorToken;
 

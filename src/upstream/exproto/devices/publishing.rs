@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::queue::Serial;
+use crate::upstream::client::publication_queues::Serial;
 use crate::upstream::exproto::nodes::NodeFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::upstream::client::device::ConnectionId;
-use crate::upstream::client::queue::Serial;
+use crate::upstream::client::publication_queues::Serial;
 use crate::upstream::mqtt::codec::{MqttMessage, PacketId, ProtocolVersion, RECEIVE_MAXIMUM, ServerLimits};
 use lwm2m_core::gateway::broker::RegistrationId;
 

@@ -20,7 +20,7 @@ pub struct Serial(u64);
 /// Holds the publications of all client IDs. Those in flight count as waiting until they are done, so that the bounds
 /// hold whatever becomes of them.
 #[derive(Debug)]
-pub(crate) struct Queues {
+pub(crate) struct PublicationQueues {
     per_client: usize,
     total: usize,
     length: usize,
@@ -57,7 +57,7 @@ enum QueueRoom {
     None,
 }
 
-impl Queues {
+impl PublicationQueues {
     pub(crate) fn new(per_client: usize, total: usize) -> Self {
         Self {
             per_client,
@@ -264,15 +264,15 @@ mod tests {
     }
 
     /// Adds a publication, and returns the class of the one that is dropped for it.
-    fn dropped(queues: &mut Queues, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
+    fn dropped(queues: &mut PublicationQueues, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
         queues.push(client, queued).map(|dropped| dropped.publication.class)
     }
 
-    fn begin(queues: &mut Queues, client: ClientKey, window: usize) -> Option<Serial> {
+    fn begin(queues: &mut PublicationQueues, client: ClientKey, window: usize) -> Option<Serial> {
         queues.begin(client, window).map(|(serial, _)| serial)
     }
 
-    fn drain(queues: &mut Queues, client: ClientKey) -> Vec<String> {
+    fn drain(queues: &mut PublicationQueues, client: ClientKey) -> Vec<String> {
         let mut topics = Vec::new();
         while let Some(serial) = begin(queues, client, 1) {
             topics.extend(queues.finish(client, serial).map(|queued| queued.publication.topic));
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn one_publication_of_a_device_is_under_way_at_a_time_in_the_order_of_arrival() {
         let (one, _) = two_clients();
-        let mut queues = Queues::new(10, 10);
+        let mut queues = PublicationQueues::new(10, 10);
         for topic in ["a", "b", "c"] {
             assert_eq!(dropped(&mut queues, one, publication(topic, UplinkClass::Answer)), None);
         }
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn as_many_as_the_window_has_room_for_are_under_way_and_any_of_them_may_be_done_first() {
         let (one, _) = two_clients();
-        let mut queues = Queues::new(10, 10);
+        let mut queues = PublicationQueues::new(10, 10);
         for topic in ["a", "b", "c", "d"] {
             queues.push(one, publication(topic, UplinkClass::Answer));
         }
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_full_queue_gives_up_its_oldest_notification_then_an_answer_and_a_report_never() {
         let (one, _) = two_clients();
-        let mut queues = Queues::new(3, 100);
+        let mut queues = PublicationQueues::new(3, 100);
         queues.push(one, publication("report", UplinkClass::Registration));
         queues.push(one, publication("answer", UplinkClass::Answer));
         queues.push(one, publication("notify 1", UplinkClass::Notification));
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_send_takes_the_place_of_nothing_and_nothing_takes_its_place() {
         let (one, _) = two_clients();
-        let mut queues = Queues::new(2, 100);
+        let mut queues = PublicationQueues::new(2, 100);
         queues.push(one, publication("send", UplinkClass::Send));
         queues.push(one, publication("notify", UplinkClass::Notification));
         assert_eq!(dropped(&mut queues, one, publication("send 2", UplinkClass::Send)), Some(UplinkClass::Send));
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn when_all_devices_together_have_too_much_the_oldest_notification_of_any_goes() {
         let (one, two) = two_clients();
-        let mut queues = Queues::new(10, 3);
+        let mut queues = PublicationQueues::new(10, 3);
         queues.push(two, publication("old", UplinkClass::Notification));
         queues.push(one, publication("new", UplinkClass::Notification));
         queues.push(one, publication("answer", UplinkClass::Answer));
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn what_is_under_way_is_never_dropped_for_room() {
         let (one, _) = two_clients();
-        let mut queues = Queues::new(1, 100);
+        let mut queues = PublicationQueues::new(1, 100);
         queues.push(one, publication("under way", UplinkClass::Notification));
         let serial = begin(&mut queues, one, 1).unwrap();
         assert_eq!(
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn a_publication_that_never_survives_its_connection_is_given_up_at_the_third_time() {
         let (one, _) = two_clients();
-        let mut queues = Queues::new(10, 10);
+        let mut queues = PublicationQueues::new(10, 10);
         queues.push(one, publication("poison", UplinkClass::Answer));
         for outcome in [None, None, Some(UplinkClass::Answer)] {
             begin(&mut queues, one, 1);
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn a_device_that_leaves_takes_its_publications_out_of_the_total() {
         let (one, two) = two_clients();
-        let mut queues = Queues::new(10, 2);
+        let mut queues = PublicationQueues::new(10, 2);
         queues.push(one, publication("a", UplinkClass::Answer));
         queues.push(one, publication("b", UplinkClass::Notification));
         begin(&mut queues, one, 1);
