@@ -192,8 +192,8 @@ fn a_token_gives_its_role_and_its_prefix_and_anything_else_gives_nothing() {
 
     for (headers, reason) in [
         (vec![], "missing"),
-        (vec![("Authorization", "Bearer lgw_wrong")], "not known"),
-        (vec![("Authorization", "Basic dmlld2VyOng=")], "not known"),
+        (vec![("Authorization", "Bearer lgw_wrong")], "unknown"),
+        (vec![("Authorization", "Basic dmlld2VyOng=")], "unknown"),
     ] {
         let answer = console.send("GET /api/v1/session", &headers);
         assert_eq!(answer.problem(), (401, "not-authenticated".to_owned()));
