@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::console::{Console, ConsoleSources};
 use crate::reload::{ReloadableAccounts, ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::transport::{Security, UdpListener};
-#[cfg(feature = "embedded")]
+#[cfg(any(feature = "console", feature = "embedded"))]
 use crate::upstream;
 
 use super::drivers::{DriverParts, driver_parts, start_drivers};

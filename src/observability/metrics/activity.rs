@@ -23,16 +23,10 @@ pub(crate) struct ActivityCounts {
 /// Adds the counts of another driver thread.
 impl AddAssign for ActivityCounts {
     fn add_assign(&mut self, other: Self) {
-        let Self { registrations, updates, notifications, commands, commands_timed_out, .. } = other;
-        let Self { failures, publications, handshakes, handshakes_failed, .. } = other;
-        self.registrations += registrations;
-        self.updates += updates;
-        self.notifications += notifications;
-        self.commands += commands;
-        self.commands_timed_out += commands_timed_out;
-        self.failures += failures;
-        self.publications += publications;
-        self.handshakes += handshakes;
-        self.handshakes_failed += handshakes_failed;
+        lwm2m_base::add_fields!(
+            self, other;
+            registrations, updates, notifications, commands, commands_timed_out, failures, publications, handshakes,
+            handshakes_failed
+        );
     }
 }

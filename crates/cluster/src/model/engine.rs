@@ -237,5 +237,5 @@ pub struct Acquire {
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap()
+    u64::try_from(duration.as_millis()).expect("a lease takes fewer than 2^64 milliseconds")
 }
